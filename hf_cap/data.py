@@ -1,0 +1,171 @@
+"""Labelled text in and out: from the Hub, a folder, a file or the package, always in one shape.
+
+Every data set that leaves here has a string column `text` and a `ClassLabel` column `label`, so that the
+label space travels with the data; other columns pass through.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+
+from .embedded import resolve_data
+from .errors import DataError
+from .files import atomic_path
+from .schema import LABEL, TEXT
+
+LABEL_FILE = "labels.json"
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    ".jsonl": Dataset.from_json,
+    ".csv": Dataset.from_csv,
+    ".parquet": Dataset.from_parquet,
+}
+
+
+def load_splits(
+    name: str | os.PathLike[str],
+    *,
+    text_column: str = TEXT,
+    label_column: str = LABEL,
+    labels: Sequence[str] | None = None,
+    revision: str | None = None,
+) -> DatasetDict:
+    """Load every split of a labelled data set.
+
+    Args:
+        name: `embedded/library-desk`, a folder with one `.jsonl`, `.csv` or `.parquet` file a split
+            (and, if wished, `labels.json`), a single such file (its split is called `train`), or a
+            data set on the Hub.
+        text_column: Column that holds the text; renamed to `text`.
+        label_column: Column that holds the label, as a name or as a `ClassLabel`; renamed to `label`.
+        labels: The label space, in order. By default the `ClassLabel` of the data, else `labels.json`,
+            else the sorted label names of the `train` split (of all splits where there is none).
+        revision: Revision of a data set on the Hub.
+
+    Raises:
+        DataError: nothing is there, a column is missing, a text is empty, or a label lies outside
+            the label space. The message names the split and the row.
+    """
+    splits, stored_labels = _read(name, revision)
+    renamed = {
+        split: _with_columns(data, split, text_column, label_column)
+        for split, data in splits.items()
+    }
+    space = list(labels or stored_labels or _label_space(renamed))
+    return DatasetDict(
+        {split: _with_labels(data, split, space) for split, data in renamed.items()}
+    )
+
+
+def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
+    """The split of this name.
+
+    Raises:
+        DataError: there is none, or it has no rows. The message lists those that exist.
+    """
+    if split not in splits:
+        raise DataError(f"There is no split {split!r}; the data set has {sorted(splits)}.")
+    if len(splits[split]) == 0:
+        raise DataError(f"The split {split!r} is empty; there is nothing to work on.")
+    return splits[split]
+
+
+def label_names(dataset: Dataset) -> list[str]:
+    """Label space of a data set whose `label` column is a `ClassLabel`.
+
+    Raises:
+        DataError: the column is missing or holds plain values.
+    """
+    feature = dataset.features.get(LABEL)
+    if not isinstance(feature, ClassLabel):
+        raise DataError(
+            f"Column {LABEL!r} must be a ClassLabel, so that the label names travel with the data; got "
+            f"{feature!r} among the columns {dataset.column_names}. Load the data with `hf_cap.load_splits`, "
+            "or call `dataset.class_encode_column('label')`."
+        )
+    return list(feature.names)
+
+
+def save_splits(splits: Mapping[str, Dataset], folder: str | os.PathLike[str]) -> None:
+    """Write one parquet file a split, atomically: the folder is complete or as it was before."""
+    with atomic_path(folder) as path:
+        path.mkdir()
+        for split, data in splits.items():
+            data.to_parquet(str(path / f"{split}.parquet"))
+
+
+def _read(
+    name: str | os.PathLike[str], revision: str | None
+) -> tuple[dict[str, Dataset], list[str] | None]:
+    path = resolve_data(str(name)) or Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _READERS)
+        if not files:
+            raise DataError(
+                f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file a split, "
+                f"such as train.jsonl and test.jsonl; found {sorted(f.name for f in path.iterdir())[:10]}."
+            )
+        labels = path / LABEL_FILE
+        stored = json.loads(labels.read_text(encoding="utf-8")) if labels.exists() else None
+        return {file.stem: _READERS[file.suffix](str(file)) for file in files}, stored
+    if path.is_file():
+        if path.suffix not in _READERS:
+            raise DataError(f"Cannot read {str(path)!r}: it must end in {', '.join(_READERS)}.")
+        return {"train": _READERS[path.suffix](str(path))}, None
+    if os.path.isabs(name) or str(name).startswith((".", "~")) or path.suffix in _READERS:
+        raise DataError(f"There is no file or folder {str(path)!r}.")
+    return dict(load_dataset(str(name), revision=revision)), None
+
+
+def _with_columns(data: Dataset, split: str, text_column: str, label_column: str) -> Dataset:
+    wanted = {text_column: TEXT, label_column: LABEL}
+    missing = [column for column in wanted if column not in data.column_names]
+    if missing:
+        raise DataError(
+            f"Split {split!r} has no column {missing[0]!r}; it has {data.column_names}. Name the right one "
+            "with `text_column` or `label_column`."
+        )
+    data = data.rename_columns({old: new for old, new in wanted.items() if old != new})
+    for row, text in enumerate(data[TEXT]):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(
+                f"Split {split!r}, row {row}: the text is {text!r}. Every row needs a text with at least one word; "
+                "remove the row or give it one."
+            )
+    return data
+
+
+def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
+    features = [data.features[LABEL] for data in splits.values()]
+    for feature in features:
+        if isinstance(feature, ClassLabel):
+            return list(feature.names)
+    sources = [splits["train"]] if "train" in splits else list(splits.values())
+    return sorted({str(label) for data in sources for label in data[LABEL] if label is not None})
+
+
+def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
+    feature = data.features[LABEL]
+    if isinstance(feature, ClassLabel):
+        if feature.names == space:
+            return data
+        names = [None if label is None else feature.int2str(label) for label in data[LABEL]]
+    else:
+        names = [None if label is None else str(label) for label in data[LABEL]]
+    known = {label: index for index, label in enumerate(space)}
+    for row, label in enumerate(names):
+        if label not in known:
+            raise DataError(
+                f"Split {split!r}, row {row}: the label {label!r} is not in the label space of {len(space)} labels "
+                f"({', '.join(space[:5])}, ...). Correct the row, or give the whole label space as `labels`."
+            )
+    target = ClassLabel(names=space)
+    indices = [known[label] for label in names if label is not None]
+    features = Features({**data.features, LABEL: target, TEXT: Value("string")})
+    return data.remove_columns(LABEL).add_column(LABEL, indices).select_columns(
+        data.column_names
+    ).cast(features)

