@@ -1,6 +1,7 @@
 """hf_cap: teach small text classifiers which words matter.
 
-Names are imported when they are first used, so that `import hf_cap` and `hf-cap --help` are instant.
+Names are imported when they are first used, so that `import hf_cap` and `hf-cap --help`
+are instant.
 """
 
 from importlib import import_module
@@ -15,7 +16,7 @@ _EXPORTS = {
     "load_splits": "data",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_EXPORTS)]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,17 +29,19 @@ _READERS: dict[str, Callable[[str], Any]] = {
 def load_splits(
     name: str | os.PathLike[str],
     *,
+    splits: Sequence[str] | None = None,
     text_column: str = TEXT,
     label_column: str = LABEL,
     labels: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> DatasetDict:
-    """Load every split of a labelled data set.
+    """Load a labelled data set.
 
     Args:
         name: `embedded/library-desk`, a folder with one `.jsonl`, `.csv` or `.parquet` file a split
             (and, if wished, `labels.json`), a single such file (its split is called `train`), or a
             data set on the Hub.
+        splits: Names of the splits to load (a file `train_5.jsonl` is the split `train_5`); all by default.
         text_column: Column that holds the text; renamed to `text`.
         label_column: Column that holds the label, as a name or as a `ClassLabel`; renamed to `label`.
         labels: The label space, in order. By default the `ClassLabel` of the data, else `labels.json`,
@@ -47,18 +49,17 @@ def load_splits(
         revision: Revision of a data set on the Hub.
 
     Raises:
-        DataError: nothing is there, a column is missing, a text is empty, or a label lies outside
-            the label space. The message names the split and the row.
+        DataError: nothing is there, a split or a column is missing, a text is empty, or a label lies
+            outside the label space. The message names the split and the row.
     """
-    splits, stored_labels = _read(name, revision)
+    found, stored_labels = _read(name, revision)
+    wanted = found if splits is None else {split: choose_split(found, split) for split in splits}
     renamed = {
         split: _with_columns(data, split, text_column, label_column)
-        for split, data in splits.items()
+        for split, data in wanted.items()
     }
     space = list(labels or stored_labels or _label_space(renamed))
-    return DatasetDict(
-        {split: _with_labels(data, split, space) for split, data in renamed.items()}
-    )
+    return DatasetDict({split: _with_labels(data, split, space) for split, data in renamed.items()})
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
@@ -133,8 +134,8 @@ def _with_columns(data: Dataset, split: str, text_column: str, label_column: str
     for row, text in enumerate(data[TEXT]):
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"Split {split!r}, row {row}: the text is {text!r}. Every row needs a text with at least one word; "
-                "remove the row or give it one."
+                f"Split {split!r}, row {row}: the text is {text!r}. Every row needs a text with at "
+                "least one word; remove the row or give it one."
             )
     return data
 
@@ -144,7 +145,7 @@ def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
     for feature in features:
         if isinstance(feature, ClassLabel):
             return list(feature.names)
-    sources = [splits["train"]] if "train" in splits else list(splits.values())
+    sources = [splits["train"]] if "train" in splits else splits.values()
     return sorted({str(label) for data in sources for label in data[LABEL] if label is not None})
 
 
@@ -160,12 +161,16 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     for row, label in enumerate(names):
         if label not in known:
             raise DataError(
-                f"Split {split!r}, row {row}: the label {label!r} is not in the label space of {len(space)} labels "
-                f"({', '.join(space[:5])}, ...). Correct the row, or give the whole label space as `labels`."
+                f"Split {split!r}, row {row}: the label {label!r} is not in the label space of "
+                f"{len(space)} labels ({', '.join(space[:5])}, ...). Correct the row, or give the whole "
+                "label space as `labels`."
             )
     target = ClassLabel(names=space)
     indices = [known[label] for label in names if label is not None]
     features = Features({**data.features, LABEL: target, TEXT: Value("string")})
-    return data.remove_columns(LABEL).add_column(LABEL, indices).select_columns(
-        data.column_names
-    ).cast(features)
+    return (
+        data.remove_columns(LABEL)
+        .add_column(LABEL, indices)
+        .select_columns(data.column_names)
+        .cast(features)
+    )

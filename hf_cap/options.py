@@ -4,6 +4,7 @@
 same text; the command line shows it in `--help`. Imports nothing heavy, so that `--help` is instant.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ def required(help: str) -> Any:
 
 def documented(cls: type[T]) -> type[T]:
     """Append to the class docstring one `Args:` entry for each field that the class itself declares."""
-    own = cls.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(cls)
     lines = [
         f"    {item.name}: {item.metadata['help']}"
         for item in fields(cls)  # type: ignore[arg-type]

@@ -39,13 +39,15 @@ def diagnostic_column(source: str, what: str) -> str:
 
 def prior_sources(columns: Sequence[str]) -> list[str]:
     """Sources whose prior columns are among `columns`, in their order."""
-    return [
-        name.removeprefix(_PRIOR_PREFIX) for name in columns if name.startswith(_PRIOR_PREFIX)
-    ]
+    return [name.removeprefix(_PRIOR_PREFIX) for name in columns if name.startswith(_PRIOR_PREFIX)]
 
 
 def check_prior(
-    prior: Sequence[float] | None, words: Sequence[str], *, column: str = PRIOR, row: int | None = None
+    prior: Sequence[float] | None,
+    words: Sequence[str],
+    *,
+    column: str = PRIOR,
+    row: int | None = None,
 ) -> None:
     """Refuse a prior that cannot belong to the words beside it.
 
@@ -81,7 +83,9 @@ def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> s
     return json.dumps({**read_provenance(text), source: dict(facts)}, sort_keys=True)
 
 
-def check_words(text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN, row: int | None = None) -> None:
+def check_words(
+    text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN, row: int | None = None
+) -> None:
     """Refuse stored words that `pattern` would not give for this text.
 
     Raises:
@@ -91,5 +95,6 @@ def check_words(text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN,
     if list(words) != expected:
         raise PriorError(
             f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
-            f"{pattern!r} splits the text into {expected[:8]!r}. Use the pattern that the prior was made with."
+            f"{pattern!r} splits the text into {expected[:8]!r}. Use the pattern that the prior was "
+            "made with."
         )

@@ -1,8 +1,8 @@
-"""Words: the units that a prior scores, as character spans of the text.
+r"""Words: the units that a prior scores, as character spans of the text.
 
 Everything that must agree on "the i-th word" (perturbation, priors, training, metrics) takes it from here.
 A word is a maximal run of non-white-space; another regular expression makes other units, for
-instance `\\w+|[^\\w\\s]` (punctuation apart) or `\\S` (single characters, for CJK text).
+instance `\w+|[^\w\s]` (punctuation apart) or `\S` (single characters, for CJK text).
 """
 
 import re
@@ -59,9 +59,7 @@ def keep_words(
     return "".join([*parts, gap]).strip()
 
 
-def token_words(
-    offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text: str
-) -> list[int]:
+def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text: str) -> list[int]:
     """The word that each token belongs to: the one in which its span starts.
 
     Byte-level tokenizers let a token's span begin with the space before the word; such leading

@@ -90,7 +90,9 @@ def roberta_classifier(
     return RobertaForSequenceClassification(RobertaConfig(**settings)).eval()
 
 
-def llama(*, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: object) -> PreTrainedModel:
+def llama(
+    *, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: object
+) -> PreTrainedModel:
     """A randomly initialised Llama language model of width 32 for `byte_tokenizer`."""
     torch.manual_seed(seed)
     settings = {
