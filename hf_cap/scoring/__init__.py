@@ -1,1 +1,1 @@
-"""TODO one line."""
+"""The language model behind one protocol: local, served, stored, or a stand-in."""

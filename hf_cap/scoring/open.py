@@ -1,0 +1,31 @@
+"""From settings to an opened scorer, once a process."""
+
+from functools import lru_cache
+
+from .protocol import Scorer
+from .settings import ScorerRuntime, ScorerSettings, current_runtime
+
+
+def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Scorer:
+    """The scorer that `settings` describe; equal settings give the same object within a process.
+
+    Args:
+        settings: Which model.
+        runtime: Device, budget, store and so on; default: what `using_runtime` set, else the defaults.
+
+    Raises:
+        ModelError: the model cannot be loaded, or cannot score.
+        ServerError: the server cannot be reached, or gives no prompt log-probabilities.
+        MissingExtra: a package that the settings need is not installed.
+    """
+    return _open(settings, runtime or current_runtime())
+
+
+@lru_cache(maxsize=1)
+def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
+    # imported here: the command line reads settings without paying for torch
+    scorer: Scorer
+    from .local import LocalScorer
+
+    scorer = LocalScorer.from_settings(settings, runtime)
+    return scorer
