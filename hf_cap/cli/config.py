@@ -1,0 +1,191 @@
+"""Configuration of a command: dataclass default < YAML file (`--config`) < command line.
+
+Flags are the fields of the dataclasses, `--learning_rate` and `--learning-rate` alike. A key that no
+field has is refused with the nearest valid name. Imports neither torch nor transformers.
+"""
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ..errors import ConfigError
+
+T = TypeVar("T")
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field as the command line sees it."""
+
+    name: str
+    kind: Any
+    """Type with `Optional` taken off: `str`, `int`, `float`, `bool`, a `Literal`, or `list`."""
+    item: Any
+    """Type of the elements of a list; the kind itself otherwise."""
+    optional: bool
+    default: Any
+    help: str
+
+    def convert(self, value: Any) -> Any:
+        """A value from YAML or the command line as the field's type.
+
+        Raises:
+            ConfigError: it is not of that type, or not one of the choices.
+        """
+        if value is None or (value in ("none", "null") and self.optional):
+            if self.optional:
+                return None
+            raise ConfigError(f"`{self.name}` needs a value.")
+        if self.kind in (list, tuple):
+            many = value if isinstance(value, (list, tuple)) else [value]
+            return self.kind(self._one(element) for element in many)
+        return self._one(value)
+
+    def _one(self, value: Any) -> Any:
+        item = self.item
+        if get_origin(item) is Literal:
+            by_name = {str(choice): choice for choice in get_args(item)}
+            if str(value) not in by_name:
+                raise ConfigError(f"`{self.name}` is one of {list(by_name)}, got {value!r}.")
+            return by_name[str(value)]
+        try:
+            if item is bool:
+                return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
+            if item in (int, float):
+                # YAML reads 1e-3 as a string; 3.0 is a fine integer, 3.5 is not
+                number = float(value)
+                if item is int and number != int(number):
+                    raise ValueError
+                return item(number) if item is float or "e" in str(value) else item(value)
+            if item is str:
+                return str(value)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"`{self.name}` takes a value of type {item.__name__}, got {value!r}."
+            ) from error
+        return value
+
+
+def settings_of(*classes: type) -> dict[str, Setting]:
+    """The settings that some dataclasses declare, by name; of two with one name the first holds."""
+    found: dict[str, Setting] = {}
+    for cls in classes:
+        hints = get_type_hints(cls)
+        for item in fields(cls):
+            if item.init and not item.name.startswith("_"):
+                found.setdefault(item.name, _setting(item, hints[item.name]))
+    return found
+
+
+def _setting(item: "Field[Any]", hint: Any) -> Setting:
+    optional = False
+    if get_origin(hint) in (Union, types.UnionType):
+        members = [member for member in get_args(hint) if member is not type(None)]
+        optional = len(members) < len(get_args(hint))
+        # `dict | str | None` and the like: what comes from the command line is the text
+        hint = members[0] if len(members) == 1 else (str if str in members else members[0])
+    origin = get_origin(hint)
+    kind = origin if origin in (list, tuple) else hint
+    element = get_args(hint)[0] if origin in (list, tuple) else hint
+    default = item.default if item.default is not MISSING else MISSING
+    if item.default_factory is not MISSING:
+        default = item.default_factory()
+    return Setting(item.name, kind, element, optional, default, str(item.metadata.get("help", "")))
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: typing.Mapping[str, Setting]) -> None:
+    """Declare one flag a setting. A flag that is not given leaves no trace in the namespace."""
+    for setting in settings.values():
+        flags = [f"--{setting.name}"]
+        if "_" in setting.name:
+            flags.append(f"--{setting.name.replace('_', '-')}")
+        shown = "" if setting.default in (MISSING, None) else f" Default: {setting.default}."
+        text = (setting.help + shown).replace("%", "%%")
+        nargs: Any = "+" if setting.kind in (list, tuple) else None
+        if setting.item is bool and nargs is None:
+            parser.add_argument(
+                *flags,
+                nargs="?",
+                const=True,
+                default=argparse.SUPPRESS,
+                help=text,
+                metavar="{true,false}",
+            )
+            continue
+        metavar = (
+            "{" + ",".join(map(str, get_args(setting.item))) + "}"
+            if (get_origin(setting.item) is Literal)
+            else getattr(setting.item, "__name__", "value").upper()
+        )
+        parser.add_argument(
+            *flags, nargs=nargs, default=argparse.SUPPRESS, help=text, metavar=metavar
+        )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Keys and values of a configuration file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a flat mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file {str(path)!r}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{str(path)!r} must hold `key: value` lines, got {type(content).__name__}."
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def merge(
+    settings: typing.Mapping[str, Setting], *layers: typing.Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values of all layers, the later over the earlier, each converted to its field's type.
+
+    Raises:
+        ConfigError: a key that no setting has (with the nearest that exists), a value of a wrong
+            type, or a setting without default that no layer gives.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in settings:
+                raise ConfigError(unknown_key(key, settings))
+            values[key] = settings[key].convert(value)
+    for name, setting in settings.items():
+        if setting.default is MISSING and name not in values:
+            raise ConfigError(f"`{name}` is missing: {setting.help}")
+    return values
+
+
+def unknown_key(key: str, known: typing.Iterable[str]) -> str:
+    """Sentence that refuses a key and names the nearest valid one."""
+    near = difflib.get_close_matches(key.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean `{near[0]}`?" if near else " `--help` lists the settings."
+    return f"There is no setting `{key}`.{hint}"
+
+
+def build(cls: type[T], values: typing.Mapping[str, Any]) -> T:
+    """An instance of a dataclass from those of the values that are its fields."""
+    names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def unknown_flags(rest: Sequence[str]) -> list[str]:
+    """Names of the flags in what argparse did not take."""
+    return [word.lstrip("-").split("=")[0] for word in rest if word.startswith("--")]

@@ -1,0 +1,116 @@
+"""Data sets in and out, and what is said about bad ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset
+
+from hf_cap.data import choose_split, label_names, load_splits, save_splits
+from hf_cap.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Train and test as JSON lines with a label space that has an unused label."""
+    write(tmp_path / "train.jsonl", [{"text": "a b", "label": "y"}, {"text": "c", "label": "x"}])
+    write(tmp_path / "test.jsonl", [{"text": "d", "label": "z"}])
+    (tmp_path / "labels.json").write_text('["z", "y", "x"]')
+    return tmp_path
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_folder_is_read_with_its_label_space(folder: Path) -> None:
+    splits = load_splits(folder)
+    assert sorted(splits) == ["test", "train"]
+    assert label_names(splits["train"]) == ["z", "y", "x"]
+    assert splits["train"]["label"][:] == [1, 2]
+    assert splits["test"]["label"][:] == [0]
+
+
+def test_given_labels_win(folder: Path) -> None:
+    splits = load_splits(folder, labels=["x", "y", "z"])
+    assert splits["train"]["label"][:] == [1, 0]
+
+
+def test_without_a_label_file_the_training_split_says_the_labels(folder: Path) -> None:
+    (folder / "labels.json").unlink()
+    with pytest.raises(DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \(x, y"):
+        load_splits(folder)
+    assert label_names(load_splits(folder, splits=["train"])["train"]) == ["x", "y"]
+
+
+def test_saved_splits_come_back_as_they_were(folder: Path, tmp_path: Path) -> None:
+    splits = load_splits(folder)
+    splits["train"] = splits["train"].add_column("prior", [[0.5, -1.0], None])
+    save_splits(splits, tmp_path / "out")
+    back = load_splits(tmp_path / "out")
+    assert back["train"].features == splits["train"].features
+    assert back["train"][:] == splits["train"][:]
+
+
+def test_csv_and_single_files(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("message,intent\nhello there,greet\nbye,part\n")
+    data = load_splits(tmp_path / "data.csv", text_column="message", label_column="intent")
+    assert data["train"].column_names == ["text", "label"]
+    assert data["train"]["label"][:] == [0, 1]
+
+
+def test_integer_labels_become_names(tmp_path: Path) -> None:
+    write(tmp_path / "d.jsonl", [{"text": "a", "label": 10}, {"text": "b", "label": 2}])
+    assert label_names(load_splits(tmp_path / "d.jsonl")["train"]) == ["10", "2"]
+
+
+def test_a_wrong_column_shows_those_that_exist(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'sentence'; it has \['text', 'label'\]"):
+        load_splits(folder, text_column="sentence")
+
+
+@pytest.mark.parametrize("text", ["", " \n", None])
+def test_an_empty_text_is_refused(tmp_path: Path, text: str | None) -> None:
+    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": text, "label": "x"}])
+    with pytest.raises(DataError, match="row 1: the text is"):
+        load_splits(tmp_path / "t.jsonl")
+
+
+def test_a_missing_label_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": None}])
+    with pytest.raises(DataError, match="row 1: the label None"):
+        load_splits(tmp_path / "t.jsonl")
+
+
+def test_splits_that_do_not_exist_or_are_empty(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no split 'dev'; the data set has \['test', 'train'\]"):
+        load_splits(folder, splits=["dev"])
+    with pytest.raises(DataError, match="empty"):
+        choose_split({"train": Dataset.from_dict({"text": []})}, "train")
+
+
+def test_places_without_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file or folder"):
+        load_splits(tmp_path / "nothing")
+    with pytest.raises(DataError, match="holds no data"):
+        load_splits(tmp_path)
+    (tmp_path / "x.pkl").touch()
+    with pytest.raises(DataError, match="must end in"):
+        load_splits(tmp_path / "x.pkl")
+    with pytest.raises(ConfigError, match="embedded/library-desk"):
+        load_splits("embedded/nothing")
+
+
+def test_plain_label_columns_are_no_label_space() -> None:
+    with pytest.raises(DataError, match="must be a ClassLabel"):
+        label_names(Dataset.from_dict({"label": ["a"]}))
+    assert label_names(
+        Dataset.from_dict({"label": ["a"]}).cast_column("label", ClassLabel(names=["a"]))
+    ) == ["a"]
+
+
+def test_the_embedded_data_set() -> None:
+    splits = load_splits("embedded/library-desk")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 120, "test": 168}
+    assert len(label_names(splits["train"])) == 12

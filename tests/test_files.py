@@ -1,0 +1,47 @@
+"""Atomic writes: a target is whole or as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_cap.files import atomic_path, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
+    target = tmp_path / "result.txt"
+    write_text(target, "old")
+
+    def fail() -> None:
+        with atomic_path(target) as path:
+            path.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    for name in ("first", "second"):
+        with atomic_path(target) as path:
+            path.mkdir()
+            (path / name).touch()
+    assert [file.name for file in target.iterdir()] == ["second"]
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_missing_parents_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "c.txt", "x")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
+
+
+def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    write_json(target, {"b": "é", "a": 1})
+    assert target.read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, {"a": float("nan")})
+    assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
