@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 
+def bundled(name: str) -> Path:
+    """A file or folder that ships with hf_cap but is not code, such as `recipes/demo`.
+
+    In the wheel it lies inside the package, in a checkout beside it.
+    """
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.exists() else package.parent / name
+
+
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Path in the target's folder to write a file or folder to; it takes the target's place at the end.
