@@ -1,1 +1,1 @@
-"""TODO one line."""
+"""What a trained classifier is worth: accuracy, faithfulness, agreement with a prior, robustness."""

@@ -1,0 +1,193 @@
+"""evaluate_classifier: known numbers with planted attributions, labels by name, and bad input."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from sklearn.metrics import f1_score
+
+from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.evaluation.classifier import Evaluation, evaluate_classifier
+from hf_cap.evaluation.faithfulness import comprehensiveness, sufficiency
+from hf_cap.evaluation.predict import Classifier
+from hf_cap.evaluation.settings import EvaluationSettings
+from tests.tiny import roberta_classifier, word_tokenizer
+
+NAMES = ["card", "loan", "fine"]
+TEXTS = [
+    "i lost my card",
+    "renew the loan",
+    "pay a late fine",
+    "close account",
+    "where is my new card",
+]
+TOKENIZER = word_tokenizer()
+MODEL = roberta_classifier(
+    id2label=dict(enumerate(NAMES)), label2id={n: i for i, n in enumerate(NAMES)}
+)
+
+
+class PlantedAttribution:
+    """Scores `target + 1, target, target - 1, ...`, so that they tell which class was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], list[int]]] = []
+
+    def __call__(
+        self, model: object, tokenizer: object, texts: list[str], targets: list[int], **options: Any
+    ) -> list[list[float]]:
+        self.asked.append((texts, targets))
+        return [
+            [float(target + 1 - i) for i in range(len(text.split()))]
+            for text, target in zip(texts, targets, strict=True)
+        ]
+
+
+def dataset(labels: Sequence[int], **columns: Any) -> Dataset:
+    data = Dataset.from_dict({"text": TEXTS, "label": list(labels), **columns})
+    return data.cast_column("label", ClassLabel(names=NAMES))
+
+
+def evaluate(data: Dataset, **settings: Any) -> Evaluation:
+    return evaluate_classifier(
+        MODEL,
+        TOKENIZER,
+        data,
+        settings=EvaluationSettings(**settings),
+        attribute=PlantedAttribution(),
+    )
+
+
+PREDICTED = Classifier(MODEL, TOKENIZER)(TEXTS).argmax(1).tolist()
+WRONG = [(label + 1) % 3 for label in PREDICTED]
+
+
+def test_accuracy_and_macro_f1() -> None:
+    gold = [*PREDICTED[:2], *WRONG[2:]]
+    found = evaluate(dataset(gold))
+    assert found.accuracy == found.primary_value == 0.4
+    assert found.macro_f1 == pytest.approx(
+        f1_score(gold, PREDICTED, average="macro", zero_division=0)
+    )
+    assert found.texts == 5
+
+
+def test_labels_are_matched_by_name_not_by_number() -> None:
+    reordered = ["fine", "card", "loan"]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=reordered)})
+    labels = [reordered.index(NAMES[label]) for label in PREDICTED]
+    data = Dataset.from_dict({"text": TEXTS, "label": labels}, features=features)
+    assert evaluate(data).accuracy == 1.0
+    named = Dataset.from_dict({"text": TEXTS, "label": [NAMES[label] for label in PREDICTED]})
+    assert evaluate(named).accuracy == 1.0
+
+
+def test_faithfulness_explains_the_predicted_class() -> None:
+    found = evaluate(dataset(WRONG))
+    attributions = PlantedAttribution()(None, None, TEXTS, PREDICTED)
+    predict = Classifier(MODEL, TOKENIZER)
+    comp = comprehensiveness(predict, TEXTS, PREDICTED, attributions)
+    suff = sufficiency(predict, TEXTS, PREDICTED, attributions)
+    assert found.comprehensiveness == pytest.approx(comp.mean())
+    assert found.sufficiency == pytest.approx(suff.mean())
+
+
+def test_alignment_explains_the_gold_class_over_the_rows_that_have_a_prior() -> None:
+    gold = [PREDICTED[0], *WRONG[1:]]
+    attributed = PlantedAttribution()(None, None, TEXTS, gold)
+    priors = [attributed[0], [-score for score in attributed[1]], None, [0.0, 0.0], None]
+    found = evaluate(dataset(gold, prior=priors))
+    assert found.alignment == pytest.approx((1.0 - 1.0) / 2)
+    assert found.alignment_texts == 2
+    swapped = evaluate(dataset(gold, prior=[attributed[0], attributed[1], None, None, None]))
+    assert swapped.alignment == pytest.approx(1.0)
+
+
+def test_attributions_of_right_predictions_are_not_computed_twice() -> None:
+    gold = [*PREDICTED[:4], WRONG[4]]
+    data = dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS])
+    planted = PlantedAttribution()
+    evaluate_classifier(MODEL, TOKENIZER, data, attribute=planted)
+    assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
+
+
+def test_nothing_is_attributed_when_only_accuracy_is_wanted() -> None:
+    planted = PlantedAttribution()
+    settings = EvaluationSettings(faithfulness=False)
+    found = evaluate_classifier(
+        MODEL, TOKENIZER, dataset(PREDICTED), settings=settings, attribute=planted
+    )
+    assert planted.asked == []
+    assert (found.accuracy, found.comprehensiveness, found.alignment) == (1.0, None, None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_changes_nothing(batch_size: int) -> None:
+    data = dataset(WRONG, prior=[[1.0] * len(text.split()) for text in TEXTS])
+    first, second = evaluate(data, soft=True), evaluate(data, soft=True, batch_size=batch_size)
+    for name, value in first.to_dict().items():
+        assert second.to_dict()[name] == pytest.approx(value, abs=1e-5)
+
+
+def test_records_hold_what_a_report_needs() -> None:
+    found = evaluate(
+        dataset(WRONG, prior=[[1.0] * 4, None, None, None, None]), records=True, soft=True
+    )
+    record = found.records[0]
+    assert record.text == TEXTS[0]
+    assert (record.label, record.prediction) == (NAMES[WRONG[0]], NAMES[PREDICTED[0]])
+    assert record.words == ("i", "lost", "my", "card")
+    assert record.attributions == tuple(PlantedAttribution()(0, 0, TEXTS[:1], PREDICTED[:1])[0])
+    assert record.prior == (1.0,) * 4
+    assert found.records[1].prior is None
+    assert sum(record.probabilities) == pytest.approx(1.0)
+    assert found.labels == tuple(NAMES)
+    assert math.isclose(json.loads(json.dumps(found.to_dict()))["records"][0]["prior"][0], 1.0)
+
+
+def test_the_default_attribution_is_that_of_the_package() -> None:
+    found = evaluate_classifier(
+        MODEL, TOKENIZER, dataset(PREDICTED), settings=EvaluationSettings(attribution_steps=2)
+    )
+    assert found.comprehensiveness is not None
+
+
+def test_unknown_labels_are_named() -> None:
+    data = Dataset.from_dict({"text": ["a"], "label": ["overdraft"]})
+    with pytest.raises(
+        DataError, match=r"does not know 1 of .* \['overdraft'\]; its own are \['card'"
+    ):
+        evaluate(data)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"]}, "needs a column 'label'; the data set has"),
+        ({"sentence": ["a"], "label": ["card"]}, "needs a column 'text'"),
+        ({"text": [], "label": []}, "no rows"),
+    ],
+)
+def test_bad_data_is_refused(columns: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate(Dataset.from_dict(columns))
+
+
+def test_a_prior_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(PriorError, match="row 1: 1 scores for 3 words"):
+        evaluate(dataset(PREDICTED, prior=[None, [1.0], None, None, None]))
+
+
+@pytest.mark.parametrize("wrong", [{"percentages": ()}, {"percentages": (0,)}, {"batch_size": 0}])
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        EvaluationSettings(**wrong)
+
+
+def test_numbers_are_plain_python() -> None:
+    found = evaluate(dataset(PREDICTED))
+    assert not [value for value in found.to_dict().values() if isinstance(value, np.generic)]
