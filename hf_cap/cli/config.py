@@ -7,8 +7,7 @@ field has is refused with the nearest valid name. Imports neither torch nor tran
 import argparse
 import difflib
 import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +18,7 @@ from ..errors import ConfigError
 
 T = TypeVar("T")
 
+_UNSAID = (MISSING, None, "", (), [], {})
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -28,9 +28,9 @@ class Setting:
 
     name: str
     kind: Any
-    """Type with `Optional` taken off: `str`, `int`, `float`, `bool`, a `Literal`, or `list`."""
+    """Type with `Optional` taken off: `str`, `int`, `float`, `bool`, `Literal`, `list`, `tuple`, `dict`."""
     item: Any
-    """Type of the elements of a list; the kind itself otherwise."""
+    """Type of the elements of a list or of the values of a mapping; the kind itself otherwise."""
     optional: bool
     default: Any
     help: str
@@ -45,10 +45,22 @@ class Setting:
             if self.optional:
                 return None
             raise ConfigError(f"`{self.name}` needs a value.")
+        if self.kind is dict:
+            return {key: self._one(element) for key, element in self._pairs(value)}
         if self.kind in (list, tuple):
             many = value if isinstance(value, (list, tuple)) else [value]
             return self.kind(self._one(element) for element in many)
         return self._one(value)
+
+    def _pairs(self, value: Any) -> list[tuple[str, Any]]:
+        """Items of a mapping from YAML, or of `name=value` words from the command line."""
+        if isinstance(value, dict):
+            return [(str(key), element) for key, element in value.items()]
+        words = value if isinstance(value, list) else [value]
+        if not all("=" in str(word) for word in words):
+            raise ConfigError(f"`{self.name}` takes pairs `name=value`, got {value!r}.")
+        pairs = (str(word).partition("=") for word in words)
+        return [(key, element) for key, _, element in pairs]
 
     def _one(self, value: Any) -> Any:
         item = self.item
@@ -94,23 +106,26 @@ def _setting(item: "Field[Any]", hint: Any) -> Setting:
         # `dict | str | None` and the like: what comes from the command line is the text
         hint = members[0] if len(members) == 1 else (str if str in members else members[0])
     origin = get_origin(hint)
-    kind = origin if origin in (list, tuple) else hint
-    element = get_args(hint)[0] if origin in (list, tuple) else hint
+    kind, element = hint, hint
+    if origin in (list, tuple):
+        kind, element = origin, get_args(hint)[0]
+    elif origin in (dict, Mapping):
+        kind, element = dict, get_args(hint)[1]
     default = item.default if item.default is not MISSING else MISSING
     if item.default_factory is not MISSING:
         default = item.default_factory()
     return Setting(item.name, kind, element, optional, default, str(item.metadata.get("help", "")))
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: typing.Mapping[str, Setting]) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings: Mapping[str, Setting]) -> None:
     """Declare one flag a setting. A flag that is not given leaves no trace in the namespace."""
     for setting in settings.values():
         flags = [f"--{setting.name}"]
         if "_" in setting.name:
             flags.append(f"--{setting.name.replace('_', '-')}")
-        shown = "" if setting.default in (MISSING, None) else f" Default: {setting.default}."
+        shown = f" Default: {setting.default}." if setting.default not in _UNSAID else ""
         text = (setting.help + shown).replace("%", "%%")
-        nargs: Any = "+" if setting.kind in (list, tuple) else None
+        nargs: Any = "+" if setting.kind in (list, tuple, dict) else None
         if setting.item is bool and nargs is None:
             parser.add_argument(
                 *flags,
@@ -122,9 +137,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: typing.Mapping[str, Set
             )
             continue
         metavar = (
-            "{" + ",".join(map(str, get_args(setting.item))) + "}"
-            if (get_origin(setting.item) is Literal)
-            else getattr(setting.item, "__name__", "value").upper()
+            "NAME=VALUE"
+            if setting.kind is dict
+            else (
+                "{" + ",".join(map(str, get_args(setting.item))) + "}"
+                if (get_origin(setting.item) is Literal)
+                else getattr(setting.item, "__name__", "value").upper()
+            )
         )
         parser.add_argument(
             *flags, nargs=nargs, default=argparse.SUPPRESS, help=text, metavar=metavar
@@ -152,9 +171,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def merge(
-    settings: typing.Mapping[str, Setting], *layers: typing.Mapping[str, Any]
-) -> dict[str, Any]:
+def merge(settings: Mapping[str, Setting], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Values of all layers, the later over the earlier, each converted to its field's type.
 
     Raises:
@@ -173,14 +190,14 @@ def merge(
     return values
 
 
-def unknown_key(key: str, known: typing.Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str]) -> str:
     """Sentence that refuses a key and names the nearest valid one."""
     near = difflib.get_close_matches(key.replace("-", "_"), list(known), n=1, cutoff=0.5)
     hint = f" Did you mean `{near[0]}`?" if near else " `--help` lists the settings."
     return f"There is no setting `{key}`.{hint}"
 
 
-def build(cls: type[T], values: typing.Mapping[str, Any]) -> T:
+def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """An instance of a dataclass from those of the values that are its fields."""
     names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]
     return cls(**{name: value for name, value in values.items() if name in names})

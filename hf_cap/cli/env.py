@@ -1,8 +1,9 @@
 """`hf-cap env`: versions and devices, for a bug report. Prints no path, token or host name."""
 
-import importlib.metadata
 import platform
 from typing import Any
+
+from ..versions import versions
 
 SETTINGS: tuple[type, ...] = ()
 
@@ -17,17 +18,10 @@ def run(values: dict[str, Any]) -> None:
     import torch
 
     facts = {"python": platform.python_version(), "system": platform.platform(terse=True)}
-    facts |= {name: _version(name) for name in _PACKAGES}
+    facts |= {name: version or "not installed" for name, version in versions(_PACKAGES).items()}
     facts["devices"] = (
         ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         or f"cpu ({torch.get_num_threads()} threads)"
     )
     for name, value in facts.items():
         print(f"{name}: {value}")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

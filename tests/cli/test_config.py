@@ -1,6 +1,7 @@
 """Configuration: precedence, types, unknown keys."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ class Job:
     how: Literal["mean", "max"] = option("mean", "Which way.")
     limit: int | None = option(None, "At most so many.")
     seeds: tuple[int, ...] = option((0,), "Seeds.")
+    weights: Mapping[str, float] = option(help="Weights.", factory=dict)
 
 
 SETTINGS = settings_of(Job)
@@ -64,6 +66,7 @@ def test_a_flag_that_is_not_given_does_not_shadow_yaml() -> None:
         (["--limit", "7"], {"limit": 7}),
         (["--seeds", "1", "2"], {"seeds": (1, 2)}),
         (["--how", "max"], {"how": "max"}),
+        (["--weights", "cap=2", "lime=0.5"], {"weights": {"cap": 2.0, "lime": 0.5}}),
     ],
 )
 def test_values_take_the_type_of_their_field(
@@ -93,6 +96,7 @@ def test_dashes_are_underscores() -> None:
         ({"steps": 2.5}, "`steps` takes a value of type int, got 2.5"),
         ({"dry": "perhaps"}, "`dry` takes a value of type bool, got 'perhaps'"),
         ({"how": "median"}, r"`how` is one of \['mean', 'max'\], got 'median'"),
+        ({"weights": ["cap"]}, "`weights` takes pairs `name=value`, got"),
         ({"steps": None}, "`steps` needs a value"),
         ({}, "`name` is missing: Name of the job."),
     ],

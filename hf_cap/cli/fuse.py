@@ -1,0 +1,36 @@
+"""`hf-cap fuse`: one prior from several."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from ..options import documented, required
+from ..priors.source_settings import FusionSettings
+from .config import build
+
+_logger = logging.getLogger(__name__)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class FusePlaces:
+    """What is read and written."""
+
+    dataset: str = required("Folder with prior columns, as `hf-cap extract` writes it.")
+    output_dir: str = required("Folder to write, one parquet file a split; may be the same.")
+
+
+SETTINGS = (FusePlaces, FusionSettings)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Add the column `prior` to every split."""
+    from ..data import load_splits, save_splits
+    from ..priors.fusion import fuse_with_summary
+
+    places = build(FusePlaces, values)
+    splits = load_splits(places.dataset)
+    fused, summary = fuse_with_summary(splits, build(FusionSettings, values))
+    save_splits(fused, places.output_dir)
+    _logger.info("%s", summary)
+    _logger.info("Wrote the fused priors to %s", places.output_dir)

@@ -1,0 +1,211 @@
+"""`hf-cap train`: train a classifier whose attributions are aligned with the prior.
+
+`accelerate launch --config_file recipes/accelerate/ddp.yaml -m hf_cap train --config ...` runs it on
+several devices.
+"""
+
+import logging
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..options import documented, option, required
+from ..schema import LABEL, TEXT
+from ..training.settings import AlignmentOptions
+from .config import build
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..training.config import CAPConfig
+
+_logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class TrainPlaces:
+    """What is trained on what, and where it goes."""
+
+    dataset: str = required(
+        "Labelled data, with a prior column for alignment: the folder that `hf-cap fuse` wrote."
+    )
+    model: str = option(
+        "FacebookAI/roberta-base", "Encoder to fine-tune: Hub id, folder or `embedded/...` name."
+    )
+    output_dir: str = required("Folder for checkpoints, the trained model and `run.json`.")
+    train_split: str = option("train", "Split to train on.")
+    eval_split: str | None = option(None, "Split to evaluate on during training, if any.")
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
+    lora_rank: int = option(0, "Rank of LoRA adapters; 0 trains all weights.")
+    lora_alpha: int = option(16, "Scale of the LoRA adapters; their update is times alpha / rank.")
+    lora_targets: tuple[str, ...] = option(
+        (), "Names of the layers that get adapters; by default those peft knows for the model."
+    )
+    model_revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with a model on the Hub.")
+
+
+SETTINGS = (TrainPlaces, AlignmentOptions)
+
+
+def more_settings() -> tuple[type, ...]:
+    """The settings of `transformers.TrainingArguments`."""
+    from ..training.config import CAPConfig
+
+    return (CAPConfig,)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Train, then write the model and `run.json`."""
+    from ..training.config import CAPConfig
+
+    places = build(TrainPlaces, values)
+    config = build(CAPConfig, {"report_to": "none", **values})
+    train(places, config, settings=values)
+
+
+def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any]) -> Path:
+    """Train as `places` and `config` say.
+
+    Args:
+        places: Data, model and folder.
+        config: How to train.
+        settings: The settings that were given, for `run.json`.
+
+    Returns:
+        The folder of the trained model.
+    """
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from ..data import choose_split, load_splits
+    from ..training.trainer import CAPTrainer
+
+    names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
+    splits = load_splits(
+        places.dataset,
+        splits=names,
+        text_column=places.text_column,
+        label_column=places.label_column,
+    )
+    dataset = choose_split(splits, places.train_split)
+    set_seed(config.seed)
+    model, tokenizer = load_student(places, dataset)
+    trainer = CAPTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=splits[places.eval_split] if places.eval_split else None,
+        processing_class=tokenizer,
+    )
+    checkpoint = config.resume_from_checkpoint
+    if checkpoint == "last":
+        checkpoint = get_last_checkpoint(places.output_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(places.output_dir)
+    if trainer.is_world_process_zero():
+        _finish(places, config, settings, dataset, trainer.state.log_history)
+    return Path(places.output_dir)
+
+
+def load_student(
+    places: TrainPlaces, dataset: "Dataset"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The classifier with a head for the label space of the data, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from ..data import label_names
+    from ..embedded import resolve_model
+    from ..errors import ModelError
+
+    source = resolve_model(places.model)
+    labels = label_names(dataset)
+    common = {"revision": places.model_revision, "trust_remote_code": places.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            **common,
+        )
+    except OSError as error:
+        raise ModelError(
+            f"Cannot load the model {places.model!r}: {error} Without a network, "
+            "'embedded/minilm-l6' is at hand."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.get_text_config().pad_token_id is None:
+        # decoder classifiers find the last token of a row by it
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return (with_adapters(model, places) if places.lora_rank else model), tokenizer
+
+
+def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> "PreTrainedModel":
+    """The model with LoRA adapters; its classification head trains in full."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    adapters = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=places.lora_rank,
+        lora_alpha=places.lora_alpha,
+        target_modules=list(places.lora_targets) or None,
+    )
+    try:
+        adapted: PreTrainedModel = get_peft_model(model, adapters)
+    except ValueError as error:
+        raise ConfigError(f"Cannot put LoRA adapters on {places.model!r}: {error}") from error
+    return adapted
+
+
+def _finish(
+    places: TrainPlaces,
+    config: "CAPConfig",
+    settings: dict[str, Any],
+    dataset: "Dataset",
+    history: list[dict[str, float]],
+) -> None:
+    """Leave a folder of safetensors and JSON: drop the pickled arguments, write `run.json`."""
+    from ..data import label_names
+    from ..files import write_json
+    from ..schema import PROVENANCE, read_provenance
+    from ..versions import versions
+
+    folder = Path(places.output_dir)
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
+    facts = {
+        "kind": "train",
+        "model": places.model,
+        "seed": config.seed,
+        "settings": settings,
+        "alignment": {
+            name: getattr(config, name) for name in AlignmentOptions.__dataclass_fields__
+        },
+        "data": {
+            "dataset": places.dataset,
+            "train_split": places.train_split,
+            "rows": len(dataset),
+            "labels": label_names(dataset),
+            "provenance": [read_provenance(cell) for cell in sorted(filter(None, cells))][:1],
+        },
+        "history": history,
+        "versions": versions(),
+        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+    }
+    write_json(folder / RUN_FILE, facts)
+    _logger.info("Wrote the model to %s", folder)
