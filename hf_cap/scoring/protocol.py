@@ -66,3 +66,11 @@ class Scorer(Protocol):
 
         Returns `None` where the model has no chat template; the caller falls back to plain text.
         """
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A scorer that knows how much its model can read, so that long texts can be cut beforehand."""
+
+    def excess(self, query: Query) -> int:
+        """Tokens by which a query is longer than the model can read; 0 or less where it fits."""

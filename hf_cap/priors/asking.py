@@ -1,0 +1,204 @@
+"""What the priors that ask a language model have in common: its prompts, its limit, its facts."""
+
+import importlib.metadata
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from ..errors import ConfigError, ModelError
+from ..schema import PROVENANCE, add_provenance
+from ..scoring.open import open_scorer
+from ..scoring.protocol import Bounded, Query, Scorer
+from ..scoring.settings import ScorerSettings
+from .demonstrations import DemonstrationSets, choose_demonstrations, set_without
+from .prompts import Prompt, build_prompt, digest, load_template, written_labels
+from .rows import Row, label_space, read_rows
+from .settings import PromptSettings, Sign
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_SCORER = ScorerSettings()
+
+SIGNS: Mapping[Sign, Callable[[float], float]] = {
+    "positive": lambda score: max(score, 0.0),
+    "signed": lambda score: score,
+    "absolute": abs,
+}
+
+
+@dataclass(frozen=True)
+class Asker:
+    """An opened language model with the prompts of one prior, one a demonstration set.
+
+    Attributes:
+        scorer: The language model.
+        labels: The label space as written in the prompts.
+        sets: Demonstration sets, with label names.
+        prompts: The prompt of each set.
+    """
+
+    scorer: Scorer
+    labels: Sequence[str]
+    sets: DemonstrationSets
+    prompts: Sequence[Prompt]
+
+    def prompt(self, text: str) -> Prompt:
+        """The prompt whose demonstrations do not contain `text`."""
+        return self.prompts[set_without(self.sets, text)]
+
+    def fit(self, row: Row) -> Row:
+        """The row without the last words that the model has no room for beside the longest label.
+
+        Raises:
+            ModelError: not even the first word fits.
+        """
+        scorer, prompt = self.scorer, self.prompt(row.text)
+        if not isinstance(scorer, Bounded):
+            return row
+        answer = prompt.answer(max(self.labels, key=len))
+
+        def excess(words: int) -> int:
+            text = row.first_words(words).text.strip()
+            return scorer.excess(Query(prompt.prefix, prompt.body(text), answer))
+
+        if excess(len(row.spans)) <= 0:
+            return row
+        kept = bisect_left(range(1, len(row.spans)), 1, key=excess)
+        if kept == 0:
+            raise ModelError(
+                "The prompt leaves no room for a single word: the language model reads fewer tokens than "
+                f"instruction, {len(self.labels)} labels and demonstrations take. Use fewer "
+                "demonstrations (`demonstrations=0`), a shorter template, or a model that reads more."
+            )
+        return row.first_words(kept)
+
+
+def open_asker(
+    prior: str,
+    settings: PromptSettings,
+    labels: Sequence[str],
+    scorer: ScorerSettings | Scorer,
+    sets: DemonstrationSets,
+) -> Asker:
+    """Open the language model and write its prompts.
+
+    Raises:
+        ConfigError: the template cannot be used.
+        DataError: two labels are written alike.
+        ModelError: the model or its chat template cannot serve.
+    """
+    opened = open_scorer(scorer) if isinstance(scorer, ScorerSettings) else scorer
+    template = load_template(settings.template, prior)
+    written = written_labels(labels, verbalised=settings.verbalise)
+    names = dict(zip(labels, written, strict=True))
+    prompts = [
+        build_prompt(
+            template,
+            written,
+            [(text, names[label]) for text, label in examples],
+            opened.render_chat if settings.chat else None,
+        )
+        for examples in sets
+    ]
+    return Asker(opened, written, sets, prompts)
+
+
+def warn_of_cuts(cuts: Sequence[int]) -> None:
+    """One warning a batch for texts that were longer than the model can read."""
+    texts = sum(cut > 0 for cut in cuts)
+    if texts:
+        _logger.warning(
+            "%d of %d texts are longer than the language model reads; their last words "
+            "(%d in all) get the score 0.",
+            texts, len(cuts), sum(cuts),
+        )  # fmt: skip
+
+
+def rank_of(label: int, scores: Sequence[float]) -> int:
+    """Rank of a label among the scores of all labels: 1 where it is the model's own answer."""
+    return 1 + sum(score > scores[label] for score in scores)
+
+
+class Choice(NamedTuple):
+    """What a training split decides: fields of `CAPPrior` and `ChannelPrior`."""
+
+    labels: tuple[str, ...]
+    scorer: ScorerSettings | Scorer
+    demonstration_sets: DemonstrationSets
+
+
+def choose_from(
+    dataset: Dataset,
+    model: str | None,
+    scorer: ScorerSettings | Scorer | None,
+    options: Mapping[str, Any],
+) -> Choice:
+    """Label space and demonstrations of a training split, with the scorer that `model` or `scorer` names.
+
+    Raises:
+        ConfigError: both `model` and `scorer` are given, or an option cannot work.
+        DataError: a column is missing, or a row has no text or no label of the label space.
+    """
+    if model is not None and scorer is not None:
+        raise ConfigError(
+            "Give `model` or `scorer`, not both; `ScorerSettings(model=...)` holds both."
+        )
+    settings = PromptSettings(
+        **{f.name: options[f.name] for f in fields(PromptSettings) if f.name in options}
+    )
+    labels = label_space(dataset, settings.label_column)
+    rows = read_rows(dataset[:], labels, settings)
+    sets = choose_demonstrations(
+        [row.text for row in rows],
+        [labels[row.label] for row in rows],
+        per_label=settings.demonstrations,
+        seed=settings.seed,
+    )
+    named = ScorerSettings(model=model) if model else DEFAULT_SCORER
+    return Choice(labels, scorer or named, sets)
+
+
+def stamped(
+    batch: Mapping[str, Sequence[Any]], prior: Any, own: type[Any], asker: Asker
+) -> dict[str, list[str]]:
+    """The provenance column with the facts of a prior added to what is there.
+
+    There is no date among the facts: equal work gives equal columns.
+
+    Args:
+        batch: The batch that the prior was given.
+        prior: A prior with the fields of `Choice`, `PromptSettings` and `own`.
+        own: Its own settings class.
+        asker: The language model that it asked.
+    """
+    known = isinstance(prior.scorer, ScorerSettings)
+    options = [f.name for f in (*fields(own), *fields(PromptSettings))]
+    facts = {
+        **{name: getattr(prior, name) for name in options},
+        "source": prior.name,
+        "model": prior.scorer.model if known else asker.scorer.identity,
+        "revision": prior.scorer.revision if known else None,
+        "scorer": asker.scorer.identity,
+        "template": load_template(prior.template, prior.name).digest,
+        "prompt": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
+        "label_space": digest(*prior.labels),
+        "versions": _versions(),
+    }
+    cells = batch.get(PROVENANCE) or [None] * len(batch[prior.text_column])
+    return {PROVENANCE: [add_provenance(cell, prior.name, facts) for cell in cells]}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("hf-cap", "torch", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # hf_cap run from its sources
+            found[name] = "not installed"
+    return found

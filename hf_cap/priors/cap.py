@@ -1,0 +1,244 @@
+"""The class-aware prior `cap`: which words make a language model name the gold label, by perturbation.
+
+Source: "Hybrid Attribution Priors for Explainable and Robust Model Training" (arXiv 2512.14719). Ours
+are the demonstrations, the exact masks of short texts, the centred fit and the `contrast` score.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from datasets import Dataset
+
+from ..errors import ConfigError
+from ..schema import WORDS, diagnostic_column, prior_column
+from ..scoring.protocol import Query, Scored, Scorer
+from ..scoring.settings import ScorerSettings
+from ..words import keep_words
+from .asking import (
+    DEFAULT_SCORER,
+    SIGNS,
+    Asker,
+    Choice,
+    choose_from,
+    open_asker,
+    rank_of,
+    stamped,
+    warn_of_cuts,
+)
+from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
+from .perturbation import Masks, draw_masks
+from .prompts import Prompt
+from .ridge import WordFit, fit_words
+from .rows import Row, read_rows
+from .settings import CAPSettings, PromptSettings, Score
+
+SCORES: Mapping[Score, Callable[[Sequence[Scored], Sequence[float]], float]] = {
+    "log_prob": lambda asked, _: asked[0].total,
+    "mean_log_prob": lambda asked, _: asked[0].mean,
+    "contrast": lambda asked, offsets: _contrast([one.total for one in asked], offsets),
+}
+"""Score of a perturbed text from the answers asked for (gold label first, then its rivals) and their
+calibration offsets."""
+
+
+class _Asked(NamedTuple):
+    """What one text needs: the words that fit the model, its prompt, and the labels asked for."""
+
+    row: Row
+    prompt: Prompt
+    masks: Masks
+    labels: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAPPrior(CAPSettings, PromptSettings):
+    """Adds the prior `cap` to a data set: `dataset.map(CAPPrior.from_dataset(dataset), batched=True)`.
+
+    Each text gets a score a word, in nats: by how much the log-probability of the gold label rises when
+    the word is kept (after `sign`; positive = evidence for the label). A text of one word gets 1. Words
+    that the language model has no room for get 0. The columns added are `words`, `prior_cap`, `cap_std`
+    (posterior standard deviation of each score), `cap_r2` (fit of the ridge regression, null for one
+    word), `cap_masks` (distinct masks), `cap_cut` (words that did not fit), `provenance`, and with
+    `keep_label_scores` also `cap_label_scores` (log-probability of every label on the whole text) and
+    `cap_rank` (of the gold label among them, 1 = the model's own answer).
+
+    The settings of `CAPSettings` and `PromptSettings` are fields too.
+
+    Attributes:
+        labels: The label space, in the order of the class indices.
+        scorer: Which language model to open, or an opened one.
+        demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
+            chooses them.
+        offsets: For `contrast`, the mean log-probability of each label whatever the text says; empty
+            for none. `calibrated` computes them.
+    """
+
+    name: ClassVar[str] = "cap"
+
+    labels: tuple[str, ...]
+    scorer: ScorerSettings | Scorer = DEFAULT_SCORER
+    demonstration_sets: DemonstrationSets = NO_DEMONSTRATIONS
+    offsets: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        CAPSettings.__post_init__(self)
+        PromptSettings.__post_init__(self)
+        if self.offsets and len(self.offsets) != len(self.labels):
+            raise ConfigError(
+                f"{len(self.offsets)} calibration offsets for {len(self.labels)} labels. Compute them "
+                "again with `calibrated`."
+            )
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset,
+        *,
+        model: str | None = None,
+        scorer: ScorerSettings | Scorer | None = None,
+        **options: Any,
+    ) -> "CAPPrior":
+        """A prior whose label space, demonstrations and calibration come from a training split.
+
+        Args:
+            dataset: Training examples, with a `ClassLabel` column.
+            model: Language model: Hub id, folder or embedded name.
+            scorer: Instead of `model`: all its settings, or an opened one.
+            options: Fields of `CAPSettings` and `PromptSettings`.
+
+        Raises:
+            ConfigError: an option cannot work.
+            DataError: a column is missing, or a row has no text or no label of the label space.
+        """
+        choice: Choice = choose_from(dataset, model, scorer, options)
+        prior = cls(**choice._asdict(), **options)
+        return prior.calibrated(dataset) if prior.score == "contrast" else prior
+
+    def calibrated(self, dataset: Dataset) -> "CAPPrior":
+        """This prior with each label's mean log-probability over `calibration_texts` texts as its offset."""
+        if self.calibration_texts == 0:
+            return replace(self, offsets=())
+        # spread over the data set, which may be sorted by label
+        count = min(self.calibration_texts, len(dataset))
+        batch = dataset.select([index * len(dataset) // count for index in range(count)])[:]
+        rows = read_rows(batch, self.labels, self)
+        asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
+        scores = torch.tensor(self._label_scores(asker, rows), dtype=torch.float64)
+        return replace(self, offsets=tuple(scores.mean(0).tolist()))
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The batch with the columns of this prior.
+
+        Raises:
+            DataError: a column is missing, a text has no words, or a label is outside the label space.
+            ExtractError: the language model gave a score that is not finite.
+            ModelError: the model cannot be opened, or has no room for the prompt.
+        """
+        rows = read_rows(batch, self.labels, self)
+        asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
+        label_scores = self._label_scores(asker, rows) if self._needs_label_scores else None
+        asked = self._asked(asker, rows, label_scores)
+        fits = self._fits(asked, self._scores(asker, asked))
+        cuts = [len(row.spans) - len(one.row.spans) for row, one in zip(rows, asked, strict=True)]
+        warn_of_cuts(cuts)
+        columns: dict[str, list[Any]] = {
+            WORDS: [row.words for row in rows],
+            prior_column(self.name): [
+                [*map(SIGNS[self.sign], fit.coefficients), *[0.0] * cut]
+                for fit, cut in zip(fits, cuts, strict=True)
+            ],
+            self._column("std"): [
+                [*fit.std, *[0.0] * cut] for fit, cut in zip(fits, cuts, strict=True)
+            ],
+            self._column("r2"): [fit.r2 for fit in fits],
+            self._column("masks"): [len(one.masks) for one in asked],
+            self._column("cut"): cuts,
+        }
+        if self.keep_label_scores and label_scores is not None:
+            columns[self._column("label_scores")] = label_scores
+            columns[self._column("rank")] = [
+                rank_of(row.label, scores) for row, scores in zip(rows, label_scores, strict=True)
+            ]
+        return {**batch, **columns, **stamped(batch, self, CAPSettings, asker)}
+
+    @property
+    def _needs_label_scores(self) -> bool:
+        return self.keep_label_scores or self.score == "contrast"
+
+    def _column(self, what: str) -> str:
+        return diagnostic_column(self.name, what)
+
+    def _label_scores(self, asker: Asker, rows: Sequence[Row]) -> list[list[float]]:
+        """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
+        queries = []
+        for row in rows:
+            prompt, text = asker.prompt(row.text), asker.fit(row).text.strip()
+            queries += [_query(prompt, text, label) for label in asker.labels]
+        totals = [scored.total for scored in asker.scorer.score(queries)]
+        size = len(asker.labels)
+        return [totals[start : start + size] for start in range(0, len(totals), size)]
+
+    def _asked(
+        self, asker: Asker, rows: Sequence[Row], label_scores: Sequence[Sequence[float]] | None
+    ) -> list[_Asked]:
+        asked = []
+        for index, row in enumerate(rows):
+            read = asker.fit(row)
+            masks = draw_masks(read.text, len(read.spans), self.n, self.seed)
+            labels = [row.label]
+            if self.score == "contrast" and label_scores is not None:
+                labels += self._strongest_rivals(row.label, label_scores[index])
+            asked.append(_Asked(read, asker.prompt(row.text), masks, labels))
+        return asked
+
+    def _strongest_rivals(self, gold: int, scores: Sequence[float]) -> list[int]:
+        calibrated = [score - self._offset(label) for label, score in enumerate(scores)]
+        others = [label for label in range(len(scores)) if label != gold]
+        return sorted(others, key=lambda label: -calibrated[label])[: self.rivals]
+
+    def _offset(self, label: int) -> float:
+        return self.offsets[label] if self.offsets else 0.0
+
+    def _scores(self, asker: Asker, asked: Sequence[_Asked]) -> list[list[float]]:
+        """Score of each mask of each text, in nats."""
+        replacement = self.replacement if self.masking == "replace" else None
+        queries = []
+        for row, prompt, masks, labels in asked:
+            for kept in masks.kept:
+                text = keep_words(row.text, row.spans, kept.tolist(), replacement)
+                queries += [_query(prompt, text, asker.labels[label]) for label in labels]
+        answers = iter(asker.scorer.score(queries))
+        value = SCORES[self.score]
+        return [
+            [
+                value([next(answers) for _ in labels], [self._offset(label) for label in labels])
+                for _ in range(len(masks))
+            ]
+            for _, _, masks, labels in asked
+        ]
+
+    def _fits(self, asked: Sequence[_Asked], scores: Sequence[Sequence[float]]) -> list[WordFit]:
+        perturbed = [index for index, one in enumerate(asked) if len(one.masks)]
+        fits = fit_words(
+            [asked[index].masks for index in perturbed],
+            [scores[index] for index in perturbed],
+            self.penalty,
+        )
+        found = dict(zip(perturbed, fits, strict=True))
+        # No perturbation leaves anything of a single word: it is all the evidence there is.
+        one_word = WordFit([1.0], None, [0.0])
+        return [found.get(index, one_word) for index in range(len(asked))]
+
+
+def _query(prompt: Prompt, text: str, label: str) -> Query:
+    return Query(prompt.prefix, prompt.body(text), prompt.answer(label))
+
+
+def _contrast(log_probs: Sequence[float], offsets: Sequence[float]) -> float:
+    """Calibrated log-odds of the first label against the others together, in nats."""
+    calibrated = torch.tensor(log_probs, dtype=torch.float64) - torch.tensor(
+        offsets, dtype=torch.float64
+    )
+    return float(calibrated[0] - calibrated[1:].logsumexp(0))

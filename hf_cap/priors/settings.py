@@ -1,0 +1,127 @@
+"""Settings of the priors that come from a language model. Imports neither torch nor transformers."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ..errors import ConfigError
+from ..options import documented, option
+from ..schema import LABEL, TEXT
+from ..words import WORD_PATTERN
+
+Score = Literal["log_prob", "mean_log_prob", "contrast"]
+Masking = Literal["delete", "replace"]
+Sign = Literal["positive", "signed", "absolute"]
+Evidence = Literal["posterior", "uniform"]
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """How a language model is asked, shared by `CAPPrior` and `ChannelPrior`."""
+
+    template: str = option(
+        "default",
+        "Prompt template: 'default' (the file that comes with the prior) or the path of a YAML file like it.",
+    )
+    chat: bool = option(
+        True, "Put the prompt into the model's chat template, where it has one; else plain text."
+    )
+    verbalise: bool = option(
+        True, "Write labels as words in the prompt: card_arrival becomes 'card arrival'."
+    )
+    demonstrations: int = option(
+        1,
+        "Labelled training texts a label in the prompt, at least 0. Two disjoint sets are kept, and no "
+        "text is scored under a set that it is in.",
+    )
+    sign: Sign = option(
+        "positive",
+        "Which scores the prior keeps: evidence for the label only, signed scores, or absolute values.",
+    )
+    keep_label_scores: bool = option(
+        False,
+        "Also score every label on the whole text: the language model's own answer, as a diagnostic.",
+    )
+    seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
+    )
+    text_column: str = option(TEXT, "Column that holds the texts.")
+    label_column: str = option(
+        LABEL, "Column that holds the gold labels, as names or class indices."
+    )
+
+    def __post_init__(self) -> None:
+        _check_choice("sign", self.sign, Sign)
+        _check_at_least("demonstrations", self.demonstrations, 0)
+        try:
+            re.compile(self.word_pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"word_pattern={self.word_pattern!r} is not a regular expression: {error}."
+            ) from error
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class CAPSettings:
+    """Settings of the perturbation prior `cap`."""
+
+    n: int = option(100, "Perturbations a text, at least 1; all of them where fewer exist.")
+    penalty: float = option(0.1, "Ridge penalty λ, more than 0.")
+    score: Score = option(
+        "log_prob",
+        "What a perturbation is scored by: log-probability of the gold label, the same per token, or its "
+        "contrast with the strongest rival labels.",
+    )
+    rivals: int = option(5, "Rival labels that `contrast` compares with, at least 1.")
+    calibration_texts: int = option(
+        200,
+        "Texts from which `contrast` learns how much the model favours each label anyway; 0 turns it off.",
+    )
+    masking: Masking = option("delete", "Whether a masked word is deleted or replaced.")
+    replacement: str = option("...", "What stands in for a masked word when masking is `replace`.")
+
+    def __post_init__(self) -> None:
+        _check_choice("score", self.score, Score)
+        _check_choice("masking", self.masking, Masking)
+        _check_at_least("n", self.n, 1)
+        _check_at_least("rivals", self.rivals, 1)
+        _check_at_least("calibration_texts", self.calibration_texts, 0)
+        _check_positive("penalty", self.penalty)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings:
+    """Settings of the class-conditional prior `channel`."""
+
+    evidence: Evidence = option(
+        "posterior",
+        "What a word under the gold label is compared with: the labels weighted by what the words before "
+        "it say (scores then add up to log p(label | text) - log p(label)), or all labels alike.",
+    )
+    temperature: float = option(
+        1.0,
+        "Divides the log-probabilities of the words, more than 0; above 1 tempers over-confidence.",
+    )
+
+    def __post_init__(self) -> None:
+        _check_choice("evidence", self.evidence, Evidence)
+        _check_positive("temperature", self.temperature)
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}.")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value!r}.")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name} must be more than 0, got {value!r}.")
