@@ -1,6 +1,7 @@
 """Tiny models and tokenizers, built in code: no test of the unit suite needs a network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -67,11 +68,11 @@ def byte_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
 
 
 def roberta_classifier(
-    labels: int = 3, *, layers: int = 2, seed: int = 0, vocabulary: int = 64, **config: object
+    labels: int = 3, *, layers: int = 2, seed: int = 0, vocabulary: int = 64, **config: Any
 ) -> PreTrainedModel:
     """A randomly initialised RoBERTa classifier of width 16 without dropout."""
     torch.manual_seed(seed)
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 16,
         "num_hidden_layers": layers,
@@ -87,15 +88,17 @@ def roberta_classifier(
         "num_labels": labels,
         **config,
     }
-    return RobertaForSequenceClassification(RobertaConfig(**settings)).eval()
+    model: PreTrainedModel = RobertaForSequenceClassification(RobertaConfig(**settings))
+    model.train(False)
+    return model
 
 
 def llama(
-    *, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: object
+    *, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: Any
 ) -> PreTrainedModel:
     """A randomly initialised Llama language model of width 32 for `byte_tokenizer`."""
     torch.manual_seed(seed)
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": 32,
         "num_hidden_layers": layers,
@@ -109,4 +112,6 @@ def llama(
         "pad_token_id": 3,
         **config,
     }
-    return LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**settings))
+    model.train(False)
+    return model
