@@ -1,40 +1,59 @@
 """A decoder-only transformers model as scorer."""
 
-import inspect
 import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..embedded import resolve_model
-from ..errors import ExtractError, ModelError
+from ..errors import ExtractError
 from .identity import model_identity
-from .plain import Continuation, batches, score_batch
+from .memory import MemoryBudget
+from .packed import PackedModel
+from .plain import PlainModel
 from .protocol import Query, Scored
-from .settings import ScorerRuntime, ScorerSettings
+from .settings import ScorerRuntime
+from .soundness import declared_reach, longest_prompt, packs_soundly
 from .statistics import ScorerStatistics
 from .tokens import PromptTokenizer
+from .trie import Continuation
 
 _logger = logging.getLogger(__name__)
+_SHORT_PREFIX = 64
+"""Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 256, 8192
+
+
+class _Prompt(NamedTuple):
+    """The tokens of a query: those of its cached prefix, and the rest with the answer."""
+
+    prefix: tuple[int, ...]
+    rest: Continuation
+    packed: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model would read for this query alone: all but the last."""
+        return len(self.prefix) + len(self.rest.ids) - 1
 
 
 class LocalScorer:
     """Scores with a causal language model of `transformers`.
 
+    Queries are packed where that is sound (`soundness`), else scored as whole prompts; the result is
+    the same within rounding, and does not depend on which queries come together.
+
     Args:
-        model: The model, on its device, in evaluation mode.
+        model: The model, on its device.
         tokenizer: Its tokenizer.
         name: What the model is called in `identity`; default its `name_or_path`.
         runtime: Token budget and memory.
+        packed: False scores whole prompts only.
+
+    Attributes:
+        statistics: What was done so far.
     """
 
     def __init__(
@@ -44,37 +63,22 @@ class LocalScorer:
         *,
         name: str | None = None,
         runtime: ScorerRuntime | None = None,
+        packed: bool = True,
     ) -> None:
+        runtime = runtime or ScorerRuntime()
+        default = _CPU_BUDGET if model.device.type == "cpu" else _ACCELERATOR_BUDGET
         self.model = model.train(False)
         self.tokens = PromptTokenizer(tokenizer)
+        self.budget = MemoryBudget(runtime.token_budget or default)
         self.statistics = ScorerStatistics()
-        runtime = runtime or ScorerRuntime()
-        self._budget = runtime.token_budget or (256 if model.device.type == "cpu" else 8192)
         self._identity = model_identity(model, tokenizer, name)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    @classmethod
-    def from_settings(cls, settings: ScorerSettings, runtime: ScorerRuntime) -> "LocalScorer":
-        """Load the model that the settings name.
-
-        Raises:
-            ModelError: there is no such model, or it is not a causal language model.
-        """
-        folder = resolve_model(settings.model)
-        device = _device(runtime.device)
-        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=_dtype(settings, device), **common, **_quantized(settings, device)
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"The language model {settings.model!r} cannot be loaded: {error}"
-            ) from error
-        if settings.quantization == "none":
-            torch.nn.Module.to(model, device)
-        return cls(model, tokenizer, name=settings.model, runtime=runtime)
+        self._plain = PlainModel(model, self.budget)
+        self._packed = PackedModel(model, self.budget, runtime.prefix_memory * 1e9)
+        self._longest = longest_prompt(model)
+        self._reach = _reach(model) if packed else 0
+        _logger.info(
+            "%s: token budget %d, packing up to %s.", name, self.budget.tokens, self._reach
+        )
 
     @property
     def identity(self) -> str:
@@ -88,68 +92,90 @@ class LocalScorer:
             ExtractError: a score is not finite, or a query is longer than the model can read.
         """
         started = time.perf_counter()
-        distinct = list(dict.fromkeys(queries))
-        rows = [self._continuation(query) for query in distinct]
-        log_probs: dict[Query, Scored] = {}
-        for group in batches([len(row.ids) for row in rows], max(self._budget, 2048)):
-            values = score_batch(
-                self.model, [rows[i] for i in group], keeps_logits=self._keeps_logits
-            )
-            for index, value in zip(group, values, strict=True):
-                query = distinct[index]
-                log_probs[query] = _finite(query, value, self.tokens.answer(query.answer).starts)
-        self.statistics += ScorerStatistics(
-            queries=len(queries), distinct=len(distinct), seconds=time.perf_counter() - started
-        )
-        return [log_probs[query] for query in queries]
+        prompts = {query: self._prompt(query) for query in dict.fromkeys(queries)}
+        groups: dict[tuple[tuple[int, ...], bool], list[Query]] = {}
+        for query, prompt in prompts.items():
+            groups.setdefault((prompt.prefix, prompt.packed), []).append(query)
+        before = self._computed
+        results: dict[Query, Scored] = {}
+        for (prefix, packed), members in groups.items():
+            rows = [prompts[query].rest for query in members]
+            values = self._packed.log_probs(prefix, rows) if packed else self._plain.log_probs(rows)
+            for query, log_probs in zip(members, values, strict=True):
+                results[query] = self._scored(query, log_probs)
+        self._count(queries, prompts, before, time.perf_counter() - started)
+        return [results[query] for query in queries]
 
     def render_chat(self, user: str) -> str | None:
         """The user's turn in the model's chat template, with the opening of the answer."""
-        tokenizer = self.tokens.tokenizer
-        if not tokenizer.chat_template:
-            return None
-        return str(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
+        return self.tokens.render_chat(user)
+
+    def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
+        if not all(map(math.isfinite, log_probs)):
+            raise ExtractError(
+                f"The model gave {log_probs!r} for the answer {query.answer!r}. Where the number format "
+                "overflows, dtype='float32' or 'bfloat16' helps."
             )
-        )
+        return Scored(log_probs, self.tokens.answer(query.answer).starts)
 
-    def _continuation(self, query: Query) -> Continuation:
-        stable = self.tokens.prefix(query.prefix)
+    def _prompt(self, query: Query) -> _Prompt:
+        prefix = self.tokens.prefix(query.prefix).ids
+        body = self.tokens.body(query.prefix, query.body)
         answer = self.tokens.answer(query.answer).ids
-        prompt = stable.ids + self.tokens.body(query.prefix, query.body)
-        if not prompt:
+        if not prefix + body:
             raise ExtractError(f"The prompt of {query!r} has no tokens; give a prefix or a body.")
-        return Continuation(prompt + answer, len(answer))
+        length = len(prefix + body + answer)
+        if self._longest is not None and length > self._longest:
+            raise ExtractError(
+                f"A prompt of {length} tokens is longer than the {self._longest} that the model can read. "
+                f"Use fewer demonstrations or labels, or another model. The text: {query.body!r}"
+            )
+        packed = length <= self._reach
+        if not packed or not body or len(prefix) <= _SHORT_PREFIX:
+            prefix, body = (), prefix + body
+        return _Prompt(prefix, Continuation(body + answer, len(answer)), packed)
 
+    @property
+    def _computed(self) -> tuple[int, int]:
+        """Tokens that went through the model so far: of texts and answers, of prefixes."""
+        texts = self._plain.tokens_computed + self._packed.tokens_computed
+        return texts, self._packed.prefix_tokens
 
-def _finite(query: Query, log_probs: tuple[float, ...], starts: tuple[int, ...]) -> Scored:
-    if not all(map(math.isfinite, log_probs)):
-        raise ExtractError(
-            f"The model gave {log_probs!r} for the answer {query.answer!r}. Where the number format "
-            "overflows, dtype='float32' or 'bfloat16' helps."
+    def _count(
+        self,
+        queries: Sequence[Query],
+        prompts: dict[Query, _Prompt],
+        before: tuple[int, int],
+        seconds: float,
+    ) -> None:
+        """Add one call to the statistics; what each way saved is the difference to the step before."""
+        texts, prefixes = (now - then for now, then in zip(self._computed, before, strict=True))
+        naive = sum(prompts[query].length for query in queries)
+        distinct = sum(prompt.length for prompt in prompts.values())
+        rest = sum(len(prompt.rest.ids) - 1 for prompt in prompts.values())
+        self.statistics += ScorerStatistics(
+            queries=len(queries),
+            distinct=len(prompts),
+            naive_tokens=naive,
+            distinct_saved=naive - distinct,
+            prefix_saved=distinct - rest - prefixes,
+            trie_saved=rest - texts,
+            tokens_computed=texts + prefixes,
+            seconds=seconds,
         )
-    return Scored(log_probs, starts)
 
 
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator if accelerator is not None else torch.device("cpu")
-
-
-def _dtype(settings: ScorerSettings, device: torch.device) -> torch.dtype:
-    if settings.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-            settings.dtype
-        ]
-    if device.type == "cpu":
-        return torch.float32
-    return (
-        torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
-    )
-
-
-def _quantized(settings: ScorerSettings, device: torch.device) -> dict[str, Any]:
-    return {}
+def _reach(model: PreTrainedModel) -> float:
+    """Longest prompt that is packed; 0 sends every query down the plain path."""
+    reach, reason = declared_reach(model)
+    name = type(model).__name__
+    if reason:
+        _logger.warning(
+            "%s: prompts over %d tokens are scored one by one: %s.", name, reach, reason
+        )
+    if reach == 0:
+        return 0
+    if not packs_soundly(model):
+        _logger.warning("%s: every prompt is scored as a whole, which takes far longer.", name)
+        return 0
+    return math.inf if reach is None else reach

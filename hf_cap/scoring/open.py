@@ -24,8 +24,6 @@ def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) 
 @lru_cache(maxsize=1)
 def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
     # imported here: the command line reads settings without paying for torch
-    scorer: Scorer
-    from .local import LocalScorer
+    from .loading import load_scorer
 
-    scorer = LocalScorer.from_settings(settings, runtime)
-    return scorer
+    return load_scorer(settings, runtime)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 class ScorerStatistics:
     """Running totals of a scorer. Tokens are tokens that the model would have to read.
 
-    `naive_tokens` = `prefix_saved` + `distinct_saved` + `trie_saved` + `tokens_computed`
-    once the prefixes' own tokens are counted among the computed ones.
+    `naive_tokens` = `distinct_saved` + `prefix_saved` + `trie_saved` + `tokens_computed`, always.
     """
 
     queries: int = 0

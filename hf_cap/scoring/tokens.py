@@ -62,6 +62,15 @@ class PromptTokenizer:
             return self.prompt(prefix + body)
         return self._plain(prefix[stable.cut :] + body)
 
+    def render_chat(self, user: str) -> str | None:
+        """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
+        if not self.tokenizer.chat_template:
+            return None
+        turn = [{"role": "user", "content": user}]
+        return str(
+            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        )
+
     def _prefix(self, prefix: str) -> PrefixTokens:
         """Split a prefix at the last token boundary that holds whatever follows.
 

@@ -1,0 +1,142 @@
+"""The fast way to score: one trie of all continuations of a prefix, read in runs over its cached keys.
+
+Nothing is padded and nothing is computed twice. A run is one forward pass over `budget` nodes of the
+trie, whose attention mask shows each node the prefix and its own ancestors, at position ids equal to
+its depth; logits are computed only where a step begins.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .cache import TreeCache
+from .memory import MemoryBudget, out_of_memory
+from .trie import Continuation, Trie, build_trie
+
+_LOGIT_ROWS = 256
+"""Rows that are turned to float32 at a time: a whole run of a large vocabulary would double its memory."""
+
+
+class PackedModel:
+    """Reads tries with `model`.
+
+    Args:
+        model: A causal language model for which packing is sound.
+        budget: Nodes of one forward pass.
+        prefix_memory: Bytes for the caches of prefixes; the one in use always stays.
+    """
+
+    def __init__(self, model: PreTrainedModel, budget: MemoryBudget, prefix_memory: float) -> None:
+        self.model = model
+        self.budget = budget
+        self.prefix_memory = prefix_memory
+        self.tokens_computed = 0
+        self.prefix_tokens = 0
+        self._prefixes: OrderedDict[tuple[int, ...], TreeCache] = OrderedDict()
+
+    def log_probs(
+        self, prefix: tuple[int, ...], rows: Sequence[Continuation]
+    ) -> list[tuple[float, ...]]:
+        """Log-probability of each answer token of each row, behind `prefix`.
+
+        Raises:
+            ExtractError: not even a short run fits the memory.
+        """
+        trie = build_trie(rows)
+        steps = self.steps(prefix, trie)
+        return [tuple(steps[answer].tolist()) for answer in trie.answers]
+
+    @torch.inference_mode()
+    def steps(self, prefix: tuple[int, ...], trie: Trie) -> NDArray[np.float64]:
+        """Log-probability of each step of `trie` behind `prefix`, `(steps,)`, in nats.
+
+        Raises:
+            ExtractError: not even a short run fits the memory.
+        """
+        cache = self._prefix_cache(prefix)
+        values = np.empty(len(trie.step_nodes))
+        start = 0
+        try:
+            while start < len(trie):
+                stop = min(start + self.budget.tokens, len(trie))
+                first, last = np.searchsorted(trie.step_nodes, (start, stop))
+                try:
+                    values[first:last] = self._run(cache, len(prefix), trie, start, stop)
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    cache.abandon()
+                    self.budget.halve(error)
+                    continue
+                self.tokens_computed += stop - start
+                start = stop
+        finally:
+            cache.rewind()
+        return values
+
+    def _prefix_cache(self, prefix: tuple[int, ...]) -> TreeCache:
+        if not prefix:
+            return TreeCache()
+        if prefix not in self._prefixes:
+            cache = TreeCache()
+            ids = torch.tensor([prefix], device=self.model.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.settle()
+            self.prefix_tokens += len(prefix)
+            self._prefixes[prefix] = cache
+            while len(self._prefixes) > 1 and self._held() > self.prefix_memory:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(prefix)
+        return self._prefixes[prefix]
+
+    def _held(self) -> int:
+        return sum(cache.nbytes for cache in self._prefixes.values())
+
+    def _run(
+        self, cache: TreeCache, prefix: int, trie: Trie, start: int, stop: int
+    ) -> NDArray[np.float64]:
+        """One forward pass over the nodes `start..stop-1`; the log-probabilities of their steps."""
+        device = self.model.device
+        above = trie.ancestors(start)
+        first, last = np.searchsorted(trie.step_nodes, (start, stop))
+        nodes, step_rows = np.unique(trie.step_nodes[first:last], return_inverse=True)
+        logits = self.model(
+            input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
+            position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
+            attention_mask=self._mask(prefix, trie.visible(above, start, stop)),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.from_numpy(nodes - start).to(device),
+        ).logits[0]
+        values = _gather(logits, step_rows, trie.step_tokens[first:last])
+        if stop < len(trie):
+            held = np.concatenate([above, np.arange(start, stop)])
+            cache.advance(torch.from_numpy(np.flatnonzero(trie.end[held] > stop)).to(device))
+        return values
+
+    def _mask(self, prefix: int, visible: NDArray[np.bool_]) -> Tensor:
+        """Additive mask `(1, 1, run, prefix + path + run)`: 0 where attention may go."""
+        dtype, device = self.model.dtype, self.model.device
+        mask = torch.zeros(len(visible), prefix + visible.shape[1], dtype=dtype, device=device)
+        hidden = ~torch.from_numpy(visible).to(device)
+        mask[:, prefix:].masked_fill_(hidden, torch.finfo(dtype).min)
+        return mask[None, None]
+
+
+def _gather(
+    logits: Tensor, rows: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Log-softmax in float32 of `logits` `(rows, vocabulary)` at the pairs (row, token)."""
+    row_index = torch.from_numpy(rows).to(logits.device)
+    token_index = torch.from_numpy(tokens).to(logits.device)
+    normaliser = torch.cat(
+        [part.float().logsumexp(-1) for part in torch.split(logits, _LOGIT_ROWS)]
+    )
+    chosen = logits[row_index, token_index].float() - normaliser[row_index]
+    # rounding may lift a near-certain token above certainty
+    return chosen.clamp(max=0.0).double().cpu().numpy()

@@ -1,0 +1,96 @@
+"""For which models, and up to what length, a packed trie gives the same scores as whole prompts.
+
+A model is asked twice: what it declares (kinds of layers, windows, how it takes positions), and then
+what it does (a small trie is scored both ways). Either may send it down the plain path.
+"""
+
+import inspect
+import logging
+import random
+
+import torch
+from transformers import PreTrainedModel
+
+from .memory import MemoryBudget
+from .packed import PackedModel
+from .plain import PlainModel
+from .trie import Continuation
+
+_logger = logging.getLogger(__name__)
+
+_ARGUMENTS = {"position_ids", "past_key_values", "attention_mask", "logits_to_keep"}
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Kinds of layers that equal full attention for prompts no longer than the setting named here."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+"""Largest difference in nats that rounding explains; a wrong mask or position costs whole nats."""
+
+
+def longest_prompt(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has positions for, or `None` where it does not say."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def declared_reach(model: PreTrainedModel) -> tuple[int | None, str]:
+    """Longest prompt that may be packed by what the model declares, and why.
+
+    Returns:
+        Tokens (`None`: no limit, 0: never) and the reason for a limit.
+    """
+    config = model.config.get_text_config()
+    missing = _ARGUMENTS - set(inspect.signature(model.forward).parameters)
+    if missing:
+        return 0, f"its forward pass takes no {sorted(missing)}"
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return 0, f"its attention {config._attn_implementation!r} takes no mask of our own"
+    if getattr(config, "alibi", False) or getattr(model, "_is_stateful", False):
+        return 0, "it has relative position biases or a recurrent state"
+    return _window(config)
+
+
+def _window(config: object) -> tuple[int | None, str]:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", *_WINDOWS}:
+        return 0, f"it has layers of the kinds {sorted(unknown)}"
+    if not kinds and getattr(config, "use_sliding_window", True):
+        kinds = set(_WINDOWS)  # older configurations name only the window
+    sizes = [
+        size for kind in kinds & set(_WINDOWS) if (size := getattr(config, _WINDOWS[kind], None))
+    ]
+    return (min(sizes), "longer prompts do not fit its attention window") if sizes else (None, "")
+
+
+def packs_soundly(model: PreTrainedModel) -> bool:
+    """Whether a small trie, read in several runs, scores as its prompts do one by one."""
+    draw = random.Random(0)
+    vocabulary = min(model.config.get_text_config().vocab_size, 1000)
+    prefix = tuple(draw.randrange(vocabulary) for _ in range(5))
+    common = tuple(draw.randrange(vocabulary) for _ in range(3))
+    rows = [
+        Continuation((*common[: 1 + index % 3], *(draw.randrange(vocabulary) for _ in range(4))), 2)
+        for index in range(6)
+    ]
+    whole = [Continuation(prefix + row.ids, row.scored) for row in rows]
+    plain = PlainModel(model, MemoryBudget(1)).log_probs(whole)
+    try:
+        packed = PackedModel(model, MemoryBudget(6), 1.0).log_probs(prefix, rows)
+    except (
+        AttributeError,
+        IndexError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # a cache or mask that the model's own code cannot take: whatever it raises means the same
+        _logger.warning("%s cannot read a packed trie (%s).", type(model).__name__, error)
+        return False
+    difference = max(
+        abs(a - b)
+        for one, other in zip(plain, packed, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    if not difference <= _TOLERANCE.get(model.dtype, 1e-3):
+        _logger.warning("%s scores a packed trie %.2g nats off.", type(model).__name__, difference)
+        return False
+    return True

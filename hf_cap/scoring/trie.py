@@ -1,0 +1,129 @@
+"""A trie of token sequences, laid out so that a model can read it as one sequence.
+
+Nodes are numbered in preorder, so the subtree of node `i` is the range `[i, end[i])`: node `j` is an
+ancestor of `i` (or `i` itself) exactly if `j <= i < end[j]`. Two consequences carry the whole scorer:
+
+- the attention mask of any run of nodes is that inequality;
+- the nodes before a run that it still needs are the ancestors of its *first* node, because any other
+  ancestor of a later node would have to come after the first one. So a trie of any size can be cut
+  into runs of any length, and between two runs only one path of keys and values is carried over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+class Continuation(NamedTuple):
+    """A prompt with its answer behind it; the last `scored` tokens are the answer's."""
+
+    ids: tuple[int, ...]
+    scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trie:
+    """Distinct token prefixes of many continuations, and the steps whose probability is wanted.
+
+    A step is a pair (node, next token): the probability of the token after the path to the node. The
+    last token of a continuation is only ever a next token; it costs no node of its own.
+    """
+
+    tokens: Integers
+    """`(nodes,)` token of each node, in preorder."""
+    depth: Integers
+    """`(nodes,)` tokens above each node; 0 for a root."""
+    end: Integers
+    """`(nodes,)` first node after the subtree of each node."""
+    step_nodes: Integers
+    """`(steps,)` node of each step, ascending."""
+    step_tokens: Integers
+    """`(steps,)` next token of each step."""
+    answers: list[Integers]
+    """One array a continuation: the steps of its answer, in order."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def ancestors(self, node: int) -> Integers:
+        """The nodes above `node`, from the root down."""
+        return np.flatnonzero(self.end[:node] > node)
+
+    def visible(self, above: Integers, start: int, stop: int) -> NDArray[np.bool_]:
+        """Which of the nodes `above` and `start..stop-1` each node of the run may attend to.
+
+        Args:
+            above: The ancestors of `start`.
+            start: First node of the run.
+            stop: Node after the last.
+
+        Returns:
+            `(stop - start, len(above) + stop - start)`; true for an ancestor or the node itself.
+        """
+        queries = np.arange(start, stop)[:, None]
+        keys = np.concatenate([above, np.arange(start, stop)])
+        return np.asarray((keys <= queries) & (queries < self.end[keys]))
+
+
+def build_trie(rows: Sequence[Continuation]) -> Trie:
+    """The trie of `rows`: one node for each distinct token prefix, one step for each distinct pair."""
+    tokens: list[int] = []
+    depth: list[int] = []
+    end: list[int] = []
+    steps: dict[tuple[int, int], int] = {}
+    answers: list[list[int]] = [[] for _ in rows]
+    path: list[int] = []
+    # in lexicographic order each row shares its longest known prefix with the row before it
+    for index in sorted(range(len(rows)), key=lambda i: rows[i].ids):
+        ids, scored = rows[index]
+        shared = _shared(path, tokens, ids)
+        for node in path[shared:]:
+            end[node] = len(tokens)
+        del path[shared:]
+        for position in range(shared, len(ids) - 1):
+            path.append(len(tokens))
+            tokens.append(ids[position])
+            depth.append(position)
+            end.append(0)
+        answers[index] = [
+            steps.setdefault((path[position - 1], ids[position]), len(steps))
+            for position in range(len(ids) - scored, len(ids))
+        ]
+    for node in path:
+        end[node] = len(tokens)
+    return _with_sorted_steps(tokens, depth, end, steps, answers)
+
+
+def _shared(path: list[int], tokens: list[int], ids: tuple[int, ...]) -> int:
+    """How many nodes of `path` spell the beginning of `ids` (without its last token)."""
+    limit = min(len(path), len(ids) - 1)
+    for position in range(limit):
+        if tokens[path[position]] != ids[position]:
+            return position
+    return limit
+
+
+def _with_sorted_steps(
+    tokens: list[int],
+    depth: list[int],
+    end: list[int],
+    steps: dict[tuple[int, int], int],
+    answers: list[list[int]],
+) -> Trie:
+    pairs = np.array(list(steps), dtype=np.int64).reshape(-1, 2)
+    order = np.argsort(pairs[:, 0], kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return Trie(
+        tokens=np.array(tokens, dtype=np.int64),
+        depth=np.array(depth, dtype=np.int64),
+        end=np.array(end, dtype=np.int64),
+        step_nodes=pairs[order, 0],
+        step_tokens=pairs[order, 1],
+        answers=[rank[answer] for answer in answers],
+    )
