@@ -1,0 +1,134 @@
+"""What is refused before training: models and set-ups whose attributions cannot be differentiated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..attribution import Explained, pad_token
+from ..errors import AlignmentError, ConfigError, ModelError
+from .gradient import GRADIENTS, Plan, TokenLoss
+
+_SECOND_ORDER_ATTENTION = {"eager", "sdpa", None}
+"""`sdpa` has a second derivative through its math kernel, which the attribution's passes use."""
+
+
+def check_classifier(model: nn.Module) -> None:
+    """Refuse a model that does not score the labels of a whole text.
+
+    Raises:
+        ModelError: fewer than two labels, several labels a text, or no pad token.
+    """
+    config: Any = getattr(model, "config", None)
+    labels = getattr(config, "num_labels", 0)
+    problem = getattr(config, "problem_type", None)
+    if labels < 2 or problem in ("regression", "multi_label_classification"):
+        raise ModelError(
+            f"Alignment explains the one gold label of a text, but the model has num_labels={labels!r} and "
+            f"problem_type={problem!r}. Load it with two labels or more and one label a text."
+        )
+    pad_token(model)
+
+
+def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: bool) -> str:
+    """The gradient mode to use: `wanted`, or for `auto` the first that can run.
+
+    Raises:
+        ConfigError: the mode that is wanted, or with `auto` each mode, cannot run here.
+    """
+    blocked = {
+        "double_backward": _blocks_double_backward(model, fsdp=fsdp, deepspeed=deepspeed),
+        "finite_difference": _blocks_finite_difference(model),
+    }
+    modes = list(blocked) if wanted == "auto" else [wanted]
+    for mode in modes:
+        if blocked[mode] is None:
+            return mode
+    reasons = "; ".join(f"{mode} cannot run: {blocked[mode]}" for mode in modes)
+    raise ConfigError(f"`alignment_gradient={wanted!r}`: {reasons}.")
+
+
+def _blocks_double_backward(model: nn.Module, *, fsdp: bool, deepspeed: bool) -> str | None:
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if fsdp or deepspeed:
+        name = "FSDP" if fsdp else "DeepSpeed"
+        return f"{name} frees or reduces weights between the two backward passes. Use 'finite_difference'"
+    if attention not in _SECOND_ORDER_ATTENTION:
+        return (
+            f"the model's attention is {attention!r}, which has no second derivative. Use 'finite_difference', "
+            "or load the model with `attn_implementation='sdpa'` or 'eager'"
+        )
+    return None
+
+
+def _blocks_finite_difference(model: nn.Module) -> str | None:
+    low = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if low:
+        return (
+            f"the model's weights are {sorted(map(str, low))!r}, and a difference of nearly equal scores needs "
+            "float32. Load the model with `dtype='float32'` and train with `bf16=True`"
+        )
+    return None
+
+
+def check_gradient(mode: str, explained: Explained, plan: Plan, loss: TokenLoss) -> None:
+    """Compute one alignment gradient and refuse to go on if it is not finite or misses a layer.
+
+    Args:
+        mode: Gradient mode to try.
+        explained: The bare model, with a few examples that have priors.
+        plan: The passes.
+        loss: Alignment loss of those examples.
+
+    Raises:
+        AlignmentError: the gradient cannot be computed, is not finite, or does not reach a layer.
+    """
+    named = [(name, p) for name, p in explained.model.named_parameters() if p.requires_grad]
+    try:
+        value, _ = GRADIENTS[mode](explained, plan, loss, None)
+        gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True)
+    except RuntimeError as error:
+        raise AlignmentError(
+            f"The gradient of the attribution cannot be computed by {mode!r}: {error}. "
+            "`alignment_gradient='finite_difference'` needs only ordinary passes."
+        ) from error
+    found = {name: g for (name, _), g in zip(named, gradients, strict=True) if g is not None}
+    bad = [name for name, g in found.items() if not torch.isfinite(g).all()]
+    if bad:
+        raise AlignmentError(
+            f"The alignment gradient is not finite at {bad[:3]!r} ({len(bad)} of {len(found)} weights). Try "
+            "`alignment_norm_floor=0.1`, and look at the prior of the first examples."
+        )
+    missed = _missed_layers(explained.model, {name for name, g in found.items() if g.any()})
+    if missed:
+        raise AlignmentError(
+            f"The alignment gradient does not reach {missed!r}. Something between these layers and the word embeddings cuts "
+            "the graph, for instance a `detach()` or `no_grad()` in the model's forward pass."
+        )
+
+
+def _missed_layers(model: nn.Module, reached: set[str]) -> list[str]:
+    """Layers (entries of a module list) that train and have no weight among `reached`."""
+    missed = []
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            for index, layer in enumerate(module):
+                names = {
+                    f"{prefix}.{index}.{name}"
+                    for name, p in layer.named_parameters()
+                    if p.requires_grad
+                }
+                if names and not names & reached:
+                    missed.append(f"{prefix}.{index}")
+    return missed
+
+
+def telling_rows(
+    priors: Sequence[Sequence[float]], weights: Sequence[float], count: int = 4
+) -> list[int]:
+    """Rows on which a missing gradient would show: the longest with a prior that is not constant."""
+    usable = [
+        i for i, (p, w) in enumerate(zip(priors, weights, strict=True)) if w > 0 and len(set(p)) > 1
+    ]
+    return sorted(usable, key=lambda i: -len(priors[i]))[:count]

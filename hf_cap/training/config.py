@@ -1,0 +1,40 @@
+"""Configuration of `CAPTrainer`."""
+
+from dataclasses import dataclass
+
+from transformers import TrainingArguments
+
+from ..errors import ConfigError
+from .settings import AlignmentOptions
+
+
+@dataclass
+class CAPConfig(AlignmentOptions, TrainingArguments):
+    """Settings of [`CAPTrainer`]: those of `AlignmentOptions` and of `transformers.TrainingArguments`.
+
+    No default of `TrainingArguments` is changed.
+
+    Raises:
+        ConfigError: a setting is out of range, or cannot work with differentiated attributions.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+        if not self.alignment_weight:
+            return
+        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ConfigError(
+                "Reentrant gradient checkpointing refuses the gradient that an attribution is. Set "
+                "`activation_checkpointing_kwargs={'use_reentrant': False}`, or leave it out."
+            )
+        if self.ddp_static_graph:
+            raise ConfigError(
+                "`ddp_static_graph=True` gives wrong gradients, without an error, when an attribution is "
+                "differentiated. Leave it out."
+            )
+        if self.fp16:
+            raise ConfigError(
+                "`fp16=True` scales the loss, which overflows in the gradient of an attribution. "
+                "Use `bf16=True` or float32."
+            )
