@@ -1,17 +1,14 @@
 """What the priors that ask a language model have in common: its prompts, its limit, its facts."""
 
-import importlib.metadata
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from datasets import Dataset
 
 from ..errors import ConfigError, ModelError
-from ..schema import PROVENANCE, add_provenance
 from ..scoring.open import open_scorer
 from ..scoring.protocol import Bounded, Query, Scorer
 from ..scoring.settings import ScorerSettings
@@ -19,6 +16,9 @@ from .demonstrations import DemonstrationSets, choose_demonstrations, set_withou
 from .prompts import Prompt, build_prompt, digest, load_template, written_labels
 from .rows import Row, label_space, read_rows
 from .settings import PromptSettings, Sign
+from .source_settings import RowOptions
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -148,11 +148,9 @@ def choose_from(
         raise ConfigError(
             "Give `model` or `scorer`, not both; `ScorerSettings(model=...)` holds both."
         )
-    settings = PromptSettings(
-        **{f.name: options[f.name] for f in fields(PromptSettings) if f.name in options}
-    )
-    labels = label_space(dataset, settings.label_column)
-    rows = read_rows(dataset[:], labels, settings)
+    settings, where = _given(PromptSettings, options), _given(RowOptions, options)
+    labels = label_space(dataset, where.label_column)
+    rows = read_rows(dataset[:], labels, where)
     sets = choose_demonstrations(
         [row.text for row in rows],
         [labels[row.label] for row in rows],
@@ -163,42 +161,19 @@ def choose_from(
     return Choice(labels, scorer or named, sets)
 
 
-def stamped(
-    batch: Mapping[str, Sequence[Any]], prior: Any, own: type[Any], asker: Asker
-) -> dict[str, list[str]]:
-    """The provenance column with the facts of a prior added to what is there.
+def _given(settings: type[T], options: Mapping[str, Any]) -> T:
+    """Settings of a class from those of `options` that are its fields."""
+    names = [item.name for item in fields(settings)]  # type: ignore[arg-type]
+    return settings(**{name: options[name] for name in names if name in options})
 
-    There is no date among the facts: equal work gives equal columns.
 
-    Args:
-        batch: The batch that the prior was given.
-        prior: A prior with the fields of `Choice`, `PromptSettings` and `own`.
-        own: Its own settings class.
-        asker: The language model that it asked.
-    """
+def model_facts(prior: Any, asker: Asker) -> dict[str, Any]:
+    """Facts of the language model and its prompts, for the provenance of `prior` (with the fields of `Choice`)."""
     known = isinstance(prior.scorer, ScorerSettings)
-    options = [f.name for f in (*fields(own), *fields(PromptSettings))]
-    facts = {
-        **{name: getattr(prior, name) for name in options},
-        "source": prior.name,
+    return {
         "model": prior.scorer.model if known else asker.scorer.identity,
         "revision": prior.scorer.revision if known else None,
         "scorer": asker.scorer.identity,
-        "template": load_template(prior.template, prior.name).digest,
-        "prompt": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
-        "label_space": digest(*prior.labels),
-        "versions": _versions(),
+        "template_digest": load_template(prior.template, prior.name).digest,
+        "prompt_digest": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
     }
-    cells = batch.get(PROVENANCE) or [None] * len(batch[prior.text_column])
-    return {PROVENANCE: [add_provenance(cell, prior.name, facts) for cell in cells]}
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("hf-cap", "torch", "transformers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # hf_cap run from its sources
-            found[name] = "not installed"
-    return found

@@ -5,14 +5,13 @@ are the demonstrations, the exact masks of short texts, the centred fit and the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from datasets import Dataset
 
 from ..errors import ConfigError
-from ..schema import WORDS, diagnostic_column, prior_column
 from ..scoring.protocol import Query, Scored, Scorer
 from ..scoring.settings import ScorerSettings
 from ..words import keep_words
@@ -20,11 +19,10 @@ from .asking import (
     DEFAULT_SCORER,
     SIGNS,
     Asker,
-    Choice,
     choose_from,
+    model_facts,
     open_asker,
     rank_of,
-    stamped,
     warn_of_cuts,
 )
 from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
@@ -33,6 +31,7 @@ from .prompts import Prompt
 from .ridge import WordFit, fit_words
 from .rows import Row, read_rows
 from .settings import CAPSettings, PromptSettings, Score
+from .word_source import LEARNT, Explanations, WordSource
 
 SCORES: Mapping[Score, Callable[[Sequence[Scored], Sequence[float]], float]] = {
     "log_prob": lambda asked, _: asked[0].total,
@@ -53,7 +52,7 @@ class _Asked(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CAPPrior(CAPSettings, PromptSettings):
+class CAPPrior(WordSource, CAPSettings, PromptSettings):
     """Adds the prior `cap` to a data set: `dataset.map(CAPPrior.from_dataset(dataset), batched=True)`.
 
     Each text gets a score a word, in nats: by how much the log-probability of the gold label rises when
@@ -64,7 +63,7 @@ class CAPPrior(CAPSettings, PromptSettings):
     `keep_label_scores` also `cap_label_scores` (log-probability of every label on the whole text) and
     `cap_rank` (of the gold label among them, 1 = the model's own answer).
 
-    The settings of `CAPSettings` and `PromptSettings` are fields too.
+    The settings of `CAPSettings`, `PromptSettings` and `RowOptions` are fields too.
 
     Attributes:
         labels: The label space, in the order of the class indices.
@@ -77,10 +76,9 @@ class CAPPrior(CAPSettings, PromptSettings):
 
     name: ClassVar[str] = "cap"
 
-    labels: tuple[str, ...]
     scorer: ScorerSettings | Scorer = DEFAULT_SCORER
-    demonstration_sets: DemonstrationSets = NO_DEMONSTRATIONS
-    offsets: tuple[float, ...] = ()
+    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+    offsets: tuple[float, ...] = field(default=(), metadata=LEARNT)
 
     def __post_init__(self) -> None:
         CAPSettings.__post_init__(self)
@@ -99,24 +97,24 @@ class CAPPrior(CAPSettings, PromptSettings):
         model: str | None = None,
         scorer: ScorerSettings | Scorer | None = None,
         **options: Any,
-    ) -> "CAPPrior":
+    ) -> Self:
         """A prior whose label space, demonstrations and calibration come from a training split.
 
         Args:
             dataset: Training examples, with a `ClassLabel` column.
             model: Language model: Hub id, folder or embedded name.
             scorer: Instead of `model`: all its settings, or an opened one.
-            options: Fields of `CAPSettings` and `PromptSettings`.
+            options: Fields of `CAPSettings`, `PromptSettings` and `RowOptions`.
 
         Raises:
             ConfigError: an option cannot work.
             DataError: a column is missing, or a row has no text or no label of the label space.
         """
-        choice: Choice = choose_from(dataset, model, scorer, options)
+        choice = choose_from(dataset, model, scorer, options)
         prior = cls(**choice._asdict(), **options)
         return prior.calibrated(dataset) if prior.score == "contrast" else prior
 
-    def calibrated(self, dataset: Dataset) -> "CAPPrior":
+    def calibrated(self, dataset: Dataset) -> Self:
         """This prior with each label's mean log-probability over `calibration_texts` texts as its offset."""
         if self.calibration_texts == 0:
             return replace(self, offsets=())
@@ -128,47 +126,38 @@ class CAPPrior(CAPSettings, PromptSettings):
         scores = torch.tensor(self._label_scores(asker, rows), dtype=torch.float64)
         return replace(self, offsets=tuple(scores.mean(0).tolist()))
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The batch with the columns of this prior.
+    def explain(self, rows: Sequence[Row]) -> Explanations:
+        """Score the words of some rows.
 
         Raises:
-            DataError: a column is missing, a text has no words, or a label is outside the label space.
             ExtractError: the language model gave a score that is not finite.
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
-        rows = read_rows(batch, self.labels, self)
         asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
         label_scores = self._label_scores(asker, rows) if self._needs_label_scores else None
         asked = self._asked(asker, rows, label_scores)
         fits = self._fits(asked, self._scores(asker, asked))
         cuts = [len(row.spans) - len(one.row.spans) for row, one in zip(rows, asked, strict=True)]
         warn_of_cuts(cuts)
-        columns: dict[str, list[Any]] = {
-            WORDS: [row.words for row in rows],
-            prior_column(self.name): [
-                [*map(SIGNS[self.sign], fit.coefficients), *[0.0] * cut]
-                for fit, cut in zip(fits, cuts, strict=True)
-            ],
-            self._column("std"): [
-                [*fit.std, *[0.0] * cut] for fit, cut in zip(fits, cuts, strict=True)
-            ],
-            self._column("r2"): [fit.r2 for fit in fits],
-            self._column("masks"): [len(one.masks) for one in asked],
-            self._column("cut"): cuts,
+        kept = SIGNS[self.sign]
+        pairs = list(zip(fits, cuts, strict=True))
+        diagnostics: dict[str, list[Any]] = {
+            "std": [[*fit.std, *[0.0] * cut] for fit, cut in pairs],
+            "r2": [fit.r2 for fit in fits],
+            "masks": [len(one.masks) for one in asked],
+            "cut": cuts,
         }
         if self.keep_label_scores and label_scores is not None:
-            columns[self._column("label_scores")] = label_scores
-            columns[self._column("rank")] = [
+            diagnostics["label_scores"] = label_scores
+            diagnostics["rank"] = [
                 rank_of(row.label, scores) for row, scores in zip(rows, label_scores, strict=True)
             ]
-        return {**batch, **columns, **stamped(batch, self, CAPSettings, asker)}
+        scores = [[*map(kept, fit.coefficients), *[0.0] * cut] for fit, cut in pairs]
+        return Explanations(scores, diagnostics, model_facts(self, asker))
 
     @property
     def _needs_label_scores(self) -> bool:
         return self.keep_label_scores or self.score == "contrast"
-
-    def _column(self, what: str) -> str:
-        return diagnostic_column(self.name, what)
 
     def _label_scores(self, asker: Asker, rows: Sequence[Row]) -> list[list[float]]:
         """`(rows, labels)`: log-probability of every label on the whole text, in nats."""

@@ -1,31 +1,17 @@
 """Rows of a batch, checked before a model is asked anything."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from datasets import Dataset
 
 from ..data import label_names
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..schema import LABEL
 from ..words import Span, split_words
-
-
-class RowSettings(Protocol):
-    """What a prior source must know to read its rows."""
-
-    @property
-    def text_column(self) -> str:
-        """Column that holds the texts."""
-
-    @property
-    def label_column(self) -> str:
-        """Column that holds the gold labels."""
-
-    @property
-    def word_pattern(self) -> str:
-        """Regular expression of a word."""
+from .source_settings import RowOptions
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,7 @@ class Row:
 
 
 def read_rows(
-    batch: Mapping[str, Sequence[Any]], labels: Sequence[str], settings: RowSettings
+    batch: Mapping[str, Sequence[Any]], labels: Sequence[str], settings: RowOptions
 ) -> list[Row]:
     """The rows of a batch of `Dataset.map`.
 
@@ -65,8 +51,15 @@ def read_rows(
         settings: Column names and word pattern.
 
     Raises:
+        ConfigError: the word pattern is not a regular expression.
         DataError: a column is missing, a text has no words, or a label is outside the label space.
     """
+    try:
+        re.compile(settings.word_pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"word_pattern={settings.word_pattern!r} is not a regular expression: {error}."
+        ) from error
     for column in (settings.text_column, settings.label_column):
         if column not in batch:
             raise DataError(

@@ -1,13 +1,10 @@
 """Settings of the priors that come from a language model. Imports neither torch nor transformers."""
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
 from ..options import documented, option
-from ..schema import LABEL, TEXT
-from ..words import WORD_PATTERN
 
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
@@ -44,23 +41,10 @@ class PromptSettings:
         "Also score every label on the whole text: the language model's own answer, as a diagnostic.",
     )
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
-    word_pattern: str = option(
-        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
-    )
-    text_column: str = option(TEXT, "Column that holds the texts.")
-    label_column: str = option(
-        LABEL, "Column that holds the gold labels, as names or class indices."
-    )
 
     def __post_init__(self) -> None:
         _check_choice("sign", self.sign, Sign)
         _check_at_least("demonstrations", self.demonstrations, 0)
-        try:
-            re.compile(self.word_pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"word_pattern={self.word_pattern!r} is not a regular expression: {error}."
-            ) from error
 
 
 @documented
