@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 T = TypeVar("T")
 
-_UNSAID = (MISSING, None, "", (), [], {})
+_UNSAID: tuple[Any, ...] = (MISSING, None, "", (), [], {})
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -120,34 +120,29 @@ def _setting(item: "Field[Any]", hint: Any) -> Setting:
 def add_flags(parser: argparse.ArgumentParser, settings: Mapping[str, Setting]) -> None:
     """Declare one flag a setting. A flag that is not given leaves no trace in the namespace."""
     for setting in settings.values():
-        flags = [f"--{setting.name}"]
-        if "_" in setting.name:
-            flags.append(f"--{setting.name.replace('_', '-')}")
+        flags = dict.fromkeys([f"--{setting.name}", f"--{setting.name.replace('_', '-')}"])
         shown = f" Default: {setting.default}." if setting.default not in _UNSAID else ""
-        text = (setting.help + shown).replace("%", "%%")
-        nargs: Any = "+" if setting.kind in (list, tuple, dict) else None
-        if setting.item is bool and nargs is None:
-            parser.add_argument(
-                *flags,
-                nargs="?",
-                const=True,
-                default=argparse.SUPPRESS,
-                help=text,
-                metavar="{true,false}",
-            )
-            continue
-        metavar = (
-            "NAME=VALUE"
-            if setting.kind is dict
-            else (
-                "{" + ",".join(map(str, get_args(setting.item))) + "}"
-                if (get_origin(setting.item) is Literal)
-                else getattr(setting.item, "__name__", "value").upper()
-            )
-        )
         parser.add_argument(
-            *flags, nargs=nargs, default=argparse.SUPPRESS, help=text, metavar=metavar
+            *flags,
+            default=argparse.SUPPRESS,
+            help=(setting.help + shown).replace("%", "%%"),
+            **_shape(setting),
         )
+
+
+def _shape(setting: Setting) -> dict[str, Any]:
+    """How many words a flag takes, and what stands for them in the help."""
+    if setting.kind is dict:
+        return {"nargs": "+", "metavar": "NAME=VALUE"}
+    if get_origin(setting.item) is Literal:
+        metavar = "{" + ",".join(map(str, get_args(setting.item))) + "}"
+    else:
+        metavar = getattr(setting.item, "__name__", "value").upper()
+    if setting.kind in (list, tuple):
+        return {"nargs": "+", "metavar": metavar}
+    if setting.item is bool:
+        return {"nargs": "?", "const": True, "metavar": "{true,false}"}
+    return {"metavar": metavar}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

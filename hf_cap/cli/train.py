@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, PriorError
 from ..options import documented, option, required
-from ..schema import LABEL, TEXT
+from ..schema import LABEL, TEXT, prior_sources
 from ..training.settings import AlignmentOptions
 from .config import build
 
@@ -65,10 +65,13 @@ def more_settings() -> tuple[type, ...]:
 
 def run(values: dict[str, Any]) -> None:
     """Train, then write the model and `run.json`."""
+    import torch
+
     from ..training.config import CAPConfig
 
     places = build(TrainPlaces, values)
-    config = build(CAPConfig, {"report_to": "none", **values})
+    # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
+    config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
     train(places, config, settings=values)
 
 
@@ -97,6 +100,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         label_column=places.label_column,
     )
     dataset = choose_split(splits, places.train_split)
+    check_has_prior(dataset, config)
     set_seed(config.seed)
     model, tokenizer = load_student(places, dataset)
     trainer = CAPTrainer(
@@ -116,9 +120,27 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     return Path(places.output_dir)
 
 
-def load_student(
-    places: TrainPlaces, dataset: "Dataset"
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def check_has_prior(dataset: "Dataset", config: "CAPConfig") -> None:
+    """Refuse to align with priors that are not there.
+
+    Raises:
+        PriorError: the alignment is on and the data set has no prior column.
+    """
+    column = config.prior_column
+    if config.alignment_weight and column not in dataset.column_names:
+        steps = (
+            "`hf-cap fuse`"
+            if prior_sources(dataset.column_names)
+            else "`hf-cap extract`, then fuse"
+        )
+        raise PriorError(
+            f"alignment_weight={config.alignment_weight!r}, but there is no column {column!r}; the data "
+            f"set has {dataset.column_names}. Run {steps}, or train without alignment: "
+            "`--alignment_weight 0`."
+        )
+
+
+def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrainedTokenizerBase]":
     """The classifier with a head for the label space of the data, and its tokenizer.
 
     Raises:
@@ -155,7 +177,7 @@ def load_student(
     return (with_adapters(model, places) if places.lora_rank else model), tokenizer
 
 
-def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> "PreTrainedModel":
+def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> Any:
     """The model with LoRA adapters; its classification head trains in full."""
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -166,10 +188,9 @@ def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> "PreTrainedM
         target_modules=list(places.lora_targets) or None,
     )
     try:
-        adapted: PreTrainedModel = get_peft_model(model, adapters)
+        return get_peft_model(model, adapters)
     except ValueError as error:
         raise ConfigError(f"Cannot put LoRA adapters on {places.model!r}: {error}") from error
-    return adapted
 
 
 def _finish(
