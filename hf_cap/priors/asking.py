@@ -51,20 +51,27 @@ class Asker:
         """The prompt whose demonstrations do not contain `text`."""
         return self.prompts[set_without(self.sets, text)]
 
-    def fit(self, row: Row) -> Row:
-        """The row without the last words that the model has no room for beside the longest label.
+    @property
+    def longest_label(self) -> str:
+        """The label with the most characters."""
+        return max(self.labels, key=len)
+
+    def fit(self, row: Row, query: Callable[[Row], Query]) -> Row:
+        """The row without the last words that the model has no room for.
+
+        Args:
+            row: The whole row.
+            query: The longest query that a row needs.
 
         Raises:
             ModelError: not even the first word fits.
         """
-        scorer, prompt = self.scorer, self.prompt(row.text)
+        scorer = self.scorer
         if not isinstance(scorer, Bounded):
             return row
-        answer = prompt.answer(max(self.labels, key=len))
 
         def excess(words: int) -> int:
-            text = row.first_words(words).text.strip()
-            return scorer.excess(Query(prompt.prefix, prompt.body(text), answer))
+            return scorer.excess(query(row.first_words(words)))
 
         if excess(len(row.spans)) <= 0:
             return row
@@ -168,7 +175,7 @@ def _given(settings: type[T], options: Mapping[str, Any]) -> T:
 
 
 def model_facts(prior: Any, asker: Asker) -> dict[str, Any]:
-    """Facts of the language model and its prompts, for the provenance of `prior` (with the fields of `Choice`)."""
+    """Facts of the language model and its prompts, for the provenance of a prior that has both."""
     known = isinstance(prior.scorer, ScorerSettings)
     return {
         "model": prior.scorer.model if known else asker.scorer.identity,

@@ -163,8 +163,8 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
         """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
         queries = []
         for row in rows:
-            prompt, text = asker.prompt(row.text), asker.fit(row).text.strip()
-            queries += [_query(prompt, text, label) for label in asker.labels]
+            prompt, read = asker.prompt(row.text), _fitted(asker, row)
+            queries += [_query(prompt, read.text.strip(), label) for label in asker.labels]
         totals = [scored.total for scored in asker.scorer.score(queries)]
         size = len(asker.labels)
         return [totals[start : start + size] for start in range(0, len(totals), size)]
@@ -174,7 +174,7 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
     ) -> list[_Asked]:
         asked = []
         for index, row in enumerate(rows):
-            read = asker.fit(row)
+            read = _fitted(asker, row)
             masks = draw_masks(read.text, len(read.spans), self.n, self.seed)
             labels = [row.label]
             if self.score == "contrast" and label_scores is not None:
@@ -219,6 +219,11 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
         # No perturbation leaves anything of a single word: it is all the evidence there is.
         one_word = WordFit([1.0], None, [0.0])
         return [found.get(index, one_word) for index in range(len(asked))]
+
+
+def _fitted(asker: Asker, row: Row) -> Row:
+    prompt, label = asker.prompt(row.text), asker.longest_label
+    return asker.fit(row, lambda part: _query(prompt, part.text.strip(), label))
 
 
 def _query(prompt: Prompt, text: str, label: str) -> Query:

@@ -90,6 +90,9 @@ class ChannelSettings:
         1.0,
         "Divides the log-probabilities of the words, more than 0; above 1 tempers over-confidence.",
     )
+    keep_label_words: bool = option(
+        False, "Also keep the word scores of every label, not only of the gold one."
+    )
 
     def __post_init__(self) -> None:
         _check_choice("evidence", self.evidence, Evidence)
