@@ -35,7 +35,7 @@ HOW: Mapping[How, Callable[[Iterable[float]], float]] = MappingProxyType(
     # the weights of a text are scaled to a mean of 1, so a plain mean is the weighted one
     {"mean": lambda scores: math.fsum(found := list(scores)) / len(found), "max": max}
 )
-_SHARED_FACTS = ("word_pattern", "labels")
+_SHARED_FACTS = ("word_pattern", "label_space")
 """Facts that all sources of one prior must have in common; the fused prior inherits them."""
 
 

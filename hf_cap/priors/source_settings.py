@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..options import documented, option
+from ..options import documented, option, required
+from ..schema import LABEL, TEXT
+from ..words import WORD_PATTERN
 
 Normalisation = Literal["l2", "max_abs", "min_max", "softmax", "none"]
 How = Literal["mean", "max"]
+Statistic = Literal["chi_squared", "tfidf", "log_odds"]
+Control = Literal["uniform", "random", "shuffled"]
+RationaleUnit = Literal["characters", "words", "flags"]
 
 
 @documented
@@ -29,4 +34,87 @@ class FusionSettings:
     certainty: Mapping[str, str] = option(
         help="Source to the diagnostic column (such as cap_r2) that multiplies its weight on each text.",
         factory=dict,
+    )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Where a source finds its texts and labels, and what a word is."""
+
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
+    )
+    text_column: str = option(TEXT, "Column that holds the texts.")
+    label_column: str = option(
+        LABEL, "Column that holds the gold labels, as names or class indices."
+    )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSettings:
+    """The classifier that a source explains: best one trained on the same split without alignment."""
+
+    classifier: str = required(
+        "Sequence classifier with the label space of the data: a folder written by `hf-cap train` or "
+        "`save_pretrained`, or a Hub id."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a classifier on the Hub.")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradientsSettings:
+    """Settings of the source `integrated_gradients`."""
+
+    steps: int = option(50, "Points on the path from the baseline to the text, at least 1.")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class LimeSettings:
+    """Settings of the source `lime`."""
+
+    samples: int = option(
+        500,
+        "Perturbed texts a text, at least 2. Enough for texts of up to about 20 words; the library's own "
+        "default of 5,000 is for long documents.",
+    )
+    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
+    seed: int = option(0, "Determines, together with the text, which words are taken out.")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ShapSettings:
+    """Settings of the source `shap`."""
+
+    evaluations: int = option(500, "Most perturbed texts a text, at least 2 a word.")
+    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class KeywordSettings:
+    """Settings of the source `keywords`."""
+
+    statistic: Statistic = option(
+        "chi_squared",
+        "What ties a word to a label: the signed root of chi-squared, the TF-IDF weight, or log-odds.",
+    )
+    word_list: tuple[str, ...] = option(
+        (), "Words that matter whatever the label; given, nothing is counted."
+    )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class RationaleSettings:
+    """Settings of the source `rationale`."""
+
+    rationale_column: str = option("rationale", "Column with what people marked in each text.")
+    rationale_unit: RationaleUnit = option(
+        "characters",
+        "How it is marked: half-open ranges [start, end) of characters or of words, or one flag a word.",
     )
