@@ -1,0 +1,154 @@
+"""`hf-cap demo`: the whole way on the embedded models and data, as the commands a user would type.
+
+extract -> fuse -> train without and with alignment on the same seeds -> evaluate -> a table.
+What is finished is not done again: an interrupted demo goes on where it was.
+"""
+
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import bundled, write_text
+from ..options import documented, option
+from .config import build
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_logger = logging.getLogger(__name__)
+
+METHODS = {"none": ["--alignment_weight", "0"], "aligned": []}
+COLUMNS = {
+    "accuracy": "accuracy ↑",
+    "macro_f1": "macro-F1 ↑",
+    "alignment": "alignment ↑",
+    "comprehensiveness": "comprehensiveness ↑",
+    "sufficiency": "sufficiency ↓",
+}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Where the demo works and how often it trains."""
+
+    output_dir: str = option("runs/demo", "Folder for priors, models and the report.")
+    seeds: tuple[int, ...] = option((0, 1, 2), "One training run a seed and method.")
+    recipes: str = option(
+        "recipes/demo", "Folder with `extract.yaml`, `fuse.yaml`, `train.yaml` and `evaluate.yaml`."
+    )
+
+
+SETTINGS = (DemoSettings,)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Run all stages, print the table, write `report.md`."""
+    from rich.console import Console
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # a fresh classification head is no surprise here
+    settings = build(DemoSettings, values)
+    room = Path(settings.output_dir)
+    recipes = bundled(settings.recipes)
+    priors, prior = room / "priors", room / "prior"
+    _step(recipes, "extract", ["--output_dir", str(priors)], done=priors)
+    _step(recipes, "fuse", ["--dataset", str(priors), "--output_dir", str(prior)], done=prior)
+    for seed in settings.seeds:
+        for method, flags in METHODS.items():
+            model = room / "models" / f"{method}-seed{seed}"
+            places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
+            _step(recipes, "train", [*places, *flags], done=model / "run.json")
+            places = ["--model", str(model), "--dataset", str(prior)]
+            _step(recipes, "evaluate", places, done=model / "evaluation" / "test.json")
+    results = collect(room, settings.seeds)
+    write_text(room / "report.md", report(results, settings, room))
+    Console().print(table(results, len(settings.seeds)))
+    print(
+        f"prior data set: {prior}\nmodels:         {room / 'models'}\nreport:         {room / 'report.md'}"
+    )
+
+
+def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
+    """Run one command as the command line would, unless what it makes is there."""
+    from . import parse_command
+
+    words = [command, "--config", str(recipes / f"{command}.yaml"), *flags]
+    if done.exists():
+        _logger.info("Already there: %s", done)
+        return
+    _logger.info("\n$ hf-cap %s", shlex.join(words))
+    module = import_module(f".{command}", __package__)
+    values = parse_command(command, module, words[1:])
+    if values is not None:
+        module.run(values)
+
+
+def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """Numbers of the finished runs: method to measure to one value a seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for method in METHODS:
+        files = [room / "models" / f"{method}-seed{s}" / "evaluation" / "test.json" for s in seeds]
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        found[method] = {
+            name: [run[name] for run in runs] for name in COLUMNS if runs[0][name] is not None
+        }
+    return found
+
+
+def _cell(values: list[float]) -> str:
+    from ..evaluation.statistics import mean_interval
+
+    interval = mean_interval(values)
+    spread = "" if interval.half_width is None else f" ± {interval.half_width:.3f}"
+    return f"{interval.mean:.3f}{spread}"
+
+
+def _rows(results: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    return [
+        [method, *(_cell(numbers[name]) if name in numbers else "-" for name in COLUMNS)]
+        for method, numbers in results.items()
+    ]
+
+
+def table(results: dict[str, dict[str, list[float]]], runs: int) -> "Table":
+    """The results as a table for the terminal."""
+    from rich.table import Table
+
+    caption = f"mean ± half-width of the 95 % interval over {runs} seeds, on the test split"
+    shown = Table("method", *COLUMNS.values(), caption=caption)
+    for row in _rows(results):
+        shown.add_row(*row)
+    return shown
+
+
+def report(results: dict[str, dict[str, list[float]]], settings: DemoSettings, room: Path) -> str:
+    """`report.md`: the table, where things are, and how to read it."""
+    header = ["method", *COLUMNS.values()]
+    lines = [
+        "| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *_rows(results)]
+    ]
+    return "\n".join(
+        [
+            "# hf_cap demo",
+            "",
+            f"Mean ± half-width of the 95 % interval over the seeds {list(settings.seeds)}, on the test "
+            "split. A difference well inside the intervals is no difference.",
+            "",
+            *lines,
+            "",
+            "- accuracy, macro-F1: share of texts predicted right; mean F1 over the labels.",
+            "- alignment: cosine of the model's word attributions with the prior, for the gold label.",
+            "- comprehensiveness: drop of the predicted label's probability without its top words.",
+            "- sufficiency: the same drop with its top words alone.",
+            "",
+            f"Prior data set: `{room / 'prior'}`. Models: `{room / 'models'}`, each with its settings and "
+            "training history in `run.json` and its numbers in `evaluation/test.json`.",
+            "",
+        ]
+    )
