@@ -1,15 +1,19 @@
-"""Random draws that depend on what they are for, and on nothing else."""
+"""Random draws that depend on what they are for, and on nothing else: not on order, batch or process."""
 
 import hashlib
 
 import numpy as np
 
 
-def generator(*key: object) -> np.random.Generator:
-    """A generator whose draws depend only on `key`, not on order, batch or process.
+def rank(*key: object) -> bytes:
+    """A place in a random order, as bytes to sort by.
 
     Args:
-        key: Values with a stable `repr`: a seed, a text, a draw number.
+        key: What is ranked: values with a stable `repr`, such as a seed, a draw number and a text.
     """
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return hashlib.sha256(repr(key).encode()).digest()
+
+
+def generator(*key: object) -> np.random.Generator:
+    """A generator whose draws depend only on `key`; see `rank`."""
+    return np.random.default_rng(int.from_bytes(rank(*key)[:8], "big"))

@@ -1,0 +1,119 @@
+"""The matrix: which cells there are, and what the table says of finished ones."""
+
+import pytest
+
+from hf_cap.errors import ConfigError
+from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, table
+from hf_cap.evaluation.statistics import paired_bootstrap
+
+
+def outcomes(**values: list[float]) -> list[Outcome]:
+    return [
+        Outcome(Cell("d", "5_shot", draw, method, 0), "clean", value)
+        for method, runs in values.items()
+        for draw, value in enumerate(runs)
+    ]
+
+
+def by_method(rows: list[TableRow]) -> dict[str, TableRow]:
+    return {row.method: row for row in rows}
+
+
+def test_cells_are_the_product_with_one_draw_of_the_full_set() -> None:
+    found = cells(["d"], ["5_shot", "full"], ["none", "cap"], draws=3, seeds=(0, 1))
+    assert len(found) == len(set(found)) == 3 * 2 * 2 + 2 * 2
+    assert {cell.draw for cell in found if cell.regime == "full"} == {0}
+    assert found[:2] == [Cell("d", "5_shot", 0, "none", 0), Cell("d", "5_shot", 0, "cap", 0)]
+
+
+def test_every_cell_has_a_folder_of_its_own() -> None:
+    found = cells(["a/b", "c"], ["5_shot", "full"], ["none", "cap"], draws=2, seeds=(0, 1))
+    assert len({cell.folder for cell in found}) == len(found)
+    assert Cell("a/b", "10_shot", 1, "cap", 2).folder == "a--b/10_shot/draw_1/cap/seed_2"
+
+
+def test_shots() -> None:
+    assert Cell("d", "10_shot", 0, "none", 0).shots == 10
+    assert Cell("d", "full", 0, "none", 0).shots is None
+
+
+@pytest.mark.parametrize("regime", ["5", "shot", "_shot", "0_shot", "few_shot"])
+def test_a_wrong_regime_is_refused(regime: str) -> None:
+    with pytest.raises(ConfigError, match="A regime is 'full' or"):
+        cells(["d"], [regime], ["none"])
+
+
+def test_a_name_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="each row once"):
+        cells(["d"], ["full"], ["none", "none"])
+
+
+def test_table_on_paper() -> None:
+    rows = by_method(
+        table(
+            outcomes(
+                none=[0.70, 0.72, 0.74],
+                cap=[0.75, 0.78, 0.81],
+                shuffled=[0.71, 0.72, 0.73],
+                uniform=[0.60, 0.61, 0.62],
+                oracle=[0.9, 0.9, 0.9],
+            )
+        )
+    )
+    assert list(rows) == ["oracle", "cap", "none", "shuffled", "uniform"]
+    cap = rows["cap"]
+    assert cap.value.mean == pytest.approx(0.78)
+    assert cap.from_baseline is not None
+    assert cap.from_baseline.mean == pytest.approx(0.06)
+    assert cap.best_control == "shuffled"
+    assert cap.from_control is not None
+    assert cap.from_control.mean == pytest.approx(0.06)
+    assert cap.p == paired_bootstrap([0.75, 0.78, 0.81], [0.71, 0.72, 0.73])
+    assert rows["none"].from_baseline is None
+    assert rows["shuffled"].best_control == "uniform"
+    assert [rows[name].p for name in ("none", "shuffled", "uniform", "oracle")] == [None] * 4
+
+
+def test_correction_counts_the_methods_and_not_the_controls() -> None:
+    rows = by_method(
+        table(
+            outcomes(
+                none=[0.1, 0.2],
+                cap=[0.3, 0.5],
+                lime=[0.2, 0.5],
+                shuffled=[0.1, 0.1],
+                uniform=[0.0, 0.1],
+            )
+        )
+    )
+    ps = [rows[name].p for name in ("cap", "lime")]
+    lowest = min(p for p in ps if p is not None)
+    assert min(rows[name].p_holm or 1.0 for name in ("cap", "lime")) == pytest.approx(
+        min(1, 2 * lowest)
+    )
+
+
+def test_only_shared_runs_are_compared() -> None:
+    unfinished = [*outcomes(none=[0.5, 0.7], cap=[0.6])]
+    cap = by_method(table(unfinished))["cap"]
+    assert cap.from_baseline is not None
+    assert cap.from_baseline.mean == pytest.approx(0.1)
+    assert cap.from_baseline.count == 1
+    assert (cap.best_control, cap.from_control, cap.p) == (None, None, None)
+
+
+def test_an_empty_table() -> None:
+    assert table([]) == []
+
+
+def test_test_sets_and_regimes_are_kept_apart() -> None:
+    mixed = [
+        Outcome(Cell("d", "full", 0, "none", 0), "clean", 0.9),
+        Outcome(Cell("d", "full", 0, "none", 0), "keyword_addition", 0.4),
+        Outcome(Cell("d", "5_shot", 0, "none", 0), "clean", 0.6),
+    ]
+    assert [(row.regime, row.test_set, row.value.mean) for row in table(mixed)] == [
+        ("5_shot", "clean", 0.6),
+        ("full", "clean", 0.9),
+        ("full", "keyword_addition", 0.4),
+    ]
