@@ -3,7 +3,8 @@
 `python tests/publishing/hub_server.py` prints its address and serves until its standard input closes. The
 client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and tokens and show what was asked:
 
-    POST /_test/faults  [{"method": "PUT", "path": "regex", "times": 1, "status": 500, "headers": {}, "cut": false}]
+    POST /_test/faults  [{"method": "PUT", "path": "regex", "times": 1, "status": 500, "headers": {}}],
+                        "cut": true instead of a status breaks the connection in mid-request
     POST /_test/tokens  {"hf_alice": "write"}
     POST /_test/gate    {"kind": "models", "name": "alice/m"}
     GET  /_test/log     ["GET /api/whoami-v2", ...]
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     # --- plumbing ---------------------------------------------------------------------------------
 
@@ -118,7 +119,11 @@ class Handler(BaseHTTPRequestHandler):
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -223,18 +228,28 @@ class Handler(BaseHTTPRequestHandler):
             if key == "header":
                 title = value["summary"]
                 if value.get("parentCommit", head) != head:
-                    raise Refused(412, "", "A commit has happened since. Please refresh and try again.")
+                    raise Refused(
+                        412, "", "A commit has happened since. Please refresh and try again."
+                    )
             elif key == "file":
                 files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
             elif key == "lfsFile":
                 if value["oid"] not in self.hub.large:
-                    raise Refused(400, "", f"{value['path']}: LFS pointer points to a missing object")
+                    raise Refused(
+                        400, "", f"{value['path']}: LFS pointer points to a missing object"
+                    )
                 files[value["path"]] = Blob(self.hub.large[value["oid"]], True)
             else:
                 gone = value["path"].rstrip("/")
-                files = {p: b for p, b in files.items() if p != gone and not p.startswith(gone + "/")}
+                files = {
+                    p: b for p, b in files.items() if p != gone and not p.startswith(gone + "/")
+                }
         oid = repository.commit(title, files)
-        return 200, {"commitUrl": f"{self.address}/{repository.name}/commit/{oid}", "commitOid": oid}, {}
+        return (
+            200,
+            {"commitUrl": f"{self.address}/{repository.name}/commit/{oid}", "commitOid": oid},
+            {},
+        )
 
     def lfs_batch(self, match: Match) -> Answer:
         self._repository(match, write=True)

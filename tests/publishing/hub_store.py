@@ -124,7 +124,12 @@ class Repository:
         }
         entries = [blob.entry(path) for path, blob in inside.items()]
         entries += [
-            {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+            {
+                "type": "directory",
+                "path": path,
+                "size": 0,
+                "oid": hashlib.sha1(path.encode()).hexdigest(),
+            }
             for path in folders
         ]
         if not recursive:
@@ -176,7 +181,9 @@ class Hub:
         if repository is None or (repository.private and role is None):
             raise Refused(404 if role else 401, "RepoNotFound", "Repository not found")
         if repository.gated and role != "write":
-            raise Refused(403 if role else 401, "GatedRepo", "Access to this repository is restricted")
+            raise Refused(
+                403 if role else 401, "GatedRepo", "Access to this repository is restricted"
+            )
         if write:
             self.check_writer(name, role)
         return repository

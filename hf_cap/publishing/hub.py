@@ -1,0 +1,312 @@
+"""To the Hub and back: the only module that writes to the network.
+
+Everything is staged in a folder first, so that a failed upload loses nothing: the same command uploads the
+same folder again, and what had arrived is not sent twice.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeVar
+
+from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # type: ignore[attr-defined]  # httpx's or httpx2's
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from ..errors import CAPError, ConfigError, DataError, PriorError, ServerError
+from ..schema import PRIOR, prior_sources
+from .settings import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
+from .staging import read_priors, stage_metric, stage_model, stage_priors
+
+_logger = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset", "space"]
+T = TypeVar("T")
+
+ATTEMPTS = 3
+FIRST_WAIT = 1.0
+"""Seconds before the second attempt, doubled after each; a `Retry-After` is obeyed up to a minute."""
+_LONGEST_WAIT = 60.0
+_PASSING = {408, 409, 412, 429, 500, 502, 503, 504}
+
+
+def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None) -> None:
+    """Make sure that this token may write to a repository, or create it; costs a second, saves a training.
+
+    Args:
+        repo_id: `user/name`. The repository need not exist.
+        kind: What kind of repository.
+        token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+
+    Raises:
+        ConfigError: there is no token, the name is malformed, or offline mode is on.
+        ServerError: the Hub refuses the token, or does not let it write there.
+    """
+    hub = HfApi(token=token)
+    with explained(repo_id):
+        account = hub.whoami()
+        owner, slash, _ = repo_id.partition("/")
+        owners = [account["name"], *(group["name"] for group in account.get("orgs", []))]
+        if not slash or owner not in owners:
+            raise ConfigError(
+                f"The token may write to {owners}, but `repo_id` is {repo_id!r}. Name a repository of one "
+                f"of them, such as '{owners[0]}/{repo_id.split('/')[-1]}'."
+            )
+        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise ConfigError(
+                f"The token of {account['name']!r} may only read. Make one with write access in the "
+                "settings of the Hub, and give it with `hf auth login` or HF_TOKEN."
+            )
+        if hub.repo_exists(repo_id, repo_type=kind):
+            hub.auth_check(repo_id, repo_type=kind, write=True)
+
+
+def upload(
+    folder: Path, repo_id: str, kind: Kind, *, private: bool = True, token: str | None = None
+) -> str:
+    """Upload a staged folder. Passing faults are tried again, and what had arrived is not sent twice.
+
+    Args:
+        folder: What to upload.
+        repo_id: `user/name`; created if it does not exist.
+        kind: What kind of repository.
+        private: Whether a new repository is private.
+        token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        ConfigError: there is no token, or offline mode is on.
+        ServerError: the Hub cannot be reached or refuses; the message says what is left to do.
+    """
+    hub = HfApi(token=token)
+
+    def send() -> str:
+        address = hub.create_repo(
+            repo_id,
+            repo_type=kind,
+            private=private,
+            exist_ok=True,
+            space_sdk="gradio" if kind == "space" else None,
+        )
+        hub.upload_folder(
+            repo_id=repo_id,
+            repo_type=kind,
+            folder_path=folder,
+            commit_message="Upload with hf_cap",
+        )
+        return str(address)
+
+    with explained(repo_id, kept=folder):
+        return _again(send)
+
+
+def push_model(options: ModelPush, *, token: str | None = None) -> Path:
+    """Stage the model of a run and, where `options` say so, upload it. Returns the staged folder."""
+    folder = Path(options.output_dir or Path(options.run) / "hub")
+    return _push(options, "model", lambda: stage_model(options, folder), token)
+
+
+def push_priors(options: PriorPush, *, token: str | None = None) -> Path:
+    """Stage a folder of priors and, where `options` say so, upload it. Returns the staged folder."""
+    source = Path(options.dataset)
+    folder = Path(options.output_dir or source.with_name(f"{source.name}-hub"))
+
+    def stage() -> Path:
+        splits, audit = read_priors(options)
+        return stage_priors(splits, options, folder, audit)
+
+    return _push(options, "dataset", stage, token)
+
+
+def push_metric(options: MetricPush, *, token: str | None = None) -> Path:
+    """Stage an `evaluate` module and, where `options` say so, upload it as a Space."""
+    folder = Path(options.output_dir or f"{options.repo_id.split('/')[-1]}-hub")
+    return _push(options, "space", lambda: stage_metric(options, folder), token)
+
+
+def push_prior_dataset(
+    dataset: Dataset | Mapping[str, Dataset],
+    repo_id: str,
+    *,
+    audit: Mapping[str, Any] | None = None,
+    token: str | None = None,
+    **options: Any,
+) -> str:
+    """Publish priors that are in memory: one configuration a source, and `hybrid` for the fused prior.
+
+    Args:
+        dataset: Splits (a single data set is the split `train`) with the columns `text`, `label`, `words`
+            and `prior_<source>` or `prior`.
+        repo_id: `user/name`; created if it does not exist.
+        audit: Figures for the card.
+        token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+        options: Fields of `PriorCard`, such as `license`, `language`, `source_dataset`, `private`.
+
+    Returns:
+        Address of the data set.
+
+    Raises:
+        PriorError: there is no prior to publish.
+        ConfigError: there is no token, an option cannot work, or the card would give away a secret.
+        ServerError: the Hub cannot be reached or refuses.
+    """
+    card = PriorCard(repo_id=repo_id, **options)
+    splits = {"train": dataset} if isinstance(dataset, Dataset) else dataset
+    check_access(repo_id, "dataset", token=token)
+    with TemporaryDirectory() as room:
+        folder = stage_priors(splits, card, Path(card.output_dir or f"{room}/hub"), audit)
+        return upload(folder, repo_id, "dataset", private=card.private, token=token)
+
+
+def load_prior_dataset(
+    name: str,
+    configuration: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> DatasetDict:
+    """Load published priors, ready for `CAPTrainer`: no language model is needed any more.
+
+    Args:
+        name: `user/name` on the Hub, or a folder that `hf-cap push` staged.
+        configuration: A source such as `cap`, or `hybrid`; the default one of the data set if not given.
+        revision: Branch, tag or commit.
+        token: Access token, for a private data set.
+
+    Raises:
+        DataError: there is no such data set or configuration.
+        PriorError: it has no column `prior`.
+        ServerError: the Hub cannot be reached or refuses.
+    """
+    try:
+        with explained(name):
+            splits = load_dataset(name, configuration, revision=revision, token=token)
+    except (DatasetNotFoundError, FileNotFoundError) as error:
+        raise DataError(
+            f"There is no data set {name!r} that you may read: {error} If it is private, log in with "
+            "`hf auth login`."
+        ) from error
+    except ValueError as error:
+        if isinstance(error, CAPError):
+            raise
+        raise DataError(f"Cannot load {configuration!r} of {name!r}: {error}") from error
+    columns = next(iter(splits.values())).column_names
+    if PRIOR not in columns:
+        raise PriorError(
+            f"{name!r} has no column {PRIOR!r}; it has {columns}. "
+            + ("Fuse its priors first." if prior_sources(columns) else "It holds no priors.")
+        )
+    return splits
+
+
+def listing(folder: Path) -> list[str]:
+    """One line a file of a staged folder: its size in bytes and its name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [f"{file.stat().st_size:>12,}  {file.relative_to(folder)}" for file in files]
+
+
+@contextmanager
+def explained(repo_id: str, kept: Path | None = None) -> Iterator[None]:
+    """Inside, faults of the Hub become errors that say what to do.
+
+    Args:
+        repo_id: What was asked for.
+        kept: Folder that is safe on this machine, for the message.
+    """
+    rest = (
+        f" Nothing is lost: {str(kept)!r} is complete; run the same command again." if kept else ""
+    )
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(
+            "There is no access token for the Hub. Log in with `hf auth login`, or set HF_TOKEN."
+            + rest
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise ConfigError(
+            f"HF_HUB_OFFLINE is set, so nothing can be done with {repo_id!r} on the Hub. Unset it."
+            + rest
+        ) from error
+    except HFValidationError as error:
+        raise ConfigError(f"{repo_id!r} is no name of a repository: {error}") from error
+    except HfHubHTTPError as error:
+        raise ServerError(_refusal(error, repo_id) + rest) from error
+    except HTTPError as error:
+        raise ServerError(
+            f"The connection to the Hub broke off or could not be made ({type(error).__name__}: {error})."
+            + rest
+        ) from error
+
+
+def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return f"{repo_id!r} is gated: ask for access on its page, then log in with that account."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"There is no repository {repo_id!r} that this token may see. Check name, kind and token."
+    known = {
+        401: "The Hub does not accept the access token; it may be wrong, expired or revoked. Make a new one "
+        "and log in with `hf auth login`, or set HF_TOKEN.",
+        403: f"The access token may not write to {repo_id!r}. Use one with write access to this namespace.",
+        409: f"Somebody else is changing {repo_id!r} at this moment.",
+        412: f"Somebody else has changed {repo_id!r} in the meantime.",
+        429: "The Hub has had too many requests and wants a pause.",
+    }
+    return known.get(status, f"The Hub answered {status}: {error}")
+
+
+def _push(options: PushOptions, kind: Kind, stage: Callable[[], Path], token: str | None) -> Path:
+    if options.uploads:
+        check_access(options.repo_id, kind, token=token)
+    folder = stage()
+    _logger.info(
+        "%s holds what goes to %s:\n%s", folder, options.repo_id, "\n".join(listing(folder))
+    )
+    if options.uploads:
+        address = upload(folder, options.repo_id, kind, private=options.private, token=token)
+        _logger.info("Uploaded to %s", address)
+    else:
+        _logger.info("Nothing was uploaded; `--push` does it.")
+    return folder
+
+
+def _again(send: Callable[[], T]) -> T:
+    """What `send` returns, tried again after faults that pass."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return send()
+        except (HTTPError, RuntimeError) as error:
+            fault = error if isinstance(error, HTTPError) else error.__cause__
+            wait = _wait(fault, attempt)
+            if wait is None:
+                raise
+            _logger.warning("The upload was interrupted (%s); going on in %.0f s", fault, wait)
+            time.sleep(wait)
+    return send()
+
+
+def _wait(fault: BaseException | None, attempt: int) -> float | None:
+    """Seconds to wait before the next attempt; `None` where another one is of no use."""
+    response = getattr(fault, "response", None)
+    if not isinstance(fault, HTTPError) or (
+        response is not None and response.status_code not in _PASSING
+    ):
+        return None
+    asked = "" if response is None else response.headers.get("Retry-After", "")
+    backoff = FIRST_WAIT * 2 ** (attempt - 1)
+    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else backoff

@@ -1,0 +1,134 @@
+"""A data set with prior columns as the configurations that are published: one a source, and the fused one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, DatasetInfo, SplitInfo
+from datasets.splits import SplitDict
+
+from ..cards.safety import public_name, public_settings
+from ..errors import PriorError
+from ..schema import (
+    LABEL,
+    PRIOR,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    add_provenance,
+    diagnostic_column,
+    prior_column,
+    prior_sources,
+    read_provenance,
+)
+
+HYBRID = "hybrid"
+"""Configuration of the fused prior. It has every column, so that other fusions can be made from it."""
+
+
+def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
+    """Configuration name to splits, the default one first. Each has a column `prior`.
+
+    Raises:
+        PriorError: there is no prior column, or the splits have different columns.
+    """
+    columns = next(iter(splits.values())).column_names
+    for split, data in splits.items():
+        if set(data.column_names) != set(columns):
+            raise PriorError(
+                f"All splits of a prior data set have the same columns, but {split!r} has "
+                f"{sorted(data.column_names)} and another one {sorted(columns)}. "
+                "Extract the priors of every split."
+            )
+    sources = prior_sources(columns)
+    if PRIOR not in columns and not sources:
+        raise PriorError(
+            f"There is no prior to publish: no column 'prior' or 'prior_<source>' among {sorted(columns)}. "
+            "Run `hf-cap extract` first."
+        )
+    found = {}
+    if PRIOR in columns:
+        found[HYBRID] = DatasetDict({name: _public(data) for name, data in splits.items()})
+    for source in sources:
+        found[source] = DatasetDict(
+            {name: _of_source(data, source) for name, data in splits.items()}
+        )
+    return found
+
+
+def write_configurations(found: Mapping[str, DatasetDict], folder: Path) -> None:
+    """Write `<configuration>/<split>.parquet`."""
+    for name, splits in found.items():
+        (folder / name).mkdir(parents=True)
+        for split, data in splits.items():
+            data.to_parquet(str(folder / name / f"{split}.parquet"))
+
+
+def configs_metadata(found: Mapping[str, DatasetDict]) -> tuple[dict[str, Any], ...]:
+    """The `configs` entry of the card: which file is which split of which configuration."""
+    default = next(iter(found))
+    return tuple(
+        {
+            "config_name": name,
+            **({"default": True} if name == default else {}),
+            "data_files": [{"split": s, "path": f"{name}/{s}.parquet"} for s in splits],
+        }
+        for name, splits in found.items()
+    )
+
+
+def info_metadata(found: Mapping[str, DatasetDict], folder: Path) -> tuple[dict[str, Any], ...]:
+    """The `dataset_info` entry of the card: typed features and sizes, from the files in `folder`."""
+    infos = []
+    for name, splits in found.items():
+        sizes = SplitDict()
+        for split, data in splits.items():
+            sizes.add(SplitInfo(split, num_bytes=data.data.nbytes, num_examples=len(data)))
+        info = DatasetInfo(
+            features=next(iter(splits.values())).features,
+            splits=sizes,
+            download_size=sum(file.stat().st_size for file in (folder / name).iterdir()),
+            dataset_size=sum(size.num_bytes for size in sizes.values()),
+        )
+        infos.append({"config_name": name, **info._to_yaml_dict()})
+    return tuple(infos)
+
+
+def made_by(splits: Mapping[str, Dataset], source: str) -> dict[str, Any]:
+    """Facts of how the prior of a source (or `prior`, the fusion) was made; empty where none tell."""
+    for data in splits.values():
+        if PROVENANCE in data.column_names:
+            for cell in data.unique(PROVENANCE):
+                if facts := read_provenance(cell).get(source):
+                    return facts
+    return {}
+
+
+def _of_source(data: Dataset, source: str) -> Dataset:
+    prefix = diagnostic_column(source, "")
+    diagnostics = [column for column in data.column_names if column.startswith(prefix)]
+    wanted = [TEXT, LABEL, WORDS, prior_column(source), *diagnostics, PROVENANCE]
+    kept = data.select_columns([column for column in wanted if column in data.column_names])
+    return _public(kept.rename_column(prior_column(source), PRIOR), (source,))
+
+
+def _public(data: Dataset, sources: tuple[str, ...] = ()) -> Dataset:
+    """The data set with provenance of these sources (of all by default), without local paths."""
+    if PROVENANCE not in data.column_names:
+        return data
+    cells = {cell: _public_cell(cell, sources) for cell in data.unique(PROVENANCE)}
+    return data.map(
+        lambda batch: {PROVENANCE: [cells[cell] for cell in batch[PROVENANCE]]},
+        batched=True,
+        features=data.features,
+        load_from_cache_file=False,
+    )
+
+
+def _public_cell(cell: str | None, sources: tuple[str, ...]) -> str | None:
+    public = None
+    for source, facts in read_provenance(cell).items():
+        if not sources or source in sources:
+            named = {"model": public_name(facts["model"])} if "model" in facts else {}
+            public = add_provenance(public, source, {**public_settings(facts), **named})
+    return public

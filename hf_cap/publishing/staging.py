@@ -1,0 +1,225 @@
+"""The folder that is uploaded, written whole before anything leaves the machine."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import RepoCard
+
+from ..cards import model_facts, render_card
+from ..cards.safety import SECRET
+from ..data import load_splits
+from ..embedded import resolve_model
+from ..errors import ConfigError, DataError, ModelError
+from ..explanation import Explanation
+from ..files import atomic_path
+from .prior_card import prior_card_facts
+from .prior_data import configs_metadata, configurations, info_metadata, write_configurations
+from .settings import MetricPush, ModelPush, PriorCard, PriorPush
+
+_logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+)
+"""What a classifier needs. Pickles, optimizer states and run records are not among it, and stay at home."""
+METRIC_FILES = ("*.py", CARD, "requirements.txt")
+_LOCAL_KEYS = ("_name_or_path", "name_or_path")
+_TEXT_FILES = {".json", ".md", ".txt", ".py", ".jinja"}
+
+
+def stage_model(options: ModelPush, folder: Path) -> Path:
+    """Write a run's model and its card as they go to the Hub. LoRA adapters are merged into their base.
+
+    Raises:
+        ModelError: the run holds no safetensors weights.
+        ConfigError: the template fails, or something in the folder must not be published.
+        DataError: examples are asked for and the run has no evaluated texts.
+    """
+    run = Path(options.run)
+    record = _read_json(run / "run.json")
+    facts = model_facts(
+        record,
+        name=options.repo_id.split("/")[-1],
+        repo_id=options.repo_id,
+        evaluations={
+            file.stem: _read_json(file) for file in sorted((run / "evaluation").glob("*.json"))
+        },
+        records=_records(run, options.examples),
+        license=options.license,
+        language=options.language,
+    )
+    with atomic_path(folder) as target:
+        target.mkdir()
+        if (run / "adapter_config.json").exists():
+            _merge_adapter(run, record, target)
+        _copy(run, target, MODEL_FILES)
+        if not any(target.glob("*.safetensors")):
+            raise ModelError(
+                f"{str(run)!r} holds no model in safetensors, but {sorted(f.name for f in run.glob('*'))}. "
+                "Give the `output_dir` of `hf-cap train`, or a folder of `save_pretrained`."
+            )
+        _public_config(target / "config.json", record)
+        (target / CARD).write_text(render_card(facts, options.template), encoding="utf-8")
+        check_folder(target, run)
+    return folder
+
+
+def stage_priors(
+    splits: Mapping[str, Dataset],
+    options: PriorCard,
+    folder: Path,
+    audit: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a prior data set and its card as they go to the Hub: `<configuration>/<split>.parquet`.
+
+    Raises:
+        PriorError: there is no prior to publish.
+        ConfigError: the template fails, or something in the folder must not be published.
+    """
+    found = configurations(splits)
+    with atomic_path(folder) as target:
+        target.mkdir()
+        write_configurations(found, target)
+        facts = prior_card_facts(
+            found,
+            options,
+            configs=configs_metadata(found),
+            dataset_info=info_metadata(found, target),
+            audit=audit,
+        )
+        (target / CARD).write_text(render_card(facts, options.template), encoding="utf-8")
+        check_folder(target, folder)
+    return folder
+
+
+def read_priors(options: PriorPush) -> tuple[dict[str, Dataset], Mapping[str, Any] | None]:
+    """The data set that is to be published, and its audit where there is one.
+
+    Raises:
+        DataError: a folder or file is not there.
+    """
+    return dict(load_splits(options.dataset)), _read_json(
+        Path(options.audit)
+    ) if options.audit else None
+
+
+def stage_metric(options: MetricPush, folder: Path) -> Path:
+    """Write an `evaluate` module as it goes to a Space of the same name.
+
+    Raises:
+        ConfigError: the folder is no such module, or its name is not that of the Space.
+    """
+    source = Path(options.metric)
+    name = options.repo_id.split("/")[-1]
+    if not (source / f"{name}.py").exists() or not (source / CARD).exists():
+        raise ConfigError(
+            f"`evaluate.load({options.repo_id!r})` looks for {name + '.py'!r}, and a Space needs a {CARD}; "
+            f"{str(source)!r} has {sorted(f.name for f in source.glob('*'))}. Give the folder of a metric, "
+            "and its own name in `repo_id`."
+        )
+    RepoCard.load(source / CARD)
+    with atomic_path(folder) as target:
+        target.mkdir()
+        _copy(source, target, METRIC_FILES)
+        check_folder(target, source)
+    return folder
+
+
+def check_folder(folder: Path, source: Path) -> None:
+    """Refuse a folder whose text files hold an access token or the way to the user's own files.
+
+    Raises:
+        ConfigError: with the file and what was found in it (of a token, only the beginning).
+    """
+    private = {
+        f"{path}/" for path in (Path.home(), source.resolve(), Path.cwd()) if path != Path("/")
+    }
+    for file in sorted(folder.rglob("*")):
+        if file.suffix not in _TEXT_FILES:
+            continue
+        text = file.read_text(encoding="utf-8")
+        if secret := SECRET.search(text):
+            raise ConfigError(
+                f"{file.name} holds what looks like an access token ({secret[0][:6]!r}...). Nothing was "
+                "published; take it out, and revoke it if it ever left this machine."
+            )
+        for path in private if file.name != "tokenizer.json" else ():
+            if path in text:
+                raise ConfigError(
+                    f"{file.name} holds the local path {path!r}. Nothing was published; use names or "
+                    "relative paths in the settings or the template."
+                )
+
+
+def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files that match; those that are there already stay."""
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if not (target / file.name).exists():
+                shutil.copyfile(file, target / file.name)
+
+
+def _public_config(path: Path, record: Mapping[str, Any]) -> None:
+    """Add the way of explaining to `config.json`, and take out where the weights came from."""
+    config = {key: value for key, value in _read_json(path).items() if key not in _LOCAL_KEYS}
+    if alignment := record.get("alignment"):
+        config |= Explanation.of_alignment(alignment).entry()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _merge_adapter(run: Path, record: Mapping[str, Any], target: Path) -> None:
+    """Write the base model with the run's LoRA adapter merged into its weights.
+
+    An adapter alone names its base by a path that may be local, and does not know the labels.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    labels = record["data"]["labels"]
+    base = AutoModelForSequenceClassification.from_pretrained(
+        resolve_model(record["model"]),
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    PeftModel.from_pretrained(base, run).merge_and_unload().save_pretrained(target)
+
+
+def _records(run: Path, count: int) -> list[dict[str, Any]]:
+    """The first evaluated texts of a run."""
+    if not count:
+        return []
+    files = sorted((run / "evaluation").glob("*.parquet"))
+    if not files:
+        raise DataError(
+            f"`examples={count}` needs evaluated texts, but {str(run / 'evaluation')!r} has none. Run "
+            "`hf-cap evaluate --records` first, or leave the examples out."
+        )
+    records = Dataset.from_parquet(str(files[0]))
+    return list(records.select(range(min(count, len(records)))))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty where a run has no such record."""
+    if not path.exists():
+        _logger.warning("There is no %s; the card will call its facts unknown.", path)
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
