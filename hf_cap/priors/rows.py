@@ -78,13 +78,13 @@ def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: 
     spans = tuple(split_words(text, pattern)) if isinstance(text, str) else ()
     if not spans:
         raise DataError(
-            f"Row {number} of the batch: the text is {text!r}, in which word_pattern={pattern!r} finds "
+            f"Row {number}: the text is {text!r}, in which word_pattern={pattern!r} finds "
             "no words. Remove the row, or give it a text."
         )
     position = index.get(label, -1) if isinstance(label, str) else label
     if not isinstance(position, int) or not 0 <= position < len(index):
         raise DataError(
-            f"Row {number} of the batch ({text!r:.60}): the label {label!r} is not in the label space of "
+            f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
             f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give the whole "
             "label space as `labels`."
         )

@@ -99,6 +99,23 @@ class ChannelSettings:
         _check_positive("temperature", self.temperature)
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """How the stage `extract` goes through a data set. Changes no score."""
+
+    splits: tuple[str, ...] = option(
+        ("train",), "Splits whose texts get priors; the others get empty columns."
+    )
+    chunk_size: int = option(
+        32, "Texts that are scored, and kept, together. What is lost by a crash is one chunk."
+    )
+    progress: bool = option(True, "Show a progress bar.")
+
+    def __post_init__(self) -> None:
+        _check_at_least("chunk_size", self.chunk_size, 1)
+
+
 def _check_choice(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}.")
