@@ -21,6 +21,11 @@ LANGUAGE_MODEL = "embedded/smollm2-135m-instruct"
 ENCODER = "embedded/minilm-l6"
 DEMO_DATA = "embedded/library-desk"
 
+_HUB_IDS = {
+    LANGUAGE_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ENCODER: "sentence-transformers/all-MiniLM-L6-v2",
+}
+
 _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 
@@ -46,6 +51,11 @@ def resolve_model(name: str) -> str:
     if name not in _MODELS:
         raise ConfigError(f"No embedded model is called {name!r}; there are {sorted(_MODELS)}.")
     return str(_MODELS[name]())
+
+
+def hub_id(name: str) -> str | None:
+    """Where the same weights are on the Hub; `None` for the data set, which is not there."""
+    return _HUB_IDS.get(name)
 
 
 def resolve_data(name: str) -> Path | None:
