@@ -1,0 +1,213 @@
+"""The charts of the report: pure functions from values to inline SVG."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from .svg import (
+    WIDTH,
+    Scale,
+    band,
+    element,
+    figure,
+    group_class,
+    line,
+    mark,
+    scale,
+    text,
+    x_axis,
+    y_axis,
+)
+from .values import AuditTable, Calibration, Confusion, Estimate, Group, Panel, PriorAudit, Row
+from .writing import estimate_text, number_text, tick_text
+
+_LEFT, _RIGHT, _TOP = 44.0, WIDTH - 10.0, 12.0
+_SQUARE = 250.0
+_NAMED_LABELS = 24
+_BAR_NAMES = 130.0
+
+
+def interval_chart(
+    title: str, named_rows: Sequence[tuple[str, Row]], groups: Sequence[Group]
+) -> Markup:
+    """One measure over evaluation sets: a mark a group, with a line for its 95 % interval.
+
+    Args:
+        title: Name of the measure.
+        named_rows: Name of an evaluation set and the row of the measure in it.
+        groups: The groups, in the order of the values.
+    """
+    percent = named_rows[0][1].percent
+    estimates = [value for _, row in named_rows for value in row.values if value]
+    ends = [e for v in estimates for e in (v.mean, v.low, v.high) if e is not None]
+    along = scale([100 * end if percent else end for end in ends], 14, _RIGHT - 10, ticks=4)
+    parts: list[str] = []
+    described = []
+    y = 4.0
+    for name, row in named_rows:
+        parts.append(text(0, y + 12, name, kind="name"))
+        y += 26
+        for index, value in enumerate(row.values):
+            if value:
+                said = f"{name}, {groups[index].name}: {estimate_text(value, percent)}"
+                described.append(said)
+                parts.append(_interval(along, index, y, value, percent, said))
+                y += 15
+        y += 4
+    return figure(title, "; ".join(described), y + 18, x_axis(along, 4, y, tick_text), *parts)
+
+
+def _interval(
+    along: Scale, group: int, y: float, value: Estimate, percent: bool, said: str
+) -> Markup:
+    unit = 100 if percent else 1
+    whisker = Markup("")
+    if value.low is not None and value.high is not None:
+        ends = [(along(unit * value.low), y), (along(unit * value.high), y)]
+        whisker = line(ends, group_class("whisker", group))
+    return whisker + mark(group, along(unit * value.mean), y, said)
+
+
+def curve_chart(panel: Panel, groups: Sequence[Group]) -> Markup:
+    """A logged quantity over the training steps: the mean of each group, and the range of its runs."""
+    points = [point for curve in panel.curves for point in curve.points]
+    across = scale([point.step for point in points] + [0.0], _LEFT, _RIGHT, ticks=4)
+    up = scale([end for p in points for end in (p.low, p.high)], 180, _TOP)
+    parts: list[str] = []
+    described = []
+    for curve in panel.curves:
+        upper = [(across(p.step), up(p.high)) for p in curve.points]
+        lower = [(across(p.step), up(p.low)) for p in reversed(curve.points)]
+        middle = [(across(p.step), up(p.mean)) for p in curve.points]
+        parts.append(band([*upper, *lower], group_class("band", curve.group)))
+        parts.append(line(middle, group_class("curve", curve.group)))
+        last = curve.points[-1]
+        said = f"{groups[curve.group].name}: {tick_text(round(last.mean, 3))} at step {last.step:g}"
+        parts.append(mark(curve.group, *middle[-1], said))
+        described.append(said)
+    axes = y_axis(up, _LEFT, _RIGHT, tick_text) + x_axis(across, 180, 180, tick_text)
+    name = text(_RIGHT, 212, "training step", anchor="end", kind="axis")
+    return figure(panel.title, f"Last values: {'; '.join(described)}", 216, axes, *parts, name)
+
+
+def calibration_chart(calibrations: Sequence[Calibration], groups: Sequence[Group]) -> Markup:
+    """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
+    across = scale([0.0, 100.0], _LEFT, _LEFT + _SQUARE, ticks=4)
+    up = scale([0.0, 100.0], _TOP + _SQUARE, _TOP, ticks=4)
+    parts = [line([(across(0), up(0)), (across(100), up(100))], "diagonal")]
+    described = []
+    for found in calibrations:
+        name = groups[found.group].name
+        places = [(across(100 * b.confidence), up(100 * b.accuracy)) for b in found.bins]
+        parts.append(line(places, group_class("curve", found.group)))
+        for place, b in zip(places, found.bins, strict=True):
+            said = (
+                f"{name}: {number_text(b.confidence, True)} % sure, {number_text(b.accuracy, True)} % right "
+                f"({b.texts} texts)"
+            )
+            parts.append(mark(found.group, *place, said))
+        described.append(f"{name}: expected calibration error {number_text(found.error, True)} %")
+    bottom = _TOP + _SQUARE
+    axes = y_axis(up, _LEFT, _LEFT + _SQUARE, tick_text) + x_axis(across, bottom, bottom, tick_text)
+    names = text(_LEFT + _SQUARE, bottom + 32, "confidence, %", anchor="end", kind="axis")
+    return figure("Calibration", "; ".join(described), bottom + 38, axes, *parts, names)
+
+
+def confusion_chart(confusion: Confusion, group: Group) -> Markup:
+    """Gold labels down, predicted labels across; errors stand out, the diagonal is pale."""
+    size = len(confusion.labels)
+    # names of labels are drawn at the rows where there is room for them
+    left = 112.0 if size <= _NAMED_LABELS else 8.0
+    cell = (WIDTH - left - 4) / size
+    most = max((n for (g, p), n in confusion.counts.items() if g != p), default=1)
+    totals: dict[int, int] = {}
+    for (gold, _), count in confusion.counts.items():
+        totals[gold] = totals.get(gold, 0) + count
+    parts: list[str] = [
+        element("rect", x=left, y=4.0, width=cell * size, height=cell * size, class_="frame")
+    ]
+    for (gold, said), count in confusion.counts.items():
+        right = gold == said
+        strength = count / totals[gold] if right else 0.25 + 0.75 * count / most
+        title = f"{confusion.labels[gold]} predicted as {confusion.labels[said]}: {count} of {totals[gold]}"
+        place = {"x": left + said * cell, "y": 4 + gold * cell, "width": cell, "height": cell}
+        parts.append(
+            element(
+                "rect",
+                element("title", title),
+                **place,
+                class_="right" if right else "wrong",
+                fill_opacity=strength * (0.3 if right else 0.9),
+            )
+        )
+    if size <= _NAMED_LABELS:
+        for number, label in enumerate(confusion.labels):
+            shown = label if len(label) <= 16 else f"{label[:15]}…"
+            parts.append(
+                text(left - 6, 4 + (number + 0.5) * cell + 4, shown, anchor="end", kind="label")
+            )
+    right_texts = sum(count for (g, p), count in confusion.counts.items() if g == p)
+    described = f"{right_texts} of {sum(totals.values())} predictions lie on the diagonal"
+    return figure(f"Confusion matrix: {group.name}", described, cell * size + 8, *parts)
+
+
+def correlation_chart(audit: PriorAudit) -> Markup:
+    """Rank correlation of each pair of sources, as a number on a coloured square."""
+    size = len(audit.sources)
+    left = 104.0
+    cell = min((WIDTH - left - 4) / size, 56.0)
+    parts: list[str] = []
+    for row, one in enumerate(audit.sources):
+        parts.append(text(left - 6, 4 + (row + 0.5) * cell + 4, one, anchor="end"))
+        for column, other in enumerate(audit.sources[: row + 1]):
+            value = 1.0 if row == column else audit.correlations.get((one, other))
+            if value is not None:
+                parts.append(_correlation(left + column * cell, 4 + row * cell, cell, value))
+    described = "; ".join(
+        f"{one} and {other}: {number_text(value)}"
+        for (one, other), value in audit.correlations.items()
+        if audit.sources.index(one) > audit.sources.index(other)
+    )
+    return figure("Rank correlation between sources", described, size * cell + 8, *parts)
+
+
+def _correlation(x: float, y: float, cell: float, value: float) -> Markup:
+    square = element(
+        "rect",
+        x=x + 1,
+        y=y + 1,
+        width=cell - 2,
+        height=cell - 2,
+        rx=3,
+        class_="for" if value >= 0 else "against",
+        fill_opacity=0.7 * abs(value),
+    )
+    shown = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return square + text(x + cell / 2, y + cell / 2 + 4, shown, anchor="middle", kind="value")
+
+
+def bar_chart(table: AuditTable) -> Markup:
+    """One number a source, as a bar from zero."""
+    values = [figure.value for figure in table.figures]
+    along = scale([0.0, *values], _BAR_NAMES, _RIGHT - 46)
+    parts: list[str] = []
+    for number, found in enumerate(table.figures):
+        y = 6.0 + 24 * number
+        start, end = sorted((along(0), along(found.value)))
+        parts.append(text(_BAR_NAMES - 8, y + 13, found.source, anchor="end", kind="name"))
+        parts.append(
+            element(
+                "rect",
+                x=start,
+                y=y + 2,
+                width=max(end - start, 1.0),
+                height=14,
+                rx=2,
+                class_="for" if found.value >= 0 else "against",
+                fill_opacity=0.75,
+            )
+        )
+        parts.append(text(end + 6, y + 13, number_text(found.value), kind="value"))
+    described = "; ".join(f"{f.source}: {number_text(f.value)}" for f in table.figures)
+    zero = line([(along(0), 2), (along(0), 24.0 * len(values) + 4)], "zero")
+    return figure(table.title, described, 24.0 * len(values) + 10, *parts, zero)

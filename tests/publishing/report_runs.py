@@ -1,0 +1,188 @@
+"""Run folders as the command line writes them, built in code; with texts that try to break the page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_cap.embedded import DEMO_DATA, resolve_data
+from hf_cap.evaluation.classifier import Evaluation, Record
+from hf_cap.words import word_strings
+
+HOSTILE = (
+    "<script>document.title = 'broken in'</script> renew",
+    "</script><img src=x onerror=\"document.title='broken in'\"> renew <!-- <script>",
+    "quotes \" and ' and ` & &amp; &#39; \\u003c {{ 7 * 7 }} ${7}",
+    "right to left: \u202eevil\u202c and \u05e9\u05dc\u05d5\u05dd and \u0645\u0631\u062d\u0628\u0627 back",
+    "long " + "x" * 10_000 + " word",
+    "emoji \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467 and line\u2028separator "
+    "and\u00a0space\ufeff mark",
+    "  many   spaces\tand\nlines  ",
+)
+"""Texts that show as text, or break a page that was not written with care."""
+
+SOURCES = ("cap", "channel", "lime", "integrated_gradients", "word_length")
+
+
+def demo_rows(split: str = "test", count: int | None = None) -> list[tuple[str, str]]:
+    """Texts and labels of the demo data, repeated with a number where more are asked for than there are."""
+    folder = resolve_data(DEMO_DATA)
+    assert folder is not None
+    lines = (folder / f"{split}.jsonl").read_text().splitlines()
+    rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
+    if count is None:
+        return rows
+    return [
+        (rows[n % len(rows)][0] + (f" {n}" if n >= len(rows) else ""), rows[n % len(rows)][1])
+        for n in range(count)
+    ]
+
+
+def word_scores(words: Sequence[str], label: str, noise: float, seed: int) -> list[float]:
+    """Plausible scores: high for words that begin like a part of the label, noise for the others."""
+    random = np.random.default_rng([seed, len(words), *map(ord, words[0][:4])])
+    hits = [any(word.lower()[:3] == part[:3] for part in label.split("_")) for word in words]
+    return [float(2 * hit + noise * random.normal()) for hit in hits]
+
+
+def make_record(text: str, label: str, labels: Sequence[str], *, skill: float, seed: int) -> Record:
+    """What a model of some skill (the share of texts it gets right) says about a text."""
+    words = word_strings(text)
+    random = np.random.default_rng([seed, int(1000 * skill), *map(ord, text[:12])])
+    target = labels.index(label)
+    if random.random() > skill:
+        target = (target + 1 + int(random.integers(2))) % len(labels)
+    logits = random.normal(size=len(labels))
+    logits[target] = logits.max() + random.exponential(2.0)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    return Record(
+        text=text,
+        label=label,
+        prediction=labels[target],
+        probabilities=tuple(probabilities.tolist()),
+        words=tuple(words),
+        attributions=tuple(word_scores(words, labels[target], 1.3 - skill, seed)),
+        prior=tuple(word_scores(words, label, 0.2, 0)),
+    )
+
+
+def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int = 0) -> None:
+    """The JSON and the parquet of one evaluation."""
+    labels = tuple(sorted({record.label for record in records} | {r.prediction for r in records}))
+    right = float(np.mean([record.label == record.prediction for record in records]))
+    evaluation = Evaluation(
+        texts=len(records),
+        accuracy=right,
+        macro_f1=right - 0.01,
+        comprehensiveness=0.3 * right + 0.005 * seed,
+        sufficiency=0.1 - 0.05 * right,
+        alignment=0.6 * right,
+        alignment_texts=len(records),
+        labels=labels,
+    )
+    numbers = {key: value for key, value in asdict(evaluation).items() if key != "records"}
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation" / f"{name}.json").write_text(json.dumps(numbers))
+    rows = Dataset.from_list([asdict(record) for record in records])
+    rows.to_parquet(str(folder / "evaluation" / f"{name}.parquet"))
+
+
+def write_run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    weight: float = 0.1,
+    settings: Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
+) -> Path:
+    """`run.json` of a training run, with a history."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history = [
+        {
+            "step": step,
+            "loss_task": 2.5 * 0.97**step + 0.02 * seed,
+            **(
+                {"loss_align": 1.4 * 0.985**step + 0.1, "align_cosine": 1 - 0.9 * 0.98**step}
+                if weight
+                else {}
+            ),
+        }
+        for step in range(5, 101, 5)
+    ]
+    facts = {
+        "kind": "train",
+        "model": "embedded/minilm-l6",
+        "seed": seed,
+        "settings": {
+            "alignment_weight": weight,
+            "learning_rate": 2e-5,
+            "output_dir": str(folder),
+            "seed": seed,
+            **(settings or {}),
+        },
+        "data": {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": list(labels)},
+        "history": history,
+        "versions": {"hf-cap": "0.1.0", "transformers": "5.23.0"},
+        "command": f"hf-cap train --alignment_weight {weight} --seed {seed}",
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequence[str]) -> Path:
+    """A folder of priors with one column a source, and the fused one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = sorted({label for _, label in rows})
+    columns: dict[str, list[Any]] = {"text": [], "label": [], "words": []}
+    for text, label in rows:
+        columns["text"].append(text)
+        columns["label"].append(labels.index(label))
+        columns["words"].append(word_strings(text))
+    for number, source in enumerate(sources):
+        columns[f"prior_{source}"] = [
+            word_scores(words, label, 0.2 + 0.2 * number, number)
+            for words, (_, label) in zip(columns["words"], rows, strict=True)
+        ]
+    columns["prior"] = columns[f"prior_{sources[0]}"]
+    scores = {name: List(Value("float64")) for name in columns if name.startswith("prior")}
+    features = Features(
+        {
+            "text": Value("string"),
+            "label": ClassLabel(names=labels),
+            "words": List(Value("string")),
+            **scores,
+        }
+    )
+    Dataset.from_dict(columns, features=features).to_parquet(str(folder / "test.parquet"))
+    return folder
+
+
+def write_runs(
+    root: Path, rows: Sequence[tuple[str, str]], *, seeds: Sequence[int] = (0, 1, 2)
+) -> list[Path]:
+    """Runs without alignment, with a shuffled prior and with the prior, evaluated on two sets."""
+    labels = sorted({label for _, label in rows})
+    kinds: list[tuple[str, float, float, dict[str, Any]]] = [
+        ("plain", 0.0, 0.74, {}),
+        ("shuffled", 0.1, 0.73, {"prior_column": "prior_shuffled"}),
+        ("aligned", 0.1, 0.8, {}),
+    ]
+    folders = []
+    for name, weight, skill, settings in kinds:
+        for seed in seeds:
+            folder = root / f"{name}-{seed}"
+            write_run(folder, seed=seed, weight=weight, settings=settings, labels=labels)
+            for split, loss in (("test", 0.0), ("keyword_addition", 0.12)):
+                records = [
+                    make_record(
+                        text, label, labels, skill=skill - loss, seed=10 * seed + int(loss > 0)
+                    )
+                    for text, label in rows
+                ]
+                write_evaluation(folder, split, records, seed)
+            folders.append(folder)
+    return folders
