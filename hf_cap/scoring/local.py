@@ -23,7 +23,7 @@ from .trie import Continuation
 _logger = logging.getLogger(__name__)
 _SHORT_PREFIX = 64
 """Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
-_CPU_BUDGET, _ACCELERATOR_BUDGET = 256, 8192
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 512, 8192
 
 
 class _Prompt(NamedTuple):

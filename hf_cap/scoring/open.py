@@ -25,5 +25,9 @@ def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) 
 def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
     # imported here: the command line reads settings without paying for torch
     from .loading import load_scorer
+    from .served import open_served
+    from .store import StoredScorer
 
-    return load_scorer(settings, runtime)
+    scorer = open_served(settings, runtime) if settings.base_url else load_scorer(settings, runtime)
+    path = runtime.store_path
+    return scorer if path is None else StoredScorer(scorer, path)

@@ -132,11 +132,12 @@ def _gather(
     logits: Tensor, rows: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Log-softmax in float32 of `logits` `(rows, vocabulary)` at the pairs (row, token)."""
-    row_index = torch.from_numpy(rows).to(logits.device)
-    token_index = torch.from_numpy(tokens).to(logits.device)
-    normaliser = torch.cat(
-        [part.float().logsumexp(-1) for part in torch.split(logits, _LOGIT_ROWS)]
-    )
-    chosen = logits[row_index, token_index].float() - normaliser[row_index]
-    # rounding may lift a near-certain token above certainty
-    return chosen.clamp(max=0.0).double().cpu().numpy()
+    parts = []
+    for begin in range(0, len(logits), _LOGIT_ROWS):
+        # log_softmax reads its rows once; logsumexp would make three copies of them
+        log_probs = logits[begin : begin + _LOGIT_ROWS].float().log_softmax(-1)
+        first, last = np.searchsorted(rows, (begin, begin + _LOGIT_ROWS))
+        row_index = torch.from_numpy(rows[first:last] - begin).to(logits.device)
+        token_index = torch.from_numpy(tokens[first:last]).to(logits.device)
+        parts.append(log_probs[row_index, token_index])
+    return torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)

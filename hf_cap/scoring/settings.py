@@ -71,7 +71,7 @@ class ScorerRuntime:
     )
     token_budget: int | None = option(
         None,
-        "Tokens of one forward pass; halved by itself when memory runs out. Default: 256 on a CPU, "
+        "Tokens of one forward pass; halved by itself when memory runs out. Default: 512 on a CPU, "
         "8192 on a GPU.",
     )
     prefix_memory: float = option(
