@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
@@ -40,12 +40,12 @@ def public_name(name: str | None) -> str | None:
     """The Hub id, or for what is local the last part of its path."""
     if not name:
         return None
-    return public_id(name) or PurePath(name.removeprefix(PREFIX)).name or None
+    return public_id(name) or _last(name) or None
 
 
 def public_text(text: str) -> str:
     """A text in which each local path is cut down to its last part, and each secret to `***`."""
-    return SECRET.sub("***", LOCAL_PATH.sub(lambda path: PurePath(path[0]).name or ".", text))
+    return SECRET.sub("***", LOCAL_PATH.sub(lambda path: _last(path[0]), text))
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +55,10 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if not _PRIVATE.search(name)
     }
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _is_local(name: str) -> bool:

@@ -27,11 +27,12 @@ HYBRID = "hybrid"
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
-    """Configuration name to splits, the default one first. Each has a column `prior`.
+    """Configuration name to splits, the default one and the split `train` first. Each has a column `prior`.
 
     Raises:
         PriorError: there is no prior column, or the splits have different columns.
     """
+    splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).column_names
     for split, data in splits.items():
         if set(data.column_names) != set(columns):

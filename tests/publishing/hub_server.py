@@ -4,9 +4,11 @@
 client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and tokens and show what was asked:
 
     POST /_test/faults  [{"method": "PUT", "path": "regex", "times": 1, "status": 500, "headers": {}}],
-                        "cut": true instead of a status breaks the connection in mid-request
+                        "cut": true instead of a status breaks the connection in mid-request,
+                        "lost": true after the request was obeyed
     POST /_test/tokens  {"hf_alice": "write"}
     POST /_test/gate    {"kind": "models", "name": "alice/m"}
+    GET  /_test/pending 1
     GET  /_test/log     ["GET /api/whoami-v2", ...]
 """
 
@@ -87,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.body = self._read_body()
-        if fault:
+        if fault and not fault.get("lost"):
             self._send(fault["status"], {"error": "made to fail"}, fault.get("headers", {}))
             return
         try:
@@ -95,6 +97,10 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
             answer = refused.status, {"error": refused.message}, headers
+        if fault:
+            self.close_connection = True
+            self.connection.close()
+            return
         self._send(*answer)
 
     def _read_body(self) -> bytes:
@@ -323,6 +329,9 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.repositories[self.json["kind"], self.json["name"]].gated = True
         return 200, {}, {}
 
+    def pending(self, _: Match) -> Answer:
+        return 200, len(self.faults.waiting), {}
+
     def show_log(self, _: Match) -> Answer:
         return 200, self.faults.log, {}
 
@@ -346,6 +355,7 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[[Handler, Match], Answer]]] = 
     (("POST",), r"/_test/faults", Handler.set_faults),
     (("POST",), r"/_test/tokens", Handler.set_tokens),
     (("POST",), r"/_test/gate", Handler.gate),
+    (("GET",), r"/_test/pending", Handler.pending),
     (("GET",), r"/_test/log", Handler.show_log),
     (("GET", "HEAD"), _FILES + r"/resolve" + _REVISION + r"/(?P<path>.+)", Handler.resolve),
 ]

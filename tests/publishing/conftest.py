@@ -1,0 +1,112 @@
+"""A Hub in a process of its own, and clients in processes that know no other Hub."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SERVER = Path(__file__).with_name("hub_server.py")
+
+
+@dataclass(frozen=True)
+class HubControl:
+    """What a test may tell the Hub."""
+
+    address: str
+
+    def _ask(self, path: str, content: Any = None) -> Any:
+        body = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(
+            f"{self.address}/_test/{path}", data=body, timeout=10
+        ) as answer:
+            return json.load(answer)
+
+    def fail(self, method: str, path: str, *, times: int = 1, **fault: Any) -> None:
+        """Let the next requests like this go wrong: `status` and `headers`, or `cut=True`."""
+        self._ask("faults", [{"method": method, "path": path, "times": times, **fault}])
+
+    def accept(self, **tokens: str) -> None:
+        """Which tokens are valid from now on, and their roles."""
+        self._ask("tokens", tokens)
+
+    def gate(self, kind: str, name: str) -> None:
+        self._ask("gate", {"kind": kind, "name": name})
+
+    def pending(self) -> int:
+        """Faults that have not happened yet."""
+        return int(self._ask("pending"))
+
+    def log(self) -> list[str]:
+        asked: list[str] = self._ask("log")
+        return asked
+
+
+@pytest.fixture(scope="session")
+def hub_process() -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.stdin.close()
+    process.stdout.close()
+    process.wait(timeout=10)
+
+
+@pytest.fixture
+def hub(hub_process: str) -> Iterator[HubControl]:
+    """The Hub, without faults and with its usual tokens."""
+    control = HubControl(hub_process)
+    control._ask("faults", [])
+    control.accept(hf_alice="write", hf_reader="read")
+    yield control
+    control._ask("faults", [])
+
+
+def _client(address: str, home: Path, **settings: str) -> ProcessPoolExecutor:
+    """A process whose `huggingface_hub` was imported with these settings in the environment."""
+    environment = {
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_alice",
+        "HF_HUB_DISABLE_XET": "1",  # the Hub of the tests has no content-addressed store
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": "1",
+        **settings,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+        pool.submit(os.getpid).result()  # a worker starts with its first task
+    return pool
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache of the clients."""
+    return tmp_path_factory.mktemp("hf_home")
+
+
+@pytest.fixture(scope="session")
+def client(hub_process: str, home: Path) -> Iterator[ProcessPoolExecutor]:
+    with _client(hub_process, home) as pool:
+        yield pool
+
+
+@pytest.fixture
+def offline_client(hub_process: str, home: Path) -> Iterator[ProcessPoolExecutor]:
+    """As `client`, with the same cache and no way out."""
+    with _client(hub_process, home, HF_HUB_OFFLINE="1") as pool:
+        yield pool

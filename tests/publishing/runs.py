@@ -1,0 +1,106 @@
+"""A small run and a small prior data set, as the command line leaves them on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+from hf_cap.data import save_splits
+from hf_cap.schema import add_provenance
+from tests.tiny import roberta_classifier, word_tokenizer
+
+LABELS = ["renew", "cancel", "pay"]
+
+RECORD: dict[str, Any] = {
+    "kind": "train",
+    "model": "embedded/minilm-l6",
+    "seed": 3,
+    "settings": {"output_dir": "/home/alice/runs/desk", "learning_rate": 1e-4},
+    "alignment": {
+        "alignment_weight": 0.1,
+        "attribution_method": "input_x_gradient",
+        "word_pattern": r"\S+",
+    },
+    "data": {
+        "dataset": "/home/alice/data/library-desk",
+        "train_split": "train",
+        "rows": 4,
+        "labels": LABELS,
+        "provenance": [{"cap": {"model": "embedded/smollm2-135m-instruct", "n": 100}}],
+    },
+    "history": [
+        {"step": 1, "epoch": 0.5, "loss": 1.2, "loss_task": 1.1, "loss_align": 0.9},
+        {"step": 2, "epoch": 1.0, "loss": 1.0, "loss_task": 0.9, "loss_align": 0.8},
+        {"train_runtime": 3.0, "step": 2},
+    ],
+    "versions": {"hf-cap": "0.1.0"},
+    "command": "hf-cap train --dataset /home/alice/data/library-desk --output_dir ~/runs/desk",
+}
+
+
+def write_run(folder: Path) -> Path:
+    """A trained model with its record, an evaluation and one evaluated text."""
+    model = roberta_classifier(vocabulary=12_000)  # large enough for an upload in parts
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {label: index for index, label in enumerate(LABELS)}
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    (folder / "run.json").write_text(json.dumps(RECORD))
+    (folder / "optimizer.pt").write_bytes(b"momentum")
+    (folder / "training_args.bin").write_bytes(b"/home/alice")
+    (folder / "evaluation").mkdir()
+    numbers = {"texts": 2, "accuracy": 0.5, "macro_f1": 0.4, "comprehensiveness": 0.125}
+    (folder / "evaluation" / "test.json").write_text(json.dumps(numbers))
+    record = {
+        "text": "renew my card",
+        "label": "renew",
+        "prediction": "pay",
+        "probabilities": [0.2, 0.3, 0.5],
+        "words": ["renew", "my", "card"],
+        "attributions": [1.0, 0.0, -0.5],
+    }
+    Dataset.from_list([record]).to_parquet(str(folder / "evaluation" / "test.parquet"))
+    return folder
+
+
+def prior_splits() -> DatasetDict:
+    """Two splits with the priors `cap` and `lime` and their fusion; one text has none."""
+    cell = add_provenance(None, "cap", {"model": "/home/alice/models/smollm2", "n": 100})
+    cell = add_provenance(cell, "lime", {"model": "roberta-base", "samples": 1000})
+    cell = add_provenance(cell, "prior", {"sources": ["cap", "lime"], "how": "mean"})
+    rows = [
+        ("renew my card", 0, [1.0, 0.0, -0.5], [0.5, 0.25, 0.25]),
+        ("cancel the hold", 1, [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]),
+        ("pay fine", 2, [0.5, 0.5], None),
+    ]
+    table = {
+        "text": [row[0] for row in rows],
+        "label": [row[1] for row in rows],
+        "words": [row[0].split() for row in rows],
+        "prior_cap": [row[2] for row in rows],
+        "cap_r2": [0.9, 0.8, None],
+        "prior_lime": [row[3] for row in rows],
+        "prior": [row[2] for row in rows[:2]] + [None],
+        "provenance": [cell] * 3,
+    }
+    scores = List(Value("float64"))
+    features = Features(
+        {
+            "text": Value("string"),
+            "label": ClassLabel(names=LABELS),
+            "words": List(Value("string")),
+            "prior_cap": scores,
+            "cap_r2": Value("float64"),
+            "prior_lime": scores,
+            "prior": scores,
+            "provenance": Value("string"),
+        }
+    )
+    train = Dataset.from_dict(table, features=features)
+    return DatasetDict({"train": train, "test": train.select([1, 0])})
+
+
+def write_priors(folder: Path) -> Path:
+    save_splits(prior_splits(), folder)
+    return folder

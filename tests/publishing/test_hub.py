@@ -1,0 +1,232 @@
+"""Over the wire: the real `huggingface_hub` client against a Hub on loopback."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hf_cap.errors import ConfigError, DataError, ServerError
+from tests.publishing import visitor
+from tests.publishing.conftest import HubControl
+from tests.publishing.runs import LABELS, write_priors, write_run
+
+pytestmark = pytest.mark.slow
+
+METRIC = """
+import datasets
+import evaluate
+
+
+class Right(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"right": sum(p == r for p, r in zip(predictions, references))}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "desk")
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_priors(tmp_path_factory.mktemp("data") / "desk-priors")
+
+
+def test_a_model_goes_there_and_back(
+    hub: HubControl, client: ProcessPoolExecutor, run: Path
+) -> None:
+    client.submit(visitor.push_run, str(run), "alice/desk").result()
+    files = client.submit(visitor.download, "alice/desk").result()
+    assert set(files) == {
+        ".gitattributes",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    assert not any(b"/home/alice" in content for content in files.values())
+    assert client.submit(visitor.visibility, "alice/desk").result() is True
+    (plain,) = client.submit(visitor.classify, "alice/desk", "renew my card").result()
+    explained = client.submit(visitor.explain, "alice/desk", "renew my card").result()
+    assert plain["label"] == explained["label"]
+    assert plain["label"] in LABELS
+    assert plain["score"] == pytest.approx(explained["score"], abs=1e-6)
+    assert explained["words"] == ["renew", "my", "card"]
+
+
+def test_the_published_config_tells_how_to_explain(
+    hub: HubControl, client: ProcessPoolExecutor, run: Path
+) -> None:
+    client.submit(visitor.push_run, str(run), "library/desk", private=False).result()
+    files = client.submit(visitor.download, "library/desk").result()
+    assert json.loads(files["config.json"])["hf_cap"]["method"] == "input_x_gradient"
+    assert client.submit(visitor.visibility, "library/desk").result() is False
+
+
+def test_priors_go_there_and_back_and_train_without_a_language_model(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path, tmp_path: Path
+) -> None:
+    client.submit(visitor.push_priors, str(priors), "alice/priors").result()
+    hybrid = client.submit(visitor.load_priors, "alice/priors").result()
+    cap = client.submit(visitor.load_priors, "alice/priors", "cap").result()
+    assert list(hybrid) == ["train", "test"]
+    assert [row["prior"] for row in hybrid["train"]] == [[1.0, 0.0, -0.5], [2.0, 0.0, 1.0], None]
+    assert set(hybrid["train"][0]) >= {"prior_cap", "prior_lime", "cap_r2"}
+    assert cap["test"][0]["prior"] == [2.0, 0.0, 1.0]
+    assert set(cap["train"][0]) == {"text", "label", "words", "prior", "cap_r2", "provenance"}
+    feature = client.submit(visitor.feature_of, "alice/priors", "lime", "label").result()
+    assert "ClassLabel" in feature
+    *log, asked = client.submit(visitor.train_on, "alice/priors", str(tmp_path / "run")).result()
+    assert any("loss_align" in line for line in log)
+    assert asked == {"asked": []}
+
+
+def test_priors_in_memory_go_there_and_back(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    address = client.submit(visitor.push_in_memory, str(priors), "alice/memory").result()
+    assert address == f"{hub.address}/datasets/alice/memory"
+    assert client.submit(visitor.visibility, "alice/memory", "dataset").result() is False
+    loaded = client.submit(visitor.load_priors, "alice/memory", "lime").result()
+    assert loaded["train"][2]["prior"] is None
+
+
+def test_an_unknown_configuration_is_refused_by_name(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    client.submit(visitor.push_priors, str(priors), "alice/known").result()
+    with pytest.raises(DataError, match=r"'shap' of 'alice/known'.*hybrid"):
+        client.submit(visitor.load_priors, "alice/known", "shap").result()
+    with pytest.raises(DataError, match="There is no data set 'alice/nothing'"):
+        client.submit(visitor.load_priors, "alice/nothing").result()
+
+
+def test_a_metric_becomes_a_space_that_evaluate_loads(
+    hub: HubControl, client: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "right"
+    folder.mkdir()
+    (folder / "right.py").write_text(METRIC)
+    (folder / "README.md").write_text("---\ntitle: right\nsdk: gradio\n---\n")
+    client.submit(visitor.push_metric, str(folder), "alice/right").result()
+    assert client.submit(visitor.measure, "alice/right").result() == {"right": 1}
+    with pytest.raises(ConfigError, match=r"looks for 'wrong\.py'"):
+        client.submit(visitor.push_metric, str(folder), "alice/wrong").result()
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "fault"),
+    [
+        ("pause", "POST", "/api/repos/create", {"status": 429, "headers": {"Retry-After": "1"}}),
+        ("down", "POST", "/api/repos/create", {"status": 503}),
+        ("busy", "POST", "/preupload/", {"status": 429, "headers": {"Retry-After": "1"}}),
+        ("batch", "POST", "/objects/batch", {"status": 500}),
+        ("cut", "PUT", "/_lfs/", {"cut": True}),
+        ("storage", "PUT", "/_lfs/", {"status": 500}),
+        ("conflict", "POST", "/commit/", {"status": 409}),
+        ("cut-commit", "POST", "/commit/", {"cut": True}),
+        ("lost-commit", "POST", "/commit/", {"lost": True}),
+    ],
+    ids=str,
+)
+def test_a_passing_fault_is_survived(
+    hub: HubControl,
+    client: ProcessPoolExecutor,
+    priors: Path,
+    name: str,
+    method: str,
+    path: str,
+    fault: dict[str, object],
+) -> None:
+    hub.fail(method, path, **fault)
+    client.submit(visitor.push_priors, str(priors), f"alice/{name}").result()
+    assert hub.pending() == 0
+    assert client.submit(visitor.load_priors, f"alice/{name}").result()["train"]
+
+
+def test_a_broken_upload_loses_nothing_and_goes_on_where_it_was(
+    hub: HubControl, client: ProcessPoolExecutor, run: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    hub.fail("POST", "/api/models/alice/broken/commit/", times=99, status=403)
+    with pytest.raises(ServerError, match=r"may not write to 'alice/broken'.*run the same command"):
+        client.submit(visitor.push_run, str(run), "alice/broken", output_dir=str(kept)).result()
+    assert (kept / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    hub.fail("GET", "/nothing", status=500)
+    before = len(hub.log())
+    client.submit(visitor.push_run, str(run), "alice/broken", output_dir=str(kept)).result()
+    assert not [line for line in hub.log()[before:] if line.startswith("PUT")]
+    assert "model.safetensors" in client.submit(visitor.download, "alice/broken").result()
+
+
+def test_a_lasting_fault_ends_in_a_message(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    hub.fail("POST", "/api/repos/create", times=99, status=429, headers={"Retry-After": "0"})
+    with pytest.raises(ServerError, match="too many requests"):
+        client.submit(visitor.push_priors, str(priors), "alice/busy").result()
+
+
+def test_access_is_checked_before_any_work(hub: HubControl, client: ProcessPoolExecutor) -> None:
+    client.submit(visitor.check, "alice/new").result()
+    for arguments, error, message in [
+        (("alice/new", "model", "hf_wrong"), ServerError, "does not accept the access token"),
+        (("alice/new", "model", "hf_reader"), ConfigError, "may only read"),
+        (("bob/new",), ConfigError, r"may write to \['alice', 'library'\].*'alice/new'"),
+        (("new",), ConfigError, "'alice/new'"),
+        (("alice/../etc",), ConfigError, "no name of a repository"),
+    ]:
+        with pytest.raises(error, match=message):
+            client.submit(visitor.check, *arguments).result()
+
+
+def test_a_token_that_is_revoked_in_between_is_told(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    hub.fail("POST", "/commit/", status=401)
+    with pytest.raises(ServerError, match=r"revoked.*complete; run the same command again"):
+        client.submit(visitor.push_priors, str(priors), "alice/revoked").result()
+    hub.accept(hf_other="write")
+    with pytest.raises(ServerError, match="does not accept the access token"):
+        client.submit(visitor.push_priors, str(priors), "alice/revoked").result()
+    hub.accept(hf_alice="write")
+    client.submit(visitor.push_priors, str(priors), "alice/revoked").result()
+
+
+def test_a_gated_repository_is_told(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    client.submit(visitor.push_priors, str(priors), "alice/gated").result()
+    hub.gate("datasets", "alice/gated")
+    hub.accept(hf_alice="read")
+    with pytest.raises((ServerError, DataError), match="gated"):
+        client.submit(visitor.load_priors, "alice/gated").result()
+
+
+def test_what_was_loaded_once_works_offline(
+    hub: HubControl,
+    client: ProcessPoolExecutor,
+    offline_client: ProcessPoolExecutor,
+    run: Path,
+    priors: Path,
+) -> None:
+    client.submit(visitor.push_run, str(run), "alice/offline").result()
+    client.submit(visitor.push_priors, str(priors), "alice/offline").result()
+    online = client.submit(visitor.classify, "alice/offline", "pay my fine").result()
+    rows = client.submit(visitor.load_priors, "alice/offline").result()
+    before = len(hub.log())
+    assert (
+        offline_client.submit(visitor.classify, "alice/offline", "pay my fine").result() == online
+    )
+    assert offline_client.submit(visitor.load_priors, "alice/offline").result() == rows
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
+        offline_client.submit(visitor.push_priors, str(priors), "alice/offline").result()
+    assert hub.log()[before:] == []
