@@ -74,7 +74,9 @@ def solve_ridge(
     spent = 1 + torch.einsum("tvw,twv->t", inverse, gram)
     freedom = ((weights > 0).sum(1) - spent).clamp_min(torch.finfo(gram.dtype).eps)
     variance = (residual / freedom)[:, None] * inverse.diagonal(dim1=1, dim2=2)
-    r2 = torch.where(total > 0, 1 - residual / total, 0.0)
+    # equal scores may differ in their last bits
+    constant = total <= 1e-24 * (weights * scores.square()).sum(1)
+    r2 = torch.where(constant, 0.0, 1 - residual / total)
     return RidgeFit(coefficients, r2, variance.sqrt())
 
 

@@ -1,0 +1,283 @@
+import json
+import logging
+import math
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
+from hf_cap.priors.asking import SIGNS
+from hf_cap.priors.cap import SCORES, CAPPrior
+from hf_cap.priors.settings import Score, Sign
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.protocol import Query
+from hf_cap.scoring.standin import StandInScorer
+from tests.tiny import byte_tokenizer, llama
+
+LABELS = ("lost_card", "pay_fine", "renew_book")
+TEXTS = [
+    "please renew my book",
+    "I lost the blue library card that you gave me on Monday, sorry",
+    "pay",
+    "fine please",
+    "where do I renew",
+    "my fine is wrong",
+]
+GOLD = [2, 0, 1, 1, 2, 1]
+CUES = {"lost card": ("lost", "card"), "pay fine": ("pay", "fine"), "renew book": ("renew", "book")}
+
+
+def dataset(texts: Sequence[str] = TEXTS, labels: Sequence[int] = GOLD) -> Dataset:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    return Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features)
+
+
+def asked_text(prompt: str) -> str:
+    return prompt.rpartition("Message: ")[2].removesuffix("\nCategory:")
+
+
+def cue_score(prompt: str, answer: str) -> list[float]:
+    """Two tokens; the first gains 3 nats a cue word of the label, on top of a bias for long labels."""
+    words = asked_text(prompt).replace(",", " ").split()
+    hits = sum(word in CUES[answer.strip()] for word in words)
+    return [-30.0 + 3 * hits + len(answer), -1.0]
+
+
+def prior(**options: Any) -> CAPPrior:
+    scorer = options.pop("scorer", None) or StandInScorer(cue_score)
+    return CAPPrior(labels=LABELS, scorer=scorer, **{"penalty": 1e-9, "sign": "signed", **options})
+
+
+def added(source: CAPPrior, texts: Sequence[str] = TEXTS, labels: Sequence[Any] = GOLD) -> Any:
+    return source({"text": list(texts), "label": list(labels)})
+
+
+def test_prior_is_the_weight_of_each_word() -> None:
+    made = added(prior())
+    np.testing.assert_allclose(made["prior_cap"][0], [0, 3, 0, 3], atol=1e-6)
+    cues = {"lost", "card"}
+    expected = [3.0 * (word in cues) for word in made["words"][1]]
+    np.testing.assert_allclose(made["prior_cap"][1], expected, atol=1e-6)
+    assert made["prior_cap"][2] == [1.0]
+    np.testing.assert_allclose(made["prior_cap"][3], [1.5, -1.5], atol=1e-6)
+    assert [made["cap_masks"][row] for row in (0, 2, 3)] == [10, 0, 2]
+    assert 50 < made["cap_masks"][1] <= 100
+    assert made["cap_r2"][0] == pytest.approx(1)
+    assert made["cap_r2"][2] is None
+    assert [len(p) for p in made["cap_std"]] == [len(w) for w in made["words"]]
+
+
+def test_label_names_and_indices_are_the_same() -> None:
+    by_name = added(prior(), labels=[LABELS[label] for label in GOLD])
+    assert by_name["prior_cap"] == added(prior())["prior_cap"]
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"),
+    [("positive", [1.5, 0]), ("signed", [1.5, -1.5]), ("absolute", [1.5, 1.5])],
+)
+def test_sign(sign: Sign, expected: list[float]) -> None:
+    made = added(prior(sign=sign), ["fine please"], [1])
+    np.testing.assert_allclose(made["prior_cap"][0], expected, atol=1e-6)
+
+
+def test_mean_log_prob_is_per_token() -> None:
+    made = added(prior(score="mean_log_prob"), ["please renew my book"], [2])
+    np.testing.assert_allclose(made["prior_cap"][0], [0, 1.5, 0, 1.5], atol=1e-6)
+
+
+def test_contrast_takes_off_what_rivals_gain_as_well() -> None:
+    # `lost` speaks for lost_card and, in this model, for its one strongest rival just as much
+    def score(prompt: str, answer: str) -> float:
+        words = asked_text(prompt).split()
+        return (
+            {" lost card": -5.0, " pay fine": -6.0, " renew book": -50.0}[answer]
+            + 2.0 * ("lost" in words and answer != " renew book")
+            + ("card" in words and answer == " lost card")
+        )
+
+    made = added(
+        prior(score="contrast", rivals=1, scorer=StandInScorer(score)), ["I lost my card"], [0]
+    )
+    np.testing.assert_allclose(made["prior_cap"][0], [0, 0, 0, 1], atol=1e-6)
+
+
+def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
+    # `renew book` is favoured by 40 nats whatever the text says
+    def score(prompt: str, answer: str) -> float:
+        return cue_score(prompt, answer)[0] + 40 * (answer == " renew book")
+
+    scorer = StandInScorer(score)
+    calibrated = CAPPrior.from_dataset(
+        dataset(), scorer=scorer, score="contrast", rivals=1, demonstrations=0
+    )
+    np.testing.assert_allclose(
+        np.array(calibrated.offsets) - calibrated.offsets[0],
+        [0, np.mean([0, -2, 1, 1, 0, 1]) * 3 - 1, np.mean([2, -2, 0, 0, 1, 0]) * 3 + 41],
+        atol=1e-9,
+    )
+    scorer.calls.clear()
+    calibrated({"text": ["lost fine now gone"], "label": [0]})
+    rivals = {query.answer for query in scorer.calls[len(LABELS) :]} - {" lost card"}
+    assert rivals == {" pay fine"}
+
+
+def test_calibration_off_leaves_no_offsets() -> None:
+    made = CAPPrior.from_dataset(
+        dataset(), scorer=StandInScorer(cue_score), score="contrast", calibration_texts=0
+    )
+    assert made.offsets == ()
+
+
+def test_label_scores_and_rank() -> None:
+    made = added(prior(keep_label_scores=True))
+    scores = made["cap_label_scores"][0]
+    assert scores == [-31.0 + 10, -31.0 + 9, -31.0 + 11 + 6]
+    # `pay` scores -31 + 9 for the label of 8 letters, and one cue; the longer label only -31 + 11
+    assert made["cap_rank"] == [1, 1, 1, 1, 1, 1]
+    assert added(prior(keep_label_scores=True), ["my book"], [0])["cap_rank"] == [2]
+    assert "cap_rank" not in added(prior())
+
+
+def test_replaced_words_leave_their_place() -> None:
+    scorer = StandInScorer(cue_score)
+    added(prior(scorer=scorer, masking="replace", replacement="___"), ["lost it"], [0])
+    texts = {asked_text(query.prefix + query.body) for query in scorer.calls}
+    assert texts == {"___ it", "lost ___"}
+
+
+def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
+    scorer = StandInScorer(cue_score)
+    data = dataset([*TEXTS, "LOST  card", "lost card"], [*GOLD, 0, 0])
+    made = CAPPrior.from_dataset(data, scorer=scorer, n=5)
+    assert all(len(part) == 3 for part in made.demonstration_sets)
+    for text, label in zip(data["text"], data["label"], strict=True):
+        scorer.calls.clear()
+        made({"text": [text], "label": [label]})
+        shown = " ".join(" ".join({query.prefix for query in scorer.calls}).casefold().split())
+        assert f"message: {' '.join(text.casefold().split())} category" not in shown
+
+
+def test_prefix_is_shared_by_all_queries_of_a_set() -> None:
+    scorer = StandInScorer(cue_score)
+    CAPPrior.from_dataset(dataset(), scorer=scorer)({"text": TEXTS, "label": GOLD})
+    assert len({query.prefix for query in scorer.calls}) == 2
+
+
+def test_map_is_a_pure_function_of_the_rows() -> None:
+    model = LocalScorer(llama(), byte_tokenizer())
+    source = CAPPrior.from_dataset(dataset(), scorer=model, n=20, keep_label_scores=True)
+    whole = source({"text": TEXTS, "label": GOLD})
+    for row in range(len(TEXTS)):
+        alone = source({"text": TEXTS[row : row + 1], "label": GOLD[row : row + 1]})
+        for column in ("prior_cap", "cap_std", "cap_label_scores"):
+            np.testing.assert_allclose(alone[column][0], whole[column][row], atol=1e-4)
+        assert alone["cap_rank"][0] == whole["cap_rank"][row]
+
+
+def test_dataset_map_adds_the_columns() -> None:
+    data = dataset().map(prior(), batched=True, batch_size=4, load_from_cache_file=False)
+    assert {"words", "prior_cap", "cap_std", "cap_r2", "cap_masks", "cap_cut", "provenance"} <= set(
+        data.column_names
+    )
+    facts = json.loads(data["provenance"][0])["cap"]
+    assert facts["model"] == "stand-in"
+    assert facts["penalty"] == 1e-9
+    assert facts["n"] == 100
+
+
+def test_settings_are_the_cache_key() -> None:
+    from datasets.fingerprint import Hasher
+
+    one, same, other = (CAPPrior(labels=LABELS, n=n) for n in (100, 100, 99))
+    assert Hasher.hash(one) == Hasher.hash(same) != Hasher.hash(other)
+
+
+class Narrow(StandInScorer):
+    """Reads prompts of at most `room` characters after the prefix."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(cue_score)
+        self.room = room
+
+    def excess(self, query: Query) -> int:
+        return len(query.body) + len(query.answer) - self.room
+
+
+def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) -> None:
+    text = "lost card " + "and so on " * 5
+    full = len(" lost card and\nCategory: renew book")
+    with caplog.at_level(logging.WARNING):
+        made = added(prior(scorer=Narrow(full)), [text, "pay now"], [0, 1])
+    assert made["cap_cut"] == [len(text.split()) - 3, 0]
+    assert len(made["prior_cap"][0]) == len(made["cap_std"][0]) == len(made["words"][0])
+    assert made["prior_cap"][0][3:] == [0.0] * made["cap_cut"][0]
+    assert made["prior_cap"][0][0] > 0
+    assert "1 of 2 texts are longer" in caplog.text
+
+
+def test_prompt_without_room_is_refused() -> None:
+    with pytest.raises(ModelError, match="no room for a single word"):
+        added(prior(scorer=Narrow(5)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (
+            {"sentence": ["a"], "label": [0]},
+            DataError,
+            r"no column 'text'; found \['label', 'sentence'\]",
+        ),
+        ({"text": ["a"], "intent": [0]}, DataError, "no column 'label'"),
+        ({"text": ["a b", "  "], "label": [0, 0]}, DataError, "Row 1: the text is '  '"),
+        ({"text": [None], "label": [0]}, DataError, "Row 0: the text is None"),
+        ({"text": ["a b"], "label": [3]}, DataError, "label 3 is not in the label space of 3"),
+        ({"text": ["a b"], "label": [-1]}, DataError, "label -1"),
+        ({"text": ["a b"], "label": ["nonsense"]}, DataError, "label 'nonsense'"),
+        ({"text": ["a b"], "label": [None]}, DataError, "label None"),
+    ],
+)
+def test_bad_rows_are_refused_before_any_scoring(
+    batch: dict[str, list[Any]], error: type[CAPError], message: str
+) -> None:
+    scorer = StandInScorer(cue_score)
+    with pytest.raises(error, match=message):
+        prior(scorer=scorer)(batch)
+    assert scorer.calls == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": 0}, {"penalty": 0.0}, {"rivals": 0}, {"score": "probability"}, {"sign": "both"},
+        {"masking": "blank"}, {"demonstrations": -1}, {"calibration_texts": -1}, {"offsets": (0.0,)},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        prior(**options)
+
+
+def test_word_pattern_must_be_a_regular_expression() -> None:
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        added(prior(word_pattern="("))
+
+
+def test_scores_that_are_not_finite_stop_the_run() -> None:
+    with pytest.raises(ExtractError):
+        added(prior(scorer=StandInScorer(lambda prompt, answer: -math.inf)))
+
+
+def test_model_and_scorer_are_alternatives() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        CAPPrior.from_dataset(dataset(), model="a", scorer=StandInScorer(cue_score))
+
+
+def test_every_choice_has_its_function() -> None:
+    assert set(typing.get_args(Score)) == set(SCORES)
+    assert set(typing.get_args(Sign)) == set(SIGNS)

@@ -1,0 +1,217 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.channel import ChannelPrior
+from hf_cap.priors.extraction import extract_priors
+from hf_cap.priors.settings import ExtractionSettings
+from hf_cap.priors.summary import ExtractionSummary, zero_shot
+from hf_cap.priors.word_length import WordLengthPrior
+from hf_cap.scoring.statistics import ScorerStatistics
+from tests.tiny import byte_tokenizer, llama
+
+LABELS = ("lost_card", "pay_fine", "renew_book")
+QUIET = ExtractionSettings(chunk_size=2, progress=False)
+
+
+def splits(rows: int = 7) -> DatasetDict:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    train = {
+        "text": [f"please renew my card {i}" for i in range(rows)],
+        "label": [2, 0, 1] * 2 + [2],
+    }
+    test = {"text": ["pay"], "label": [1]}
+    return DatasetDict(
+        {
+            "train": Dataset.from_dict(train, features=features),
+            "test": Dataset.from_dict(test, features=features),
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(WordLengthPrior):
+    """Word lengths, until a text that stops the run while the file `stop` is there."""
+
+    stop: str
+
+    def explain(self, rows: Any) -> Any:
+        log = Path(self.stop).with_suffix(".log")
+        with log.open("a") as file:
+            file.writelines(row.text + "\n" for row in rows)
+        if Path(self.stop).exists() and any(row.text.endswith("4") for row in rows):
+            raise KeyboardInterrupt
+        return super().explain(rows)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder: Path = tmp_path_factory.mktemp("model")
+    llama().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def read(folder: Path, split: str = "train") -> Dataset:
+    return load_dataset("parquet", data_files=str(folder / f"{split}.parquet"), split="train")
+
+
+def test_all_sources_side_by_side(tmp_path: Path, model: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_CAP_SCORER_RUNTIME", json.dumps({"store": "none"}))
+    data = splits()
+    sources = [
+        CAPPrior.from_dataset(data["train"], model=model, n=5, keep_label_scores=True),
+        ChannelPrior.from_dataset(data["train"], model=model, keep_label_scores=True),
+        WordLengthPrior(labels=LABELS),
+    ]
+    summary = extract_priors(data, sources, tmp_path / "out", QUIET, command="hf-cap extract")
+    made = read(tmp_path / "out")
+    direct = sources[0](data["train"][:2])
+    assert made["prior_cap"][0] == pytest.approx(direct["prior_cap"][0], abs=1e-4)
+    facts = json.loads(made["provenance"][0])
+    assert set(facts) == {"cap", "channel", "word_length"}
+    assert facts["cap"]["command"] == "hf-cap extract"
+    assert facts["cap"]["date"]
+    assert made.features["label"] == data["train"].features["label"]
+    assert summary.texts == 7
+    assert summary.statistics.queries > 7 * len(LABELS)
+    assert set(summary.zero_shot) == {"cap", "channel"}
+    assert not list(tmp_path.glob(".out.*"))
+
+
+def test_other_splits_have_the_same_columns_empty(tmp_path: Path) -> None:
+    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "out", QUIET)
+    train, test = read(tmp_path / "out"), read(tmp_path / "out", "test")
+    assert train.features == test.features
+    assert test["prior_word_length"][:] == [None]
+    assert train["prior_word_length"][0] == [6, 5, 2, 4, 1]
+
+
+def test_interrupted_run_goes_on_where_it_ended(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    stop.touch()
+    source = Interrupted(labels=LABELS, stop=str(stop))
+    with pytest.raises(KeyboardInterrupt):
+        extract_priors(splits(), [source], tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+    stop.unlink()
+    log = tmp_path / "stop.log"
+    log.unlink()
+    summary = extract_priors(splits(), [source], tmp_path / "out", QUIET)
+    assert summary.reused == 4
+    assert log.read_text().splitlines() == splits()["train"]["text"][4:]
+    assert len(read(tmp_path / "out")) == 7
+
+
+def test_work_of_other_settings_or_rows_is_not_taken(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    stop.touch()
+    source = Interrupted(labels=LABELS, stop=str(stop))
+    with pytest.raises(KeyboardInterrupt):
+        extract_priors(splits(), [source], tmp_path / "out", QUIET)
+    stop.unlink()
+    other = splits()
+    other["train"] = other["train"].map(lambda row: {"text": "well " + row["text"]})
+    assert extract_priors(other, [source], tmp_path / "out", QUIET).reused == 0
+
+
+def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
+    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "one", QUIET)
+    again = DatasetDict({split: read(tmp_path / "one", split) for split in ("train", "test")})
+    source = Interrupted(labels=LABELS, stop=str(tmp_path / "stop"))
+    extract_priors(again, [source], tmp_path / "two", QUIET)
+    assert read(tmp_path / "two").features == read(tmp_path / "one").features
+
+
+PROGRAM = """
+import sys
+from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.extraction import extract_priors
+from hf_cap.scoring.settings import ScorerSettings
+from tests.priors.test_extraction import QUIET, splits
+data = splits()
+source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
+summary = extract_priors(data, [source], sys.argv[2], QUIET)
+print("queries", summary.statistics.queries, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path: Path, model: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    root = Path(__file__).parents[2]
+    queries = {}
+    for processes in (1, 2):
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1"]
+        launch += [f"--num_processes={processes}", "--mixed_precision=no", "--dynamo_backend=no"]
+        run = subprocess.run(
+            [*launch, str(program), model, str(tmp_path / str(processes))],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(root),
+                "HF_CAP_SCORER_RUNTIME": json.dumps({"store": "none"}),
+                "OMP_NUM_THREADS": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        queries[processes] = run.stdout.split("queries")[1].split()[0]
+    one, two = (read(tmp_path / name) for name in ("1", "2"))
+    assert one.to_dict() == two.to_dict()
+    assert queries[1] == queries[2]
+
+
+def test_mistakes_are_found_before_any_scoring(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    source = Interrupted(labels=LABELS, stop=str(stop))
+    data = splits()
+    with pytest.raises(ConfigError, match="different names"):
+        extract_priors(data, [source, source], tmp_path / "out", QUIET)
+    with pytest.raises(ConfigError, match="one or more"):
+        extract_priors(data, [], tmp_path / "out", QUIET)
+    with pytest.raises(DataError, match="no split 'dev'"):
+        extract_priors(data, [source], tmp_path / "out", ExtractionSettings(splits=("dev",)))
+    data["train"] = data["train"].map(
+        lambda row, i: {"text": "" if i == 6 else "a"}, with_indices=True
+    )
+    with pytest.raises(DataError, match="Row 6"):
+        extract_priors(data, [source], tmp_path / "out", QUIET)
+    assert not stop.with_suffix(".log").exists()
+    with pytest.raises(ConfigError, match="chunk_size"):
+        ExtractionSettings(chunk_size=0)
+
+
+def test_calibration_takes_off_what_every_text_gets() -> None:
+    # the model prefers label 0 by far, and is right about which text is more of label 1
+    found = zero_shot([[-1.0, -9.0], [-1.0, -5.0]], [0, 1])
+    assert (found.raw, found.calibrated) == (0.5, 1.0)
+
+
+def test_summary_in_words() -> None:
+    statistics = ScorerStatistics(
+        queries=1000, stored=100, distinct=500, naive_tokens=90_000, distinct_saved=40_000,
+        prefix_saved=30_000, trie_saved=10_000, tokens_computed=10_000, seconds=5.0,
+    )  # fmt: skip
+    text = str(
+        ExtractionSummary(
+            10, 3, 6.2, statistics, {"cap": 2, "channel": 0}, {"cap": zero_shot([[0.0]], [0])}
+        )
+    )
+    assert "10 texts in 6 s; 3 were finished before" in text
+    assert "10,000 tokens computed (2,000 a second) instead of 90,000" in text
+    assert "the naive way would take about 45 s" in text
+    assert "cap: 2 texts were cut" in text
+    assert "channel" not in text
+    assert "right for 100.0% of the texts (100.0% calibrated)" in text
