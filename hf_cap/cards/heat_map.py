@@ -15,7 +15,7 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
         scores: One score a word; bars are in proportion to the largest absolute one. `None`: no bars.
         width: Columns of a line; longer texts go on in another pair of lines.
     """
-    shown = [_printable(word) for word in words]
+    shown = [printable(word) for word in words]
     if scores is None:
         return " ".join(shown)
     largest = max(map(abs, scores), default=0.0)
@@ -46,7 +46,7 @@ def _bar(score: float, largest: float) -> str:
     return f"-{bar}" if score < 0 else bar
 
 
-def _printable(word: str) -> str:
+def printable(word: str) -> str:
     """The word without characters that would break a line or turn the reading direction."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}"

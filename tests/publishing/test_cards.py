@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -81,7 +82,7 @@ def test_the_metadata_is_what_the_hub_reads() -> None:
         language="en",
         evaluations=(EvaluationFacts(name="test", accuracy=0.5, macro_f1=0.25, soft_nc=None),),
     )
-    data = ModelCard(render_card(facts)).data
+    data: Any = ModelCard(render_card(facts)).data
     assert data.base_model == "FacebookAI/roberta-base"
     assert data.datasets == ["mteb/banking77"]
     assert data.pipeline_tag == "text-classification"
@@ -189,7 +190,7 @@ PRIORS = PriorCardFacts(
 
 def test_a_prior_card_tells_how_it_was_made() -> None:
     card = render_card(PRIORS)
-    data = DatasetCard(card).data
+    data: Any = DatasetCard(card).data
     assert data.size_categories == "1K<n<10K"
     assert data.task_categories == ["text-classification"]
     assert "| hybrid | 2000 | 1999 | unknown |" in card

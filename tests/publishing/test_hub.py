@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ import evaluate
 
 class Right(evaluate.Metric):
     def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        number = datasets.Value("int64")
+        features = datasets.Features({"predictions": number, "references": number})
         return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
 
     def _compute(self, predictions, references):
@@ -144,7 +146,7 @@ def test_a_passing_fault_is_survived(
     name: str,
     method: str,
     path: str,
-    fault: dict[str, object],
+    fault: dict[str, Any],
 ) -> None:
     hub.fail(method, path, **fault)
     client.submit(visitor.push_priors, str(priors), f"alice/{name}").result()

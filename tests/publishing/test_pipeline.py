@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from transformers import pipeline
+from transformers import pipeline as typed_pipeline
 
 from hf_cap.attribution import attribute_words
 from hf_cap.errors import ConfigError
@@ -11,6 +11,7 @@ from hf_cap.explanation import Explanation
 from hf_cap.publishing.pipeline import register_pipeline
 from tests.tiny import roberta_classifier, word_tokenizer
 
+pipeline: Any = typed_pipeline  # its types know no task but those of transformers
 TEXTS = ["renew my card please", "pay"]
 
 

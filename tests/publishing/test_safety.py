@@ -49,8 +49,8 @@ def test_a_local_thing_keeps_its_last_name() -> None:
         ("'/home/alice/my' b", "'my' b"),
         ("C:\\runs\\x", "x"),
         (
-            "user/name and/or https://arxiv.org/abs/1 at 1/2",
-            "user/name and/or https://arxiv.org/abs/1 at 1/2",
+            "a/b and/or https://arxiv.org/abs/1 or 1/2",
+            "a/b and/or https://arxiv.org/abs/1 or 1/2",
         ),
         (r"\S+|[^\w\s]", r"\S+|[^\w\s]"),
         ("--token hf_" + "a" * 34, "--token ***"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import load_dataset
@@ -76,7 +77,7 @@ def test_the_config_tells_how_to_explain_and_not_where_it_lay(run: Path) -> None
 
 
 def test_texts_are_shown_only_when_asked(run: Path) -> None:
-    options = {"run": str(run), "repo_id": "alice/desk"}
+    options: dict[str, Any] = {"run": str(run), "repo_id": "alice/desk"}
     card = (stage_model(ModelPush(**options), run / "hub") / "README.md").read_text()
     assert "renew  my  card" not in card
     card = (stage_model(ModelPush(**options, examples=5), run / "hub") / "README.md").read_text()
@@ -115,7 +116,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     adapted = get_peft_model(
         roberta_classifier(), LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
     )
-    adapted.save_pretrained(run)
+    adapted.save_pretrained(str(run))
     word_tokenizer().save_pretrained(run)
     labels = [f"LABEL_{index}" for index in range(3)]
     record = {"model": str(base), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
