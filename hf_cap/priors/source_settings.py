@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..errors import ConfigError
 from ..options import documented, option, required
 from ..schema import LABEL, TEXT
 from ..words import WORD_PATTERN
@@ -118,3 +119,19 @@ class RationaleSettings:
         "characters",
         "How it is marked: half-open ranges [start, end) of characters or of words, or one flag a word.",
     )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Settings of the audit of priors."""
+
+    top_k: int = option(3, "Highest words of a text that are compared between two sources.")
+    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
+    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word in the reference data.")
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "keywords", "pairs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}.")

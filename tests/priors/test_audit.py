@@ -1,0 +1,155 @@
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_cap.errors import ConfigError, DataError, MissingExtra, PriorError
+from hf_cap.priors.audit import Audit, audit_dataset, write_audit
+from hf_cap.priors.audit_figures import FIGURES
+from hf_cap.priors.source_settings import AuditSettings
+from hf_cap.priors.word_counts import count_words, log_odds
+
+NAMES = ["lost", "renew"]
+ROWS = [
+    ("i lost my card", 0, [0.0, 3.0, 0.0, 1.0]),
+    ("the card is gone", 0, [0.0, 1.0, 0.1, 2.0]),
+    ("renew my book please", 1, [3.0, 0.0, 1.0, -0.5]),
+    ("extend the book loan", 1, [2.0, 0.0, 1.0, 1.5]),
+]
+
+
+def priors(**columns: list[Any]) -> Dataset:
+    features = {
+        "text": Value("string"),
+        "label": ClassLabel(names=NAMES),
+        "words": List(Value("string")),
+        "prior_cap": List(Value("float64")),
+        "cap_r2": Value("float64"),
+    }
+    data: dict[str, list[Any]] = {
+        "text": [text for text, _, _ in ROWS],
+        "label": [label for _, label, _ in ROWS],
+        "words": [text.split() for text, _, _ in ROWS],
+        "prior_cap": [scores for _, _, scores in ROWS],
+        "cap_r2": [0.1, 0.5, None, 0.9],
+        **columns,
+    }
+    more = {name: List(Value("float64")) for name in columns if name not in features}
+    return Dataset.from_dict(data, Features({**features, **more}))
+
+
+def reference(names: list[str] = NAMES) -> Dataset:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    texts = ["lost card", "card gone", "i lost it", "renew book", "extend loan", "renew my loan"]
+    gold = ["lost", "lost", "lost", "renew", "renew", "renew"]
+    return Dataset.from_dict({"text": texts, "label": gold}, features)
+
+
+def test_the_controls_stand_beside_the_sources() -> None:
+    audit = audit_dataset(priors())
+    assert audit.sources == ("cap",)
+    assert list(audit.rank_correlation) == ["cap", "random", "word_length"]
+    assert list(audit.mass) == ["cap", "random", "word_length"]
+    assert list(audit.degenerate) == ["cap"]
+    assert audit.log_odds is None
+    assert audit.rationales is None
+
+
+def test_a_prior_of_the_reference_log_odds_agrees_fully() -> None:
+    ref = reference()
+    counts = count_words(ref["text"], ref["label"], 2)
+    oracle = [[log_odds(counts, word)[label] for word in text.split()] for text, label, _ in ROWS]
+    audit = audit_dataset(priors(prior_oracle=oracle), ref)
+    assert audit.log_odds is not None
+    assert audit.log_odds["oracle"].rank_correlation.value == pytest.approx(1)
+    cap = audit.log_odds["cap"].rank_correlation.value
+    assert cap is not None
+    assert 0.3 < cap < 1
+
+
+def test_labels_of_the_reference_are_matched_by_name() -> None:
+    same = audit_dataset(priors(), reference()).log_odds
+    assert audit_dataset(priors(), reference(NAMES[::-1])).log_odds == same
+
+
+def test_people_are_a_standard_where_they_marked_words() -> None:
+    marks = [[0.0, 1.0, 0.0, 0.0], [0.0] * 4, [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    audit = audit_dataset(priors(prior_rationale=marks))
+    assert audit.rationales is not None
+    assert audit.rationales["cap"].average_precision.value == 1
+    assert audit.rationales["cap"].average_precision.texts == 3
+    assert "rationale" not in audit.rationales
+
+
+def test_the_fused_prior_is_audited_too_and_null_is_counted() -> None:
+    audit = audit_dataset(priors(prior=[None, *[scores for _, _, scores in ROWS[1:]]]))
+    assert audit.sources == ("cap", "prior")
+    assert audit.degenerate["prior"]["missing"] == 0.25
+    assert audit.rank_correlation["cap"]["prior"] == pytest.approx(1)
+
+
+def test_keywords_and_overlap_of_classes() -> None:
+    audit = audit_dataset(priors(), settings=AuditSettings(keywords=2))
+    keywords = {name: [word for word, _ in found] for name, found in audit.keywords["cap"].items()}
+    assert keywords == {"lost": ["lost", "gone"], "renew": ["renew", "extend"]}
+    assert audit.class_overlap == {"cap": 0.0}
+    assert audit_dataset(priors()).confused_classes["cap"] == []
+
+
+def test_diagnostics_are_described_by_quantiles() -> None:
+    found = audit_dataset(priors()).certainty["cap_r2"]
+    assert found.quantiles == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))
+    assert sum(found.counts) == 3
+
+
+def test_the_files_are_json_png_and_svg_and_the_callers_style_stays(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    marks = [[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    confused = [[1.0, 1.0, 1.0, 1.0]] * 4
+    data = priors(prior_rationale=marks, prior=confused)
+    audit = audit_dataset(data, reference(), tmp_path)
+    assert json.loads((tmp_path / "audit.json").read_text()) == json.loads(
+        json.dumps(audit.to_dict())
+    )
+    for name in FIGURES:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_without_facts_are_not_drawn(tmp_path: Path) -> None:
+    write_audit(audit_dataset(priors().remove_columns("cap_r2")), tmp_path)
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn == {"rank_correlation", "top_k_agreement", "mass"}
+
+
+def test_equal_audits_give_equal_figures(tmp_path: Path) -> None:
+    audit: Audit = audit_dataset(priors())
+    for folder in ("one", "two"):
+        write_audit(audit, tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_without_matplotlib_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[plots\]'"):
+        audit_dataset(priors(), output=tmp_path)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(DataError, match="no priors to audit"):
+        audit_dataset(priors().remove_columns("prior_cap"))
+    with pytest.raises(PriorError, match=r"'prior_cap', row 3: 1 scores for 4 words"):
+        audit_dataset(priors(prior_cap=[*[scores for _, _, scores in ROWS[:3]], [1.0]]))
+    with pytest.raises(DataError, match=r"other labels than the priors: \['pay'\]"):
+        audit_dataset(priors(), reference([*NAMES, "pay"]))
+    with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
+        AuditSettings(top_k=0)
