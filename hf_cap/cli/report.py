@@ -23,6 +23,9 @@ class ReportPlaces:
     priors: str | None = option(
         None, "Folder with prior columns, for their audit and the heat maps of each source."
     )
+    audit: str | None = option(
+        None, "Folder that `hf-cap audit` wrote; by default looked for in that of the priors."
+    )
     output: str = option("report.html", "HTML file to write.")
 
 
@@ -40,6 +43,7 @@ def run(values: dict[str, Any]) -> None:
         places.output,
         baselines=places.baseline,
         priors=places.priors,
+        audit=places.audit,
         settings=build(ReportSettings, values),
     )
     _logger.info("Wrote the report to %s", places.output)

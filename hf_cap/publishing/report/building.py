@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import ConfigError
-from ...schema import PRIOR
-from .audit import prior_audit
+from .audit import audit_keywords, prior_audit
 from .examples import choose_pair, collect_examples
 from .groups import RunGroup, group_runs, training_data
 from .loading import PriorFolder, Run
-from .predictions import calibration, class_keywords, confusion
+from .predictions import calibration, confusion, model_keywords
 from .results import evaluation_sets, findings, panels
 from .settings import ReportSettings
 from .values import Report
@@ -70,14 +69,11 @@ def _main_split(groups: Sequence[RunGroup]) -> str:
 def _keywords(
     groups: Sequence[RunGroup], split: str, priors: PriorFolder | None
 ) -> tuple[dict[str, tuple[str, ...]], str | None]:
-    """Keywords of each label, by the prior where there is one, else by what the models attribute."""
-    with_priors = [c for c in (priors.splits if priors else {}).values() if PRIOR in c]
-    if with_priors:
-        return class_keywords(with_priors, PRIOR), "prior"
+    """Keywords of each label, by the audited prior where there is one, else by what the models attribute."""
+    if priors is not None and (found := audit_keywords(priors.audit or {})):
+        return found, "prior"
     records = [run.records[split] for group in groups for run in group.runs if split in run.records]
-    explained = [columns for columns in records if "attributions" in columns]
-    # an attribution speaks for the label that was predicted
-    found = class_keywords(explained, "attributions", "prediction")
+    found = model_keywords(columns for columns in records if "attributions" in columns)
     return found, "attribution" if found else None
 
 

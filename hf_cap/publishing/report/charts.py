@@ -154,13 +154,17 @@ def confusion_chart(confusion: Confusion, group: Group) -> Markup:
 def correlation_chart(audit: PriorAudit) -> Markup:
     """Rank correlation of each pair of sources, as a number on a coloured square."""
     size = len(audit.sources)
-    left = 104.0
-    cell = min((WIDTH - left - 4) / size, 56.0)
+    left = 132.0
+    cell = min((WIDTH - left - 4) / size, 48.0)
     parts: list[str] = []
     for row, one in enumerate(audit.sources):
-        parts.append(text(left - 6, 4 + (row + 0.5) * cell + 4, one, anchor="end"))
-        for column, other in enumerate(audit.sources[: row + 1]):
-            value = 1.0 if row == column else audit.correlations.get((one, other))
+        middle = (row + 0.5) * cell
+        parts.append(text(left - 6, middle + 8, f"{one} {row + 1}", anchor="end", kind="label"))
+        parts.append(
+            text(left + middle, size * cell + 18, str(row + 1), anchor="middle", kind="label")
+        )
+        for column, other in enumerate(audit.sources[:row]):
+            value = audit.correlations.get((one, other))
             if value is not None:
                 parts.append(_correlation(left + column * cell, 4 + row * cell, cell, value))
     described = "; ".join(
@@ -168,7 +172,7 @@ def correlation_chart(audit: PriorAudit) -> Markup:
         for (one, other), value in audit.correlations.items()
         if audit.sources.index(one) > audit.sources.index(other)
     )
-    return figure("Rank correlation between sources", described, size * cell + 8, *parts)
+    return figure("Rank correlation between sources", described, size * cell + 24, *parts)
 
 
 def _correlation(x: float, y: float, cell: float, value: float) -> Markup:
@@ -182,8 +186,8 @@ def _correlation(x: float, y: float, cell: float, value: float) -> Markup:
         class_="for" if value >= 0 else "against",
         fill_opacity=0.7 * abs(value),
     )
-    shown = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return square + text(x + cell / 2, y + cell / 2 + 4, shown, anchor="middle", kind="value")
+    shown = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    return square + text(x + cell / 2, y + cell / 2 + 4, shown, anchor="middle", kind="label")
 
 
 def bar_chart(table: AuditTable) -> Markup:

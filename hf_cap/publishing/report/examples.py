@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
+from .audit import FUSED
 from .groups import RunGroup, baseline_of
 from .loading import Columns, PriorFolder, Run
 from .values import Example, Examples, Lane, Prediction
@@ -151,7 +152,7 @@ def _lanes(pair: Pair, rows: Sequence[_Row]) -> dict[str, Lane]:
     sources = [key for key in used if key not in (PRIOR, _BEFORE, _AFTER)]
     of_prior, of_model = "Priors, for the gold label", "Models, for the label that each predicts"
     lanes = {key: Lane(key, "source", of_prior) for key in sources}
-    lanes[PRIOR] = Lane("fused prior", "prior", of_prior)
+    lanes[PRIOR] = Lane(FUSED, "prior", of_prior)
     lanes[_BEFORE] = Lane(pair.names[0], "attribution", of_model)
     lanes[_AFTER] = Lane(pair.names[1], "attribution", of_model)
     return {key: lane for key, lane in lanes.items() if key in used}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...cards.safety import public_name, public_settings, public_text
 from .loading import Run
 from .values import Data, Group, Role
 
@@ -80,7 +81,7 @@ def training_data(runs: Sequence[Run]) -> tuple[Data, ...]:
         data = run.facts.get("data") or {}
         if data:
             found[repr(sorted(data.items()))] = Data(
-                dataset=str(data.get("dataset", "unknown")),
+                dataset=public_name(data.get("dataset")) or "unknown",
                 split=str(data.get("train_split", "unknown")),
                 rows=data.get("rows"),
                 labels=len(data.get("labels") or ()),
@@ -147,7 +148,7 @@ def _shown(name: str, role: Role, runs: Sequence[Run]) -> Group:
         role=role,
         runs=tuple(run.name for run in runs),
         seeds=tuple(run.facts.get("seed") for run in runs),
-        model=None if model is None else str(model),
-        settings=_settings(first),
-        command=None if command is None else str(command),
+        model=public_name(model),
+        settings=public_settings(_settings(first)),
+        command=None if command is None else public_text(str(command)),
     )

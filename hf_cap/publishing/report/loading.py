@@ -72,11 +72,17 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     )
 
 
-def load_priors(folder: str | os.PathLike[str]) -> PriorFolder:
-    """Read a folder of priors: one parquet file a split, and `audit.json` (or `audit/audit.json`).
+def load_priors(
+    folder: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
+) -> PriorFolder:
+    """Read a folder of priors, one parquet file a split.
+
+    Args:
+        folder: The folder.
+        audit: Folder with the `audit.json` of these priors; by default the folder itself, or `audit` in it.
 
     Raises:
-        DataError: there is no such folder, or it holds no parquet file.
+        DataError: there is no such folder, it holds no parquet file, or `audit` no `audit.json`.
     """
     path = Path(folder).expanduser()
     files = sorted(path.glob("*.parquet"))
@@ -85,7 +91,12 @@ def load_priors(folder: str | os.PathLike[str]) -> PriorFolder:
             f"{str(path)!r} holds no priors: there is no parquet file in it. Give a folder that "
             "`hf-cap extract` or `hf-cap fuse` wrote."
         )
-    audits = [file for file in (path / AUDIT_FILE, path / "audit" / AUDIT_FILE) if file.is_file()]
+    places = [path, path / "audit"] if audit is None else [Path(audit).expanduser()]
+    audits = [place / AUDIT_FILE for place in places if (place / AUDIT_FILE).is_file()]
+    if audit is not None and not audits:
+        raise DataError(
+            f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
+        )
     return PriorFolder(
         splits={file.stem: read_columns(file) for file in files},
         audit=_read_json(audits[0]) if audits else None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...schema import WORDS
 from .groups import RunGroup
 from .loading import Columns
 from .values import Bin, Calibration, ConfusedPair, Confusion
@@ -54,7 +55,7 @@ def confusion(
         index: Position of the group.
         group: The group.
         name: The evaluation set.
-        keywords: Keywords of each label, from `class_keywords`.
+        keywords: Keywords of each label, from the audit or `model_keywords`.
         source: What the keywords are made of.
     """
     pairs: Counter[tuple[str, str]] = Counter()
@@ -86,24 +87,17 @@ def confusion(
     )
 
 
-def class_keywords(
-    columns: Iterable[Columns], scores: str, label: str = "label"
-) -> dict[str, tuple[str, ...]]:
-    """The words that speak most for each label: those with the highest positive total score, in lower case.
-
-    Args:
-        columns: Data with the columns `words`, `scores` and `label`.
-        scores: Column with one score a word, positive = evidence for the label; null where there is none.
-        label: Column with the label that the scores speak of.
-    """
+def model_keywords(records: Iterable[Columns]) -> dict[str, tuple[str, ...]]:
+    """The words that models count most for each label they predict: the highest totals, if positive."""
     totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for data in columns:
-        for words, row, name in zip(data["words"], data[scores], data[label], strict=True):
-            for word, score in zip(words, row or (), strict=False):
-                totals[str(name)][word.lower()] += score
+    for data in records:
+        rows = zip(data[WORDS], data["attributions"], data["prediction"], strict=True)
+        for words, scores, label in rows:
+            for word, score in zip(words, scores or (), strict=False):
+                totals[str(label)][word.lower()] += score
     return {
-        name: tuple(word for word, total in words.most_common(KEYWORDS) if total > 0)
-        for name, words in totals.items()
+        label: tuple(word for word, total in words.most_common(KEYWORDS) if total > 0)
+        for label, words in totals.items()
     }
 
 

@@ -139,7 +139,7 @@ class Confusion:
     pairs: tuple[ConfusedPair, ...]
     """The most frequent errors, first the most frequent."""
     keywords_from: str | None
-    """What the keywords are made of: `prior`, or `attribution` where no text has a prior."""
+    """What the keywords are made of: `prior` (its audit), or else the models' `attribution`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +160,29 @@ class AuditTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassPair:
+    """Two labels whose keywords overlap."""
+
+    one: str
+    other: str
+    overlap: float
+    """Jaccard index of their keywords, in [0, 1]."""
+    shared: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PriorAudit:
     """How the sources of a prior agree, and what each is worth."""
 
+    texts: int | None
     sources: tuple[str, ...]
     correlations: Mapping[tuple[str, str], float]
     """Mean rank correlation of two sources over words, in [-1, 1]."""
     tables: tuple[AuditTable, ...]
+    keywords: Mapping[str, tuple[str, ...]]
+    """Label to the words that speak most for it."""
+    overlaps: tuple[ClassPair, ...]
+    """First the labels that share most."""
     warnings: tuple[str, ...]
 
 

@@ -18,6 +18,7 @@ def write_report(
     *,
     baselines: Sequence[_Folder] = (),
     priors: _Folder | None = None,
+    audit: _Folder | None = None,
     settings: ReportSettings | None = None,
 ) -> None:
     """Write one self-contained HTML page on some training runs.
@@ -28,6 +29,7 @@ def write_report(
         output: HTML file to write.
         baselines: Further runs that are baselines, whatever their settings.
         priors: Folder of the priors, for their audit and for the heat maps of each source.
+        audit: Folder that `hf-cap audit` wrote; by default looked for in the folder of the priors.
         settings: What goes in.
 
     Raises:
@@ -38,7 +40,7 @@ def write_report(
     report = build_report(
         [load_run(folder) for folder in runs],
         [load_run(folder) for folder in baselines],
-        None if priors is None else load_priors(priors),
+        None if priors is None else load_priors(priors, audit),
         settings,
     )
     write_text(output, render_report(report, megabytes=settings.megabytes))

@@ -1,0 +1,140 @@
+"""Heat maps of a few texts while training, for TensorBoard and trackio.
+
+The loss parts and the alignment cosine need no callback: `CAPTrainer.log` hands them to every tracker in
+`report_to`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ..attribution import attribute_words
+from ..cards.heat_map import heat_map, printable
+from ..data import label_names
+from ..errors import ConfigError
+from ..schema import LABEL, PRIOR, TEXT, check_prior
+from ..words import WORD_PATTERN, word_strings
+
+NAME = "heat_maps"
+_STEPS = 20
+
+
+class HeatMapCallback(TrainerCallback):
+    """Draws the word attributions of a few texts at the start and after each epoch, beside their priors.
+
+    The drawing is plain text with a bar below each word. It goes to each of TensorBoard and trackio that
+    `report_to` names; without them the callback does nothing. Training is the same with and without it.
+
+    Args:
+        dataset: Texts with `text`, a `ClassLabel` column `label`, and perhaps `prior`.
+        count: At most so many of its rows are drawn, evenly spread; at least 1.
+        word_pattern: Regular expression of a word; the one that the priors were made with.
+
+    Raises:
+        ConfigError: `count` is below 1, or (when training begins) the model's weights are spread over
+            processes, so that none can explain it alone.
+        DataError: `label` is no `ClassLabel`.
+        PriorError: a prior has not one finite score a word.
+    """
+
+    def __init__(
+        self, dataset: Dataset, count: int = 4, *, word_pattern: str = WORD_PATTERN
+    ) -> None:
+        if count < 1:
+            raise ConfigError(f"`count` must be at least 1, got {count!r}.")
+        shown = min(count, len(dataset))
+        rows = dataset.select([index * len(dataset) // shown for index in range(shown)])
+        names = label_names(rows)
+        self.word_pattern = word_pattern
+        self.texts: list[str] = list(rows[TEXT])
+        self.labels = [names[label] for label in rows[LABEL]]
+        self.priors = list(rows[PRIOR]) if PRIOR in rows.column_names else [None] * shown
+        for row, (text, prior) in enumerate(zip(self.texts, self.priors, strict=True)):
+            check_prior(prior, word_strings(text, word_pattern), row=row)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse what cannot work, and draw the untrained model."""
+        if args.fsdp or args.deepspeed:
+            raise ConfigError(
+                "HeatMapCallback explains the model in one process, but FSDP or DeepSpeed spreads its "
+                "weights over all. Leave the callback out."
+            )
+        self._draw(args, state, **kwargs)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the model as it is."""
+        self._draw(args, state, **kwargs)
+
+    def draw(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The heat maps as Markdown: an indented block, which no text can break out of."""
+        index = model.config.label2id or {}
+        scores = attribute_words(
+            model,
+            tokenizer,
+            self.texts,
+            [int(index[label]) for label in self.labels],
+            steps=_STEPS,
+            word_pattern=self.word_pattern,
+        )
+        lines: list[str] = []
+        for text, label, prior, row in zip(
+            self.texts, self.labels, self.priors, scores, strict=True
+        ):
+            words = word_strings(text, self.word_pattern)
+            lines += [f"{printable(label)}, model:", *heat_map(words, row).splitlines()]
+            if prior is not None:
+                lines += [f"{printable(label)}, prior:", *heat_map(words, prior).splitlines()]
+            lines.append("")
+        return "\n".join("    " + line for line in lines)
+
+    def _draw(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        *,
+        model: PreTrainedModel,
+        processing_class: PreTrainedTokenizerBase,
+        **_: Any,
+    ) -> None:
+        trackers = [write for name, write in TRACKERS.items() if name in (args.report_to or ())]
+        if trackers and state.is_world_process_zero:
+            drawing = self.draw(model, processing_class)
+            for write in trackers:
+                write(args, drawing, state.global_step)
+
+
+def _to_tensorboard(args: TrainingArguments, drawing: str, step: int) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    root = os.environ.get("TENSORBOARD_LOGGING_DIR") or Path(str(args.output_dir)) / "runs"
+    with SummaryWriter(str(Path(root) / NAME)) as writer:
+        writer.add_text(NAME, drawing, step)
+
+
+def _to_trackio(args: TrainingArguments, drawing: str, step: int) -> None:
+    import trackio
+
+    # the run is the one that transformers' own callback has begun
+    trackio.log({NAME: trackio.Markdown(drawing), "train/global_step": step})
+
+
+TRACKERS: Mapping[str, Callable[[TrainingArguments, str, int], None]] = {
+    "tensorboard": _to_tensorboard,
+    "trackio": _to_trackio,
+}
+"""Name in `report_to` to the function that hands it a Markdown text at a training step."""
