@@ -85,6 +85,11 @@ class LocalScorer:
         """Name, commit, weights, tokenizer and number format."""
         return self._identity
 
+    @property
+    def packs(self) -> bool:
+        """Whether prompts (up to some length) are packed, or all are scored as a whole."""
+        return self._reach > 0
+
     def score(self, queries: Sequence[Query]) -> list[Scored]:
         """Score each query; equal ones once.
 
@@ -109,6 +114,13 @@ class LocalScorer:
     def render_chat(self, user: str) -> str | None:
         """The user's turn in the model's chat template, with the opening of the answer."""
         return self.tokens.render_chat(user)
+
+    def excess(self, query: Query) -> int:
+        """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
+        if self._longest is None:
+            return 0
+        prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
+        return len(prompt + self.tokens.answer(query.answer).ids) - self._longest
 
     def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
         if not all(map(math.isfinite, log_probs)):

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from .protocol import Query, Scored, Scorer
+from .protocol import Bounded, Query, Scored, Scorer
 from .statistics import ScorerStatistics
 
 _logger = logging.getLogger(__name__)
@@ -159,6 +159,10 @@ class StoredScorer:
     def render_chat(self, user: str) -> str | None:
         """That of the scorer inside."""
         return self.scorer.render_chat(user)
+
+    def excess(self, query: Query) -> int:
+        """That of the scorer inside; 0 where it does not know."""
+        return self.scorer.excess(query) if isinstance(self.scorer, Bounded) else 0
 
     def _key(self, query: Query) -> bytes:
         parts = json.dumps([self.identity, query.prefix + query.body, query.answer])

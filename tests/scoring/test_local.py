@@ -1,0 +1,301 @@
+"""The local scorer gives the scores of whole prompts one at a time, whatever way it takes."""
+
+import inspect
+import random
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from hf_cap.errors import ExtractError
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.protocol import Query, Scored
+from hf_cap.scoring.settings import ScorerRuntime
+from hf_cap.scoring.soundness import declared_reach, packs_soundly
+from hf_cap.scoring.statistics import ScorerStatistics
+from tests.scoring.queries import (
+    ANSWERS,
+    LONG,
+    MODELS,
+    SMALL,
+    all_queries,
+    build,
+    largest_difference,
+)
+from tests.tiny import byte_tokenizer, llama
+
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def one_at_a_time(model: PreTrainedModel, queries: list[Query]) -> list[Scored]:
+    """The definition of a score, written without any of the package's code."""
+    tokenizer = byte_tokenizer()
+    results = []
+    for query in queries:
+        prompt = tokenizer(query.prefix + query.body, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(query.answer, add_special_tokens=False)["input_ids"]
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0].float().log_softmax(-1)
+        values = [float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)]
+        results.append(Scored(tuple(values), tuple(range(len(answer)))))
+    return results
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
+    model, queries = build(name), all_queries()
+    if name != "llama":
+        queries = queries[::3]
+    expected = one_at_a_time(model, queries)
+    for budget in (512, 48):
+        runtime = ScorerRuntime(token_budget=budget)
+        scorer = LocalScorer(model, byte_tokenizer(), runtime=runtime)
+        assert scorer.packs
+        assert largest_difference(scorer.score(queries), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_the_plain_path_gives_the_same_scores(name: str) -> None:
+    model, queries = build(name), all_queries()[::5]
+    scorer = LocalScorer(model, byte_tokenizer(), packed=False)
+    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+    assert scorer.statistics.prefix_saved == scorer.statistics.trie_saved == 0
+
+
+def test_a_score_depends_neither_on_order_nor_on_company() -> None:
+    queries = all_queries()
+    scorer = LocalScorer(llama(), byte_tokenizer())
+    together = dict(zip(queries, scorer.score(queries), strict=True))
+    random.Random(0).shuffle(queries)
+    again = scorer.score(queries + queries[:7])
+    assert largest_difference(again, [together[q] for q in queries + queries[:7]]) < TOLERANCE
+    alone = [scorer.score([query])[0] for query in queries[:12]]
+    assert largest_difference(alone, [together[q] for q in queries[:12]]) < TOLERANCE
+    assert scorer.score([]) == []
+
+
+def test_starts_are_the_characters_of_the_answer() -> None:
+    (scored,) = LocalScorer(llama(), byte_tokenizer()).score([Query("a", "b", " é🙂x")])
+    assert scored.starts == (0, 1, 1, 2, 2, 2, 2, 3)  # one token a byte
+
+
+def test_every_token_is_accounted_for() -> None:
+    scorer = LocalScorer(llama(), byte_tokenizer())
+    queries = [
+        Query(LONG, text, answer) for text in ("my card", "my cat") for answer in ANSWERS[:3]
+    ]
+    scorer.score(queries * 2)
+    done = scorer.statistics
+    naive = 2 * sum(len((q.prefix + q.body + q.answer).encode()) - 1 for q in queries)
+    assert (done.queries, done.distinct, done.naive_tokens) == (12, 6, naive)
+    assert done.distinct_saved == naive / 2
+    assert done.prefix_saved > done.trie_saved > 0
+    parts = done.distinct_saved + done.prefix_saved + done.trie_saved + done.tokens_computed
+    assert parts == naive
+    before = done.tokens_computed
+    scorer.score([Query(LONG, "my dog", " card")])
+    # the prefix is not read again: only its few uncached last tokens, the text and the answer
+    assert scorer.statistics.tokens_computed - before < 40 < len(LONG)
+
+
+def test_prefixes_are_forgotten_least_recently_used_first() -> None:
+    model = llama()
+    one_prefix = 2 * 2 * 2 * 8 * 4 * len(LONG)  # keys and values, layers, heads, width, bytes
+    runtime = ScorerRuntime(prefix_memory=2.2 * one_prefix / 1e9)
+    scorer = LocalScorer(model, byte_tokenizer(), runtime=runtime)
+
+    def tokens_for(letter: str) -> int:
+        before = scorer.statistics.tokens_computed
+        scorer.score([Query(letter + LONG[1:], "card", " x")])
+        return scorer.statistics.tokens_computed - before
+
+    first = [tokens_for(letter) for letter in "ABABCAB"]
+    new, known = max(first), min(first)
+    assert first == [new, new, known, known, new, new, new]
+
+
+@pytest.mark.parametrize(
+    ("packed", "error"),
+    [(True, torch.OutOfMemoryError("gone")), (False, RuntimeError("DefaultCPUAllocator: gone"))],
+)
+def test_out_of_memory_halves_the_budget_and_changes_no_score(
+    packed: bool,
+    error: RuntimeError,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, queries = llama(), all_queries()
+    expected = LocalScorer(model, byte_tokenizer()).score(queries)
+    runtime = ScorerRuntime(token_budget=2048)
+    scorer = LocalScorer(model, byte_tokenizer(), packed=packed, runtime=runtime)
+    forward = model.forward
+
+    def limited(*args: Any, input_ids: torch.Tensor, **kw: Any) -> Any:
+        if input_ids.numel() > 300:
+            raise error
+        return forward(*args, input_ids=input_ids, **kw)
+
+    monkeypatch.setattr(model, "forward", limited)
+    assert largest_difference(scorer.score(queries), expected) < TOLERANCE
+    assert scorer.budget.tokens == 256
+    assert "token budget of 256" in caplog.text
+
+
+def test_out_of_memory_for_a_single_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = LocalScorer(llama(), byte_tokenizer())
+
+    def full(**kw: object) -> object:
+        raise torch.OutOfMemoryError("gone")
+
+    monkeypatch.setattr(scorer.model, "forward", full)
+    with pytest.raises(ExtractError, match="only 16 tokens"):
+        scorer.score([Query("a", "b", "c")])
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer = LocalScorer(llama(), byte_tokenizer())
+
+    def broken(**kw: object) -> object:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(scorer.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        scorer.score([Query("a", "b", "c")])
+
+
+def test_prompts_beyond_a_sliding_window_take_the_plain_path(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=90)).train(False)
+    queries = all_queries()
+    scorer = LocalScorer(model, byte_tokenizer())
+    assert "over 90 tokens" in caplog.text
+    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+    assert scorer.statistics.trie_saved > 0  # the short ones are packed all the same
+
+
+def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=260, hidden_size=16, num_hidden_layers=2, state_size=4, time_step_rank=2
+    )
+    model = MambaForCausalLM(config).train(False)
+    queries = all_queries()[::9]
+    scorer = LocalScorer(model, byte_tokenizer())
+    assert not scorer.packs
+    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+
+
+def test_the_self_check_finds_a_model_that_ignores_its_mask(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = llama()
+    assert declared_reach(model) == (None, "")
+    forward = model.forward
+
+    def maskless(attention_mask: torch.Tensor | None = None, **kw: object) -> object:
+        return forward(attention_mask=None, **kw)
+
+    monkeypatch.setattr(maskless, "__signature__", inspect.signature(forward), raising=False)
+    monkeypatch.setattr(model, "forward", maskless)
+    assert not packs_soundly(model)
+    scorer = LocalScorer(model, byte_tokenizer())
+    assert not scorer.packs
+    assert "nats off" in caplog.text
+
+
+def test_declared_limits() -> None:
+    model = llama()
+    for change, part in (
+        ({"alibi": True}, "position biases"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ({"_attn_implementation": "flash_attention_2"}, "flash_attention_2"),
+    ):
+        model = llama()
+        for key, value in change.items():
+            setattr(model.config, key, value)
+        reach, reason = declared_reach(model)
+        assert reach == 0
+        assert part in reason
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused() -> None:
+    scorer = LocalScorer(build("gpt2"), byte_tokenizer())
+    with pytest.raises(ExtractError, match="prompt of 602 tokens is longer than the 512"):
+        scorer.score([Query("p", "x" * 600, "y")])
+    with pytest.raises(ExtractError, match="no tokens"):
+        scorer.score([Query("", "", "y")])
+
+
+def test_a_score_that_is_not_finite_is_refused() -> None:
+    model = llama()
+    scorer = LocalScorer(model, byte_tokenizer())
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ExtractError, match="float32"):
+        scorer.score([Query("a", "b", "c")])
+
+
+def test_identity_tells_models_tokenizers_and_formats_apart() -> None:
+    def identity(model: PreTrainedModel, **kw: bool) -> str:
+        return LocalScorer(model, byte_tokenizer(**kw), name="m").identity
+
+    changed = llama()
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight[3, 5] += 0.1
+    known = {
+        identity(llama()),
+        identity(llama(seed=1)),
+        identity(changed),
+        identity(llama().bfloat16()),
+    }
+    assert len(known) == 4
+    assert identity(llama()) in known
+    assert (
+        identity(llama(), chat=False) in known
+    )  # the template is part of the prompt, not of the model
+
+
+def test_chat_template() -> None:
+    with_chat = LocalScorer(llama(), byte_tokenizer())
+    rendered = with_chat.render_chat("hello")
+    assert rendered == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    assert LocalScorer(llama(), byte_tokenizer(chat=False)).render_chat("hello") is None
+
+
+def test_statistics_add_up_field_by_field() -> None:
+    one = ScorerStatistics(*range(len(fields(ScorerStatistics))))
+    assert one + one == ScorerStatistics(*(2 * i for i in range(len(fields(ScorerStatistics)))))
+    assert ScorerStatistics().tokens_per_second == ScorerStatistics().naive_seconds == 0
+    timed = ScorerStatistics(naive_tokens=100, tokens_computed=10, seconds=2.0)
+    assert (timed.tokens_per_second, timed.naive_seconds) == (5.0, 20.0)
+
+
+@pytest.mark.real
+def test_smollm2_packed_equals_whole_prompts() -> None:
+    from hf_cap.scoring.loading import load_scorer
+    from hf_cap.scoring.settings import ScorerSettings
+
+    scorer = load_scorer(ScorerSettings(), ScorerRuntime(token_budget=64))
+    rendered = scorer.render_chat("Intents: card, card lost.\nMessage: @")
+    assert rendered is not None
+    prefix, end = rendered.split("@")
+    queries = [
+        Query(p, t + end, a)
+        for p in (prefix, "")
+        for t in ("my card", "naïve 🙂\n")
+        for a in ANSWERS
+    ]
+    plain = LocalScorer(scorer.model, scorer.tokens.tokenizer, packed=False).score(queries)
+    assert largest_difference(scorer.score(queries), plain) < TOLERANCE

@@ -1,0 +1,237 @@
+"""The served scorer against a small server on loopback that answers as vLLM does, or misbehaves."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import torch
+
+from hf_cap.errors import ExtractError, ServerError
+from hf_cap.scoring import http
+from hf_cap.scoring.http import Connection
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.protocol import Scorer
+from hf_cap.scoring.served import ServedScorer
+from hf_cap.scoring.settings import ScorerRuntime
+from hf_cap.scoring.tokens import PromptTokenizer
+from tests.scoring.queries import all_queries, largest_difference
+from tests.tiny import byte_tokenizer, llama
+
+QUERIES = all_queries()[::6]
+Fault = Callable[[int], tuple[int, dict[str, str]] | None]
+
+
+class Server:
+    """An OpenAI-compatible server over a tiny model; `fault(n)` may spoil the n-th completion."""
+
+    def __init__(self) -> None:
+        self.model = llama()
+        self.fields = {"prompt_logprobs", "echo"}
+        self.fault: Fault = lambda number: None
+        self.requests: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.now, self.most = 0, 0
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        tokenizer = byte_tokenizer()
+        prompt = body["prompt"]
+        ids = prompt if isinstance(prompt, list) else tokenizer(prompt)["input_ids"]
+        with self._lock, torch.no_grad():
+            logits = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        values = [float(logits[place, token]) for place, token in enumerate(ids[1:])]
+        text = str(tokenizer.decode(ids))
+        choice: dict[str, Any] = {"index": 0, "text": "!"}
+        if "prompt_logprobs" in body and "prompt_logprobs" in self.fields:
+            choice["prompt_logprobs"] = [
+                None,
+                *(
+                    {str(t): {"logprob": v, "rank": 1}}
+                    for t, v in zip(ids[1:], values, strict=True)
+                ),
+            ]
+        if body.get("echo") and "echo" in self.fields:
+            spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+            choice["logprobs"] = {
+                "token_logprobs": [None, *values, -0.5],
+                "text_offset": [*(start for start, _ in spans), len(text)],
+            }
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
+    def _handler(server: "Server") -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._reply(200, {"data": [{"id": "tiny"}]}, {})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    server.requests.append(body)
+                    server.keys.add(self.headers["Authorization"])
+                    number = len(server.requests)
+                    server.now += 1
+                    server.most = max(server.most, server.now)
+                fault = server.fault(number)
+                reply = {} if fault else server.complete(body)
+                with server._lock:
+                    server.now -= 1
+                if fault and fault[0] == 0:
+                    self.connection.close()
+                elif fault:
+                    self._reply(fault[0], {"error": "spoiled"}, fault[1])
+                else:
+                    self._reply(200, reply, {})
+
+            def _reply(self, status: int, value: dict[str, Any], headers: dict[str, str]) -> None:
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                for name, text in {**headers, "Content-Length": str(len(data))}.items():
+                    self.send_header(name, text)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(http, "_FIRST_WAIT", 0.001)
+    running = Server()
+    yield running
+    running.close()
+
+
+def opened(server: Server, *, tokenizer: bool = True, **runtime: Any) -> ServedScorer:
+    tokens = PromptTokenizer(byte_tokenizer()) if tokenizer else None
+    return ServedScorer(Connection(server.url, ScorerRuntime(**runtime)), "tiny", tokens)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokenizer", "dialect"),
+    [
+        ({"prompt_logprobs", "echo"}, True, "prompt_logprobs"),
+        ({"echo"}, True, "echo"),
+        ({"prompt_logprobs", "echo"}, False, "echo"),
+    ],
+)
+def test_served_scores_equal_local_ones(
+    server: Server, fields: set[str], tokenizer: bool, dialect: str
+) -> None:
+    server.fields = fields
+    scorer = opened(server, tokenizer=tokenizer)
+    assert scorer.dialect == dialect
+    assert isinstance(scorer, Scorer)
+    queries = (
+        QUERIES if tokenizer else [q for q in QUERIES if (q.prefix + q.body + q.answer).isascii()]
+    )
+    local = LocalScorer(llama(), byte_tokenizer()).score(queries)
+    served = scorer.score(queries + queries[:2])
+    assert largest_difference(served, local + local[:2]) < 1e-4
+    assert [s.starts for s in served] == [s.starts for s in local + local[:2]]
+    assert scorer.statistics.distinct == len(set(queries))
+    assert (scorer.render_chat("hi") is None) == (not tokenizer)
+
+
+def test_a_server_without_prompt_log_probabilities_is_refused_with_the_reason(
+    server: Server,
+) -> None:
+    server.fields = set()
+    with pytest.raises(ServerError, match="no log-probabilities of prompt tokens") as caught:
+        opened(server)
+    assert "prompt_logprobs: 0 prompt" in str(caught.value)
+    assert "echo: " in str(caught.value)
+
+
+def test_a_model_that_is_not_served_is_refused(server: Server) -> None:
+    with pytest.raises(ServerError, match=r"does not serve 'other'; it serves \['tiny'\]"):
+        ServedScorer(Connection(server.url, ScorerRuntime()), "other")
+
+
+def test_passing_trouble_is_waited_out(server: Server) -> None:
+    scorer = opened(server, max_concurrency=2)
+    expected = scorer.score(QUERIES[:8])
+    start = len(server.requests)
+    faults = {
+        1: (429, {"Retry-After": "0.01"}),
+        2: (503, {}),
+        4: (500, {"Retry-After": "Friday"}),
+        6: (0, {}),
+    }
+    server.fault = lambda number: faults.get(number - start)
+    assert largest_difference(scorer.score(QUERIES[:8]), expected) < 1e-6
+    assert len(server.requests) - start == 8 + len(faults)
+
+
+def test_retry_after_is_honoured(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def no_sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    scorer = opened(server)
+    start = len(server.requests)
+    monkeypatch.setattr("asyncio.sleep", no_sleep)
+    server.fault = lambda number: (429, {"Retry-After": "7"}) if number == start + 1 else None
+    scorer.score(QUERIES[:1])
+    assert waits == [7.0]
+
+
+def test_lasting_trouble_ends(server: Server) -> None:
+    scorer = opened(server, max_retries=2)
+    start = len(server.requests)
+    server.fault = lambda number: (503, {})
+    with pytest.raises(ServerError, match="status 503"):
+        scorer.score(QUERIES[:1])
+    assert len(server.requests) - start == 3
+    server.fault = lambda number: (400, {})
+    with pytest.raises(ServerError, match=r"status 400.*spoiled"):
+        scorer.score(QUERIES[:1])
+    assert len(server.requests) - start == 4
+
+
+def test_an_absent_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_FIRST_WAIT", 0.001)
+    with pytest.raises(ServerError, match="ConnectError"):
+        ServedScorer(Connection("http://127.0.0.1:9/v1", ScorerRuntime(max_retries=1)), "m")
+
+
+def test_a_reply_without_the_answers_scores_is_an_error(server: Server) -> None:
+    scorer = opened(server)
+    server.fields = set()
+    with pytest.raises(ExtractError, match="0 prompt log-probabilities"):
+        scorer.score(QUERIES[:1])
+
+
+def test_requests_under_way_are_bounded(server: Server) -> None:
+    scorer = opened(server, max_concurrency=3)
+    scorer.score(QUERIES)
+    assert 1 < server.most <= 3
+
+
+def test_the_key_is_sent_and_never_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-123")
+    caplog.set_level(logging.DEBUG)
+    scorer = opened(server, api_key_env="MY_KEY", max_retries=1)
+    server.fault = lambda number: (500, {})
+    with pytest.raises(ServerError) as caught:
+        scorer.score(QUERIES[:1])
+    assert server.keys == {"Bearer secret-123"}
+    assert "secret-123" not in caplog.text + str(caught.value) + scorer.identity
