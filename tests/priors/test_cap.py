@@ -28,6 +28,11 @@ TEXTS = [
     "my fine is wrong",
 ]
 GOLD = [2, 0, 1, 1, 2, 1]
+CUE_MEANS = (
+    2 / 6,
+    3 / 6,
+    3 / 6,
+)  # cue words a text: lost, card; pay, fine, fine; renew, book, renew
 CUES = {"lost card": ("lost", "card"), "pay fine": ("pay", "fine"), "renew book": ("renew", "book")}
 
 
@@ -60,7 +65,7 @@ def test_prior_is_the_weight_of_each_word() -> None:
     made = added(prior())
     np.testing.assert_allclose(made["prior_cap"][0], [0, 3, 0, 3], atol=1e-6)
     cues = {"lost", "card"}
-    expected = [3.0 * (word in cues) for word in made["words"][1]]
+    expected = [3.0 * (word in cues) for word in map(str, made["words"][1])]
     np.testing.assert_allclose(made["prior_cap"][1], expected, atol=1e-6)
     assert made["prior_cap"][2] == [1.0]
     np.testing.assert_allclose(made["prior_cap"][3], [1.5, -1.5], atol=1e-6)
@@ -115,11 +120,9 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
     calibrated = CAPPrior.from_dataset(
         dataset(), scorer=scorer, score="contrast", rivals=1, demonstrations=0
     )
-    np.testing.assert_allclose(
-        np.array(calibrated.offsets) - calibrated.offsets[0],
-        [0, np.mean([0, -2, 1, 1, 0, 1]) * 3 - 1, np.mean([2, -2, 0, 0, 1, 0]) * 3 + 41],
-        atol=1e-9,
-    )
+    lost, pay, renew = calibrated.offsets
+    assert pay - lost == pytest.approx(3 * (CUE_MEANS[1] - CUE_MEANS[0]) - 1)
+    assert renew - lost == pytest.approx(3 * (CUE_MEANS[2] - CUE_MEANS[0]) + 1 + 40)
     scorer.calls.clear()
     calibrated({"text": ["lost fine now gone"], "label": [0]})
     rivals = {query.answer for query in scorer.calls[len(LABELS) :]} - {" lost card"}
