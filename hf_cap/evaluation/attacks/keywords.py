@@ -1,0 +1,120 @@
+"""Keywords of each class, and how much those of two classes overlap. Pure functions of texts and labels."""
+
+import string
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from ...words import WORD_PATTERN, word_strings
+from .settings import Difficulty
+
+FUNCTION_WORDS = frozenset(
+    """a about after again all also am an and any are as at be because been before but by can could did
+    do does for from get got had has have he her here him his how i if in into is it its just
+    know like me more my need no not now of off on one or our out please she should so some tell
+    than thank thanks that the their them then there they this to too up us want was we were
+    what when where which while who why will with would you your i'm i'd i've it's don't can't
+    what's""".split()
+)
+"""Words too common to be a keyword, whatever few texts say of them."""
+Keywords = tuple[tuple[str, ...], ...]
+"""For each class in the order of the label space its keywords, the strongest first."""
+
+
+def fold(word: str) -> str:
+    """The form in which words are compared: lower case, without punctuation at the ends."""
+    return word.strip(string.punctuation + "“”‘’…–—").casefold()
+
+
+def is_content(word: str) -> bool:
+    """Whether a folded word can be a keyword: three letters at least, and no function word."""
+    return len(word) >= 3 and any(map(str.isalpha, word)) and word not in FUNCTION_WORDS
+
+
+def chi_squared_keywords(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    classes: int,
+    top: int,
+    *,
+    least_texts: int = 1,
+    pattern: str = WORD_PATTERN,
+) -> Keywords:
+    """The words most strongly tied to each class in labelled texts, by chi-squared (Yang and Pedersen 1997).
+
+    A word counts once a text. Only words that occur in the class more often than elsewhere are its keywords;
+    ties go by the alphabet.
+
+    Args:
+        texts: Training texts; nothing else is looked at.
+        labels: Class of each text, in [0, `classes`).
+        classes: Size of the label space.
+        top: Keywords a class at most.
+        least_texts: Texts of the class that a keyword must occur in.
+        pattern: Regular expression of a word.
+    """
+    texts_of = Counter(labels)
+    texts_with: dict[str, Counter[int]] = defaultdict(Counter)
+    for text, label in zip(texts, labels, strict=True):
+        for word in {fold(word) for word in word_strings(text, pattern)}:
+            if is_content(word):
+                texts_with[word][label] += 1
+    scores: list[dict[str, float]] = [{} for _ in range(classes)]
+    for word, found in texts_with.items():
+        for label in found:
+            score = _chi_squared(found[label], found.total(), texts_of[label], len(texts))
+            if score > 0 and found[label] >= least_texts:
+                scores[label][word] = score
+    return _strongest(scores, top)
+
+
+def prior_keywords(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    priors: Sequence[Sequence[float] | None],
+    classes: int,
+    top: int,
+    *,
+    pattern: str = WORD_PATTERN,
+) -> Keywords:
+    """The words with the highest sum of prior scores over the texts of each class.
+
+    Such an attack depends on the prior, and so favours or harms the method that the prior comes from.
+    """
+    scores: list[dict[str, float]] = [defaultdict(float) for _ in range(classes)]
+    for text, label, prior in zip(texts, labels, priors, strict=True):
+        for word, score in zip(word_strings(text, pattern), prior or (), strict=bool(prior)):
+            if is_content(fold(word)):
+                scores[label][fold(word)] += score
+    positive = [{word: score for word, score in row.items() if score > 0} for row in scores]
+    return _strongest(positive, top)
+
+
+def overlap(left: Sequence[str], right: Sequence[str]) -> float:
+    """Jaccard overlap of the keywords of two classes, in [0, 1]; 0 where both have none."""
+    either = set(left) | set(right)
+    return len(set(left) & set(right)) / len(either) if either else 0.0
+
+
+def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
+    """Difficulty of each *other* class as the source of an added keyword.
+
+    Classes are ranked by overlap with `label`, ties by their number, and cut into thirds: the most similar
+    are `hard`. A single other class is `hard`.
+    """
+    others = [other for other in range(len(keywords)) if other != label]
+    others.sort(key=lambda other: (-overlap(keywords[label], keywords[other]), other))
+    levels: tuple[Difficulty, ...] = get_args(Difficulty)[::-1]
+    last = max(1, len(others) - 1)
+    return {other: levels[round(2 * place / last)] for place, other in enumerate(others)}
+
+
+def _chi_squared(both: int, with_word: int, of_class: int, texts: int) -> float:
+    """Chi-squared of the two-by-two table, 0 where the word does not speak for the class."""
+    excess = texts * both - with_word * of_class
+    scale = with_word * (texts - with_word) * of_class * (texts - of_class)
+    return texts * excess**2 / scale if excess > 0 and scale else 0.0
+
+
+def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:
+    return tuple(tuple(sorted(row, key=lambda word: (-row[word], word))[:top]) for row in scores)

@@ -1,0 +1,96 @@
+"""What a chat model is asked for, and the checks that its reply must pass. Pure functions of strings."""
+
+from collections.abc import Collection, Sequence
+
+from ...words import WORD_PATTERN, word_strings
+from .keywords import fold
+
+ADD_PROMPT = (
+    "Rewrite the message below. Keep its meaning, and mention the word '{keyword}' in passing without making "
+    "it the topic. The topic stays: {label}.\nMessage: {text}\n"
+    "Reply with the rewritten message only, on one line."
+)
+REPLACE_PROMPT = (
+    "Rewrite the message below in other words. Keep its meaning, but do not use these words: {keywords}. The "
+    "topic stays: {label}.\nMessage: {text}\nReply with the rewritten message only, on one line."
+)
+JUDGE_PROMPT = (
+    'Is the topic of the message below "{label}"?\nMessage: {text}\nReply with yes or no.'
+)
+REFUSALS = (
+    "i'm sorry",
+    "i am sorry, but",
+    "i can't",
+    "i cannot",
+    "i'm unable",
+    "as an ai",
+    "i am an ai",
+)
+_SHORTEST, _LONGEST, _SLACK = 0.4, 2.5, 8
+"""A rewritten text has between these shares of the original's number of words, the slack added at the top."""
+
+
+def clean_reply(reply: str) -> str:
+    """The reply without what models put around an answer: white space, a heading and quotation marks."""
+    text = reply.strip()
+    for heading in ("rewritten message:", "message:"):
+        if text.casefold().startswith(heading):
+            text = text[len(heading) :].strip()
+    if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
+        text = text[1:-1].strip()
+    return text
+
+
+def fault(
+    original: str,
+    rewritten: str,
+    *,
+    required: Collection[str] = (),
+    forbidden: Collection[str] = (),
+    pattern: str = WORD_PATTERN,
+) -> str | None:
+    """Why a rewritten text is no attack, in two or three words; `None` where it passes.
+
+    Args:
+        original: The text as it was.
+        rewritten: The cleaned reply.
+        required: Folded words that must be in it.
+        forbidden: Folded words that must not be.
+        pattern: Regular expression of a word.
+    """
+    words, before = _words(rewritten, pattern), _words(original, pattern)
+    if not words:
+        return "empty reply"
+    if rewritten.casefold().startswith(REFUSALS) and not original.casefold().startswith(REFUSALS):
+        return "refusal"
+    if "\n" in rewritten:
+        return "several lines"
+    if words == before:
+        return "nothing changed"
+    if not _SHORTEST * len(before) <= len(words) <= _LONGEST * len(before) + _SLACK:
+        return "wrong length"
+    if not set(required) <= set(words):
+        return "keyword missing"
+    if set(forbidden) & set(words):
+        return "keyword still there"
+    return None
+
+
+def _words(text: str, pattern: str) -> list[str]:
+    return [folded for word in word_strings(text, pattern) if (folded := fold(word))]
+
+
+def agrees(judgement: str) -> bool:
+    """Whether the second call says that the label still holds; anything but a plain yes does not."""
+    words = [fold(word) for word in judgement.split()]
+    return words[:1] == ["yes"]
+
+
+def readable(label: str) -> str:
+    """A label name as a person would write it: `card_arrival` becomes `card arrival`."""
+    return label.replace("_", " ").replace("-", " ")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in quotation marks, with commas."""
+    return ", ".join(f'"{word}"' for word in words)

@@ -1,0 +1,66 @@
+"""Settings of an attack; torch-free, so that `hf-cap attack --help` is instant."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...embedded import LANGUAGE_MODEL
+from ...errors import ConfigError
+from ...options import documented, option
+from ...schema import PRIOR
+from ...words import WORD_PATTERN
+
+Kind = Literal["keyword_addition", "keyword_replacement"]
+Maker = Literal["rule", "chat"]
+KeywordSource = Literal["training", "prior"]
+Difficulty = Literal["easy", "medium", "hard"]
+WantedDifficulty = Literal["any", "easy", "medium", "hard"]
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """Which attack, who writes it, and where its keywords come from."""
+
+    kind: Kind = option(
+        "keyword_addition",
+        "keyword_addition brings a word of another class into the text, keyword_replacement puts other words "
+        "in the place of the class's own keywords; the label stays right in both.",
+    )
+    maker: Maker = option(
+        "rule", "Who writes the attacked text: fixed rules, or a chat model with checks."
+    )
+    keyword_source: KeywordSource = option(
+        "training",
+        "training takes keywords by chi-squared from the training texts alone, which favours no method, "
+        "prior the words with the highest sum of prior scores.",
+    )
+    prior_column: str = option(
+        PRIOR, "Column of the training data that holds the prior, for keyword_source=prior."
+    )
+    keywords: int = option(10, "Keywords a class at most; at least 1.")
+    keyword_texts: int = option(
+        2,
+        "Training texts of its class that a keyword must occur in; 1 admits words met once by chance.",
+    )
+    difficulty: WantedDifficulty = option(
+        "any",
+        "Which classes added keywords come from, by overlap of their keywords with the text's class: "
+        "the most similar third (hard), the least similar (easy), the middle (medium), or any.",
+    )
+    synonyms: str | None = option(
+        None,
+        "JSON file of synonyms, word to list of words; they go before the own lexicon.",
+    )
+    model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
+    base_url: str | None = option(
+        None,
+        "Root of an OpenAI-compatible server that serves `model`, e.g. http://localhost:8000/v1.",
+    )
+    max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
+    seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
+
+    def __post_init__(self) -> None:
+        for name in ("keywords", "keyword_texts", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")

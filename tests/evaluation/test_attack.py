@@ -1,0 +1,246 @@
+"""Attacks on a data set: by rule and by a chat model, seeded, resumable, and honest about what they left."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset
+
+from hf_cap.errors import ConfigError, DataError, ModelError, ServerError
+from hf_cap.evaluation.attacks import attack as attack_module
+from hf_cap.evaluation.attacks.attack import Attack, attack_dataset, prepare_attack
+from hf_cap.evaluation.attacks.chat import CachedChat, LocalChat, ServedChat, StandInChat
+from hf_cap.evaluation.attacks.settings import AttackSettings
+from tests.tiny import byte_tokenizer, llama
+
+NAMES = ["lost_card", "renew_loan", "pay_fine"]
+TRAIN = {
+    "lost_card": ["my card is lost", "lost card again", "card lost on the bus"],
+    "renew_loan": ["renew my loan", "loan renewal please renew", "renew the loan again"],
+    "pay_fine": ["pay the fine", "fine to pay", "pay my late fine"],
+}
+
+
+def dataset(texts: Sequence[str], labels: Sequence[str], names: Sequence[str] = NAMES) -> Dataset:
+    data = Dataset.from_dict(
+        {"text": list(texts), "label": [names.index(label) for label in labels]}
+    )
+    return data.cast_column("label", ClassLabel(names=list(names)))
+
+
+def train() -> Dataset:
+    return dataset(
+        [t for texts in TRAIN.values() for t in texts], [n for n in TRAIN for _ in TRAIN[n]]
+    )
+
+
+TEST = dataset(
+    ["I lost it, the card.", "renew this", "can i pay now", "hello"], [*NAMES, "pay_fine"]
+)
+
+
+def test_addition_by_rule() -> None:
+    attacked = attack_dataset(TEST, train())
+    assert attacked.column_names == [
+        "text",
+        "label",
+        "original",
+        "keyword",
+        "source_label",
+        "difficulty",
+        "changed",
+        "note",
+    ]
+    keywords = dict(zip(NAMES, prepare_attack(train(), AttackSettings()).keywords, strict=True))
+    for row, before in zip(attacked, TEST, strict=True):
+        assert row["changed"]
+        assert row["original"] == before["text"]
+        assert row["label"] == before["label"]
+        assert before["text"] in row["text"]
+        assert row["keyword"] in row["text"].casefold()
+        assert row["source_label"] != NAMES[row["label"]]
+        assert row["keyword"] in keywords[row["source_label"]]
+        assert row["keyword"] not in keywords[NAMES[row["label"]]]
+    assert attacked.features["label"].names == NAMES
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+def test_the_wanted_difficulty(difficulty: Any) -> None:
+    attacked = attack_dataset(TEST, train(), AttackSettings(difficulty=difficulty))
+    assert set(attacked["difficulty"]) == {difficulty}
+
+
+def test_replacement_by_rule_reports_what_it_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    settings = AttackSettings(kind="keyword_replacement")
+    with caplog.at_level(logging.WARNING):
+        attacked = attack_dataset(TEST, train(), settings).to_list()
+    assert attacked[2]["text"] == "can i settle now"
+    assert (attacked[2]["keyword"], attacked[2]["source_label"]) == ("pay", "pay_fine")
+    assert (attacked[3]["changed"], attacked[3]["text"], attacked[3]["note"]) == (
+        False,
+        "hello",
+        "no keyword",
+    )
+    assert "leaves unchanged 1 of 4 texts: {'no keyword': 1}" in caplog.text
+
+
+def test_an_attack_that_changes_nothing_is_an_error() -> None:
+    hello = dataset(["hello"], ["pay_fine"])
+    with pytest.raises(
+        DataError, match=r"changes nothing\. Unchanged are 1 of 1 texts: \{'no keyword'"
+    ):
+        attack_dataset(hello, train(), AttackSettings(kind="keyword_replacement"))
+
+
+def test_a_choice_depends_on_seed_and_text_only() -> None:
+    attack = prepare_attack(train(), AttackSettings())
+    batch = TEST[:]
+    whole = attack(batch)["text"]
+    single = [
+        attack({name: [batch[name][row]] for name in batch})["text"][0] for row in range(len(TEST))
+    ]
+    assert whole == single
+    other = prepare_attack(train(), AttackSettings(seed=1))(batch)["text"]
+    assert whole != other
+
+
+def test_keywords_from_a_prior() -> None:
+    texts = train()
+    priors = [[float(word == "bus") for word in text.split()] for text in texts["text"]]
+    found = prepare_attack(
+        texts.add_column("prior", priors), AttackSettings(keyword_source="prior")
+    )
+    assert found.keywords == (("bus",), (), ())
+    with pytest.raises(DataError, match=r"need the column 'prior'; the training data has"):
+        prepare_attack(texts, AttackSettings(keyword_source="prior"))
+
+
+def test_bad_data_is_refused() -> None:
+    with pytest.raises(DataError, match="one label space"):
+        attack_dataset(dataset(["a"], ["x"], ["x"]), train())
+    with pytest.raises(DataError, match="nothing to attack with"):
+        prepare_attack(dataset(["a b"], ["lost_card"]), AttackSettings())
+    with pytest.raises(ConfigError, match="`keywords` must be at least 1"):
+        AttackSettings(keywords=0)
+
+
+def chatty(**replies: str) -> StandInChat:
+    """Judges yes, and rewrites as told by a word of the text."""
+
+    def reply(prompt: str) -> str:
+        if prompt.startswith("Is the topic"):
+            return "no" if "dubious" in prompt else "Yes"
+        message = prompt.split("Message: ")[1].splitlines()[0].split()
+        return next((text for word, text in replies.items() if word in message), "?")
+
+    return StandInChat(reply)
+
+
+def carried_out(chat: StandInChat, kind: Any = "keyword_replacement") -> list[tuple[str, str]]:
+    attack = prepare_attack(train(), AttackSettings(kind=kind, maker="chat"))
+    plans = [attack.plan(row["text"], row["label"]) for row in TEST]
+    return [(outcome.text, outcome.note) for outcome in attack.carry_out(plans, chat)]
+
+
+def test_a_chat_model_rewrites_and_is_judged() -> None:
+    chat = chatty(
+        it="It is gone, my bank pass.", this="dubious: extend that", now="I cannot do that."
+    )
+    assert carried_out(chat) == [
+        ("It is gone, my bank pass.", ""),
+        ("renew this", "label not confirmed"),
+        ("can i pay now", "refusal"),
+        ("hello", "no keyword"),
+    ]
+    rewriting, judging = chat.asked[:3], chat.asked[3:]
+    assert "'lost'" not in rewriting[0]
+    assert '"lost", "card"' in rewriting[0]
+    assert "The topic stays: lost card." in rewriting[0]
+    assert len(judging) == 2
+
+
+def test_nothing_is_judged_when_every_rewriting_fails() -> None:
+    chat = chatty()
+    assert {note for _, note in carried_out(chat)} == {"empty reply", "no keyword"}
+    assert len(chat.asked) == 3
+
+
+def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = chatty(I="Gone, my pass, truly.", this="extend that", now="may i settle it")
+    monkeypatch.setattr(attack_module, "open_chat", lambda settings: chat)
+    attacked = attack_dataset(
+        TEST, train(), AttackSettings(kind="keyword_replacement", maker="chat")
+    )
+    assert attacked["changed"][:] == [True, True, True, False]
+
+
+def test_replies_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(prompt: str) -> str:
+        asked.append(prompt)
+        if len(asked) == 40:
+            raise KeyboardInterrupt
+        return prompt.upper()
+
+    prompts = [f"p{i}" for i in range(50)]
+    with pytest.raises(KeyboardInterrupt):
+        CachedChat(StandInChat(reply), tmp_path / "replies.sqlite").reply(prompts)
+    again = CachedChat(StandInChat(reply), tmp_path / "replies.sqlite")
+    assert again.reply([*prompts, "p0"]) == [prompt.upper() for prompt in [*prompts, "p0"]]
+    assert len(asked) == 40 + 18  # two chunks of 16 were kept
+    before = len(asked)
+    CachedChat(StandInChat(reply, "another model"), tmp_path / "replies.sqlite").reply(["p0"])
+    assert len(asked) == before + 1
+
+
+def test_a_local_chat_model(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    chat = LocalChat(str(tmp_path), 4)
+    alone = [chat.reply([prompt])[0] for prompt in ("hi", "a longer prompt")]
+    assert chat.reply(["hi", "a longer prompt"]) == alone
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    byte_tokenizer(chat=False).save_pretrained(tmp_path)
+    llama().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no chat template"):
+        LocalChat(str(tmp_path), 4)
+
+
+class FakeConnection:
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        self.bodies: list[dict[str, Any]] = []
+
+    async def post_all(self, path: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        assert path == "/chat/completions"
+        self.bodies += bodies
+        return [self.answer for _ in bodies]
+
+
+def test_a_served_chat_model() -> None:
+    settings = AttackSettings(maker="chat", model="m", base_url="http://x/v1", seed=7)
+    connection = FakeConnection({"choices": [{"message": {"content": "done"}}]})
+    chat = ServedChat(connection, settings)
+    assert chat.reply(["hi"]) == ["done"]
+    body = connection.bodies[0]
+    assert (body["temperature"], body["seed"], body["messages"][0]["content"]) == (0, 7, "hi")
+    assert "http://x/v1|m" in chat.identity
+    with pytest.raises(ServerError, match="holds no message"):
+        ServedChat(FakeConnection({"error": "no"}), settings).reply(["hi"])
+
+
+def test_an_attack_is_hashed_by_its_settings(tmp_path: Path) -> None:
+    from datasets.fingerprint import Hasher
+
+    first, again = (prepare_attack(train(), AttackSettings()) for _ in range(2))
+    assert Hasher.hash(first) == Hasher.hash(again)
+    assert Hasher.hash(first) != Hasher.hash(
+        Attack(AttackSettings(seed=1), first.labels, first.keywords)
+    )
+    assert json.dumps(first.keywords)
