@@ -37,6 +37,7 @@ class ClassAwarePrior(Pipeline):
     _load_feature_extractor = False  # type: ignore[assignment]
     _load_tokenizer = True  # type: ignore[assignment]
     prior: CAPPrior
+    tokenizer: Any
 
     def _sanitize_parameters(
         self,
@@ -56,7 +57,7 @@ class ClassAwarePrior(Pipeline):
             self.prior = CAPPrior(labels=tuple(labels or ()), scorer=scorer, **options)
         return {}, {}, {}
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **options: Any) -> Any:
         """The rows with the columns of the prior.
 
         Raises:
@@ -82,12 +83,12 @@ class ClassAwarePrior(Pipeline):
         """One row; the whole work is done by `CAPPrior`."""
         return dict(input_)
 
-    def _forward(self, row: dict[str, Any], **options: Any) -> Any:
-        return self.prior({name: [value] for name, value in row.items()})
+    def _forward(self, input_tensors: dict[str, Any], **options: Any) -> Any:
+        return self.prior({name: [value] for name, value in input_tensors.items()})
 
-    def postprocess(self, made: Any, **options: Any) -> Any:
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
         """The row with the columns of the prior."""
-        return {name: values[0] for name, values in made.items()}
+        return {name: values[0] for name, values in model_outputs.items()}
 
 
 def register_prior_pipeline() -> None:
