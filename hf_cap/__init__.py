@@ -10,10 +10,56 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .attribution import attribute_words as attribute_words
     from .data import load_splits as load_splits
+    from .data import save_splits as save_splits
+    from .evaluation.classifier import Evaluation as Evaluation
+    from .evaluation.classifier import evaluate_classifier as evaluate_classifier
+    from .evaluation.settings import EvaluationSettings as EvaluationSettings
+    from .priors.audit import Audit as Audit
+    from .priors.audit import audit_dataset as audit_dataset
+    from .priors.cap import CAPPrior as CAPPrior
+    from .priors.channel import ChannelPrior as ChannelPrior
+    from .priors.extraction import extract_priors as extract_priors
+    from .priors.fusion import fuse_priors as fuse_priors
+    from .priors.sources import source_class as source_class
+    from .scoring.open import open_scorer as open_scorer
+    from .scoring.protocol import Query as Query
+    from .scoring.protocol import Scored as Scored
+    from .scoring.protocol import Scorer as Scorer
+    from .scoring.settings import ScorerRuntime as ScorerRuntime
+    from .scoring.settings import ScorerSettings as ScorerSettings
+    from .scoring.settings import using_runtime as using_runtime
+    from .scoring.standin import StandInScorer as StandInScorer
+    from .training.config import CAPConfig as CAPConfig
+    from .training.data import CAPCollator as CAPCollator
+    from .training.trainer import CAPTrainer as CAPTrainer
 
 _EXPORTS = {
+    "Audit": "priors.audit",
+    "CAPCollator": "training.data",
+    "CAPConfig": "training.config",
+    "CAPPrior": "priors.cap",
+    "CAPTrainer": "training.trainer",
+    "ChannelPrior": "priors.channel",
+    "Evaluation": "evaluation.classifier",
+    "EvaluationSettings": "evaluation.settings",
+    "Query": "scoring.protocol",
+    "Scored": "scoring.protocol",
+    "Scorer": "scoring.protocol",
+    "ScorerRuntime": "scoring.settings",
+    "ScorerSettings": "scoring.settings",
+    "StandInScorer": "scoring.standin",
+    "attribute_words": "attribution",
+    "audit_dataset": "priors.audit",
+    "evaluate_classifier": "evaluation.classifier",
+    "extract_priors": "priors.extraction",
+    "fuse_priors": "priors.fusion",
     "load_splits": "data",
+    "open_scorer": "scoring.open",
+    "save_splits": "data",
+    "source_class": "priors.sources",
+    "using_runtime": "scoring.settings",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

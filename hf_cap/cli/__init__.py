@@ -4,7 +4,8 @@ Each command is a module beside this one with
 
 - `SETTINGS`: torch-free dataclasses whose fields are its flags,
 - `run(values)`: does the work; heavy imports happen inside it,
-- optionally `more_settings()`: dataclasses that cost an import (shown by `--help-all`).
+- optionally `more_settings()`: dataclasses that cost an import (shown by `--help-all`),
+- optionally `POSITIONAL`: the setting that words before the first flag belong to.
 
 Only these modules know more than one wing of the package.
 """
@@ -14,6 +15,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -35,6 +37,7 @@ COMMANDS = {
     "audit": Command("audit", "look into the priors of a data set: figures and a JSON"),
     "train": Command("train", "train a classifier, aligned with the prior"),
     "evaluate": Command("evaluate", "measure a classifier: accuracy, faithfulness, alignment"),
+    "report": Command("report", "one HTML page on training runs"),
     "demo": Command("demo", "run the whole way on the embedded models and data"),
     "env": Command("env", "print versions and devices, for a bug report"),
 }
@@ -98,6 +101,7 @@ def parse_command(
         ConfigError: an unknown setting, a value of a wrong type, or a required one is missing.
     """
     light = settings_of(*command.SETTINGS)
+    words, arguments = _leading_words(arguments)
     more = getattr(command, "more_settings", None)
     if more is not None and "--help-all" in arguments:
         command_parser(name, {**settings_of(*more()), **light}, more=False).print_help()
@@ -113,9 +117,17 @@ def parse_command(
         layers = _layers(given)
     for flag in unknown_flags(rest):
         raise ConfigError(unknown_key(flag, settings))
-    if rest:
-        raise ConfigError(f"Cannot make sense of {' '.join(rest)!r}; settings are `--name value`.")
-    return merge(settings, *layers)
+    positional = getattr(command, "POSITIONAL", None)
+    if rest or (words and positional is None):
+        stray = " ".join([*words, *rest])
+        raise ConfigError(f"Cannot make sense of {stray!r}; settings are `--name value`.")
+    return merge(settings, *layers, {positional: words} if positional and words else {})
+
+
+def _leading_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first flag, and the rest."""
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    return words, list(arguments[len(words) :])
 
 
 def _layers(given: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,0 +1,139 @@
+"""`hf-cap extract`: add prior columns to a labelled data set.
+
+`accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
+"""
+
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..options import documented, option, required
+from ..priors.settings import CAPSettings, ChannelSettings, ExtractionSettings, PromptSettings
+from ..priors.source_settings import (
+    IntegratedGradientsSettings,
+    KeywordSettings,
+    LimeSettings,
+    RationaleSettings,
+    ShapSettings,
+)
+from ..schema import LABEL, TEXT
+from ..scoring.settings import ScorerRuntime, ScorerSettings
+from ..words import WORD_PATTERN
+from .config import build
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..priors.sources import Source
+
+_logger = logging.getLogger(__name__)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ExtractPlaces:
+    """What is read and written, and which sources are asked."""
+
+    dataset: str = required(
+        "Labelled data: `embedded/...`, a folder, a file, or a Hub id. A folder with priors keeps them."
+    )
+    output_dir: str = required("Folder to write, one parquet file a split; may be the same.")
+    sources: tuple[str, ...] = option(
+        ("cap",), "Prior sources, such as cap, channel, lime, integrated_gradients, keywords."
+    )
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
+    labels: tuple[str, ...] = option(
+        (), "The label space, in order; by default that of the data set."
+    )
+    limit: int | None = option(None, "At most so many texts a split, for a trial.")
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
+    )
+    classifier: str | None = option(
+        None,
+        "For sources that explain a classifier: a folder written by `hf-cap train` (best without alignment) "
+        "or a Hub id, with the label space of the data.",
+    )
+    classifier_revision: str | None = option(
+        None, "Branch, tag or commit of a classifier on the Hub."
+    )
+
+
+SETTINGS = (
+    ExtractPlaces,
+    ExtractionSettings,
+    PromptSettings,
+    CAPSettings,
+    ChannelSettings,
+    ScorerSettings,
+    ScorerRuntime,
+    IntegratedGradientsSettings,
+    LimeSettings,
+    ShapSettings,
+    KeywordSettings,
+    RationaleSettings,
+)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Extract, write, and say what it took."""
+    from ..data import choose_split, load_splits
+    from ..priors.extraction import extract_priors
+    from ..scoring.settings import using_runtime
+
+    places, settings = build(ExtractPlaces, values), build(ExtractionSettings, values)
+    splits = load_splits(
+        places.dataset,
+        splits=settings.splits,
+        text_column=places.text_column,
+        label_column=places.label_column,
+        labels=places.labels or None,
+    )
+    learn_from = choose_split(splits, settings.splits[0])
+    sources = [make_source(name, learn_from, values) for name in places.sources]
+    if places.limit is not None:
+        for name, split in splits.items():
+            splits[name] = split.select(range(min(places.limit, len(split))))
+    with using_runtime(build(ScorerRuntime, values)):
+        summary = extract_priors(
+            splits,
+            sources,
+            places.output_dir,
+            settings,
+            command=shlex.join(["hf-cap", *sys.argv[1:]]),
+        )
+    _logger.info("%s", summary)
+    _logger.info("Wrote the priors to %s", places.output_dir)
+
+
+def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "Source":
+    """A source that has learnt from `dataset` what it must know, with those of the settings that it has.
+
+    Raises:
+        ConfigError: there is no such source, or it explains a classifier and none is given.
+    """
+    from ..priors.sources import source_class
+
+    cls = source_class(name)
+    names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]
+    # columns have their standard names by now, and `labels` is what the data set says
+    options = {
+        key: value
+        for key, value in values.items()
+        if key in names - {"labels", "text_column", "label_column", "revision"}
+    }
+    if "scorer" in names:
+        options["scorer"] = build(ScorerSettings, values)
+    if "classifier" in names:
+        if not options.get("classifier"):
+            raise ConfigError(
+                f"The source {name!r} explains a classifier: give one as `--classifier FOLDER`. Train it "
+                "on the same split without alignment: `hf-cap train --alignment_weight 0 ...`."
+            )
+        options["revision"] = values.get("classifier_revision")
+    return cls.from_dataset(dataset, **options)
