@@ -1,0 +1,179 @@
+"""The source `llm_gradient`: one backward pass through the language model instead of a hundred forward ones.
+
+Gradient times input (Shrikumar et al., arXiv 1605.01713) of the gold label's log-probability, under the very
+prompt of `cap`: its cheap rival.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from ..attribution import pool_words
+from ..errors import ConfigError, ModelError
+from ..scoring.local import LocalScorer
+from ..scoring.protocol import Query, Scorer
+from ..scoring.settings import ScorerSettings
+from ..scoring.store import StoredScorer
+from ..words import NO_WORD, Span, token_words
+from .asking import DEFAULT_SCORER, SIGNS, Asker, choose_from, open_asker, warn_of_cuts
+from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
+from .prompts import Prompt, digest
+from .rows import Row
+from .settings import PromptSettings
+from .word_source import LEARNT, Explanations, WordSource
+
+_PROMPT = "cap"
+"""The prior whose prompt is asked."""
+
+
+class Asked(NamedTuple):
+    """Tokens of one prompt.
+
+    Attributes:
+        prefix: Those that every text of the prompt shares.
+        rest: The others, up to the answer.
+        words: For each of the rest, the word of the text that it belongs to, or -1.
+        answer: Those of the gold label.
+    """
+
+    prefix: tuple[int, ...]
+    rest: tuple[int, ...]
+    words: Sequence[int]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMGradientPrior(WordSource, PromptSettings):
+    """Scores each word by the gradient of the gold label's log-probability times its embeddings, in nats.
+
+    Summed over the embedding dimension and the tokens of a word: to first order, what the label would lose
+    if the word's embeddings were zero. Words that the model has no room for get 0. The diagnostic
+    `llm_gradient_log_prob` is the label's log-probability.
+
+    Attributes:
+        scorer: Which language model to open, or an opened one; it must run in this process.
+        demonstration_sets: As for `CAPPrior`; `from_dataset` chooses them.
+    """
+
+    name: ClassVar[str] = "llm_gradient"
+
+    scorer: ScorerSettings | Scorer = DEFAULT_SCORER
+    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_label_scores:
+            raise ConfigError(
+                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source 'cap'."
+            )
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset,
+        *,
+        model: str | None = None,
+        scorer: ScorerSettings | Scorer | None = None,
+        **options: Any,
+    ) -> Self:
+        """A source whose label space and demonstrations come from a training split.
+
+        Args:
+            dataset: Training examples, with a `ClassLabel` column.
+            model: Language model: Hub id, folder or embedded name.
+            scorer: Instead of `model`: all its settings, or an opened one.
+            options: Fields of `PromptSettings` and `RowOptions`.
+        """
+        return cls(**choose_from(dataset, model, scorer, options)._asdict(), **options)
+
+    def explain(self, rows: Sequence[Row]) -> Explanations:
+        """Score the words of some rows.
+
+        Raises:
+            ModelError: the language model does not run in this process, or has no room for the prompt.
+        """
+        asker = open_asker(_PROMPT, self, self.labels, self.scorer, self.demonstration_sets)
+        local = _local(asker.scorer)
+        caches: dict[tuple[int, ...], Any] = {}
+        scores, log_probs, cuts = [], [], []
+        for row in rows:
+            prompt, label = asker.prompt(row.text), asker.labels[row.label]
+            fitting = _fitting(asker, prompt, row)
+            asked = _tokens(local, prompt, fitting, label)
+            if asked.prefix not in caches:
+                caches[asked.prefix] = _read(local, asked.prefix)
+            word_scores, log_prob = _gradient(
+                local, asked, caches[asked.prefix], len(fitting.spans)
+            )
+            cuts.append(len(row.spans) - len(fitting.spans))
+            scores.append([*map(SIGNS[self.sign], word_scores), *[0.0] * cuts[-1]])
+            log_probs.append(log_prob)
+        warn_of_cuts(cuts)
+        prompts = digest(*(prompt.prefix + prompt.after for prompt in asker.prompts))
+        facts = {"scorer": local.identity, "prompt_digest": prompts}
+        return Explanations(scores, {"log_prob": log_probs}, facts)
+
+
+def _local(scorer: Scorer) -> LocalScorer:
+    inside = scorer.scorer if isinstance(scorer, StoredScorer) else scorer
+    if not isinstance(inside, LocalScorer):
+        raise ModelError(
+            f"The source 'llm_gradient' needs the gradient of a language model in this process, got "
+            f"{type(inside).__name__}. Leave out `base_url`, or use the source 'cap'."
+        )
+    return inside
+
+
+def _fitting(asker: Asker, prompt: Prompt, row: Row) -> Row:
+    answer = prompt.answer(asker.longest_label)
+    return asker.fit(row, lambda part: Query(prompt.prefix, prompt.body(part.text), answer))
+
+
+def _tokens(local: LocalScorer, prompt: Prompt, row: Row, label: str) -> Asked:
+    shared = local.tokens.prefix(prompt.prefix)
+    start = shared.cut or 0
+    rest = local.tokens.body(prompt.prefix, prompt.body(row.text))
+    shown = prompt.prefix[start:] + prompt.body(row.text)
+    offsets = local.tokens.tokenizer(
+        shown, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
+    shift = len(prompt.prefix) - start + len(prompt.before)
+    spans = [Span(first + shift, last + shift) for first, last in row.spans]
+    beginning = [NO_WORD] * (len(rest) - len(offsets))  # the beginning-of-text token
+    words = beginning + token_words(offsets, spans, shown)
+    return Asked(shared.ids, rest, words, local.tokens.answer(prompt.answer(label)).ids)
+
+
+def _read(local: LocalScorer, prefix: tuple[int, ...]) -> Any:
+    """Key-value cache of a prefix; `None` for an empty one."""
+    if not prefix:
+        return None
+    with torch.no_grad():
+        ids = torch.tensor([prefix], device=local.model.device)
+        return local.model(ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _gradient(
+    local: LocalScorer, asked: Asked, cache: Any, words: int
+) -> tuple[list[float], float]:
+    """Score of each word, and the log-probability of the answer."""
+    answer = torch.tensor(asked.answer, device=local.model.device)
+    ids = torch.tensor([[*asked.rest, *asked.answer[:-1]]], device=local.model.device)
+    embeddings: Tensor = local.model.get_input_embeddings()(ids).detach().requires_grad_()
+    with torch.enable_grad():
+        logits = local.model(
+            inputs_embeds=embeddings,
+            past_key_values=copy.deepcopy(cache),  # the model adds to the one that it is given
+            logits_to_keep=len(answer),
+        ).logits[0]
+        log_prob = logits.float().log_softmax(-1).gather(1, answer[:, None]).sum()
+        (gradient,) = torch.autograd.grad(log_prob, embeddings)
+    tokens = (gradient * embeddings.detach()).float().sum(-1)[:, : len(asked.rest)]
+    owners = torch.tensor([list(asked.words)], device=tokens.device)
+    scores: list[float] = pool_words(tokens, owners, words)[0].tolist()
+    return scores, log_prob.item()

@@ -1,0 +1,113 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import LayerGradientXActivation
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_cap.errors import ConfigError, ModelError
+from hf_cap.priors.asking import open_asker
+from hf_cap.priors.llm_gradient import LLMGradientPrior
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.protocol import Query
+from hf_cap.scoring.standin import StandInScorer
+from hf_cap.scoring.store import StoredScorer
+from tests.priors.conftest import LABELS
+from tests.tiny import byte_tokenizer, llama
+
+TEXTS = ["renew  my book", "card lost", "pay"]
+GOLD = [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> LocalScorer:
+    return LocalScorer(llama(), byte_tokenizer())
+
+
+def source(scorer: Any, **options: Any) -> LLMGradientPrior:
+    return LLMGradientPrior(labels=LABELS, scorer=scorer, **{"sign": "signed", **options})
+
+
+def test_scores_are_captums_on_the_whole_prompt(scorer: LocalScorer) -> None:
+    """The byte tokenizer has one token a character, so the words' places need no offsets."""
+    prior = source(scorer)
+    made = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
+    asker = open_asker("cap", prior, prior.labels, scorer, prior.demonstration_sets)
+    model = scorer.model
+    for text, gold, scores in zip(TEXTS, GOLD, made, strict=True):
+        prompt = asker.prompt(text)
+        answer = list(scorer.tokens.answer(prompt.answer(LABELS[gold])).ids)
+        body = list(scorer.tokens.prompt(prompt.prefix + prompt.body(text)))
+
+        def log_prob(ids: torch.Tensor, answer: list[int] = answer) -> torch.Tensor:
+            logits = model(ids).logits[:, -len(answer) :]
+            picked: torch.Tensor = logits.log_softmax(-1)[0, range(len(answer)), answer]
+            return picked.sum()[None]
+
+        attribution = LayerGradientXActivation(log_prob, model.get_input_embeddings())
+        ids = torch.tensor([body + answer[:-1]])
+        tokens = attribution.attribute(ids)[0].sum(-1).tolist()
+        text_start = len(body) - len(scorer.tokens.prompt(text + prompt.after))
+        place = 0
+        for word, score in zip(text.split(), scores, strict=True):
+            place = text.index(word, place)
+            first = text_start + place
+            assert score == pytest.approx(sum(tokens[first : first + len(word)]), abs=1e-5)
+            place += len(word)
+
+
+def test_the_log_probability_is_the_scorers(scorer: LocalScorer) -> None:
+    prior = source(scorer)
+    made = prior({"text": TEXTS, "label": GOLD})["llm_gradient_log_prob"]
+    (prompt,) = open_asker("cap", prior, prior.labels, scorer, ((),)).prompts
+    queries = [
+        Query(prompt.prefix, prompt.body(text), prompt.answer(LABELS[gold]))
+        for text, gold in zip(TEXTS, GOLD, strict=True)
+    ]
+    assert made == pytest.approx([one.total for one in scorer.score(queries)], abs=1e-4)
+
+
+def test_the_batch_changes_nothing(scorer: LocalScorer) -> None:
+    prior = source(scorer)
+    together = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
+    for text, gold, scores in zip(TEXTS, GOLD, together, strict=True):
+        alone = prior({"text": [text], "label": [gold]})["prior_llm_gradient"][0]
+        assert alone == pytest.approx(scores, abs=1e-6)
+
+
+def test_the_default_prior_is_the_positive_part(scorer: LocalScorer) -> None:
+    batch: dict[str, list[Any]] = {"text": TEXTS, "label": GOLD}
+    signed = source(scorer)(batch)["prior_llm_gradient"]
+    positive = source(scorer, sign="positive")(batch)["prior_llm_gradient"]
+    assert positive == [[max(score, 0.0) for score in scores] for scores in signed]
+    assert dataclasses.replace(source(scorer), sign="positive") == source(scorer, sign="positive")
+
+
+def test_from_dataset_takes_labels_and_demonstrations(scorer: LocalScorer) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    data = Dataset.from_dict(
+        {"text": [*TEXTS, *map(str.upper, "xyz")], "label": GOLD * 2}, features
+    )
+    prior = LLMGradientPrior.from_dataset(data, scorer=scorer)
+    assert prior.labels == LABELS
+    assert len(prior.demonstration_sets) == 2
+    made = prior(data[:])
+    assert [len(scores) for scores in made["prior_llm_gradient"]] == [3, 2, 1, 1, 1, 1]
+
+
+def test_a_stored_scorer_is_looked_into(scorer: LocalScorer, tmp_path: Any) -> None:
+    stored = StoredScorer(scorer, tmp_path / "scores.sqlite")
+    batch: dict[str, list[Any]] = {"text": TEXTS[:1], "label": GOLD[:1]}
+    expected = source(scorer)(batch)["prior_llm_gradient"]
+    assert source(stored)(batch)["prior_llm_gradient"] == expected
+
+
+def test_a_scorer_without_gradient_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"got StandInScorer. Leave out `base_url`"):
+        source(StandInScorer(lambda prompt, answer: -1.0))({"text": TEXTS, "label": GOLD})
+
+
+def test_label_scores_are_refused(scorer: LocalScorer) -> None:
+    with pytest.raises(ConfigError, match="scores the gold label only"):
+        source(scorer, keep_label_scores=True)
