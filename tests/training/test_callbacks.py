@@ -71,7 +71,7 @@ def test_it_draws_at_the_start_and_after_each_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda args, drawing, step: steps.append(step))  # type: ignore[index,arg-type]
+    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda args, drawing, step: steps.append(step))
     work = trainer(tmp_path, rows=rows(8), max_steps=4)
     work.add_callback(HeatMapCallback(rows()))
     work.args.report_to = ["seen"]
@@ -82,7 +82,7 @@ def test_it_draws_at_the_start_and_after_each_epoch(
 def test_training_is_the_same_with_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda *_: None)  # type: ignore[index,arg-type]
+    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda *_: None)
     found = []
     for draws in (False, True):
         work = trainer(tmp_path, rows=rows(8), attribution_method="expected_gradients")
@@ -98,7 +98,9 @@ def test_tensorboard_gets_the_drawing_and_the_loss_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     work = trainer(
