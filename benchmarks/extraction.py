@@ -1,0 +1,338 @@
+"""Seconds to score the perturbations of a text: naive, padded, captum, ContextCite, and hf_cap, in one run.
+
+    python benchmarks/extraction.py --data FOLDER [--quick]
+
+FOLDER holds `train_5.jsonl` (rows with `text` and `label`) and `labels.json`. All sides score the same
+prompts with the same model in float32 on the same threads. The slow sides are timed on a part of the
+prompts and scaled to an example (`timed_on` says on how many); hf_cap is timed on all of them.
+The last line is JSON; with everything else it is written to `benchmarks/results/extraction.json`.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from captum.attr import KernelShap, LLMAttribution, TextTemplateInput
+from torch import nn
+
+from hf_cap.files import write_json
+from hf_cap.scoring.loading import load_scorer
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.protocol import Query, Scored
+from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings
+from hf_cap.words import keep_words, split_words
+
+RESULTS = Path(__file__).parent / "results" / "extraction.json"
+GOALS = {
+    "speedup_vs_captum": 60,
+    "speedup_vs_captum_fastest": 28,
+    "speedup_vs_naive": 30,
+    "share_of_floor": 0.70,
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with its label, verbalised."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One side, scaled to an example of `n` perturbations."""
+
+    seconds: float
+    perturbations_per_second: float
+    timed_on: int
+    peak_megabytes: float | None = None
+
+
+def read(folder: Path) -> tuple[list[Text], list[str]]:
+    """The texts and the verbalised label space."""
+    labels = json.loads((folder / "labels.json").read_text())
+    rows = [json.loads(line) for line in (folder / "train_5.jsonl").read_text().splitlines()]
+    return [Text(r["text"], spoken(r["label"])) for r in rows], [spoken(name) for name in labels]
+
+
+def spoken(label: str) -> str:
+    """A label as words."""
+    return label.replace("_", " ")
+
+
+def instruction(labels: list[str], shots: list[Text] | None = None) -> str:
+    """The shared prefix: label space, then demonstrations, up to the text."""
+    shown = "".join(f"Message: {shot.text}\nIntent: {shot.label}\n\n" for shot in shots or [])
+    return f"Give the intent of the message: {', '.join(labels)}.\n\n{shown}Message: "
+
+
+def queries(prefix: str, texts: list[Text], n: int) -> list[Query]:
+    """`n` perturbations of each text: between 2 and half of its words (and one) deleted."""
+    asked = []
+    for item in texts:
+        spans = split_words(item.text)
+        draw = random.Random(item.text)
+        for _ in range(n):
+            out = draw.randint(min(2, len(spans) - 1), max(1, len(spans) // 2 + 1))
+            gone = set(draw.sample(range(len(spans)), min(out, len(spans) - 1)))
+            left = keep_words(item.text, spans, [place not in gone for place in range(len(spans))])
+            asked.append(Query(prefix, f"{left}\nIntent:", f" {item.label}"))
+    return asked
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Collects the peak of the process's resident memory, in megabytes, sampled every 20 ms."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            peak[0] = max(peak[0], pages * 4096 / 1e6)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def timed(work: Callable[[], Any], perturbations: int, n: int) -> tuple[Any, Timing]:
+    """Run `work`, which scores `perturbations` of them; scale to `n`."""
+    with peak_memory() as peak:
+        started = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - started
+    rate = perturbations / seconds
+    return result, Timing(n / rate, rate, perturbations, round(peak[0]))
+
+
+def measure_naive(scorer: LocalScorer, asked: list[Query], n: int) -> tuple[list[Scored], Timing]:
+    """Side (a): one whole prompt at a time."""
+    alone = plain(scorer, 1)
+    scores, timing = timed(lambda: [alone.score([query])[0] for query in asked], len(asked), n)
+    return scores, timing
+
+
+def measure_padded(scorer: LocalScorer, asked: list[Query], n: int) -> Timing:
+    """Side (b): whole prompts in padded batches of about eight."""
+    return timed(lambda: plain(scorer, 4096).score(asked), len(asked), n)[1]
+
+
+def plain(scorer: LocalScorer, budget: int) -> LocalScorer:
+    """The same model without packing."""
+    runtime = ScorerRuntime(token_budget=budget)
+    return LocalScorer(scorer.model, scorer.tokens.tokenizer, packed=False, runtime=runtime)
+
+
+def measure_captum(
+    scorer: LocalScorer, prefix: str, item: Text, n: int, samples: int, *, in_tokens: bool
+) -> Timing:
+    """Side (c): captum's KernelShap over the words, one forward pass (or one a token) a sample."""
+    words = item.text.split()
+    method = LLMAttribution(KernelShap(scorer.model), scorer.tokens.tokenizer)
+
+    def prompt(*kept: str) -> str:
+        return f"{prefix}{' '.join(word for word in kept if word)}\nIntent:"
+
+    inputs = TextTemplateInput(prompt, values=words, baselines=[""] * len(words))
+
+    def work() -> Any:
+        return method.attribute(
+            inputs, target=f" {item.label}", n_samples=samples, forward_in_tokens=in_tokens
+        )
+
+    return timed(work, samples, n)[1]
+
+
+def product_rate(model: nn.Module, rows: int = 1024) -> float:
+    """Best measured floating-point operations a second of the products of one layer, float32."""
+    layer = model.get_submodule("model.layers.0")
+    weights = [m.weight.detach() for m in layer.modules() if isinstance(m, nn.Linear)]
+    inputs = [torch.randn(rows, weight.shape[1]) for weight in weights]
+    work = sum(2 * rows * weight.numel() for weight in weights)
+    best = 0.0
+    with torch.inference_mode():
+        for _ in range(20):
+            started = time.perf_counter()
+            for rows_in, weight in zip(inputs, weights, strict=True):
+                nn.functional.linear(rows_in, weight)
+            best = max(best, work / (time.perf_counter() - started))
+    return best
+
+
+def floor_seconds(scorer: LocalScorer, prefix: str, tokens: int, rate: float) -> float:
+    """Least time of `tokens` trie tokens: weights and attention to the prefix at the rate of products."""
+    model, config = scorer.model, scorer.model.config
+    embedded = sum(p.numel() for n, p in model.named_parameters() if "embed" in n or "lm_head" in n)
+    weights = sum(p.numel() for p in model.parameters()) - embedded
+    context = len(scorer.tokens.prompt(prefix))
+    attention = 4 * config.num_hidden_layers * config.hidden_size * context
+    return float((2 * weights + attention) * tokens / rate
+
+
+def measure_ours(
+    scorer: LocalScorer, asked: list[Query], n: int
+) -> tuple[list[Scored], Timing, int]:
+    """Side (e): hf_cap, with its prefix still to be encoded; and the tokens it computed."""
+    before = scorer.statistics.tokens_computed
+    scores, timing = timed(lambda: scorer.score(asked), len(asked), n)
+    return scores, timing, scorer.statistics.tokens_computed - before
+
+
+def growth(
+    scorer: LocalScorer, texts: list[Text], labels: list[str], quick: bool
+) -> dict[str, Any]:
+    """Seconds an example against labels, words and n, one at a time."""
+    some = texts[: 2 if quick else 8]
+    vocabulary = [word for item in texts for word in item.text.split()]
+
+    def seconds(prefix: str, items: list[Text], n: int) -> float:
+        return measure_ours(scorer, queries(prefix, items, n), n)[1].seconds
+
+    many = [*labels, *(f"{a} {b}" for a in labels for b in labels)]
+    prefix = instruction(labels)
+    return {
+        "labels": {
+            size: seconds(instruction(many[:size]), some, 100)
+            for size in ((10, 77) if quick else (10, 77, 150, 500))
+        },
+        "words": {
+            size: seconds(prefix, [Text(" ".join(vocabulary[:size]), labels[0])], 100)
+            for size in ((5, 20) if quick else (5, 10, 20, 50, 100))
+        },
+        "n": {
+            n: seconds(prefix, some, n) for n in ((10, 100) if quick else (10, 30, 100, 300, 1000))
+        },
+    }
+
+
+def long_prefix(scorer: LocalScorer, texts: list[Text], labels: list[str]) -> str:
+    """A prefix with so many demonstrations that it has about 1,100 tokens."""
+    shots: list[Text] = []
+    for item in reversed(texts):
+        if len(scorer.tokens.prompt(instruction(labels, shots))) >= 1100:
+            break
+        shots.append(item)
+    return instruction(labels, shots)
+
+
+def compare(scorer: LocalScorer, folder: Path, quick: bool, n: int = 100) -> dict[str, Any]:
+    """All sides on the same prompts."""
+    everything, labels = read(folder)
+    texts = everything[:: max(1, len(everything) // 24)][:24]
+    texts = texts[:: 6 if quick else 1]
+    prefix = instruction(labels)
+    asked = queries(prefix, texts, n)
+    sample = list(dict.fromkeys(asked))[:: max(1, len(asked) // (16 if quick else 96))]
+    rate = product_rate(scorer.model)
+    scores, ours, tokens = measure_ours(scorer, asked, n)
+    floor = floor_seconds(scorer, prefix, tokens, max(rate, product_rate(scorer.model)))
+    reference, naive = measure_naive(scorer, sample, n)
+    known = dict(zip(asked, scores, strict=True))
+    samples = 4 if quick else 40
+    captum = measure_captum(scorer, prefix, texts[0], n, samples, in_tokens=True)
+    fastest = measure_captum(scorer, prefix, texts[0], n, samples, in_tokens=False)
+    extended = long_prefix(scorer, everything, labels)
+    longer = measure_ours(scorer, queries(extended, texts, n), n)[1]
+    sides = {
+        "naive": naive,
+        "padded": measure_padded(scorer, sample, n),
+        "captum": captum,
+        "captum_fastest": fastest,
+        "hf_cap": ours,
+        "hf_cap_long_prefix": longer,
+    }
+    return {
+        "texts": len(texts),
+        "prefix_tokens": len(scorer.tokens.prompt(prefix)),
+        "long_prefix_tokens": len(scorer.tokens.prompt(extended)),
+        "tokens_an_example": tokens / len(texts),
+        "gigaflops": rate / 1e9,
+        "floor_seconds": floor / len(texts),
+        "context_cite": context_cite(),
+        "sides": {name: vars(side) for name, side in sides.items()},
+        "growth": growth(scorer, everything, labels, quick),
+        "long_prefix_cost": longer.seconds / ours.seconds,
+        "summary": {
+            "speedup_vs_captum": captum.seconds / ours.seconds,
+            "speedup_vs_captum_fastest": fastest.seconds / ours.seconds,
+            "speedup_vs_naive": naive.seconds / ours.seconds,
+            "share_of_floor": floor / len(texts) / ours.seconds,
+            "max_abs_diff": difference([known[query] for query in sample], reference),
+        },
+    }
+
+
+def difference(one: list[Scored], other: list[Scored]) -> float:
+    """Largest difference of two lists of scores, token by token, in nats."""
+    pairs = zip(one, other, strict=True)
+    return max(abs(a - b) for x, y in pairs for a, b in zip(x.log_probs, y.log_probs, strict=True))
+
+
+def context_cite() -> str:
+    """Why ContextCite (side (d)) is not among the sides."""
+    if importlib.util.find_spec("context_cite") is None:
+        return "not installed"
+    return "left out: it scores a response it generated itself, and autocasts to CUDA float16"
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The sides as a Markdown table."""
+    lines = [
+        "| side | s an example | perturbations/s | peak MB | timed on |",
+        "|---|---|---|---|---|",
+    ]
+    for name, side in facts["sides"].items():
+        lines.append(
+            f"| {name} | {side['seconds']:.2f} | {side['perturbations_per_second']:.1f} | "
+            f"{side['peak_megabytes']:.0f} | {side['timed_on']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train_5.jsonl and labels.json"
+    )
+    parser.add_argument("--model", default=ScorerSettings().model)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer texts and samples: within 8 minutes"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    settings = ScorerSettings(model=options.model, dtype="float32")
+    scorer = load_scorer(settings, ScorerRuntime(device="cpu", store=None))
+    facts = compare(scorer, options.data, options.quick)
+    facts |= {
+        "command": f"python benchmarks/extraction.py{' --quick' * options.quick} --data FOLDER",
+        "model": options.model,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "goals": GOALS,
+    }
+    write_json(options.out, facts)
+    print(table(facts))
+    print(json.dumps(facts["summary"]))
+
+
+if __name__ == "__main__":
+    main()
