@@ -147,7 +147,7 @@ def carried_out(chat: StandInChat, kind: Any = "keyword_replacement") -> list[tu
 
 def test_a_chat_model_rewrites_and_is_judged() -> None:
     chat = chatty(
-        it="It is gone, my bank pass.", this="dubious: extend that", now="I cannot do that."
+        I="It is gone, my bank pass.", this="dubious: extend that", now="I cannot do that."
     )
     assert carried_out(chat) == [
         ("It is gone, my bank pass.", ""),

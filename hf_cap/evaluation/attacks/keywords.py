@@ -27,8 +27,8 @@ def fold(word: str) -> str:
 
 
 def is_content(word: str) -> bool:
-    """Whether a folded word can be a keyword: three letters at least, and no function word."""
-    return len(word) >= 3 and any(map(str.isalpha, word)) and word not in FUNCTION_WORDS
+    """Whether a folded word can be a keyword: three letters or more, no contraction, no function word."""
+    return len(word) >= 3 and word.replace("-", "").isalpha() and word not in FUNCTION_WORDS
 
 
 def chi_squared_keywords(
