@@ -181,7 +181,7 @@ def floor_seconds(scorer: LocalScorer, prefix: str, tokens: int, rate: float) ->
     weights = sum(p.numel() for p in model.parameters()) - embedded
     context = len(scorer.tokens.prompt(prefix))
     attention = 4 * config.num_hidden_layers * config.hidden_size * context
-    return float((2 * weights + attention) * tokens / rate
+    return float((2 * weights + attention) * tokens / rate)
 
 
 def measure_ours(
