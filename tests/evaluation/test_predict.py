@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_cap.errors import ModelError
-from hf_cap.evaluation.predict import Classifier, load_classifier
+from hf_cap.evaluation.predict import Classifier, load_classifier, longest_input
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TEXTS = ["i lost my card", "renew", "", "please cancel the old loan with the late fine", "renew"]
@@ -82,6 +82,27 @@ def test_long_texts_are_cut_with_one_counting_warning(caplog: pytest.LogCaptureF
         "2 of 3 texts are longer than 5 tokens and are truncated"
     ]
     np.testing.assert_allclose(cut[1], tested(["renew my card"])[0], atol=1e-6)
+
+
+def test_the_longest_input_of_roberta_leaves_room_for_its_padding_position() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = int(1e30)
+    tested = Classifier(roberta_classifier(max_position_embeddings=12), tokenizer)
+    assert tested.max_length == 10
+    assert tested(["card " * 30]).shape == (1, 3)
+
+
+def test_a_model_without_a_table_of_positions_takes_what_the_tokenizer_allows() -> None:
+    model = roberta_classifier()
+    del model.config.max_position_embeddings
+    assert longest_input(model, word_tokenizer()) == 64
+
+
+def test_offsets_need_a_fast_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = classifier()
+    monkeypatch.setattr(type(tested.tokenizer), "is_fast", False)
+    with pytest.raises(ModelError, match="gives no character offsets"):
+        tested.offsets(["a"])
 
 
 def test_no_texts_give_no_rows() -> None:
