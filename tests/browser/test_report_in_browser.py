@@ -1,0 +1,279 @@
+"""The report in a real browser: safety, filters, orders, keys, screen readers, dark mode, phone."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pytest
+
+from tests.browser.conftest import ROWS
+from tests.publishing.report_runs import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+TITLE = "What the model learned"
+CONTRAST = Path(__file__).parent / "contrast.js"
+
+
+class Watched:
+    """A page whose console, errors and requests are kept."""
+
+    def __init__(self, page: "Page", address: str) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(address)
+        self.data: dict[str, Any] = json.loads(page.locator("#data").text_content() or "")
+
+    def count(self) -> int:
+        return self.page.locator("#list li").count()
+
+    def shown_text(self) -> str:
+        return self.page.locator("#lanes .words").first.text_content() or ""
+
+
+@pytest.fixture
+def opened(browser: "Browser", report: str) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    watched = Watched(context.new_page(), report)
+    yield watched
+    assert watched.complaints == []
+    assert [url for url in watched.requests if not url.startswith(("file:", "data:"))] == []
+    assert watched.page.title() == TITLE
+    context.close()
+
+
+def predictions(watched: Watched) -> list[tuple[int, int, int]]:
+    """Gold label, label before and label after of each row."""
+    return [(row[1], row[5][0], row[6][0]) for row in watched.data["rows"]]
+
+
+def test_every_text_can_be_read(opened: Watched) -> None:
+    assert opened.count() == 2 * len(ROWS)
+    for text, label in ROWS[:40]:
+        assert opened.shown_text() == text
+        assert (opened.page.locator("#detail-title").text_content() or "").startswith(label)
+        opened.page.keyboard.press("j")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_show_as_text(opened: Watched, text: str) -> None:
+    number = [row for row, _ in ROWS].index(text)
+    elements = opened.page.locator("script, img, iframe").count()
+    opened.page.locator("#list li").nth(number).click()
+    assert opened.shown_text().split() == text.split()
+    for view in ("numbers", "table", "text"):
+        opened.page.select_option("#view", view)
+    assert opened.page.locator("script, img, iframe").count() == elements
+
+
+def test_the_policy_refuses_a_request(browser: "Browser", report: str) -> None:
+    page = browser.new_page()
+    page.goto(report)
+    page.evaluate(
+        "() => { window.refused = []; document.addEventListener('securitypolicyviolation',"
+        " (event) => window.refused.push(event.effectiveDirective)); }"
+    )
+    page.evaluate("() => { const i = new Image(); i.src = 'https://example.invalid/x.png'; }")
+    page.evaluate("() => fetch('https://example.invalid/').catch(() => null)")
+    page.evaluate(
+        "() => document.body.append(Object.assign(document.createElement('script'), {text: '1'}))"
+    )
+    page.wait_for_function("window.refused.length >= 3")
+    assert set(page.evaluate("window.refused")) == {"img-src", "connect-src", "script-src-elem"}
+    page.close()
+
+
+def test_search_and_filters_leave_what_fits(opened: Watched) -> None:
+    page, rows = opened.page, opened.data["rows"]
+    found = predictions(opened)
+    expected = {
+        "all": len(found),
+        "right": sum(gold == after for gold, _, after in found),
+        "wrong": sum(gold != after for gold, _, after in found),
+        "changed": sum(before != after for _, before, after in found),
+        "fixed": sum(before != gold == after for gold, before, after in found),
+        "broken": sum(before == gold != after for gold, before, after in found),
+    }
+    assert all(expected.values())
+    for outcome, count in expected.items():
+        page.select_option("#outcome", outcome)
+        assert opened.count() == count, outcome
+    page.select_option("#outcome", "all")
+    page.select_option("#set", "1")
+    assert opened.count() == sum(row[0] == 1 for row in rows)
+    label = opened.data["labels"].index("renew_loan")
+    page.select_option("#label", str(label))
+    assert opened.count() == sum(row[0] == 1 and row[1] == label for row in rows)
+    page.fill("#search", "EMOJI \U0001f44d")
+    assert opened.count() == 1
+    assert page.locator("#count").text_content() == "1 of 1 examples"
+
+
+def test_nothing_found_is_said(opened: Watched) -> None:
+    opened.page.fill("#search", "no text has this")
+    assert opened.count() == 0
+    assert opened.page.locator("#count").text_content() == "No example fits these filters."
+    assert opened.page.locator("#lanes .w").count() == 0
+    opened.page.fill("#search", "")
+    assert opened.count() == 2 * len(ROWS)
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    a, b = np.array(one[1:]), np.array(other[1:])
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else 0.0
+
+
+@pytest.mark.parametrize(
+    ("order", "lanes"),
+    [("shift", ("no alignment", "aligned")), ("prior", ("fused prior", "aligned"))],
+)
+def test_orders_begin_with_the_largest_difference(
+    opened: Watched, order: str, lanes: tuple[str, str]
+) -> None:
+    names = [lane["name"] for lane in opened.data["lanes"]]
+    one, other = map(names.index, lanes)
+    apart = [1 - cosine(row[4][one], row[4][other]) for row in opened.data["rows"]]
+    opened.page.select_option("#order", order)
+    ids = opened.page.locator("#list li").evaluate_all(
+        "(items) => items.map((item) => +item.id.slice(8))"
+    )
+    sorted_apart = [apart[number] for number in ids]
+    assert sorted_apart == pytest.approx(sorted(apart, reverse=True))
+    assert ids[0] == int(np.argmax(apart))
+
+
+def test_least_sure_first(opened: Watched) -> None:
+    opened.page.select_option("#order", "unsure")
+    ids = opened.page.locator("#list li").evaluate_all(
+        "(items) => items.map((item) => +item.id.slice(8))"
+    )
+    sure = [opened.data["rows"][number][6][1] for number in ids]
+    assert sure == sorted(sure)
+
+
+def test_keys(opened: Watched) -> None:
+    page = opened.page
+    texts = [text for text, _ in ROWS]
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert opened.shown_text() == texts[1]
+    page.keyboard.press("/")
+    page.keyboard.type("jk/v")
+    assert page.input_value("#search") == "jk/v"
+    page.fill("#search", "")
+    page.keyboard.press("Escape")
+    page.locator("#list").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    assert (
+        page.locator("#count").text_content() == f"{2 * len(ROWS) - 1} of {2 * len(ROWS)} examples"
+    )
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#readout q").text_content() == texts[0].split()[0]
+    page.keyboard.press("v")
+    assert page.input_value("#view") == "numbers"
+
+
+def test_the_chosen_example_stays_in_view(opened: Watched) -> None:
+    for _ in range(30):
+        opened.page.keyboard.press("j")
+    chosen = opened.page.locator("#list li[aria-selected=true]").bounding_box()
+    pane = opened.page.locator("#list").bounding_box()
+    assert chosen
+    assert pane
+    assert pane["y"] <= chosen["y"]
+    assert chosen["y"] + chosen["height"] <= pane["y"] + pane["height"] + 1
+
+
+def test_a_word_shows_its_value_in_every_row(opened: Watched) -> None:
+    opened.page.locator("#lanes .w").nth(1).hover()
+    row = opened.data["rows"][0]
+    readout = opened.page.locator("#readout span").all_text_contents()
+    for lane, scores, said in zip(opened.data["lanes"], row[4], readout, strict=True):
+        value = float(said.removeprefix(lane["name"]).replace("\N{MINUS SIGN}", "-"))
+        assert value == pytest.approx(scores[0] * scores[2] / 999, rel=0.01)
+    assert opened.page.locator("#lanes .w.at").count() == len(opened.data["lanes"])
+
+
+def test_a_screen_reader_hears_each_value(opened: Watched) -> None:
+    heard = opened.page.locator("#detail").aria_snapshot()
+    row = opened.data["rows"][0]
+    first = row[4][0][0] * row[4][0][1] / 999
+    assert 'list "cap: score of each word"' in heard
+    assert f'listitem "{row[2][0]}: ' in heard
+    sign = "+" if first > 0 else "\N{MINUS SIGN}"
+    assert f'listitem "{row[2][0]}: {sign}{abs(first):#.3g}"' in heard
+    listed = opened.page.locator("#list").aria_snapshot()
+    assert '- listbox "Examples"' in listed
+    assert "[selected]" in listed
+
+
+def test_fields_buttons_and_charts_have_names(opened: Watched) -> None:
+    nameless = opened.page.evaluate(
+        "() => [...document.querySelectorAll('input, select, button')]"
+        ".filter((e) => !(e.labels?.length || e.getAttribute('aria-label'))).length"
+    )
+    assert nameless == 0
+    levels = opened.page.evaluate(
+        "() => [...document.querySelectorAll('h1, h2, h3, h4')].map((e) => +e.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_enough_contrast(
+    browser: "Browser", report: str, scheme: Literal["light", "dark"]
+) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(report)
+    page.select_option("#outcome", "wrong")
+    ratio, where = page.evaluate(CONTRAST.read_text())
+    # WCAG 2.2, 1.4.3
+    assert ratio >= 4.5, where
+    page.close()
+
+
+def test_dark_mode_is_dark(browser: "Browser", report: str) -> None:
+    shades = []
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+        page.goto(report)
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shades.append(sum(map(int, colour.strip("rgb()").split(","))))
+        page.close()
+    assert shades[0] > 700
+    assert shades[1] < 100
+
+
+@pytest.mark.parametrize("view", ["text", "numbers", "table"])
+def test_nothing_is_wider_than_a_phone(browser: "Browser", report: str, view: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(report)
+    page.select_option("#view", view)
+    for text in ("xxxxxx", "right to left", "long"):
+        page.fill("#search", text)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_without_script_the_rest_can_be_read(browser: "Browser", report: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report)
+    assert page.locator("#results table").count() == 2
+    assert page.locator("noscript").is_visible()
+    context.close()
