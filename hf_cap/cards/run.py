@@ -72,11 +72,11 @@ def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[PriorFacts
     return tuple(
         PriorFacts(
             source=source,
-            model=public_name(facts.get("model")),
+            model=_maker(facts),
             settings={
                 key: value
                 for key, value in public_settings(facts).items()
-                if key not in _NOT_SETTINGS and value is not None
+                if key not in _NOT_SETTINGS and value not in (None, [], {})
             },
         )
         for source, facts in provenance.items()
@@ -86,6 +86,11 @@ def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> tuple[PriorFacts
 def log_facts(history: Sequence[Mapping[str, Any]]) -> tuple[LogFacts, ...]:
     """The lines of a `log_history` that tell a training loss."""
     return tuple(_known(LogFacts, line) for line in history if "loss" in line and "step" in line)
+
+
+def _maker(facts: Mapping[str, Any]) -> str | None:
+    """The model that made a prior; "none" where it is known that there was none."""
+    return public_name(facts["model"]) if "model" in facts else "none" if facts else None
 
 
 def _example(record: Mapping[str, Any]) -> ExampleFacts:

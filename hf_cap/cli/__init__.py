@@ -38,6 +38,7 @@ COMMANDS = {
     "train": Command("train", "train a classifier, aligned with the prior"),
     "evaluate": Command("evaluate", "measure a classifier: accuracy, faithfulness, alignment"),
     "report": Command("report", "one HTML page on training runs"),
+    "push": Command("push", "publish a model, priors or a metric on the Hub, with a card"),
     "demo": Command("demo", "run the whole way on the embedded models and data"),
     "env": Command("env", "print versions and devices, for a bug report"),
 }
@@ -121,7 +122,10 @@ def parse_command(
     if rest or (words and positional is None):
         stray = " ".join([*words, *rest])
         raise ConfigError(f"Cannot make sense of {stray!r}; settings are `--name value`.")
-    return merge(settings, *layers, {positional: words} if positional and words else {})
+    if positional and words:
+        many = settings[positional].kind in (list, tuple)
+        layers.append({positional: words if many else " ".join(words)})
+    return merge(settings, *layers)
 
 
 def _leading_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -12,16 +12,13 @@ from ..cards.safety import public_id, public_name, public_text
 from ..data import label_names
 from ..schema import LABEL, PRIOR, TEXT
 from ..words import WORD_PATTERN, word_strings
-from .prior_data import HYBRID, made_by
+from .prior_data import HYBRID, configs_metadata, info_metadata, made_by
 from .settings import PriorCard
 
 
 def prior_card_facts(
     found: Mapping[str, DatasetDict],
     options: PriorCard,
-    *,
-    configs: tuple[Mapping[str, Any], ...] = (),
-    dataset_info: tuple[Mapping[str, Any], ...] = (),
     audit: Mapping[str, Any] | None = None,
 ) -> PriorCardFacts:
     """The facts of the configurations `found`, whose default is the first.
@@ -29,8 +26,6 @@ def prior_card_facts(
     Args:
         found: From `configurations`.
         options: Names, licence, language, number of examples.
-        configs: From `configs_metadata`.
-        dataset_info: From `info_metadata`.
         audit: Figures of `hf-cap audit`; numbers in nested groups are named `group: figure`.
     """
     default = next(iter(found.values()))
@@ -49,8 +44,8 @@ def prior_card_facts(
             _configuration(name, splits, default=splits is default)
             for name, splits in found.items()
         ),
-        configs=configs,
-        dataset_info=dataset_info,
+        configs=configs_metadata(found),
+        dataset_info=info_metadata(found),
         examples={
             name: _examples(next(iter(splits.values())), _pattern(splits, name), options.examples)
             for name, splits in found.items()

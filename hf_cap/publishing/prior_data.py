@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, DatasetInfo, SplitInfo
-from datasets.splits import SplitDict
+from datasets import Dataset, DatasetDict, DatasetInfo
 
 from ..cards.safety import public_name, public_settings
 from ..errors import PriorError
@@ -78,21 +77,13 @@ def configs_metadata(found: Mapping[str, DatasetDict]) -> tuple[dict[str, Any], 
     )
 
 
-def info_metadata(found: Mapping[str, DatasetDict], folder: Path) -> tuple[dict[str, Any], ...]:
-    """The `dataset_info` entry of the card: typed features and sizes, from the files in `folder`."""
-    infos = []
-    for name, splits in found.items():
-        sizes = SplitDict()
-        for split, data in splits.items():
-            sizes.add(SplitInfo(split, num_bytes=data.data.nbytes, num_examples=len(data)))
-        info = DatasetInfo(
-            features=next(iter(splits.values())).features,
-            splits=sizes,
-            download_size=sum(file.stat().st_size for file in (folder / name).iterdir()),
-            dataset_size=sum(size.num_bytes for size in sizes.values()),
-        )
-        infos.append({"config_name": name, **info._to_yaml_dict()})
-    return tuple(infos)
+def info_metadata(found: Mapping[str, DatasetDict]) -> tuple[dict[str, Any], ...]:
+    """The `dataset_info` entry of the card: the typed features of each configuration."""
+    features = {name: next(iter(splits.values())).features for name, splits in found.items()}
+    return tuple(
+        {"config_name": name, **DatasetInfo(features=kinds)._to_yaml_dict()}
+        for name, kinds in features.items()
+    )
 
 
 def made_by(splits: Mapping[str, Dataset], source: str) -> dict[str, Any]:

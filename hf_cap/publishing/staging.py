@@ -18,7 +18,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..explanation import Explanation
 from ..files import atomic_path
 from .prior_card import prior_card_facts
-from .prior_data import configs_metadata, configurations, info_metadata, write_configurations
+from .prior_data import configurations, write_configurations
 from .settings import MetricPush, ModelPush, PriorCard, PriorPush
 
 _logger = logging.getLogger(__name__)
@@ -97,13 +97,7 @@ def stage_priors(
     with atomic_path(folder) as target:
         target.mkdir()
         write_configurations(found, target)
-        facts = prior_card_facts(
-            found,
-            options,
-            configs=configs_metadata(found),
-            dataset_info=info_metadata(found, target),
-            audit=audit,
-        )
+        facts = prior_card_facts(found, options, audit)
         (target / CARD).write_text(render_card(facts, options.template), encoding="utf-8")
         check_folder(target, folder)
     return folder

@@ -27,9 +27,8 @@ HOSTILE = "a|b <script>alert(1)</script> *x* [y](http://z) `c` $d$ ~~e~~ &lt; # 
 
 def as_html(markdown: str) -> str:
     """What a reader of the Hub sees; raw HTML is allowed, as it is there."""
-    return (
-        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
-    )
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return str(reader.render(markdown))
 
 
 def body(card: str) -> str:

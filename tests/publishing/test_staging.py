@@ -202,7 +202,7 @@ def test_the_staged_priors_load_with_plain_datasets(tmp_path: Path) -> None:
     assert default["test"]["prior_lime"][:] == splits["test"]["prior_lime"][:]
     card = (folder / "README.md").read_text()
     assert "| cap: mean r2 | 0.85 |" in card
-    assert "| hybrid | 5 | 4 | unknown |" in card
+    assert "| hybrid | 5 | 4 | none |" in card
     assert "| `n` | `100` |" in card
     assert "| `prior` | `list of float64` |" in card
     assert "| `label` | `label, 3 classes` |" in card
