@@ -1,0 +1,170 @@
+"""The stages as a user runs them, one after the other, on tiny models in local folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_cap.cli import main
+from hf_cap.schema import read_provenance
+from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
+
+ROWS = {
+    "train": [
+        ("i lost my card please help", "lost_card"),
+        ("my card is lost", "lost_card"),
+        ("where is my lost card", "lost_card"),
+        ("renew my loan please", "renew_loan"),
+        ("i want to renew the book", "renew_loan"),
+        ("please renew my book loan", "renew_loan"),
+    ],
+    "test": [("the card is lost help", "lost_card"), ("can i renew a loan", "renew_loan")],
+}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a language model and an encoder in folders, and the recipes of a small demo."""
+    room = tmp_path_factory.mktemp("room")
+    data = room / "data"
+    data.mkdir()
+    for split, rows in ROWS.items():
+        lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+        (data / f"{split}.jsonl").write_text("".join(lines))
+    for name, model, tokenizer in (
+        ("llm", llama(), byte_tokenizer()),
+        ("encoder", roberta_classifier(labels=2), word_tokenizer()),
+    ):
+        model.save_pretrained(room / name)
+        tokenizer.save_pretrained(room / name)
+    recipes = room / "recipes"
+    recipes.mkdir()
+    (recipes / "extract.yaml").write_text(
+        f"dataset: {data}\nmodel: {room / 'llm'}\nsources: [cap, word_length]\nn: 4\n"
+        "splits: [train, test]\nstore: none\nkeep_label_scores: true\n"
+    )
+    (recipes / "fuse.yaml").write_text("how: max\n")
+    (recipes / "train.yaml").write_text(
+        f"model: {room / 'encoder'}\nnum_train_epochs: 2\nper_device_train_batch_size: 3\n"
+        'learning_rate: 1e-2\nsave_strategy: "no"\nlogging_steps: 1\n'
+    )
+    (recipes / "evaluate.yaml").write_text("attribution_steps: 2\nrecords: true\n")
+    return room
+
+
+@pytest.fixture(scope="module")
+def demo(room: Path) -> Path:
+    """The folder of a finished small demo."""
+    out = room / "out"
+    flags = ["--output_dir", str(out), "--recipes", str(room / "recipes"), "--seeds", "0", "1"]
+    assert main(["demo", *flags]) == 0
+    return out
+
+
+def test_the_prior_data_set_opens_without_hf_cap(demo: Path) -> None:
+    splits = load_dataset(str(demo / "prior"))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test": 2}
+    row = splits["train"][0]
+    assert len(row["prior"]) == len(row["words"]) == 6
+    assert max(row["prior_word_length"]) == pytest.approx(6)
+    made = read_provenance(row["provenance"])
+    assert made["cap"]["n"] == 4
+    assert made["prior"]["how"] == "max"
+
+
+def test_the_model_folder_holds_no_pickle_and_tells_how_it_was_made(demo: Path) -> None:
+    folder = demo / "models" / "aligned-seed1"
+    assert not [file for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pkl")]
+    run = json.loads((folder / "run.json").read_text())
+    assert run["seed"] == 1
+    assert run["alignment"]["alignment_weight"] == 0.1
+    assert run["data"]["labels"] == ["lost_card", "renew_loan"]
+    assert any("loss_align" in entry for entry in run["history"])
+
+
+def test_alignment_and_seed_change_the_weights(demo: Path) -> None:
+    def weights(name: str) -> torch.Tensor:
+        return torch.cat(
+            [
+                tensor.flatten()
+                for _, tensor in sorted(
+                    load_file(demo / "models" / name / "model.safetensors").items()
+                )
+            ]
+        )
+
+    runs = [weights(name) for name in ("none-seed0", "aligned-seed0", "none-seed1")]
+    assert not torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_the_model_works_in_a_plain_pipeline(demo: Path) -> None:
+    classify = pipeline("text-classification", model=str(demo / "models" / "none-seed0"))
+    assert classify("my card is lost")[0]["label"] in ("lost_card", "renew_loan")
+
+
+def test_the_evaluation_is_numbers_and_one_record_a_text(demo: Path) -> None:
+    folder = demo / "models" / "none-seed0" / "evaluation"
+    numbers = json.loads((folder / "test.json").read_text())
+    assert numbers["texts"] == 2
+    assert 0 <= numbers["accuracy"] <= 1
+    assert numbers["alignment_texts"] == 2
+    records = load_dataset("parquet", data_files=str(folder / "test.parquet"))["train"]
+    assert records["text"][:] == [text for text, _ in ROWS["test"]]
+
+
+def test_the_report_has_a_row_a_method(demo: Path) -> None:
+    report = (demo / "report.md").read_text()
+    assert "| none | " in report
+    assert "| aligned | " in report
+    assert " ± " in report
+
+
+def test_a_second_run_does_nothing_again(
+    demo: Path, room: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = (demo / "models" / "none-seed0" / "model.safetensors").stat().st_mtime_ns
+    flags = ["--output_dir", str(demo), "--recipes", str(room / "recipes"), "--seeds", "0", "1"]
+    assert main(["demo", *flags]) == 0
+    assert (demo / "models" / "none-seed0" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_lora_trains_adapters_and_head(room: Path, demo: Path) -> None:
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    out = room / "lora"
+    assert main(["train", *flags, "--output_dir", str(out), "--lora_rank", "2"]) == 0
+    saved = load_file(out / "adapter_model.safetensors")
+    assert any("lora_A" in name for name in saved)
+    assert any("classifier" in name for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "--dataset", "{room}/none", "--output_dir", "o"], "no file or folder"),
+        (["extract", "--dataset", "{room}/data", "--output_dir", "o", "--sources", "cpa"], "'cpa'"),
+        (
+            ["extract", "--dataset", "{room}/data", "--output_dir", "o", "--sources", "lime"],
+            "--classifier FOLDER",
+        ),
+        (["fuse", "--dataset", "{room}/data", "--output_dir", "o"], "no prior"),
+        (
+            ["train", "--dataset", "{room}/data", "--output_dir", "o", "--model", "{room}/encoder"],
+            "there is no column 'prior'",
+        ),
+        (
+            ["train", "--dataset", "{room}/data", "--output_dir", "o", "--train_split", "dev"],
+            r"no split 'dev'",
+        ),
+        (["evaluate", "--model", "{room}/nothing", "--dataset", "{room}/data"], "no model folder"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    room: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(room=room) for word in arguments]) == 2
+    assert message in capsys.readouterr().err
