@@ -1,7 +1,7 @@
 """Word attributions of a text classifier: how much each word moves the score of a label.
 
-The members of the family differ in the points of the straight path from baseline to text at which the
-gradient is taken. With `e` the word embeddings, `b` the baseline and `f` the score of the label,
+The members of the family differ in the points of the straight path from baseline to text at which
+the gradient is taken. With `e` the word embeddings, `b` the baseline and `f` the score of the label,
 
     score of a token = (e − b) · Σ_k q_k ∇f(b + α_k (e − b)),    score of a word = sum over its tokens
 
@@ -43,7 +43,8 @@ from .words import WORD_PATTERN, split_words, token_words
 
 Inputs = Mapping[str, Tensor]
 """Arguments of the classifier's forward, one row an example; no labels."""
-Shift = Callable[[Embeddings], Embeddings]
+Shift = Callable[["Path"], Embeddings]
+"""What to add to a point of the path, as a constant."""
 
 
 # --- points on the path ---------------------------------------------------------------------------
@@ -59,7 +60,7 @@ def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
 
 
 def _gauss_radau(steps: int) -> tuple[list[float], list[float]]:
-    # Inner nodes: roots of the Jacobi polynomial (P_{n-1} − P_n) / (1 − x); see Abramowitz & Stegun 25.4.31.
+    # Inner nodes: roots of (P_{n-1} − P_n) / (1 − x); Abramowitz & Stegun 25.4.31, mirrored.
     legendre = np.polynomial.legendre.Legendre.basis
     inner = (legendre(steps - 1) - legendre(steps)).roots().real
     nodes = np.append(np.sort(inner)[:-1], 1.0)
@@ -171,7 +172,7 @@ def _contrast(logits: Logits, labels: Labels) -> PerExample:
 
 
 TARGETS: dict[str, Callable[[Logits, Labels], PerExample]] = {"gold": _gold, "contrast": _contrast}
-"""`gold`: the label's logit. `contrast`: that minus the logsumexp of all other labels' logits (its log-odds)."""
+"""`gold`: the label's logit. `contrast`: its log-odds, that minus the logsumexp of all other logits."""
 
 
 def target_score(logits: Logits, labels: Labels, target: str = "gold") -> PerExample:
@@ -184,7 +185,12 @@ def target_score(logits: Logits, labels: Labels, target: str = "gold") -> PerExa
         raise ConfigError(
             f"There is no attribution target {target!r}; there are {sorted(TARGETS)}."
         )
-    return TARGETS[target](logits.float(), labels)
+    return TARGETS[target](at_least_float32(logits), labels)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half-precision values as float32; sums of many of them need it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def pool_words(scores: TokenScores, words: TokenWords, count: int) -> WordScores:
@@ -234,7 +240,7 @@ def on_path(
         model: The classifier itself, not a distributed wrapper around it.
         words: Word of each token.
         alpha: Position of each row on the path; `None` leaves the input as it is (α = 1).
-        shift: Given e − b (without graph), what to add to the point; for finite differences.
+        shift: Moves the point, for finite differences.
 
     Yields:
         A list to which the pass adds its record.
@@ -254,14 +260,23 @@ def on_path(
             point = embeddings + (alpha.to(embeddings.dtype) - 1)[:, None, None] * difference
         if not point.requires_grad:  # frozen embeddings, as under LoRA
             point = point.detach().requires_grad_()
-        seen.append(Path(point, difference))
-        return point if shift is None else point + shift(difference.detach()).to(point.dtype)
+        path = Path(point, difference)
+        seen.append(path)
+        return point if shift is None else point + shift(path).detach().to(point.dtype)
 
-    handle = model.get_input_embeddings().register_forward_hook(move)  # type: ignore[operator]
+    handles = [layer.register_forward_hook(move) for layer in _embedding_layers(model)]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _embedding_layers(model: nn.Module) -> list[nn.Module]:
+    """The word-embedding layer and its twins: T5's encoder reads the shared table through a layer of its own."""
+    layer: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    twins = [m for m in model.modules() if type(m) is type(layer) and m.weight is layer.weight]
+    return twins or [layer]
 
 
 def only_path(seen: list[Path], model: nn.Module) -> Path:
@@ -272,23 +287,24 @@ def only_path(seen: list[Path], model: nn.Module) -> Path:
     """
     if not seen:
         raise ModelError(
-            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward pass, so its "
-            "words cannot be attributed. Give a model that embeds `input_ids` itself."
+            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward "
+            "pass, so its words cannot be attributed. Give a model that embeds `input_ids` itself."
         )
     return seen[0]
 
 
 def math_attention() -> AbstractContextManager[Any]:
-    """Scaled dot product attention by the one kernel that has a second derivative; goes round the forward pass."""
+    """Attention by the kernel that has a second derivative; to be open during the forward pass."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Dropout off, as in evaluation, while gradient checkpointing (which only trains) stays on."""
-    modules = [
-        m for m in model.modules() if m.training and not getattr(m, "gradient_checkpointing", False)
-    ]
+    """Every module as in evaluation, because a difference of two scores needs the same network twice.
+
+    It also switches off the checkpointing of layers, which would make them again outside of this context.
+    """
+    modules = [module for module in model.modules() if module.training]
     for module in modules:
         module.training = False
     try:
@@ -300,7 +316,7 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Explained:
-    """A classifier with the batch and labels that are to be explained; calling it runs one pass at path points."""
+    """A classifier, a batch and the labels to explain; calling it runs a pass at points of the path."""
 
     model: nn.Module
     inputs: Inputs
@@ -359,7 +375,7 @@ def token_scores(
     gradient = torch.einsum(
         "k,kbth->bth", weights.to(gradient.dtype), gradient.unflatten(0, (len(weights), -1))
     )
-    return (gradient * path.difference[: len(gradient)]).float().sum(-1), gradient
+    return at_least_float32(gradient * path.difference[: len(gradient)]).sum(-1), gradient
 
 
 def path_scores(

@@ -56,8 +56,8 @@ def _blocks_double_backward(model: nn.Module, *, fsdp: bool, deepspeed: bool) ->
         return f"{name} frees or reduces weights between the two backward passes. Use 'finite_difference'"
     if attention not in _SECOND_ORDER_ATTENTION:
         return (
-            f"the model's attention is {attention!r}, which has no second derivative. Use 'finite_difference', "
-            "or load the model with `attn_implementation='sdpa'` or 'eager'"
+            f"the model's attention is {attention!r}, which has no second derivative. "
+            "Use 'finite_difference', or load the model with `attn_implementation='sdpa'` or 'eager'"
         )
     return None
 
@@ -66,8 +66,8 @@ def _blocks_finite_difference(model: nn.Module) -> str | None:
     low = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
     if low:
         return (
-            f"the model's weights are {sorted(map(str, low))!r}, and a difference of nearly equal scores needs "
-            "float32. Load the model with `dtype='float32'` and train with `bf16=True`"
+            f"the model's weights are {sorted(map(str, low))!r}, and a difference of nearly equal "
+            "scores needs float32. Load the model with `dtype='float32'` and train with `bf16=True`"
         )
     return None
 
@@ -103,8 +103,9 @@ def check_gradient(mode: str, explained: Explained, plan: Plan, loss: TokenLoss)
     missed = _missed_layers(explained.model, {name for name, g in found.items() if g.any()})
     if missed:
         raise AlignmentError(
-            f"The alignment gradient does not reach {missed!r}. Something between these layers and the word embeddings cuts "
-            "the graph, for instance a `detach()` or `no_grad()` in the model's forward pass."
+            f"The alignment gradient does not reach {missed!r}. Something between these layers "
+            "and the word embeddings cuts the graph, for instance a `detach()` or `no_grad()` in the "
+            "model's forward pass."
         )
 
 

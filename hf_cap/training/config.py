@@ -19,11 +19,12 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.check()
         if not self.alignment_weight:
             return
-        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        checkpointing = self.activation_checkpointing_kwargs
+        if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
             raise ConfigError(
                 "Reentrant gradient checkpointing refuses the gradient that an attribution is. Set "
                 "`activation_checkpointing_kwargs={'use_reentrant': False}`, or leave it out."

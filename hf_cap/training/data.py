@@ -37,7 +37,7 @@ Rows: TypeAlias = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Tokenises a batch of rows and aligns their words: `dataset.map(Encoder(...), batched=True, with_indices=True)`.
+    """Tokenises rows and aligns their words: `dataset.map(Encoder(...), batched=True, with_indices=True)`.
 
     Raises:
         DataError: an empty text, or a label outside the label space.
@@ -53,6 +53,7 @@ class Encoder:
     weight_column: str | None = None
 
     def __call__(self, rows: Rows, indices: list[int]) -> Rows:
+        """Encode rows whose numbers are `indices`; the numbers serve the messages."""
         texts = rows[TEXT]
         self._check(rows, indices)
         encoded = self.tokenizer(
@@ -104,8 +105,8 @@ class Encoder:
     def _check_weight(self, weight: Any, row: int) -> None:
         if weight is None or not (math.isfinite(weight) and weight >= 0):
             raise PriorError(
-                f"Column {self.weight_column!r}, row {row}: the weight of the prior is {weight!r}. Weights are finite "
-                "and at least 0; 0 leaves an example out of the alignment."
+                f"Column {self.weight_column!r}, row {row}: the weight of the prior is {weight!r}. "
+                "Weights are finite and at least 0; 0 leaves an example out of the alignment."
             )
 
 
@@ -142,7 +143,7 @@ def encode_dataset(
     """Tokens, labels, word alignment and priors of a data set of texts.
 
     Args:
-        dataset: With columns `text`, `label` (class index, `ClassLabel` or label name) and, for alignment, priors.
+        dataset: With columns `text`, `label` (class index, `ClassLabel` or label name) and priors.
         tokenizer: Fast tokenizer of the classifier.
         label2id: The model's label space.
         word_pattern: Regular expression of a word.
@@ -210,8 +211,8 @@ def _label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
         unknown = [name for name in names if name not in label2id]
         if unknown:
             raise DataError(
-                f"The data set's labels {unknown[:8]!r} are not among the model's {sorted(label2id)[:8]!r}... Load the "
-                "model with the data set's `label2id`."
+                f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}... "
+                "Load the model with the data set's `label2id`."
             )
         return {index: label2id[name] for index, name in enumerate(names)}
     return {**label2id, **{index: index for index in label2id.values()}}
@@ -228,8 +229,8 @@ def _warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> 
     )
     if cut:
         _logger.warning(
-            "%d of %d texts of the %s set are longer than %d tokens and are cut; the words cut off take no part "
-            "in the alignment.", cut, len(encoded), name, max_length,
+            "%d of %d texts of the %s set are longer than %d tokens and are cut; the words cut off "
+            "take no part in the alignment.", cut, len(encoded), name, max_length,
         )  # fmt: skip
 
 
@@ -247,6 +248,7 @@ class CAPCollator:
     pad_to_multiple_of: int | None = None
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """One batch from encoded rows."""
         rows = [dict(feature) for feature in features]
         words = [row.pop(TOKEN_WORDS, None) for row in rows]
         priors = [row.pop(PRIOR, None) for row in rows]

@@ -1,7 +1,7 @@
 """Two ways to the gradient of a loss on attributions.
 
 `double_backward` differentiates the inner gradient: exact, but attention needs a kernel with a second
-derivative, and sharded or compiled models refuse. `finite_difference` needs only ordinary passes. With the loss L,
+derivative, and sharded models refuse. `finite_difference` needs only ordinary passes. With the loss L,
 u = ∂L/∂φ and the *constant* direction v = u · (e − b),
 
     ∂L/∂θ = ∂/∂θ Σ_k q_k D_v f(x_k; θ)  +  the direct term through (e − b),
@@ -9,8 +9,8 @@ u = ∂L/∂φ and the *constant* direction v = u · (e − b),
 
 so two forward passes and one ordinary backward give it, up to O(h²).
 
-A way is a function `(explained, plan, loss, shared) -> (value of the loss, token scores)`; the value carries the
-gradient with respect to the weights, and the caller's one `backward()` collects it together with the task's.
+A way is a function `(explained, plan, loss, shared) -> (value of the loss, token scores)`; the value carries
+the gradient with respect to the weights, and the caller's one `backward()` collects it with the task's.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,8 +57,10 @@ class Plan:
     """Steps that carry the second derivative; `None` for all, the shared one included."""
     rows: int | None = None
     """Most path points in one pass."""
+    recompute: bool = False
+    """Make the graph of a finite difference again in the backward pass instead of keeping it."""
     step: float = 1e-2
-    """Finite-difference step, as a part of ‖e − b‖."""
+    """Finite-difference step, as a part of the norm of the point."""
 
     def share(self, score: PerExample, path: Path) -> "tuple[Plan, Shared]":
         """Take the last point, at α = 1, from the pass that left `score` and `path`."""
@@ -77,7 +79,8 @@ def double_backward(
     steps = len(plan.points[1])
     count = steps + (shared is not None)
     chosen = tuple(range(count)) if plan.chosen is None else plan.chosen
-    carrying, plain = [], []
+    carrying: list[TokenScores] = []
+    plain: list[TokenScores] = []
     with math_attention(), without_dropout(explained.model):
         for group, create in ((carrying, True), (plain, False)):
             some = [k for k in range(steps) if (k in chosen) == create]
@@ -102,7 +105,7 @@ def double_backward(
 def finite_difference(
     explained: Explained, plan: Plan, loss: TokenLoss, shared: Shared | None = None
 ) -> tuple[Scalar, TokenScores]:
-    """The gradient by central differences in embedding space, in float32. A shared pass is of no use to it."""
+    """The gradient by central differences in embedding space, in float32; without use for a shared pass."""
     with without_dropout(explained.model), full_precision(explained.model):
         found, gradient = path_scores(explained, plan.points, rows=plan.rows)
     scores = found.detach().requires_grad_()
@@ -126,9 +129,9 @@ def _terms(
     )
     for index, group in enumerate(groups):
         arguments = (explained, group, direction, gradient if index == 0 else None, plan.step)
-        if len(groups) == 1:
+        if len(groups) == 1 and not plan.recompute:
             yield _directional(*arguments)
-        else:  # only one group's graph at a time: each is made again when backward comes to it
+        else:  # one group's graph at a time: each is made again when backward comes to it
             yield checkpoint(
                 _directional, *arguments, use_reentrant=False, preserve_rng_state=False
             )
@@ -143,31 +146,31 @@ def _directional(
 ) -> Scalar:
     """Σ_k q_k D_v f(x_k) for the constant v = direction · (e − b); with `gradient`, plus the direct term."""
     alpha, weights = points
+    copies = 2 * len(alpha)
+    word = (explained.words >= 0)[..., None]
 
-    def along(difference: Embeddings) -> Embeddings:
-        v, h = _move(direction, difference[: len(direction)], step)
-        shift = h[:, None, None] * v
-        return torch.cat([shift.repeat(len(alpha), 1, 1), -shift.repeat(len(alpha), 1, 1)])
+    def move(path: Path) -> tuple[Embeddings, PerExample]:
+        """Direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero."""
+        v = direction.repeat(copies, 1)[..., None] * path.difference.detach()
+        length = v.flatten(1).norm(dim=1)
+        size = (path.point.detach() * word.repeat(copies, 1, 1)).flatten(1).norm(dim=1)
+        return v, torch.where(length > 0, step * size / length, 0.0)
+
+    def shift(path: Path) -> Embeddings:
+        v, h = move(path)
+        forth, back = (h[:, None, None] * v).chunk(2)
+        return torch.cat([forth, -back])
 
     with without_dropout(explained.model), full_precision(explained.model):
-        score, path = explained(torch.cat([alpha, alpha]), along)
+        score, path = explained(torch.cat([alpha, alpha]), shift)
         forth, back = score.chunk(2)
-        difference = path.difference[: len(direction)]
-        _, h = _move(direction, difference.detach(), step)
+        h = move(path)[1].view(copies, -1)[: len(alpha)]
         slope = (forth - back) * torch.where(h > 0, 0.5 / h, 0.0)
         term = (weights[:, None] * slope).sum()
         if gradient is not None:
+            difference = path.difference[: len(direction)]
             term = term + (direction[..., None] * gradient * difference).sum()
     return term
-
-
-def _move(
-    direction: TokenScores, difference: Embeddings, step: float
-) -> tuple[Embeddings, PerExample]:
-    """The direction v = direction · (e − b) and h with ‖h v‖ = step · ‖e − b‖; h is 0 where v is zero."""
-    v = direction[..., None] * difference
-    length = v.flatten(1).norm(dim=1)
-    return v, torch.where(length > 0, step * difference.flatten(1).norm(dim=1) / length, 0.0)
 
 
 @contextmanager
@@ -178,13 +181,13 @@ def full_precision(model: nn.Module) -> Iterator[None]:
     """
     patched, original = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
     if original is not None:
-        model.forward = original  # type: ignore[method-assign]
+        model.forward = original
     try:
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             yield
     finally:
         if original is not None:
-            model.forward = patched  # type: ignore[method-assign, assignment]
+            model.forward = patched
 
 
 GRADIENTS: dict[

@@ -1,7 +1,7 @@
 """Distances between the word attributions of a classifier and the prior, one value an example.
 
-Each takes `(attribution, prior, mask, floor)`, normalises both sides itself over the words that take part, and
-is finite with a finite gradient even where a side is all zero.
+Each takes `(attribution, prior, mask, floor)`, normalises both sides itself over the words that take part,
+and is finite with a finite gradient even where a side is all zero.
 """
 
 from collections.abc import Callable

@@ -26,7 +26,7 @@ class AlignmentOptions:
 
     alignment_weight: float = option(
         0.1,
-        "Weight β of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`, and computes no attribution.",
+        "Weight β of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`.",
     )
     alignment_loss: AlignmentLoss = option(
         "mse",
@@ -39,8 +39,8 @@ class AlignmentOptions:
     )
     alignment_norm_floor: float = option(
         0.0,
-        "Attributions are divided by sqrt(norm² + floor²), in logits. A positive floor bounds the gradient (by 1/floor) "
-        "on texts whose words hardly move the logit, as all do early in training.",
+        "Attributions are divided by sqrt(norm² + floor²), in logits. A positive floor bounds the gradient "
+        "(by 1/floor) on texts whose words hardly move the logit, as all do early in training.",
     )
     alignment_schedule: Schedule = option(
         "constant",
@@ -52,29 +52,29 @@ class AlignmentOptions:
     )
     alignment_every: int = option(
         2,
-        "Align on every n-th optimizer step, with n times the weight, so that the mean pull does not depend on it. "
-        "1 aligns on each step.",
+        "Align on every n-th optimizer step, with n times the weight, so that the mean pull stays the same "
+        "whatever n is. 1 aligns on each step.",
     )
     alignment_gradient: GradientMode = option(
         "auto",
-        "`double_backward` is exact and the faster one; `finite_difference` needs only ordinary passes, so it also runs with "
-        "flash attention, FSDP2 and DeepSpeed. `auto` takes the first where it can run.",
+        "`double_backward` is exact and the faster one; `finite_difference` needs only ordinary passes, "
+        "so it also runs with flash attention, FSDP2 and DeepSpeed. `auto` takes the first where it can run.",
     )
     finite_difference_step: float = option(
         1e-2,
-        "Length of a finite-difference step, as a part of the distance between text and baseline.",
+        "Length of a finite-difference step, as a part of the norm of the embeddings at the point.",
     )
     attribution_method: AttributionMethod = option(
         "integrated_gradients",
-        "Integrated Gradients, the same at random points of the path (`expected_gradients`), or at the text itself "
-        "(`input_x_gradient`, which shares the forward pass of the task).",
+        "Integrated Gradients, the same at random points of the path (`expected_gradients`), or at the text "
+        "itself (`input_x_gradient`, which shares the forward pass of the task).",
     )
     attribution_steps: int = option(
         1, "Points of the path, K; at least 1. Each costs a forward and a double backward pass."
     )
     attribution_quadrature: Quadrature = option(
         "midpoint",
-        "Where the points of Integrated Gradients lie. `gauss_radau` ends at the text itself, and shares that pass.",
+        "Where the points of Integrated Gradients lie. `gauss_radau` ends at the text, and shares that pass.",
     )
     attribution_target: AttributionTarget = option(
         "gold",
@@ -82,8 +82,8 @@ class AlignmentOptions:
     )
     attribution_backward_steps: int = option(
         0,
-        "Of the K points, how many (drawn anew on each step) carry the second derivative; all count in the attribution "
-        "itself. 0 means all. The gradient stays unbiased, at 2 forward passes a point instead of 6.",
+        "Of the K points, how many (drawn anew on each step) carry the second derivative; all count in the "
+        "attribution itself. 0 means all. The gradient stays unbiased, and the other points cost a third.",
     )
     attribution_rows: int = option(
         0,
@@ -98,7 +98,7 @@ class AlignmentOptions:
     prior_column: str = option(PRIOR, "Column that holds the priors.")
     prior_weight_column: str | None = option(
         None,
-        "Column with a weight of at least 0 for each prior, for instance from its certainty; all 1 by default.",
+        "Column with a weight of at least 0 for each prior, for instance its certainty; all 1 by default.",
     )
 
     def check(self) -> None:
@@ -123,6 +123,10 @@ class AlignmentOptions:
                 raise ConfigError(
                     f"`{name}` is {value!r}; it must be a finite number of at least {low}."
                 )
+        if self.alignment_reduction == "mean" and self.alignment_loss != "mse":
+            raise ConfigError(
+                f"`alignment_reduction` is 'mean', which `alignment_loss={self.alignment_loss!r}` has not. Use 'sum'."
+            )
         if not self.finite_difference_step > 0:
             raise ConfigError(
                 f"`finite_difference_step` is {self.finite_difference_step!r}; it must be above 0."
@@ -152,7 +156,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "warmup": lambda progress, warmup: min(1.0, progress / warmup),
     "cosine": lambda progress, warmup: 0.5 * (1 + math.cos(math.pi * progress)),
 }
-"""Schedule name to the factor of the weight, given the part of training that is done and the warm-up, both in [0, 1]."""
+"""Schedule name to the factor of the weight, given the part of training done and the warm-up's, in [0, 1]."""
 
 
 def weight_at(options: AlignmentOptions, step: int, max_steps: int) -> float:

@@ -24,12 +24,12 @@ from ..attribution import (
     target_score,
 )
 from ..errors import ConfigError
+from ..schema import PRIOR
 from .checks import check_classifier, check_gradient, choose_gradient, telling_rows
 from .config import CAPConfig
 from .data import (
     ALIGNMENT_COLUMNS,
     LABELS,
-    PRIOR,
     PRIOR_WEIGHT,
     TOKEN_WORDS,
     CAPCollator,
@@ -52,8 +52,8 @@ class CAPTrainer(Trainer):
     Data sets may be raw (`text`, `label`, `prior`; encoded on construction, by the main process first) or
     encoded by `encode_dataset`. With `alignment_weight=0` it is the plain `Trainer`.
 
-    It logs `loss_task`, `loss_align` (before the weight) and `align_cosine`, the mean cosine of attributions and
-    priors in [-1, 1]; evaluation reports the same as `eval_...`.
+    It logs `loss_task`, `loss_align` (before the weight) and `align_cosine`, the mean cosine of attributions
+    and priors in [-1, 1]; evaluation reports the same as `eval_...`.
 
     Args:
         model: A sequence classifier with a single label a text.
@@ -71,7 +71,8 @@ class CAPTrainer(Trainer):
         ModelError: the model or tokenizer cannot be aligned.
     """
 
-    _tag_names = ("hf_cap",)
+    model: Any
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class CAPTrainer(Trainer):
             model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs
         )
         if isinstance(args, AlignmentOptions):
-            # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature says;
-            # without this, gradient accumulation multiplies the loss by its steps (transformers#47688).
+            # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature
+            # says; without this, accumulation multiplies the loss by its steps (transformers#47688).
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         self.gradient_mode = self._checked() if self.alignment.alignment_weight else None
@@ -159,7 +160,7 @@ class CAPTrainer(Trainer):
         return weight_at(self.alignment, self.state.global_step, self.state.max_steps)
 
     def _parts_of_step(self, training: bool) -> int:
-        """What to divide by where the task loss is already scaled for accumulation, by `compute_loss_func`."""
+        """What to divide by where `compute_loss_func` has already scaled the task loss for accumulation."""
         return (
             self.current_gradient_accumulation_steps
             if training and self.loss_is_scaled_for_ga
@@ -168,7 +169,7 @@ class CAPTrainer(Trainer):
 
     def _explained(self, model: nn.Module, inputs: dict[str, Any], priors: Priors) -> Explained:
         # Passes through the bare classifier: a second pass through DistributedDataParallel would mark its
-        # weights ready twice, and a compiled one has no second derivative. The gradients meet in one backward.
+        # weights ready twice, a compiled one has no second derivative. The gradients meet in one backward.
         bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         tensors = {name: value for name, value in inputs.items() if name != LABELS}
         return Explained(
@@ -194,7 +195,11 @@ class CAPTrainer(Trainer):
             )
             chosen = tuple(sorted(draw))
         return Plan(
-            points, chosen, options.attribution_rows or None, options.finite_difference_step
+            points,
+            chosen,
+            rows=options.attribution_rows or None,
+            recompute=bool(self.args.activation_checkpointing),
+            step=options.finite_difference_step,
         )
 
     @property
@@ -264,8 +269,9 @@ class CAPTrainer(Trainer):
         check_classifier(self.model)
         if self.args.n_gpu > 1:
             raise ConfigError(
-                f"DataParallel over {self.args.n_gpu} GPUs cannot differentiate attributions. Start the program with "
-                "`accelerate launch` (one process a GPU), or show it one GPU by `CUDA_VISIBLE_DEVICES=0`."
+                f"DataParallel over {self.args.n_gpu} GPUs cannot differentiate attributions. Start the "
+                "program with `accelerate launch` (one process a GPU), or show it one GPU by "
+                "`CUDA_VISIBLE_DEVICES=0`."
             )
         return choose_gradient(
             self.alignment.alignment_gradient,
@@ -321,8 +327,8 @@ class CAPTrainer(Trainer):
         """As `Trainer.evaluation_loop`, with the parts of the loss among the metrics."""
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update(self._meters[False].flush(self.accelerator.gather, f"{prefix}_"))
-        return output
+        parts = self._meters[False].flush(self.accelerator.gather, f"{prefix}_")
+        return output._replace(metrics={**(output.metrics or {}), **parts})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`, with the parts of the loss beside it."""

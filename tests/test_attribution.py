@@ -1,0 +1,229 @@
+"""Attributions against answers on paper, captum, and their own axioms."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from captum.attr import LayerIntegratedGradients
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from hf_cap.attribution import (
+    METHODS,
+    QUADRATURES,
+    TARGETS,
+    Explained,
+    attribute_words,
+    path_points,
+    path_scores,
+    pool_words,
+    quadrature,
+    random_points,
+    target_score,
+    without_dropout,
+)
+from hf_cap.errors import ConfigError, ModelError
+from hf_cap.training.settings import AttributionMethod, AttributionTarget, Quadrature
+from tests.tiny import roberta_classifier, word_tokenizer
+from tests.training.cases import FAMILIES, explained_batch, family
+
+
+class Linear(nn.Module):
+    """Logits linear in the summed embeddings: the attribution is weight times input, on paper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(8, 3)
+        self.head = nn.Linear(3, 2)
+        self.config = PretrainedConfig(pad_token_id=1)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
+        return (self.head((self.embed(input_ids) * attention_mask[..., None]).sum(1)),)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_linear_model_is_weight_times_input(method: str) -> None:
+    model = Linear()
+    ids, mask = (
+        torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]]),
+        torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    )
+    words, labels = torch.tensor([[-1, 0, 1, -1], [-1, 0, -1, -1]]), torch.tensor([1, 0])
+    explained = Explained(model, {"input_ids": ids, "attention_mask": mask}, labels, words)
+    scores, _ = path_scores(explained, path_points(method, ids, mask, steps=3, seed=5))
+    difference = model.embed(ids) - model.embed.weight[1]
+    expected = (difference * model.head.weight[labels][:, None]).sum(-1) * (words >= 0)
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", [*FAMILIES, "t5-encoder"])
+def test_every_family_agrees_with_captum(name: str, side: str) -> None:
+    model = family(name)
+    explained, _ = explained_batch(model, padding_side=side)
+    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+    points = path_points("integrated_gradients", ids, mask, steps=8, rule="gauss_legendre")
+    ours, _ = path_scores(explained, points, rows=10)
+
+    def gold(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        chosen: Tensor = model(input_ids=ids, attention_mask=mask)["logits"].gather(
+            1, labels[:, None]
+        )
+        return chosen[:, 0]
+
+    baseline = torch.where(explained.words >= 0, 1, ids)
+    layer = model.get_input_embeddings()  # type: ignore[operator]
+    if name == "t5-encoder":  # reads the shared table through a layer of its own
+        layer = model.get_submodule("encoder.encoder.embed_tokens")
+    captum = LayerIntegratedGradients(gold, layer).attribute(
+        ids, baselines=baseline, additional_forward_args=(mask, explained.labels), n_steps=8
+    )
+    torch.testing.assert_close(ours, captum.sum(-1).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["roberta", "gpt2"])
+def test_word_scores_add_up_to_the_change_of_the_logit(name: str) -> None:
+    model = family(name)
+    explained, _ = explained_batch(model, padding_side="left")
+    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+    many = path_points("integrated_gradients", ids, mask, steps=64, rule="gauss_legendre")
+    with torch.no_grad():
+        full, _ = explained(torch.ones(1, len(ids)))
+        empty, _ = explained(torch.zeros(1, len(ids)))
+    total = path_scores(explained, many)[0].sum(-1)
+    torch.testing.assert_close(total, (full - empty)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_attribute_words_equals_captum_summed_over_the_tokens_of_each_word() -> None:
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    texts, targets = ["my card, please", "renew the book", "it"], [2, 0, 1]
+    scores = attribute_words(model, tokenizer, texts, targets, batch_size=7, steps=9)
+    assert [len(row) for row in scores] == [3, 3, 1]
+    layer = LayerIntegratedGradients(
+        lambda ids: model(input_ids=ids).logits, model.get_input_embeddings()
+    )
+    encoded = tokenizer(texts[0], return_tensors="pt")["input_ids"]  # <s> my card , please </s>
+    baseline = torch.tensor([[0, 1, 1, 1, 1, 2]])
+    expected = layer.attribute(encoded, baselines=baseline, target=2, n_steps=9).sum(-1)[0]
+    pooled = [expected[1], expected[2] + expected[3], expected[4]]
+    assert scores[0] == pytest.approx([float(x) for x in pooled], rel=1e-4, abs=1e-5)
+
+
+def test_attribute_words_does_not_depend_on_the_batch_and_leaves_the_model_as_it_was() -> None:
+    model, tokenizer = roberta_classifier(hidden_dropout_prob=0.5).train(), word_tokenizer()
+    texts, targets = ["my card", "renew the old book please", "it", "lost loan"], [0, 1, 2, 0]
+    together = attribute_words(
+        model, tokenizer, texts, targets, steps=4, method="expected_gradients"
+    )
+    alone = [
+        attribute_words(model, tokenizer, [t], [y], steps=4, method="expected_gradients")[0]
+        for t, y in zip(texts, targets, strict=True)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_words_cut_off_score_zero() -> None:
+    scores = attribute_words(
+        roberta_classifier(), word_tokenizer(), ["my card is lost"], [0], max_length=4, steps=2
+    )
+    assert scores[0][:2] != [0.0, 0.0]
+    assert scores[0][2:] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", QUADRATURES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_quadratures_integrate_polynomials_of_their_degree(rule: str, steps: int) -> None:
+    alpha, weights = quadrature(rule, steps)
+    degree = {"midpoint": 1, "gauss_legendre": 2 * steps - 1, "gauss_radau": 2 * steps - 2}[rule]
+    for power in range(degree + 1):
+        value = sum(q * a**power for a, q in zip(alpha, weights, strict=True))
+        assert value == pytest.approx(1 / (power + 1))
+    assert alpha == sorted(alpha)
+    if rule == "gauss_radau":
+        assert alpha[-1] == 1.0
+
+
+def test_names_in_the_settings_are_those_in_the_tables() -> None:
+    assert set(get_args(AttributionMethod)) == set(METHODS)
+    assert set(get_args(Quadrature)) == set(QUADRATURES)
+    assert set(get_args(AttributionTarget)) == set(TARGETS)
+
+
+def test_random_points_depend_on_the_text_alone_and_are_uniform() -> None:
+    ids = torch.randint(5, 60, (500, 6), generator=torch.Generator().manual_seed(0))
+    points = random_points(ids, torch.ones_like(ids), 2, seed=1)
+    left = torch.cat([torch.ones(500, 2, dtype=torch.long), ids], 1)
+    mask = (torch.arange(8) >= 2).long().expand(500, -1)
+    assert torch.equal(random_points(left, mask, 2, seed=1), points)
+    assert not torch.equal(random_points(ids, torch.ones_like(ids), 2, seed=2), points)
+    assert bool((points[0] < 0.5).all())
+    assert bool((points[1] >= 0.5).all())
+    spread = (points * 2 % 1).sort(dim=1).values
+    assert (
+        float((spread - (torch.arange(500) + 0.5) / 500).abs().max()) < 0.08
+    )  # Kolmogorov, p ~ 0.003
+    assert abs(float(torch.corrcoef(points)[0, 1])) < 0.15
+
+
+def test_targets() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
+    assert float(target_score(logits, labels)) == 2.0
+    assert float(target_score(logits, labels, "contrast")) == pytest.approx(2 - math.log(2))
+
+
+def test_pooling_sums_the_tokens_of_a_word() -> None:
+    scores, words = torch.tensor([[9.0, 1.0, 2.0, 4.0, 9.0]]), torch.tensor([[-1, 0, 0, 2, -1]])
+    assert pool_words(scores, words, 3).tolist() == [[3.0, 0.0, 4.0]]
+
+
+def test_without_dropout_puts_everything_back() -> None:
+    model = roberta_classifier(hidden_dropout_prob=0.5).train()
+    model.roberta.encoder.layer[0].eval()
+    before = [m.training for m in model.modules()]
+    ids = torch.tensor([[0, 5, 6, 2]])
+    with without_dropout(model):
+        assert torch.equal(model(ids).logits, model(ids).logits)
+    assert [m.training for m in model.modules()] == before
+
+
+def test_bad_choices_are_refused() -> None:
+    ids = torch.ones(1, 2, dtype=torch.long)
+    with pytest.raises(ConfigError, match="no attribution method 'lime'"):
+        path_points("lime", ids, ids)
+    with pytest.raises(ConfigError, match="no quadrature 'simpson'"):
+        quadrature("simpson", 2)
+    with pytest.raises(ConfigError, match="at least 1 step"):
+        quadrature("midpoint", 0)
+    with pytest.raises(ConfigError, match="no attribution target 'loss'"):
+        target_score(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "loss")
+
+
+def test_models_that_cannot_be_explained_are_refused() -> None:
+    model = Linear()
+    model.config.pad_token_id = None
+    ids = torch.tensor([[0, 5, 2]])
+    inputs, labels, words = (
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        torch.tensor([0]),
+        ids - 1,
+    )
+    points = path_points("input_x_gradient", ids, ids)
+    with pytest.raises(ModelError, match="pad_token_id"):
+        path_scores(Explained(model, inputs, labels, words), points)
+    model.config.pad_token_id = 1
+    model.get_input_embeddings = lambda: nn.Embedding(8, 3)  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="get_input_embeddings"):
+        path_scores(Explained(model, inputs, labels, words), points)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    with pytest.raises(ModelError, match="fast tokenizer"):
+        attribute_words(roberta_classifier(), object(), ["a"], [0])  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""Rows, classifiers of every family and trainers that the tests of this room share."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_cap.attribution import Explained
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.data import CAPCollator, Priors, encode_dataset, take_priors
+from hf_cap.training.trainer import CAPTrainer
+from tests.tiny import WORDS, roberta_classifier, word_tokenizer
+
+LABEL2ID = {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
+
+
+def raw_rows(count: int = 16, seed: int = 0, *, without: int = 5) -> Dataset:
+    """Random texts of 2 to 9 words; every `without`-th has no prior."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(count):
+        words = [rng.choice(WORDS) for _ in range(rng.randint(2, 9))]
+        prior = None if index % without == 0 else [rng.uniform(-0.3, 1) for _ in words]
+        rows.append({"text": " ".join(words), "label": index % 3, "prior": prior})
+    return Dataset.from_list(rows)
+
+
+def batch_of(rows: Dataset, *, padding_side: str = "right") -> tuple[dict[str, Tensor], Priors]:
+    """The classifier's inputs and the priors of one batch."""
+    tokenizer = word_tokenizer()
+    tokenizer.padding_side = padding_side
+    encoded = encode_dataset(rows, tokenizer, LABEL2ID)
+    inputs, priors = take_priors(CAPCollator(tokenizer)(list(encoded)))
+    assert priors is not None
+    return inputs, priors
+
+
+def explained_batch(
+    model: nn.Module, *, count: int = 4, padding_side: str = "right", target: str = "gold"
+) -> tuple[Explained, Priors]:
+    """A batch with a prior for each text, ready to be explained."""
+    inputs, priors = batch_of(
+        raw_rows(count + 1, seed=3, without=100).skip(1), padding_side=padding_side
+    )
+    labels = inputs.pop("labels")
+    return Explained(model, inputs, labels, priors.token_words, target), priors
+
+
+_SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 80,
+    "initializer_range": 0.2,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    "num_labels": 3,
+}
+_ENCODER = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": _ENCODER,
+    "roberta": _ENCODER,
+    "xlm-roberta": _ENCODER,
+    "electra": {**_ENCODER, "embedding_size": 8},
+    "albert": {**_ENCODER, "embedding_size": 8, "classifier_dropout_prob": 0.0},
+    "deberta-v2": {**_ENCODER, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "distilbert": {
+        "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2,
+        "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0,
+    },
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    "llama": {"num_key_value_heads": 1},
+    "qwen2": {"num_key_value_heads": 1},
+}  # fmt: skip
+
+
+class EncoderHead(nn.Module):
+    """A classification head of our own on an encoder without one: the mean over the tokens."""
+
+    def __init__(self, encoder: PreTrainedModel, labels: int = 3) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        self.head = nn.Linear(encoder.config.hidden_size, labels)
+
+    def get_input_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask[..., None]
+        logits = self.head((hidden * mask).sum(1) / mask.sum(1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def family(name: str) -> nn.Module:
+    """A tiny random classifier without dropout."""
+    torch.manual_seed(0)
+    if name == "t5-encoder":
+        config = T5Config(
+            vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0,
+            initializer_factor=1.0, pad_token_id=1, num_labels=3,
+        )  # fmt: skip
+        return EncoderHead(T5EncoderModel(config)).eval()
+    settings = AutoConfig.for_model(name, **{**_SMALL, **FAMILIES[name]})
+    model: nn.Module = AutoModelForSequenceClassification.from_config(settings)
+    return model.eval()
+
+
+def config(folder: Path, **settings: Any) -> CAPConfig:
+    """Plain SGD without clipping, so that equal gradients mean equal weights and unequal ones do not."""
+    return CAPConfig(
+        **{
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "optim": "sgd",
+            "learning_rate": 0.5,
+            "max_grad_norm": 0.0,
+            "lr_scheduler_type": "constant",
+            "per_device_train_batch_size": 4,
+            "max_steps": 4,
+            "alignment_every": 1,
+            "alignment_weight": 0.5,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            **settings,
+        }
+    )
+
+
+def trainer(
+    folder: Path,
+    *,
+    model: Callable[[], nn.Module] = roberta_classifier,
+    rows: Dataset | None = None,
+    **settings: Any,
+) -> CAPTrainer:
+    """A trainer of a tiny classifier on the random rows."""
+    data = raw_rows() if rows is None else rows
+    return CAPTrainer(
+        model=model(),
+        args=config(folder, **settings),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=word_tokenizer(),
+    )
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's weights."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def farthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Largest difference between two sets of weights."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)

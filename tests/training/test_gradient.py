@@ -1,0 +1,189 @@
+"""The two ways to the gradient of the alignment loss: right, alike, and reaching every layer."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_cap.attribution import Explained, math_attention, on_path, path_points, target_score
+from hf_cap.training.data import Priors
+from hf_cap.training.gradient import GRADIENTS, Plan, double_backward, finite_difference
+from hf_cap.training.settings import AlignmentOptions, GradientMode
+from hf_cap.training.trainer import token_loss
+from tests.tiny import roberta_classifier
+from tests.training.cases import FAMILIES, explained_batch, family
+
+ALL_FAMILIES = [*FAMILIES, "t5-encoder"]
+
+
+def plan_for(explained: Explained, steps: int = 2, **settings: object) -> Plan:
+    ids = explained.inputs["input_ids"]
+    points = path_points(
+        "integrated_gradients", ids, explained.inputs["attention_mask"], steps=steps
+    )
+    return Plan(points, **settings)  # type: ignore[arg-type]
+
+
+def loss_for(priors: Priors, **settings: object) -> Callable[[Tensor], Tensor]:
+    return token_loss(AlignmentOptions(**settings), priors)  # type: ignore[arg-type]
+
+
+def gradients(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(named.items(), found, strict=True)
+    }
+
+
+def relative(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    a = torch.cat([one[name].flatten() for name in one]).double()
+    b = torch.cat([other[name].flatten() for name in one]).double()
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ALL_FAMILIES)
+def test_both_ways_agree_on_every_family_and_reach_every_layer(name: str, side: str) -> None:
+    model = family(name)
+    explained, priors = explained_batch(model, padding_side=side)
+    loss, plan = loss_for(priors), plan_for(explained)
+    exact_value, exact_scores = double_backward(explained, plan, loss)
+    exact = gradients(model, exact_value)
+    value, scores = finite_difference(explained, plan, loss)
+    torch.testing.assert_close(value, exact_value)
+    torch.testing.assert_close(scores, exact_scores.detach(), rtol=1e-4, atol=1e-6)
+    assert relative(gradients(model, value), exact) < 1e-3
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            for index in range(len(module)):
+                layer = [g for n, g in exact.items() if n.startswith(f"{prefix}.{index}.")]
+                assert any(bool(g.any()) for g in layer), f"{prefix}.{index}"
+
+
+@pytest.mark.parametrize("name", ALL_FAMILIES)
+def test_the_gradient_is_the_slope_of_the_loss(name: str) -> None:
+    model = family(name).double()
+    explained, priors = explained_batch(model)
+    loss, plan = loss_for(priors), plan_for(explained)
+    exact = gradients(model, double_backward(explained, plan, loss)[0])
+    generator = torch.Generator().manual_seed(1)
+    # the row of the pad token gets no gradient by PyTorch's rule (`padding_idx`), though the baseline moves with it
+    way = {
+        n: torch.randn(p.shape, generator=generator, dtype=p.dtype) * (n != embedding_name(model))
+        for n, p in model.named_parameters()
+    }
+
+    def moved(by: float) -> float:
+        with torch.no_grad():
+            for n, p in model.named_parameters():
+                p += by * way[n]
+        return float(double_backward(explained, plan, loss)[0].detach())
+
+    forth, back = moved(1e-5), moved(-2e-5)
+    slope = sum(float((exact[n] * way[n]).sum()) for n in exact)
+    assert slope == pytest.approx((forth - back) / 2e-5, rel=2e-3, abs=1e-5)
+
+
+def embedding_name(model: nn.Module) -> str:
+    table = model.get_input_embeddings().weight  # type: ignore[operator]
+    return next(name for name, p in model.named_parameters() if p is table)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_step_follows_the_scale_of_embeddings_and_loss(scale: float) -> None:
+    model = roberta_classifier()
+    with torch.no_grad():
+        for name, weight in model.roberta.embeddings.named_parameters():
+            if "embeddings" in name:
+                weight *= scale
+        model.classifier.out_proj.weight *= scale
+    explained, priors = explained_batch(model)
+    plan = plan_for(explained)
+
+    def loss(scores: Tensor) -> Tensor:
+        return loss_for(priors)(scores) * scale
+
+    exact = gradients(model, double_backward(explained, plan, loss)[0])
+    assert relative(gradients(model, finite_difference(explained, plan, loss)[0]), exact) < 2e-3
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+def test_splitting_the_passes_changes_nothing(mode: str) -> None:
+    model = roberta_classifier()
+    explained, priors = explained_batch(model)
+    loss = loss_for(priors)
+    whole = gradients(model, GRADIENTS[mode](explained, plan_for(explained, 5), loss, None)[0])
+    split = GRADIENTS[mode](explained, plan_for(explained, 5, rows=8), loss, None)[0]
+    assert relative(gradients(model, split), whole) < 1e-3
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+def test_chosen_points_give_the_gradient_in_the_mean(mode: str) -> None:
+    model = roberta_classifier()
+    explained, priors = explained_batch(model)
+    loss = loss_for(priors)
+    value, _ = GRADIENTS[mode](explained, plan_for(explained, 3), loss, None)
+    whole, parts = gradients(model, value), []
+    for k in range(3):
+        some, _ = GRADIENTS[mode](explained, plan_for(explained, 3, chosen=(k,)), loss, None)
+        torch.testing.assert_close(some, value)
+        parts.append(gradients(model, some))
+    mean = {name: torch.stack([part[name] for part in parts]).mean(0) for name in whole}
+    assert relative(mean, whole) < 2e-3
+    assert relative(parts[0], whole) > 0.01
+
+
+@pytest.mark.parametrize("chosen", [None, (1,), (0,)])
+def test_a_shared_pass_serves_as_the_last_point(chosen: tuple[int, ...] | None) -> None:
+    model = roberta_classifier()
+    explained, priors = explained_batch(model)
+    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+    points = path_points("integrated_gradients", ids, mask, steps=2, rule="gauss_radau")
+    loss, plan = loss_for(priors), Plan(points, chosen)
+    alone, _ = double_backward(explained, plan, loss)
+    with math_attention(), on_path(model, explained.words) as seen:
+        logits = model(**explained.inputs).logits
+    rest, shared = plan.share(target_score(logits, explained.labels), seen[0])
+    together, _ = double_backward(explained, rest, loss, shared)
+    torch.testing.assert_close(together, alone)
+    assert relative(gradients(model, together + 0 * logits.sum()), gradients(model, alone)) < 1e-4
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+def test_priors_of_weight_zero_pull_at_nothing(mode: str) -> None:
+    model = roberta_classifier()
+    explained, priors = explained_batch(model)
+    loss = loss_for(priors._replace(weight=torch.zeros_like(priors.weight)))
+    value, _ = GRADIENTS[mode](explained, plan_for(explained), loss, None)
+    assert float(value.detach()) == 0.0
+    assert not any(bool(g.any()) for g in gradients(model, value).values())
+
+
+def test_finite_difference_needs_no_second_derivative() -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            return grad
+
+    model = roberta_classifier()
+    explained, priors = explained_batch(model)
+    plan, loss = plan_for(explained), loss_for(priors)
+    exact = gradients(model, double_backward(explained, plan, loss)[0])
+    model.roberta.encoder.layer[0].output.register_forward_hook(
+        lambda module, args, output: Once.apply(output)
+    )
+    assert relative(gradients(model, finite_difference(explained, plan, loss)[0]), exact) < 1e-3
+    assert relative(gradients(model, double_backward(explained, plan, loss)[0]), exact) > 0.1
+
+
+def test_the_table_holds_the_names_of_the_settings() -> None:
+    assert {"auto", *GRADIENTS} == set(get_args(GradientMode))

@@ -1,0 +1,424 @@
+"""`CAPTrainer` keeps what `Trainer` promises, and its loss is the method's."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from hf_cap.attribution import attribute_words
+from hf_cap.errors import AlignmentError, ConfigError, ModelError
+from hf_cap.training.data import CAPCollator, encode_dataset
+from hf_cap.training.settings import AlignmentOptions
+from hf_cap.training.trainer import CAPTrainer
+from tests.tiny import roberta_classifier, word_tokenizer
+from tests.training.cases import LABEL2ID, config, farthest, raw_rows, trainer, weights
+
+MODES = ["double_backward", "finite_difference"]
+
+
+def batch_loss(subject: CAPTrainer, *, training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the whole training set as one batch, and its gradient."""
+    batch = subject.data_collator(list(subject.train_dataset))
+    subject.model.train(training).zero_grad()
+    loss = subject.compute_loss(subject.model, batch)
+    loss.backward()
+    return loss.detach(), {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in subject.model.named_parameters()
+    }
+
+
+def test_weight_zero_is_the_plain_trainer_to_the_bit(tmp_path: Path) -> None:
+    def model() -> PreTrainedModel:
+        return roberta_classifier(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+
+    ours = trainer(tmp_path, model=model, alignment_weight=0.0, max_grad_norm=1.0)
+    ours.train()
+    names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    ours_args = {name: getattr(ours.args, name) for name in names if hasattr(ours.args, name)}
+    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
+    plain = Trainer(
+        model=model(),
+        args=TrainingArguments(**{**ours_args, "output_dir": str(tmp_path / "plain")}),
+        train_dataset=encoded.remove_columns(["token_words", "prior", "prior_weight"]),
+        processing_class=word_tokenizer(),
+    )
+    plain.train()
+    assert farthest(weights(ours.model), weights(plain.model)) == 0.0
+
+
+def test_plain_arguments_switch_alignment_off(tmp_path: Path) -> None:
+    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    subject = CAPTrainer(model=roberta_classifier(), args=args, train_dataset=encoded)
+    assert subject.loss_is_scaled_for_ga is None
+    assert subject.gradient_mode is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "input_x_gradient", "expected_gradients"]
+)
+def test_loss_and_gradient_are_linear_in_the_weight(tmp_path: Path, mode: str, method: str) -> None:
+    results = []
+    for weight in (1e-9, 1.0, 3.0):
+        settings = {
+            "alignment_weight": weight,
+            "alignment_gradient": mode,
+            "attribution_method": method,
+        }
+        results.append(batch_loss(trainer(tmp_path, **settings)))
+    (l0, g0), (l1, g1), (l3, g3) = results
+    torch.testing.assert_close(l3 - l0, 3 * (l1 - l0), rtol=1e-3, atol=1e-5)
+    assert float(l1 - l0) > 0.1
+    one = torch.cat([(g1[n] - g0[n]).flatten() for n in g0])
+    three = torch.cat([(g3[n] - g0[n]).flatten() for n in g0])
+    assert float(one.norm()) > 0.1
+    assert float((three - 3 * one).norm() / three.norm()) < 2e-3
+
+
+def test_the_aligned_attribution_is_the_plain_one(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, attribution_steps=6)
+    rows = [row for row in raw_rows() if row["prior"]]
+    scores = attribute_words(
+        subject.model,
+        word_tokenizer(),
+        [row["text"] for row in rows],
+        [row["label"] for row in rows],
+        steps=6,
+        rule="midpoint",
+    )
+    distance = 0.0
+    for row, words in zip(rows, scores, strict=True):
+        a, p = torch.tensor(words), torch.tensor(row["prior"])
+        distance += float((a / a.norm() - p / p.norm()).square().sum())
+    metrics = subject.evaluate()
+    assert metrics["eval_loss_align"] == pytest.approx(distance / 16, rel=1e-3)
+    assert metrics["eval_loss"] == pytest.approx(
+        metrics["eval_loss_task"] + 0.5 * metrics["eval_loss_align"], rel=1e-4
+    )
+    assert -1 <= metrics["eval_align_cosine"] <= 1
+
+
+def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
+    none = raw_rows().map(lambda row: {"prior": None}, features=raw_rows().features)
+    _, with_weight = batch_loss(trainer(tmp_path, rows=none, alignment_weight=5.0))
+    _, without = batch_loss(trainer(tmp_path, rows=none, alignment_weight=0.0))
+    assert farthest(with_weight, without) < 1e-6
+
+
+@pytest.mark.parametrize("settings", [
+    {"attribution_method": "expected_gradients", "attribution_steps": 2},
+    {"attribution_method": "input_x_gradient"},
+    {"attribution_steps": 3, "attribution_backward_steps": 1},
+    {"alignment_gradient": "finite_difference"},
+])  # fmt: skip
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
+def test_accumulation_changes_nothing(
+    tmp_path: Path, settings: dict[str, Any], batch: int, accumulate: int
+) -> None:
+    def final(size: int, steps: int) -> dict[str, Tensor]:
+        subject = trainer(
+            tmp_path,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            max_steps=2,
+            **settings,
+        )
+        subject.train()
+        return weights(subject.model)
+
+    whole = final(8, 1)
+    assert farthest(final(batch, accumulate), whole) < 2e-5 * max(
+        1, 100 * ("alignment_gradient" in settings)
+    )
+    assert farthest(whole, weights(roberta_classifier())) > 1e-3
+
+
+def test_accumulation_with_a_scaled_task_loss(tmp_path: Path) -> None:
+    def total(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+        return (
+            nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
+            / num_items_in_batch
+        )
+
+    def final(size: int, steps: int) -> dict[str, Tensor]:
+        subject = CAPTrainer(
+            model=roberta_classifier(),
+            args=config(
+                tmp_path,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=steps,
+                max_steps=2,
+            ),
+            train_dataset=raw_rows(),
+            processing_class=word_tokenizer(),
+            compute_loss_func=total,
+        )
+        subject.train()
+        return weights(subject.model)
+
+    assert farthest(final(2, 4), final(8, 1)) < 2e-5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, mode: str) -> None:
+    settings: dict[str, Any] = {
+        "alignment_gradient": mode,
+        "attribution_method": "expected_gradients",
+        "attribution_steps": 3,
+        "attribution_backward_steps": 1,
+        "alignment_schedule": "cosine",
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "max_steps": 6,
+    }
+
+    def model() -> PreTrainedModel:
+        return roberta_classifier(hidden_dropout_prob=0.2)
+
+    whole = trainer(tmp_path, model=model, **settings)
+    whole.train()
+    resumed = trainer(tmp_path, model=model, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert farthest(weights(resumed.model), weights(whole.model)) == 0.0
+
+
+def test_alignment_draws_nothing_from_the_global_generator(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, attribution_method="expected_gradients")
+    state = torch.get_rng_state()
+    batch_loss(subject)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_left_out_steps_carry_the_task_alone(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, alignment_every=2, alignment_weight=0.5)
+    plain = trainer(tmp_path, alignment_weight=0.0)
+    full = trainer(tmp_path, alignment_weight=1.0)
+    torch.testing.assert_close(batch_loss(subject)[0], batch_loss(full)[0])
+    subject.state.global_step = 1
+    torch.testing.assert_close(batch_loss(subject)[0], batch_loss(plain)[0])
+
+
+def test_the_parts_of_the_loss_are_logged_raw(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, logging_strategy="steps", logging_steps=2, alignment_weight=0.25)
+    subject.train()
+    logs = [log for log in subject.state.log_history if "loss" in log]
+    assert len(logs) == 2
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["loss_task"] + 0.25 * log["loss_align"], rel=1e-4)
+        assert 0 <= log["loss_align"] <= 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_no_hindrance_in_evaluation_mode(
+    tmp_path: Path, mode: str, attention: str
+) -> None:
+    _, gradient = batch_loss(
+        trainer(
+            tmp_path,
+            model=lambda: roberta_classifier(attn_implementation=attention),
+            alignment_gradient=mode,
+        )
+    )
+    _, expected = batch_loss(trainer(tmp_path, alignment_gradient="double_backward"))
+    assert farthest(gradient, expected) < 5e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bf16_autocast(tmp_path: Path, mode: str) -> None:
+    subject = trainer(tmp_path, alignment_gradient=mode, bf16=True, learning_rate=0.05)
+    subject.train()
+    exact = trainer(tmp_path, alignment_gradient="double_backward", learning_rate=0.05)
+    exact.train()
+    start = weights(roberta_classifier())
+    moved, truth = (
+        torch.cat([(end[name] - start[name]).flatten() for name in start])
+        for end in (weights(subject.model), weights(exact.model))
+    )
+    assert float(torch.cosine_similarity(moved, truth, 0)) > 0.99
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, mode: str) -> None:
+    def final(on: bool, method: str) -> dict[str, Tensor]:
+        subject = trainer(
+            tmp_path,
+            activation_checkpointing=on,
+            alignment_gradient=mode,
+            attribution_method=method,
+            max_steps=2,
+        )
+        subject.train()
+        return weights(subject.model)
+
+    for method in ("integrated_gradients", "input_x_gradient"):
+        assert farthest(final(True, method), final(False, method)) < 1e-4
+
+
+# peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("mode", MODES)
+def test_lora_trains_adapters_and_head_only(tmp_path: Path, mode: str) -> None:
+    def model() -> nn.Module:
+        torch.manual_seed(1)
+        adapters = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=2,
+            target_modules=["query", "value"],
+            modules_to_save=["classifier"],
+        )
+        adapted: nn.Module = get_peft_model(roberta_classifier(), adapters)
+        return adapted
+
+    subject = trainer(tmp_path, model=model, alignment_gradient=mode)
+    before = weights(subject.model)
+    subject.train()
+    after = weights(subject.model)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert all("lora" in name or "modules_to_save" in name for name in moved)
+    assert sum("lora_B" in name for name in moved) == 4
+    assert any("modules_to_save" in name for name in moved)
+
+
+def test_predicting_needs_no_labels(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    output = subject.predict(raw_rows().remove_columns("label"))
+    assert output.predictions.shape == (16, 3)
+    assert "test_loss_align" in subject.predict(raw_rows()).metrics
+
+
+def test_several_evaluation_sets(tmp_path: Path) -> None:
+    subject = CAPTrainer(
+        model=roberta_classifier(),
+        args=config(tmp_path),
+        train_dataset=raw_rows(),
+        eval_dataset={"a": raw_rows(4), "b": raw_rows(6, seed=2)},
+        processing_class=word_tokenizer(),
+    )
+    metrics = subject.evaluate()
+    assert metrics["eval_a_loss_align"] != metrics["eval_b_loss_align"]
+
+
+class Cut(nn.Module):
+    """A layer behind which no gradient passes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self.layer(hidden, *args, **kwargs)
+
+
+def test_a_blocked_gradient_is_found_before_training(tmp_path: Path) -> None:
+    model = roberta_classifier()
+    model.roberta.encoder.layer[1] = Cut(model.roberta.encoder.layer[1])
+    subject = trainer(tmp_path, model=lambda: model)
+    with pytest.raises(
+        AlignmentError, match=r"finite_difference|does not reach"
+    ):
+        subject.train()
+
+
+def test_an_infinite_gradient_is_found_before_training(tmp_path: Path) -> None:
+    model = roberta_classifier()
+    with torch.no_grad():
+        model.classifier.out_proj.weight.fill_(float("inf"))
+    with pytest.raises(AlignmentError, match="not finite"):
+        trainer(tmp_path, model=lambda: model).train()
+
+
+def test_models_that_cannot_be_aligned_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="num_labels=1"):
+        trainer(tmp_path, model=lambda: roberta_classifier(1))
+    with pytest.raises(ModelError, match="multi_label_classification"):
+        trainer(
+            tmp_path, model=lambda: roberta_classifier(problem_type="multi_label_classification")
+        )
+    with pytest.raises(ConfigError, match="bfloat16"):
+        trainer(
+            tmp_path,
+            model=lambda: roberta_classifier().bfloat16(),
+            alignment_gradient="finite_difference",
+        )
+    model = roberta_classifier()
+    model.config._attn_implementation = "flash_attention_2"
+    assert trainer(tmp_path, model=lambda: model).gradient_mode == "finite_difference"
+    with pytest.raises(ConfigError, match=r"'flash_attention_2', which has no second derivative"):
+        trainer(tmp_path, model=lambda: model, alignment_gradient="double_backward")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"alignment_weight": -1.0}, "`alignment_weight` is -1.0"),
+    ({"alignment_weight": float("nan")}, "`alignment_weight` is nan"),
+    ({"alignment_loss": "l1"}, "`alignment_loss` is 'l1'; choose one of"),
+    ({"alignment_loss": "kl", "alignment_reduction": "mean"}, "`alignment_reduction` is 'mean'"),
+    ({"attribution_steps": 0}, "`attribution_steps` is 0"),
+    ({"alignment_every": 0}, "`alignment_every` is 0"),
+    ({"finite_difference_step": 0.0}, "`finite_difference_step` is 0.0"),
+    ({"alignment_warmup": 0.0}, "`alignment_warmup` is 0.0"),
+    ({"attribution_backward_steps": 2}, "`attribution_backward_steps` is 2"),
+    ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant"),
+    ({"ddp_static_graph": True}, "ddp_static_graph"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, **settings)
+
+
+def test_defaults_of_training_arguments_are_unchanged() -> None:
+    ours = {field.name: field for field in dataclasses.fields(type(config(Path("x"))))}
+    for field in dataclasses.fields(TrainingArguments):
+        assert ours[field.name].default == field.default
+    assert {f.name for f in dataclasses.fields(AlignmentOptions)} <= set(ours)
+
+
+def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
+    from hf_cap.training.settings import weight_at
+
+    rising = AlignmentOptions(
+        alignment_weight=2.0, alignment_every=1, alignment_schedule="warmup", alignment_warmup=0.5
+    )
+    assert [weight_at(rising, step, 8) for step in (0, 2, 4, 8)] == [0.0, 1.0, 2.0, 2.0]
+    cosine = AlignmentOptions(alignment_weight=2.0, alignment_every=2, alignment_schedule="cosine")
+    assert [weight_at(cosine, step, 8) for step in (0, 1, 4, 8)] == pytest.approx(
+        [4.0, 0.0, 2.0, 0.0]
+    )
+
+
+def test_a_torch_compiled_task_pass(tmp_path: Path) -> None:
+    ours = trainer(tmp_path, torch_compile=True, torch_compile_backend="eager", max_steps=2)
+    ours.train()
+    plain = trainer(tmp_path, max_steps=2)
+    plain.train()
+    assert farthest(weights(ours.model), weights(plain.model)) < 1e-5
+
+
+def test_encoded_data_and_a_collator_of_ones_own(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer()
+    encoded: Dataset = encode_dataset(raw_rows(), tokenizer, LABEL2ID)
+    subject = CAPTrainer(
+        model=roberta_classifier(),
+        args=config(tmp_path),
+        data_collator=CAPCollator(tokenizer, pad_to_multiple_of=8),
+        train_dataset=encoded,
+    )
+    assert subject.data_collator(list(subject.train_dataset))["token_words"].shape[1] == 16
+    expected, _ = batch_loss(trainer(tmp_path))
+    torch.testing.assert_close(batch_loss(subject)[0], expected)
