@@ -32,7 +32,7 @@ MODEL = roberta_classifier(
 
 
 class PlantedAttribution:
-    """Scores `target + 1, target, target - 1, ...`, so that they tell which class was asked for."""
+    """Scores the word highest whose number is the class, so that they tell which class was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], list[int]]] = []
@@ -42,7 +42,7 @@ class PlantedAttribution:
     ) -> list[list[float]]:
         self.asked.append((texts, targets))
         return [
-            [float(target + 1 - i) for i in range(len(text.split()))]
+            [1.5 - abs(i - target) for i in range(len(text.split()))]
             for text, target in zip(texts, targets, strict=True)
         ]
 
