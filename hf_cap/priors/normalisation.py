@@ -31,10 +31,8 @@ def normalise(scores: Sequence[float], how: Normalisation = "l2") -> list[float]
 
 
 def _l2(scores: Sequence[float]) -> list[float]:
-    # scaled first, so that no square overflows or vanishes
-    scaled = _max_abs(scores)
-    norm = math.hypot(*scaled)
-    return [score / norm for score in scaled] if norm else scaled
+    norm = math.hypot(*scores)  # whose squares neither overflow nor vanish
+    return [score / norm for score in scores] if norm else list(scores)
 
 
 def _max_abs(scores: Sequence[float]) -> list[float]:
