@@ -273,7 +273,7 @@ def on_path(
 
 
 def _embedding_layers(model: nn.Module) -> list[nn.Module]:
-    """The word-embedding layer and its twins: T5's encoder reads the shared table through a layer of its own."""
+    """The word-embedding layer and its twins: T5's encoder reads the shared table by one of its own."""
     layer: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
     twins = [m for m in model.modules() if type(m) is type(layer) and m.weight is layer.weight]
     return twins or [layer]
@@ -302,7 +302,7 @@ def math_attention() -> AbstractContextManager[Any]:
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Every module as in evaluation, because a difference of two scores needs the same network twice.
 
-    It also switches off the checkpointing of layers, which would make them again outside of this context.
+    It also switches off checkpointing, which would make the layers again outside of this context.
     """
     modules = [module for module in model.modules() if module.training]
     for module in modules:

@@ -125,7 +125,8 @@ class AlignmentOptions:
                 )
         if self.alignment_reduction == "mean" and self.alignment_loss != "mse":
             raise ConfigError(
-                f"`alignment_reduction` is 'mean', which `alignment_loss={self.alignment_loss!r}` has not. Use 'sum'."
+                f"`alignment_reduction` is 'mean', which `alignment_loss={self.alignment_loss!r}` "
+                "has not. Use 'sum'."
             )
         if not self.finite_difference_step > 0:
             raise ConfigError(

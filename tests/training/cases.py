@@ -86,7 +86,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0,
     },
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    "gpt2": {
+        "n_embd": 16, "n_layer": 2, "n_head": 2,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    },
     "llama": {"num_key_value_heads": 1},
     "qwen2": {"num_key_value_heads": 1},
 }  # fmt: skip

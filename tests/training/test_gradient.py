@@ -71,7 +71,7 @@ def test_the_gradient_is_the_slope_of_the_loss(name: str) -> None:
     loss, plan = loss_for(priors), plan_for(explained)
     exact = gradients(model, double_backward(explained, plan, loss)[0])
     generator = torch.Generator().manual_seed(1)
-    # the row of the pad token gets no gradient by PyTorch's rule (`padding_idx`), though the baseline moves with it
+    # by PyTorch's rule (`padding_idx`) the pad row gets no gradient, though the baseline moves with it
     way = {
         n: torch.randn(p.shape, generator=generator, dtype=p.dtype) * (n != embedding_name(model))
         for n, p in model.named_parameters()
