@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test lint types layers unit wheel test-server clean
+.PHONY: help install demo test lint types layers unit wheel test-server test-browser clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,10 @@ wheel: install ## build the wheel, install it in an empty environment, run it
 
 test-server: install ## the served scorer against a real vLLM server on the CPU (downloads about 1 GB)
 	bash tests/scoring/serve_vllm.sh $(BIN)/python
+
+test-browser: install ## the report in a real browser (Debian's chromium, or CHROMIUM=path)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt playwright
+	$(BIN)/python -m pytest -m browser tests/browser
 
 clean: ## remove environments and build products
 	rm -rf $(VENV) .venv-vllm build dist runs .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -68,17 +68,21 @@ def run(values: dict[str, Any]) -> None:
             _step(recipes, "evaluate", places, done=model / "evaluation" / "test.json")
     results = collect(room, settings.seeds)
     write_text(room / "report.md", report(results, settings, room))
+    runs = [str(room / "models" / f"{m}-seed{s}") for m in METHODS for s in settings.seeds]
+    page = room / "report.html"
+    _step(recipes, "report", [*runs, "--priors", str(prior), "--output", str(page)], done=page)
     Console().print(table(results, len(settings.seeds)))
-    print(
-        f"prior data set: {prior}\nmodels:         {room / 'models'}\nreport:         {room / 'report.md'}"
-    )
+    print(f"prior data set: {prior}")
+    print(f"models:         {room / 'models'}")
+    print(f"report:         {room / 'report.md'} and {page}")
 
 
 def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
     """Run one command as the command line would, unless what it makes is there."""
     from . import parse_command
 
-    words = [command, "--config", str(recipes / f"{command}.yaml"), *flags]
+    recipe = recipes / f"{command}.yaml"
+    words = [command, *flags, *(["--config", str(recipe)] if recipe.exists() else [])]
     if done.exists():
         _logger.info("Already there: %s", done)
         return
