@@ -8,7 +8,7 @@ from .facts import EvaluationFacts, ExampleFacts, LogFacts, ModelCardFacts, Prio
 from .safety import public_id, public_name, public_settings, public_text
 
 _TOLD_ELSEWHERE = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
-_NOT_SETTINGS = {"source", "model", "revision", "scorer", "versions", "labels"}
+_NOT_SETTINGS = {"source", "model", "revision", "scorer", "versions", "labels", "command"}
 
 
 def model_facts(

@@ -30,7 +30,8 @@ def prior_card_facts(
     """
     default = next(iter(found.values()))
     first = next(iter(default.values()))
-    versions = made_by(default, _source(next(iter(found)))).get("versions") or {}
+    made = [facts for name in found if (facts := made_by(found[name], _source(name)))]
+    commands = dict.fromkeys(facts["command"] for facts in made if facts.get("command"))
     return PriorCardFacts(
         name=options.repo_id.split("/")[-1],
         repo_id=options.repo_id,
@@ -51,8 +52,8 @@ def prior_card_facts(
             for name, splits in found.items()
         },
         audit=dict(_flat(audit or {})),
-        command=public_text(options.command) if options.command else None,
-        versions=versions,
+        command=public_text(options.command or "\n".join(commands)) or None,
+        versions={k: v for facts in made for k, v in (facts.get("versions") or {}).items()},
     )
 
 

@@ -51,7 +51,9 @@ class PriorCard(PushOptions):
 
     source_dataset: str | None = option(None, "Hub id of the data set that the texts are from.")
     examples: int = option(3, "Texts that the card shows for each configuration.")
-    command: str | None = option(None, "Command that makes the priors again, for the card.")
+    command: str | None = option(
+        None, "Command that makes the priors again; by default the one that their provenance tells."
+    )
 
 
 @documented

@@ -24,7 +24,9 @@ from ..attribution import (
     target_score,
 )
 from ..errors import ConfigError
+from ..explanation import Explanation
 from ..schema import PRIOR
+from .card import run_record, write_card
 from .checks import check_classifier, check_gradient, choose_gradient, telling_rows
 from .config import CAPConfig
 from .data import (
@@ -99,6 +101,9 @@ class CAPTrainer(Trainer):
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         self.gradient_mode = self._checked() if self.alignment.alignment_weight else None
+        if self.alignment.alignment_weight:
+            # travels with the weights, so that the model is later explained as it was aligned
+            self.model.config.update(Explanation.of_alignment(vars(self.alignment)).entry())
         self._meters = {True: Meter(), False: Meter()}
         self.train_dataset = self._encoded(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
@@ -340,6 +345,29 @@ class CAPTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             self._signature_columns += ALIGNMENT_COLUMNS
+
+    def create_model_card(
+        self, language: str | None = None, license: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
+        if self.is_world_process_zero():
+            config = self.model.config
+            record = run_record(
+                self.args,
+                base_model=kwargs.get("finetuned_from") or getattr(config, "_name_or_path", None),
+                labels=[config.id2label[index] for index in sorted(config.id2label)],
+                rows=len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None,
+                history=self.state.log_history,
+                dataset=kwargs.get("dataset"),
+            )
+            write_card(
+                str(self.args.output_dir),
+                record,
+                name=kwargs.get("model_name"),
+                repo_id=getattr(self, "hub_model_id", None),
+                language=language,
+                license=license,
+            )
 
 
 def token_loss(options: AlignmentOptions, priors: Priors) -> TokenLoss:

@@ -64,9 +64,17 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
+CAP_FACTS = {
+    "model": "/home/alice/models/smollm2",
+    "n": 100,
+    "command": "hf-cap extract --dataset /home/alice/data/desk",
+    "versions": {"hf-cap": "0.1.0"},
+}
+
+
 def prior_splits() -> DatasetDict:
     """Two splits with the priors `cap` and `lime` and their fusion; one text has none."""
-    cell = add_provenance(None, "cap", {"model": "/home/alice/models/smollm2", "n": 100})
+    cell = add_provenance(None, "cap", CAP_FACTS)
     cell = add_provenance(cell, "lime", {"model": "roberta-base", "samples": 1000})
     cell = add_provenance(cell, "prior", {"sources": ["cap", "lime"], "how": "mean"})
     rows = [

@@ -91,6 +91,26 @@ def test_priors_go_there_and_back_and_train_without_a_language_model(
     assert asked == {"asked": []}
 
 
+def test_a_trainer_pushes_its_model_with_its_card(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    client.submit(visitor.push_trainer, folder, "alice/trained", str(priors)).result()
+    files = client.submit(visitor.download, "alice/trained").result()
+    assert "training_args.bin" not in files
+    assert not any(folder.encode() in content for content in files.values())
+    card = files["README.md"].decode()
+    assert "license: mit" in card
+    assert "| Training split | unknown, 3 texts |" in card
+    assert "| `learning_rate` | `0.001` |" in card
+    assert "| Step | Epoch | Loss | Task loss | Alignment loss | Cosine with the prior |" in card
+    assert json.loads(files["config.json"])["hf_cap"]["method"] == "integrated_gradients"
+    assert client.submit(visitor.explain, "alice/trained", "pay fine").result()["words"] == [
+        "pay",
+        "fine",
+    ]
+
+
 def test_priors_in_memory_go_there_and_back(
     hub: HubControl, client: ProcessPoolExecutor, priors: Path
 ) -> None:

@@ -204,6 +204,8 @@ def test_the_staged_priors_load_with_plain_datasets(tmp_path: Path) -> None:
     assert "| cap: mean r2 | 0.85 |" in card
     assert "| hybrid | 5 | 4 | none |" in card
     assert "| `n` | `100` |" in card
+    assert "```bash\nhf-cap extract --dataset desk\n```" in card
+    assert "| hf-cap | 0.1.0 |" in card
     assert "| `prior` | `list of float64` |" in card
     assert "| `label` | `label, 3 classes` |" in card
 

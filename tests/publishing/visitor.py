@@ -96,6 +96,28 @@ def train_on(name: str, folder: str) -> list[dict[str, Any]]:
     return [*trainer.state.log_history, {"asked": asked}]
 
 
+def push_trainer(folder: str, repo_id: str, priors: str) -> None:
+    """Train a little and push straight from the trainer."""
+    from hf_cap.data import load_splits
+    from hf_cap.training.config import CAPConfig
+    from hf_cap.training.trainer import CAPTrainer
+    from tests.tiny import roberta_classifier, word_tokenizer
+
+    config = CAPConfig(
+        folder,
+        max_steps=2,
+        logging_steps=1,
+        hub_model_id=repo_id,
+        report_to="none",
+        learning_rate=1e-3,
+    )
+    train = load_splits(priors)["train"]
+    model = roberta_classifier()
+    trainer = CAPTrainer(model, config, train_dataset=train, processing_class=word_tokenizer())
+    trainer.train()
+    trainer.push_to_hub(license="mit", language="en")
+
+
 def measure(repo_id: str) -> Any:
     """Load a metric Space and compute it."""
     import evaluate

@@ -1,0 +1,70 @@
+"""The card of a model that was just trained, from what its trainer knows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..cards import model_facts, render_card
+from ..files import write_text
+from ..versions import versions
+from .settings import AlignmentOptions
+
+_PLAIN = (bool, int, float, str)
+
+
+def run_record(
+    args: Any,
+    *,
+    base_model: str | None,
+    labels: Sequence[str],
+    rows: int | None,
+    history: Sequence[Mapping[str, float]],
+    dataset: str | None = None,
+) -> dict[str, Any]:
+    """The record of a run, with the names of `run.json`.
+
+    Args:
+        args: Its `TrainingArguments`; `CAPConfig` tells the alignment too.
+        base_model: What the model was loaded from.
+        labels: The label space.
+        rows: Training examples.
+        history: The trainer's `log_history`.
+        dataset: Name of the training data.
+    """
+    aligned = isinstance(args, AlignmentOptions)
+    return {
+        "model": base_model,
+        "seed": args.seed,
+        "settings": changed_settings(args),
+        "alignment": {name: getattr(args, name) for name in AlignmentOptions.__dataclass_fields__}
+        if aligned
+        else {},
+        "data": {"dataset": dataset, "rows": rows, "labels": list(labels)},
+        "history": list(history),
+        "versions": versions(),
+    }
+
+
+def write_card(folder: str, record: Mapping[str, Any], *, name: str | None, **facts: Any) -> None:
+    """Write the card of a record to `README.md`; `facts` are further arguments of `model_facts`.
+
+    The pickled training arguments leave the folder, which is about to be published: they hold local
+    paths, and the card tells the settings.
+    """
+    (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    card = render_card(model_facts(record, name=name or Path(folder).name, **facts))
+    write_text(Path(folder) / "README.md", card)
+
+
+def changed_settings(args: Any) -> dict[str, Any]:
+    """Plain settings whose value is not the default of their field."""
+    return {
+        item.name: value
+        for item in fields(args)
+        if item.default is not MISSING
+        and isinstance(value := getattr(args, item.name), _PLAIN)
+        and value != item.default
+    }
