@@ -24,7 +24,8 @@ class ReportPlaces:
         None, "Folder with prior columns, for their audit and the heat maps of each source."
     )
     audit: str | None = option(
-        None, "Folder that `hf-cap audit` wrote; by default looked for in that of the priors."
+        None,
+        "Folder that `hf-cap audit` wrote; by default looked for in and beside that of the priors.",
     )
     output: str = option("report.html", "HTML file to write.")
 

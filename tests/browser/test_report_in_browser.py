@@ -250,7 +250,7 @@ def test_all_text_has_enough_contrast(
 def test_dark_mode_is_dark(browser: "Browser", report: str) -> None:
     shades = []
     for scheme in ("light", "dark"):
-        page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+        page = browser.new_page(color_scheme=scheme)
         page.goto(report)
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         shades.append(sum(map(int, colour.strip("rgb()").split(","))))

@@ -173,6 +173,9 @@ def test_priors_without_audit_say_so(folder: Path, tmp_path: Path) -> None:
     report = build_report([load_run(folder / "aligned-0")], priors=load_priors(priors))
     assert report.audit is None
     assert any("not audited" in gap for gap in report.gaps)
+    (tmp_path / "priors-audit").mkdir()
+    (tmp_path / "priors-audit" / "audit.json").write_text('{"texts": 3}')
+    assert load_priors(priors).audit == {"texts": 3}
     with pytest.raises(DataError, match=r"holds no audit\.json"):
         load_priors(priors, audit=tmp_path)
 

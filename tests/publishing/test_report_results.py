@@ -124,7 +124,8 @@ def test_differences_are_paired_by_seed() -> None:
     assert row.differences[0] is None
     difference = row.differences[1]
     assert difference is not None
-    assert (difference.count, difference.mean) == (3, pytest.approx(0.1))
+    assert difference.count == 3
+    assert difference.mean == pytest.approx(0.1)
     assert difference.low == pytest.approx(0.1)
     value = row.values[1]
     assert value is not None
@@ -136,7 +137,8 @@ def test_two_runs_of_one_seed_both_count() -> None:
     (test,) = evaluation_sets(group_runs(runs))
     value = test.rows[0].values[0]
     assert value is not None
-    assert (value.count, value.mean) == (2, pytest.approx(0.6))
+    assert value.count == 2
+    assert value.mean == pytest.approx(0.6)
 
 
 def test_the_first_set_is_the_one_asked_for() -> None:

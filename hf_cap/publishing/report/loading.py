@@ -79,7 +79,8 @@ def load_priors(
 
     Args:
         folder: The folder.
-        audit: Folder with the `audit.json` of these priors; by default the folder itself, or `audit` in it.
+        audit: Folder with the `audit.json` of these priors; by default the folder itself, or the one
+            beside it whose name ends in `-audit`, where `hf-cap audit` puts it.
 
     Raises:
         DataError: there is no such folder, it holds no parquet file, or `audit` no `audit.json`.
@@ -91,7 +92,11 @@ def load_priors(
             f"{str(path)!r} holds no priors: there is no parquet file in it. Give a folder that "
             "`hf-cap extract` or `hf-cap fuse` wrote."
         )
-    places = [path, path / "audit"] if audit is None else [Path(audit).expanduser()]
+    places = (
+        [path, path.with_name(f"{path.name}-audit")]
+        if audit is None
+        else [Path(audit).expanduser()]
+    )
     audits = [place / AUDIT_FILE for place in places if (place / AUDIT_FILE).is_file()]
     if audit is not None and not audits:
         raise DataError(

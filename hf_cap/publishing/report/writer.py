@@ -29,7 +29,7 @@ def write_report(
         output: HTML file to write.
         baselines: Further runs that are baselines, whatever their settings.
         priors: Folder of the priors, for their audit and for the heat maps of each source.
-        audit: Folder that `hf-cap audit` wrote; by default looked for in the folder of the priors.
+        audit: Folder that `hf-cap audit` wrote; by default looked for in and beside the folder of the priors.
         settings: What goes in.
 
     Raises:
