@@ -45,6 +45,7 @@ def relative(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return float((a - b).norm() / b.norm())
 
 
+@pytest.mark.compatibility("model family: {name}")
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_both_ways_agree_on_every_family_and_reach_every_layer(name: str, side: str) -> None:

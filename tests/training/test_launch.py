@@ -28,6 +28,7 @@ def test_the_recipes_are_the_set_ups_that_are_promised() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compatibility("DistributedDataParallel, 2 processes, gloo")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -52,3 +53,17 @@ def test_two_processes_equal_one(tmp_path: Path, settings: list[str]) -> None:
     one.train()
     two = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert farthest(two, weights(one.model)) < (1e-3 if "alignment_gradient" in options else 2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.compatibility("FSDP2, 2 processes, gloo", mode="finite_difference")
+def test_fsdp2_gives_the_gradient_of_the_bare_model() -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "tests.training.fsdp_run",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert run.returncode == 0, run.stderr[-3000:]

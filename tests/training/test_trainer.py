@@ -119,6 +119,7 @@ def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
     {"attribution_steps": 3, "attribution_backward_steps": 1},
     {"alignment_gradient": "finite_difference"},
 ])  # fmt: skip
+@pytest.mark.compatibility("gradient accumulation")
 @pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
 def test_accumulation_changes_nothing(
     tmp_path: Path, settings: dict[str, Any], batch: int, accumulate: int
@@ -167,6 +168,7 @@ def test_accumulation_with_a_scaled_task_loss(tmp_path: Path) -> None:
     assert farthest(final(2, 4), final(8, 1)) < 2e-5
 
 
+@pytest.mark.compatibility("resume from checkpoint")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, mode: str) -> None:
     settings: dict[str, Any] = {
@@ -218,6 +220,7 @@ def test_the_parts_of_the_loss_are_logged_raw(tmp_path: Path) -> None:
         assert 0 <= log["loss_align"] <= 4
 
 
+@pytest.mark.compatibility("attention: {attention}")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_no_hindrance_in_evaluation_mode(
@@ -234,6 +237,7 @@ def test_attention_is_no_hindrance_in_evaluation_mode(
     assert farthest(gradient, expected) < 5e-3
 
 
+@pytest.mark.compatibility("bfloat16 autocast")
 @pytest.mark.parametrize("mode", MODES)
 def test_bf16_autocast(tmp_path: Path, mode: str) -> None:
     subject = trainer(tmp_path, alignment_gradient=mode, bf16=True, learning_rate=0.05)
@@ -248,6 +252,7 @@ def test_bf16_autocast(tmp_path: Path, mode: str) -> None:
     assert float(torch.cosine_similarity(moved, truth, 0)) > 0.99
 
 
+@pytest.mark.compatibility("gradient checkpointing, non-reentrant")
 @pytest.mark.parametrize("mode", MODES)
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, mode: str) -> None:
     def final(on: bool, method: str) -> dict[str, Tensor]:
@@ -267,6 +272,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, mode: str) -> No
 
 # peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.compatibility("PEFT LoRA with modules_to_save")
 @pytest.mark.parametrize("mode", MODES)
 def test_lora_trains_adapters_and_head_only(tmp_path: Path, mode: str) -> None:
     def model() -> nn.Module:
@@ -325,9 +331,7 @@ def test_a_blocked_gradient_is_found_before_training(tmp_path: Path) -> None:
     model = roberta_classifier()
     model.roberta.encoder.layer[1] = Cut(model.roberta.encoder.layer[1])
     subject = trainer(tmp_path, model=lambda: model)
-    with pytest.raises(
-        AlignmentError, match=r"finite_difference|does not reach"
-    ):
+    with pytest.raises(AlignmentError, match=r"finite_difference|does not reach"):
         subject.train()
 
 
@@ -402,6 +406,7 @@ def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.compatibility("torch.compile (task pass; backend eager)", mode="double_backward")
 def test_a_torch_compiled_task_pass(tmp_path: Path) -> None:
     ours = trainer(tmp_path, torch_compile=True, torch_compile_backend="eager", max_steps=2)
     ours.train()

@@ -1,0 +1,282 @@
+"""What alignment costs: steps of a plain `Trainer`, of naive double backward, and of each mode of ours.
+
+    python benchmarks/alignment.py [--quick] [--output benchmarks/results/alignment.json]
+
+All set-ups take turns in one process, so that a busy machine slows them alike; the figure is the median.
+A step is forward, backward, clipping and AdamW on one batch of 16 texts. The naive way is the one of the
+literature: for each path point a forward pass with eager attention and `autograd.grad(create_graph=True)`,
+after the task's own pass. Peak memory is the rise of the resident set over one step in a fresh process.
+The last line printed is JSON.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from hf_cap.attribution import Explained, pool_words
+from hf_cap.embedded import ENCODER, resolve_model
+from hf_cap.files import write_json
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.data import take_priors
+from hf_cap.training.losses import alignment_loss
+from hf_cap.training.trainer import CAPTrainer
+
+BATCH, LABELS = 16, 64
+ROBERTA_BASE = {
+    "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 514, "pad_token_id": 1,
+}  # fmt: skip
+EVERY = {"alignment_every": 1}
+OURS: dict[str, dict[str, Any]] = {
+    "plain": {"alignment_weight": 0.0},
+    "default": {},
+    "input_x_gradient": {"attribution_method": "input_x_gradient"},
+    "integrated_gradients, each step": EVERY,
+    "input_x_gradient, each step": {**EVERY, "attribution_method": "input_x_gradient"},
+    "finite_difference, each step": {**EVERY, "alignment_gradient": "finite_difference"},
+    "K=3, each step": {**EVERY, "attribution_steps": 3},
+    "K=3, 1 carries, each step": {**EVERY, "attribution_steps": 3, "attribution_backward_steps": 1},
+    "K=10, 1 carries, each step": {
+        **EVERY,
+        "attribution_steps": 10,
+        "attribution_backward_steps": 1,
+    },
+}
+NAIVE = {"naive K=1": 1, "naive K=3": 3, "naive K=10": 10}
+MEMORY = {
+    "double_backward, K=4": {**EVERY, "attribution_steps": 4},
+    "finite_difference, K=4": {
+        **EVERY, "attribution_steps": 4, "alignment_gradient": "finite_difference",
+        "attribution_rows": 2 * BATCH,
+    },
+}  # fmt: skip
+
+
+def classifier(name: str) -> nn.Module:
+    """MiniLM with its weights, or a model of the shape of roberta-base with random ones."""
+    torch.manual_seed(0)
+    if name == "minilm":
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            resolve_model(ENCODER), num_labels=LABELS
+        )
+        return model
+    config = AutoConfig.for_model("roberta", **ROBERTA_BASE, num_labels=LABELS)
+    model = AutoModelForSequenceClassification.from_config(config)
+    return model
+
+
+def batch(length: int, device: torch.device) -> dict[str, Tensor]:
+    """Random tokens, each a word but the first and the last, with random priors."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 30000, (BATCH, length), generator=generator)
+    words = torch.arange(length).expand(BATCH, -1) - 1
+    words = words.masked_fill(words == length - 2, -1)
+    made = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.randint(0, LABELS, (BATCH,), generator=generator),
+        "token_words": words,
+        "prior": torch.rand(BATCH, length - 2, generator=generator),
+        "prior_mask": torch.ones(BATCH, length - 2, dtype=torch.bool),
+        "prior_weight": torch.ones(BATCH),
+    }
+    return {name: value.to(device) for name, value in made.items()}
+
+
+def trainer(name: str, **settings: Any) -> CAPTrainer:
+    """A trainer that is ready for single steps."""
+    arguments = {"max_steps": 1000, "report_to": "none", "save_strategy": "no", **settings}
+    subject = CAPTrainer(
+        model=classifier(name), args=CAPConfig(output_dir=tempfile.mkdtemp(), **arguments)
+    )
+    subject.create_optimizer_and_scheduler(1000)
+    subject.state.max_steps, subject.current_gradient_accumulation_steps = 1000, 1
+    return subject
+
+
+def finish(model: nn.Module, subject: CAPTrainer) -> None:
+    """The part of a step that is the same for all."""
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    subject.optimizer.step()
+    model.zero_grad()
+    subject.state.global_step += 1
+
+
+def our_step(subject: CAPTrainer, data: dict[str, Tensor]) -> None:
+    """One step of `CAPTrainer`."""
+    subject.training_step(subject.model, dict(data))
+    finish(subject.model, subject)
+
+
+def naive_step(subject: CAPTrainer, data: dict[str, Tensor], steps: int) -> None:
+    """One step as it is usually written, with `steps` path points."""
+    model = subject.model.train()
+    model.set_attn_implementation("eager")
+    inputs, priors = take_priors(data)
+    labels = inputs.pop("labels")
+    loss = model(**inputs, labels=labels).loss
+    total: Any = 0.0
+    for k in range(steps):
+        alpha = torch.full((1, BATCH), (k + 0.5) / steps, device=labels.device)
+        score, path = Explained(model, inputs, labels, priors.token_words)(alpha)  # type: ignore[union-attr]
+        (gradient,) = torch.autograd.grad(score.sum(), path.point, create_graph=True)
+        total = total + (gradient * path.difference).sum(-1) / steps
+    words = pool_words(total, priors.token_words, priors.scores.shape[1])  # type: ignore[union-attr]
+    loss = loss + 0.1 * alignment_loss("mse", words, *priors[1:])  # type: ignore[misc, index]
+    loss.backward()
+    finish(model, subject)
+
+
+def timings(name: str, length: int, repeats: int, chosen: list[str]) -> dict[str, float]:
+    """Median seconds a step of each set-up; of two steps where every second one is left out."""
+    subjects = {key: trainer(name, **OURS.get(key, {"alignment_weight": 0.0})) for key in chosen}
+    device = subjects[chosen[0]].args.device
+    data = batch(length, device)
+    seconds: dict[str, list[float]] = {key: [] for key in chosen}
+    for turn in range(repeats + 1):
+        for key, subject in subjects.items():
+            step: Callable[[], None] = (
+                (lambda s=subject, k=NAIVE[key]: naive_step(s, data, k))
+                if key in NAIVE
+                else (lambda s=subject: our_step(s, data))
+            )
+            pair = (
+                2
+                if subject.alignment.alignment_every == 2 and key not in NAIVE and key != "plain"
+                else 1
+            )
+            start = time.perf_counter()
+            for _ in range(pair):
+                step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[key].append((time.perf_counter() - start) / pair)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def gradient_difference(name: str, length: int) -> float:
+    """Relative difference between the gradients of both modes, on the alignment term alone."""
+    gradients = []
+    for mode in ("double_backward", "finite_difference"):
+        subject = trainer(name, **EVERY, alignment_gradient=mode, alignment_weight=1.0)
+        data = batch(length, subject.args.device)
+        inputs, priors = take_priors(data)
+        explained = subject._explained(subject.model, inputs, priors)
+        align, _ = subject._align(explained, priors, [], None, True)
+        align.backward()
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in subject.model.parameters() if p.grad is not None])
+        )
+    exact, found = gradients
+    return float((found - exact).norm() / exact.norm())
+
+
+def peak_memory(key: str, name: str, length: int) -> float:
+    """MiB that one step adds to the peak of a fresh process (or of the GPU)."""
+    subject = trainer(name, **MEMORY[key])
+    data = batch(length, subject.args.device)
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        subject.training_step(subject.model, data)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    our_step(
+        subject, batch(4, subject.args.device)
+    )  # weights' gradients and optimizer state are there before
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    subject.training_step(subject.model, data)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def measured_apart(key: str, name: str, length: int) -> float:
+    """`peak_memory` in a process of its own."""
+    command = [sys.executable, __file__, "--memory", key, "--model", name, "--length", str(length)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(run.stdout.splitlines()[-1])
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All figures."""
+    cases = [("minilm", 16), ("minilm", 32)] if quick else [
+        (name, length) for name in ("minilm", "roberta-base shape") for length in (16, 32, 128)
+    ]  # fmt: skip
+    everything = [*OURS, *NAIVE]
+    chosen = [key for key in everything if not (quick and "10" in key)]
+    steps: dict[str, Any] = {}
+    for name, length in cases:
+        found = timings(name, length, 3 if quick else 5, chosen)
+        steps[f"{name}, {length} tokens"] = {
+            key: {"seconds": round(value, 4), "ratio": round(value / found["plain"], 3)}
+            for key, value in found.items()
+        }
+        print(
+            f"{name}, {length} tokens: ",
+            {k: round(v / found["plain"], 2) for k, v in found.items()},
+            flush=True,
+        )
+    memory = {key: round(measured_apart(key, "minilm", 64 if quick else 128), 1) for key in MEMORY}
+    ratios = list(steps.values())
+
+    def median(key: str) -> float:
+        return round(statistics.median(case[key]["ratio"] for case in ratios), 3)
+
+    return {
+        "step_ratio_default": median("default"),
+        "step_ratio_input_x_gradient": median("input_x_gradient"),
+        "step_ratio_input_x_gradient_each_step": median("input_x_gradient, each step"),
+        "step_ratio_k3_naive": median("naive K=3"),
+        "step_ratio_k3": median("K=3, 1 carries, each step"),
+        "memory_ratio_finite_difference": round(
+            memory["finite_difference, K=4"] / memory["double_backward, K=4"], 3
+        ),
+        "gradient_relative_difference": gradient_difference("minilm", 32),
+        "steps": steps,
+        "memory_mib": memory,
+        "quick": quick,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Measure, write the file and print the headline."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="MiniLM at 16 and 32 tokens only")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json"
+    )
+    parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="minilm", help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, default=128, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if options.memory:
+        print(peak_memory(options.memory, options.model, options.length))
+        return
+    result = measure(options.quick)
+    write_json(options.output, result)
+    print(json.dumps({key: value for key, value in result.items() if not isinstance(value, dict)}))
+
+
+if __name__ == "__main__":
+    main()
