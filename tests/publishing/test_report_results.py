@@ -159,6 +159,12 @@ def test_curves_are_the_mean_and_range_over_the_runs() -> None:
     assert (point.step, point.mean, point.low, point.high) == (1, 2.0, 1.0, 3.0)
 
 
+def test_the_whole_loss_of_a_plain_run_is_its_task_loss() -> None:
+    (panel,) = panels(group_runs([make_run("plain", history=[{"step": 1, "loss": 2.5}])]))
+    assert panel.title == "Task loss"
+    assert panel.curves[0].points[0].mean == 2.5
+
+
 @pytest.mark.parametrize(
     ("gains", "said"),
     [

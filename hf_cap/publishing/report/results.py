@@ -39,6 +39,9 @@ CURVES: Mapping[str, str] = {
 }
 """Logged quantities that the report draws, in its order."""
 
+# without alignment the loss has one part, and a plain `Trainer` logs it under its own name
+_WITHOUT_ALIGNMENT = {"loss_task": "loss", "eval_loss_task": "eval_loss"}
+
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Mean with the 95 % interval of Student's t; `None` without values, no interval for a single one."""
@@ -123,9 +126,11 @@ def _points(group: RunGroup, key: str) -> tuple[Point, ...]:
     """The logged values of `key` at each step, over the runs of the group."""
     at_step: dict[float, list[float]] = {}
     for run in group.runs:
-        for entry in run.facts.get("history") or ():
-            if entry.get(key) is not None and entry.get("step") is not None:
-                at_step.setdefault(float(entry["step"]), []).append(float(entry[key]))
+        history = run.facts.get("history") or ()
+        name = key if any(key in entry for entry in history) else _WITHOUT_ALIGNMENT.get(key, key)
+        for entry in history:
+            if entry.get(name) is not None and entry.get("step") is not None:
+                at_step.setdefault(float(entry["step"]), []).append(float(entry[name]))
     return tuple(
         Point(step, float(np.mean(values)), min(values), max(values))
         for step, values in sorted(at_step.items())
