@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .priors.extraction import extract_priors as extract_priors
     from .priors.fusion import fuse_priors as fuse_priors
     from .priors.sources import source_class as source_class
+    from .publishing.hub import check_access as check_access
+    from .publishing.hub import load_prior_dataset as load_prior_dataset
+    from .publishing.hub import push_prior_dataset as push_prior_dataset
+    from .publishing.pipeline import register_pipeline as register_pipeline
     from .scoring.open import open_scorer as open_scorer
     from .scoring.protocol import Query as Query
     from .scoring.protocol import Scored as Scored
@@ -52,11 +56,15 @@ _EXPORTS = {
     "StandInScorer": "scoring.standin",
     "attribute_words": "attribution",
     "audit_dataset": "priors.audit",
+    "check_access": "publishing.hub",
     "evaluate_classifier": "evaluation.classifier",
     "extract_priors": "priors.extraction",
     "fuse_priors": "priors.fusion",
+    "load_prior_dataset": "publishing.hub",
     "load_splits": "data",
     "open_scorer": "scoring.open",
+    "push_prior_dataset": "publishing.hub",
+    "register_pipeline": "publishing.pipeline",
     "save_splits": "data",
     "source_class": "priors.sources",
     "using_runtime": "scoring.settings",

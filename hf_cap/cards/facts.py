@@ -29,6 +29,8 @@ LOGGED: Mapping[str, str] = {
     "align_cosine": "Cosine with the prior",
 }
 """Column of the training log to its name on the card."""
+_GAP = "–"
+"""A number that was not measured, as is the alignment on steps that leave it out."""
 _METRIC_TYPES = {"macro_f1": "f1"}
 
 
@@ -127,14 +129,19 @@ class ModelCardFacts:
     def results(self) -> list[list[Any]]:
         """A table of the evaluations: a header, then a row each, with the metrics that any of them has."""
         found = [m for m in METRICS if any(m in e.measured() for e in self.evaluations)]
-        rows = [[e.name, e.texts, *(e.measured().get(m) for m in found)] for e in self.evaluations]
+        rows = [
+            [e.name, e.texts, *(e.measured().get(m, _GAP) for m in found)] for e in self.evaluations
+        ]
         return [["Set", "Texts", *(METRICS[metric] for metric in found)], *rows]
 
     @property
     def log(self) -> list[list[Any]]:
         """A table of the training log, with the columns that any line of it has."""
         found = [c for c in LOGGED if any(getattr(h, c) is not None for h in self.history)]
-        rows = [[getattr(line, column) for column in found] for line in self.history]
+        rows = [
+            [_GAP if (value := getattr(line, column)) is None else value for column in found]
+            for line in self.history
+        ]
         return [[LOGGED[column] for column in found], *rows]
 
     def metadata(self) -> ModelCardData:

@@ -53,7 +53,7 @@ def model_facts(
         language=language,
         license=license,
         priors=tuple(prior for made in data.get("provenance") or () for prior in prior_facts(made)),
-        alignment=public_settings(alignment),
+        alignment={k: v for k, v in public_settings(alignment).items() if v is not None},
         settings=settings,
         seed=run.get("seed"),
         history=log_facts(run.get("history") or ()),
