@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ OURS: dict[str, dict[str, Any]] = {
     },
 }
 NAIVE = {"naive K=1": 1, "naive K=3": 3, "naive K=10": 10}
-MEMORY = {
+MEMORY: dict[str, dict[str, Any]] = {
     "double_backward, K=4": {**EVERY, "attribution_steps": 4},
     "finite_difference, K=4": {
         **EVERY, "attribution_steps": 4, "alignment_gradient": "finite_difference",
@@ -111,7 +110,7 @@ def trainer(name: str, **settings: Any) -> CAPTrainer:
 def finish(model: nn.Module, subject: CAPTrainer) -> None:
     """The part of a step that is the same for all."""
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    subject.optimizer.step()
+    subject.optimizer.step()  # type: ignore[union-attr]
     model.zero_grad()
     subject.state.global_step += 1
 
@@ -136,7 +135,7 @@ def naive_step(subject: CAPTrainer, data: dict[str, Tensor], steps: int) -> None
         (gradient,) = torch.autograd.grad(score.sum(), path.point, create_graph=True)
         total = total + (gradient * path.difference).sum(-1) / steps
     words = pool_words(total, priors.token_words, priors.scores.shape[1])  # type: ignore[union-attr]
-    loss = loss + 0.1 * alignment_loss("mse", words, *priors[1:])  # type: ignore[misc, index]
+    loss = loss + 0.1 * alignment_loss("mse", words, *priors[1:])  # type: ignore[index]
     loss.backward()
     finish(model, subject)
 
@@ -149,11 +148,6 @@ def timings(name: str, length: int, repeats: int, chosen: list[str]) -> dict[str
     seconds: dict[str, list[float]] = {key: [] for key in chosen}
     for turn in range(repeats + 1):
         for key, subject in subjects.items():
-            step: Callable[[], None] = (
-                (lambda s=subject, k=NAIVE[key]: naive_step(s, data, k))
-                if key in NAIVE
-                else (lambda s=subject: our_step(s, data))
-            )
             pair = (
                 2
                 if subject.alignment.alignment_every == 2 and key not in NAIVE and key != "plain"
@@ -161,7 +155,10 @@ def timings(name: str, length: int, repeats: int, chosen: list[str]) -> dict[str
             )
             start = time.perf_counter()
             for _ in range(pair):
-                step()
+                if key in NAIVE:
+                    naive_step(subject, data, NAIVE[key])
+                else:
+                    our_step(subject, data)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if turn:
@@ -176,6 +173,8 @@ def gradient_difference(name: str, length: int) -> float:
         subject = trainer(name, **EVERY, alignment_gradient=mode, alignment_weight=1.0)
         data = batch(length, subject.args.device)
         inputs, priors = take_priors(data)
+        if priors is None:
+            raise RuntimeError("the batch has no priors")
         explained = subject._explained(subject.model, inputs, priors)
         align, _ = subject._align(explained, priors, [], None, True)
         align.backward()
@@ -232,7 +231,7 @@ def measure(quick: bool) -> dict[str, Any]:
     ratios = list(steps.values())
 
     def median(key: str) -> float:
-        return round(statistics.median(case[key]["ratio"] for case in ratios), 3)
+        return round(float(statistics.median(case[key]["ratio"] for case in ratios)), 3)
 
     return {
         "step_ratio_default": median("default"),

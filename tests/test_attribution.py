@@ -36,7 +36,8 @@ class Linear(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(8, 3)
         self.head = nn.Linear(3, 2)
-        self.config = PretrainedConfig(pad_token_id=1)
+        self.config = PretrainedConfig()
+        self.config.pad_token_id = 1
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed

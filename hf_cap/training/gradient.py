@@ -179,7 +179,7 @@ def full_precision(model: nn.Module) -> Iterator[None]:
 
     A difference of two nearly equal scores has no correct digit left in bfloat16.
     """
-    patched, original = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    patched, original = model.forward, model.__dict__.get("_original_forward")
     if original is not None:
         model.forward = original
     try:

@@ -74,6 +74,7 @@ class CAPTrainer(Trainer):
     """
 
     model: Any
+    train_dataset: Any
     _signature_columns: Any
 
     def __init__(
@@ -344,7 +345,7 @@ class CAPTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += ALIGNMENT_COLUMNS
+            self._signature_columns = [*(self._signature_columns or []), *ALIGNMENT_COLUMNS]
 
     def create_model_card(
         self, language: str | None = None, license: str | None = None, *args: Any, **kwargs: Any

@@ -123,7 +123,7 @@ def family(name: str) -> nn.Module:
     if name == "t5-encoder":
         config = T5Config(
             vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0,
-            initializer_factor=1.0, pad_token_id=1, num_labels=3,
+            initializer_factor=1.0, pad_token_id=1,
         )  # fmt: skip
         return EncoderHead(T5EncoderModel(config)).eval()
     settings = AutoConfig.for_model(name, **{**_SMALL, **FAMILIES[name]})

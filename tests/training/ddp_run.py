@@ -1,7 +1,8 @@
-"""Trains a tiny classifier in as many processes as it is launched in, and saves the weights: a test's program."""
+"""Trains a tiny classifier in however many processes it is launched in: a test's program."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from tests.training.cases import trainer
 
 
 def main(folder: Path, settings: list[str]) -> None:
-    options = {
+    options: dict[str, Any] = {
         name: int(value) if value.isdigit() else value
         for name, value in (s.split("=") for s in settings)
     }

@@ -1,4 +1,4 @@
-"""The gradient of task and alignment under FSDP2 on two processes against the bare model's: a test's program."""
+"""Task and alignment gradient under FSDP2 on two processes against the bare model's: a test's program."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """The two ways to the gradient of the alignment loss: right, alike, and reaching every layer."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_the_gradient_is_the_slope_of_the_loss(name: str) -> None:
     def moved(by: float) -> float:
         with torch.no_grad():
             for n, p in model.named_parameters():
-                p += by * way[n]
+                p.add_(by * way[n])
         return float(double_backward(explained, plan, loss)[0].detach())
 
     forth, back = moved(1e-5), moved(-2e-5)
@@ -96,7 +96,7 @@ def embedding_name(model: nn.Module) -> str:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_step_follows_the_scale_of_embeddings_and_loss(scale: float) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     with torch.no_grad():
         for name, weight in model.roberta.embeddings.named_parameters():
             if "embeddings" in name:
@@ -114,7 +114,7 @@ def test_the_step_follows_the_scale_of_embeddings_and_loss(scale: float) -> None
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_splitting_the_passes_changes_nothing(mode: str) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     explained, priors = explained_batch(model)
     loss = loss_for(priors)
     whole = gradients(model, GRADIENTS[mode](explained, plan_for(explained, 5), loss, None)[0])
@@ -124,7 +124,7 @@ def test_splitting_the_passes_changes_nothing(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_chosen_points_give_the_gradient_in_the_mean(mode: str) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     explained, priors = explained_batch(model)
     loss = loss_for(priors)
     value, _ = GRADIENTS[mode](explained, plan_for(explained, 3), loss, None)
@@ -140,7 +140,7 @@ def test_chosen_points_give_the_gradient_in_the_mean(mode: str) -> None:
 
 @pytest.mark.parametrize("chosen", [None, (1,), (0,)])
 def test_a_shared_pass_serves_as_the_last_point(chosen: tuple[int, ...] | None) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     explained, priors = explained_batch(model)
     ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
     points = path_points("integrated_gradients", ids, mask, steps=2, rule="gauss_radau")
@@ -156,7 +156,7 @@ def test_a_shared_pass_serves_as_the_last_point(chosen: tuple[int, ...] | None) 
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_priors_of_weight_zero_pull_at_nothing(mode: str) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     explained, priors = explained_batch(model)
     loss = loss_for(priors._replace(weight=torch.zeros_like(priors.weight)))
     value, _ = GRADIENTS[mode](explained, plan_for(explained), loss, None)
@@ -171,16 +171,16 @@ def test_finite_difference_needs_no_second_derivative() -> None:
             return x.clone()
 
         @staticmethod
-        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+        @torch.autograd.function.once_differentiable
         def backward(ctx: object, grad: Tensor) -> Tensor:
             return grad
 
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     explained, priors = explained_batch(model)
     plan, loss = plan_for(explained), loss_for(priors)
     exact = gradients(model, double_backward(explained, plan, loss)[0])
     model.roberta.encoder.layer[0].output.register_forward_hook(
-        lambda module, args, output: Once.apply(output)
+        lambda module, args, output: Once.apply(output)  # type: ignore[no-untyped-call]
     )
     assert relative(gradients(model, finite_difference(explained, plan, loss)[0]), exact) < 1e-3
     assert relative(gradients(model, double_backward(explained, plan, loss)[0]), exact) > 0.1

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_two_processes_equal_one(tmp_path: Path, settings: list[str]) -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    options = dict(setting.split("=") for setting in settings)
+    options: dict[str, Any] = dict(setting.split("=") for setting in settings)
     one = trainer(tmp_path / "one", max_steps=2, seed=7, per_device_train_batch_size=4, **options)
     one.train()
     two = torch.load(tmp_path / "weights.pt", weights_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -50,6 +51,7 @@ def test_weight_zero_is_the_plain_trainer_to_the_bit(tmp_path: Path) -> None:
         processing_class=word_tokenizer(),
     )
     plain.train()
+    assert isinstance(plain.model, nn.Module)
     assert farthest(weights(ours.model), weights(plain.model)) == 0.0
 
 
@@ -68,7 +70,7 @@ def test_plain_arguments_switch_alignment_off(tmp_path: Path) -> None:
 def test_loss_and_gradient_are_linear_in_the_weight(tmp_path: Path, mode: str, method: str) -> None:
     results = []
     for weight in (1e-9, 1.0, 3.0):
-        settings = {
+        settings: dict[str, Any] = {
             "alignment_weight": weight,
             "alignment_gradient": mode,
             "attribution_method": method,
@@ -299,8 +301,9 @@ def test_lora_trains_adapters_and_head_only(tmp_path: Path, mode: str) -> None:
 def test_predicting_needs_no_labels(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     output = subject.predict(raw_rows().remove_columns("label"))
+    assert isinstance(output.predictions, np.ndarray)
     assert output.predictions.shape == (16, 3)
-    assert "test_loss_align" in subject.predict(raw_rows()).metrics
+    assert "test_loss_align" in (subject.predict(raw_rows()).metrics or {})
 
 
 def test_several_evaluation_sets(tmp_path: Path) -> None:
@@ -328,7 +331,7 @@ class Cut(nn.Module):
 
 
 def test_a_blocked_gradient_is_found_before_training(tmp_path: Path) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     model.roberta.encoder.layer[1] = Cut(model.roberta.encoder.layer[1])
     subject = trainer(tmp_path, model=lambda: model)
     with pytest.raises(AlignmentError, match=r"finite_difference|does not reach"):
@@ -336,7 +339,7 @@ def test_a_blocked_gradient_is_found_before_training(tmp_path: Path) -> None:
 
 
 def test_an_infinite_gradient_is_found_before_training(tmp_path: Path) -> None:
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     with torch.no_grad():
         model.classifier.out_proj.weight.fill_(float("inf"))
     with pytest.raises(AlignmentError, match="not finite"):
@@ -356,7 +359,7 @@ def test_models_that_cannot_be_aligned_are_refused(tmp_path: Path) -> None:
             model=lambda: roberta_classifier().bfloat16(),
             alignment_gradient="finite_difference",
         )
-    model = roberta_classifier()
+    model: Any = roberta_classifier()
     model.config._attn_implementation = "flash_attention_2"
     assert trainer(tmp_path, model=lambda: model).gradient_mode == "finite_difference"
     with pytest.raises(ConfigError, match=r"'flash_attention_2', which has no second derivative"):
