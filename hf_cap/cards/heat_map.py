@@ -24,7 +24,7 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
     for word, bar in zip(shown, bars, strict=True):
         cell = max(_columns(word), len(bar)) + 2
         if top and _columns(top) + cell > width:
-            lines += [top.rstrip(), bottom.rstrip()]
+            lines += [top.rstrip(), bottom.rstrip(), ""]
             top = bottom = ""
         top += word + " " * (cell - _columns(word))
         bottom += bar + " " * (cell - len(bar))

@@ -68,6 +68,7 @@ def hub(hub_process: str) -> Iterator[HubControl]:
     """The Hub, without faults and with its usual tokens."""
     control = HubControl(hub_process)
     control._ask("faults", [])
+    control._ask("forget", {})  # so that each test's uploads are whole
     control.accept(hf_alice="write", hf_reader="read")
     yield control
     control._ask("faults", [])

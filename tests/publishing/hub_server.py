@@ -8,6 +8,7 @@ client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and to
                         "lost": true after the request was obeyed
     POST /_test/tokens  {"hf_alice": "write"}
     POST /_test/gate    {"kind": "models", "name": "alice/m"}
+    POST /_test/forget  the large files, which are else not asked for twice
     GET  /_test/pending 1
     GET  /_test/log     ["GET /api/whoami-v2", ...]
 """
@@ -329,6 +330,10 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.repositories[self.json["kind"], self.json["name"]].gated = True
         return 200, {}, {}
 
+    def forget(self, _: Match) -> Answer:
+        self.hub.large.clear()
+        return 200, {}, {}
+
     def pending(self, _: Match) -> Answer:
         return 200, len(self.faults.waiting), {}
 
@@ -355,6 +360,7 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[[Handler, Match], Answer]]] = 
     (("POST",), r"/_test/faults", Handler.set_faults),
     (("POST",), r"/_test/tokens", Handler.set_tokens),
     (("POST",), r"/_test/gate", Handler.gate),
+    (("POST",), r"/_test/forget", Handler.forget),
     (("GET",), r"/_test/pending", Handler.pending),
     (("GET",), r"/_test/log", Handler.show_log),
     (("GET", "HEAD"), _FILES + r"/resolve" + _REVISION + r"/(?P<path>.+)", Handler.resolve),

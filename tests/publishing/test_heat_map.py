@@ -24,7 +24,7 @@ def test_no_scores_leave_the_words() -> None:
 
 def test_long_texts_go_on_in_further_lines() -> None:
     lines = heat_map(["word"] * 5, [1.0] * 5, width=14).splitlines()
-    assert lines == ["word  word", "█     █"] * 2 + ["word", "█"]
+    assert lines == ["word  word", "█     █", ""] * 2 + ["word", "█"]
 
 
 def test_wide_characters_take_two_columns() -> None:
