@@ -32,7 +32,7 @@ from hf_cap.priors.classifier import ReferenceClassifier
 from hf_cap.priors.integrated_gradients import IntegratedGradientsPrior
 from hf_cap.priors.lime import LimePrior
 from hf_cap.priors.occlusion import OcclusionPrior
-from hf_cap.priors.randomness import text_seed
+from hf_cap.randomness import text_seed
 from hf_cap.versions import versions
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 

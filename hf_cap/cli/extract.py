@@ -26,7 +26,7 @@ from ..words import WORD_PATTERN
 from .config import build
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     from ..priors.sources import Source
 
@@ -95,13 +95,11 @@ def run(values: dict[str, Any]) -> None:
         labels=places.labels or None,
     )
     learn_from = choose_split(splits, settings.splits[0])
-    sources = [make_source(name, learn_from, values) for name in places.sources]
-    if places.limit is not None:
-        for name, split in splits.items():
-            splits[name] = split.select(range(min(places.limit, len(split))))
     with using_runtime(build(ScorerRuntime, values)):
+        # making a source may already ask the language model: `contrast` calibrates
+        sources = [make_source(name, learn_from, values) for name in places.sources]
         summary = extract_priors(
-            splits,
+            limited(splits, places.limit),
             sources,
             places.output_dir,
             settings,
@@ -109,6 +107,15 @@ def run(values: dict[str, Any]) -> None:
         )
     _logger.info("%s", summary)
     _logger.info("Wrote the priors to %s", places.output_dir)
+
+
+def limited(splits: "DatasetDict", limit: int | None) -> "DatasetDict":
+    """The first `limit` texts of each split."""
+    if limit is None:
+        return splits
+    return type(splits)(
+        {name: split.select(range(min(limit, len(split)))) for name, split in splits.items()}
+    )
 
 
 def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "Source":

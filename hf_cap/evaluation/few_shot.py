@@ -8,8 +8,8 @@ from datasets import Dataset
 
 from ..data import label_names
 from ..errors import ConfigError, DataError
+from ..randomness import rank
 from ..schema import LABEL, TEXT
-from .randomness import rank
 
 _logger = logging.getLogger(__name__)
 

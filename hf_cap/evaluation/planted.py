@@ -15,9 +15,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Sequence as ListOf
 
 from ..errors import ConfigError
+from ..randomness import generator
 from ..schema import LABEL, PRIOR, TEXT
 from ..words import word_strings
-from .randomness import generator
 from .statistics import Interval, paired_difference
 
 DECISIVE = {

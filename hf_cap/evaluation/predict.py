@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..classifiers import longest_input
 from ..embedded import resolve_model
 from ..errors import ModelError
 from .faithfulness import FloatArray
@@ -156,20 +157,6 @@ def load_classifier(
         loaded = AutoModelForSequenceClassification.from_pretrained(resolve_model(model))
         return Classifier(loaded, tokenizer, **options)
     return Classifier(model, tokenizer, **options)
-
-
-def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Number of tokens, special ones included, that tokenizer and model both allow."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
-        return int(tokenizer.model_max_length)
-    # RoBERTa and its kin begin to count positions behind that of the padding
-    offsets = [
-        module.padding_idx + 1
-        for name, module in model.named_modules()
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-    ]
-    return int(min(tokenizer.model_max_length, positions - max(offsets, default=0)))
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..randomness import generator
 from ..words import NO_WORD, WORD_PATTERN, token_words
 from .faithfulness import FloatArray, target_probabilities, word_spans
 from .predict import Classifier
-from .randomness import generator
 from .settings import SoftDistance
 
 SAMPLES = 4

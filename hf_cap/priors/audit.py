@@ -17,6 +17,7 @@ from ..data import label_names
 from ..errors import DataError
 from ..files import write_json
 from ..schema import LABEL, PRIOR, TEXT, WORDS, check_prior, prior_column, prior_sources
+from ..word_counts import count_words, fold, log_odds
 from .audit_measures import (
     ClassPair,
     Mean,
@@ -33,7 +34,6 @@ from .audit_measures import (
 )
 from .controls import random_scores
 from .source_settings import AuditSettings
-from .word_counts import count_words, fold, log_odds
 
 _RATIONALE = "rationale"
 _BINS = 20

@@ -14,8 +14,8 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy.stats import rankdata
 
+from ..word_counts import fold
 from .normalisation import normalise
-from .word_counts import fold
 
 Prior = Sequence[float] | None
 

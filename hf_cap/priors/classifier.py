@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..classifiers import longest_input
 from ..embedded import resolve_model
 from ..errors import ModelError
 from ..scoring.identity import model_identity
@@ -72,8 +73,7 @@ class ReferenceClassifier:
     @property
     def max_length(self) -> int:
         """Longest input in tokens, special ones included."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return int(min(self.tokenizer.model_max_length, positions or 10**9))
+        return longest_input(self.model, self.tokenizer)
 
     @property
     def tokens_per_pass(self) -> int:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from datasets import Dataset, DatasetDict
 
 from ..errors import ConfigError
+from ..randomness import text_seed
 from ..schema import PRIOR, PROVENANCE, TEXT, add_provenance
-from .randomness import text_seed
 from .source_settings import Control
 
 Splits = TypeVar("Splits", Dataset, DatasetDict)

@@ -1,16 +1,21 @@
 """The source `keywords`: words given or counted in the training data. The rival without a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from datasets import Dataset
 
 from ..errors import ConfigError
+from ..word_counts import WordCounts, count_words, fold, log_odds, phi, tfidf
 from .rows import Row, read_rows
-from .source_settings import KeywordSettings
-from .word_counts import STATISTICS, count_words, fold
+from .source_settings import KeywordSettings, Statistic
 from .word_source import LEARNT, Explanations, WordSource
+
+STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = MappingProxyType(
+    {"chi_squared": phi, "tfidf": tfidf, "log_odds": log_odds}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from lime.lime_text import LimeTextExplainer
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..randomness import text_seed
 from ..words import word_strings
 from .classifier import ClassifierSource
-from .randomness import text_seed
 from .rows import Row
 from .source_settings import LimeSettings
 from .word_source import Explanations

@@ -186,12 +186,6 @@ def encode_dataset(
     return encoded
 
 
-def longest_input(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the classifier can take at most."""
-    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return min(int(tokenizer.model_max_length), positions)
-
-
 def _check_columns(dataset: Dataset, wanted: Sequence[str], name: str) -> None:
     missing = [column for column in wanted if column not in dataset.column_names]
     if missing:

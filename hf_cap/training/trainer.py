@@ -23,6 +23,7 @@ from ..attribution import (
     pool_words,
     target_score,
 )
+from ..classifiers import longest_input
 from ..errors import ConfigError
 from ..explanation import Explanation
 from ..schema import PRIOR
@@ -37,7 +38,6 @@ from .data import (
     CAPCollator,
     Priors,
     encode_dataset,
-    longest_input,
     take_priors,
 )
 from .gradient import GRADIENTS, Plan, TokenLoss

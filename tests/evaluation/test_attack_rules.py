@@ -13,7 +13,6 @@ from hf_cap.evaluation.attacks.keywords import (
     FUNCTION_WORDS,
     chi_squared_keywords,
     difficulties,
-    fold,
     overlap,
     prior_keywords,
 )
@@ -25,6 +24,7 @@ from hf_cap.evaluation.attacks.rules import (
     replace_keywords,
 )
 from hf_cap.evaluation.attacks.settings import Difficulty, WantedDifficulty
+from hf_cap.word_counts import fold
 
 TEXTS = [
     "I lost my card!",
@@ -65,15 +65,6 @@ def test_function_words_and_short_words_are_no_keywords() -> None:
     found = chi_squared_keywords(["the with would it 12 ok isn't", "card"], [0, 1], 2, 9)
     assert found == ((), ("card",))
     assert all(word == word.casefold() for word in FUNCTION_WORDS)
-
-
-def test_fold() -> None:
-    assert [fold(word) for word in ("Card!", "“loan”", "don't", "...")] == [
-        "card",
-        "loan",
-        "don't",
-        "",
-    ]
 
 
 def test_prior_keywords_are_those_of_the_highest_sum() -> None:

@@ -12,7 +12,7 @@ from hf_cap.errors import ConfigError, DataError, MissingExtra, PriorError
 from hf_cap.priors.audit import Audit, audit_dataset, write_audit
 from hf_cap.priors.audit_figures import FIGURES
 from hf_cap.priors.source_settings import AuditSettings
-from hf_cap.priors.word_counts import count_words, log_odds
+from hf_cap.word_counts import count_words, log_odds
 
 NAMES = ["lost", "renew"]
 ROWS = [

@@ -5,8 +5,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.keywords import KeywordsPrior
-from hf_cap.priors.word_counts import STATISTICS, count_words
+from hf_cap.priors.keywords import STATISTICS, KeywordsPrior
+from hf_cap.word_counts import count_words
 from tests.priors.conftest import LABELS
 
 TEXTS = ["Renew the book!", "renew my card", "lost the card", "lost book", "pay the card"]

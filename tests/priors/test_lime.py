@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hf_cap.errors import ConfigError
 from hf_cap.priors import lime
 from hf_cap.priors.lime import LimePrior
-from hf_cap.priors.randomness import text_seed
+from hf_cap.randomness import text_seed
 from tests.priors.conftest import LABELS
 
 TEXTS = ["please renew my  book and my card", "card lost", "pay", "a a a need to pay the fine, now"]

@@ -14,12 +14,13 @@ from datasets import Dataset, Features, Value
 
 from ...data import label_names
 from ...errors import DataError
+from ...randomness import generator
 from ...schema import LABEL, TEXT
+from ...word_counts import fold
 from ...words import word_strings
-from ..randomness import generator
 from . import rewriting
 from .chat import Chat, open_chat
-from .keywords import Keywords, chi_squared_keywords, difficulties, fold, prior_keywords
+from .keywords import Keywords, chi_squared_keywords, difficulties, prior_keywords
 from .rules import add_mention, load_lexicon, replace_keywords
 from .settings import AttackSettings
 

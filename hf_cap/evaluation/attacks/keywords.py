@@ -1,10 +1,10 @@
 """Keywords of each class, and how much those of two classes overlap. Pure functions of texts and labels."""
 
-import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+from ...word_counts import count_words, fold, phi
 from ...words import WORD_PATTERN, word_strings
 from .settings import Difficulty
 
@@ -19,11 +19,6 @@ FUNCTION_WORDS = frozenset(
 """Words too common to be a keyword, whatever few texts say of them."""
 Keywords = tuple[tuple[str, ...], ...]
 """For each class in the order of the label space its keywords, the strongest first."""
-
-
-def fold(word: str) -> str:
-    """The form in which words are compared: lower case, without punctuation at the ends."""
-    return word.strip(string.punctuation + "“”‘’…–—").casefold()
 
 
 def is_content(word: str) -> bool:
@@ -53,18 +48,12 @@ def chi_squared_keywords(
         least_texts: Texts of the class that a keyword must occur in.
         pattern: Regular expression of a word.
     """
-    texts_of = Counter(labels)
-    texts_with: dict[str, Counter[int]] = defaultdict(Counter)
-    for text, label in zip(texts, labels, strict=True):
-        for word in {fold(word) for word in word_strings(text, pattern)}:
-            if is_content(word):
-                texts_with[word][label] += 1
+    counts = count_words(texts, labels, classes, pattern)
     scores: list[dict[str, float]] = [{} for _ in range(classes)]
-    for word, found in texts_with.items():
-        for label in found:
-            score = _chi_squared(found[label], found.total(), texts_of[label], len(texts))
-            if score > 0 and found[label] >= least_texts:
-                scores[label][word] = score
+    for word, texts_with in counts.words.items():
+        for label, tie in enumerate(phi(counts, word) if is_content(word) else ()):
+            if tie > 0 and texts_with[label] >= least_texts:
+                scores[label][word] = tie  # chi-squared is n times its square: the same order
     return _strongest(scores, top)
 
 
@@ -107,13 +96,6 @@ def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
     levels: tuple[Difficulty, ...] = get_args(Difficulty)[::-1]
     last = max(1, len(others) - 1)
     return {other: levels[round(2 * place / last)] for place, other in enumerate(others)}
-
-
-def _chi_squared(both: int, with_word: int, of_class: int, texts: int) -> float:
-    """Chi-squared of the two-by-two table, 0 where the word does not speak for the class."""
-    excess = texts * both - with_word * of_class
-    scale = with_word * (texts - with_word) * of_class * (texts - of_class)
-    return texts * excess**2 / scale if excess > 0 and scale else 0.0
 
 
 def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:

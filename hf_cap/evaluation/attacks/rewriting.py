@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+from ...word_counts import fold
 from ...words import WORD_PATTERN, word_strings
-from .keywords import fold
 
 ADD_PROMPT = (
     "Rewrite the message below. Keep its meaning, and mention the word '{keyword}' in passing without making "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...word_counts import fold
 from ...words import WORD_PATTERN, split_words
-from .keywords import fold
 
 MENTIONS = (
     "this is not about {keyword}",

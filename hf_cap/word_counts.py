@@ -8,12 +8,10 @@ n_wc of those of class c with w.
 import math
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from ..words import WORD_PATTERN, word_strings
-from .source_settings import Statistic
+from .words import WORD_PATTERN, word_strings
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,3 @@ def log_odds(counts: WordCounts, word: str) -> list[float]:
         - math.log((n_w - n_wc + 0.5) / (n - n_c - (n_w - n_wc) + 0.5))
         for n_wc, n_c in zip(by_class, counts.texts, strict=True)
     ]
-
-
-STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = MappingProxyType(
-    {"chi_squared": phi, "tfidf": tfidf, "log_odds": log_odds}
-)

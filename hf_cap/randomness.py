@@ -16,4 +16,9 @@ def rank(*key: object) -> bytes:
 
 def generator(*key: object) -> np.random.Generator:
     """A generator whose draws depend only on `key`; see `rank`."""
-    return np.random.default_rng(int.from_bytes(rank(*key)[:8], "big"))
+    return np.random.default_rng(int.from_bytes(rank(*key)[:8]))
+
+
+def text_seed(seed: int, text: str) -> int:
+    """A seed in [0, 2**32) from the user's seed and the text."""
+    return int.from_bytes(rank(seed, text)[:4])
