@@ -45,7 +45,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipes.mkdir()
     (recipes / "extract.yaml").write_text(
         f"dataset: {data}\nmodel: {room / 'llm'}\nsources: [cap, word_length]\nn: 4\n"
-        "splits: [train, test]\nstore: none\nkeep_label_scores: true\n"
+        "splits: [train]\nstore: none\nkeep_label_scores: true\n"
     )
     (recipes / "fuse.yaml").write_text("how: max\n")
     (recipes / "train.yaml").write_text(
@@ -67,7 +67,7 @@ def demo(room: Path) -> Path:
 
 def test_the_prior_data_set_opens_without_hf_cap(demo: Path) -> None:
     splits = load_dataset(str(demo / "prior"))
-    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test": 2}
+    assert len(splits["train"]) == 6
     row = splits["train"][0]
     assert len(row["prior"]) == len(row["words"]) == 6
     assert max(row["prior_word_length"]) == pytest.approx(6)
@@ -112,7 +112,9 @@ def test_the_evaluation_is_numbers_and_one_record_a_text(demo: Path) -> None:
     numbers = json.loads((folder / "test.json").read_text())
     assert numbers["texts"] == 2
     assert 0 <= numbers["accuracy"] <= 1
-    assert numbers["alignment_texts"] == 2
+    on_train = json.loads((folder / "train.json").read_text())
+    assert on_train["alignment_texts"] == 6
+    assert on_train["comprehensiveness"] is None
     records = load_dataset("parquet", data_files=str(folder / "test.parquet"))["train"]
     assert records["text"][:] == [text for text, _ in ROWS["test"]]
 
