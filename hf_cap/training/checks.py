@@ -1,5 +1,6 @@
 """What is refused before training: models and set-ups whose attributions cannot be differentiated."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ from ..attribution import Explained, pad_token
 from ..errors import AlignmentError, ConfigError, ModelError
 from .gradient import GRADIENTS, Plan, TokenLoss
 
+_logger = logging.getLogger(__name__)
+_KINKS = (
+    "The model has ReLU layers. A finite difference that steps over a kink differs from the exact gradient, "
+    "by more than its size in small models; use `alignment_gradient='double_backward'` where it can run."
+)
 _SECOND_ORDER_ATTENTION = {"eager", "sdpa", None}
 """`sdpa` has a second derivative through its math kernel, which the attribution's passes use."""
 
@@ -44,6 +50,8 @@ def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: boo
     modes = list(blocked) if wanted == "auto" else [wanted]
     for mode in modes:
         if blocked[mode] is None:
+            if mode == "finite_difference" and any(isinstance(m, nn.ReLU) for m in model.modules()):
+                _logger.warning(_KINKS)
             return mode
     reasons = "; ".join(f"{mode} cannot run: {blocked[mode]}" for mode in modes)
     raise ConfigError(f"`alignment_gradient={wanted!r}`: {reasons}.")

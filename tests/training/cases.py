@@ -117,13 +117,13 @@ class EncoderHead(nn.Module):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def family(name: str) -> nn.Module:
-    """A tiny random classifier without dropout."""
+def family(name: str, *, feed_forward: str = "gated-gelu") -> nn.Module:
+    """A tiny random classifier without dropout; T5 is by default that of version 1.1."""
     torch.manual_seed(0)
     if name == "t5-encoder":
         config = T5Config(
             vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0,
-            initializer_factor=1.0, pad_token_id=1,
+            initializer_factor=1.0, feed_forward_proj=feed_forward, pad_token_id=1,
         )  # fmt: skip
         return EncoderHead(T5EncoderModel(config)).eval()
     settings = AutoConfig.for_model(name, **{**_SMALL, **FAMILIES[name]})
