@@ -115,7 +115,7 @@ def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]
 
 
 def _cell(values: list[float]) -> str:
-    from ..evaluation.statistics import mean_interval
+    from ..statistics import mean_interval
 
     interval = mean_interval(values)
     spread = "" if interval.half_width is None else f" ± {interval.half_width:.3f}"

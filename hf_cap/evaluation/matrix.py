@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ..errors import ConfigError
-from .statistics import Interval, holm, mean_interval, paired_bootstrap, paired_difference
+from ..statistics import Interval, holm, mean_interval, paired_bootstrap, paired_difference
 
 BASELINE = "none"
 CONTROLS = ("shuffled", "uniform", "random", "word_length")

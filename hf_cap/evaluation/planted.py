@@ -17,8 +17,8 @@ from datasets import Sequence as ListOf
 from ..errors import ConfigError
 from ..randomness import generator
 from ..schema import LABEL, PRIOR, TEXT
+from ..statistics import Interval, paired_difference
 from ..words import word_strings
-from .statistics import Interval, paired_difference
 
 DECISIVE = {
     "brakes": "lever caliper pads rotor squeal stopping".split(),

@@ -4,7 +4,7 @@ import pytest
 
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, table
-from hf_cap.evaluation.statistics import paired_bootstrap
+from hf_cap.statistics import paired_bootstrap
 
 
 def outcomes(**values: list[float]) -> list[Outcome]:

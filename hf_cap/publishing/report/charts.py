@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from ...statistics import Interval
 from .svg import (
     WIDTH,
     Scale,
@@ -18,7 +19,7 @@ from .svg import (
     x_axis,
     y_axis,
 )
-from .values import AuditTable, Calibration, Confusion, Estimate, Group, Panel, PriorAudit, Row
+from .values import AuditTable, Calibration, Confusion, Group, Panel, PriorAudit, Row
 from .writing import estimate_text, number_text, tick_text
 
 _LEFT, _RIGHT, _TOP = 44.0, WIDTH - 10.0, 12.0
@@ -58,7 +59,7 @@ def interval_chart(
 
 
 def _interval(
-    along: Scale, group: int, y: float, value: Estimate, percent: bool, said: str
+    along: Scale, group: int, y: float, value: Interval, percent: bool, said: str
 ) -> Markup:
     unit = 100 if percent else 1
     whisker = Markup("")

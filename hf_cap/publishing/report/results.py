@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
+from ...statistics import Interval, mean_interval
 from .groups import RunGroup, baseline_of
-from .values import Curve, Estimate, EvaluationSet, Panel, Point, Row
+from .values import Curve, EvaluationSet, Panel, Point, Row
 
 
 class Measure(NamedTuple):
@@ -43,16 +43,9 @@ CURVES: Mapping[str, str] = {
 _WITHOUT_ALIGNMENT = {"loss_task": "loss", "eval_loss_task": "eval_loss"}
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean with the 95 % interval of Student's t; `None` without values, no interval for a single one."""
-    if not values:
-        return None
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return Estimate(mean, None, None, 1)
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(student.ppf(0.975, len(values) - 1)) * error
-    return Estimate(mean, mean - half, mean + half, len(values))
+def estimate(values: Sequence[float]) -> Interval | None:
+    """Mean with its 95 % interval; `None` without values."""
+    return mean_interval(values) if values else None
 
 
 def evaluation_sets(
@@ -158,7 +151,7 @@ def findings(groups: Sequence[RunGroup], sets: Sequence[EvaluationSet]) -> tuple
     return tuple(found)
 
 
-def _comparison(value: Estimate, before: Estimate, change: Estimate) -> str:
+def _comparison(value: Interval, before: Interval, change: Interval) -> str:
     start = (
         f"{100 * value.mean:.1f} % of the texts, against {100 * before.mean:.1f} % without alignment: "
         f"{_signed(100 * change.mean)} points"

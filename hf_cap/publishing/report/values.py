@@ -7,18 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ...statistics import Interval
+
 Role = Literal["baseline", "control", "aligned"]
 LaneKind = Literal["source", "prior", "attribution"]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over runs with its 95 % confidence interval; no interval where there is one run."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +48,8 @@ class Row:
     better: Literal["higher", "lower"]
     percent: bool
     """Whether the values are shares, to be written in percent."""
-    values: tuple[Estimate | None, ...]
-    differences: tuple[Estimate | None, ...]
+    values: tuple[Interval | None, ...]
+    differences: tuple[Interval | None, ...]
     """Over the seeds that group and baseline share; `None` for the baseline itself."""
 
 

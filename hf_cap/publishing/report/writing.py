@@ -1,6 +1,6 @@
 """Numbers as text, with a true minus sign."""
 
-from .values import Estimate
+from ...statistics import Interval
 
 
 def number_text(value: float, percent: bool = False, *, signed: bool = False) -> str:
@@ -16,7 +16,7 @@ def tick_text(value: float) -> str:
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
-def estimate_text(value: Estimate, percent: bool = False, *, signed: bool = False) -> str:
+def estimate_text(value: Interval, percent: bool = False, *, signed: bool = False) -> str:
     """A mean with its interval, such as `76.5 (75.2 to 77.8)`; percent carries its sign."""
     unit = " %" if percent else ""
     mean = number_text(value.mean, percent, signed=signed)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.stats import t
 
-from ..errors import DataError
+from .errors import DataError
 
 Name = TypeVar("Name", bound=Hashable)
 
