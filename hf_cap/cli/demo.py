@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 METHODS: dict[str, list[str]] = {"none": ["--alignment_weight", "0"], "aligned": []}
-EVALUATIONS: dict[str, list[str]] = {
-    "test": [],
-    "train": ["--faithfulness", "false", "--records", "false"],
-}
-"""Only the training texts have priors, so alignment is measured on them and all else on the test texts."""
 COLUMNS = {
     "accuracy": "accuracy ↑",
     "macro_f1": "macro-F1 ↑",
@@ -65,15 +60,8 @@ def run(values: dict[str, Any]) -> None:
     priors, prior = room / "priors", room / "prior"
     _step(recipes, "extract", ["--output_dir", str(priors)], done=priors)
     _step(recipes, "fuse", ["--dataset", str(priors), "--output_dir", str(prior)], done=prior)
-    for seed in settings.seeds:
-        for method, method_flags in METHODS.items():
-            model = room / "models" / f"{method}-seed{seed}"
-            places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
-            _step(recipes, "train", [*places, *method_flags], done=model / "run.json")
-            places = ["--model", str(model), "--dataset", str(prior)]
-            for split, flags in EVALUATIONS.items():
-                done = model / "evaluation" / f"{split}.json"
-                _step(recipes, "evaluate", [*places, "--split", split, *flags], done=done)
+    for seed, method in product(settings.seeds, METHODS):
+        _train_and_measure(recipes, prior, room / "models" / f"{method}-seed{seed}", method, seed)
     results = collect(room, settings.seeds)
     write_text(room / "report.md", report(results, settings, room))
     runs = [str(room / "models" / f"{m}-seed{s}") for m in METHODS for s in settings.seeds]
@@ -83,6 +71,17 @@ def run(values: dict[str, Any]) -> None:
     print(f"prior data set: {prior}")
     print(f"models:         {room / 'models'}")
     print(f"report:         {room / 'report.md'} and {page}")
+
+
+def _train_and_measure(recipes: Path, prior: Path, model: Path, method: str, seed: int) -> None:
+    places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
+    _step(recipes, "train", [*places, *METHODS[method]], done=model / "run.json")
+    tested = ["--model", str(model), "--split", "test", "--records", "true"]
+    _step(recipes, "evaluate", tested, done=model / "evaluation" / "test.json")
+    # only the training texts have priors to agree with
+    fitted = ["--model", str(model), "--split", "train", "--dataset", str(prior)]
+    flags = [*fitted, "--faithfulness", "false"]
+    _step(recipes, "evaluate", flags, done=model / "evaluation" / "train.json")
 
 
 def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:

@@ -52,7 +52,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"model: {room / 'encoder'}\nnum_train_epochs: 2\nper_device_train_batch_size: 3\n"
         'learning_rate: 1e-2\nsave_strategy: "no"\nlogging_steps: 1\n'
     )
-    (recipes / "evaluate.yaml").write_text("attribution_steps: 2\nrecords: true\n")
+    (recipes / "evaluate.yaml").write_text(f"dataset: {data}\nattribution_steps: 2\n")
     return room
 
 

@@ -77,7 +77,8 @@ def fault(
 
 
 def _words(text: str, pattern: str) -> list[str]:
-    return [folded for word in word_strings(text, pattern) if (folded := fold(word))]
+    """Folded words with a letter or digit: a reply of question marks has said nothing."""
+    return [fold(word) for word in word_strings(text, pattern) if any(map(str.isalnum, word))]
 
 
 def agrees(judgement: str) -> bool:
