@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from .priors.channel import ChannelPrior as ChannelPrior
     from .priors.extraction import extract_priors as extract_priors
     from .priors.fusion import fuse_priors as fuse_priors
+    from .priors.pipeline import register_prior_pipeline as register_prior_pipeline
     from .priors.sources import source_class as source_class
     from .publishing.hub import check_access as check_access
     from .publishing.hub import load_prior_dataset as load_prior_dataset
     from .publishing.hub import push_prior_dataset as push_prior_dataset
     from .publishing.pipeline import register_pipeline as register_pipeline
+    from .publishing.report.writer import write_report as write_report
+    from .publishing.show import show_attributions as show_attributions
     from .scoring.open import open_scorer as open_scorer
     from .scoring.protocol import Query as Query
     from .scoring.protocol import Scored as Scored
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .scoring.settings import ScorerSettings as ScorerSettings
     from .scoring.settings import using_runtime as using_runtime
     from .scoring.standin import StandInScorer as StandInScorer
+    from .training.callbacks import HeatMapCallback as HeatMapCallback
     from .training.config import CAPConfig as CAPConfig
     from .training.data import CAPCollator as CAPCollator
     from .training.trainer import CAPTrainer as CAPTrainer
@@ -48,6 +52,7 @@ _EXPORTS = {
     "ChannelPrior": "priors.channel",
     "Evaluation": "evaluation.classifier",
     "EvaluationSettings": "evaluation.settings",
+    "HeatMapCallback": "training.callbacks",
     "Query": "scoring.protocol",
     "Scored": "scoring.protocol",
     "Scorer": "scoring.protocol",
@@ -65,9 +70,12 @@ _EXPORTS = {
     "open_scorer": "scoring.open",
     "push_prior_dataset": "publishing.hub",
     "register_pipeline": "publishing.pipeline",
+    "register_prior_pipeline": "priors.pipeline",
     "save_splits": "data",
+    "show_attributions": "publishing.show",
     "source_class": "priors.sources",
     "using_runtime": "scoring.settings",
+    "write_report": "publishing.report.writer",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

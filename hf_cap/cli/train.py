@@ -90,6 +90,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     from transformers.trainer_utils import get_last_checkpoint
 
     from ..data import choose_split, load_splits
+    from ..publishing.hub import check_access
     from ..training.trainer import CAPTrainer
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
@@ -101,6 +102,8 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     )
     dataset = choose_split(splits, places.train_split)
     check_has_prior(dataset, config)
+    if config.push_to_hub:
+        check_access(config.hub_model_id or Path(places.output_dir).name, token=config.hub_token)
     set_seed(config.seed)
     model, tokenizer = load_student(places, dataset)
     trainer = CAPTrainer(

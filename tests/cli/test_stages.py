@@ -170,3 +170,39 @@ def test_bad_input_is_refused_before_any_work(
 ) -> None:
     assert main([word.format(room=room) for word in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_and_priors_are_staged_without_being_uploaded(
+    demo: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO")
+    for what, folder in (("model", demo / "models" / "aligned-seed0"), ("priors", demo / "prior")):
+        flags = ["--folder", str(folder), "--repo_id", "me/thing", "--output_dir"]
+        assert main(["push", what, *flags, str(tmp_path / what)]) == 0
+        card = (tmp_path / what / "README.md").read_text()
+        assert card.startswith("---\n")
+        assert str(demo) not in card
+    assert "README.md" in caplog.text
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_missing_token_is_told_before_training(
+    room: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    out = room / "unpublished"
+    flags += ["--output_dir", str(out), "--push_to_hub", "true", "--hub_model_id", "me/thing"]
+    assert main(["train", *flags]) == 2
+    assert "token" in capsys.readouterr().err
+    assert not (out / "run.json").exists()
+
+
+def test_an_audit_prints_the_worth_of_each_source(
+    room: Path, demo: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--dataset", str(demo / "prior"), "--reference", str(room / "data")]
+    assert main(["audit", *flags, "--output_dir", str(tmp_path / "audit")]) == 0
+    assert "word_length" in capsys.readouterr().out
+    assert (tmp_path / "audit" / "audit.json").is_file()
+    assert list((tmp_path / "audit").glob("*.png"))
