@@ -1,1 +1,1 @@
-"""TODO one line."""
+"""Where priors come from: sources, their fusion, and the audit of what they say."""

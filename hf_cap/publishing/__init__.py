@@ -1,1 +1,1 @@
-"""TODO one line."""
+"""What leaves the machine or is looked at: the Hub, reports, heat maps."""

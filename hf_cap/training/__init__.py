@@ -1,1 +1,1 @@
-"""TODO one line."""
+"""Alignment training: encoded batches, gradients of attributions, losses, the trainer."""
