@@ -19,7 +19,7 @@ from .config import build
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from ..training.config import CAPConfig
 
@@ -112,6 +112,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         train_dataset=dataset,
         eval_dataset=splits[places.eval_split] if places.eval_split else None,
         processing_class=tokenizer,
+        callbacks=heat_maps(dataset, config),
     )
     checkpoint = config.resume_from_checkpoint
     if checkpoint == "last":
@@ -121,6 +122,17 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     if trainer.is_world_process_zero():
         _finish(places, config, settings, dataset, trainer.state.log_history)
     return Path(places.output_dir)
+
+
+def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]":
+    """Heat maps of a few texts for the trackers of `report_to` that can show them."""
+    from ..training.callbacks import TRACKERS, HeatMapCallback
+
+    spread = config.fsdp or config.deepspeed  # no process could explain the model alone
+    trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
+    if spread or not set(TRACKERS) & set(trackers or []):
+        return []
+    return [HeatMapCallback(dataset, word_pattern=config.word_pattern)]
 
 
 def check_has_prior(dataset: "Dataset", config: "CAPConfig") -> None:

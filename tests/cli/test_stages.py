@@ -206,3 +206,13 @@ def test_an_audit_prints_the_worth_of_each_source(
     assert "word_length" in capsys.readouterr().out
     assert (tmp_path / "audit" / "audit.json").is_file()
     assert list((tmp_path / "audit").glob("*.png"))
+
+
+def test_trackers_get_loss_parts_and_heat_maps(room: Path, demo: Path) -> None:
+    pytest.importorskip("tensorboard")
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    out = room / "tracked"
+    assert main(["train", *flags, "--output_dir", str(out), "--report_to", "tensorboard"]) == 0
+    written = b"".join(file.read_bytes() for file in out.rglob("events.out.tfevents.*"))
+    for name in (b"train/loss_align", b"train/align_cosine", b"heat_maps"):
+        assert name in written
