@@ -14,14 +14,18 @@ ROOT = Path(__file__).parent.parent
 STAGES = sorted(
     path for path in (ROOT / "recipes").rglob("*.yaml") if path.stem.split("_")[0] in COMMANDS
 )
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").rglob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").rglob("*.md")]
+)
 
 
 def quoted_commands() -> list[str]:
     """`hf-cap ...` lines of all shell blocks, with continued lines joined."""
     found = []
     for document in DOCUMENTS:
-        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", document.read_text(), re.DOTALL):
+        for block in re.findall(
+            r"```(?:bash|sh|console)\n(.*?)```", document.read_text(), re.DOTALL
+        ):
             for line in block.replace("\\\n", " ").splitlines():
                 if match := re.search(r"(?:^|\s)(?:hf-cap|-m hf_cap) (.+)$", line):
                     found.append(match[1].split("#")[0].strip())
