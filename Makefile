@@ -45,7 +45,6 @@ test-server: install ## the served scorer against a real vLLM server on the CPU 
 	bash tests/scoring/serve_vllm.sh $(BIN)/python
 
 test-browser: install ## the report in a real browser (Debian's chromium, or CHROMIUM=path)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt playwright
 	$(BIN)/python -m pytest -m browser tests/browser
 
 clean: ## remove environments and build products
