@@ -44,7 +44,7 @@ wheel: install ## build the wheel, install it in an empty environment, run it
 test-server: install ## the served scorer against a real vLLM server on the CPU (downloads about 1 GB)
 	bash tests/scoring/serve_vllm.sh $(BIN)/python
 
-test-browser: install ## the report in a real browser (Debian's chromium, or CHROMIUM=path)
+test-browser: install ## the report in a real browser (needs Debian's chromium)
 	$(BIN)/python -m pytest -m browser tests/browser
 
 clean: ## remove environments and build products
