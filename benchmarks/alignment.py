@@ -172,12 +172,10 @@ def gradient_difference(name: str, length: int) -> float:
     for mode in ("double_backward", "finite_difference"):
         subject = trainer(name, **EVERY, alignment_gradient=mode, alignment_weight=1.0)
         data = batch(length, subject.args.device)
-        inputs, priors = take_priors(data)
-        if priors is None:
+        _, aligner = subject.aligner(subject.model.train(), data)
+        if aligner is None:
             raise RuntimeError("the batch has no priors")
-        explained = subject._explained(subject.model, inputs, priors)
-        align, _ = subject._align(explained, priors, [], None, True)
-        align.backward()
+        aligner(None).loss.backward()
         gradients.append(
             torch.cat([p.grad.flatten() for p in subject.model.parameters() if p.grad is not None])
         )

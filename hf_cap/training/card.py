@@ -5,6 +5,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..cards import model_facts, render_card
@@ -46,6 +48,47 @@ def run_record(
         "history": list(history),
         "versions": versions(),
     }
+
+
+def write_trainer_card(
+    trainer: Trainer,
+    *,
+    language: str | None = None,
+    license: str | None = None,
+    finetuned_from: str | None = None,
+    dataset: str | None = None,
+    model_name: str | None = None,
+    **_: Any,
+) -> None:
+    """Write the card of a trainer's model into its output folder.
+
+    Args:
+        trainer: After training.
+        language: Of the texts, as on the Hub.
+        license: Of the model.
+        finetuned_from: What the model was loaded from; its own record by default.
+        dataset: Name of the training data.
+        model_name: Title of the card.
+        _: What else `Trainer.create_model_card` takes, which this card has no place for.
+    """
+    config: Any = trainer.model.config  # type: ignore[union-attr]
+    data = trainer.train_dataset
+    record = run_record(
+        trainer.args,
+        base_model=finetuned_from or getattr(config, "_name_or_path", None),
+        labels=[config.id2label[index] for index in sorted(config.id2label)],
+        rows=len(data) if isinstance(data, Dataset) else None,
+        history=trainer.state.log_history,
+        dataset=dataset,
+    )
+    write_card(
+        str(trainer.args.output_dir),
+        record,
+        name=model_name,
+        repo_id=getattr(trainer, "hub_model_id", None),
+        language=language,
+        license=license,
+    )
 
 
 def write_card(folder: str, record: Mapping[str, Any], *, name: str | None, **facts: Any) -> None:

@@ -1,14 +1,16 @@
 """What is refused before training: models and set-ups whose attributions cannot be differentiated."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 
 from ..attribution import Explained, pad_token
 from ..errors import AlignmentError, ConfigError, ModelError
+from ..schema import PRIOR
+from .data import PRIOR_WEIGHT, TOKEN_WORDS
 from .gradient import GRADIENTS, Plan, TokenLoss
 
 _logger = logging.getLogger(__name__)
@@ -16,6 +18,7 @@ _KINKS = (
     "The model has ReLU layers. A finite difference that steps over a kink differs from the exact gradient, "
     "by more than its size in small models; use `alignment_gradient='double_backward'` where it can run."
 )
+_LOOK_AT = 64
 _SECOND_ORDER_ATTENTION = {"eager", "sdpa", None}
 """`sdpa` has a second derivative through its math kernel, which the attribution's passes use."""
 
@@ -133,11 +136,16 @@ def _missed_layers(model: nn.Module, reached: set[str]) -> list[str]:
     return missed
 
 
-def telling_rows(
-    priors: Sequence[Sequence[float]], weights: Sequence[float], count: int = 4
-) -> list[int]:
-    """Rows on which a missing gradient would show: the longest with a prior that is not constant."""
+def telling_rows(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
+    """Of the first encoded rows, those on which a missing gradient would show.
+
+    They are the longest whose prior counts and is not constant; none if the data set has no priors.
+    """
+    if TOKEN_WORDS not in dataset.column_names:
+        return []
     usable = [
-        i for i, (p, w) in enumerate(zip(priors, weights, strict=True)) if w > 0 and len(set(p)) > 1
+        row
+        for row in dataset.select(range(min(_LOOK_AT, len(dataset))))
+        if row[PRIOR_WEIGHT] > 0 and len(set(row[PRIOR])) > 1
     ]
-    return sorted(usable, key=lambda i: -len(priors[i]))[:count]
+    return sorted(usable, key=lambda row: -len(row[PRIOR]))[:count]

@@ -12,9 +12,10 @@ class Meter:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, name: str, values: Tensor, weights: Tensor) -> None:
-        """Count `values` with `weights`, both `(n,)`."""
-        values, weights = values.detach().float(), weights.detach().float()
+    def add(self, name: str, values: Tensor, weights: Tensor | int) -> None:
+        """Count `values` with `weights`, both `(n,)`; or a single value with a single weight."""
+        values = values.detach().float()
+        weights = torch.as_tensor(weights, device=values.device).detach().float()
         found = torch.stack([(values * weights).sum(), weights.sum()])
         self._sums[name] = self._sums[name] + found if name in self._sums else found
 

@@ -12,7 +12,7 @@ from hf_cap.training.checks import choose_gradient
 from hf_cap.training.data import Priors
 from hf_cap.training.gradient import GRADIENTS, Plan, double_backward, finite_difference
 from hf_cap.training.settings import AlignmentOptions, GradientMode
-from hf_cap.training.trainer import token_loss
+from hf_cap.training.word_aligner import token_loss
 from tests.tiny import roberta_classifier
 from tests.training.cases import FAMILIES, explained_batch, family
 
