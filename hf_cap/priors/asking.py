@@ -1,28 +1,20 @@
-"""What the priors that ask a language model have in common: its prompts, its limit, its facts."""
+"""An opened language model with the prompts of one prior: what it is asked, and what fits into it."""
 
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
 
-from datasets import Dataset
-
-from ..errors import ConfigError, ModelError
+from ..errors import ModelError
 from ..scoring.open import open_scorer
 from ..scoring.protocol import Bounded, Query, Scorer
 from ..scoring.settings import ScorerSettings
-from .demonstrations import DemonstrationSets, choose_demonstrations, set_without
-from .prompts import Prompt, build_prompt, digest, load_template, written_labels
-from .rows import Row, label_space, read_rows
+from .demonstrations import DemonstrationSets, set_without
+from .prompts import Prompt, build_prompt, load_template, written_labels
+from .rows import Row
 from .settings import PromptSettings, Sign
-from .source_settings import RowOptions
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
-
-DEFAULT_SCORER = ScorerSettings()
 
 SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "positive": lambda score: max(score, 0.0),
@@ -129,58 +121,3 @@ def warn_of_cuts(cuts: Sequence[int]) -> None:
 def rank_of(label: int, scores: Sequence[float]) -> int:
     """Rank of a label among the scores of all labels: 1 where it is the model's own answer."""
     return 1 + sum(score > scores[label] for score in scores)
-
-
-class Choice(NamedTuple):
-    """What a training split decides: fields of `CAPPrior` and `ChannelPrior`."""
-
-    labels: tuple[str, ...]
-    scorer: ScorerSettings | Scorer
-    demonstration_sets: DemonstrationSets
-
-
-def choose_from(
-    dataset: Dataset,
-    model: str | None,
-    scorer: ScorerSettings | Scorer | None,
-    options: Mapping[str, Any],
-) -> Choice:
-    """Label space and demonstrations of a training split, with the scorer that `model` or `scorer` names.
-
-    Raises:
-        ConfigError: both `model` and `scorer` are given, or an option cannot work.
-        DataError: a column is missing, or a row has no text or no label of the label space.
-    """
-    if model is not None and scorer is not None:
-        raise ConfigError(
-            "Give `model` or `scorer`, not both; `ScorerSettings(model=...)` holds both."
-        )
-    settings, where = _given(PromptSettings, options), _given(RowOptions, options)
-    labels = label_space(dataset, where.label_column)
-    rows = read_rows(dataset[:], labels, where)
-    sets = choose_demonstrations(
-        [row.text for row in rows],
-        [labels[row.label] for row in rows],
-        per_label=settings.demonstrations,
-        seed=settings.seed,
-    )
-    named = ScorerSettings(model=model) if model else DEFAULT_SCORER
-    return Choice(labels, scorer or named, sets)
-
-
-def _given(settings: type[T], options: Mapping[str, Any]) -> T:
-    """Settings of a class from those of `options` that are its fields."""
-    names = [item.name for item in fields(settings)]  # type: ignore[arg-type]
-    return settings(**{name: options[name] for name in names if name in options})
-
-
-def model_facts(prior: Any, asker: Asker) -> dict[str, Any]:
-    """Facts of the language model and its prompts, for the provenance of a prior that has both."""
-    known = isinstance(prior.scorer, ScorerSettings)
-    return {
-        "model": prior.scorer.model if known else asker.scorer.identity,
-        "revision": prior.scorer.revision if known else None,
-        "scorer": asker.scorer.identity,
-        "template_digest": load_template(prior.template, prior.name).digest,
-        "prompt_digest": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
-    }

@@ -12,26 +12,16 @@ import torch
 from datasets import Dataset
 
 from ..errors import ConfigError
-from ..scoring.protocol import Query, Scored, Scorer
-from ..scoring.settings import ScorerSettings
+from ..scoring.protocol import Query, Scored
 from ..words import keep_words
-from .asking import (
-    DEFAULT_SCORER,
-    SIGNS,
-    Asker,
-    choose_from,
-    model_facts,
-    open_asker,
-    rank_of,
-    warn_of_cuts,
-)
-from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
+from .asking import SIGNS, Asker, rank_of, warn_of_cuts
+from .language_model import LanguageModelSource
 from .perturbation import Masks, draw_masks
 from .prompts import Prompt
 from .ridge import WordFit, fit_words
 from .rows import Row, read_rows
-from .settings import CAPSettings, PromptSettings, Score
-from .word_source import LEARNT, Explanations, WordSource
+from .settings import CAPSettings, Score
+from .word_source import LEARNT, Explanations
 
 SCORES: Mapping[Score, Callable[[Sequence[Scored], Sequence[float]], float]] = {
     "log_prob": lambda asked, _: asked[0].total,
@@ -52,7 +42,7 @@ class _Asked(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CAPPrior(WordSource, CAPSettings, PromptSettings):
+class CAPPrior(LanguageModelSource, CAPSettings):
     """Adds the prior `cap` to a data set: `dataset.map(CAPPrior.from_dataset(dataset), batched=True)`.
 
     Each text gets a score a word, in nats: by how much the log-probability of the gold label rises when
@@ -66,23 +56,18 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
     The settings of `CAPSettings`, `PromptSettings` and `RowOptions` are fields too.
 
     Attributes:
-        labels: The label space, in the order of the class indices.
-        scorer: Which language model to open, or an opened one.
-        demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
-            chooses them.
         offsets: For `contrast`, the mean log-probability of each label whatever the text says; empty
             for none. `calibrated` computes them.
     """
 
     name: ClassVar[str] = "cap"
+    wording: ClassVar[str] = "cap"
 
-    scorer: ScorerSettings | Scorer = DEFAULT_SCORER
-    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
     offsets: tuple[float, ...] = field(default=(), metadata=LEARNT)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         CAPSettings.__post_init__(self)
-        PromptSettings.__post_init__(self)
         if self.offsets and len(self.offsets) != len(self.labels):
             raise ConfigError(
                 f"{len(self.offsets)} calibration offsets for {len(self.labels)} labels. Compute them "
@@ -90,28 +75,9 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
             )
 
     @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset,
-        *,
-        model: str | None = None,
-        scorer: ScorerSettings | Scorer | None = None,
-        **options: Any,
-    ) -> Self:
-        """A prior whose label space, demonstrations and calibration come from a training split.
-
-        Args:
-            dataset: Training examples, with a `ClassLabel` column.
-            model: Language model: Hub id, folder or embedded name.
-            scorer: Instead of `model`: all its settings, or an opened one.
-            options: Fields of `CAPSettings`, `PromptSettings` and `RowOptions`.
-
-        Raises:
-            ConfigError: an option cannot work.
-            DataError: a column is missing, or a row has no text or no label of the label space.
-        """
-        choice = choose_from(dataset, model, scorer, options)
-        prior = cls(**choice._asdict(), **options)
+    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
+        """As for every `LanguageModelSource`; for `contrast` the calibration comes from the split as well."""
+        prior = super().from_dataset(dataset, **options)
         return prior.calibrated(dataset) if prior.score == "contrast" else prior
 
     def calibrated(self, dataset: Dataset) -> Self:
@@ -122,7 +88,7 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
         count = min(self.calibration_texts, len(dataset))
         batch = dataset.select([index * len(dataset) // count for index in range(count)])[:]
         rows = read_rows(batch, self.labels, self)
-        asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
+        asker = self.open()
         scores = torch.tensor(self._label_scores(asker, rows), dtype=torch.float64)
         return replace(self, offsets=tuple(scores.mean(0).tolist()))
 
@@ -133,7 +99,7 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
             ExtractError: the language model gave a score that is not finite.
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
-        asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
+        asker = self.open()
         label_scores = self._label_scores(asker, rows) if self._needs_label_scores else None
         asked = self._asked(asker, rows, label_scores)
         fits = self._fits(asked, self._scores(asker, asked))
@@ -153,7 +119,7 @@ class CAPPrior(WordSource, CAPSettings, PromptSettings):
                 rank_of(row.label, scores) for row, scores in zip(rows, label_scores, strict=True)
             ]
         scores = [[*map(kept, fit.coefficients), *[0.0] * cut] for fit, cut in pairs]
-        return Explanations(scores, diagnostics, model_facts(self, asker))
+        return Explanations(scores, diagnostics, self.model_facts(asker))
 
     @property
     def _needs_label_scores(self) -> bool:

@@ -9,32 +9,21 @@ Min et al., "Noisy Channel Language Model Prompting for Few-Shot Text Classifica
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..scoring.protocol import Query, Scored, Scorer
-from ..scoring.settings import ScorerSettings
+from ..scoring.protocol import Query, Scored
 from ..words import Span, token_words
-from .asking import (
-    DEFAULT_SCORER,
-    SIGNS,
-    Asker,
-    choose_from,
-    model_facts,
-    open_asker,
-    rank_of,
-    warn_of_cuts,
-)
-from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
+from .asking import SIGNS, Asker, rank_of, warn_of_cuts
+from .language_model import LanguageModelSource
 from .prompts import Prompt
 from .rows import Row
-from .settings import ChannelSettings, Evidence, PromptSettings
-from .word_source import LEARNT, Explanations, WordSource
+from .settings import ChannelSettings, Evidence
+from .word_source import Explanations
 
 LabelTokens = Float[Tensor, "labels tokens"]
 LabelWords = Float[Tensor, "labels words"]
@@ -79,7 +68,7 @@ class _Heard(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChannelPrior(WordSource, ChannelSettings, PromptSettings):
+class ChannelPrior(LanguageModelSource, ChannelSettings):
     """Adds the prior `channel`: `dataset.map(ChannelPrior.from_dataset(dataset), batched=True)`.
 
     Each text gets a score a word, in nats (after `sign`; positive = the word is likelier under the gold
@@ -90,45 +79,14 @@ class ChannelPrior(WordSource, ChannelSettings, PromptSettings):
     with `keep_label_words` also `channel_label_words` (signed scores, one list a label).
 
     The settings of `ChannelSettings`, `PromptSettings` and `RowOptions` are fields too.
-
-    Attributes:
-        labels: The label space, in the order of the class indices.
-        scorer: Which language model to open, or an opened one.
-        demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
-            chooses them.
     """
 
     name: ClassVar[str] = "channel"
-
-    scorer: ScorerSettings | Scorer = DEFAULT_SCORER
-    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+    wording: ClassVar[str] = "channel"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ChannelSettings.__post_init__(self)
-        PromptSettings.__post_init__(self)
-
-    @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset,
-        *,
-        model: str | None = None,
-        scorer: ScorerSettings | Scorer | None = None,
-        **options: Any,
-    ) -> Self:
-        """A prior whose label space and demonstrations come from a training split.
-
-        Args:
-            dataset: Training examples, with a `ClassLabel` column.
-            model: Language model: Hub id, folder or embedded name.
-            scorer: Instead of `model`: all its settings, or an opened one.
-            options: Fields of `ChannelSettings`, `PromptSettings` and `RowOptions`.
-
-        Raises:
-            ConfigError: an option cannot work.
-            DataError: a column is missing, or a row has no text or no label of the label space.
-        """
-        return cls(**choose_from(dataset, model, scorer, options)._asdict(), **options)
 
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows.
@@ -137,7 +95,7 @@ class ChannelPrior(WordSource, ChannelSettings, PromptSettings):
             ExtractError: the language model gave a score that is not finite.
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
-        asker = open_asker(self.name, self, self.labels, self.scorer, self.demonstration_sets)
+        asker = self.open()
         read = [_fitted(asker, row) for row in rows]
         cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, read, strict=True)]
         warn_of_cuts(cuts)
@@ -160,7 +118,7 @@ class ChannelPrior(WordSource, ChannelSettings, PromptSettings):
         kept = SIGNS[self.sign]
         gold = [scores[row.label] for row, scores in zip(rows, words, strict=True)]
         return Explanations(
-            [[*map(kept, scores)] for scores in gold], diagnostics, model_facts(self, asker)
+            [[*map(kept, scores)] for scores in gold], diagnostics, self.model_facts(asker)
         )
 
     def _heard(self, asker: Asker, rows: Sequence[Row], read: Sequence[Row]) -> list[_Heard]:

@@ -6,29 +6,23 @@ prompt of `cap`: its cheap rival.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from ..attribution import pool_words
 from ..errors import ConfigError, ModelError
 from ..scoring.local import LocalScorer
 from ..scoring.protocol import Query, Scorer
-from ..scoring.settings import ScorerSettings
 from ..scoring.store import StoredScorer
 from ..words import NO_WORD, Span, token_words
-from .asking import DEFAULT_SCORER, SIGNS, Asker, choose_from, open_asker, warn_of_cuts
-from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets
-from .prompts import Prompt, digest
+from .asking import SIGNS, Asker, warn_of_cuts
+from .language_model import LanguageModelSource
+from .prompts import Prompt
 from .rows import Row
-from .settings import PromptSettings
-from .word_source import LEARNT, Explanations, WordSource
-
-_PROMPT = "cap"
-"""The prior whose prompt is asked."""
+from .word_source import Explanations
 
 
 class Asked(NamedTuple):
@@ -48,22 +42,16 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLMGradientPrior(WordSource, PromptSettings):
+class LLMGradientPrior(LanguageModelSource):
     """Scores each word by the gradient of the gold label's log-probability times its embeddings, in nats.
 
     Summed over the embedding dimension and the tokens of a word: to first order, what the label would lose
     if the word's embeddings were zero. Words that the model has no room for get 0. The diagnostic
-    `llm_gradient_log_prob` is the label's log-probability.
-
-    Attributes:
-        scorer: Which language model to open, or an opened one; it must run in this process.
-        demonstration_sets: As for `CAPPrior`; `from_dataset` chooses them.
+    `llm_gradient_log_prob` is the label's log-probability. The language model must run in this process.
     """
 
     name: ClassVar[str] = "llm_gradient"
-
-    scorer: ScorerSettings | Scorer = DEFAULT_SCORER
-    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+    wording: ClassVar[str] = "cap"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,32 +60,13 @@ class LLMGradientPrior(WordSource, PromptSettings):
                 "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source 'cap'."
             )
 
-    @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset,
-        *,
-        model: str | None = None,
-        scorer: ScorerSettings | Scorer | None = None,
-        **options: Any,
-    ) -> Self:
-        """A source whose label space and demonstrations come from a training split.
-
-        Args:
-            dataset: Training examples, with a `ClassLabel` column.
-            model: Language model: Hub id, folder or embedded name.
-            scorer: Instead of `model`: all its settings, or an opened one.
-            options: Fields of `PromptSettings` and `RowOptions`.
-        """
-        return cls(**choose_from(dataset, model, scorer, options)._asdict(), **options)
-
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows.
 
         Raises:
             ModelError: the language model does not run in this process, or has no room for the prompt.
         """
-        asker = open_asker(_PROMPT, self, self.labels, self.scorer, self.demonstration_sets)
+        asker = self.open()
         local = _local(asker.scorer)
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs, cuts = [], [], []
@@ -114,9 +83,7 @@ class LLMGradientPrior(WordSource, PromptSettings):
             scores.append([*map(SIGNS[self.sign], word_scores), *[0.0] * cuts[-1]])
             log_probs.append(log_prob)
         warn_of_cuts(cuts)
-        prompts = digest(*(prompt.prefix + prompt.after for prompt in asker.prompts))
-        facts = {"scorer": local.identity, "prompt_digest": prompts}
-        return Explanations(scores, {"log_prob": log_probs}, facts)
+        return Explanations(scores, {"log_prob": log_probs}, self.model_facts(asker))
 
 
 def _local(scorer: Scorer) -> LocalScorer:

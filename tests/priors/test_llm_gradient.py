@@ -7,7 +7,6 @@ from captum.attr import LayerGradientXActivation
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, ModelError
-from hf_cap.priors.asking import open_asker
 from hf_cap.priors.llm_gradient import LLMGradientPrior
 from hf_cap.scoring.local import LocalScorer
 from hf_cap.scoring.protocol import Query
@@ -33,7 +32,7 @@ def test_scores_are_captums_on_the_whole_prompt(scorer: LocalScorer) -> None:
     """The byte tokenizer has one token a character, so the words' places need no offsets."""
     prior = source(scorer)
     made = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
-    asker = open_asker("cap", prior, prior.labels, scorer, prior.demonstration_sets)
+    asker = prior.open()
     model = scorer.model
     for text, gold, scores in zip(TEXTS, GOLD, made, strict=True):
         prompt = asker.prompt(text)
@@ -60,7 +59,7 @@ def test_scores_are_captums_on_the_whole_prompt(scorer: LocalScorer) -> None:
 def test_the_log_probability_is_the_scorers(scorer: LocalScorer) -> None:
     prior = source(scorer)
     made = prior({"text": TEXTS, "label": GOLD})["llm_gradient_log_prob"]
-    (prompt,) = open_asker("cap", prior, prior.labels, scorer, ((),)).prompts
+    (prompt,) = prior.open().prompts
     queries = [
         Query(prompt.prefix, prompt.body(text), prompt.answer(LABELS[gold]))
         for text, gold in zip(TEXTS, GOLD, strict=True)
