@@ -63,9 +63,11 @@ def on_path(
     def move(module: nn.Module, args: tuple[Any, ...], embeddings: Tensor) -> Tensor:
         if seen:  # an encoder-decoder embeds a second time, for its decoder
             return embeddings
-        ids = args[0]
-        # `forward`, because calling the module would run this hook again
-        baseline = module.forward(torch.where(words >= 0, pad, ids))
+        # a row that PyTorch keeps from training (`padding_idx`) needs no gradient of the size of the table
+        constant = getattr(module, "padding_idx", None) == pad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+            # `forward`, because calling the module would run this hook again
+            baseline = module.forward(args[0].new_full((1, 1), pad))
         difference = (embeddings - baseline) * (words >= 0)[..., None]
         point = embeddings
         if alpha is not None:
