@@ -4,7 +4,13 @@ import importlib.util
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..embedded import resolve_model
 from ..errors import ConfigError, MissingExtra, ModelError
@@ -22,8 +28,21 @@ def load_scorer(settings: ScorerSettings, runtime: ScorerRuntime) -> LocalScorer
         ModelError: there is no such model, or it is not a causal language model.
         MissingExtra: `bitsandbytes` is needed and not installed.
     """
+    model, tokenizer = load_language_model(settings, choose_device(runtime.device))
+    name = "|".join(filter(None, [settings.model, settings.quantization.replace("none", "")]))
+    return LocalScorer(model, tokenizer, name=name, runtime=runtime)
+
+
+def load_language_model(
+    settings: ScorerSettings, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of `settings` on `device`, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such model, or it is not a causal language model.
+        MissingExtra: `bitsandbytes` is needed and not installed.
+    """
     folder = resolve_model(settings.model)
-    device = choose_device(runtime.device)
     common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     options = {"dtype": choose_dtype(settings, device), **_quantized(settings, device), **common}
     try:
@@ -35,8 +54,7 @@ def load_scorer(settings: ScorerSettings, runtime: ScorerRuntime) -> LocalScorer
         ) from error
     if settings.quantization == "none":
         torch.nn.Module.to(model, device)
-    name = "|".join(filter(None, [settings.model, settings.quantization.replace("none", "")]))
-    return LocalScorer(model, tokenizer, name=name, runtime=runtime)
+    return model, tokenizer
 
 
 def choose_device(name: str) -> torch.device:

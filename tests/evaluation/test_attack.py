@@ -11,7 +11,12 @@ from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import ConfigError, DataError, ModelError, ServerError
 from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.attacks.attack import Attack, attack_dataset, prepare_attack
+from hf_cap.evaluation.attacks.attack import (
+    Attack,
+    attack_dataset,
+    prepare_attack,
+    run_attack,
+)
 from hf_cap.evaluation.attacks.chat import CachedChat, LocalChat, ServedChat, StandInChat
 from hf_cap.evaluation.attacks.settings import AttackSettings
 from tests.tiny import byte_tokenizer, llama
@@ -42,6 +47,12 @@ TEST = dataset(
 )
 
 
+def is_part(words: Sequence[str], whole: Sequence[str]) -> bool:
+    """Whether the words are in the whole in their order."""
+    rest = iter(whole)
+    return all(word.replace(",", "") in rest for word in words)
+
+
 def test_addition_by_rule() -> None:
     attacked = attack_dataset(TEST, train())
     assert attacked.column_names == [
@@ -52,6 +63,7 @@ def test_addition_by_rule() -> None:
         "source_label",
         "difficulty",
         "changed",
+        "maker",
         "note",
     ]
     keywords = dict(zip(NAMES, prepare_attack(train(), AttackSettings()).keywords, strict=True))
@@ -59,7 +71,8 @@ def test_addition_by_rule() -> None:
         assert row["changed"]
         assert row["original"] == before["text"]
         assert row["label"] == before["label"]
-        assert before["text"] in row["text"]
+        assert is_part(before["text"].split(), row["text"].replace(",", "").split())
+        assert (row["maker"], row["note"]) == ("rules", "")
         assert row["keyword"] in row["text"].casefold()
         assert row["source_label"] != NAMES[row["label"]]
         assert row["keyword"] in keywords[row["source_label"]]
@@ -84,13 +97,16 @@ def test_replacement_by_rule_reports_what_it_leaves(caplog: pytest.LogCaptureFix
         "hello",
         "no keyword",
     )
-    assert "leaves unchanged 1 of 4 texts: {'no keyword': 1}" in caplog.text
+    assert (
+        "keyword_replacement: 3 of 4 texts changed; 1 unchanged; notes: no keyword 1."
+        in caplog.text
+    )
 
 
 def test_an_attack_that_changes_nothing_is_an_error() -> None:
     hello = dataset(["hello"], ["pay_fine"])
     with pytest.raises(
-        DataError, match=r"changes nothing\. Unchanged are 1 of 1 texts: \{'no keyword'"
+        DataError, match="changes nothing: 0 of 1 texts changed; 1 unchanged; notes: no keyword 1"
     ):
         attack_dataset(hello, train(), AttackSettings(kind="keyword_replacement"))
 
@@ -110,12 +126,10 @@ def test_a_choice_depends_on_seed_and_text_only() -> None:
 def test_keywords_from_a_prior() -> None:
     texts = train()
     priors = [[float(word == "bus") for word in text.split()] for text in texts["text"]]
-    found = prepare_attack(
-        texts.add_column("prior", priors), AttackSettings(keyword_source="prior")
-    )
+    found = prepare_attack(texts.add_column("prior", priors), AttackSettings(keywords_from="prior"))
     assert found.keywords == (("bus",), (), ())
     with pytest.raises(DataError, match=r"need the column 'prior'; the training data has"):
-        prepare_attack(texts, AttackSettings(keyword_source="prior"))
+        prepare_attack(texts, AttackSettings(keywords_from="prior"))
 
 
 def test_bad_data_is_refused() -> None:
@@ -123,6 +137,14 @@ def test_bad_data_is_refused() -> None:
         attack_dataset(dataset(["a"], ["x"], ["x"]), train())
     with pytest.raises(DataError, match="nothing to attack with"):
         prepare_attack(dataset(["a b"], ["lost_card"]), AttackSettings())
+    unseen = dataset(["pay", "renew"], ["pay_fine", "renew_loan"])
+    cards = dataset(TRAIN["lost_card"] + TRAIN["pay_fine"], ["lost_card"] * 3 + ["pay_fine"] * 3)
+    with pytest.raises(DataError, match=r"1 test texts have labels of which .*\['renew_loan'\]"):
+        attack_dataset(unseen, cards)
+    with pytest.raises(ConfigError, match="maker='rules' writes everything by rule already"):
+        AttackSettings(unchanged="rules")
+    with pytest.raises(ConfigError, match="`maker` must be one of"):
+        AttackSettings(maker="rule")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="`keywords` must be at least 1"):
         AttackSettings(keywords=0)
 
@@ -139,8 +161,11 @@ def chatty(**replies: str) -> StandInChat:
     return StandInChat(reply)
 
 
-def carried_out(chat: StandInChat, kind: Any = "keyword_replacement") -> list[tuple[str, str]]:
-    attack = prepare_attack(train(), AttackSettings(kind=kind, maker="chat"))
+def carried_out(
+    chat: StandInChat, kind: Any = "keyword_replacement", unchanged: Any = "keep"
+) -> list[tuple[str, str]]:
+    settings = AttackSettings(kind=kind, maker="chat", unchanged=unchanged)
+    attack = prepare_attack(train(), settings)
     plans = [attack.plan(row["text"], row["label"]) for row in TEST]
     return [(outcome.text, outcome.note) for outcome in attack.carry_out(plans, chat)]
 
@@ -168,6 +193,36 @@ def test_nothing_is_judged_when_every_rewriting_fails() -> None:
     assert len(chat.asked) == 3
 
 
+def test_the_rules_write_what_the_chat_model_cannot() -> None:
+    chat = chatty(I="It is gone, my bank pass.", this="As an AI, no.", now="Sorry?\nWhat?")
+    assert carried_out(chat, unchanged="rules") == [
+        ("It is gone, my bank pass.", ""),
+        ("extend this", "refusal"),
+        ("can i settle now", "several lines"),
+        ("hello", "no keyword"),
+    ]
+
+
+def test_unchanged_texts_can_be_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    settings = AttackSettings(kind="keyword_replacement", unchanged="drop")
+    with caplog.at_level(logging.WARNING):
+        attacked = attack_dataset(TEST, train(), settings)
+    assert len(attacked) == 3
+    assert all(attacked["changed"])
+    assert "3 of 4 texts changed; 1 unchanged and left out; notes: no keyword 1" in caplog.text
+
+
+def test_a_summary_counts_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = chatty(I="It is gone, my bank pass.", this="As an AI, no.", now="?")
+    monkeypatch.setattr(attack_module, "open_chat", lambda settings: chat)
+    settings = AttackSettings(kind="keyword_replacement", maker="chat", unchanged="rules")
+    _, summary = run_attack(TEST, train(), prepare_attack(train(), settings))
+    assert summary.makers == {"rules": 2, "chat": 1}
+    assert summary.notes == {"refusal": 1, "empty reply": 1, "no keyword": 1}
+    assert (summary.texts, summary.changed, summary.dropped) == (4, 3, 0)
+    assert "written by rules 2, chat 1" in str(summary)
+
+
 def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = chatty(I="Gone, my pass, truly.", this="extend that", now="may i settle it")
     monkeypatch.setattr(attack_module, "open_chat", lambda settings: chat)
@@ -191,7 +246,7 @@ def test_replies_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> None:
         CachedChat(StandInChat(reply), tmp_path / "replies.sqlite").reply(prompts)
     again = CachedChat(StandInChat(reply), tmp_path / "replies.sqlite")
     assert again.reply([*prompts, "p0"]) == [prompt.upper() for prompt in [*prompts, "p0"]]
-    assert len(asked) == 40 + 18  # two chunks of 16 were kept
+    assert len(asked) == 40 + 18  # one chunk of 32 was kept
     before = len(asked)
     CachedChat(StandInChat(reply, "another model"), tmp_path / "replies.sqlite").reply(["p0"])
     assert len(asked) == before + 1

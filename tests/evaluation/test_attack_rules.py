@@ -2,13 +2,16 @@
 
 import json
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.feature_selection import chi2
 
+from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import rewriting
+from hf_cap.evaluation.attacks.grammar import Role, role
 from hf_cap.evaluation.attacks.keywords import (
     FUNCTION_WORDS,
     chi_squared_keywords,
@@ -18,12 +21,14 @@ from hf_cap.evaluation.attacks.keywords import (
 )
 from hf_cap.evaluation.attacks.rules import (
     MENTIONS,
+    Lexicon,
     add_mention,
     load_lexicon,
     own_lexicon,
     replace_keywords,
 )
-from hf_cap.evaluation.attacks.settings import Difficulty, WantedDifficulty
+from hf_cap.evaluation.attacks.settings import Difficulty, Kind, WantedDifficulty
+from hf_cap.evaluation.attacks.writers import WRITERS
 from hf_cap.word_counts import fold
 
 TEXTS = [
@@ -85,14 +90,32 @@ def test_difficulty_follows_the_overlap() -> None:
     assert {"any", *typing.get_args(Difficulty)} == set(typing.get_args(WantedDifficulty))
 
 
-@pytest.mark.parametrize("text", ["i lost my card", "I lost my card.", "Where is it?", "  ok  "])
-def test_a_mention_leaves_the_text_whole(text: str) -> None:
-    for seed in range(20):
-        attacked = add_mention(text, "loan", np.random.default_rng(seed))
-        assert text.strip() in attacked
-        assert "loan" in attacked.casefold().replace(",", " ").replace(".", " ").split()
-        assert attacked == attacked.strip()
-        assert attacked[:1].isupper() == text.strip()[:1].isupper()
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("i lost my card", {"{}, i lost my card", "i lost my card, {}"}),
+        ("Where is it?", {"{C}. Where is it?", "Where is it? {C}."}),
+        ("Hello there, is it in", {"Hello there, {c}, is it in", "Hello there, is it in, {c}"}),
+        ("A dog ate it. Sorry!", {"{C}. A dog ate it. Sorry!", "A dog ate it. {C}. Sorry!",
+                                  "A dog ate it. Sorry! {C}."}),
+        ("u. s. d. to euro", {"{}, u. s. d. to euro", "u. s. d. to euro, {}"}),
+        ("  ok  ", {"{}, ok", "ok, {}"}),
+    ],
+)  # fmt: skip
+def test_a_mention_stands_where_a_remark_can(text: str, places: set[str]) -> None:
+    lower = [mention.format(keyword="loan").casefold() for mention in MENTIONS]
+    exact = [mention.format(keyword="loan") for mention in MENTIONS]
+    found = {add_mention(text, "loan", np.random.default_rng(seed)) for seed in range(200)}
+    possible = {
+        place.replace("{}", small).replace("{c}", big).replace("{C}", big[0].upper() + big[1:])
+        for place in places
+        for small, big in zip(lower, exact, strict=True)
+    }
+    assert found == possible
+
+
+def test_every_kind_has_a_request_and_a_writer() -> None:
+    assert set(typing.get_args(Kind)) == set(rewriting.REQUESTS) == set(WRITERS)
 
 
 def test_every_mention_has_its_place_for_the_keyword() -> None:
@@ -109,6 +132,43 @@ def test_replacement_keeps_capitals_punctuation_and_the_rest() -> None:
     assert replaced == ["cancel", "fee"]
 
 
+@pytest.mark.parametrize(
+    ("text", "attacked"),
+    [
+        ("book a flight", "reserve a flight"),
+        ("can you book it", "can you reserve it"),
+        ("i lost the book", "i lost the volume"),
+        ("book club", "book club"),
+        ("please book", "please reserve"),
+        ("An alarm for a BILL", "A wake-up call for an INVOICE"),
+        ("cancel it", "cancel it"),
+        ("this music is loud", "this music is loud"),
+        ("the music is loud", "the tunes is loud"),
+        ("news of headlines", "news of headlines"),
+    ],
+)
+def test_synonyms_fit_their_sentence(text: str, attacked: str) -> None:
+    lexicon: Lexicon = {
+        "book": {"noun": ["volume"], "verb": ["reserve"]},
+        "alarm": ["wake-up call"],
+        "bill": ["invoice"],
+        "cancel": ["call off"],
+        "music": ["tunes"],
+        "news": ["headlines"],
+    }
+    rng = np.random.default_rng(0)
+    assert replace_keywords(text, set(lexicon), lexicon, rng)[0] == attacked
+
+
+def test_parts_of_speech_that_neighbours_leave_open() -> None:
+    assert role("my", None) == "noun"
+    assert role("to", "the") == "verb"
+    assert role(None, "a") == "verb"
+    assert role("is", None) == "predicate"
+    assert role(None, "club") is None
+    assert role("good", "a") is None
+
+
 def test_a_synonym_is_never_a_keyword_itself() -> None:
     lexicon = {"fee": ["charge", "price"]}
     for seed in range(10):
@@ -122,10 +182,13 @@ def test_a_synonym_is_never_a_keyword_itself() -> None:
 
 
 def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
-    for word, synonyms in own_lexicon().items():
+    for word, entry in own_lexicon().items():
+        parts = entry if isinstance(entry, Mapping) else {"noun": entry}
+        assert set(parts) <= set(typing.get_args(Role))
         assert word == fold(word)
-        assert synonyms
-        assert word not in synonyms
+        for synonyms in parts.values():
+            assert synonyms
+            assert word not in synonyms
 
 
 def test_a_users_lexicon_goes_first(tmp_path: Path) -> None:
@@ -134,6 +197,16 @@ def test_a_users_lexicon_goes_first(tmp_path: Path) -> None:
     lexicon = load_lexicon(str(path))
     assert lexicon["fee"] == ["toll"]
     assert lexicon["cancel"] == own_lexicon()["cancel"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"fee": "toll"}', '{"fee": {"noum": ["toll"]}}'])
+def test_a_bad_lexicon_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "synonyms.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="Cannot read synonyms"):
+        load_lexicon(str(path))
+    with pytest.raises(ConfigError, match="Cannot read synonyms"):
+        load_lexicon(str(tmp_path / "none.json"))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +231,7 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
         ("i LOST my card.", "nothing changed"),
         ("loan", "wrong length"),
         ("my loan " * 20, "wrong length"),
+        ("Here is the rewritten message: my loan", "request echoed"),
         ("my bank pass is gone", "keyword missing"),
         ("my loan card is gone", "keyword still there"),
         ("my pass is gone, not the loan", None),

@@ -1,11 +1,11 @@
 """Makes an adversarial test set: `attack_dataset(test, train, settings)`.
 
-The map function `Attack` is a frozen value of settings and keywords, so that `Dataset.map` knows its cache.
+The map function `Attack` is a frozen value of settings and keywords.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,44 +18,24 @@ from ...randomness import generator
 from ...schema import LABEL, TEXT
 from ...word_counts import fold
 from ...words import word_strings
-from . import rewriting
 from .chat import Chat, open_chat
 from .keywords import Keywords, chi_squared_keywords, difficulties, prior_keywords
-from .rules import add_mention, load_lexicon, replace_keywords
+from .plans import Outcome, Plan
 from .settings import AttackSettings
+from .writers import ChatWriter, RuleWriter, repaired
 
-ORIGINAL, KEYWORD, SOURCE_LABEL, DIFFICULTY, CHANGED, NOTE = (
+ORIGINAL, KEYWORD, SOURCE_LABEL, DIFFICULTY, CHANGED, MAKER, NOTE = (
     "original",
     "keyword",
     "source_label",
     "difficulty",
     "changed",
+    "maker",
     "note",
 )
+_BATCH = 32
+"""Texts between two steps of the progress bar; a chat model is asked about so many at a time."""
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done to one text."""
-
-    text: str
-    label: str
-    keywords: tuple[str, ...]
-    """The word to add, or the words of the text to replace; none where the text offers nothing."""
-    source_label: str
-    """The class that the keywords come from."""
-    difficulty: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one text."""
-
-    text: str
-    keywords: tuple[str, ...]
-    note: str = ""
-    """Why the text is unchanged; empty where it was changed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,8 @@ class Attack:
             KEYWORD: [" ".join(outcome.keywords) for outcome in outcomes],
             SOURCE_LABEL: [plan.source_label for plan in plans],
             DIFFICULTY: [plan.difficulty for plan in plans],
-            CHANGED: [not outcome.note for outcome in outcomes],
+            CHANGED: [outcome.maker is not None for outcome in outcomes],
+            MAKER: [outcome.maker or "" for outcome in outcomes],
             NOTE: [outcome.note for outcome in outcomes],
         }
 
@@ -98,14 +79,18 @@ class Attack:
     def carry_out(self, plans: Sequence[Plan], chat: Chat | None = None) -> list[Outcome]:
         """Write the attacked texts; `chat` instead of the model that the settings name."""
         ready = [plan for plan in plans if plan.keywords]
-        if self.settings.maker == "rule":
-            outcomes = iter([self._by_rule(plan) for plan in ready])
-        else:
-            outcomes = iter(self._by_chat(ready, chat or open_chat(self.settings)) if ready else [])
+        outcomes = iter(self._written(ready, chat) if ready else [])
         return [
-            next(outcomes) if plan.keywords else Outcome(plan.text, (), "no keyword")
+            next(outcomes) if plan.keywords else Outcome(plan.text, (), note="no keyword")
             for plan in plans
         ]
+
+    def _written(self, plans: Sequence[Plan], chat: Chat | None) -> list[Outcome]:
+        rules = RuleWriter(self.settings, dict(zip(self.labels, self.keywords, strict=True)))
+        if self.settings.maker == "rules":
+            return rules(plans)
+        outcomes = ChatWriter(self.settings, chat or open_chat(self.settings))(plans)
+        return repaired(outcomes, plans, rules) if self.settings.unchanged == "rules" else outcomes
 
     def _foreign(self, text: str, label: int, rng: np.random.Generator) -> Plan:
         """A keyword of another class that is neither in the text nor a keyword of its own class."""
@@ -131,60 +116,6 @@ class Attack:
         own = tuple(word for word in words if word in self.keywords[label])
         return Plan(text, self.labels[label], own, self.labels[label], "")
 
-    def _by_rule(self, plan: Plan) -> Outcome:
-        rng = generator(self.settings.seed, "write", plan.text)
-        if self.settings.kind == "keyword_addition":
-            return Outcome(add_mention(plan.text, plan.keywords[0], rng), plan.keywords)
-        own = self.keywords[self.labels.index(plan.label)]
-        lexicon = load_lexicon(self.settings.synonyms)
-        text, replaced = replace_keywords(plan.text, own, lexicon, rng, self.settings.word_pattern)
-        return Outcome(text, tuple(replaced), "" if replaced else "no synonym")
-
-    def _by_chat(self, plans: Sequence[Plan], chat: Chat) -> list[Outcome]:
-        """Rewrite, check, and have a second call judge whether the label still holds."""
-        adding = self.settings.kind == "keyword_addition"
-        template = rewriting.ADD_PROMPT if adding else rewriting.REPLACE_PROMPT
-        prompts = [
-            template.format(
-                keyword=plan.keywords[0],
-                keywords=rewriting.listed(plan.keywords),
-                label=rewriting.readable(plan.label),
-                text=plan.text,
-            )
-            for plan in plans
-        ]
-        texts = [rewriting.clean_reply(reply) for reply in chat.reply(prompts)]
-        faults = [
-            rewriting.fault(
-                plan.text,
-                text,
-                required=plan.keywords if adding else (),
-                forbidden=() if adding else plan.keywords,
-                pattern=self.settings.word_pattern,
-            )
-            for plan, text in zip(plans, texts, strict=True)
-        ]
-        questions = {
-            row: rewriting.JUDGE_PROMPT.format(
-                label=rewriting.readable(plans[row].label), text=texts[row]
-            )
-            for row, found in enumerate(faults)
-            if found is None
-        }
-        verdicts = (
-            dict(zip(questions, chat.reply(list(questions.values())), strict=True))
-            if questions
-            else {}
-        )
-        for row, verdict in verdicts.items():
-            faults[row] = None if rewriting.agrees(verdict) else "label not confirmed"
-        return [
-            Outcome(text, plan.keywords)
-            if found is None
-            else Outcome(plan.text, plan.keywords, found)
-            for plan, text, found in zip(plans, texts, faults, strict=True)
-        ]
-
 
 def prepare_attack(train: Dataset, settings: AttackSettings) -> Attack:
     """The attack with the keywords of a training set.
@@ -198,7 +129,7 @@ def prepare_attack(train: Dataset, settings: AttackSettings) -> Attack:
     """
     labels = label_names(train)
     texts, gold = list(train[TEXT]), list(train[LABEL])
-    if settings.keyword_source == "training":
+    if settings.keywords_from == "training":
         keywords = chi_squared_keywords(
             texts,
             gold,
@@ -224,9 +155,45 @@ def _priors(train: Dataset, column: str) -> list[Sequence[float] | None]:
     if column not in train.column_names:
         raise DataError(
             f"Keywords from a prior need the column {column!r}; the training data has {train.column_names}. "
-            "Extract a prior first, or take `keyword_source=training`."
+            "Extract a prior first, or take `keywords_from=training`."
         )
     return list(train[column])
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSummary:
+    """What an attack did to a test set, in texts."""
+
+    texts: int
+    """Texts that were to be attacked."""
+    changed: int
+    """Texts that are not what they were."""
+    dropped: int
+    """Unchanged texts that were left out."""
+    makers: Mapping[str, int]
+    """Changed texts by who wrote them."""
+    difficulties: Mapping[str, int]
+    """Changed texts by difficulty; empty for a kind of attack that has none."""
+    notes: Mapping[str, int]
+    """Why texts are unchanged, or why the rules had to write them."""
+
+    def __str__(self) -> str:
+        """A sentence or two for the end of a run."""
+        unchanged = self.texts - self.changed
+        parts = [f"{self.changed} of {self.texts} texts changed"]
+        if len(self.makers) > 1:
+            parts.append(f"written by {_listed(self.makers)}")
+        if self.difficulties:
+            parts.append(_listed(self.difficulties))
+        if unchanged:
+            parts.append(f"{unchanged} unchanged" + (" and left out" if self.dropped else ""))
+        if self.notes:
+            parts.append(f"notes: {_listed(self.notes)}")
+        return "; ".join(parts)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def attack_dataset(
@@ -240,39 +207,83 @@ def attack_dataset(
         settings: What to do; the defaults of `AttackSettings` if not given.
 
     Returns:
-        The columns `text` (attacked), `label`, `original`, `keyword`, `source_label`, `difficulty`, `changed`
-        and `note` (why a text is unchanged). How many are unchanged, and why, is logged.
+        The columns `text` (attacked), `label`, `original`, `keyword`, `source_label`, `difficulty`,
+        `changed`, `maker` and `note` (why a text is unchanged, or the rules wrote it). How many are
+        unchanged, and why, is logged.
 
     Raises:
-        DataError: the label spaces differ, or the attack changes no text at all.
+        DataError: the label spaces differ, a test label has no training text, or no text changes at all.
         ModelError: the chat model cannot be used.
         ServerError: its server keeps failing; its replies so far are kept, and a new run goes on from there.
     """
     attack = prepare_attack(train, settings or AttackSettings())
-    if label_names(dataset) != list(attack.labels):
-        raise DataError(
-            f"The test data has the labels {label_names(dataset)[:5]!r}..., the training data "
-            f"{list(attack.labels)[:5]!r}...; an attack needs one label space."
-        )
+    attacked, summary = run_attack(dataset, train, attack)
+    if summary.changed < summary.texts:
+        _logger.warning("The attack %s: %s.", attack.settings.kind, summary)
+    return attacked
+
+
+def run_attack(dataset: Dataset, train: Dataset, attack: Attack) -> tuple[Dataset, AttackSummary]:
+    """The work of `attack_dataset` with a prepared attack, and what it did."""
+    _check_labels(dataset, train)
     features = Features(
         {
             TEXT: Value("string"),
             LABEL: dataset.features[LABEL],
             **dict.fromkeys((ORIGINAL, KEYWORD, SOURCE_LABEL, DIFFICULTY), Value("string")),
             CHANGED: Value("bool"),
-            NOTE: Value("string"),
+            **dict.fromkeys((MAKER, NOTE), Value("string")),
         }
     )
-    plain = dataset.select_columns([TEXT, LABEL])
-    attacked = plain.map(
-        attack, batched=True, features=features, desc=f"Attack {attack.settings.kind}"
+    attacked = dataset.select_columns([TEXT, LABEL]).map(
+        attack,
+        batched=True,
+        batch_size=_BATCH,
+        features=features,
+        # the rules are quick and replies are kept: a cache could only be stale
+        load_from_cache_file=False,
+        desc=f"Attack {attack.settings.kind}",
     )
-    reasons = Counter(note for note in attacked[NOTE] if note)
-    unchanged = f"{reasons.total()} of {len(attacked)} texts: {dict(reasons.most_common())}"
-    if reasons.total() == len(attacked):
+    kept = np.flatnonzero(attacked[CHANGED])
+    dropping = attack.settings.unchanged == "drop"
+    summary = _summary(attacked, dropped=len(attacked) - len(kept) if dropping else 0)
+    if not summary.changed:
         raise DataError(
-            f"The attack {attack.settings.kind} changes nothing. Unchanged are {unchanged}."
+            f"The attack {attack.settings.kind} changes nothing: {summary}. Take another kind or maker, "
+            "more `keywords`, or your own `synonyms`."
         )
-    if reasons:
-        _logger.warning("The attack %s leaves unchanged %s", attack.settings.kind, unchanged)
-    return attacked
+    return (attacked.select(kept) if dropping else attacked), summary
+
+
+def _check_labels(dataset: Dataset, train: Dataset) -> None:
+    """Refuse test texts whose labels the training texts cannot speak for."""
+    labels = label_names(train)
+    if label_names(dataset) != labels:
+        raise DataError(
+            f"The test data has the labels {label_names(dataset)[:5]!r}..., the training data "
+            f"{labels[:5]!r}...; an attack needs one label space."
+        )
+    gold = Counter(dataset[LABEL])
+    if unseen := sorted(set(gold) - set(train[LABEL])):
+        raise DataError(
+            f"{sum(gold[label] for label in unseen)} test texts have labels of which there is no training "
+            f"text: {[labels[label] for label in unseen][:5]!r}. Keywords come from training texts: give "
+            "some of each label (the full training set, say), or leave those test texts out."
+        )
+
+
+def _summary(attacked: Dataset, *, dropped: int) -> AttackSummary:
+    changed = [row for row in attacked.select_columns([CHANGED, MAKER, DIFFICULTY]) if row[CHANGED]]
+    return AttackSummary(
+        texts=len(attacked),
+        changed=len(changed),
+        dropped=dropped,
+        makers=_counted(row[MAKER] for row in changed),
+        difficulties=_counted(row[DIFFICULTY] for row in changed),
+        notes=_counted(attacked[NOTE]),
+    )
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first; empty strings are not counted."""
+    return dict(Counter(filter(None, values)).most_common())

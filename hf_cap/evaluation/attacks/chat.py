@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...embedded import cache_folder, resolve_model
+from ...embedded import cache_folder
 from ...errors import ModelError, ServerError
 from .settings import AttackSettings
 
-_CHUNK = 16
+_CHUNK = 32
+"""Prompts answered between two commits of the kept replies: what a kill can lose."""
 
 
 class Chat(Protocol):
@@ -45,23 +46,27 @@ class LocalChat:
     """A transformers chat model, decoding greedily.
 
     Raises:
-        ModelError: the tokenizer has no chat template.
+        ModelError: the model cannot be loaded, or its tokenizer has no chat template.
     """
 
-    def __init__(self, model: str, max_new_tokens: int) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(self, model: str, max_new_tokens: int, device: str = "auto") -> None:
+        from ...scoring.identity import model_identity
+        from ...scoring.loading import choose_device, load_language_model
+        from ...scoring.settings import ScorerSettings
 
-        folder = resolve_model(model)
-        self.identity = f"{model}|{max_new_tokens}"
-        self.max_new_tokens = max_new_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        # the auto class does not promise `generate`, though every causal model has it
+        self.model: Any
+        self.model, self.tokenizer = load_language_model(
+            ScorerSettings(model=model), choose_device(device)
+        )
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"{model!r} has no chat template, so it cannot be asked to rewrite a text. Choose an "
-                "instructed model (its name often ends in -Instruct), or `maker=rule`."
+                "instructed model (its name often ends in -Instruct), or `maker=rules`."
             )
-        # the auto class does not promise `generate`, though every causal model has it
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        self.tokenizer.padding_side = "left"
+        self.max_new_tokens = max_new_tokens
+        self.identity = f"{model_identity(self.model, self.tokenizer, model)}|{max_new_tokens}"
 
     def reply(self, prompts: Sequence[str]) -> list[str]:
         """The greedy reply to each prompt, without special tokens."""
@@ -73,7 +78,7 @@ class LocalChat:
         ]
         inputs = self.tokenizer(
             rendered, padding=True, add_special_tokens=False, return_tensors="pt"
-        )
+        ).to(self.model.device)
         made = self.model.generate(
             **inputs,
             max_new_tokens=self.max_new_tokens,
@@ -187,13 +192,15 @@ def open_chat(settings: AttackSettings) -> Chat:
         ModelError: the model cannot be loaded or has no chat template.
         ServerError: the server cannot be reached.
     """
-    if settings.base_url is None:
-        chat: Chat = LocalChat(settings.model, settings.max_new_tokens)
-    else:
-        from ...scoring.http import Connection
-        from ...scoring.settings import current_runtime
+    from ...scoring.http import Connection
+    from ...scoring.settings import current_runtime
 
-        chat = ServedChat(Connection(settings.base_url, current_runtime()), settings)
+    runtime = current_runtime()
+    chat: Chat = (
+        LocalChat(settings.model, settings.max_new_tokens, runtime.device)
+        if settings.base_url is None
+        else ServedChat(Connection(settings.base_url, runtime), settings)
+    )
     return CachedChat(chat, cache_folder() / "replies.sqlite")
 
 

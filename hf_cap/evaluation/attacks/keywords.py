@@ -14,7 +14,9 @@ FUNCTION_WORDS = frozenset(
     know like me more my need no not now of off on one or our out please she should so some tell
     than thank thanks that the their them then there they this to too up us want was we were
     what when where which while who why will with would you your i'm i'd i've it's don't can't
-    what's""".split()
+    what's able another anything around back between both currently down else ever every everything exactly
+    last lately later many much never next nobody nothing often once only over own really same
+    since someone something still thing things through twice until very whatever yeah yes yet""".split()
 )
 """Words too common to be a keyword, whatever few texts say of them."""
 Keywords = tuple[tuple[str, ...], ...]

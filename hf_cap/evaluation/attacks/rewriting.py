@@ -1,9 +1,12 @@
 """What a chat model is asked for, and the checks that its reply must pass. Pure functions of strings."""
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from ...word_counts import fold
 from ...words import WORD_PATTERN, word_strings
+from .plans import Plan
+from .settings import Kind
 
 ADD_PROMPT = (
     "Rewrite the message below. Keep its meaning, and mention the word '{keyword}' in passing without making "
@@ -14,6 +17,10 @@ REPLACE_PROMPT = (
     "Rewrite the message below in other words. Keep its meaning, but do not use these words: {keywords}. The "
     "topic stays: {label}.\nMessage: {text}\nReply with the rewritten message only, on one line."
 )
+REQUESTS: Mapping[Kind, str] = {
+    "keyword_addition": ADD_PROMPT,
+    "keyword_replacement": REPLACE_PROMPT,
+}
 JUDGE_PROMPT = (
     'Is the topic of the message below "{label}"?\nMessage: {text}\nReply with yes or no.'
 )
@@ -26,8 +33,27 @@ REFUSALS = (
     "as an ai",
     "i am an ai",
 )
+ECHO = re.compile(
+    r"\brewritten\b|\brewrite\b|\breply with\b|the topic stays|\bthe message\b", re.IGNORECASE
+)
+"""What only a reply that talks about the request has in it."""
 _SHORTEST, _LONGEST, _SLACK = 0.4, 2.5, 8
 """A rewritten text has between these shares of the original's number of words, the slack added at the top."""
+
+
+def request(kind: Kind, plan: Plan) -> str:
+    """The prompt that asks for the rewritten text."""
+    return REQUESTS[kind].format(
+        keyword=plan.keywords[0],
+        keywords=listed(plan.keywords),
+        label=readable(plan.label),
+        text=plan.text,
+    )
+
+
+def question(label: str, text: str) -> str:
+    """The prompt that asks whether a rewritten text still has its label."""
+    return JUDGE_PROMPT.format(label=readable(label), text=text)
 
 
 def clean_reply(reply: str) -> str:
@@ -63,6 +89,8 @@ def fault(
         return "empty reply"
     if rewritten.casefold().startswith(REFUSALS) and not original.casefold().startswith(REFUSALS):
         return "refusal"
+    if ECHO.search(rewritten) and not ECHO.search(original):
+        return "request echoed"
     if "\n" in rewritten:
         return "several lines"
     if words == before:

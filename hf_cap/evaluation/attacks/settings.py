@@ -1,7 +1,7 @@
 """Settings of an attack; torch-free, so that `hf-cap attack --help` is instant."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from ...embedded import LANGUAGE_MODEL
 from ...errors import ConfigError
@@ -10,10 +10,11 @@ from ...schema import PRIOR
 from ...words import WORD_PATTERN
 
 Kind = Literal["keyword_addition", "keyword_replacement"]
-Maker = Literal["rule", "chat"]
-KeywordSource = Literal["training", "prior"]
+Maker = Literal["rules", "chat"]
+KeywordsFrom = Literal["training", "prior"]
 Difficulty = Literal["easy", "medium", "hard"]
 WantedDifficulty = Literal["any", "easy", "medium", "hard"]
+Unchanged = Literal["keep", "drop", "rules"]
 
 
 @documented
@@ -27,15 +28,15 @@ class AttackSettings:
         "in the place of the class's own keywords; the label stays right in both.",
     )
     maker: Maker = option(
-        "rule", "Who writes the attacked text: fixed rules, or a chat model with checks."
+        "rules", "Who writes the attacked text: fixed rules, or a chat model with checks."
     )
-    keyword_source: KeywordSource = option(
+    keywords_from: KeywordsFrom = option(
         "training",
         "training takes keywords by chi-squared from the training texts alone, which favours no method, "
         "prior the words with the highest sum of prior scores.",
     )
     prior_column: str = option(
-        PRIOR, "Column of the training data that holds the prior, for keyword_source=prior."
+        PRIOR, "Column of the training data that holds the prior, for keywords_from=prior."
     )
     keywords: int = option(10, "Keywords a class at most; at least 1.")
     keyword_texts: int = option(
@@ -51,6 +52,11 @@ class AttackSettings:
         None,
         "JSON file of synonyms, word to list of words; they go before the own lexicon.",
     )
+    unchanged: Unchanged = option(
+        "keep",
+        "What becomes of a text that the attack cannot change, or of which the chat model's version fails a "
+        "check: keep it as it is, drop it, or let the rules write it (for maker=chat).",
+    )
     model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
     base_url: str | None = option(
         None,
@@ -64,3 +70,22 @@ class AttackSettings:
         for name in ("keywords", "keyword_texts", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"`{name}` must be one of {get_args(choices)}, got {getattr(self, name)!r}."
+                )
+        if self.unchanged == "rules" and self.maker == "rules":
+            raise ConfigError(
+                "unchanged='rules' lets the rules write what a chat model cannot, but maker='rules' writes "
+                "everything by rule already. Choose 'keep' or 'drop', or maker='chat'."
+            )
+
+
+_CHOICES: dict[str, Any] = {
+    "kind": Kind,
+    "maker": Maker,
+    "keywords_from": KeywordsFrom,
+    "difficulty": WantedDifficulty,
+    "unchanged": Unchanged,
+}

@@ -1,0 +1,112 @@
+"""`hf-cap attack`: an adversarial test set, the original text beside the attacked one.
+
+Replies of a chat model are kept as they come, so a run that was stopped asks nothing twice.
+"""
+
+import logging
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..evaluation.attacks.settings import AttackSettings
+from ..options import documented, option, required
+from ..schema import LABEL, TEXT
+from ..scoring.settings import ScorerRuntime
+from .config import build
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_logger = logging.getLogger(__name__)
+
+ATTACK_FILE = "attack.json"
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AttackPlaces:
+    """What is attacked, what the keywords are learnt from, and where the result goes."""
+
+    dataset: str = required("Labelled data: `embedded/...`, a folder, a file, or a Hub id.")
+    output_dir: str = required(
+        "Folder to write: one parquet file, named after the split, and `attack.json` on how it was made."
+    )
+    split: str = option("test", "Split to attack.")
+    train_dataset: str | None = option(
+        None,
+        "Data that the keywords come from, with the columns `text` and `label` (and a prior for "
+        "keywords_from=prior); by default `dataset`.",
+    )
+    train_split: str = option("train", "Split that the keywords come from; the full one is best.")
+    text_column: str = option(TEXT, "Column of `dataset` that holds the text.")
+    label_column: str = option(LABEL, "Column of `dataset` that holds the label.")
+    limit: int | None = option(None, "At most so many texts, for a trial.")
+
+
+SETTINGS = (AttackPlaces, AttackSettings, ScorerRuntime)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Attack, write, and say how many texts changed."""
+    from ..data import save_splits
+    from ..evaluation.attacks.attack import prepare_attack, run_attack
+    from ..files import write_json
+    from ..scoring.settings import using_runtime
+    from ..versions import versions
+
+    places, settings = build(AttackPlaces, values), build(AttackSettings, values)
+    output = Path(places.output_dir)
+    if output.resolve() in {Path(name).resolve() for name in _sources(places)}:
+        raise ConfigError(
+            f"output_dir={places.output_dir!r} is the folder of the data, which would be replaced by the "
+            "attacked split alone. Choose another one."
+        )
+    test, train = load(places)
+    attack = prepare_attack(train, settings)
+    with using_runtime(build(ScorerRuntime, values)):
+        attacked, summary = run_attack(test, train, attack)
+    save_splits({places.split: attacked}, output)
+    facts = {
+        "kind": "attack",
+        "settings": asdict(settings),
+        "places": asdict(places),
+        "summary": asdict(summary),
+        "keywords": dict(zip(attack.labels, attack.keywords, strict=True)),
+        "versions": versions(),
+        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+    }
+    write_json(output / ATTACK_FILE, facts)
+    print(summary)
+    _logger.info("Wrote the attacked split %r to %s", places.split, output)
+
+
+def _sources(places: AttackPlaces) -> list[str]:
+    return [places.dataset, places.train_dataset or places.dataset]
+
+
+def load(places: AttackPlaces) -> "tuple[Dataset, Dataset]":
+    """The split to attack and the training split, with the label space of the latter.
+
+    Raises:
+        DataError: something is missing, or a label of the test split is not in the label space.
+    """
+    from ..data import choose_split, label_names, load_splits
+
+    columns = {"text_column": places.text_column, "label_column": places.label_column}
+    source = places.train_dataset or places.dataset
+    train = choose_split(
+        load_splits(
+            source, splits=[places.train_split], **({} if places.train_dataset else columns)
+        ),
+        places.train_split,
+    )
+    test = choose_split(
+        load_splits(places.dataset, splits=[places.split], labels=label_names(train), **columns),
+        places.split,
+    )
+    if places.limit is not None:
+        test = test.select(range(min(places.limit, len(test))))
+    return test, train
