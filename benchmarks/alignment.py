@@ -2,14 +2,17 @@
 
     python benchmarks/alignment.py [--quick] [--output benchmarks/results/alignment.json]
 
-All set-ups take turns in one process, so that a busy machine slows them alike; the figure is the median.
-A step is forward, backward, clipping and AdamW on one batch of 16 texts. The naive way is the one of the
+A step is forward, backward, clipping and AdamW on one batch of 16 texts. All set-ups share one model and take
+turns in one process; a ratio is the median over the turns of a set-up's seconds to those of the plain step of
+the same turn, so that a machine that is busy for a while slows both alike. The naive way is the one of the
 literature: for each path point a forward pass with eager attention and `autograd.grad(create_graph=True)`,
 after the task's own pass. Peak memory is the rise of the resident set over one step in a fresh process.
-The last line printed is JSON.
+`--quick` makes fewer turns of fewer set-ups, under 8 minutes on two cores. The last line printed is JSON;
+its figures are medians over the cases, and `..._worst` the largest of them.
 """
 
 import argparse
+import gc
 import json
 import platform
 import resource
@@ -44,18 +47,29 @@ OURS: dict[str, dict[str, Any]] = {
     "plain": {"alignment_weight": 0.0},
     "default": {},
     "input_x_gradient": {"attribution_method": "input_x_gradient"},
-    "integrated_gradients, each step": EVERY,
     "input_x_gradient, each step": {**EVERY, "attribution_method": "input_x_gradient"},
+    "integrated_gradients, each step": EVERY,
     "finite_difference, each step": {**EVERY, "alignment_gradient": "finite_difference"},
     "K=3, each step": {**EVERY, "attribution_steps": 3},
     "K=3, 1 carries, each step": {**EVERY, "attribution_steps": 3, "attribution_backward_steps": 1},
     "K=10, 1 carries, each step": {
-        **EVERY,
-        "attribution_steps": 10,
-        "attribution_backward_steps": 1,
+        **EVERY, "attribution_steps": 10, "attribution_backward_steps": 1,
     },
-}
+}  # fmt: skip
 NAIVE = {"naive K=1": 1, "naive K=3": 3, "naive K=10": 10}
+FEW = ["plain", "default", "input_x_gradient, each step"]
+SOME = [*FEW, "input_x_gradient", "K=3, 1 carries, each step", "naive K=1", "naive K=3"]
+ALL = [*OURS, *NAIVE]
+ROBERTA = "roberta-base shape"
+QUICK = [
+    ("minilm", 16, SOME, 7), ("minilm", 32, SOME, 5), ("minilm", 128, SOME, 2),
+    (ROBERTA, 16, SOME, 2), (ROBERTA, 32, FEW, 2), (ROBERTA, 128, FEW, 1),
+]  # fmt: skip
+FULL = [
+    ("minilm", 16, ALL, 15), ("minilm", 32, ALL, 11), ("minilm", 128, ALL, 5),
+    (ROBERTA, 16, ALL, 5), (ROBERTA, 32, ALL, 5), (ROBERTA, 128, ALL, 3),
+]  # fmt: skip
+"""Model, tokens a text, set-ups, turns after one to warm up."""
 MEMORY: dict[str, dict[str, Any]] = {
     "double_backward, K=4": {**EVERY, "attribution_steps": 4},
     "finite_difference, K=4": {
@@ -96,38 +110,35 @@ def batch(length: int, device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in made.items()}
 
 
-def trainer(name: str, **settings: Any) -> CAPTrainer:
+def trainer(model: nn.Module, **settings: Any) -> CAPTrainer:
     """A trainer that is ready for single steps."""
     arguments = {"max_steps": 1000, "report_to": "none", "save_strategy": "no", **settings}
-    subject = CAPTrainer(
-        model=classifier(name), args=CAPConfig(output_dir=tempfile.mkdtemp(), **arguments)
-    )
-    subject.create_optimizer_and_scheduler(1000)
+    subject = CAPTrainer(model=model, args=CAPConfig(output_dir=tempfile.mkdtemp(), **arguments))
     subject.state.max_steps, subject.current_gradient_accumulation_steps = 1000, 1
     return subject
 
 
-def finish(model: nn.Module, subject: CAPTrainer) -> None:
+def finish(subject: CAPTrainer) -> None:
     """The part of a step that is the same for all."""
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(subject.model.parameters(), 1.0)
     subject.optimizer.step()  # type: ignore[union-attr]
-    model.zero_grad()
+    subject.model.zero_grad()
     subject.state.global_step += 1
 
 
 def our_step(subject: CAPTrainer, data: dict[str, Tensor]) -> None:
     """One step of `CAPTrainer`."""
     subject.training_step(subject.model, dict(data))
-    finish(subject.model, subject)
+    finish(subject)
 
 
 def naive_step(subject: CAPTrainer, data: dict[str, Tensor], steps: int) -> None:
     """One step as it is usually written, with `steps` path points."""
     model = subject.model.train()
-    model.set_attn_implementation("eager")
     inputs, priors = take_priors(data)
     labels = inputs.pop("labels")
     loss = model(**inputs, labels=labels).loss
+    model.set_attn_implementation("eager")
     total: Any = 0.0
     for k in range(steps):
         alpha = torch.full((1, BATCH), (k + 0.5) / steps, device=labels.device)
@@ -137,63 +148,76 @@ def naive_step(subject: CAPTrainer, data: dict[str, Tensor], steps: int) -> None
     words = pool_words(total, priors.token_words, priors.scores.shape[1])  # type: ignore[union-attr]
     loss = loss + 0.1 * alignment_loss("mse", words, *priors[1:])  # type: ignore[index]
     loss.backward()
-    finish(model, subject)
+    model.set_attn_implementation("sdpa")
+    finish(subject)
 
 
-def timings(name: str, length: int, repeats: int, chosen: list[str]) -> dict[str, float]:
-    """Median seconds a step of each set-up; of two steps where every second one is left out."""
-    subjects = {key: trainer(name, **OURS.get(key, {"alignment_weight": 0.0})) for key in chosen}
-    device = subjects[chosen[0]].args.device
-    data = batch(length, device)
-    seconds: dict[str, list[float]] = {key: [] for key in chosen}
-    for turn in range(repeats + 1):
+def seconds_a_step(subject: CAPTrainer, key: str, data: dict[str, Tensor]) -> float:
+    """Of two steps where every second one is left out."""
+    steps = 1 if key in NAIVE or key == "plain" else subject.alignment.alignment_every
+    start = time.perf_counter()
+    for _ in range(steps):
+        if key in NAIVE:
+            naive_step(subject, data, NAIVE[key])
+        else:
+            our_step(subject, data)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / steps
+
+
+def timings(name: str, length: int, chosen: list[str], turns: int) -> dict[str, dict[str, float]]:
+    """Median seconds a step of each set-up, and its median ratio to the plain step of the same turn."""
+    model = classifier(name)
+    subjects = {key: trainer(model, **OURS.get(key, OURS["plain"])) for key in chosen}
+    optimizer = subjects["plain"].create_optimizer()
+    data = batch(length, subjects["plain"].args.device)
+    found: dict[str, list[float]] = {key: [] for key in chosen}
+    for turn in range(turns + 1):
         for key, subject in subjects.items():
-            pair = (
-                2
-                if subject.alignment.alignment_every == 2 and key not in NAIVE and key != "plain"
-                else 1
-            )
-            start = time.perf_counter()
-            for _ in range(pair):
-                if key in NAIVE:
-                    naive_step(subject, data, NAIVE[key])
-                else:
-                    our_step(subject, data)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            subject.optimizer = optimizer
+            seconds = seconds_a_step(subject, key, data)
             if turn:
-                seconds[key].append((time.perf_counter() - start) / pair)
-    return {key: statistics.median(values) for key, values in seconds.items()}
+                found[key].append(seconds)
+    return {
+        key: {
+            "seconds": round(statistics.median(values), 4),
+            "ratio": round(
+                statistics.median(v / p for v, p in zip(values, found["plain"], strict=True)), 3
+            ),
+        }
+        for key, values in found.items()
+    }
 
 
 def gradient_difference(name: str, length: int) -> float:
     """Relative difference between the gradients of both modes, on the alignment term alone."""
     gradients = []
     for mode in ("double_backward", "finite_difference"):
-        subject = trainer(name, **EVERY, alignment_gradient=mode, alignment_weight=1.0)
+        subject = trainer(classifier(name), **EVERY, alignment_gradient=mode, alignment_weight=1.0)
         data = batch(length, subject.args.device)
         _, aligner = subject.aligner(subject.model.train(), data)
         if aligner is None:
             raise RuntimeError("the batch has no priors")
         aligner(None).loss.backward()
-        gradients.append(
-            torch.cat([p.grad.flatten() for p in subject.model.parameters() if p.grad is not None])
-        )
-    exact, found = gradients
-    return float((found - exact).norm() / exact.norm())
+        found = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in subject.model.parameters()
+        ]
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    exact, approximate = gradients
+    return float((approximate - exact).norm() / exact.norm())
 
 
 def peak_memory(key: str, name: str, length: int) -> float:
     """MiB that one step adds to the peak of a fresh process (or of the GPU)."""
-    subject = trainer(name, **MEMORY[key])
+    subject = trainer(classifier(name), **MEMORY[key])
+    subject.create_optimizer()
     data = batch(length, subject.args.device)
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         subject.training_step(subject.model, data)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    our_step(
-        subject, batch(4, subject.args.device)
-    )  # weights' gradients and optimizer state are there before
+    our_step(subject, batch(4, subject.args.device))  # the optimizer's state is there before
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     subject.training_step(subject.model, data)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
@@ -208,35 +232,27 @@ def measured_apart(key: str, name: str, length: int) -> float:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All figures."""
-    cases = [("minilm", 16), ("minilm", 32)] if quick else [
-        (name, length) for name in ("minilm", "roberta-base shape") for length in (16, 32, 128)
-    ]  # fmt: skip
-    everything = [*OURS, *NAIVE]
-    chosen = [key for key in everything if not (quick and "10" in key)]
-    steps: dict[str, Any] = {}
-    for name, length in cases:
-        found = timings(name, length, 3 if quick else 5, chosen)
-        steps[f"{name}, {length} tokens"] = {
-            key: {"seconds": round(value, 4), "ratio": round(value / found["plain"], 3)}
-            for key, value in found.items()
-        }
-        print(
-            f"{name}, {length} tokens: ",
-            {k: round(v / found["plain"], 2) for k, v in found.items()},
-            flush=True,
-        )
+    steps: dict[str, dict[str, dict[str, float]]] = {}
+    for name, length, chosen, turns in QUICK if quick else FULL:
+        gc.collect()  # the trainers of the last case refer to themselves
+        found = timings(name, length, chosen, turns)
+        steps[f"{name}, {length} tokens"] = found
+        ratios = {key: values["ratio"] for key, values in found.items()}
+        print(f"{name}, {length} tokens: {ratios}", flush=True)
     memory = {key: round(measured_apart(key, "minilm", 64 if quick else 128), 1) for key in MEMORY}
-    ratios = list(steps.values())
 
-    def median(key: str) -> float:
-        return round(float(statistics.median(case[key]["ratio"] for case in ratios)), 3)
+    def over_cases(key: str, summary: Any = statistics.median) -> float:
+        return round(float(summary([c[key]["ratio"] for c in steps.values() if key in c])), 3)
 
+    each = "input_x_gradient, each step"
     return {
-        "step_ratio_default": median("default"),
-        "step_ratio_input_x_gradient": median("input_x_gradient"),
-        "step_ratio_input_x_gradient_each_step": median("input_x_gradient, each step"),
-        "step_ratio_k3_naive": median("naive K=3"),
-        "step_ratio_k3": median("K=3, 1 carries, each step"),
+        "step_ratio_default": over_cases("default"),
+        "step_ratio_default_worst": over_cases("default", max),
+        "step_ratio_input_x_gradient": over_cases("input_x_gradient"),
+        "step_ratio_input_x_gradient_each_step": over_cases(each),
+        "step_ratio_input_x_gradient_each_step_worst": over_cases(each, max),
+        "step_ratio_k3": over_cases("K=3, 1 carries, each step"),
+        "step_ratio_k3_naive": over_cases("naive K=3"),
         "memory_ratio_finite_difference": round(
             memory["finite_difference, K=4"] / memory["double_backward, K=4"], 3
         ),
@@ -257,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="MiniLM at 16 and 32 tokens only")
+    parser.add_argument("--quick", action="store_true", help="under 8 minutes")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json"
     )
