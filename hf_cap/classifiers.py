@@ -1,7 +1,156 @@
-"""Facts about sequence classifiers that every stage must agree on."""
+"""Sequence classifiers as functions of texts: loading, limits, and passes that no text notices."""
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .embedded import resolve_model
+from .errors import ModelError
+
+TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
+"""Tokens of one forward pass: enough that the weights are not read for a few tokens only."""
+
+Encoded: TypeAlias = dict[str, list[int]]
+"""Model inputs of one text, not padded."""
+Around: TypeAlias = Callable[[list[int], Mapping[str, Tensor]], AbstractContextManager[object]]
+"""What is open during a pass, given the indices of its texts and its padded inputs."""
+
+
+class TextClassifier:
+    """A sequence classifier as a function of texts; the result of a text depends on no other text.
+
+    Attributes:
+        model: The model; it runs in evaluation mode and is put back into its own.
+        tokenizer: Its tokenizer.
+        max_length: Longest input in tokens, special ones included; longer ones are cut.
+        texts_per_pass: Most texts of one forward pass; `None` for as many as `tokens_per_pass` allows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None = None,
+        texts_per_pass: int | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length or longest_input(model, tokenizer)
+        self.texts_per_pass = texts_per_pass
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """Tokens, padding included, that one forward pass takes at most."""
+        return TOKENS_PER_PASS.get(self.model.device.type, TOKENS_PER_PASS["cpu"])
+
+    def logits(self, texts: Sequence[str]) -> Float[Tensor, "texts outputs"]:
+        """Logits of each text, on the CPU; each distinct text is computed once."""
+        row = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        return self.run(self.encode(list(row)))[[row[text] for text in texts]]
+
+    def run(
+        self, encoded: Sequence[Encoded], around: Around = lambda rows, inputs: nullcontext()
+    ) -> Float[Tensor, "texts outputs"]:
+        """Logits of encoded texts, on the CPU, in batches of about equal length."""
+        found = torch.empty(len(encoded), int(self.model.config.num_labels))
+        lengths = [len(one["input_ids"]) for one in encoded]
+        with torch.inference_mode(), evaluation_mode(self.model):
+            for rows in batches(lengths, self.tokens_per_pass, self.texts_per_pass):
+                inputs = self.pad([encoded[row] for row in rows])
+                with around(rows, inputs):
+                    found[rows] = self.model(**inputs).logits.float().cpu()
+        return found
+
+    def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
+        """Model inputs of each text, cut at `max_length` and not padded.
+
+        Args:
+            texts: The texts.
+            options: More arguments of the tokenizer, such as `return_offsets_mapping`.
+        """
+        if not texts:
+            return []
+        batch = self.tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, verbose=False, **options
+        )
+        return [{name: batch[name][row] for name in batch} for row in range(len(texts))]
+
+    def pad(self, encoded: list[Encoded]) -> dict[str, Tensor]:
+        """Inputs of several texts as tensors on the model's device, padded to the longest.
+
+        On the right, whatever the tokenizer says: there neither encoders, whose first token is read, nor
+        decoders, in which no token sees a later one, notice the padding.
+        """
+        batch = self.tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
+        return {name: value.to(self.model.device) for name, value in batch.items()}
+
+
+def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> Iterator[list[int]]:
+    """Indices in batches of about equal length.
+
+    Args:
+        lengths: Length of each item.
+        tokens: Most tokens of a batch, padding included; a longer item is a batch of its own.
+        texts: Most items of a batch.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and ((len(batch) + 1) * lengths[index] > tokens or len(batch) == texts):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
+    """A sequence classifier from a folder, a Hub id or an `embedded/...` name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    model: PreTrainedModel = _load(AutoModelForSequenceClassification, "classifier", name, revision)
+    return model
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, a Hub id or an `embedded/...` name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, "tokenizer", name, revision)
+    return tokenizer
+
+
+def _load(auto: Any, what: str, name: str, revision: str | None) -> Any:
+    folder = resolve_model(name)
+    try:
+        return auto.from_pretrained(folder, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The {what} {name!r} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off; afterwards the model is as it was."""
+    training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def longest_input(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,38 +1,27 @@
 """A sequence classifier as a function from texts to class probabilities."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..classifiers import longest_input
-from ..embedded import resolve_model
+from ..attribution import check_offsets
+from ..classifiers import Encoded, TextClassifier, load_model, load_tokenizer
 from ..errors import ModelError
 from .faithfulness import FloatArray
 
 _logger = logging.getLogger(__name__)
 
 
-class Classifier:
-    """Class probabilities of texts, batched by length; the result of a text depends on no other text.
-
-    Each distinct text of a call is computed once.
+class Classifier(TextClassifier):
+    """Class probabilities of texts; says how many texts were too long for it.
 
     Attributes:
-        model: The model, put into evaluation mode for each call and back afterwards.
-        tokenizer: Its tokenizer.
         labels: Label names in the order of the columns.
-        max_length: Longest input in tokens; longer ones are truncated.
     """
 
     def __init__(
@@ -43,12 +32,9 @@ class Classifier:
         batch_size: int = 32,
         max_length: int | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
         names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
         self.labels = [names[index] for index in sorted(names)]
-        self.batch_size = batch_size
-        self.max_length = max_length or longest_input(model, tokenizer)
 
     @property
     def embedding_width(self) -> int:
@@ -57,9 +43,7 @@ class Classifier:
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
         """Class probabilities, `(texts, labels)`, rows summing to 1."""
-        distinct = list(dict.fromkeys(texts))
-        row = {text: index for index, text in enumerate(distinct)}
-        return self._run(self._encode(distinct))[[row[text] for text in texts]]
+        return _probabilities(self.logits(texts))
 
     def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
         """Class probabilities with the token embeddings multiplied by masks.
@@ -68,7 +52,16 @@ class Classifier:
             texts: The texts; the same one may come more than once with different masks.
             masks: For each text `(tokens, hidden)`, the tokens being those of `encode`.
         """
-        return self._run(self._encode(texts), masks)
+
+        @contextmanager
+        def around(rows: list[int], inputs: Mapping[str, Tensor]) -> Iterator[None]:
+            factors = torch.ones(*inputs["input_ids"].shape, masks[0].shape[1])
+            for row, mask in zip(factors, (masks[index] for index in rows), strict=True):
+                row[: len(mask)] = torch.as_tensor(mask)
+            with masked_embeddings(self.model, factors.to(self.model.device)):
+                yield
+
+        return _probabilities(self.run(self.encode(texts), around))
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Character span of each token of each text, (0, 0) for special tokens.
@@ -76,60 +69,27 @@ class Classifier:
         Raises:
             ModelError: the tokenizer knows no character offsets.
         """
-        if not self.tokenizer.is_fast:
-            raise ModelError(
-                f"{type(self.tokenizer).__name__} gives no character offsets, which word attributions need. "
-                "Load the fast tokenizer of the model (`AutoTokenizer` with `use_fast=True`)."
-            )
-        encoded = self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_length, return_offsets_mapping=True
-        )
-        return [[(start, end) for start, end in row] for row in encoded["offset_mapping"]]
+        check_offsets(self.tokenizer)
+        encoded: Any = super().encode(texts, return_offsets_mapping=True)
+        return [[(start, end) for start, end in one["offset_mapping"]] for one in encoded]
 
-    def _encode(self, texts: Sequence[str]) -> list[dict[str, list[int]]]:
-        if not texts:
-            return []
-        whole = self.tokenizer(list(texts), verbose=False)
-        cut = sum(len(ids) > self.max_length for ids in whole["input_ids"])
-        if cut:
+    def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
+        """As for every `TextClassifier`, with one warning that counts the texts that are cut."""
+        encoded = super().encode(texts, **options)
+        pairs = zip(texts, encoded, strict=True)
+        full = [text for text, one in pairs if len(one["input_ids"]) == self.max_length]
+        whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
+        if cut := sum(len(ids) > self.max_length for ids in whole):
             _logger.warning(
                 "%d of %d texts are longer than %d tokens and are truncated",
-                cut,
-                len(texts),
-                self.max_length,
-            )
-            whole = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        return [{name: whole[name][row] for name in whole} for row in range(len(texts))]
+                cut, len(texts), self.max_length,
+            )  # fmt: skip
+        return encoded
 
-    @torch.no_grad()
-    def _run(
-        self, rows: Sequence[dict[str, list[int]]], masks: Sequence[FloatArray] | None = None
-    ) -> FloatArray:
-        results = np.empty((len(rows), len(self.labels)))
-        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
-        with evaluation_mode(self.model):
-            for start in range(0, len(rows), self.batch_size):
-                chosen = by_length[start : start + self.batch_size]
-                inputs = self.tokenizer.pad([rows[row] for row in chosen], return_tensors="pt")
-                batch = {name: value.to(self.model.device) for name, value in inputs.items()}
-                if masks is None:
-                    logits = self.model(**batch).logits
-                else:
-                    mask = self._padded([masks[row] for row in chosen], batch["input_ids"])
-                    with masked_embeddings(self.model, mask):
-                        logits = self.model(**batch).logits
-                results[chosen] = logits.double().softmax(-1).cpu().numpy()
-        return results
 
-    def _padded(self, masks: Sequence[FloatArray], input_ids: Tensor) -> Tensor:
-        """Masks of a batch, `(batch, tokens, hidden)`; padding is left as it is."""
-        padded = torch.ones(*input_ids.shape, masks[0].shape[1], device=input_ids.device)
-        for row, mask in enumerate(masks):
-            tokens = len(mask)
-            left = self.tokenizer.padding_side == "left"
-            place = slice(input_ids.shape[1] - tokens, None) if left else slice(tokens)
-            padded[row, place] = torch.as_tensor(mask, dtype=padded.dtype)
-        return padded
+def _probabilities(logits: Tensor) -> FloatArray:
+    probabilities: FloatArray = logits.double().softmax(-1).numpy()
+    return probabilities
 
 
 def load_classifier(
@@ -143,7 +103,7 @@ def load_classifier(
         options: `batch_size` and `max_length` of `Classifier`.
 
     Raises:
-        ModelError: a folder does not exist, or there is no tokenizer beside a loaded model.
+        ModelError: model or tokenizer cannot be loaded, or there is no tokenizer beside a loaded model.
     """
     if tokenizer is None:
         if not isinstance(model, str):
@@ -152,22 +112,10 @@ def load_classifier(
             )
         tokenizer = model
     if isinstance(tokenizer, str):
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(tokenizer))
+        tokenizer = load_tokenizer(tokenizer)
     if isinstance(model, str):
-        loaded = AutoModelForSequenceClassification.from_pretrained(resolve_model(model))
-        return Classifier(loaded, tokenizer, **options)
+        model = load_model(model)
     return Classifier(model, tokenizer, **options)
-
-
-@contextmanager
-def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout off; afterwards the model is as it was."""
-    training = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @contextmanager

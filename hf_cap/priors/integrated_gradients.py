@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 
 from ..attribution import Explained, path_points, path_scores, pool_words
+from ..classifiers import Encoded, batches
 from ..errors import ConfigError
 from ..types import PerExample, TokenScores
 from ..words import NO_WORD, token_words
-from .classifier import ClassifierSource, ReferenceClassifier, batches
+from .classifier import ClassifierSource, ReferenceClassifier
 from .rows import Row
 from .source_settings import IntegratedGradientsSettings
 from .word_source import Explanations
@@ -82,7 +83,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
 def _explained(
     classifier: ReferenceClassifier,
     rows: Sequence[Row],
-    encoded: Sequence[dict[str, list[int]]],
+    encoded: Sequence[Encoded],
     words: Sequence[list[int]],
     batch: Sequence[int],
 ) -> Explained:

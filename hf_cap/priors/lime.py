@@ -65,16 +65,16 @@ class LimePrior(ClassifierSource, LimeSettings):
             asked.extend(texts)
             return np.zeros((len(texts), 1))
 
-        self._run(row, record)
+        self._run(row, record, labels=())
         return asked
 
     def _fit(self, row: Row, probs: NDArray[np.float64]) -> tuple[list[float], float]:
-        explanation = self._run(row, lambda texts: probs[:, None])
+        explanation = self._run(row, lambda texts: probs[:, None], labels=(0,))
         weights = dict(explanation.local_exp[0])
         return [float(weights[word]) for word in range(len(row.spans))], float(explanation.score)
 
-    def _run(self, row: Row, predict: Predict) -> Any:
-        """Explain the only column that `predict` gives; the perturbations are always the same."""
+    def _run(self, row: Row, predict: Predict, labels: tuple[int, ...]) -> Any:
+        """Explain columns of what `predict` gives; the perturbations are always the same."""
         explainer = LimeTextExplainer(
             bow=False,
             split_expression=lambda text: word_strings(text, self.word_pattern),
@@ -83,5 +83,5 @@ class LimePrior(ClassifierSource, LimeSettings):
             random_state=text_seed(self.seed, row.text),
         )
         return explainer.explain_instance(
-            row.text, predict, labels=(0,), num_features=len(row.spans), num_samples=self.samples
+            row.text, predict, labels=labels, num_features=len(row.spans), num_samples=self.samples
         )

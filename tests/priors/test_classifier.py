@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_cap.classifiers import batches
 from hf_cap.errors import ModelError
-from hf_cap.priors.classifier import ClassifierSource, batches
+from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.occlusion import OcclusionPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -70,6 +71,7 @@ def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     lengths = [5, 1, 9, 1, 5, 30]
     found = list(batches(lengths, 10))
     assert found == [[1, 3], [0, 4], [2], [5]]
+    assert list(batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
     assert list(batches([], 10)) == []
 
 
@@ -112,7 +114,7 @@ def test_a_slow_tokenizer_is_refused(
     monkeypatch.setattr(type(word_tokenizer()), "is_fast", False)
     folder = tmp_path / "model"
     shutil.copytree(reference, folder)
-    with pytest.raises(ModelError, match="gives no character offsets"):
+    with pytest.raises(ModelError, match="does not give"):
         open_source(str(folder)).open()
 
 
