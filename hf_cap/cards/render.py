@@ -7,17 +7,17 @@ shown and not obeyed; `| code` and `| block` print it as code. `None` prints as 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import jinja2
-from huggingface_hub import DatasetCard, ModelCard, RepoCard
+from huggingface_hub import CardData, DatasetCard, ModelCard, ModelCardData, RepoCard
 from markupsafe import Markup
 
 from ..errors import ConfigError
 from ..files import bundled
-from .facts import PAPER, ModelCardFacts, PriorCardFacts
+from .facts import PAPER
 from .heat_map import heat_map, sparkline
 
 UNKNOWN = "unknown"
@@ -39,7 +39,17 @@ SOURCES = {
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
 
-def render_card(facts: ModelCardFacts | PriorCardFacts, template: str | Path | None = None) -> str:
+class Facts(Protocol):
+    """What a card tells: a dataclass with the name of its template and its front matter."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    template: ClassVar[str]
+
+    def metadata(self) -> CardData:
+        """The front matter."""
+
+
+def render_card(facts: Facts, template: str | Path | None = None) -> str:
     """The card as Markdown, front matter included.
 
     Args:
@@ -53,7 +63,8 @@ def render_card(facts: ModelCardFacts | PriorCardFacts, template: str | Path | N
     """
     source = bundled("model_cards") / facts.template if template is None else Path(template)
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    metadata = Markup(facts.metadata().to_yaml(line_break="\n").strip())
+    data = facts.metadata()
+    metadata = Markup(data.to_yaml(line_break="\n").strip())
     try:
         text = source.read_text(encoding="utf-8")
         card = _environment().from_string(text).render(**values, facts=facts, metadata=metadata)
@@ -66,7 +77,7 @@ def render_card(facts: ModelCardFacts | PriorCardFacts, template: str | Path | N
         raise ConfigError(
             f"The card template {str(source)!r} fails: {error}. The facts it may use are {known}."
         ) from error
-    _check_metadata(card, source, ModelCard if isinstance(facts, ModelCardFacts) else DatasetCard)
+    _check_metadata(card, source, ModelCard if isinstance(data, ModelCardData) else DatasetCard)
     return card
 
 
