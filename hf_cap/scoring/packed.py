@@ -6,7 +6,8 @@ its depth; logits are computed only where a step begins.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 
 from .cache import TreeCache
 from .memory import MemoryBudget, out_of_memory
-from .trie import Continuation, Trie, build_trie
+from .tree_attention import TreeBlocks, reading, tree_attention_in
+from .trie import Continuation, Integers, Trie, build_trie
 
 _LOGIT_ROWS = 256
 """Rows that are turned to float32 at a time: a whole run of a large vocabulary would double its memory."""
@@ -29,10 +31,14 @@ class PackedModel:
         model: A causal language model for which packing is sound.
         budget: Nodes of one forward pass.
         prefix_memory: Bytes for the caches of prefixes; the one in use always stays.
+        block: Nodes of a block of `tree_attention`; 0 attends by one product with a mask.
     """
 
-    def __init__(self, model: PreTrainedModel, budget: MemoryBudget, prefix_memory: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, budget: MemoryBudget, prefix_memory: float, block: int = 0
+    ) -> None:
         self.model = model
+        self.block = block
         self.budget = budget
         self.prefix_memory = prefix_memory
         self.tokens_computed = 0
@@ -59,24 +65,29 @@ class PackedModel:
             ExtractError: not even a short run fits the memory.
         """
         cache = self._prefix_cache(prefix)
-        values = np.empty(len(trie.step_nodes))
-        start = 0
         try:
-            while start < len(trie):
-                stop = min(start + self.budget.tokens, len(trie))
-                first, last = np.searchsorted(trie.step_nodes, (start, stop))
-                try:
-                    values[first:last] = self._run(cache, len(prefix), trie, start, stop)
-                except RuntimeError as error:
-                    if not out_of_memory(error):
-                        raise
-                    cache.abandon()
-                    self.budget.halve(error)
-                    continue
-                self.tokens_computed += stop - start
-                start = stop
+            with tree_attention_in(self.model) if self.block else nullcontext():
+                return self._read(cache, len(prefix), trie)
         finally:
             cache.rewind()
+
+    def _read(self, cache: TreeCache, prefix: int, trie: Trie) -> NDArray[np.float64]:
+        """All runs of `trie`, as long as the memory allows."""
+        values = np.empty(len(trie.step_nodes))
+        start = 0
+        while start < len(trie):
+            stop = min(start + self.budget.tokens, len(trie))
+            first, last = np.searchsorted(trie.step_nodes, (start, stop))
+            try:
+                values[first:last] = self._run(cache, prefix, trie, start, stop)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                cache.abandon()
+                self.budget.halve(error)
+                continue
+            self.tokens_computed += stop - start
+            start = stop
         return values
 
     def _prefix_cache(self, prefix: tuple[int, ...]) -> TreeCache:
@@ -105,27 +116,41 @@ class PackedModel:
         above = trie.ancestors(start)
         first, last = np.searchsorted(trie.step_nodes, (start, stop))
         nodes, step_rows = np.unique(trie.step_nodes[first:last], return_inverse=True)
-        logits = self.model(
-            input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
-            position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
-            attention_mask=self._mask(prefix, trie.visible(above, start, stop)),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.from_numpy(nodes - start).to(device),
-        ).logits[0]
+        with self._attention(prefix, trie, above, start, stop) as mask:
+            logits = self.model(
+                input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
+                position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.from_numpy(nodes - start).to(device),
+            ).logits[0]
         values = _gather(logits, step_rows, trie.step_tokens[first:last])
         if stop < len(trie):
             held = np.concatenate([above, np.arange(start, stop)])
             cache.advance(torch.from_numpy(np.flatnonzero(trie.end[held] > stop)).to(device))
         return values
 
-    def _mask(self, prefix: int, visible: NDArray[np.bool_]) -> Tensor:
-        """Additive mask `(1, 1, run, prefix + path + run)`: 0 where attention may go."""
+    @contextmanager
+    def _attention(
+        self, prefix: int, trie: Trie, above: Integers, start: int, stop: int
+    ) -> Iterator[Tensor]:
+        """Inside this block the layers see the run as the trie tells; gives the mask to hand in."""
+        if not self.block:
+            mask = self._mask(trie.visible(above, start, stop))
+            yield torch.nn.functional.pad(mask, (prefix, 0))[None, None]
+            return
+        count = -(-(stop - start) // self.block)
+        keys, visible = trie.blocks(above, start, stop, -(-(stop - start) // count))
+        mask = self._mask(visible)[:, None]
+        with reading(TreeBlocks(prefix, torch.from_numpy(keys).to(self.model.device), mask)):
+            yield mask  # of four dimensions, so the model leaves it as it is
+
+    def _mask(self, visible: NDArray[np.bool_]) -> Tensor:
+        """Additive mask of the same shape: 0 where attention may go."""
         dtype, device = self.model.dtype, self.model.device
-        mask = torch.zeros(len(visible), prefix + visible.shape[1], dtype=dtype, device=device)
-        hidden = ~torch.from_numpy(visible).to(device)
-        mask[:, prefix:].masked_fill_(hidden, torch.finfo(dtype).min)
-        return mask[None, None]
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+        return mask.masked_fill_(~torch.from_numpy(visible).to(device), torch.finfo(dtype).min)
 
 
 def _gather(

@@ -5,6 +5,7 @@ import random
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -16,11 +17,15 @@ from transformers import (
 )
 
 from hf_cap.errors import ExtractError
+from hf_cap.scoring import tree_attention
 from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.memory import MemoryBudget
+from hf_cap.scoring.packed import PackedModel
 from hf_cap.scoring.protocol import Query, Scored
 from hf_cap.scoring.settings import ScorerRuntime
 from hf_cap.scoring.soundness import declared_reach, packs_soundly
 from hf_cap.scoring.statistics import ScorerStatistics
+from hf_cap.scoring.trie import Continuation
 from tests.scoring.queries import (
     ANSWERS,
     LONG,
@@ -60,6 +65,44 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
         scorer = LocalScorer(model, byte_tokenizer(), runtime=runtime)
         assert scorer.packs
         assert largest_difference(scorer.score(queries), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("block", [0, 1, 5, 64])
+def test_blocks_of_any_size_give_the_scores_of_one_masked_product(block: int) -> None:
+    model, draw = llama(), random.Random(1)
+    rows = [
+        Continuation(tuple(draw.randrange(60) for _ in range(draw.randrange(2, 9))), 1)
+        for _ in range(40)
+    ]
+    for prefix in ((), (7, 3, 9)):
+        dense = PackedModel(model, MemoryBudget(1000), 1.0).log_probs(prefix, rows)
+        packed = PackedModel(model, MemoryBudget(33), 1.0, block).log_probs(prefix, rows)
+        assert np.allclose(np.ravel(packed), np.ravel(dense), atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_blocks_stand_in_for_sdpa_where_they_give_its_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, queries = llama(), all_queries()[::5]
+    assert LocalScorer(model, byte_tokenizer()).attends_by_blocks
+    model.set_attn_implementation("eager")
+    assert not LocalScorer(model, byte_tokenizer()).attends_by_blocks
+    model.set_attn_implementation("sdpa")
+    # a kernel with another idea of what it returns must not reach the scores
+    monkeypatch.setattr(tree_attention, "_product", _without_mass)
+    scorer = LocalScorer(model, byte_tokenizer())
+    assert scorer.packs
+    assert not scorer.attends_by_blocks
+    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+
+
+def _without_mass(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    query, key, value, mask, scale = args
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale
+    )
+    return output, torch.zeros(output.shape[:-1])
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])

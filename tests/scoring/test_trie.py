@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from hf_cap.scoring.plain import batches
-from hf_cap.scoring.trie import Continuation, build_trie
+from hf_cap.scoring.trie import Continuation, Trie, build_trie
 
 
 def test_a_trie_on_paper() -> None:
@@ -60,6 +60,22 @@ def test_paths_and_masks_against_their_definition() -> None:
         assert np.array_equal(trie.visible(held, start, stop), expected)
         run = range(start, stop)
         assert {k for q in run for k in range(start) if is_above(k, q)} == set(held.tolist())
+        for size in (1, 4, 200):
+            assert seen_in_blocks(trie, start, stop, size) == {
+                (query, key) for query in run for key in keys if is_above(key, query)
+            }
+
+
+def seen_in_blocks(trie: Trie, start: int, stop: int, size: int) -> set[tuple[int, int]]:
+    """The pairs of a node and a node that it sees, as `Trie.blocks` tells them."""
+    above = trie.ancestors(start)
+    places, visible = trie.blocks(above, start, stop, size)
+    assert visible.shape == (len(places), size, places.shape[1])
+    nodes = [*above.tolist(), *range(start, stop)]
+    return {
+        (start + block * size + row, nodes[places[block, column]])
+        for block, row, column in zip(*visible.nonzero(), strict=True)
+    }
 
 
 def test_batches_hold_rows_of_like_length_up_to_the_budget() -> None:
