@@ -169,6 +169,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def merge(settings: Mapping[str, Setting], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Values of all layers, the later over the earlier, each converted to its field's type.
 
+    A mapping adds its entries to those of earlier layers.
+
     Raises:
         ConfigError: a key that no setting has (with the nearest that exists), a value of a wrong
             type, or a setting without default that no layer gives.
@@ -178,7 +180,10 @@ def merge(settings: Mapping[str, Setting], *layers: Mapping[str, Any]) -> dict[s
         for key, value in layer.items():
             if key not in settings:
                 raise ConfigError(unknown_key(key, settings))
-            values[key] = settings[key].convert(value)
+            converted = settings[key].convert(value)
+            if settings[key].kind is dict and isinstance(converted, dict):
+                converted = {**values.get(key, {}), **converted}
+            values[key] = converted
     for name, setting in settings.items():
         if setting.default is MISSING and name not in values:
             raise ConfigError(f"`{name}` is missing: {setting.help}")

@@ -1,0 +1,1 @@
+"""The benchmark: the cells of a matrix, run one by one, and what their results say together."""

@@ -1,0 +1,163 @@
+"""One cell: train, measure on every test set, and keep the numbers."""
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from datasets import Dataset
+
+from ..errors import ConfigError
+from ..evaluation.classifier import Evaluation, evaluate_classifier
+from ..evaluation.matrix import BASELINE, CEILING, Cell
+from ..evaluation.settings import EvaluationSettings
+from ..files import write_json
+from ..schema import PRIOR, prior_column
+from ..versions import versions
+from .bench import CELL_FILE, FAILURE_FILE, Bench
+from .priors import is_explained, oracle, prior_facts, with_prior
+from .students import Student, keep_model, reference_cell, train_student
+from .texts import facts_of, load_texts, short_hash, some, test_sets
+
+_logger = logging.getLogger(__name__)
+
+_ACCURACY = ("texts", "accuracy", "macro_f1")
+_FAITHFULNESS = ("texts", "comprehensiveness", "sufficiency", "soft_nc", "soft_ns")
+
+
+def facts(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """All that decides the numbers of a cell, as JSON values."""
+    found = {
+        "cell": asdict(cell),
+        "data": facts_of(bench.settings, cell),
+        "training": dict(bench.training(cell)),
+        "evaluation": dict(bench.settings.evaluation),
+        "prior": prior_facts(bench, cell),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def finished(bench: Bench, cell: Cell) -> bool:
+    """Whether a cell has results under the present settings.
+
+    Raises:
+        ConfigError: it has results under other settings, and may not be run again.
+    """
+    file = bench.folder(cell) / CELL_FILE
+    if not file.exists():
+        return False
+    before, now = json.loads(file.read_text(encoding="utf-8"))["settings"], facts(bench, cell)
+    if before == now:
+        return True
+    if bench.settings.redo_changed:
+        return False
+    changed = "; ".join(
+        f"{name} was {old!r}, is {new!r}" for name, old, new in _changes(before, now)
+    )
+    raise ConfigError(
+        f"The cell {cell.folder} is finished, but under other settings: {changed:.600}. Give another "
+        "`output_dir`, the settings of before, or `--redo_changed true` to run such cells again."
+    )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Dotted names of what differs, with both values."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [(f"{name}.{inner}", a, b) for inner, a, b in _changes(old, new)]
+        elif old != new:
+            found.append((name, old, new))
+    return found
+
+
+def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """Run a cell and write its results.
+
+    Returns:
+        What `cell.json` holds.
+
+    Raises:
+        Busy: another process is making something that the cell needs.
+        CAPError, OSError: the cell cannot be run.
+    """
+    started = time.monotonic()
+    settings = facts(bench, cell)
+    data = with_prior(bench, cell)
+    tests, missing = test_sets(bench.settings, cell)
+    prepared = time.monotonic() - started
+    student = train_student(bench, cell, data)
+    measured = time.monotonic()
+    result = {
+        "settings": settings,
+        "hash": short_hash(settings),
+        "test_sets": {name: _accuracy(bench, student, test) for name, test in tests.items()},
+        "missing": missing,
+        "explanations": _explanations(bench, cell, student, data),
+        "without_prior": sum(prior is None for prior in data[PRIOR])
+        if PRIOR in data.column_names
+        else None,
+        "history": student.history,
+        "versions": versions(),
+        "seconds": {
+            "prepare": round(prepared, 1),
+            "train": round(student.seconds, 1),
+            "evaluate": round(time.monotonic() - measured, 1),
+        },
+    }
+    if bench.settings.keep_models or (cell == reference_cell(bench, cell) and is_explained(bench)):
+        keep_model(bench, cell, student)
+    write_json(bench.folder(cell) / CELL_FILE, result)
+    (bench.folder(cell) / FAILURE_FILE).unlink(missing_ok=True)
+    return result
+
+
+def _evaluate(bench: Bench, student: Student, data: Dataset, **changes: Any) -> Evaluation:
+    settings = EvaluationSettings(**{**bench.settings.evaluation, **changes})
+    return evaluate_classifier(student.model, student.tokenizer, data, settings=settings)
+
+
+def _accuracy(bench: Bench, student: Student, test: Dataset) -> dict[str, Any]:
+    found = _evaluate(bench, student, test, faithfulness=False, soft=False)
+    return {name: getattr(found, name) for name in _ACCURACY}
+
+
+def _explanations(bench: Bench, cell: Cell, student: Student, data: Dataset) -> dict[str, Any]:
+    """Faithfulness on test texts, and agreement with the oracle there and with the own prior in training."""
+    count = bench.settings.faithfulness_texts
+    if not count:
+        return {}
+    texts = load_texts(bench.settings, cell.dataset)
+    tested = _evaluate(
+        bench,
+        student,
+        oracle(texts.train, some(texts.test, count)),
+        prior_column=prior_column(CEILING),
+    )
+    found = {name: getattr(tested, name) for name in _FAITHFULNESS}
+    found["oracle_alignment"] = tested.alignment
+    if cell.method != BASELINE:
+        trained = _evaluate(bench, student, some(data, count), faithfulness=False, soft=False)
+        found["prior_alignment"] = trained.alignment
+    return found
+
+
+def note_failure(bench: Bench, cell: Cell, error: BaseException) -> None:
+    """Write why a cell failed, where that is still possible."""
+    try:
+        write_json(
+            bench.folder(cell) / FAILURE_FILE,
+            {
+                "cell": asdict(cell),
+                "error": type(error).__name__,
+                "message": str(error),
+                "traceback": traceback.format_exception(error),
+            },
+        )
+    except OSError as problem:
+        _logger.warning("The failure of %s cannot be written: %s", cell.folder, problem)

@@ -1,0 +1,178 @@
+"""The prior of each method on the training set of a cell: extracted once, then fused or made a control."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from datasets import Dataset
+
+from ..data import load_splits
+from ..evaluation.matrix import BASELINE, CEILING, Cell
+from ..priors.asking import SIGNS
+from ..priors.classifier import ClassifierSource
+from ..priors.controls import CONTROLS, with_control
+from ..priors.extraction import extract_priors
+from ..priors.fusion import HOW, fuse_priors
+from ..priors.keywords import KeywordsPrior
+from ..priors.settings import ExtractionSettings
+from ..priors.sources import source_class
+from ..schema import (
+    LABEL,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    add_provenance,
+    prior_column,
+    read_provenance,
+)
+from ..scoring.settings import ScorerSettings
+from .bench import Bench
+from .claims import claim
+from .students import reference_cell, reference_model
+from .texts import data_folder, kept, load_texts, short_hash, training_texts
+
+HYBRIDS = {f"hybrid_{how}": how for how in HOW}
+_WITHOUT_SCORES = "word_length"
+"""What the controls that look at no score are made from: it scores every word."""
+
+
+def sources_of(bench: Bench, method: str) -> tuple[str, ...]:
+    """The prior sources that a method is made from; none for `none`."""
+    if method == BASELINE:
+        return ()
+    if method == "shuffled":
+        return sources_of(bench, bench.settings.control_of)
+    if method in HYBRIDS:
+        return bench.settings.hybrid
+    return (_WITHOUT_SCORES,) if method in CONTROLS else (method,)
+
+
+def is_explained(bench: Bench) -> bool:
+    """Whether any method of the matrix explains a reference classifier."""
+    sources = {source for method in bench.settings.methods for source in sources_of(bench, method)}
+    return any(_explains(source) for source in sources)
+
+
+def prior_facts(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """What decides the prior of a cell, given its texts."""
+    if cell.method == BASELINE:
+        return {}
+    sources = sources_of(bench, cell.method)
+    facts: dict[str, Any] = {source: _source_facts(bench, cell, source) for source in sources}
+    if cell.method == "shuffled":
+        facts["control_of"] = bench.settings.control_of
+    return {**facts, "sign": bench.settings.sign, "normalisation": bench.settings.normalisation}
+
+
+def with_prior(bench: Bench, cell: Cell) -> Dataset:
+    """The training set of a cell with the column `prior` of its method; without one for `none`.
+
+    Raises:
+        Busy: another process is making what is needed.
+        ConfigError: there is no such method.
+    """
+    settings = bench.settings
+    if cell.method == BASELINE:
+        return training_texts(settings, cell)
+    sources = sources_of(bench, cell.method)
+    data = _joined([scored(bench, cell, source) for source in sources], sources)
+    base = settings.control_of if cell.method == "shuffled" else cell.method
+    fused = fuse_priors(
+        data.map(_with_sign, batched=True, fn_kwargs={"sign": settings.sign, "sources": sources}),
+        sources,
+        how=HYBRIDS.get(base, "mean"),
+        normalisation=settings.normalisation,
+    )
+    return with_control(fused, cell.method, seed=cell.draw) if cell.method in CONTROLS else fused
+
+
+def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
+    """The training set of a cell's regime and draw with the column of one source, extracted once.
+
+    Raises:
+        Busy: another process is extracting it.
+        ConfigError: there is no such source.
+    """
+    digest = load_texts(bench.settings, cell.dataset).digest
+    texts = training_texts(bench.settings, cell)
+    facts = _source_facts(bench, cell, source)
+    target = (
+        data_folder(bench.settings, cell) / "priors" / f"{source}-{short_hash([digest, facts])}"
+    )
+    if source == CEILING:
+        return kept(target, lambda: oracle(load_texts(bench.settings, cell.dataset).train, texts))
+    if not target.exists():
+        with claim(target):
+            if not target.exists():
+                reference = reference_model(bench, cell) if _explains(source) else None
+                made = bench.make_source(source, texts, reference)
+                extract_priors({"train": texts}, [made], target, ExtractionSettings(chunk_size=16))
+    return load_splits(target)["train"]
+
+
+def oracle(train: Dataset, texts: Dataset) -> Dataset:
+    """Texts with the prior `oracle`: log-odds of each word for the gold label, counted in all of `train`."""
+    source = KeywordsPrior.from_dataset(train, statistic="log_odds")
+    made = source(texts.select_columns([TEXT, LABEL])[:])
+    columns = {WORDS: made[WORDS], prior_column(CEILING): made[prior_column(source.name)]}
+    columns[PROVENANCE] = [
+        add_provenance(None, CEILING, read_provenance(cell)[source.name])
+        for cell in made[PROVENANCE]
+    ]
+    for name, values in columns.items():
+        texts = texts.add_column(name, values)
+    return texts
+
+
+def _explains(source: str) -> bool:
+    return source != CEILING and issubclass(source_class(source), ClassifierSource)
+
+
+def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
+    """Those of the extraction's settings that a source has, and how its reference is trained."""
+    if source == CEILING:
+        return {}
+    names = {item.name for item in fields(source_class(source))}  # type: ignore[arg-type]
+    if "scorer" in names:
+        names |= {item.name for item in fields(ScorerSettings)}
+    facts: dict[str, Any] = {
+        name: value for name, value in bench.settings.extraction.items() if name in names
+    }
+    if _explains(source):
+        wanted = reference_cell(bench, cell)
+        facts["reference"] = {**bench.training(wanted), "seed": wanted.seed}
+    return facts
+
+
+def _joined(parts: Sequence[Dataset], sources: Sequence[str]) -> Dataset:
+    """One data set with the columns of several over the same texts."""
+    whole, *others = parts
+    for other in others:
+        for name in (n for n in other.column_names if n not in whole.column_names):
+            whole = whole.add_column(name, other[name][:], feature=other.features[name])
+    cells = [
+        {source: read_provenance(cell)[source] for source, cell in zip(sources, row, strict=True)}
+        for row in zip(*(part[PROVENANCE] for part in parts), strict=True)
+    ]
+    merged = [_cell(facts) for facts in cells]
+    return whole.remove_columns(PROVENANCE).add_column(PROVENANCE, merged)
+
+
+def _cell(facts: Mapping[str, Mapping[str, Any]]) -> str | None:
+    cell = None
+    for source, entry in facts.items():
+        cell = add_provenance(cell, source, entry)
+    return cell
+
+
+def _with_sign(
+    batch: Mapping[str, list[Any]], sign: str, sources: Sequence[str]
+) -> dict[str, list[Any]]:
+    kept_part = SIGNS[sign]  # type: ignore[index]
+    return {
+        prior_column(source): [
+            None if scores is None else [kept_part(score) for score in scores]
+            for scores in batch[prior_column(source)]
+        ]
+        for source in sources
+    }

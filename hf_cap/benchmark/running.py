@@ -1,0 +1,108 @@
+"""Run all cells: claim one, run it, go on; a failed cell stops no other."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from ..errors import CAPError
+from ..evaluation.matrix import Cell, cells
+from ..files import write_text
+from .bench import CELL_FILE, FAILURE_FILE, Bench
+from .cells import finished, note_failure, run_cell
+from .claims import Busy, claim
+from .results import read_results
+from .tables import markdown
+
+_logger = logging.getLogger(__name__)
+
+FAILURES = (CAPError, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError)
+"""What a data set, a model, a server or a machine can do to a cell. A mistake of ours stops the run."""
+TABLE_FILE = "table.md"
+_PAUSE = 2.0
+
+
+def matrix(bench: Bench) -> list[Cell]:
+    """The cells of the settings, those that complete a comparison soonest first."""
+    settings = bench.settings
+    return cells(
+        list(settings.names),
+        settings.regimes,
+        settings.methods,
+        draws=settings.draws,
+        seeds=settings.seeds,
+    )
+
+
+def forget_failures(bench: Bench, todo: Sequence[Cell]) -> None:
+    """Drop the failures of earlier runs, so that their cells are tried again."""
+    for cell in todo:
+        (bench.folder(cell) / FAILURE_FILE).unlink(missing_ok=True)
+
+
+def work(bench: Bench, todo: Sequence[Cell]) -> dict[Cell, str]:
+    """Run cells until each has results or a failure, whoever runs it.
+
+    Any number of processes may work on the same cells. A cell that another process has claimed, or that
+    needs what another process is making, is left for later; one whose process died is taken over.
+
+    Returns:
+        The cells that failed here, and why.
+    """
+    remaining, failed = list(todo), {}
+    while remaining:
+        left = []
+        for cell in remaining:
+            try:
+                with claim(bench.folder(cell)):
+                    if not _settled(bench, cell):
+                        _run(bench, cell)
+            except Busy:
+                left.append(cell)
+            except FAILURES as error:
+                failed[cell] = f"{type(error).__name__}: {error}"
+                _logger.warning("%s failed: %s", cell.folder, failed[cell])
+                note_failure(bench, cell, error)
+        if len(left) == len(remaining):
+            time.sleep(_PAUSE)
+        remaining = left
+    return failed
+
+
+def failures(bench: Bench, todo: Sequence[Cell], seen: Mapping[Cell, str]) -> dict[Cell, str]:
+    """Why cells have no results, from what this process has seen and from what others wrote.
+
+    Args:
+        bench: The benchmark.
+        todo: The cells.
+        seen: What `work` returned here.
+    """
+    found = dict(seen)
+    for cell in todo:
+        file = bench.folder(cell) / FAILURE_FILE
+        if cell not in found and file.exists():
+            written = json.loads(file.read_text(encoding="utf-8"))
+            found[cell] = f"{written['error']}: {written['message']}"
+        elif cell not in found and not (bench.folder(cell) / CELL_FILE).exists():
+            found[cell] = "its process ended without a word, for instance for lack of memory"
+    return found
+
+
+def _settled(bench: Bench, cell: Cell) -> bool:
+    return (bench.folder(cell) / FAILURE_FILE).exists() or finished(bench, cell)
+
+
+def _run(bench: Bench, cell: Cell) -> None:
+    result = run_cell(bench, cell)
+    accuracies = ", ".join(
+        f"{name} {100 * found['accuracy']:.1f} %" for name, found in result["test_sets"].items()
+    )
+    _logger.info("%s: %s (%.0f s)", cell.folder, accuracies, sum(result["seconds"].values()))
+    write_table(bench)
+
+
+def write_table(bench: Bench) -> None:
+    """The table of all cells that are finished by now."""
+    target = bench.room / TABLE_FILE
+    with claim(target, wait=True):
+        write_text(target, markdown(read_results(bench.room)))

@@ -1,0 +1,99 @@
+"""Settings of `hf-cap benchmark`; torch-free, so that its `--help` is instant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..evaluation.attacks.settings import Kind
+from ..options import documented, option, required
+from ..priors.settings import Sign
+from ..priors.source_settings import Normalisation
+from ..schema import LABEL, TEXT
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """The matrix data set × regime × draw × method × seed, and how a cell of it is run."""
+
+    dataset: tuple[str, ...] = required(
+        "Labelled data sets with a training and a test split: folders, `embedded/...` or Hub ids."
+    )
+    output_dir: str = required("Folder for texts, priors, cells and tables. A later run goes on.")
+    regimes: tuple[str, ...] = option(
+        ("5_shot",), "Training sets: `full`, or `<k>_shot` for k texts a class."
+    )
+    draws: int = option(3, "Few-shot draws, the same for every method; at least 1.")
+    seeds: tuple[int, ...] = option((0, 1), "Training seeds of each draw.")
+    methods: tuple[str, ...] = option(
+        (
+            "none",
+            "cap",
+            "channel",
+            "hybrid_mean",
+            "hybrid_max",
+            "shuffled",
+            "word_length",
+            "oracle",
+        ),
+        "`none`, any prior source, `hybrid_mean`, `hybrid_max`, the controls `shuffled`, `uniform`, "
+        "`random`, `word_length`, and `oracle`, the log-odds of the whole training split.",
+    )
+    hybrid: tuple[str, ...] = option(("cap", "channel"), "Sources that the hybrids are fused from.")
+    control_of: str = option("cap", "Method whose scores the control `shuffled` permutes.")
+    sign: Sign = option(
+        "positive",
+        "Which scores of every source count: evidence for the label only, signed, or absolute values.",
+    )
+    normalisation: Normalisation = option(
+        "l2", "Puts the prior of every method on one scale over the words of a text."
+    )
+    attacks: tuple[Kind, ...] = option(
+        ("keyword_addition", "keyword_replacement"),
+        "Attacked test sets, made by rule from the words of the training split.",
+    )
+    training: Mapping[str, Any] = option(
+        help="Settings of `hf-cap train` for every cell, such as model and learning_rate.",
+        factory=dict,
+    )
+    extraction: Mapping[str, Any] = option(
+        help="Settings of `hf-cap extract` for the sources, such as model and n.", factory=dict
+    )
+    evaluation: Mapping[str, Any] = option(
+        help="Settings of `hf-cap evaluate`, such as attribution_steps.", factory=dict
+    )
+    faithfulness_texts: int = option(
+        200,
+        "Test texts (the same for every cell) whose explanations are measured, and training texts whose "
+        "agreement with the prior is; 0 measures neither.",
+    )
+    keep_models: bool = option(
+        False, "Keep the trained models; else only those that a prior source explains."
+    )
+    jobs: int = option(1, "Processes that share the cells; each takes its part of the cores.")
+    redo_changed: bool = option(
+        False, "Run finished cells again whose settings have changed since; else they are refused."
+    )
+    report_only: bool = option(False, "Run nothing; make the tables of the finished cells again.")
+    train_split: str = option("train", "Split that training texts, keywords and oracle come from.")
+    test_split: str = option("test", "Split to measure on.")
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("jobs", 1), ("faithfulness_texts", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"`{name}` must be at least {least}, got {getattr(self, name)!r}."
+                )
+        if len(set(self.names)) < len(self.dataset):
+            raise ConfigError(f"Two data sets have one name: {list(self.dataset)!r}.")
+        if not self.seeds:
+            raise ConfigError("`seeds` is empty; give at least one.")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Short name of each data set (the last part of its path) to where it is."""
+        return {Path(place).name: place for place in self.dataset}

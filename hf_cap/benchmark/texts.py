@@ -1,0 +1,139 @@
+"""The texts of a benchmark: data sets, few-shot draws and attacked test sets, each made once and kept."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ..data import choose_split, label_names, load_splits, save_splits
+from ..errors import DataError
+from ..evaluation.attacks.attack import attack_dataset
+from ..evaluation.attacks.settings import AttackSettings
+from ..evaluation.few_shot import few_shot
+from ..evaluation.matrix import Cell
+from ..randomness import rank
+from ..schema import LABEL, TEXT
+from .claims import claim
+from .settings import BenchmarkSettings
+
+CLEAN = "clean"
+_SPLIT = "texts"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The training and test texts of one data set.
+
+    Attributes:
+        train: The whole training split.
+        test: The test split, in the same label space.
+        digest: Short hash of label space, texts and labels of both.
+    """
+
+    train: Dataset
+    test: Dataset
+    digest: str
+
+
+def load_texts(settings: BenchmarkSettings, name: str) -> Texts:
+    """The data set called `name`, read once a process.
+
+    Raises:
+        DataError: a split, column, text or label is missing, or a test label is outside the label space.
+    """
+    return _load(
+        settings.names[name],
+        settings.train_split,
+        settings.test_split,
+        settings.text_column,
+        settings.label_column,
+    )
+
+
+@cache
+def _load(place: str, train: str, test: str, text_column: str, label_column: str) -> Texts:
+    splits = load_splits(
+        place, splits=[train, test], text_column=text_column, label_column=label_column
+    )
+    chosen = [choose_split(splits, split).select_columns([TEXT, LABEL]) for split in (train, test)]
+    names = label_names(chosen[0])
+    return Texts(*chosen, short_hash([names, *([d[TEXT][:], d[LABEL][:]] for d in chosen)]))
+
+
+def short_hash(value: Any) -> str:
+    """Hash of a JSON value that does not depend on the order of its keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def kept(target: Path, make: Callable[[], Dataset]) -> Dataset:
+    """A data set that is made once and read from the folder `target` from then on.
+
+    Raises:
+        Busy: another process is making it.
+    """
+    if not target.exists():
+        with claim(target):
+            if not target.exists():
+                save_splits({_SPLIT: make()}, target)
+    return load_splits(target)[_SPLIT]
+
+
+def data_folder(settings: BenchmarkSettings, cell: Cell) -> Path:
+    """Where texts and priors of a cell's data set, regime and draw are kept."""
+    return Path(settings.output_dir) / "data" / "/".join(cell.folder.split("/")[:3])
+
+
+def training_texts(settings: BenchmarkSettings, cell: Cell) -> Dataset:
+    """The training set of a cell's regime and draw; the same for every method and seed."""
+    texts = load_texts(settings, cell.dataset)
+    shots = cell.shots
+    if shots is None:
+        return texts.train
+    return kept(
+        data_folder(settings, cell) / f"texts-{texts.digest}",
+        lambda: few_shot(texts.train, shots, draw=cell.draw, allow_fewer=True),
+    )
+
+
+def test_sets(settings: BenchmarkSettings, cell: Cell) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """The clean and the attacked test sets of a cell, and why one is missing.
+
+    Keywords come from the whole training split, so that all regimes face the same attack; the draw is the
+    attack's seed.
+
+    Returns:
+        Name to test set, and name to reason for each attack that could not be made.
+    """
+    texts = load_texts(settings, cell.dataset)
+    made, missing = {CLEAN: texts.test}, {}
+    folder = Path(settings.output_dir) / "data" / cell.folder.split("/")[0] / "attacks"
+    for kind in settings.attacks:
+        attack = AttackSettings(kind=kind, seed=cell.draw)
+        target = folder / f"draw_{cell.draw}" / f"{kind}-{texts.digest}"
+        try:
+            made[kind] = kept(target, lambda a=attack: attack_dataset(texts.test, texts.train, a))  # type: ignore[misc]
+        except DataError as error:
+            missing[kind] = str(error)
+    return made, missing
+
+
+def some(dataset: Dataset, count: int) -> Dataset:
+    """At most `count` rows, chosen by their texts alone."""
+    texts = dataset[TEXT][:]
+    rows = sorted(range(len(texts)), key=lambda row: rank("some", texts[row]))[:count]
+    return dataset.select(sorted(rows))
+
+
+def facts_of(settings: BenchmarkSettings, cell: Cell) -> Mapping[str, Any]:
+    """What decides which texts a cell trains and is tested on."""
+    return {
+        "texts": load_texts(settings, cell.dataset).digest,
+        "attacks": list(settings.attacks),
+        "faithfulness_texts": settings.faithfulness_texts,
+    }

@@ -1,0 +1,150 @@
+"""`hf-cap benchmark`: does a prior help, and more than its controls? The whole matrix, cell by cell.
+
+`accelerate launch --num_processes 4 -m hf_cap benchmark ...` and `--jobs 4` both let several processes share
+the cells.
+"""
+
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..benchmark.settings import BenchmarkSettings
+from ..errors import BenchmarkError, ConfigError
+from . import extract, train
+from .config import build, merge, settings_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..benchmark.bench import Bench
+    from ..evaluation.matrix import Cell
+    from ..priors.sources import Source
+
+SETTINGS = (BenchmarkSettings,)
+
+_TAKEN = frozenset(
+    """dataset output_dir splits train_split eval_split text_column label_column labels limit seed sign
+    classifier prior_column faithfulness records save_strategy eval_strategy report_to disable_tqdm
+    push_to_hub""".split()
+)
+"""Settings of the stages that a cell of the matrix decides."""
+
+
+def run(values: dict[str, Any]) -> None:
+    """Run what is not finished, then write the tables.
+
+    Raises:
+        BenchmarkError: cells failed; the message says which and why.
+    """
+    settings = build(BenchmarkSettings, values)
+    be_alone()
+    bench = open_bench(settings)
+    from ..benchmark.running import failures, forget_failures, matrix, work, write_table
+
+    todo = matrix(bench)
+    if not settings.report_only:
+        forget_failures(bench, todo)
+        failed = _share(values, settings.jobs) if settings.jobs > 1 else work(bench, todo)
+    write_table(bench)
+    print(f"table: {bench.room / 'table.md'}")
+    if not settings.report_only and (failed := failures(bench, todo, failed)):
+        lines = [f"  {cell.folder}: {reason}" for cell, reason in failed.items()]
+        raise BenchmarkError(
+            f"{len(failed)} of {len(todo)} cells failed; the others are done. Run the same command again "
+            "to try them again.\n" + "\n".join(lines)
+        )
+
+
+def _share(values: Mapping[str, Any], jobs: int) -> "dict[Cell, str]":
+    """Run the cells in several processes, each with its part of the cores and one of the GPUs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // jobs)))
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang
+    processes = [context.Process(target=_help, args=(dict(values), job)) for job in range(jobs)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return {}
+
+
+def _help(values: Mapping[str, Any], job: int) -> None:
+    """What each of the processes does."""
+    take_device(job)
+    logging.basicConfig(level=logging.INFO, format=f"[{job}] %(message)s", stream=sys.stderr)
+    bench = open_bench(build(BenchmarkSettings, values))
+    from ..benchmark.running import matrix, work
+
+    work(bench, matrix(bench))
+
+
+def open_bench(settings: BenchmarkSettings) -> "Bench":
+    """The benchmark, with the settings of its stages converted and checked.
+
+    Raises:
+        ConfigError: a stage has no such setting, or not of that value.
+    """
+    import datasets
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    from ..benchmark.bench import Bench
+    from ..evaluation.settings import EvaluationSettings
+    from ..training.config import CAPConfig
+
+    set_verbosity_error()  # a fresh classification head is no surprise here
+    disable_progress_bar()
+    datasets.disable_progress_bars()
+    checked = replace(
+        settings,
+        training=_checked("training", settings.training, CAPConfig, train.TrainPlaces),
+        extraction=_checked("extraction", settings.extraction, *extract.SETTINGS[1:]),
+        evaluation=_checked("evaluation", settings.evaluation, EvaluationSettings),
+    )
+    return Bench(checked, partial(_make_source, checked.extraction), _load_student)
+
+
+def be_alone() -> None:
+    """Forget that `accelerate launch` started several processes: they share cells, not a model."""
+    rank = int(os.environ.get("LOCAL_RANK", "-1"))
+    for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(variable, None)
+    if rank >= 0:
+        take_device(rank)
+
+
+def take_device(number: int) -> None:
+    """Let this process see one GPU only, the one whose turn it is."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+
+
+def _checked(name: str, given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """Settings of a stage, converted; those that the benchmark itself sets are refused."""
+    if taken := sorted(_TAKEN & set(given)):
+        raise ConfigError(
+            f"`{name}` holds {taken[0]!r}, which the benchmark itself sets. Leave it out."
+        )
+    known = settings_of(*classes)
+    return merge({key: setting for key, setting in known.items() if key not in _TAKEN}, given)
+
+
+def _make_source(
+    extraction: Mapping[str, Any], name: str, texts: "Dataset", classifier: str | None
+) -> "Source":
+    # all scores are kept: which of them count is decided when a method's prior is made
+    options = {**extraction, "sign": "signed", "classifier": classifier}
+    return extract.make_source(name, texts, options)
+
+
+def _load_student(training: Mapping[str, Any], texts: "Dataset") -> tuple[Any, Any]:
+    places = build(train.TrainPlaces, {"dataset": "", "output_dir": "", **training})
+    return train.load_student(places, texts)
