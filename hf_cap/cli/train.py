@@ -9,12 +9,14 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, PriorError
 from ..options import documented, option, required
 from ..schema import LABEL, TEXT, prior_sources
+from ..tabular.settings import LAATOptions, StudentOptions, TableOptions
 from ..training.settings import AlignmentOptions
+from . import train_tabular
 from .config import build
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ RUN_FILE = "run.json"
 class TrainPlaces:
     """What is trained on what, and where it goes."""
 
+    task: Literal["text", "tabular"] = option(
+        "text",
+        "`text`: a classifier, aligned with the priors of its texts. `tabular`: a small model of a table, "
+        "aligned with the scores of its features.",
+    )
     dataset: str = required(
         "Labelled data, with a prior column for alignment: the folder that `hf-cap fuse` wrote."
     )
@@ -53,7 +60,7 @@ class TrainPlaces:
     trust_remote_code: bool = option(False, "Run code that comes with a model on the Hub.")
 
 
-SETTINGS = (TrainPlaces, AlignmentOptions)
+SETTINGS = (TrainPlaces, AlignmentOptions, TableOptions, StudentOptions, LAATOptions)
 
 
 def more_settings() -> tuple[type, ...]:
@@ -70,6 +77,9 @@ def run(values: dict[str, Any]) -> None:
     from ..training.config import CAPConfig
 
     places = build(TrainPlaces, values)
+    if places.task == "tabular":
+        train_tabular.run(places, values)
+        return
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
     train(places, config, settings=values)

@@ -1,0 +1,96 @@
+"""`hf-cap elicit`: ask a language model how much each feature of a table speaks for each class."""
+
+import logging
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..options import documented, option, required
+from ..scoring.settings import ScorerRuntime, ScorerSettings
+from ..tabular.settings import ElicitOptions, TableOptions
+from .config import build
+
+if TYPE_CHECKING:
+    from ..tabular.schema import TableSchema
+    from ..tabular.scores import FeatureScores
+
+_logger = logging.getLogger(__name__)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ElicitPlaces:
+    """What is read and written."""
+
+    dataset: str = required(
+        "Table: a .csv or .parquet file, a folder with one a split, or a Hub id. Only names, categories and "
+        "classes are shown to the language model, never a row."
+    )
+    output_dir: str = required("Folder to write: the scores as parquet, and their card.")
+    label_column: str | None = option(
+        None, "Column that is predicted; by default the one that the description names."
+    )
+    repo_id: str | None = option(None, "Repository on the Hub, `user/name`, for the card.")
+    push: bool = option(False, "Upload the folder to `repo_id`.")
+    private: bool = option(True, "Make a new repository private.")
+    license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
+
+
+SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, ScorerSettings, ScorerRuntime)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Ask, write the scores with their card, and say what it took."""
+    from ..files import atomic_path
+    from ..publishing.hub import check_access, upload
+    from ..publishing.staging import CARD, check_folder
+    from ..tabular.card import score_card
+    from ..tabular.train import read_schema
+
+    places = build(ElicitPlaces, values)
+    if places.push:
+        if places.repo_id is None:
+            raise ConfigError("`push` needs a repository: `--repo_id user/name`.")
+        check_access(places.repo_id, "dataset")
+    _, schema = read_schema(places.dataset, build(TableOptions, values), target=places.label_column)
+    scores = elicit(schema, values)
+    folder = Path(places.output_dir)
+    name = places.repo_id.split("/")[-1] if places.repo_id else folder.name
+    with atomic_path(folder) as target:
+        target.mkdir()
+        scores.to_dataset().to_parquet(str(target / "train.parquet"))
+        card = score_card(
+            scores,
+            name,
+            repo_id=places.repo_id,
+            license=places.license,
+            command=shlex.join(["hf-cap", *sys.argv[1:]]),
+        )
+        (target / CARD).write_text(card, encoding="utf-8")
+        check_folder(target, folder)
+    _logger.info("Wrote the scores of %d features to %s", len(schema.features), folder)
+    if places.push and places.repo_id:
+        _logger.info(
+            "Uploaded to %s", upload(folder, places.repo_id, "dataset", private=places.private)
+        )
+
+
+def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
+    """The scores of a table's features, by the way that the settings name."""
+    from ..cards.safety import public_name
+    from ..scoring.open import open_scorer
+    from ..tabular.chat import open_chat
+    from ..tabular.elicitation import elicit_chat, elicit_expectation
+
+    options, settings = build(ElicitOptions, values), build(ScorerSettings, values)
+    runtime = build(ScorerRuntime, values)
+    if options.method == "chat":
+        model = open_chat(settings, options, runtime)
+        scores = elicit_chat(schema, model, options, name=str(public_name(settings.model)))
+    else:
+        scores = elicit_expectation(schema, open_scorer(settings, runtime), options)
+    facts = {**scores.provenance, "model": public_name(settings.model), "question": schema.question}
+    return replace(scores, provenance=facts)

@@ -1,0 +1,83 @@
+"""`hf-cap elicit` and `hf-cap train --task tabular` from a file to a model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_cap.cli import main
+from hf_cap.tabular.predict import load_student, predict_table
+from hf_cap.tabular.scores import load_scores
+from tests.tabular.cases import numbers
+from tests.tiny import byte_tokenizer, llama
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "table"
+    folder.mkdir()
+    for split, seed in (("train", 0), ("test", 1)):
+        frame = numbers(seed=seed)
+        frame["x0"] += (frame["y"] == "c1") * 3
+        frame.to_csv(folder / f"{split}.csv", index=False)
+    return folder
+
+
+QUIET = ["--save_strategy", "no", "--disable_tqdm", "--use_cpu"]
+
+
+def test_scores_are_elicited_and_a_student_is_aligned_with_them(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    llama(vocabulary=512).save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    scores = tmp_path / "scores"
+    told = ["--label_column", "y", "--dataset", str(data)]
+    asked = ["--model", str(model), "--store", "none", "--device", "cpu"]
+    assert main(["elicit", *told, *asked, "--output_dir", str(scores)]) == 0
+    made = load_scores(scores)
+    assert len(made.scores) == 2 * 4
+    assert made.provenance["model"] == "model"  # no local path
+    card = (scores / "README.md").read_text()
+    assert "| x0 |" in card
+    assert "arxiv:2502.20268" in card
+    run = tmp_path / "run"
+    settings = ["--scores", str(scores), "--eval_split", "test", "--num_train_epochs", "30"]
+    assert (
+        main(["train", "--task", "tabular", *told, *settings, *QUIET, "--output_dir", str(run)])
+        == 0
+    )
+    assert "roc_auc" in capsys.readouterr().out
+    record = json.loads((run / "run.json").read_text())
+    assert record["alignment"]["alignment_weight"] == 100
+    assert record["scores"]["method"] == "expectation"
+    assert set(predict_table(load_student(run), data / "test.csv").columns) == {"c0", "c1"}
+    assert not (run / "training_args.bin").exists()
+    assert (run / "README.md").exists()
+
+
+def test_without_scores_the_task_alone_is_trained(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    told = ["--task", "tabular", "--label_column", "y", "--dataset", str(data)]
+    settings = ["--num_train_epochs", "60", "--eval_split", "test", "--student", "mlp"]
+    assert main(["train", *told, *settings, *QUIET, "--output_dir", str(run)]) == 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["alignment"]["alignment_weight"] == 0
+    assert record["evaluation"]["roc_auc"] > 0.9
+
+
+def test_publishing_needs_a_place(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "elicit",
+        "--dataset",
+        str(data),
+        "--label_column",
+        "y",
+        "--output_dir",
+        str(tmp_path / "s"),
+    ]
+    assert main([*words, "--push"]) == 2
+    assert "--repo_id" in capsys.readouterr().err
