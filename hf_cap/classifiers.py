@@ -99,6 +99,9 @@ class TextClassifier:
 def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> Iterator[list[int]]:
     """Indices in batches of about equal length.
 
+    A batch of at least a quarter of its budget is efficient already, so no longer item joins it, for which
+    all the others would be padded.
+
     Args:
         lengths: Length of each item.
         tokens: Most tokens of a batch, padding included; a longer item is a batch of its own.
@@ -106,7 +109,10 @@ def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> It
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and ((len(batch) + 1) * lengths[index] > tokens or len(batch) == texts):
+        longest = lengths[batch[-1]] if batch else 0
+        efficient = longest < lengths[index] and 4 * len(batch) * longest >= tokens
+        full = (len(batch) + 1) * lengths[index] > tokens or len(batch) == texts
+        if batch and (efficient or full):
             yield batch
             batch = []
         batch.append(index)

@@ -4,16 +4,19 @@ Source: Sundararajan, Taly & Yan, "Axiomatic Attribution for Deep Networks" (arX
 are those of captum's `LayerIntegratedGradients` on the word embeddings, computed for many texts at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ..attribution import Explained, path_points, path_scores, pool_words
+from ..attribution import Explained, on_path, path_points, path_scores, pool_words
 from ..classifiers import Encoded, batches
 from ..errors import ConfigError
-from ..types import PerExample, TokenScores
+from ..types import TokenScores, TokenWords
 from ..words import NO_WORD, token_words
 from .classifier import ClassifierSource, ReferenceClassifier
 from .rows import Row
@@ -43,59 +46,75 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows."""
         classifier = self.open()
+        texts = _Texts.encode(classifier, rows)
+        scores: list[list[float]] = [[]] * len(rows)
+        sums = torch.zeros(len(rows))
+        lengths = [len(one["input_ids"]) * self.steps for one in texts.encoded]
+        for batch in batches(lengths, classifier.tokens_per_pass):
+            explained = texts.explained(batch)
+            token_scores = self._integrate(explained, classifier.tokens_per_pass)
+            sums[batch] = token_scores.sum(1).cpu()
+            most = max(len(rows[index].spans) for index in batch)
+            pooled = pool_words(token_scores, explained.words, most).tolist()
+            for index, row_scores in zip(batch, pooled, strict=True):
+                scores[index] = row_scores[: len(rows[index].spans)]
+        gaps = (sums - texts.changes()).tolist()
+        return Explanations(scores, {"gap": gaps}, {"identity": classifier.identity})
+
+    def _integrate(self, explained: Explained, tokens: int) -> TokenScores:
+        ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+        points = path_points(
+            "integrated_gradients", ids, mask, steps=self.steps, rule="gauss_legendre"
+        )
+        with torch.enable_grad():
+            return path_scores(explained, points, rows=tokens // ids.shape[1])[0]
+
+
+class _Texts(NamedTuple):
+    """Encoded rows with the word of each token."""
+
+    classifier: ReferenceClassifier
+    encoded: list[Encoded]
+    words: list[list[int]]
+    outputs: list[int]
+
+    @classmethod
+    def encode(cls, classifier: ReferenceClassifier, rows: Sequence[Row]) -> "_Texts":
         encoded = classifier.encode([row.text for row in rows], return_offsets_mapping=True)
         offsets: list[Any] = [one.pop("offset_mapping") for one in encoded]
         words = [
             token_words(spans, row.spans, row.text)
             for spans, row in zip(offsets, rows, strict=True)
         ]
-        scores: list[list[float]] = [[]] * len(rows)
-        gaps = [0.0] * len(rows)
-        lengths = [len(one["input_ids"]) * self.steps for one in encoded]
-        for batch in batches(lengths, classifier.tokens_per_pass):
-            explained = _explained(classifier, rows, encoded, words, batch)
-            token_scores, batch_gaps = self._integrate(explained)
-            most = max(len(rows[index].spans) for index in batch)
-            pooled = pool_words(token_scores, explained.words, most).tolist()
-            for index, row_scores, gap in zip(batch, pooled, batch_gaps.tolist(), strict=True):
-                scores[index] = row_scores[: len(rows[index].spans)]
-                gaps[index] = gap
-        return Explanations(scores, {"gap": gaps}, {"identity": classifier.identity})
+        return cls(classifier, encoded, words, [classifier.outputs[row.label] for row in rows])
 
-    def _integrate(self, explained: Explained) -> tuple[TokenScores, PerExample]:
-        """Token scores, and their sum minus what the logit changes by from baseline to text."""
-        inputs = explained.inputs
-        points = path_points(
-            "integrated_gradients",
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            steps=self.steps,
-            rule="gauss_legendre",
+    def explained(self, batch: Sequence[int]) -> Explained:
+        """The classifier with some of the rows, padded, and their gold labels."""
+        inputs = self.classifier.pad([self.encoded[index] for index in batch])
+        gold = torch.tensor([self.outputs[index] for index in batch])
+        device = self.classifier.model.device
+        words = self._padded_words(batch, inputs)
+        return Explained(self.classifier.model, inputs, gold.to(device), words)
+
+    def changes(self) -> Float[Tensor, " rows"]:
+        """By what the gold logit changes from baseline to text."""
+
+        def at_baseline(
+            batch: list[int], inputs: Mapping[str, Tensor]
+        ) -> AbstractContextManager[object]:
+            words = self._padded_words(batch, inputs)
+            return on_path(self.classifier.model, words, torch.zeros(len(batch)).to(words.device))
+
+        gold = (range(len(self.outputs)), self.outputs)
+        text, baseline = (
+            self.classifier.run(self.encoded),
+            self.classifier.run(self.encoded, at_baseline),
         )
-        with torch.enable_grad():
-            scores, _ = path_scores(explained, points)
-        ends = torch.tensor([[0.0], [1.0]], device=scores.device).expand(-1, len(scores))
-        with torch.no_grad():
-            (baseline, text), _ = explained(ends)
-        return scores, scores.sum(1) - (text - baseline)
+        return text[gold] - baseline[gold]
 
-
-def _explained(
-    classifier: ReferenceClassifier,
-    rows: Sequence[Row],
-    encoded: Sequence[Encoded],
-    words: Sequence[list[int]],
-    batch: Sequence[int],
-) -> Explained:
-    """The classifier with the rows of one batch, padded, and their gold labels."""
-    inputs = classifier.pad([encoded[index] for index in batch])
-    width = inputs["input_ids"].shape[1]
-    padded = [words[i] + [NO_WORD] * (width - len(words[i])) for i in batch]
-    gold = [classifier.outputs[rows[index].label] for index in batch]
-    device = classifier.model.device
-    return Explained(
-        classifier.model,
-        inputs,
-        torch.tensor(gold, device=device),
-        torch.tensor(padded, device=device),
-    )
+    def _padded_words(self, batch: Sequence[int], inputs: Mapping[str, Tensor]) -> TokenWords:
+        ids = inputs["input_ids"]
+        padded = torch.full(ids.shape, NO_WORD)
+        for row, index in enumerate(batch):
+            padded[row, : len(self.words[index])] = torch.tensor(self.words[index])
+        return padded.to(ids.device)

@@ -75,6 +75,11 @@ def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     assert list(batches([], 10)) == []
 
 
+def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
+    assert list(batches([2, 2, 3], 16)) == [[0, 1], [2]]
+    assert list(batches([2, 2, 3], 17)) == [[0, 1, 2]]
+
+
 def test_other_labels_are_refused_by_name(reference: str) -> None:
     with pytest.raises(ModelError, match=r"lacks \['hold'\] and has \['pay'\] besides"):
         open_source(reference, ("renew", "lost", "hold")).open()
