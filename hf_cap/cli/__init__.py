@@ -11,7 +11,9 @@ Only these modules know more than one wing of the package.
 """
 
 import argparse
+import errno
 import logging
+import sqlite3
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -32,6 +34,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "adapt": Command("adapt", "teach a language model the task by LoRA, before extract"),
     "extract": Command("extract", "add prior columns to a labelled data set"),
     "fuse": Command("fuse", "fuse the prior columns into one prior"),
     "audit": Command("audit", "look into the priors of a data set: figures and a JSON"),
@@ -48,7 +51,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130 for an interrupt."""
+    """Run one command. Returns the exit status: 0, 1 (a full disk), 2 (a user's mistake), 130 (interrupt)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # one line a request or file is noise beside a progress bar
@@ -62,6 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hf-cap: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
+    except (OSError, sqlite3.OperationalError) as error:
+        if not _disk_is_full(error):
+            raise
+        print(
+            f"hf-cap: The disk is full ({error}). Free some space and run the same command again; what was "
+            "finished is kept.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _disk_is_full(error: OSError | sqlite3.OperationalError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from ..errors import ConfigError
+from ..randomness import generator
 from ..scoring.protocol import Query, Scored
 from ..words import keep_words
 from .asking import SIGNS, Asker, rank_of, warn_of_cuts
@@ -89,7 +90,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         batch = dataset.select([index * len(dataset) // count for index in range(count)])[:]
         rows = read_rows(batch, self.labels, self)
         asker = self.open()
-        scores = torch.tensor(self._label_scores(asker, rows), dtype=torch.float64)
+        scores = torch.tensor(self.label_scores(asker, rows), dtype=torch.float64)
         return replace(self, offsets=tuple(scores.mean(0).tolist()))
 
     def explain(self, rows: Sequence[Row]) -> Explanations:
@@ -100,7 +101,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
         asker = self.open()
-        label_scores = self._label_scores(asker, rows) if self._needs_label_scores else None
+        label_scores = self.label_scores(asker, rows) if self._needs_label_scores else None
         asked = self._asked(asker, rows, label_scores)
         fits = self._fits(asked, self._scores(asker, asked))
         cuts = [len(row.spans) - len(one.row.spans) for row, one in zip(rows, asked, strict=True)]
@@ -125,7 +126,30 @@ class CAPPrior(LanguageModelSource, CAPSettings):
     def _needs_label_scores(self) -> bool:
         return self.keep_label_scores or self.score == "contrast"
 
-    def _label_scores(self, asker: Asker, rows: Sequence[Row]) -> list[list[float]]:
+    def examples(self, asker: Asker, rows: Sequence[Row], *, copies: int = 0) -> list[Query]:
+        """Prompts with the right answer, for a language model to learn from.
+
+        Args:
+            asker: This prior, opened.
+            rows: Labelled texts.
+            copies: Perturbations of each text that are to be answered like the whole text.
+        """
+        replacement = self.replacement if self.masking == "replace" else None
+        found = []
+        for row in rows:
+            prompt, read = asker.prompt(row.text), _fitted(asker, row)
+            masks = draw_masks(read.text, len(read.spans), self.n, self.seed)
+            chances = masks.weights / masks.weights.sum() if len(masks) else None
+            rng = generator(self.seed, "examples", read.text)
+            drawn = masks.kept[rng.choice(len(masks), copies, p=chances)] if len(masks) else ()
+            texts = [
+                keep_words(read.text, read.spans, kept.tolist(), replacement) for kept in drawn
+            ]
+            label = asker.labels[row.label]
+            found += [_query(prompt, text, label) for text in (read.text.strip(), *texts)]
+        return found
+
+    def label_scores(self, asker: Asker, rows: Sequence[Row]) -> list[list[float]]:
         """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
         queries = []
         for row in rows:

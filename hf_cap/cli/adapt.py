@@ -1,0 +1,231 @@
+"""`hf-cap adapt`: teach a language model the task by LoRA, with the prompts that the prior `cap` asks.
+
+The few training texts that a classifier will learn from are enough; the model folder that comes out is
+given to `hf-cap extract --model`.
+"""
+
+import logging
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, DataError
+from ..options import documented, option, required
+from ..priors.settings import PromptSettings
+from ..schema import LABEL, TEXT
+from ..scoring.settings import ScorerRuntime, ScorerSettings
+from ..training.adaptation_settings import AdaptationSettings
+from .config import build
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..priors.cap import CAPPrior
+    from ..priors.summary import ZeroShot
+
+_logger = logging.getLogger(__name__)
+
+ADAPT_FILE = "adapt.json"
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AdaptPlaces:
+    """What is learnt, what the success is measured on, and where the model goes."""
+
+    dataset: str = required("Labelled data: `embedded/...`, a folder, a file, or a Hub id.")
+    output_dir: str = required(
+        "Folder for the adapters (`adapter`), the model with them merged in (`model`), and `adapt.json`."
+    )
+    train_split: str = option("train", "Split to learn from.")
+    eval_split: str | None = option(
+        None,
+        "Split to measure the model's own answers on, before and after. By default `holdout` training "
+        "texts a label, which are neither learnt nor shown as demonstrations.",
+    )
+    holdout: int = option(
+        1, "Training texts a label that are held out where no eval_split is given."
+    )
+    eval_texts: int = option(
+        200, "At most so many texts are measured on, spread over the split; 0 measures nothing."
+    )
+    masked_copies: int = option(
+        0,
+        "Copies of each training text with words taken out as for the prior, so that the model learns to "
+        "read perturbed texts too.",
+    )
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
+
+
+SETTINGS = (AdaptPlaces, AdaptationSettings, PromptSettings, ScorerSettings, ScorerRuntime)
+
+
+def run(values: dict[str, Any]) -> None:
+    """Measure, adapt, measure again, and write down what came of it."""
+    from ..priors.cap import CAPPrior
+    from ..scoring.settings import using_runtime
+
+    places, scorer = build(AdaptPlaces, values), build(ScorerSettings, values)
+    _check(places, scorer)
+    train, held = load(places, seed=build(AdaptationSettings, values).seed)
+    with using_runtime(build(ScorerRuntime, values)):
+        prior = CAPPrior.from_dataset(train, scorer=scorer, **asdict(build(PromptSettings, values)))
+        before = _measured(prior, held)
+        _logger.info("before: %s", _shown(before, held))
+        facts = adapt(places, build(AdaptationSettings, values), scorer, prior, train)
+        adapted = ScorerSettings(
+            model=facts["model"], dtype=scorer.dtype, trust_remote_code=scorer.trust_remote_code
+        )
+        after = _measured(replace(prior, scorer=adapted), held)
+    _write(places, values, {**facts, "zero_shot": _numbers(before, after, held)})
+    print(f"before: {_shown(before, held)}\nafter:  {_shown(after, held)}")
+    _logger.info("Wrote the adapted model to %s", facts["model"])
+
+
+def _check(places: AdaptPlaces, scorer: ScorerSettings) -> None:
+    """Refuse what cannot work before a model is loaded."""
+    if scorer.base_url is not None:
+        raise ConfigError(
+            f"A served model cannot be adapted, got base_url={scorer.base_url!r}. Adapt the weights here, "
+            "then serve the merged model."
+        )
+    if scorer.quantization != "none":
+        raise ConfigError(
+            f"quantization={scorer.quantization!r}: adapters cannot be merged into quantised weights "
+            "without loss. Adapt the whole weights, and quantise the merged model when it is used."
+        )
+    for name in ("holdout", "eval_texts", "masked_copies"):
+        if getattr(places, name) < 0:
+            raise ConfigError(f"`{name}` must be at least 0, got {getattr(places, name)!r}.")
+
+
+def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
+    """The texts to learn from, and those to measure on (maybe none).
+
+    Raises:
+        DataError: something is missing, or a label has too few texts to hold any out.
+    """
+    from ..data import choose_split, load_splits
+
+    names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
+    splits = load_splits(
+        places.dataset,
+        splits=names,
+        text_column=places.text_column,
+        label_column=places.label_column,
+    )
+    train = choose_split(splits, places.train_split)
+    if places.eval_split:
+        held = choose_split(splits, places.eval_split)
+    elif places.eval_texts:
+        train, held = hold_out(train, places.holdout, seed=seed)
+    else:
+        held = train.select([])
+    count = min(places.eval_texts, len(held))
+    return train, held.select([index * len(held) // count for index in range(count)])
+
+
+def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Dataset]":
+    """Divide a split: all but `count` texts a label, and those.
+
+    Which ones depends on the seed and the texts alone. A text that occurs twice is never in both parts.
+
+    Raises:
+        DataError: a label has no text left to learn from.
+    """
+    from ..randomness import rank
+
+    texts, labels = list(train[TEXT]), list(train[LABEL])
+    held: dict[int, set[str]] = {}
+    for text in sorted(set(texts), key=lambda text: rank(seed, "hold out", text)):
+        chosen = held.setdefault(labels[texts.index(text)], set())
+        if len(chosen) < count:
+            chosen.add(text)
+    out = [text in held[label] for text, label in zip(texts, labels, strict=True)]
+    if short := set(labels) - {label for label, gone in zip(labels, out, strict=True) if not gone}:
+        raise DataError(
+            f"holdout={count} leaves no text to learn {len(short)} labels from. Hold out fewer, give more "
+            "texts, or measure on another split with `eval_split`."
+        )
+    rows = range(len(out))
+    return train.select([i for i in rows if not out[i]]), train.select([i for i in rows if out[i]])
+
+
+def adapt(
+    places: AdaptPlaces,
+    settings: AdaptationSettings,
+    scorer: ScorerSettings,
+    prior: "CAPPrior",
+    train: "Dataset",
+) -> dict[str, Any]:
+    """Adapt the prior's language model to the training texts; facts of what came of it."""
+    from ..embedded import hub_id
+    from ..priors.rows import read_rows
+    from ..scoring.loading import choose_device, load_language_model
+    from ..scoring.settings import current_runtime
+    from ..training.adaptation import adapt_language_model
+
+    asker, rows = prior.open(), read_rows(train[:], prior.labels, prior)
+    queries = prior.examples(asker, rows, copies=places.masked_copies)
+    model, tokenizer = load_language_model(scorer, choose_device(current_runtime().device))
+    name = hub_id(scorer.model) or scorer.model
+    folder = Path(places.output_dir)
+    made = adapt_language_model(model, tokenizer, queries, folder, settings, name=name)
+    return {
+        "base_model": scorer.model,
+        "base_identity": asker.scorer.identity,
+        "model": str(made.model),
+        "adapter": str(made.adapter),
+        "texts": len(rows),
+        "prompts": len(queries),
+        "steps": made.steps,
+        "trained_weights": made.trained_weights,
+        "losses": made.losses,
+    }
+
+
+def _measured(prior: "CAPPrior", held: "Dataset") -> "ZeroShot | None":
+    """How often the language model's own answer is right; `None` where there is nothing to measure on."""
+    from ..priors.rows import read_rows
+    from ..priors.summary import zero_shot
+
+    if not len(held):
+        return None
+    rows = read_rows(held[:], prior.labels, prior)
+    return zero_shot(prior.label_scores(prior.open(), rows), [row.label for row in rows])
+
+
+def _shown(found: "ZeroShot | None", held: "Dataset") -> str:
+    if found is None:
+        return "not measured"
+    return (
+        f"the language model's own answer is right for {found.raw:.1%} of {len(held)} texts "
+        f"({found.calibrated:.1%} calibrated)"
+    )
+
+
+def _numbers(
+    before: "ZeroShot | None", after: "ZeroShot | None", held: "Dataset"
+) -> dict[str, Any]:
+    return {
+        "texts": len(held),
+        "before": asdict(before) if before else None,
+        "after": asdict(after) if after else None,
+    }
+
+
+def _write(places: AdaptPlaces, values: dict[str, Any], facts: dict[str, Any]) -> None:
+    from ..files import write_json
+    from ..versions import versions
+
+    record = {
+        "kind": "adapt",
+        "settings": values,
+        **facts,
+        "versions": versions(),
+        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+    }
+    write_json(Path(places.output_dir) / ADAPT_FILE, record)
