@@ -159,6 +159,7 @@ def trainer(
     *,
     model: Callable[[], nn.Module] = roberta_classifier,
     rows: Dataset | None = None,
+    compute_loss_func: Callable[..., Tensor] | None = None,
     **settings: Any,
 ) -> CAPTrainer:
     """A trainer of a tiny classifier on the random rows."""
@@ -169,7 +170,14 @@ def trainer(
         train_dataset=data,
         eval_dataset=data,
         processing_class=word_tokenizer(),
+        compute_loss_func=compute_loss_func,
     )
+
+
+def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    """A task loss that is itself divided by the number of examples of all micro-batches and processes."""
+    total = nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
+    return total / num_items_in_batch
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

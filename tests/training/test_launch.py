@@ -1,5 +1,6 @@
 """Several processes give the weights of one, and every launch recipe is one that accelerate reads."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.training.cases import farthest, trainer, weights
+from tests.tiny import roberta_classifier
+from tests.training.cases import farthest, summed_loss, trainer, weights
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -28,43 +30,73 @@ def test_the_recipes_are_the_set_ups_that_are_promised() -> None:
     assert [path.stem for path in RECIPES] == ["cpu", "ddp", "fsdp2", "one_gpu", "zero2", "zero3"]
 
 
+def launch(module: str, *arguments: str, gpu: bool = False) -> None:
+    """Run a program of the tests in two processes."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", module, *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def two_against_one(folder: Path, *flags: str, **settings: Any) -> float:
+    """Largest difference between the weights of two processes and of one, after two steps."""
+    given = {"per_device_train_batch_size": 2, **settings}
+    program = [f"{name}={json.dumps(value)}" for name, value in given.items()]
+    launch("tests.training.launched", str(folder), *flags, *program, gpu="--gpu" in flags)
+    one = trainer(
+        folder / "one",
+        compute_loss_func=summed_loss if "--summed" in flags else None,
+        **{"max_steps": 2, "seed": 7, **settings, "per_device_train_batch_size": 4},
+    )
+    one.train()
+    moved = farthest(weights(one.model), weights(roberta_classifier()))
+    assert moved > 1e-2
+    return farthest(torch.load(folder / "w.pt", weights_only=True), weights(one.model))
+
+
 @pytest.mark.slow
 @pytest.mark.compatibility("DistributedDataParallel, 2 processes, gloo")
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "tolerance"),
     [
-        ["attribution_method=expected_gradients"],
-        ["attribution_method=input_x_gradient"],
-        ["alignment_gradient=finite_difference"],
+        ({"attribution_method": "expected_gradients"}, 2e-5),
+        ({"attribution_method": "input_x_gradient"}, 2e-5),
+        ({"alignment_gradient": "finite_difference"}, 1e-3),
     ],
-    ids=lambda settings: settings[0].split("=")[1],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
 )
-def test_two_processes_equal_one(tmp_path: Path, settings: list[str]) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "tests.training.ddp_run", str(tmp_path), "per_device_train_batch_size=2", *settings,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    options: dict[str, Any] = dict(setting.split("=") for setting in settings)
-    one = trainer(tmp_path / "one", max_steps=2, seed=7, per_device_train_batch_size=4, **options)
-    one.train()
-    two = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert farthest(two, weights(one.model)) < (1e-3 if "alignment_gradient" in options else 2e-5)
+def test_two_processes_equal_one(
+    tmp_path: Path, settings: dict[str, Any], tolerance: float
+) -> None:
+    assert two_against_one(tmp_path, **settings) < tolerance
 
 
 @pytest.mark.slow
-@pytest.mark.compatibility("FSDP2, 2 processes, gloo", mode="finite_difference")
+@pytest.mark.compatibility("average_tokens_across_devices, 2 processes, accumulation")
+def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
+    settings = {"gradient_accumulation_steps": 2, "average_tokens_across_devices": True}
+    assert two_against_one(tmp_path, "--summed", **settings) < 2e-5
+
+
+@pytest.mark.slow
+@pytest.mark.compatibility("FSDP2, 2 processes, gloo: CAPTrainer", mode="finite_difference")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fsdp2_equals_one_process(tmp_path: Path, accumulate: int) -> None:
+    settings = {
+        "gradient_accumulation_steps": accumulate,
+        "alignment_gradient": "finite_difference",
+    }
+    assert two_against_one(tmp_path, "--fsdp", **settings) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.compatibility("FSDP2, 2 processes, gloo: gradient", mode="finite_difference")
 def test_fsdp2_gives_the_gradient_of_the_bare_model() -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "tests.training.fsdp_run",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    launch("tests.training.fsdp_run")

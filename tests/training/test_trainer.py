@@ -18,7 +18,15 @@ from hf_cap.training.data import CAPCollator, encode_dataset
 from hf_cap.training.settings import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
-from tests.training.cases import LABEL2ID, config, farthest, raw_rows, trainer, weights
+from tests.training.cases import (
+    LABEL2ID,
+    config,
+    farthest,
+    raw_rows,
+    summed_loss,
+    trainer,
+    weights,
+)
 
 MODES = ["double_backward", "finite_difference"]
 
@@ -145,24 +153,13 @@ def test_accumulation_changes_nothing(
 
 
 def test_accumulation_with_a_scaled_task_loss(tmp_path: Path) -> None:
-    def total(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
-        return (
-            nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
-            / num_items_in_batch
-        )
-
     def final(size: int, steps: int) -> dict[str, Tensor]:
-        subject = CAPTrainer(
-            model=roberta_classifier(),
-            args=config(
-                tmp_path,
-                per_device_train_batch_size=size,
-                gradient_accumulation_steps=steps,
-                max_steps=2,
-            ),
-            train_dataset=raw_rows(),
-            processing_class=word_tokenizer(),
-            compute_loss_func=total,
+        subject = trainer(
+            tmp_path,
+            compute_loss_func=summed_loss,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            max_steps=2,
         )
         subject.train()
         return weights(subject.model)

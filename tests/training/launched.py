@@ -1,0 +1,67 @@
+"""Trains a tiny classifier in however many processes it is launched in: a test's program.
+
+torchrun -m tests.training.launched FOLDER [--fsdp] [--summed] [setting=value ...]
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+
+from tests.training.cases import summed_loss, trainer
+
+FSDP: dict[str, Any] = {
+    "fsdp": True,
+    "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["RobertaLayer"]},
+}
+
+
+def shard_on_cpu() -> None:
+    """Accelerate shards only beside an accelerator, though all of its FSDP2 code runs on a CPU too."""
+    state, begin = PartialState._shared_state, AcceleratorState.__init__
+
+    def pretend(self: AcceleratorState, *args: Any, **kwargs: Any) -> None:
+        if state["distributed_type"] == DistributedType.MULTI_CPU:
+            state["distributed_type"] = DistributedType.MULTI_GPU
+        begin(self, *args, **kwargs)
+
+    AcceleratorState.__init__ = pretend
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fsdp", action="store_true", help="FSDP2 instead of DDP")
+    parser.add_argument("--summed", action="store_true", help="a task loss over all processes")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("settings", nargs="*", help="name=JSON value")
+    given = parser.parse_intermixed_args()
+    options = {name: json.loads(value) for name, value in (s.split("=") for s in given.settings)}
+    if given.fsdp:
+        options |= FSDP
+        if not given.gpu:
+            shard_on_cpu()
+    if not given.gpu:
+        options |= {"ddp_backend": "gloo"}
+    subject = trainer(
+        given.folder,
+        compute_loss_func=summed_loss if given.summed else None,
+        **{"max_steps": 2, "seed": 7, "use_cpu": not given.gpu, **options},
+    )
+    subject.train()
+    sharded = any(isinstance(p, DTensor) for p in subject.model_wrapped.parameters())
+    if sharded != given.fsdp:
+        raise SystemExit(f"sharded: {sharded}")
+    subject.accelerator.wait_for_everyone()
+    state = subject.accelerator.get_state_dict(subject.model_wrapped)
+    if subject.is_world_process_zero():
+        torch.save({name: value.clone() for name, value in state.items()}, given.folder / "w.pt")
+
+
+if __name__ == "__main__":
+    main()
