@@ -1,0 +1,499 @@
+"""Do a language model's feature scores help a small tabular model? Few shots, skewed and noisy training rows.
+
+    python benchmarks/laat.py --config recipes/benchmark/laat_few_shot.yaml --data FOLDER [--minutes 5]
+
+FOLDER holds the tables. Each training run is a cell with a JSON file of its own: stopped at any moment, or
+after `--minutes`, the same command goes on. `--report FILE...` writes `results/laat.json` and
+`results/laat.md` from the finished cells of these recipes. Scores are made before, by `hf-cap elicit`.
+"""
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from lightgbm import LGBMClassifier
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from hf_cap.cli.config import build, merge, read_yaml, settings_of
+from hf_cap.evaluation.matrix import Cell, Outcome, table
+from hf_cap.files import write_json, write_text
+from hf_cap.options import documented, option, required
+from hf_cap.randomness import generator
+from hf_cap.tabular.config import LAATConfig
+from hf_cap.tabular.metrics import classification_metrics
+from hf_cap.tabular.preprocessing import Preprocessor
+from hf_cap.tabular.schema import TableSchema, infer_schema
+from hf_cap.tabular.scores import CONTROLS, FeatureScores, load_scores
+from hf_cap.tabular.settings import StudentOptions, TableOptions
+from hf_cap.tabular.students import predict
+from hf_cap.tabular.train import read_schema, student_trainer
+from hf_cap.versions import versions
+
+RESULTS = Path(__file__).parent / "results"
+HAND_WRITTEN = Path(__file__).parent / "laat_hand_written_scores.json"
+TABLES = Path(__file__).parent.parent / "recipes" / "laat" / "tables"
+ALL = "mean of the tables"
+STUDENTS = {"lr": "logistic", "mlp": "mlp"}
+METRICS = {"roc_auc": "ROC-AUC", "macro_f1": "macro F1", "accuracy": "accuracy"}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One matrix of training runs."""
+
+    output_dir: str = required("Folder for the cells.")
+    scores: str = required("Folder with one folder of elicited scores a table.")
+    tables: dict[str, str] = required("Name of a table to its file in the data folder.")
+    shots: tuple[int, ...] = option((1, 5, 10), "Training rows a class.")
+    draws: int = option(20, "Repetitions, each with rows of its own.")
+    methods: tuple[str, ...] = required(
+        "`lr`, `mlp`, `random_forest`, `gradient_boosting`, `laat_<student>`, and that with `_<control>` or "
+        "`_hand` at its end."
+    )
+    dropped: dict[str, str] | None = option(
+        None, "Name of a table to the rows that are no training rows, as a pandas query."
+    )
+    label_noise: tuple[float, ...] = option((), "Shares of training labels drawn anew.")
+    feature_noise: tuple[float, ...] = option((), "Shares of training cells taken from other rows.")
+    steps: int = option(100, "Training steps of a student, each on all its rows.")
+    learning_rate: float = option(0.02, "Learning rate of a student.")
+    alignment_weight: float = option(100.0, "Weight γ.")
+    attribution_scope: str = option("global", "`global` or `local`.")
+    test_rows: int = option(2000, "Most test rows of a table.")
+
+    @property
+    def regimes(self) -> list[str]:
+        """Names of the conditions, such as `5_shot` or `5_shot, label noise 0.5`."""
+        noises = [
+            *(
+                f", {kind} noise {share:g}"
+                for kind in NOISE
+                for share in getattr(self, f"{kind}_noise")
+            ),
+        ] or ["", *([", skewed"] if self.dropped else [])]
+        return [f"{k}_shot{noise}" for k, noise in product(self.shots, noises)]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, those that complete a comparison soonest first."""
+        places = product(range(self.draws), self.tables, self.regimes, self.methods)
+        return [
+            Cell(name, regime, draw, method, seed=draw)
+            for draw, name, regime, method in places
+            if "skewed" not in regime or name in (self.dropped or {})
+        ]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to train on and to test on, and what may be known beside them."""
+
+    schema: TableSchema
+    train: pd.DataFrame
+    unlabelled: pd.DataFrame
+    """Rows of the pool, from which all methods learn the scaling."""
+    test: pd.DataFrame
+    seed: int
+
+
+@cache
+def read(file: str, name: str) -> tuple[pd.DataFrame, TableSchema]:
+    """A table with its description."""
+    return read_schema(file, TableOptions(table=str(TABLES / f"{name}.yaml")))
+
+
+def make_task(plan: Plan, data: str, cell: Cell) -> Task:
+    """The rows of a cell: the same for all its methods.
+
+    Half of the table, drawn anew each time, is the pool that training rows come from; the rest is tested on.
+    """
+    frame, schema = read(f"{data}/{plan.tables[cell.dataset]}", cell.dataset)
+    rng = generator("laat", cell.dataset, cell.draw)
+    order = rng.permutation(len(frame))
+    pool, test = (frame.iloc[half].reset_index(drop=True) for half in np.array_split(order, 2))
+    eligible = pool
+    if "skewed" in cell.regime and plan.dropped:
+        eligible = pool.drop(pool.query(plan.dropped[cell.dataset]).index)
+    target = eligible[schema.target]
+    shots = int(cell.regime.split("_shot")[0])
+    # the first k of one order of a class, so that a draw's 1-shot set is part of its 5-shot set
+    rows = [index for _, group in eligible.groupby(target) for index in group.index[:shots]]
+    train = pool.loc[rows].reset_index(drop=True)
+    for kind, corrupt in NOISE.items():
+        if f"{kind} noise" in cell.regime:
+            train = corrupt(train, pool, schema, float(cell.regime.split()[-1]), rng)
+    return Task(schema, train, pool, test.head(plan.test_rows), cell.seed)
+
+
+def label_noise(
+    train: pd.DataFrame, pool: pd.DataFrame, schema: TableSchema, share: float, rng: Any
+) -> pd.DataFrame:
+    """Each label with probability `share` that of a random class."""
+    drawn = rng.choice(np.array(sorted(pool[schema.target].unique()), dtype=object), len(train))
+    hit = rng.random(len(train)) < share
+    noisy = np.where(hit, drawn, train[schema.target].astype(object))
+    if len(set(noisy)) < 2:  # no method can learn from one class
+        return train
+    return train.assign(**{schema.target: noisy})
+
+
+def feature_noise(
+    train: pd.DataFrame, pool: pd.DataFrame, schema: TableSchema, share: float, rng: Any
+) -> pd.DataFrame:
+    """Each cell with probability `share` that of a random row of the pool."""
+    columns = {}
+    for column in schema.columns:
+        drawn = pool[column.name].to_numpy()[rng.integers(len(pool), size=len(train))]
+        columns[column.name] = np.where(rng.random(len(train)) < share, drawn, train[column.name])
+    return train.assign(**columns)
+
+
+NOISE: Mapping[str, Callable[..., pd.DataFrame]] = {"label": label_noise, "feature": feature_noise}
+Probabilities = NDArray[np.float64]
+
+
+def student(plan: Plan, task: Task, method: str, scores: FeatureScores | None) -> Probabilities:
+    """A student through the trainer, on all its rows at each step."""
+    with TemporaryDirectory() as folder:
+        config = LAATConfig(
+            folder,
+            seed=task.seed,
+            max_steps=plan.steps,
+            learning_rate=plan.learning_rate,
+            per_device_train_batch_size=len(task.train),
+            alignment_weight=plan.alignment_weight,
+            attribution_scope=plan.attribution_scope,  # type: ignore[arg-type]
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            report_to="none",
+            use_cpu=True,
+            dataloader_pin_memory=False,
+        )
+        options = StudentOptions(student=STUDENTS[method])  # type: ignore[arg-type]
+        trainer = student_trainer(
+            task.train, task.schema, config,
+            options=options, scores=scores, unlabelled=task.unlabelled,
+        )  # fmt: skip
+        trainer.train()
+    preprocessor = trainer.model.config.preprocessor
+    return (
+        predict(trainer.model, torch.from_numpy(preprocessor.features(task.test))).double().numpy()
+    )
+
+
+def trees(make: Callable[[int], Any], task: Task) -> Probabilities:
+    """A classifier of scikit-learn's kind on the same inputs."""
+    preprocessor = Preprocessor.fit(task.unlabelled, task.schema)
+    model = make(task.seed).fit(preprocessor.features(task.train), preprocessor.targets(task.train))
+    found: Probabilities = model.predict_proba(preprocessor.features(task.test))
+    return found
+
+
+PEERS: Mapping[str, Callable[[int], Any]] = {
+    "random_forest": lambda seed: RandomForestClassifier(random_state=seed),
+    # the default wants 20 rows in each leaf, and would not split so few
+    "gradient_boosting": lambda seed: LGBMClassifier(
+        n_estimators=50, min_child_samples=1, min_data_in_bin=1, random_state=seed,
+        n_jobs=1, verbose=-1,
+    ),
+}  # fmt: skip
+
+
+def known_scores(plan: Plan, cell: Cell, schema: TableSchema) -> FeatureScores | None:
+    """The feature scores of a method: none, elicited, a control's, or written by hand."""
+    parts = cell.method.split("_", 2)
+    if parts[0] != "laat":
+        return None
+    if parts[2:] == ["hand"]:
+        return hand_written(cell.dataset, schema)
+    scores = load_scores(Path(plan.scores) / cell.dataset)
+    return scores.control(parts[2], cell.seed) if parts[2:] else scores
+
+
+def hand_written(name: str, schema: TableSchema) -> FeatureScores:
+    """Scores that a person wrote for the second class; the first has the opposite, unnamed features 0."""
+    told = json.loads(HAND_WRITTEN.read_text(encoding="utf-8"))[name]
+    row = {feature: float(told.get(feature, 0.0)) for feature in schema.feature_names}
+    first, second = schema.classes
+    return FeatureScores.of({first: {k: -v for k, v in row.items()}, second: row}, source="hand")
+
+
+def run_cell(plan: Plan, data: str, cell: Cell) -> dict[str, Any]:
+    """Train, predict, measure."""
+    task = make_task(plan, data, cell)
+    started = time.perf_counter()
+    if cell.method in PEERS:
+        probabilities = trees(PEERS[cell.method], task)
+    else:
+        scores = known_scores(plan, cell, task.schema)
+        name = next(part for part in cell.method.split("_") if part in STUDENTS)
+        probabilities = student(plan, task, name, scores)
+    seconds = time.perf_counter() - started
+    classes = {label: index for index, label in enumerate(task.schema.classes)}
+    labels = np.array([classes[str(label).strip()] for label in task.test[task.schema.target]])
+    found = {"all": classification_metrics(probabilities, labels)}
+    if plan.dropped and cell.dataset in plan.dropped:
+        group = task.test.index.isin(task.test.query(plan.dropped[cell.dataset]).index)
+        if len(set(labels[group])) == 2:
+            found["group"] = classification_metrics(probabilities[group], labels[group])
+    return {"cell": asdict(cell), "metrics": found, "seconds": seconds}
+
+
+def run(plan: Plan, data: str, minutes: float) -> None:
+    """Run cells that are not finished, until the time is up."""
+    end = time.monotonic() + 60 * minutes
+    missing = [cell for cell in plan.cells if not cell_file(plan, cell).exists()]
+    for done, cell in enumerate(missing):
+        if time.monotonic() > end:
+            print(f"time is up: {len(missing) - done} of {len(plan.cells)} cells to do")
+            return
+        write_json(cell_file(plan, cell), run_cell(plan, data, cell))
+    print(f"all {len(plan.cells)} cells are done")
+
+
+def cell_file(plan: Plan, cell: Cell) -> Path:
+    """Where a cell's numbers are kept."""
+    return Path(plan.output_dir) / f"{cell.folder}.json"
+
+
+def outcomes(plan: Plan, metric: str, test_set: str) -> list[Outcome]:
+    """Numbers of the finished cells, and the mean of the tables for the draws that all of them have."""
+    found = []
+    means: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    for cell in plan.cells:
+        file = cell_file(plan, cell)
+        metrics = json.loads(file.read_text())["metrics"] if file.exists() else {}
+        if test_set in metrics:
+            value = metrics[test_set][metric]
+            found.append(Outcome(cell, test_set, value))
+            means[cell.regime, cell.draw, cell.method].append(value)
+    tables = {
+        regime: len({o.cell.dataset for o in found if o.cell.regime == regime})
+        for regime in plan.regimes
+    }
+    return found + [
+        Outcome(Cell(ALL, regime, draw, method, draw), test_set, float(np.mean(values)))
+        for (regime, draw, method), values in means.items()
+        if len(values) == tables[regime]
+    ]
+
+
+def families(plan: Plan) -> Iterator[tuple[str, list[str], list[str]]]:
+    """A student, the methods to compare with it, and its controls."""
+    for name in STUDENTS:
+        controls = [f"laat_{name}_{control}" for control in CONTROLS]
+        yield name, [name, f"laat_{name}", f"laat_{name}_hand", *controls, *PEERS], controls
+
+
+def compare(plan: Plan) -> list[dict[str, Any]]:
+    """All rows of all tables."""
+    test_sets = ["all", *(["group"] if plan.dropped else [])]
+    found = []
+    for metric, test_set in product(METRICS, test_sets):
+        numbers = outcomes(plan, metric, test_set)
+        for name, methods, controls in families(plan):
+            rows = table(
+                [o for o in numbers if o.cell.method in methods],
+                baseline=name, controls=controls, ceiling=f"laat_{name}_hand",
+            )  # fmt: skip
+            found += [{"student": name, "metric": metric, **asdict(row)} for row in rows]
+    return found
+
+
+def score_quality(plan: Plan, data: str) -> dict[str, dict[str, Any]]:
+    """How the scores of the second class over the first agree with logistic regression on the whole table."""
+    found = {}
+    for name, file in plan.tables.items():
+        frame, schema = read(f"{data}/{file}", name)
+        preprocessor = Preprocessor.fit(frame, schema)
+        fit = LogisticRegression(max_iter=2000).fit(
+            preprocessor.features(frame), preprocessor.targets(frame)
+        )
+        elicited = load_scores(Path(plan.scores) / name)
+        agreement = {}
+        for source, scores in (("elicited", elicited), ("hand", hand_written(name, schema))):
+            values, _ = scores.matrix(schema.classes, schema.feature_names)
+            agreement[source] = float(spearmanr(values[1] - values[0], fit.coef_[0]).statistic)
+        cost = {
+            key: elicited.provenance.get(key)
+            for key in ("model", "chat", "calls", "tokens", "tokens_without_sharing")
+        }
+        found[name] = {
+            "rows": len(frame), "features": len(schema.features),
+            "rank_correlation": agreement, "elicitation": cost,
+        }  # fmt: skip
+    return found
+
+
+def step_times(rounds: int = 7, steps: int = 300) -> dict[str, float]:
+    """Milliseconds of a plain and of an aligned training step, medians over rounds in turn."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(20, 30))).rename(columns=str)
+    frame["y"] = ["a", "b"] * 10
+    schema = infer_schema(frame, target="y")
+    scores = FeatureScores.of(
+        {label: dict(zip(schema.feature_names, rng.normal(size=30), strict=True)) for label in "ab"}
+    )
+    plan = Plan(output_dir="", scores="", tables={}, methods=(), steps=steps)
+    task = Task(schema, frame, frame, frame, 0)
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds + 1):
+        for name, (kind, given) in product(STUDENTS, {"plain": None, "aligned": scores}.items()):
+            started = time.perf_counter()
+            student(plan, task, name, given)
+            found[f"{kind}_{name}"].append(1000 * (time.perf_counter() - started) / steps)
+    # the first round warms up
+    return {name: float(np.median(values[1:])) for name, values in found.items()}
+
+
+def report(recipes: Sequence[str], data: str, timed: bool) -> None:
+    """Write `results/laat.json` and `results/laat.md` from the finished cells of some recipes."""
+    file = RESULTS / "laat.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    found: dict[str, Any] = {
+        "recipes": {},
+        "versions": versions(),
+        "step_ms": before.get("step_ms"),
+    }
+    if timed:
+        found["step_ms"] = step_times()
+    for recipe in recipes:
+        plan = read_plan(recipe)
+        done = [cell for cell in plan.cells if cell_file(plan, cell).exists()]
+        name = Path(recipe).stem
+        found["recipes"][name] = {
+            "plan": asdict(plan), "cells": len(plan.cells), "finished": len(done), "rows": compare(plan),
+        }  # fmt: skip
+        found.setdefault("scores", score_quality(plan, data))
+    write_json(file, found)
+    write_text(RESULTS / "laat.md", markdown(found))
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    lines = ["# LAAT: feature scores as regularisers of small tabular models", "", _HOW, ""]
+    for name, recipe in found["recipes"].items():
+        lines += [f"## {name}", "", f"{recipe['finished']} of {recipe['cells']} cells.", ""]
+        for metric, test_set in dict.fromkeys((r["metric"], r["test_set"]) for r in recipe["rows"]):
+            rows = [r for r in recipe["rows"] if (r["metric"], r["test_set"]) == (metric, test_set)]
+            lines += _tables(METRICS[metric], test_set, rows, whole=metric == "roc_auc")
+    lines += ["## The scores themselves", "", *_quality(found["scores"])]
+    if times := found["step_ms"]:
+        lines += ["", "## A step", ""]
+        for name in STUDENTS:
+            plain, aligned = times[f"plain_{name}"], times[f"aligned_{name}"]
+            lines.append(
+                f"- {name}: {plain:.2f} ms plain, {aligned:.2f} ms aligned, {aligned / plain:.2f} times."
+            )
+    return "\n".join(lines) + "\n"
+
+
+_HOW = """Written by `benchmarks/laat.py` from its cells. Means over draws with 95 % intervals; `vs plain` is
+the paired difference from the same student without scores, `vs control` that from the best of its controls
+(shuffled, sign-flipped, random scores), `p` the paired bootstrap of the latter after Holm's correction over
+the methods of a table. `hand` scores were written by a person and are a ceiling, not a result. All methods
+see the same rows and inputs. TabPFN is not among the methods: its weights were not to be had offline."""
+
+
+def _tables(metric: str, test_set: str, rows: list[dict[str, Any]], *, whole: bool) -> list[str]:
+    """A table a student: the mean over all tables, and for the main metric each table too."""
+    lines = []
+    for name in STUDENTS:
+        shown = [r for r in rows if r["student"] == name and (whole or r["dataset"] == ALL)]
+        title = f"### {metric}, {name}" + (
+            ", rows of the dropped group" if test_set == "group" else ""
+        )
+        header = ["table", "regime", "method", metric, "vs plain", "vs control", "p"]
+        lines += [title, "", f"| {' | '.join(header)} |", "|---|---|---|---:|---:|---:|---:|"]
+        shown.sort(key=lambda r: (r["dataset"] != ALL, r["dataset"], _place(r["regime"])))
+        lines += [f"| {' | '.join(_cells(row))} |" for row in shown]
+        lines.append("")
+    return lines
+
+
+def _place(regime: str) -> tuple[int, str]:
+    return int(regime.split("_")[0]), regime
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    p = row["p_holm"]
+    return [
+        row["dataset"],
+        row["regime"],
+        row["method"],
+        _interval(row["value"], signed=False),
+        _interval(row["from_baseline"]),
+        _interval(row["from_control"]),
+        "" if p is None else f"{p:.3f}",
+    ]
+
+
+def _interval(value: Mapping[str, Any] | None, *, signed: bool = True) -> str:
+    if value is None:
+        return ""
+    width = "" if value["half_width"] is None else f" ± {value['half_width']:.3f}"
+    return (f"{value['mean']:+.3f}" if signed else f"{value['mean']:.3f}") + width
+
+
+def _quality(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "Rank correlation of the scores with the weights of logistic regression on the whole table, and what "
+        "eliciting cost.",
+        "",
+        "| table | rows | features | elicited | hand | scored answers | tokens | without sharing |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in scores.items():
+        rank, cost = one["rank_correlation"], one["elicitation"]
+        lines.append(
+            f"| {name} | {one['rows']} | {one['features']} | {rank['elicited']:.2f} | {rank['hand']:.2f} | "
+            f"{cost['calls']} | {cost['tokens']} | {cost['tokens_without_sharing']} |"
+        )
+    return lines
+
+
+def read_plan(recipe: str) -> Plan:
+    """The plan in a recipe."""
+    return build(Plan, merge(settings_of(Plan), read_yaml(recipe)))
+
+
+def main() -> None:
+    """Run a recipe's cells, or report on several."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", help="recipe to run")
+    parser.add_argument("--data", required=True, help="folder with the tables")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--report", nargs="+", metavar="RECIPE", help="recipes to report on")
+    parser.add_argument("--timed", action="store_true", help="time a step for the report")
+    arguments = parser.parse_args()
+    logging.getLogger("hf_cap").setLevel(logging.ERROR)  # constant columns in few rows
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", "X does not have valid feature names")
+    if arguments.config:
+        run(read_plan(arguments.config), arguments.data, arguments.minutes)
+    if arguments.report:
+        report(arguments.report, arguments.data, arguments.timed)
+
+
+if __name__ == "__main__":
+    main()
