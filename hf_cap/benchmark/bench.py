@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..evaluation.matrix import BASELINE, Cell
+from ..evaluation.matrix import Cell
 from ..priors.sources import Source
 from .settings import BenchmarkSettings
 
@@ -29,16 +29,6 @@ class Bench:
     make_source: Callable[[str, Dataset, str | None], Source]
     load_student: Callable[[Mapping[str, Any], Dataset], tuple[Any, Any]]
 
-    @property
-    def room(self) -> Path:
-        """The folder of the benchmark."""
-        return Path(self.settings.output_dir)
-
     def folder(self, cell: Cell) -> Path:
         """Where the results of a cell are."""
-        return self.room / "cells" / cell.folder
-
-    def training(self, cell: Cell) -> Mapping[str, Any]:
-        """The training settings of a cell."""
-        off = {"alignment_weight": 0.0} if cell.method == BASELINE else {}
-        return {**self.settings.training, **off}
+        return self.settings.room / "cells" / cell.folder

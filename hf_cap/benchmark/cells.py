@@ -18,7 +18,8 @@ from ..files import write_json
 from ..schema import PRIOR, prior_column
 from ..versions import versions
 from .bench import CELL_FILE, FAILURE_FILE, Bench
-from .priors import is_explained, oracle, prior_facts, with_prior
+from .choices import training_settings
+from .priors import explained_sources, oracle, prior_facts, with_prior
 from .students import Student, keep_model, reference_cell, train_student
 from .texts import facts_of, load_texts, short_hash, some, test_sets
 
@@ -33,7 +34,7 @@ def facts(bench: Bench, cell: Cell) -> dict[str, Any]:
     found = {
         "cell": asdict(cell),
         "data": facts_of(bench.settings, cell),
-        "training": dict(bench.training(cell)),
+        "training": training_settings(bench, cell),
         "evaluation": dict(bench.settings.evaluation),
         "prior": prior_facts(bench, cell),
     }
@@ -91,7 +92,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     data = with_prior(bench, cell)
     tests, missing = test_sets(bench.settings, cell)
     prepared = time.monotonic() - started
-    student = train_student(bench, cell, data)
+    student = train_student(bench, cell, data, training_settings(bench, cell))
     measured = time.monotonic()
     result = {
         "settings": settings,
@@ -110,7 +111,9 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
             "evaluate": round(time.monotonic() - measured, 1),
         },
     }
-    if bench.settings.keep_models or (cell == reference_cell(bench, cell) and is_explained(bench)):
+    if bench.settings.keep_models or (
+        cell == reference_cell(bench, cell) and explained_sources(bench, bench.settings.methods)
+    ):
         keep_model(bench, cell, student)
     write_json(bench.folder(cell) / CELL_FILE, result)
     (bench.folder(cell) / FAILURE_FILE).unlink(missing_ok=True)

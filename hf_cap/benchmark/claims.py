@@ -16,19 +16,20 @@ class Busy(Exception):
 
 
 @contextmanager
-def claim(target: Path, *, wait: bool = False) -> Iterator[None]:
+def claim(room: Path, target: Path, *, wait: bool = False) -> Iterator[None]:
     """Be the only process that works on `target`.
 
     Args:
-        target: File or folder that is to be made; the lock lies in a folder `.locks` beside it.
+        room: Folder of the benchmark; the locks lie in `.locks` there.
+        target: File or folder in it that is to be made.
         wait: Wait for the other process instead of raising.
 
     Raises:
         Busy: another process has claimed it.
     """
-    locks = target.parent / ".locks"
+    name = hashlib.sha256(target.relative_to(room).as_posix().encode()).hexdigest()[:16]
+    locks = room / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(target.name.encode()).hexdigest()[:16]
     lock = FileLock(locks / f"{name}.lock", timeout=-1 if wait else 0)
     try:
         lock.acquire()

@@ -1,6 +1,6 @@
 """The prior of each method on the training set of a cell: extracted once, then fused or made a control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..schema import (
 )
 from ..scoring.settings import ScorerSettings
 from .bench import Bench
+from .choices import training_settings
 from .claims import claim
 from .students import reference_cell, reference_model
 from .texts import data_folder, kept, load_texts, short_hash, training_texts
@@ -47,10 +48,10 @@ def sources_of(bench: Bench, method: str) -> tuple[str, ...]:
     return (_WITHOUT_SCORES,) if method in CONTROLS else (method,)
 
 
-def is_explained(bench: Bench) -> bool:
-    """Whether any method of the matrix explains a reference classifier."""
-    sources = {source for method in bench.settings.methods for source in sources_of(bench, method)}
-    return any(_explains(source) for source in sources)
+def explained_sources(bench: Bench, methods: Iterable[str]) -> set[str]:
+    """The sources of some methods that explain a reference classifier."""
+    sources = {source for method in methods for source in sources_of(bench, method)}
+    return {source for source in sources if _explains(source)}
 
 
 def prior_facts(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -100,9 +101,13 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
         data_folder(bench.settings, cell) / "priors" / f"{source}-{short_hash([digest, facts])}"
     )
     if source == CEILING:
-        return kept(target, lambda: oracle(load_texts(bench.settings, cell.dataset).train, texts))
+        return kept(
+            bench.settings.room,
+            target,
+            lambda: oracle(load_texts(bench.settings, cell.dataset).train, texts),
+        )
     if not target.exists():
-        with claim(target):
+        with claim(bench.settings.room, target):
             if not target.exists():
                 reference = reference_model(bench, cell) if _explains(source) else None
                 made = bench.make_source(source, texts, reference)
@@ -140,7 +145,7 @@ def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
     }
     if _explains(source):
         wanted = reference_cell(bench, cell)
-        facts["reference"] = {**bench.training(wanted), "seed": wanted.seed}
+        facts["reference"] = {**training_settings(bench, wanted), "seed": wanted.seed}
     return facts
 
 

@@ -1,13 +1,25 @@
-"""What the finished cells say together."""
+"""What the finished cells say together: as outcomes for the statistics, and as one row a number."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..evaluation.matrix import Cell, Outcome
+from ..evaluation.matrix import BASELINE, CEILING, CONTROLS, Cell, Outcome, TableRow, table
 from .bench import CELL_FILE
+from .texts import CLEAN
+
+Better = Literal["higher", "lower"]
+EXPLANATIONS: Mapping[str, Better] = {
+    "comprehensiveness": "higher",
+    "sufficiency": "lower",
+    "soft_nc": "higher",
+    "soft_ns": "higher",
+    "oracle_alignment": "higher",
+    "prior_alignment": "higher",
+}
+"""Measures of a cell's explanations; the alignments are cosines with the oracle and with the own prior."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +39,70 @@ def read_results(room: Path) -> list[Result]:
     return sorted(found, key=lambda result: result.cell)
 
 
+def rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
+    """One row a cell, test set and measure, as in `results.parquet`."""
+    for result in results:
+        place = asdict(result.cell)
+        for test_set, found in result.numbers["test_sets"].items():
+            for measure in ("accuracy", "macro_f1"):
+                yield {**place, "test_set": test_set, "measure": measure, "value": found[measure]}
+        for measure in EXPLANATIONS:
+            value = result.numbers["explanations"].get(measure)
+            if value is not None:
+                yield {**place, "test_set": CLEAN, "measure": measure, "value": value}
+
+
 def outcomes(results: Iterable[Result], measure: str = "accuracy") -> list[Outcome]:
-    """One number a cell and test set."""
+    """The values of one measure, one a cell and test set."""
+    names = Cell.__dataclass_fields__
     return [
-        Outcome(result.cell, test_set, found[measure])
-        for result in results
-        for test_set, found in result.numbers["test_sets"].items()
+        Outcome(Cell(**{name: row[name] for name in names}), row["test_set"], row["value"])
+        for row in rows(results)
+        if row["measure"] == measure
     ]
 
 
-def explanation_outcomes(results: Iterable[Result], measure: str) -> list[Outcome]:
-    """One number a cell that measured its explanations so."""
-    return [
-        Outcome(result.cell, measure, value)
-        for result in results
-        if (value := result.numbers["explanations"].get(measure)) is not None
-    ]
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """The best method of each data set, and by how much it beats the best control.
+
+    Returns:
+        For each data set, of its regime with the fewest texts: `regime`, then for the clean test set
+        `best_method` (the highest mean accuracy; `none`, controls and `oracle` do not compete), its
+        `accuracy`, `best_control`, `gain_over_best_control` with `gain_half_width` (95 % interval),
+        `gain_over_none`, `p` and `p_holm`; the same for each attack under `attacks`. A difference of
+        accuracies lies in [-1, 1]; what cannot be told yet is null.
+    """
+    found: dict[str, Any] = {}
+    compared = table(outcomes(results))
+    for dataset in dict.fromkeys(row.dataset for row in compared):
+        of_set = [row for row in compared if row.dataset == dataset]
+        regime = min({row.regime for row in of_set}, key=size_of)
+        by_test = {
+            test_set: _best([r for r in of_set if (r.regime, r.test_set) == (regime, test_set)])
+            for test_set in dict.fromkeys(row.test_set for row in of_set)
+        }
+        clean = by_test.pop(CLEAN, _best([]))
+        found[dataset] = {"regime": regime, **clean, "attacks": by_test}
+    return found
+
+
+def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
+    outside = (BASELINE, CEILING, *CONTROLS)
+    row = next((row for row in of_place if row.method not in outside), None)
+    gain, change = (row.from_control, row.from_baseline) if row else (None, None)
+    return {
+        "best_method": row and row.method,
+        "accuracy": row and row.value.mean,
+        "runs": row.value.count if row else 0,
+        "best_control": row and row.best_control,
+        "gain_over_best_control": gain and gain.mean,
+        "gain_half_width": gain and gain.half_width,
+        "gain_over_none": change and change.mean,
+        "p": row and row.p,
+        "p_holm": row and row.p_holm,
+    }
+
+
+def size_of(regime: str) -> float:
+    """Texts a class of a regime, to sort by."""
+    return float("inf") if regime == "full" else int(regime.removesuffix("_shot"))

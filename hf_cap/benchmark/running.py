@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import CAPError
 from ..evaluation.matrix import Cell, cells
-from ..files import write_text
 from .bench import CELL_FILE, FAILURE_FILE, Bench
 from .cells import finished, note_failure, run_cell
 from .claims import Busy, claim
-from .results import read_results
-from .tables import markdown
+from .report import write_table
+from .selection import choose
 
 _logger = logging.getLogger(__name__)
 
 FAILURES = (CAPError, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError)
 """What a data set, a model, a server or a machine can do to a cell. A mistake of ours stops the run."""
-TABLE_FILE = "table.md"
 _PAUSE = 2.0
 
 
@@ -54,9 +52,8 @@ def work(bench: Bench, todo: Sequence[Cell]) -> dict[Cell, str]:
         left = []
         for cell in remaining:
             try:
-                with claim(bench.folder(cell)):
-                    if not _settled(bench, cell):
-                        _run(bench, cell)
+                with claim(bench.settings.room, bench.folder(cell)):
+                    _run(bench, cell)
             except Busy:
                 left.append(cell)
             except FAILURES as error:
@@ -88,21 +85,18 @@ def failures(bench: Bench, todo: Sequence[Cell], seen: Mapping[Cell, str]) -> di
     return found
 
 
-def _settled(bench: Bench, cell: Cell) -> bool:
-    return (bench.folder(cell) / FAILURE_FILE).exists() or finished(bench, cell)
-
-
 def _run(bench: Bench, cell: Cell) -> None:
+    if (bench.folder(cell) / FAILURE_FILE).exists():
+        return
+    choose(bench, cell)
+    if finished(bench, cell):
+        return
     result = run_cell(bench, cell)
     accuracies = ", ".join(
         f"{name} {100 * found['accuracy']:.1f} %" for name, found in result["test_sets"].items()
     )
     _logger.info("%s: %s (%.0f s)", cell.folder, accuracies, sum(result["seconds"].values()))
-    write_table(bench)
-
-
-def write_table(bench: Bench) -> None:
-    """The table of all cells that are finished by now."""
-    target = bench.room / TABLE_FILE
-    with claim(target, wait=True):
-        write_text(target, markdown(read_results(bench.room)))
+    try:
+        write_table(bench.settings.room)
+    except OSError as error:  # the cell is safe all the same
+        _logger.warning("The table so far cannot be written: %s", error)

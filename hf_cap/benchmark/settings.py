@@ -64,6 +64,16 @@ class BenchmarkSettings:
     evaluation: Mapping[str, Any] = option(
         help="Settings of `hf-cap evaluate`, such as attribution_steps.", factory=dict
     )
+    candidates: tuple[Mapping[str, Any], ...] = option(
+        (),
+        "Training settings to choose from for each aligned method, on validation texts; none: no choice.",
+    )
+    baseline_candidates: tuple[Mapping[str, Any], ...] = option(
+        (), "The same for `none`; as many, so that every method has the same budget."
+    )
+    validation_shots: int = option(
+        5, "Validation texts a class, from the training texts that draw 0 left."
+    )
     faithfulness_texts: int = option(
         200,
         "Test texts (the same for every cell) whose explanations are measured, and training texts whose "
@@ -83,13 +93,19 @@ class BenchmarkSettings:
     label_column: str = option(LABEL, "Column that holds the label.")
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("jobs", 1), ("faithfulness_texts", 0)):
+        leasts = {"draws": 1, "jobs": 1, "validation_shots": 1, "faithfulness_texts": 0}
+        for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ConfigError(
                     f"`{name}` must be at least {least}, got {getattr(self, name)!r}."
                 )
         if len(set(self.names)) < len(self.dataset):
             raise ConfigError(f"Two data sets have one name: {list(self.dataset)!r}.")
+        if len(self.candidates) != len(self.baseline_candidates):
+            raise ConfigError(
+                f"`candidates` has {len(self.candidates)} entries and `baseline_candidates` "
+                f"{len(self.baseline_candidates)}; every method gets the same number of trials."
+            )
         if not self.seeds:
             raise ConfigError("`seeds` is empty; give at least one.")
 
@@ -97,3 +113,8 @@ class BenchmarkSettings:
     def names(self) -> dict[str, str]:
         """Short name of each data set (the last part of its path) to where it is."""
         return {Path(place).name: place for place in self.dataset}
+
+    @property
+    def room(self) -> Path:
+        """The folder of the benchmark."""
+        return Path(self.output_dir)

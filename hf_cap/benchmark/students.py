@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from ..files import atomic_path
 from ..training.config import CAPConfig
 from ..training.trainer import CAPTrainer
 from .bench import Bench
+from .choices import training_settings
 from .claims import claim
 from .texts import load_texts, short_hash, training_texts
 
@@ -51,14 +53,19 @@ class Student:
             self.tokenizer.save_pretrained(path)
 
 
-def train_student(bench: Bench, cell: Cell, data: Dataset) -> Student:
-    """Train the classifier of a cell on texts with its prior.
+def train_student(bench: Bench, cell: Cell, data: Dataset, settings: Mapping[str, Any]) -> Student:
+    """Train the classifier of a cell.
+
+    Args:
+        bench: The benchmark.
+        cell: Its seed is the seed of training.
+        data: The training texts, with the prior of the method.
+        settings: Training settings, those of the model's loading among them.
 
     Raises:
         CAPError: settings, data or model cannot work.
     """
     started = time.monotonic()
-    settings = bench.training(cell)
     known = {item.name for item in fields(CAPConfig)}
     own = {name: value for name, value in settings.items() if name in known}
     with TemporaryDirectory() as scratch:
@@ -83,14 +90,14 @@ def train_student(bench: Bench, cell: Cell, data: Dataset) -> Student:
 def model_folder(bench: Bench, cell: Cell) -> Path:
     """Where the model of a cell is, if it is kept; another folder for other settings."""
     digest = load_texts(bench.settings, cell.dataset).digest
-    stamp = short_hash([digest, dict(bench.training(cell))])
-    return bench.room / "models" / f"{cell.folder}-{stamp}"
+    stamp = short_hash([digest, training_settings(bench, cell)])
+    return bench.settings.room / "models" / f"{cell.folder}-{stamp}"
 
 
 def keep_model(bench: Bench, cell: Cell, student: Student) -> None:
     """Save the model of a cell, unless it is there: sources may be reading it."""
     folder = model_folder(bench, cell)
-    with claim(folder, wait=True):
+    with claim(bench.settings.room, folder, wait=True):
         if not folder.exists():
             student.save(folder)
 
@@ -109,8 +116,9 @@ def reference_model(bench: Bench, cell: Cell) -> str:
     wanted = reference_cell(bench, cell)
     folder = model_folder(bench, wanted)
     if not folder.exists():
-        with claim(folder):
+        with claim(bench.settings.room, folder):
             if not folder.exists():
                 data = training_texts(bench.settings, wanted)
-                train_student(bench, wanted, data).save(folder)
+                settings = training_settings(bench, wanted)
+                train_student(bench, wanted, data, settings).save(folder)
     return str(folder)

@@ -1,45 +1,141 @@
-"""The tables of a benchmark as Markdown."""
+"""The tables of a benchmark: what they hold, and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from ..evaluation.matrix import TableRow, table
+from ..evaluation.matrix import BASELINE, TableRow, table
 from ..statistics import Interval
-from .results import Result, outcomes
+from .results import EXPLANATIONS, Result, outcomes
 
-HEADER = ("method", "runs", "accuracy", "− none", "− best control", "best control", "p", "p (Holm)")
+NOTES = (
+    "Accuracy in percent: mean ± half-width of the 95 % interval over the runs (draws × seeds). "
+    "Differences are paired on the same draws and seeds, in points.",
+    "A gain counts only over the best control: `shuffled` (the scores of a prior on the wrong words), "
+    "`uniform`, `random` and `word_length` know nothing of the task. `oracle` is the log-odds of the whole "
+    "training split, a ceiling.",
+    "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
+    "table. With n runs it is never below 2^(1 − n).",
+)
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: a title, names of columns, and one row a method."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """Accuracy a data set, regime and test set; then explanations, settings and gaps, where there are any."""
+    compared = table(outcomes(results))
+    found = [
+        Table(f"Accuracy: {', '.join(place)}", _ACCURACY, tuple(map(_accuracy, group)))
+        for place, group in groupby(compared, key=lambda r: (r.dataset, r.regime, r.test_set))
+    ]
+    places = sorted({(result.cell.dataset, result.cell.regime) for result in results})
+    for place in places:
+        here = [r for r in results if (r.cell.dataset, r.cell.regime) == place]
+        more = (_explanations(here), _settings(here), _missing(here))
+        found += [
+            Table(f"{title}: {', '.join(place)}", header, body)
+            for title, header, body in more
+            if body
+        ]
+    return found
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """One table a data set, regime and test set."""
-    parts = ["# Benchmark", ""]
-    rows = table(outcomes(results))
-    for place, group in groupby(rows, key=lambda row: (row.dataset, row.regime, row.test_set)):
-        parts += [f"## {', '.join(place)}", "", *_lines([HEADER, *map(_cells, group)]), ""]
+    """All tables as one document."""
+    parts = ["# Benchmark", "", *(f"- {note}" for note in NOTES), ""]
+    for one in tables(results):
+        lines = ["| " + " | ".join(row) + " |" for row in (one.header, *one.rows)]
+        lines.insert(1, "|" + " --- |" * len(one.header))
+        parts += [f"## {one.title}", "", *lines, ""]
     return "\n".join(parts)
 
 
-def _cells(row: TableRow) -> tuple[str, ...]:
+_ACCURACY = (
+    "method",
+    "runs",
+    "accuracy",
+    f"− {BASELINE}",
+    "− best control",
+    "best control",
+    "p",
+    "p (Holm)",
+)
+
+
+def _accuracy(row: TableRow) -> tuple[str, ...]:
     return (
         row.method,
         str(row.value.count),
-        percent(row.value),
-        percent(row.from_baseline, signed=True),
-        percent(row.from_control, signed=True),
+        shown(row.value, percent=True),
+        shown(row.from_baseline, percent=True, signed=True),
+        shown(row.from_control, percent=True, signed=True),
         row.best_control or "",
         "" if row.p is None else f"{row.p:.3f}",
         "" if row.p_holm is None else f"{row.p_holm:.3f}",
     )
 
 
-def percent(value: Interval | None, *, signed: bool = False) -> str:
-    """A mean with the half-width of its interval, in percent or, for a difference, points."""
+_Parts = tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]
+
+
+def _explanations(results: Sequence[Result]) -> _Parts:
+    """Faithfulness and agreement of the explanations, one column a measure that was taken."""
+    columns: dict[str, dict[str, Interval]] = {}
+    for measure in EXPLANATIONS:
+        of_method = {row.method: row.value for row in table(outcomes(results, measure))}
+        if of_method:
+            columns[measure] = of_method
+    methods = sorted({method for of_method in columns.values() for method in of_method})
+    header = ("method", *(f"{measure} {_ARROWS[EXPLANATIONS[measure]]}" for measure in columns))
+    body = tuple(
+        (method, *(shown(columns[measure].get(method)) for measure in columns))
+        for method in methods
+    )
+    return "Explanations", header, body
+
+
+def _settings(results: Sequence[Result]) -> _Parts:
+    """Training settings in which the methods differ, whether chosen on validation texts or not."""
+    of_method: dict[str, Mapping[str, Any]] = {
+        result.cell.method: result.numbers["settings"]["training"] for result in results
+    }
+    names = sorted({name for training in of_method.values() for name in training})
+    differing = [
+        name
+        for name in names
+        if len({repr(training.get(name)) for training in of_method.values()}) > 1
+    ]
+    if set(differing) <= {"alignment_weight"}:
+        aligned = {repr(t.get("alignment_weight")) for m, t in of_method.items() if m != BASELINE}
+        differing = differing if len(aligned) > 1 else []
+    body = tuple(
+        (method, *(str(training.get(name, "")) for name in differing))
+        for method, training in sorted(of_method.items())
+        if differing
+    )
+    return "Training settings that differ", ("method", *differing), body
+
+
+def _missing(results: Sequence[Result]) -> _Parts:
+    reasons = {
+        (name, reason) for result in results for name, reason in result.numbers["missing"].items()
+    }
+    return "Attacks that could not be made", ("attack", "reason"), tuple(sorted(reasons))
+
+
+def shown(value: Interval | None, *, percent: bool = False, signed: bool = False) -> str:
+    """A mean with the half-width of its interval; in percent with one decimal, else with three."""
     if value is None:
         return ""
-    mean = f"{100 * value.mean:{'+' if signed else ''}.1f}"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return [head, "|" + " --- |" * len(rows[0]), *body]
+    scale, places = (100, 1) if percent else (1, 3)
+    mean = f"{scale * value.mean:{'+' if signed else ''}.{places}f}"
+    return mean if value.half_width is None else f"{mean} ± {scale * value.half_width:.{places}f}"

@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..data import choose_split, label_names, load_splits, save_splits
 from ..errors import DataError
 from ..evaluation.attacks.attack import attack_dataset
-from ..evaluation.attacks.settings import AttackSettings
+from ..evaluation.attacks.settings import AttackSettings, Kind
 from ..evaluation.few_shot import few_shot
 from ..evaluation.matrix import Cell
 from ..randomness import rank
@@ -71,14 +71,14 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def kept(target: Path, make: Callable[[], Dataset]) -> Dataset:
-    """A data set that is made once and read from the folder `target` from then on.
+def kept(room: Path, target: Path, make: Callable[[], Dataset]) -> Dataset:
+    """A data set that is made once and read from the folder `target` of a benchmark from then on.
 
     Raises:
         Busy: another process is making it.
     """
     if not target.exists():
-        with claim(target):
+        with claim(room, target):
             if not target.exists():
                 save_splits({_SPLIT: make()}, target)
     return load_splits(target)[_SPLIT]
@@ -86,7 +86,7 @@ def kept(target: Path, make: Callable[[], Dataset]) -> Dataset:
 
 def data_folder(settings: BenchmarkSettings, cell: Cell) -> Path:
     """Where texts and priors of a cell's data set, regime and draw are kept."""
-    return Path(settings.output_dir) / "data" / "/".join(cell.folder.split("/")[:3])
+    return settings.room / "data" / "/".join(cell.folder.split("/")[:3])
 
 
 def training_texts(settings: BenchmarkSettings, cell: Cell) -> Dataset:
@@ -96,6 +96,7 @@ def training_texts(settings: BenchmarkSettings, cell: Cell) -> Dataset:
     if shots is None:
         return texts.train
     return kept(
+        settings.room,
         data_folder(settings, cell) / f"texts-{texts.digest}",
         lambda: few_shot(texts.train, shots, draw=cell.draw, allow_fewer=True),
     )
@@ -110,17 +111,24 @@ def test_sets(settings: BenchmarkSettings, cell: Cell) -> tuple[dict[str, Datase
     Returns:
         Name to test set, and name to reason for each attack that could not be made.
     """
-    texts = load_texts(settings, cell.dataset)
-    made, missing = {CLEAN: texts.test}, {}
-    folder = Path(settings.output_dir) / "data" / cell.folder.split("/")[0] / "attacks"
+    made, missing = {CLEAN: load_texts(settings, cell.dataset).test}, {}
     for kind in settings.attacks:
-        attack = AttackSettings(kind=kind, seed=cell.draw)
-        target = folder / f"draw_{cell.draw}" / f"{kind}-{texts.digest}"
         try:
-            made[kind] = kept(target, lambda a=attack: attack_dataset(texts.test, texts.train, a))  # type: ignore[misc]
+            made[kind] = _attacked(settings, cell, kind)
         except DataError as error:
             missing[kind] = str(error)
     return made, missing
+
+
+def _attacked(settings: BenchmarkSettings, cell: Cell, kind: Kind) -> Dataset:
+    texts = load_texts(settings, cell.dataset)
+    folder = settings.room / "data" / cell.folder.split("/")[0] / "attacks" / f"draw_{cell.draw}"
+    attack = AttackSettings(kind=kind, seed=cell.draw)
+    return kept(
+        settings.room,
+        folder / f"{kind}-{texts.digest}",
+        lambda: attack_dataset(texts.test, texts.train, attack),
+    )
 
 
 def some(dataset: Dataset, count: int) -> Dataset:

@@ -39,25 +39,49 @@ def run(values: dict[str, Any]) -> None:
     """Run what is not finished, then write the tables.
 
     Raises:
-        BenchmarkError: cells failed; the message says which and why.
+        BenchmarkError: cells failed, or nothing can be written; the message says which and why.
     """
     settings = build(BenchmarkSettings, values)
     be_alone()
-    bench = open_bench(settings)
-    from ..benchmark.running import failures, forget_failures, matrix, work, write_table
+    failed = {} if settings.report_only else run_cells(values, settings)
+    from ..benchmark.report import write_report
 
-    todo = matrix(bench)
-    if not settings.report_only:
-        forget_failures(bench, todo)
-        failed = _share(values, settings.jobs) if settings.jobs > 1 else work(bench, todo)
-    write_table(bench)
-    print(f"table: {bench.room / 'table.md'}")
-    if not settings.report_only and (failed := failures(bench, todo, failed)):
-        lines = [f"  {cell.folder}: {reason}" for cell, reason in failed.items()]
+    try:
+        for file in write_report(settings.room):
+            print(file)
+    except OSError as error:
         raise BenchmarkError(
-            f"{len(failed)} of {len(todo)} cells failed; the others are done. Run the same command again "
-            "to try them again.\n" + "\n".join(lines)
-        )
+            f"The tables cannot be written to {str(settings.room)!r}: {error}. The cells are kept; make room "
+            "and run the same command again with `--report_only true`."
+        ) from error
+    if failed:
+        raise BenchmarkError(failure_text(failed))
+
+
+def run_cells(values: Mapping[str, Any], settings: BenchmarkSettings) -> "dict[Cell, str]":
+    """Run the cells that have no results; returns those that failed, and why."""
+    from ..benchmark.running import failures, forget_failures, matrix, work
+
+    bench = open_bench(settings)
+    todo = matrix(bench)
+    forget_failures(bench, todo)
+    seen = work(bench, todo) if settings.jobs == 1 else _share(values, settings.jobs)
+    return failures(bench, todo, seen)
+
+
+def failure_text(failed: "Mapping[Cell, str]") -> str:
+    """The summary of the failures, one line a reason."""
+    cells: dict[str, list[str]] = {}
+    for cell, reason in failed.items():
+        cells.setdefault(reason, []).append(cell.folder)
+    lines = [
+        f"  {len(of_reason)} x {reason} ({', '.join(of_reason[:3])}{', ...' if of_reason[3:] else ''})"
+        for reason, of_reason in cells.items()
+    ]
+    return (
+        f"{len(failed)} cells failed; the others have their results. Run the same command again to try "
+        "them again.\n" + "\n".join(lines)
+    )
 
 
 def _share(values: Mapping[str, Any], jobs: int) -> "dict[Cell, str]":
@@ -99,9 +123,15 @@ def open_bench(settings: BenchmarkSettings) -> "Bench":
     set_verbosity_error()  # a fresh classification head is no surprise here
     disable_progress_bar()
     datasets.disable_progress_bars()
+    of_training = (CAPConfig, train.TrainPlaces)
     checked = replace(
         settings,
-        training=_checked("training", settings.training, CAPConfig, train.TrainPlaces),
+        training=_checked("training", settings.training, *of_training),
+        candidates=tuple(_checked("candidates", one, *of_training) for one in settings.candidates),
+        baseline_candidates=tuple(
+            _checked("baseline_candidates", one, *of_training)
+            for one in settings.baseline_candidates
+        ),
         extraction=_checked("extraction", settings.extraction, *extract.SETTINGS[1:]),
         evaluation=_checked("evaluation", settings.evaluation, EvaluationSettings),
     )

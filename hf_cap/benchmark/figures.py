@@ -1,0 +1,189 @@
+"""Figures of a benchmark: PNG and SVG files by matplotlib (extra `plots`), without a display."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtra
+from ..evaluation.matrix import BASELINE, CEILING, CONTROLS, TableRow, table
+from .results import Result, outcomes, size_of
+from .texts import CLEAN
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Okabe and Ito's colours, which the colour-blind can tell apart, for the methods that compete."""
+_OUTSIDE = {BASELINE: "black", CEILING: "#F0E442"}
+_GREY = "#999999"
+_MARKERS = "osD^vP*X"
+_FORMATS = ("png", "svg")
+
+
+def draw_figures(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Draw every figure that the results have the numbers for.
+
+    Args:
+        results: Finished cells.
+        folder: Where the files go; it must exist.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    written = []
+    with _style():
+        for name, draw in FIGURES.items():
+            figure = draw(results)
+            for suffix in _FORMATS if figure is not None else ():
+                written.append(folder / f"{name}.{suffix}")
+                # without a date, so that equal results give equal files
+                metadata = {"Date": None} if suffix == "svg" else None
+                figure.savefig(written[-1], dpi=160, metadata=metadata)
+    return written
+
+
+def draw_shots(results: Sequence[Result]) -> Any:
+    """Lines: accuracy by the texts a class; nothing where there is only one regime."""
+    rows = [row for row in table(outcomes(results)) if row.test_set == CLEAN]
+    regimes = sorted({row.regime for row in rows}, key=size_of)
+    if len(regimes) < 2:
+        return None
+    return _by_place(rows, "regime", regimes, "Accuracy by size of the training set", line="-")
+
+
+def draw_attacks(results: Sequence[Result]) -> Any:
+    """Points: accuracy on the clean and on each attacked test set, in the smallest regime."""
+    rows = table(outcomes(results))
+    tests = sorted({row.test_set for row in rows}, key=lambda name: (name != CLEAN, name))
+    if len(tests) < 2:
+        return None
+    smallest = min((row.regime for row in rows), key=size_of)
+    of_regime = [row for row in rows if row.regime == smallest]
+    return _by_place(of_regime, "test_set", tests, f"Accuracy under attack, {smallest}", line="")
+
+
+def draw_faithfulness(results: Sequence[Result]) -> Any:
+    """Points: comprehensiveness against accuracy, one a method, in the smallest regime."""
+    faithful = table(outcomes(results, "comprehensiveness"))
+    if not faithful:
+        return None
+    smallest = min((row.regime for row in faithful), key=size_of)
+    accuracy = {
+        (row.dataset, row.method): row.value
+        for row in table(outcomes(results))
+        if (row.regime, row.test_set) == (smallest, CLEAN)
+    }
+    rows = [row for row in faithful if row.regime == smallest]
+    figure, panels = _figure([row.dataset for row in rows])
+    for row in rows:
+        axes, right = panels[row.dataset], accuracy[row.dataset, row.method]
+        axes.errorbar(
+            100 * right.mean,
+            row.value.mean,
+            xerr=100 * (right.half_width or 0),
+            yerr=row.value.half_width or 0,
+            **_look(row.method, rows),
+        )
+        axes.set(title=row.dataset, xlabel="accuracy (%)", ylabel="comprehensiveness")
+    return _finished(figure, panels, f"Faithfulness against accuracy, {smallest}")
+
+
+FIGURES: Mapping[str, Callable[[Sequence[Result]], Any]] = {
+    "accuracy_by_shots": draw_shots,
+    "robustness_by_attack": draw_attacks,
+    "faithfulness_against_accuracy": draw_faithfulness,
+}
+
+
+def _by_place(
+    rows: Sequence[TableRow], axis: str, places: Sequence[str], title: str, line: str
+) -> Any:
+    """One panel a data set: accuracy over the places of an axis, the methods side by side."""
+    figure, panels = _figure([row.dataset for row in rows])
+    methods = _methods(rows)
+    for dataset, axes in panels.items():
+        for index, method in enumerate(methods):
+            found = {
+                getattr(row, axis): row.value
+                for row in rows
+                if (row.dataset, row.method) == (dataset, method)
+            }
+            shown = [place for place in places if place in found]
+            shift = 0.6 * ((index + 0.5) / len(methods) - 0.5)
+            axes.errorbar(
+                [places.index(place) + shift for place in shown],
+                [100 * found[place].mean for place in shown],
+                yerr=[100 * (found[place].half_width or 0) for place in shown],
+                **{**_look(method, rows), "linestyle": line},
+            )
+        axes.set_xticks(range(len(places)), [place.replace("_", " ") for place in places])
+        axes.set(title=dataset, ylabel="accuracy (%)")
+    return _finished(figure, panels, title)
+
+
+def _methods(rows: Sequence[TableRow]) -> list[str]:
+    """Baseline, competing methods, controls, ceiling."""
+    order = (*CONTROLS, CEILING)
+    return sorted(
+        {row.method for row in rows},
+        key=lambda m: (m != BASELINE, order.index(m) + 1 if m in order else 0, m),
+    )
+
+
+def _look(method: str, rows: Sequence[TableRow]) -> dict[str, Any]:
+    """Colour, marker and label of a method; the colour says its role, the marker tells it apart."""
+    methods = _methods(rows)
+    competing = [name for name in methods if name not in (*CONTROLS, *_OUTSIDE)]
+    colour = _GREY if method in CONTROLS else _OUTSIDE.get(method, "")
+    return {
+        "color": colour or PALETTE[competing.index(method) % len(PALETTE)],
+        "marker": _MARKERS[methods.index(method) % len(_MARKERS)],
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.4,
+        "linestyle": "",
+        "linewidth": 1,
+        "capsize": 2,
+        "label": method,
+    }
+
+
+def _figure(datasets: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """A figure (not of `pyplot`, which would choose a backend and keep it) with a panel a data set."""
+    names = sorted(set(datasets))
+    figure = _matplotlib().figure.Figure(
+        figsize=(2.4 + 3.6 * len(names), 4.2), layout="constrained"
+    )
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, dict(zip(names, panels, strict=True))
+
+
+def _finished(figure: Any, panels: Mapping[str, Any], title: str) -> Any:
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(f"{title} (95 % intervals)", x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our own style while we draw; the caller's comes back."""
+    library = _matplotlib()
+    with (
+        library.style.context("default"),
+        library.rc_context({"font.size": 9, "svg.hashsalt": "hf_cap"}),
+    ):
+        yield
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib.figure
+        import matplotlib.style
+    except ImportError as error:
+        raise MissingExtra(
+            "The figures of a benchmark need matplotlib: pip install 'hf-cap[plots]'"
+        ) from error
+    return matplotlib

@@ -1,0 +1,208 @@
+"""The benchmark as a user runs it: cells, faults, restarts, several processes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+
+from hf_cap.benchmark import cells
+from hf_cap.cli import main
+from tests.benchmark.rooms import TESTS, cell_files, flags, write_data
+
+METHODS = ("none", "keywords", "shuffled", "oracle")
+
+
+@pytest.fixture(scope="module")
+def done(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished benchmark."""
+    out = tmp_path_factory.mktemp("done") / "out"
+    assert main(flags(room, out)) == 0
+    return out
+
+
+def cell(out: Path, method: str, seed: int = 0) -> dict[str, Any]:
+    file = out / "cells" / "data" / "2_shot" / "draw_0" / method / f"seed_{seed}" / "cell.json"
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def test_every_cell_has_its_numbers_and_how_they_were_made(done: Path) -> None:
+    assert len(cell_files(done)) == len(METHODS) * 2
+    found = cell(done, "keywords", 1)
+    assert set(found["test_sets"]) == {"clean", "keyword_addition"}
+    assert found["test_sets"]["clean"]["texts"] == 6
+    assert -1 <= found["explanations"]["prior_alignment"] <= 1
+    assert found["settings"]["training"]["learning_rate"] == 0.01
+    assert found["versions"]["torch"]
+    assert found["settings"]["cell"] == {
+        "dataset": "data",
+        "regime": "2_shot",
+        "draw": 0,
+        "method": "keywords",
+        "seed": 1,
+    }
+
+
+def test_none_is_trained_without_alignment_and_the_others_with(done: Path) -> None:
+    for method in METHODS:
+        parts = {name for entry in cell(done, method)["history"] for name in entry}
+        assert cell(done, method)["settings"]["training"].get("alignment_weight") == (
+            0 if method == "none" else None
+        )
+        assert ("prior_alignment" in cell(done, method)["explanations"]) == (method != "none"), (
+            parts
+        )
+
+
+def test_the_methods_of_a_draw_train_on_the_same_texts(done: Path) -> None:
+    kept = list((done / "data" / "data" / "2_shot" / "draw_0").glob("texts-*"))
+    assert len(kept) == 1
+    texts = load_dataset(str(kept[0]))["train"]["text"][:]
+    assert len(texts) == len(set(texts)) == 6
+    for file in (done / "data").rglob("priors/*"):
+        assert load_dataset(str(file))["train"]["text"][:] == texts
+
+
+def test_what_follows_from_the_cells_is_written(done: Path) -> None:
+    rows = load_dataset("parquet", data_files=str(done / "results.parquet"))["train"]
+    found = [
+        row["value"]
+        for row in rows
+        if (row["method"], row["seed"], row["test_set"], row["measure"])
+        == ("oracle", 1, "clean", "accuracy")
+    ]
+    assert found == [cell(done, "oracle", 1)["test_sets"]["clean"]["accuracy"]]
+    summary = json.loads((done / "few_shot.json").read_text())["summary"]["data"]
+    assert summary["best_method"] == "keywords"
+    assert summary["best_control"] == "shuffled"
+    for seed in (0, 1):
+        assert cell(done, "none", seed)["settings"]["cell"]["seed"] == seed
+    table = (done / "table.md").read_text()
+    assert "| keywords | 2 |" in table
+    assert "Accuracy: data, 2_shot, keyword_addition" in table
+    page = (done / "table.html").read_text()
+    assert '<th scope="row">keywords</th>' in page
+    assert (done / "figures" / "robustness_by_attack.png").stat().st_size > 1000
+
+
+def test_a_second_run_repeats_no_cell(room: Path, done: Path) -> None:
+    before = cell_files(done)
+    assert main(flags(room, done)) == 0
+    assert cell_files(done) == before
+
+
+def test_more_methods_add_cells_and_extract_nothing_again(room: Path, done: Path) -> None:
+    before = cell_files(done)
+    prior = next((done / "data").rglob("priors/keywords-*"))
+    made = prior.stat().st_mtime_ns
+    methods = ["none", "hybrid_max", "uniform", "random"]
+    assert main(flags(room, done, "--seeds", "0", "--methods", *methods)) == 0
+    after = cell_files(done)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 3
+    assert prior.stat().st_mtime_ns == made
+
+
+def test_other_settings_are_refused_by_name_and_redone_on_request(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--methods", "none", "--seeds", "0"]
+    assert main(flags(room, tmp_path, *few)) == 0
+    before = cell_files(tmp_path)
+    other = [*few, "--training", "learning_rate=2e-3"]
+    assert main(flags(room, tmp_path, *other)) == 2
+    assert "training.learning_rate was 0.01, is 0.002" in capsys.readouterr().err
+    assert cell_files(tmp_path) == before
+    assert main(flags(room, tmp_path, *other, "--redo_changed", "true")) == 0
+    assert cell(tmp_path, "none")["settings"]["training"]["learning_rate"] == 0.002
+
+
+def test_a_data_set_with_unseen_labels_stops_no_other(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = write_data(tmp_path / "bad", {**TESTS, "open_account": ["open a new account"]})
+    out = tmp_path / "out"
+    few = ["--methods", "none", "oracle", "--seeds", "0"]
+    assert main(flags(room, out, *few, data=[bad, room / "data"])) == 2
+    message = capsys.readouterr().err
+    assert "2 cells failed" in message
+    assert "'open_account' is not in the label space" in message
+    assert len(cell_files(out)) == 2
+    assert all(name.startswith("data/") for name in cell_files(out))
+
+
+def test_an_attack_that_changes_nothing_is_told_and_left_out(room: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "plain", {label: ["it is"] for label in TESTS})
+    kinds = ["keyword_replacement", "keyword_addition"]
+    few = ["--methods", "none", "--seeds", "0", "--attacks", *kinds]
+    out = tmp_path / "out"
+    assert main(flags(room, out, *few, data=[data])) == 0
+    numbers = json.loads(next(out.rglob("cell.json")).read_text())
+    assert set(numbers["test_sets"]) == {"clean", "keyword_addition"}
+    assert "changes nothing" in numbers["missing"]["keyword_replacement"]
+    assert "changes nothing" in (out / "table.md").read_text()
+
+
+def test_a_full_disk_fails_one_cell_and_the_next_run_mends_it(
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = cells.write_json
+
+    def full(target: Path, value: Any) -> None:
+        if "oracle" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(target, value)
+
+    monkeypatch.setattr(cells, "write_json", full)
+    few = ["--methods", "none", "oracle", "--seeds", "0", "1"]
+    assert main(flags(room, tmp_path, *few)) == 2
+    assert "2 x OSError: [Errno 28] No space left on device" in capsys.readouterr().err
+    before = cell_files(tmp_path)
+    assert len(before) == 2
+    monkeypatch.undo()
+    assert main(flags(room, tmp_path, *few)) == 0
+    after = cell_files(tmp_path)
+    assert len(after) == 4
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_repeats_no_finished_cell(room: Path, tmp_path: Path) -> None:
+    few = ["--methods", "none", "keywords", "oracle", "--training", "num_train_epochs=40"]
+    words = flags(room, tmp_path, *few, "--seeds", "0", "1", "2")
+    process = subprocess.Popen([sys.executable, "-m", "hf_cap", *words], env=os.environ)
+    deadline = time.monotonic() + 200
+    while len(cell_files(tmp_path)) < 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = cell_files(tmp_path)
+    assert 1 <= len(before) < 9
+    assert main(words) == 0
+    after = cell_files(tmp_path)
+    assert len(after) == 9
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_two_jobs_share_the_cells_and_find_the_same(
+    room: Path, done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(room, tmp_path, "--jobs", "2")) == 0
+    said = capfd.readouterr().err
+    for name in cell_files(tmp_path):
+        assert said.count(f"{name}: clean") == 1
+    assert len(cell_files(tmp_path)) == len(METHODS) * 2
+    for method in METHODS:
+        assert cell(tmp_path, method)["test_sets"] == cell(done, method)["test_sets"]
