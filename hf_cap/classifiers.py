@@ -20,6 +20,12 @@ from .errors import ModelError
 TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
 """Tokens of one forward pass: enough that the weights are not read for a few tokens only."""
 
+READ_FIRST_TOKEN = frozenset(
+    f"{family}ForSequenceClassification"
+    for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta")
+)
+"""Models of the BERT family whose head reads the first token of the last layer and no other."""
+
 Encoded: TypeAlias = dict[str, list[int]]
 """Model inputs of one text, not padded."""
 Around: TypeAlias = Callable[[list[int], Mapping[str, Tensor]], AbstractContextManager[object]]
@@ -63,9 +69,9 @@ class TextClassifier:
         self, encoded: Sequence[Encoded], around: Around = lambda rows, inputs: nullcontext()
     ) -> Float[Tensor, "texts outputs"]:
         """Logits of encoded texts, on the CPU, in batches of about equal length."""
-        found = torch.empty(len(encoded), int(self.model.config.num_labels))
+        found = torch.empty(len(encoded), self.model.config.num_labels or 0)
         lengths = [len(one["input_ids"]) for one in encoded]
-        with torch.inference_mode(), evaluation_mode(self.model):
+        with torch.inference_mode(), evaluation_mode(self.model), first_token_only(self.model):
             for rows in batches(lengths, self.tokens_per_pass, self.texts_per_pass):
                 inputs = self.pad([encoded[row] for row in rows])
                 with around(rows, inputs):
@@ -157,6 +163,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def first_token_only(model: nn.Module) -> Iterator[None]:
+    """Spare the feed-forward part of the last layer every token that the head does not read.
+
+    Logits and their gradients stay what they are; a BERT of L layers works about 2 in 3 L less. Other
+    models than `READ_FIRST_TOKEN` are left alone.
+    """
+    if type(model).__name__ not in READ_FIRST_TOKEN:
+        yield
+        return
+    attention = model.base_model.encoder.layer[-1].attention  # type: ignore[union-attr, index]
+    handle = attention.register_forward_hook(
+        lambda module, args, output: (output[0][:, :1], *output[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def longest_input(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:

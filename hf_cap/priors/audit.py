@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -130,43 +130,24 @@ def audit_dataset(
         MissingExtra: figures are asked for, and matplotlib is not installed.
     """
     settings = settings or AuditSettings()
-    words, labels, names, priors = _read(dataset)
-    compared = {**priors, **_controls(words, priors)}
-    keywords = {
-        source: dict(
-            zip(
-                names,
-                class_keywords(words, labels, scores, len(names), settings.keywords),
-                strict=True,
-            )
-        )
-        for source, scores in priors.items()
-    }
-    overlaps = {source: _overlaps(found) for source, found in keywords.items()}
-    gold = [names[label] for label in labels]
+    data = _read(dataset)
+    compared = {**data.priors, **_controls(data)}
+    standard = None if reference is None else _reference_scores(data, reference, settings)
     audit = Audit(
         texts=len(dataset),
-        sources=tuple(priors),
+        sources=tuple(data.priors),
         top_k=settings.top_k,
         rank_correlation=pairwise(compared, spearman),
         top_k_agreement=pairwise(compared, partial(top_agreement, k=settings.top_k)),
-        keywords=keywords,
-        class_overlap={
-            source: sum(pair.overlap for pair in pairs) / max(1, len(names) * (len(names) - 1) // 2)
-            for source, pairs in overlaps.items()
-        },
-        confused_classes={source: pairs[: settings.pairs] for source, pairs in overlaps.items()},
-        mass={source: mass_by_kind(words, scores) for source, scores in compared.items()},
+        **_keyword_tables(data, settings),
+        mass={source: mass_by_kind(data.words, scores) for source, scores in compared.items()},
         degenerate={
-            source: degenerate_cases(words, gold, scores) for source, scores in priors.items()
+            source: degenerate_cases(data.words, data.gold, scores)
+            for source, scores in data.priors.items()
         },
-        certainty=_certainty(dataset, priors),
-        rationales=_agreements(compared, compared[_RATIONALE]) if _RATIONALE in compared else None,
-        log_odds=(
-            _agreements(compared, _reference_scores(words, labels, names, reference, settings))
-            if reference is not None
-            else None
-        ),
+        certainty=_certainty(dataset, data.priors),
+        rationales=_agreements(compared, compared.get(_RATIONALE)),
+        log_odds=_agreements(compared, standard),
     )
     if output is not None:
         write_audit(audit, output)
@@ -186,9 +167,20 @@ def write_audit(audit: Audit, output: str | os.PathLike[str]) -> None:
     draw_figures(audit, folder)
 
 
-def _read(
-    dataset: Dataset,
-) -> tuple[list[list[str]], list[int], list[str], dict[str, list[Prior]]]:
+class _Data(NamedTuple):
+    """What is audited: words and label of each text, label names, and the priors of each source."""
+
+    words: list[list[str]]
+    labels: list[int]
+    names: list[str]
+    priors: dict[str, list[Prior]]
+
+    @property
+    def gold(self) -> list[str]:
+        return [self.names[label] for label in self.labels]
+
+
+def _read(dataset: Dataset) -> _Data:
     columns = {source: prior_column(source) for source in prior_sources(dataset.column_names)}
     if PRIOR in dataset.column_names:
         columns[PRIOR] = PRIOR
@@ -203,26 +195,44 @@ def _read(
     for source, scores in priors.items():
         for row, (one, row_words) in enumerate(zip(scores, words, strict=True)):
             check_prior(one, row_words, column=columns[source], row=row)
-    return words, list(dataset[LABEL]), names, priors
+    return _Data(words, list(dataset[LABEL]), names, priors)
 
 
-def _controls(
-    words: Sequence[Sequence[str]], priors: Mapping[str, Sequence[Prior]]
-) -> dict[str, list[Prior]]:
+def _controls(data: _Data) -> dict[str, list[Prior]]:
     controls: dict[str, list[Prior]] = {
-        "random": [random_scores([0.0] * len(row), " ".join(row)) for row in words],
-        "word_length": [list(map(len, row)) for row in words],
+        "random": [random_scores([0.0] * len(row), " ".join(row)) for row in data.words],
+        "word_length": [list(map(len, row)) for row in data.words],
     }
-    return {name: scores for name, scores in controls.items() if name not in priors}
+    return {name: scores for name, scores in controls.items() if name not in data.priors}
 
 
-def _overlaps(keywords: Mapping[str, Sequence[tuple[str, float]]]) -> list[ClassPair]:
-    return class_overlaps({name: [word for word, _ in found] for name, found in keywords.items()})
+def _keyword_tables(data: _Data, settings: AuditSettings) -> dict[str, Any]:
+    """The fields of `Audit` about the keywords of classes."""
+    classes = len(data.names)
+    keywords, overlaps = {}, {}
+    for source, scores in data.priors.items():
+        found = class_keywords(data.words, data.labels, scores, classes, settings.keywords)
+        keywords[source] = dict(zip(data.names, found, strict=True))
+        overlaps[source] = class_overlaps(
+            {name: [word for word, _ in kept] for name, kept in keywords[source].items()}
+        )
+    all_pairs = max(1, classes * (classes - 1) // 2)
+    return {
+        "keywords": keywords,
+        "class_overlap": {
+            source: sum(pair.overlap for pair in pairs) / all_pairs
+            for source, pairs in overlaps.items()
+        },
+        "confused_classes": {source: pairs[: settings.pairs] for source, pairs in overlaps.items()},
+    }
 
 
 def _agreements(
-    priors: Mapping[str, Sequence[Prior]], standard: Sequence[Prior]
-) -> dict[str, Agreement]:
+    priors: Mapping[str, Sequence[Prior]], standard: Sequence[Prior] | None
+) -> dict[str, Agreement] | None:
+    """Agreement of each source with a standard; `None` without one."""
+    if standard is None:
+        return None
     return {
         source: Agreement(
             *(
@@ -235,30 +245,26 @@ def _agreements(
     }
 
 
-def _reference_scores(
-    words: Sequence[Sequence[str]],
-    labels: Sequence[int],
-    names: Sequence[str],
-    reference: Dataset,
-    settings: AuditSettings,
-) -> list[Prior]:
+def _reference_scores(data: _Data, reference: Dataset, settings: AuditSettings) -> list[Prior]:
     """Log-odds of each word for the gold class of its text, counted in the reference."""
     others = label_names(reference)
-    if set(others) != set(names):
+    if set(others) != set(data.names):
         raise DataError(
             "The reference has other labels than the priors: "
-            f"{sorted(set(others) ^ set(names))[:5]!r} are in only one of them. Give a split of this data."
+            f"{sorted(set(others) ^ set(data.names))[:5]!r} are in only one of them. Give a split of "
+            "this data."
         )
-    index = [names.index(name) for name in others]
+    index = [data.names.index(name) for name in others]
     counts = count_words(
         reference[TEXT],
         [index[label] for label in reference[LABEL]],
-        len(names),
+        len(data.names),
         settings.word_pattern,
     )
-    table = {word: log_odds(counts, word) for row in words for word in map(fold, row)}
+    table = {word: log_odds(counts, word) for row in data.words for word in map(fold, row)}
     return [
-        [table[fold(word)][label] for word in row] for row, label in zip(words, labels, strict=True)
+        [table[fold(word)][label] for word in row]
+        for row, label in zip(data.words, data.labels, strict=True)
     ]
 
 

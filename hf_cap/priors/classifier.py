@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..attribution import check_offsets
@@ -78,9 +78,11 @@ def _open(
         )
     model, tokenizer = load_model(name, revision), load_tokenizer(name, revision)
     check_offsets(tokenizer)
-    outputs = _match_labels(name, model.config.id2label or {}, labels)
+    names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
+    outputs = _match_labels(name, names, labels)
     model.requires_grad_(False).train(False)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    module: nn.Module = model  # whose `to` is typed
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
     return ReferenceClassifier(model, tokenizer, outputs, model_identity(model, tokenizer, name))
 
 

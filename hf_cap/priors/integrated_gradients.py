@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attribution import Explained, on_path, path_points, path_scores, pool_words
-from ..classifiers import Encoded, batches
+from ..classifiers import Encoded, batches, first_token_only
 from ..errors import ConfigError
 from ..types import TokenScores, TokenWords
 from ..words import NO_WORD, token_words
@@ -66,7 +66,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
         points = path_points(
             "integrated_gradients", ids, mask, steps=self.steps, rule="gauss_legendre"
         )
-        with torch.enable_grad():
+        with torch.enable_grad(), first_token_only(explained.model):
             return path_scores(explained, points, rows=tokens // ids.shape[1])[0]
 
 

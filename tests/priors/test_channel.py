@@ -1,6 +1,7 @@
 import math
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hf_cap.priors.settings import Evidence
 from hf_cap.scoring.local import LocalScorer
 from hf_cap.scoring.protocol import Query, Scored
 from hf_cap.scoring.standin import StandInScorer
+from hf_cap.scoring.store import StoredScorer
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -128,17 +130,42 @@ def test_prefix_is_shared_by_labels_and_texts() -> None:
     assert len(scorer.calls) == 2 * len(LABELS)
 
 
-def test_demonstrations_come_from_the_data_and_leave_the_text_out() -> None:
+def training_data() -> Dataset:
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
     texts = [f"{label} {i}" for label in LABELS for i in range(2)]
-    data = Dataset.from_dict({"text": texts, "label": [0, 0, 1, 1, 2, 2]}, features=features)
-    scorer = WordScorer({})
+    return Dataset.from_dict({"text": texts, "label": [0, 0, 1, 1, 2, 2]}, features=features)
+
+
+def test_demonstrations_come_from_the_data_and_leave_the_text_out() -> None:
+    data, scorer = training_data(), WordScorer({})
     source = ChannelPrior.from_dataset(data, scorer=scorer)
-    for text, label in zip(texts, data["label"], strict=True):
+    for text, label in zip(data["text"], data["label"], strict=True):
         scorer.calls.clear()
         source({"text": [text], "label": [label]})
         assert all(f"Message: {text}\n" not in query.prefix for query in scorer.calls)
         assert "Message: " in scorer.calls[0].prefix
+
+
+def test_with_demonstrations_a_text_depends_on_no_other() -> None:
+    source = ChannelPrior.from_dataset(training_data(), scorer=tiny_model(), sign="signed")
+    texts, gold = [*TEXTS, "lost_card 0"], [*GOLD, 0]
+    whole = source({"text": texts, "label": gold})["prior_channel"]
+    for row, text in enumerate(texts):
+        alone = source({"text": [text], "label": [gold[row]]})["prior_channel"][0]
+        np.testing.assert_allclose(alone, whole[row], atol=1e-4)
+    plain = channel(scorer=source.scorer)({"text": texts, "label": gold})["prior_channel"]
+    assert np.abs(np.subtract(plain[0], whole[0])).max() > 1e-3
+
+
+def test_scores_are_remembered_with_demonstrations_too(tmp_path: Path) -> None:
+    inside = WordScorer({("lost card", "card"): 0.0})
+    scorer = StoredScorer(inside, tmp_path / "scores.sqlite")
+    source = ChannelPrior.from_dataset(training_data(), scorer=scorer)
+    first = source({"text": TEXTS, "label": GOLD})
+    assert len(inside.calls) == len(TEXTS) * len(LABELS)
+    inside.calls.clear()
+    assert source({"text": TEXTS, "label": GOLD}) == first
+    assert inside.calls == []
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"evidence": "all"}, {"sign": "x"}])

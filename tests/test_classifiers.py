@@ -1,0 +1,68 @@
+"""What holds for every classifier, whatever stage runs it."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from hf_cap.classifiers import READ_FIRST_TOKEN, first_token_only
+
+FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
+
+
+def tiny(family: str) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=12,
+        hidden_size=16,
+        embedding_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=1,
+        num_labels=3,
+        initializer_range=0.5,
+    )
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    embeddings = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    logits = model(inputs_embeds=embeddings, attention_mask=(IDS != 1).long()).logits
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), embeddings)
+    return logits.detach(), gradient
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str) -> None:
+    model = tiny(family)
+    assert type(model).__name__ in READ_FIRST_TOKEN
+    widths: list[int] = []
+    feed_forward = model.base_model.encoder.layer[-1].intermediate
+    feed_forward.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
+    expected = logits_and_gradient(model)
+    with first_token_only(model):
+        found = logits_and_gradient(model)
+    again = logits_and_gradient(model)
+    assert widths == [6, 1, 6]
+    for one, two, three in zip(expected, found, again, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, three, rtol=0, atol=0)
+
+
+def test_other_models_are_left_alone() -> None:
+    class MeanPooled(type(tiny("bert"))):  # type: ignore[misc]  # a class made at run time
+        pass
+
+    model = tiny("bert")
+    model.__class__ = MeanPooled
+    with first_token_only(model):
+        assert not model.base_model.encoder.layer[-1].attention._forward_hooks
+
+
+def test_the_families_are_the_ones_tested() -> None:
+    assert {type(tiny(family)).__name__ for family in FAMILIES} == READ_FIRST_TOKEN
