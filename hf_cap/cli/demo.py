@@ -31,6 +31,8 @@ COLUMNS = {
     "comprehensiveness": "comprehensiveness ↑",
     "sufficiency": "sufficiency ↓",
 }
+SHORT = {"comprehensiveness": "compreh. ↑", "sufficiency": "suffic. ↓"}
+"""Names that keep the table of the terminal within 80 columns."""
 
 
 @documented
@@ -113,30 +115,30 @@ def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]
     return found
 
 
-def _cell(values: list[float]) -> str:
+def _cell(values: list[float], digits: int) -> str:
     from ..statistics import mean_interval
 
     interval = mean_interval(values)
-    spread = "" if interval.half_width is None else f" ± {interval.half_width:.3f}"
-    return f"{interval.mean:.3f}{spread}"
+    spread = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
+    return f"{interval.mean:.{digits}f}{spread}"
 
 
-def _rows(results: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+def _rows(results: dict[str, dict[str, list[float]]], digits: int) -> list[list[str]]:
     return [
-        [method, *(_cell(numbers[name]) if name in numbers else "-" for name in COLUMNS)]
+        [method, *(_cell(numbers[name], digits) if name in numbers else "-" for name in COLUMNS)]
         for method, numbers in results.items()
     ]
 
 
 def table(results: dict[str, dict[str, list[float]]], runs: int) -> "Table":
     """The results as a table for the terminal."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    caption = (
-        f"mean ± half-width of the 95 % interval over {runs} seeds; alignment on the training texts"
-    )
-    shown = Table("method", *COLUMNS.values(), caption=caption)
-    for row in _rows(results):
+    caption = f"mean ± half-width of the 95 % interval over {runs} seeds;\nalignment on the training texts"
+    names = {**COLUMNS, **SHORT}.values()
+    shown = Table("method", *names, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    for row in _rows(results, digits=2):
         shown.add_row(*row)
     return shown
 
@@ -145,7 +147,8 @@ def report(results: dict[str, dict[str, list[float]]], settings: DemoSettings, r
     """`report.md`: the table, where things are, and how to read it."""
     header = ["method", *COLUMNS.values()]
     lines = [
-        "| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *_rows(results)]
+        "| " + " | ".join(row) + " |"
+        for row in [header, ["---"] * len(header), *_rows(results, digits=3)]
     ]
     return "\n".join(
         [
