@@ -139,13 +139,16 @@ def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Data
     from ..randomness import rank
 
     texts, labels = list(train[TEXT]), list(train[LABEL])
-    held: dict[int, set[str]] = {}
-    for text in sorted(set(texts), key=lambda text: rank(seed, "hold out", text)):
-        chosen = held.setdefault(labels[texts.index(text)], set())
-        if len(chosen) < count:
-            chosen.add(text)
-    out = [text in held[label] for text, label in zip(texts, labels, strict=True)]
-    if short := set(labels) - {label for label, gone in zip(labels, out, strict=True) if not gone}:
+    label_of = dict(zip(texts, labels, strict=True))
+    held: dict[int, list[str]] = {label: [] for label in labels}
+    for text in sorted(label_of, key=lambda text: rank(seed, "hold out", text)):
+        if len(chosen := held[label_of[text]]) < count:
+            chosen.append(text)
+    gone = {text for chosen in held.values() for text in chosen}
+    out = [text in gone for text in texts]
+    if short := set(labels) - {
+        label for label, is_out in zip(labels, out, strict=True) if not is_out
+    }:
         raise DataError(
             f"holdout={count} leaves no text to learn {len(short)} labels from. Hold out fewer, give more "
             "texts, or measure on another split with `eval_split`."

@@ -53,7 +53,7 @@ def test_what_it_writes_can_be_evaluated(
     assert facts["summary"]["changed"] == 3
     assert load_dataset(str(out))["test"]["original"][:] == [text for text, _ in TEST]
 
-    labels = {
+    labels: dict[str, Any] = {
         "id2label": {0: "renew_loan", 1: "lost_card"},
         "label2id": {"renew_loan": 0, "lost_card": 1},
     }
