@@ -60,14 +60,18 @@ def on_path(
     seen: list[Path] = []
     pad = pad_token(model)
 
-    def move(module: nn.Module, args: tuple[Any, ...], embeddings: Tensor) -> Tensor:
+    def add_pad(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if seen:  # an encoder-decoder embeds a second time, for its decoder
-            return embeddings
-        # a row that PyTorch keeps from training (`padding_idx`) needs no gradient of the size of the table
-        constant = getattr(module, "padding_idx", None) == pad
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
-            # `forward`, because calling the module would run this hook again
-            baseline = module.forward(args[0].new_full((1, 1), pad))
+            return None
+        # The baseline rides along as one more token: a second look-up would cost a second gradient of the
+        # size of the table, and find the weights of a sharded layer already freed.
+        ids = args[0]
+        return torch.cat([ids, ids.new_full((len(ids), 1), pad)], dim=1), *args[1:]
+
+    def move(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        if seen:
+            return embedded
+        embeddings, baseline = embedded[:, :-1], embedded[:, -1:]
         difference = (embeddings - baseline) * (words >= 0)[..., None]
         point = embeddings
         if alpha is not None:
@@ -78,7 +82,14 @@ def on_path(
         seen.append(path)
         return point if shift is None else point + shift(path).detach().to(point.dtype)
 
-    handles = [layer.register_forward_hook(move) for layer in _embedding_layers(model)]
+    handles = [
+        handle
+        for layer in _embedding_layers(model)
+        for handle in (
+            layer.register_forward_pre_hook(add_pad),
+            layer.register_forward_hook(move),
+        )
+    ]
     try:
         yield seen
     finally:
