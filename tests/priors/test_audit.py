@@ -101,6 +101,16 @@ def test_keywords_and_overlap_of_classes() -> None:
     assert audit_dataset(priors()).confused_classes["cap"] == []
 
 
+def test_the_overlap_is_the_mean_over_all_pairs_of_classes() -> None:
+    alike = priors(prior_cap=[[1.0] * 4] * 4)
+    overlap = 2 / 12  # `my` and `the`, of seven words each
+    assert audit_dataset(alike).class_overlap["cap"] == pytest.approx(overlap)
+    three = alike.cast_column("label", ClassLabel(names=[*NAMES, "pay"]))
+    audit = audit_dataset(three)
+    assert audit.class_overlap["cap"] == pytest.approx(overlap / 3)
+    assert [pair.classes for pair in audit.confused_classes["cap"]] == [("lost", "renew")]
+
+
 def test_diagnostics_are_described_by_quantiles() -> None:
     found = audit_dataset(priors()).certainty["cap_r2"]
     assert found.quantiles == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))

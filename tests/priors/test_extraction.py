@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +112,23 @@ def test_interrupted_run_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert len(read(tmp_path / "out")) == 7
 
 
-def test_work_of_other_settings_or_rows_is_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["nothing", "rows", "settings", "chunk size"])
+def test_only_work_of_the_same_rows_and_settings_is_taken(tmp_path: Path, change: str) -> None:
     stop = tmp_path / "stop"
     stop.touch()
     source = Interrupted(labels=LABELS, stop=str(stop))
     with pytest.raises(KeyboardInterrupt):
         extract_priors(splits(), [source], tmp_path / "out", QUIET)
     stop.unlink()
-    other = splits()
-    other["train"] = other["train"].map(lambda row: {"text": "well " + row["text"]})
-    assert extract_priors(other, [source], tmp_path / "out", QUIET).reused == 0
+    data, settings = splits(), QUIET
+    if change == "rows":
+        data["train"] = data["train"].map(lambda row: {"text": "well " + row["text"]})
+    elif change == "settings":
+        source = replace(source, word_pattern="[a-z]+")
+    elif change == "chunk size":
+        settings = replace(QUIET, chunk_size=3)
+    reused = extract_priors(data, [source], tmp_path / "out", settings).reused
+    assert reused == (4 if change == "nothing" else 0)
 
 
 def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
