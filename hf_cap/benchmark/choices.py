@@ -13,6 +13,8 @@ from .texts import load_texts, short_hash
 def candidates(bench: Bench, method: str) -> Sequence[Mapping[str, Any]]:
     """The training settings that are tried for a method; none where nothing is chosen."""
     settings = bench.settings
+    if not settings.select:
+        return ()
     return settings.baseline_candidates if method == BASELINE else settings.candidates
 
 

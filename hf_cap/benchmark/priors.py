@@ -84,7 +84,8 @@ def with_prior(bench: Bench, cell: Cell) -> Dataset:
         how=HYBRIDS.get(base, "mean"),
         normalisation=settings.normalisation,
     )
-    return with_control(fused, cell.method, seed=cell.draw) if cell.method in CONTROLS else fused
+    control = next((name for name in CONTROLS if name == cell.method), None)
+    return fused if control is None else with_control(fused, control, seed=cell.draw)
 
 
 def scored(bench: Bench, cell: Cell, source: str) -> Dataset:

@@ -71,6 +71,10 @@ class BenchmarkSettings:
     baseline_candidates: tuple[Mapping[str, Any], ...] = option(
         (), "The same for `none`; as many, so that every method has the same budget."
     )
+    select: bool = option(
+        True,
+        "Choose among the candidates, if there are any; else `training` holds for every method.",
+    )
     validation_shots: int = option(
         5, "Validation texts a class, from the training texts that draw 0 left."
     )

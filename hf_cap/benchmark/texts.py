@@ -60,9 +60,11 @@ def _load(place: str, train: str, test: str, text_column: str, label_column: str
     splits = load_splits(
         place, splits=[train, test], text_column=text_column, label_column=label_column
     )
-    chosen = [choose_split(splits, split).select_columns([TEXT, LABEL]) for split in (train, test)]
-    names = label_names(chosen[0])
-    return Texts(*chosen, short_hash([names, *([d[TEXT][:], d[LABEL][:]] for d in chosen)]))
+    training, tests = (
+        choose_split(splits, split).select_columns([TEXT, LABEL]) for split in (train, test)
+    )
+    content = [[data[TEXT][:], data[LABEL][:]] for data in (training, tests)]
+    return Texts(training, tests, short_hash([label_names(training), *content]))
 
 
 def short_hash(value: Any) -> str:
@@ -111,7 +113,8 @@ def test_sets(settings: BenchmarkSettings, cell: Cell) -> tuple[dict[str, Datase
     Returns:
         Name to test set, and name to reason for each attack that could not be made.
     """
-    made, missing = {CLEAN: load_texts(settings, cell.dataset).test}, {}
+    made = {CLEAN: load_texts(settings, cell.dataset).test}
+    missing: dict[str, str] = {}
     for kind in settings.attacks:
         try:
             made[kind] = _attacked(settings, cell, kind)

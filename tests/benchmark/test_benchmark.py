@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from hf_cap.benchmark import cells
 from hf_cap.cli import main
+from hf_cap.files import write_json
 from tests.benchmark.rooms import TESTS, cell_files, flags, write_data
 
 METHODS = ("none", "keywords", "shuffled", "oracle")
@@ -103,12 +103,16 @@ def test_more_methods_add_cells_and_extract_nothing_again(room: Path, done: Path
     before = cell_files(done)
     prior = next((done / "data").rglob("priors/keywords-*"))
     made = prior.stat().st_mtime_ns
-    methods = ["none", "hybrid_max", "uniform", "random"]
+    methods = ["none", "hybrid_max", "uniform", "random", "integrated_gradients"]
     assert main(flags(room, done, "--seeds", "0", "--methods", *methods)) == 0
     after = cell_files(done)
     assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 3
+    assert len(after) == len(before) + 4
     assert prior.stat().st_mtime_ns == made
+    # of all models only the one that is explained is kept
+    kept = [file.parent for file in (done / "models").rglob("model.safetensors")]
+    assert [folder.name.split("-")[0] for folder in kept] == ["seed_0"]
+    assert kept[0].parent.name == "none"
 
 
 def test_other_settings_are_refused_by_name_and_redone_on_request(
@@ -157,14 +161,12 @@ def test_a_full_disk_fails_one_cell_and_the_next_run_mends_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write = cells.write_json
-
     def full(target: Path, value: Any) -> None:
         if "oracle" in str(target):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(target, value)
+        write_json(target, value)
 
-    monkeypatch.setattr(cells, "write_json", full)
+    monkeypatch.setattr("hf_cap.benchmark.cells.write_json", full)
     few = ["--methods", "none", "oracle", "--seeds", "0", "1"]
     assert main(flags(room, tmp_path, *few)) == 2
     assert "2 x OSError: [Errno 28] No space left on device" in capsys.readouterr().err

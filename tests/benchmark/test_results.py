@@ -1,0 +1,133 @@
+"""What the cells say together: numbers that can be told on paper."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_cap.benchmark.figures import FIGURES, draw_figures, draw_shots
+from hf_cap.benchmark.report import few_shot_summary, page
+from hf_cap.benchmark.results import Result, outcomes, rows, summary
+from hf_cap.benchmark.tables import markdown, shown, tables
+from hf_cap.evaluation.matrix import Cell
+from hf_cap.statistics import Interval
+
+ACCURACY = {
+    # one number a seed
+    "none": (0.50, 0.52, 0.54),
+    "shuffled": (0.56, 0.57, 0.61),
+    "uniform": (0.51, 0.53, 0.55),
+    "cap": (0.60, 0.63, 0.63),
+    "channel": (0.55, 0.55, 0.55),
+    "oracle": (0.90, 0.90, 0.90),
+}
+
+
+def result(
+    method: str, seed: int, accuracy: float, regime: str = "5_shot", **numbers: object
+) -> Result:
+    tests = {
+        name: {"texts": 10, "accuracy": accuracy - drop, "macro_f1": accuracy / 2}
+        for name, drop in (("clean", 0.0), ("keyword_addition", 0.1))
+    }
+    training = {"alignment_weight": 0.0 if method == "none" else 0.1, "learning_rate": 1e-3}
+    found = {
+        "test_sets": tests,
+        "missing": {},
+        "explanations": {"comprehensiveness": accuracy / 4},
+        "settings": {"training": training},
+        "versions": {"torch": "2"},
+    }
+    return Result(Cell("bank", regime, 0, method, seed), {**found, **numbers})
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    return [
+        result(method, seed, value)
+        for method, values in ACCURACY.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_the_summary_names_the_best_method_and_its_gain_over_the_best_control(
+    results: list[Result],
+) -> None:
+    found = summary(results)["bank"]
+    assert found["regime"] == "5_shot"
+    assert found["best_method"] == "cap"  # neither the oracle nor a control competes
+    assert found["best_control"] == "shuffled"
+    assert found["accuracy"] == pytest.approx(0.62)
+    assert found["gain_over_best_control"] == pytest.approx((0.04 + 0.06 + 0.02) / 3)
+    assert found["gain_over_none"] == pytest.approx(0.10)
+    assert found["p_holm"] == pytest.approx(min(1.0, 2 * found["p"]))  # two methods compete
+    assert found["attacks"]["keyword_addition"]["best_method"] == "cap"
+
+
+def test_the_summary_is_of_the_smallest_training_set(results: list[Result]) -> None:
+    more = [result("channel", 0, 0.99, "full"), result("channel", 0, 0.98, "10_shot")]
+    assert summary([*results, *more])["bank"]["regime"] == "5_shot"
+
+
+def test_without_a_control_or_a_method_nothing_is_claimed() -> None:
+    alone = summary([result("none", 0, 0.5)])["bank"]
+    assert alone["best_method"] is None
+    assert alone["gain_over_best_control"] is None
+    no_control = summary([result("none", 0, 0.5), result("cap", 0, 0.6)])["bank"]
+    assert no_control["best_method"] == "cap"
+    assert no_control["gain_over_best_control"] is None
+    assert no_control["p_holm"] is None
+
+
+def test_the_full_table_is_beside_the_summary(results: list[Result]) -> None:
+    found = few_shot_summary(results)
+    assert len(found["table"]) == len(ACCURACY) * 2
+    clean = next(r for r in found["table"] if (r["method"], r["test_set"]) == ("none", "clean"))
+    assert clean["value"]["mean"] == pytest.approx(0.52)
+
+
+def test_one_row_a_number(results: list[Result]) -> None:
+    found = list(rows(results[:1]))
+    assert len(found) == 5
+    assert {row["measure"] for row in found} == {"accuracy", "macro_f1", "comprehensiveness"}
+    assert [o.value for o in outcomes(results[:1], "comprehensiveness")] == [0.125]
+
+
+def test_the_table_shows_differences_in_points(results: list[Result]) -> None:
+    text = markdown(results)
+    row = next(line for line in text.splitlines() if line.startswith("| cap | 3 |"))
+    assert "| 62.0 ± " in row
+    assert "| +10.0 ± " in row
+    assert "| +4.0 ± " in row
+    assert "| shuffled |" in row
+
+
+def test_settings_that_differ_between_methods_are_shown(results: list[Result]) -> None:
+    assert not [one for one in tables(results) if one.title.startswith("Training settings")]
+    tuned = result("cap", 0, 0.6, settings={"training": {"alignment_weight": 0.3}})
+    found = [one for one in tables([*results, tuned]) if one.title.startswith("Training settings")]
+    assert "alignment_weight" in found[0].header
+
+
+def test_a_single_run_has_no_interval() -> None:
+    assert shown(Interval(0.5, None, 1), percent=True, signed=True) == "+50.0"
+    assert shown(Interval(0.5, 0.01, 2)) == "0.500 ± 0.010"
+    assert shown(None) == ""
+
+
+def test_the_page_is_escaped_and_asks_for_nothing(results: list[Result]) -> None:
+    named = result("<b>", 0, 0.5)
+    text = page([*results, named])
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert "default-src 'none'" in text
+
+
+def test_every_figure_is_drawn_from_what_it_needs(results: list[Result], tmp_path: Path) -> None:
+    assert draw_shots(results) is None
+    ten = [result("cap", seed, 0.8, "10_shot") for seed in range(2)]
+    assert len(draw_figures([*results, *ten], tmp_path)) == 2 * len(FIGURES)
+    drawn = (tmp_path / "faithfulness_against_accuracy.svg").read_text()
+    again = tmp_path / "again"
+    again.mkdir()
+    draw_figures([*results, *ten], again)
+    assert (again / "faithfulness_against_accuracy.svg").read_text() == drawn
