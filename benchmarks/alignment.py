@@ -220,9 +220,9 @@ def peak_memory(key: str, name: str, length: int) -> float:
     our_step(subject, batch(4, subject.args.device))  # the optimizer's state is there before
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = resident("VmRSS")
+    resting = resident("VmRSS")
     subject.training_step(subject.model, data)
-    return resident("VmHWM") - before
+    return resident("VmHWM") - resting
 
 
 def resident(field: str) -> float:

@@ -18,6 +18,7 @@ Everything is a function of tensors and differentiable on request; `attribute_wo
 from .passes import (
     Explained,
     Inputs,
+    common_attention,
     math_attention,
     path_scores,
     token_scores,
@@ -48,6 +49,7 @@ __all__ = [
     "at_least_float32",
     "attribute_words",
     "check_offsets",
+    "common_attention",
     "math_attention",
     "on_path",
     "only_path",

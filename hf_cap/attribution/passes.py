@@ -25,6 +25,24 @@ def math_attention() -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def common_attention(model: nn.Module) -> Iterator[None]:
+    """Eager attention in place of a kernel that is not PyTorch's own, flash attention for instance.
+
+    Such kernels compute in half precision only, and have no second derivative.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = [(c, getattr(c, "_attn_implementation", None)) for c in configs.values()]
+    foreign = [(c, name) for c, name in before if name not in ("eager", "sdpa", None)]
+    for config, _ in foreign:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, name in foreign:
+            config._attn_implementation = name
+
+
+@contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Every module as in evaluation, because a difference of two scores needs the same network twice.
 

@@ -19,8 +19,6 @@ _KINKS = (
     "by more than its size in small models; use `alignment_gradient='double_backward'` where it can run."
 )
 _LOOK_AT = 64
-_SECOND_ORDER_ATTENTION = {"eager", "sdpa", None}
-"""`sdpa` has a second derivative through its math kernel, which the attribution's passes use."""
 
 
 def check_classifier(model: nn.Module) -> None:
@@ -47,7 +45,7 @@ def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: boo
         ConfigError: the mode that is wanted, or with `auto` each mode, cannot run here.
     """
     blocked = {
-        "double_backward": _blocks_double_backward(model, fsdp=fsdp, deepspeed=deepspeed),
+        "double_backward": _blocks_double_backward(fsdp=fsdp, deepspeed=deepspeed),
         "finite_difference": _blocks_finite_difference(model),
     }
     modes = list(blocked) if wanted == "auto" else [wanted]
@@ -60,16 +58,10 @@ def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: boo
     raise ConfigError(f"`alignment_gradient={wanted!r}`: {reasons}.")
 
 
-def _blocks_double_backward(model: nn.Module, *, fsdp: bool, deepspeed: bool) -> str | None:
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+def _blocks_double_backward(*, fsdp: bool, deepspeed: bool) -> str | None:
     if fsdp or deepspeed:
         name = "FSDP" if fsdp else "DeepSpeed"
         return f"{name} frees or reduces weights between the two backward passes. Use 'finite_difference'"
-    if attention not in _SECOND_ORDER_ATTENTION:
-        return (
-            f"the model's attention is {attention!r}, which has no second derivative. "
-            "Use 'finite_difference', or load the model with `attn_implementation='sdpa'` or 'eager'"
-        )
     return None
 
 

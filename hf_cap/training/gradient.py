@@ -26,6 +26,7 @@ from ..attribution import (
     Explained,
     Path,
     Points,
+    common_attention,
     math_attention,
     path_scores,
     split_points,
@@ -81,7 +82,8 @@ def double_backward(
     chosen = tuple(range(count)) if plan.chosen is None else plan.chosen
     carrying: list[TokenScores] = []
     plain: list[TokenScores] = []
-    with math_attention(), without_dropout(explained.model):
+    model = explained.model
+    with common_attention(model), math_attention(), without_dropout(model):
         for group, create in ((carrying, True), (plain, False)):
             some = [k for k in range(steps) if (k in chosen) == create]
             if some:
@@ -106,7 +108,7 @@ def finite_difference(
     explained: Explained, plan: Plan, loss: TokenLoss, shared: Shared | None = None
 ) -> tuple[Scalar, TokenScores]:
     """The gradient by central differences in embedding space, in float32; without use for a shared pass."""
-    with without_dropout(explained.model), full_precision(explained.model):
+    with difference_passes(explained.model):
         found, gradient = path_scores(explained, plan.points, rows=plan.rows)
     scores = found.detach().requires_grad_()
     value = loss(scores)
@@ -161,7 +163,7 @@ def _directional(
         forth, back = (h[:, None, None] * v).chunk(2)
         return torch.cat([forth, -back])
 
-    with without_dropout(explained.model), full_precision(explained.model):
+    with difference_passes(explained.model):
         score, path = explained(torch.cat([alpha, alpha]), shift)
         forth, back = score.chunk(2)
         h = move(path)[1].view(copies, -1)[: len(alpha)]
@@ -174,16 +176,17 @@ def _directional(
 
 
 @contextmanager
-def full_precision(model: nn.Module) -> Iterator[None]:
-    """Autocast off, also where accelerate has put it round the model's own forward.
+def difference_passes(model: nn.Module) -> Iterator[None]:
+    """Without dropout, foreign attention and autocast, also where accelerate put that round `forward`.
 
     A difference of two nearly equal scores has no correct digit left in bfloat16.
     """
     patched, original = model.forward, model.__dict__.get("_original_forward")
     if original is not None:
         model.forward = original
+    autocast = torch.autocast(next(model.parameters()).device.type, enabled=False)
     try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        with without_dropout(model), common_attention(model), autocast:
             yield
     finally:
         if original is not None:

@@ -75,10 +75,8 @@ class CAPTrainer(AlignedTrainer):
             data_collator = CAPCollator(processing_class)
         data = (data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(model, args, *data, *rest, **kwargs)
-        self.gradient_mode = self._checked() if self.alignment.alignment_weight else None
-        if self.alignment.alignment_weight:
-            # travels with the weights, so that the model is later explained as it was aligned
-            self.model.config.update(Explanation.of_alignment(vars(self.alignment)).entry())
+        self._admit(self.model)
+        self.gradient_mode = self._mode() if self.alignment.alignment_weight else None
         self.train_dataset = self._encoded(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
             self.eval_dataset = {
@@ -144,9 +142,21 @@ class CAPTrainer(AlignedTrainer):
         aligner = self._words(self.model, inputs, priors, 0, training=True)
         check_gradient(str(self.gradient_mode), aligner.explained, aligner.plan, aligner.loss)
 
-    def _checked(self) -> str:
-        """The gradient mode, after refusing what cannot be aligned."""
-        check_classifier(self.model)
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As `Trainer.call_model_init`, for a model that can be aligned."""
+        model = super().call_model_init(trial)
+        self._admit(model)
+        return model
+
+    def _admit(self, model: Any) -> None:
+        """Refuse a model that cannot be aligned; write into its configuration how it is aligned."""
+        if self.alignment.alignment_weight:
+            check_classifier(model)
+            # travels with the weights, so that the model is later explained as it was aligned
+            model.config.update(Explanation.of_alignment(vars(self.alignment)).entry())
+
+    def _mode(self) -> str:
+        """The gradient mode, after refusing DataParallel."""
         if self.args.n_gpu > 1:
             raise ConfigError(
                 f"DataParallel over {self.args.n_gpu} GPUs cannot differentiate attributions. Start the "

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..attribution import (
     Explained,
     Path,
+    common_attention,
     math_attention,
     on_path,
     only_path,
@@ -50,7 +51,8 @@ class WordAligner:
         if not self.shares:
             yield
             return
-        with math_attention(), on_path(self.explained.model, self.explained.words) as self._seen:
+        model, words = self.explained.model, self.explained.words
+        with common_attention(model), math_attention(), on_path(model, words) as self._seen:
             yield
 
     def __call__(self, outputs: Any) -> Alignment:
