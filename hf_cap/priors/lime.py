@@ -4,7 +4,7 @@ Source: Ribeiro, Singh & Guestrin, "Why Should I Trust You?" (arXiv 1602.04938),
 The perturbed texts of many examples are predicted together, each distinct one once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,8 +19,6 @@ from .classifier import ClassifierSource
 from .rows import Row
 from .source_settings import LimeSettings
 from .word_source import Explanations
-
-Predict = Callable[[list[str]], NDArray[np.float64]]
 
 _ROWS = 32
 """Texts whose perturbations are predicted together: enough to share, few enough to hold in memory."""
@@ -47,34 +45,19 @@ class LimePrior(ClassifierSource, LimeSettings):
         scores, fits = [], []
         for start in range(0, len(rows), _ROWS):
             chosen = rows[start : start + _ROWS]
-            texts = [self._perturbed(row) for row in chosen]
-            gold = [row.label for row, part in zip(chosen, texts, strict=True) for _ in part]
-            log_probs = classifier.log_probs([text for part in texts for text in part])
+            around = [self._neighbourhood(row) for row in chosen]
+            texts = [text for one in around for text in one.texts]
+            gold = [row.label for row in chosen for _ in range(self.samples)]
+            log_probs = classifier.log_probs(texts)
             probs = log_probs[range(len(gold)), gold].double().exp().numpy()
-            for row, part in zip(chosen, np.split(probs, len(chosen)), strict=True):
-                weights, fit = self._fit(row, part)
-                scores.append(weights)
+            for one, part in zip(around, np.split(probs, len(chosen)), strict=True):
+                weights, fit = one.fit(part)
+                scores.append([weights[word] for word in range(len(weights))])
                 fits.append(fit)
         return Explanations(scores, {"r2": fits}, {"identity": classifier.identity})
 
-    def _perturbed(self, row: Row) -> list[str]:
-        """The texts that the library asks a prediction for, the whole text first."""
-        asked: list[str] = []
-
-        def record(texts: list[str]) -> NDArray[np.float64]:
-            asked.extend(texts)
-            return np.zeros((len(texts), 1))
-
-        self._run(row, record, labels=())
-        return asked
-
-    def _fit(self, row: Row, probs: NDArray[np.float64]) -> tuple[list[float], float]:
-        explanation = self._run(row, lambda texts: probs[:, None], labels=(0,))
-        weights = dict(explanation.local_exp[0])
-        return [float(weights[word]) for word in range(len(row.spans))], float(explanation.score)
-
-    def _run(self, row: Row, predict: Predict, labels: tuple[int, ...]) -> Any:
-        """Explain columns of what `predict` gives; the perturbations are always the same."""
+    def _neighbourhood(self, row: Row) -> "_Neighbourhood":
+        """Let the library draw the perturbations of a text, but not yet fit."""
         explainer = LimeTextExplainer(
             bow=False,
             split_expression=lambda text: word_strings(text, self.word_pattern),
@@ -82,6 +65,41 @@ class LimePrior(ClassifierSource, LimeSettings):
             feature_selection="none",
             random_state=text_seed(self.seed, row.text),
         )
-        return explainer.explain_instance(
-            row.text, predict, labels=labels, num_features=len(row.spans), num_samples=self.samples
+        neighbourhood = _Neighbourhood(explainer.base)
+        explainer.base = neighbourhood
+        explainer.explain_instance(
+            row.text,
+            neighbourhood.predict,
+            labels=(0,),
+            num_features=len(row.spans),
+            num_samples=self.samples,
         )
+        return neighbourhood
+
+
+class _Neighbourhood:
+    """Perturbed texts, the whole text first; stands for the library's linear model until it can be fitted."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.texts: list[str] = []
+        self.asked: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
+
+    def predict(self, texts: list[str]) -> NDArray[np.float64]:
+        """Note the texts; what is predicted plays no part yet."""
+        self.texts = texts
+        return np.zeros((len(texts), 1))
+
+    def explain_instance_with_data(self, *asked: Any, **options: Any) -> tuple[float, ...]:
+        """Note what the library would fit."""
+        self.asked, self.options = asked, options
+        return (0.0,) * 4
+
+    def fit(self, probs: NDArray[np.float64]) -> tuple[dict[int, float], float]:
+        """Weight of each word, and R²."""
+        data, _, *others = self.asked
+        _, weights, r2, _ = self.model.explain_instance_with_data(
+            data, probs[:, None], *others, **self.options
+        )
+        return {word: float(weight) for word, weight in weights}, float(r2)
