@@ -95,11 +95,11 @@ def test_the_examples_are_what_the_prior_asks() -> None:
     ]
     assert totals == pytest.approx(gold)
     for query, row in zip(whole, rows, strict=True):
-        assert row.text not in query.prefix
+        assert f"Message: {row.text}\n" not in query.prefix
     with_copies = prior.examples(asker, rows, copies=3)
     assert with_copies == prior.examples(asker, rows, copies=3)
     assert len(with_copies) == 4 * (len(rows) - 1) + 1
-    assert [query for query in with_copies if query in whole] == whole
+    assert [with_copies[at] for at in (0, 4, 8, 12, 16, 20, 24, 25)] == whole
     words = [set(query.body.split()) for query in with_copies[:4]]
     assert all(part < words[0] for part in words[1:])
 
