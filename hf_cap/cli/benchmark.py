@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.settings import BenchmarkSettings
 from ..errors import BenchmarkError, ConfigError
+from ..scoring.settings import ScorerRuntime, using_runtime
 from . import extract, train
 from .config import build, merge, settings_of
 
@@ -29,8 +30,8 @@ SETTINGS = (BenchmarkSettings,)
 
 _TAKEN = frozenset(
     """dataset output_dir splits train_split eval_split text_column label_column labels limit seed sign
-    classifier prior_column faithfulness records save_strategy eval_strategy report_to disable_tqdm
-    push_to_hub""".split()
+    chunk_size progress classifier prior_column faithfulness records save_strategy eval_strategy report_to
+    disable_tqdm push_to_hub""".split()
 )
 """Settings of the stages that a cell of the matrix decides."""
 
@@ -65,7 +66,12 @@ def run_cells(values: Mapping[str, Any], settings: BenchmarkSettings) -> "dict[C
     bench = open_bench(settings)
     todo = matrix(bench)
     forget_failures(bench, todo)
-    seen = work(bench, todo) if settings.jobs == 1 else _share(values, settings.jobs)
+    seen: dict[Cell, str] = {}
+    with using_runtime(build(ScorerRuntime, bench.settings.extraction)):
+        if settings.jobs == 1:
+            seen = work(bench, todo)
+        else:
+            _share(values, settings.jobs)
     return failures(bench, todo, seen)
 
 
@@ -84,7 +90,7 @@ def failure_text(failed: "Mapping[Cell, str]") -> str:
     )
 
 
-def _share(values: Mapping[str, Any], jobs: int) -> "dict[Cell, str]":
+def _share(values: Mapping[str, Any], jobs: int) -> None:
     """Run the cells in several processes, each with its part of the cores and one of the GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // jobs)))
@@ -94,7 +100,6 @@ def _share(values: Mapping[str, Any], jobs: int) -> "dict[Cell, str]":
         process.start()
     for process in processes:
         process.join()
-    return {}
 
 
 def _help(values: Mapping[str, Any], job: int) -> None:
