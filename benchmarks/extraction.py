@@ -1,4 +1,4 @@
-"""Seconds to score the perturbations of a text: naive, padded, captum, ContextCite, and hf_cap, in one run.
+"""Seconds to score the perturbations of a text: naive, padded, captum, and hf_cap, in one run.
 
     python benchmarks/extraction.py --data FOLDER [--quick]
 
@@ -10,7 +10,6 @@ The last line is JSON; with everything else it is written to `benchmarks/results
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import random
@@ -272,7 +271,7 @@ def compare(scorer: LocalScorer, folder: Path, quick: bool, n: int = 100) -> dic
         "tokens_an_example": tokens / len(texts),
         "gigaflops": rate / 1e9,
         "floor_seconds": floor,
-        "context_cite": context_cite(),
+        "context_cite": CONTEXT_CITE,
         "sides": {name: vars(side) for name, side in sides.items()},
         "growth": growth(scorer, everything, labels, quick),
         "long_prefix_cost": sides["hf_cap_long_prefix"].seconds / seconds,
@@ -297,11 +296,8 @@ def difference(one: list[Scored], other: list[Scored]) -> float:
     return max(abs(a - b) for x, y in pairs for a, b in zip(x.log_probs, y.log_probs, strict=True))
 
 
-def context_cite() -> str:
-    """Why ContextCite (side (d)) is not among the sides."""
-    if importlib.util.find_spec("context_cite") is None:
-        return "not installed"
-    return "left out: it scores a response it generated itself, and autocasts to CUDA float16"
+CONTEXT_CITE = "left out: it scores a response it generated itself, and autocasts to CUDA float16"
+"""Why there is no side (d)."""
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -1,0 +1,106 @@
+"""An extraction that is killed at any moment, and goes on with another number of processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from tests.tiny import byte_tokenizer, llama
+
+PROGRAM = """
+import json, sys, time
+from pathlib import Path
+from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.extraction import extract_priors
+from hf_cap.scoring.local import LocalScorer
+from hf_cap.scoring.settings import ScorerSettings
+from tests.priors.test_extraction import QUIET, splits
+
+def logged(self, queries, score=LocalScorer.score):
+    with Path(sys.argv[3]).open("a") as log:
+        log.write("".join(json.dumps([q.body, q.answer]) + "\\n" for q in queries))
+    time.sleep(float(sys.argv[4]))
+    return score(self, queries)
+
+LocalScorer.score = logged
+data = splits()
+source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
+extract_priors(data, [source], sys.argv[2], QUIET)
+"""
+ROOT = Path(__file__).parents[2]
+
+
+class Job:
+    """The program above in a process group of its own."""
+
+    def __init__(self, room: Path, out: str, store: str, pause: float, processes: int) -> None:
+        self.log = room / f"{out}.log"
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1"]
+        launch += [f"--num_processes={processes}", "--mixed_precision=no", "--dynamo_backend=no"]
+        program = [str(room / "program.py"), str(room / "llm"), str(room / out), str(self.log)]
+        self.process = subprocess.Popen(
+            [*launch, *program, str(pause)],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "HF_CAP_SCORER_RUNTIME": json.dumps({"store": store}),
+                "OMP_NUM_THREADS": "1",
+            },
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def asked(self) -> list[str]:
+        """Scores that the language model was asked for so far, in all runs."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def kill_after(self, scores: int) -> None:
+        """SIGKILL to all its processes, once this many more scores were asked for."""
+        before = len(self.asked())
+        deadline = time.monotonic() + 120
+        while len(self.asked()) < before + scores and self.process.poll() is None:
+            assert time.monotonic() < deadline, "the program does nothing"
+            time.sleep(0.01)
+        assert self.process.poll() is None, "the program ended before it was killed"
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()  # closes the pipe
+
+    def finish(self) -> None:
+        """Wait for a good end."""
+        _, errors = self.process.communicate()
+        assert self.process.returncode == 0, errors.decode()[-3000:]
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_scores_nothing_twice_whatever_the_processes(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "llm")
+    byte_tokenizer().save_pretrained(tmp_path / "llm")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    whole = Job(tmp_path, "whole", "none", 0.0, processes=1)
+    whole.finish()
+    undisturbed = Counter(whole.asked())
+    store = str(tmp_path / "scores.sqlite")
+    Job(tmp_path, "part", store, 0.3, processes=2).kill_after(len(whole.asked()) // 3)
+    Job(tmp_path, "part", store, 0.3, processes=1).kill_after(len(whole.asked()) // 4)
+    rest = Job(tmp_path, "part", store, 0.0, processes=2)
+    rest.finish()
+    asked = Counter(rest.asked())
+    assert asked.keys() == undisturbed.keys()
+    # again only what the three processes that were killed had in hand: a chunk of two texts each
+    in_hand = 3 * 2 * -(-undisturbed.total() // 7)
+    assert undisturbed.total() <= asked.total() <= undisturbed.total() + in_hand
+    one, other = (
+        load_dataset("parquet", data_files=str(tmp_path / out / "train.parquet"), split="train")
+        for out in ("whole", "part")
+    )
+    assert one["text"][:] == other["text"][:]
+    # a chunk that was half stored is scored in another company, which rounds differently
+    for left, right in zip(one["prior_cap"], other["prior_cap"], strict=True):
+        assert left == pytest.approx(right, abs=1e-5)
