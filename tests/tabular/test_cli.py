@@ -7,7 +7,7 @@ import pytest
 
 from hf_cap.cli import main
 from hf_cap.tabular.predict import load_student, predict_table
-from hf_cap.tabular.scores import load_scores
+from hf_cap.tabular.scores import FeatureScores, load_scores
 from tests.tabular.cases import numbers
 from tests.tiny import byte_tokenizer, llama
 
@@ -81,3 +81,28 @@ def test_publishing_needs_a_place(
     ]
     assert main([*words, "--push"]) == 2
     assert "--repo_id" in capsys.readouterr().err
+
+
+def test_scores_are_published_with_their_card(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_cap.cli import elicit as command
+    from hf_cap.publishing import hub
+
+    sent: list[tuple[str, str, list[str]]] = []
+
+    def upload(folder: Path, repo_id: str, kind: str, *, private: bool) -> str:
+        sent.append((repo_id, kind, sorted(file.name for file in folder.iterdir())))
+        return repo_id
+
+    monkeypatch.setattr(hub, "check_access", lambda repo_id, kind: None)
+    monkeypatch.setattr(hub, "upload", upload)
+    made = FeatureScores.of({"c0": {"x0": 1.0}, "c1": {"x0": -1.0}}, method="stand-in")
+    monkeypatch.setattr(command, "elicit", lambda schema, values: made)
+    words = ["--dataset", str(data), "--label_column", "y", "--output_dir", str(tmp_path / "s")]
+    assert main(["elicit", *words, "--push", "--repo_id", "me/scores", "--license", "mit"]) == 0
+    assert sent == [("me/scores", "dataset", ["README.md", "train.parquet"])]
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "license: mit" in card
+    assert 'load_scores("me/scores")' in card
+    assert load_scores(tmp_path / "s") == made
