@@ -86,7 +86,7 @@ def test_extract_takes_the_model_and_scores_anew(room: Path, adapted: Path) -> N
 def test_the_examples_are_what_the_prior_asks() -> None:
     data = train_split()
     scorer = LocalScorer(llama(), byte_tokenizer())
-    prior = CAPPrior.from_dataset(data, scorer=scorer, n=4)
+    prior = CAPPrior.from_dataset(data, scorer=scorer, n=4, chat=False)
     asker, rows = prior.open(), read_rows(data[:], prior.labels, prior)
     whole = prior.examples(asker, rows)
     totals = [one.total for one in scorer.score(whole)]
