@@ -38,10 +38,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fsdp", action="store_true", help="FSDP2 instead of DDP")
     parser.add_argument("--summed", action="store_true", help="a task loss over all processes")
-    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--gpu", action="store_true", help="a GPU a process")
     parser.add_argument("settings", nargs="*", help="name=JSON value")
     given = parser.parse_intermixed_args()
-    options = {name: json.loads(value) for name, value in (s.split("=") for s in given.settings)}
+    options = {name: json.loads(value) for name, value in (s.split("=", 1) for s in given.settings)}
     if given.fsdp:
         options |= FSDP
         if not given.gpu:

@@ -45,20 +45,30 @@ def launch(module: str, *arguments: str, gpu: bool = False) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-def two_against_one(folder: Path, *flags: str, **settings: Any) -> float:
-    """Largest difference between the weights of two processes and of one, after two steps."""
+def two_against_one(
+    folder: Path, *flags: str, one: dict[str, Any] | None = None, **settings: Any
+) -> float:
+    """Largest difference between the weights of two processes and of one, after two steps.
+
+    Args:
+        folder: To write into.
+        flags: Of `tests.training.launched`.
+        one: Settings that differ for the one process.
+        settings: Of both.
+    """
     given = {"per_device_train_batch_size": 2, **settings}
     program = [f"{name}={json.dumps(value)}" for name, value in given.items()]
     launch("tests.training.launched", str(folder), *flags, *program, gpu="--gpu" in flags)
-    one = trainer(
+    alone = {**settings, "per_device_train_batch_size": 4, **(one or {})}
+    subject = trainer(
         folder / "one",
         compute_loss_func=summed_loss if "--summed" in flags else None,
-        **{"max_steps": 2, "seed": 7, **settings, "per_device_train_batch_size": 4},
+        **{"max_steps": 2, "seed": 7, **alone},
     )
-    one.train()
-    moved = farthest(weights(one.model), weights(roberta_classifier()))
-    assert moved > 1e-2
-    return farthest(torch.load(folder / "w.pt", weights_only=True), weights(one.model))
+    subject.train()
+    assert farthest(weights(subject.model), weights(roberta_classifier())) > 1e-2
+    two = torch.load(folder / "w.pt", weights_only=True, map_location="cpu")
+    return farthest(two, weights(subject.model))
 
 
 @pytest.mark.slow
@@ -81,7 +91,10 @@ def test_two_processes_equal_one(
 @pytest.mark.slow
 @pytest.mark.compatibility("average_tokens_across_devices, 2 processes, accumulation")
 def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
-    settings = {"gradient_accumulation_steps": 2, "average_tokens_across_devices": True}
+    settings: dict[str, Any] = {
+        "gradient_accumulation_steps": 2,
+        "average_tokens_across_devices": True,
+    }
     assert two_against_one(tmp_path, "--summed", **settings) < 2e-5
 
 
@@ -89,7 +102,7 @@ def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
 @pytest.mark.compatibility("FSDP2, 2 processes, gloo: CAPTrainer", mode="finite_difference")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_fsdp2_equals_one_process(tmp_path: Path, accumulate: int) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "gradient_accumulation_steps": accumulate,
         "alignment_gradient": "finite_difference",
     }

@@ -1,0 +1,87 @@
+"""What a CPU cannot run: flash attention, and the launch recipes' set-ups on real accelerators."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.tiny import roberta_classifier
+from tests.training.cases import trainer, weights
+from tests.training.test_launch import two_against_one
+
+MODES = ["double_backward", "finite_difference"]
+pytestmark = pytest.mark.gpu
+
+
+def moved(folder: Path, attention: str, **settings: Any) -> torch.Tensor:
+    """How the weights move in two steps."""
+
+    def model() -> PreTrainedModel:
+        return roberta_classifier(attn_implementation=attention)
+
+    subject = trainer(folder, model=model, use_cpu=False, max_steps=2, **settings)
+    start = weights(roberta_classifier())
+    subject.train()
+    end = weights(subject.model)
+    return torch.cat([(end[name].cpu() - start[name]).flatten() for name in start])
+
+
+def relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.compatibility("GPU, float32: one process")
+@pytest.mark.parametrize("mode", MODES)
+def test_float32_moves_as_on_a_cpu(tmp_path: Path, mode: str) -> None:
+    on_cpu = trainer(tmp_path, max_steps=2)
+    on_cpu.train()
+    start, end = weights(roberta_classifier()), weights(on_cpu.model)
+    expected = torch.cat([(end[name] - start[name]).flatten() for name in start])
+    assert relative(moved(tmp_path, "sdpa", alignment_gradient=mode), expected) < 1e-2
+
+
+@pytest.mark.compatibility("GPU, bfloat16 autocast")
+@pytest.mark.parametrize("mode", MODES)
+def test_bf16_moves_as_float32(tmp_path: Path, mode: str) -> None:
+    exact = moved(tmp_path, "sdpa")
+    assert relative(moved(tmp_path, "sdpa", alignment_gradient=mode, bf16=True), exact) < 0.1
+
+
+@pytest.mark.compatibility("GPU, flash attention")
+@pytest.mark.parametrize("mode", MODES)
+def test_flash_attention_moves_as_sdpa(tmp_path: Path, mode: str) -> None:
+    if importlib.util.find_spec("flash_attn") is None:
+        pytest.skip("flash_attn is not installed")
+    exact = moved(tmp_path, "sdpa", bf16=True)
+    flash = moved(tmp_path, "flash_attention_2", alignment_gradient=mode, bf16=True)
+    assert relative(flash, exact) < 0.1
+
+
+def zero(stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings of `recipes/accelerate/zero*.yaml`."""
+    return {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.compatibility("GPU, DeepSpeed ZeRO stage {stage}", mode="finite_difference")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_equals_one_process(tmp_path: Path, stage: int) -> None:
+    pytest.importorskip("deepspeed")
+    settings: dict[str, Any] = {"deepspeed": zero(stage), "alignment_gradient": "finite_difference"}
+    assert two_against_one(tmp_path, "--gpu", one={"deepspeed": None}, **settings) < 1e-2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.compatibility("GPU, FSDP2", mode="finite_difference")
+def test_fsdp2_on_gpus_equals_one_process(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"alignment_gradient": "finite_difference"}
+    assert two_against_one(tmp_path, "--gpu", "--fsdp", **settings) < 1e-2
