@@ -60,7 +60,7 @@ class Plan:
     """Most path points in one pass."""
     recompute: bool = False
     """Make the graph of a finite difference again in the backward pass instead of keeping it."""
-    step: float = 1e-2
+    step: float = 8e-3
     """Finite-difference step, as a part of the norm of the point."""
 
     def share(self, score: PerExample, path: Path) -> "tuple[Plan, Shared]":

@@ -61,7 +61,7 @@ class AlignmentOptions:
         "so it also runs with flash attention, FSDP2 and DeepSpeed. `auto` takes the first where it can run.",
     )
     finite_difference_step: float = option(
-        1e-2,
+        8e-3,
         "Length of a finite-difference step, as a part of the norm of the embeddings at the point.",
     )
     attribution_method: AttributionMethod = option(

@@ -13,7 +13,10 @@ from tests.training.cases import trainer, weights
 from tests.training.test_launch import two_against_one
 
 MODES = ["double_backward", "finite_difference"]
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 
 
 def moved(folder: Path, attention: str, **settings: Any) -> torch.Tensor:
