@@ -35,4 +35,4 @@ def test_an_example_has_metadata_and_becomes_html(name: str) -> None:
 
 def test_the_templates_ship_beside_the_examples() -> None:
     names = {file.name for file in Path(bundled("model_cards")).glob("*.jinja")}
-    assert names == {"model.md.jinja", "priors.md.jinja"}
+    assert names == {f"{kind}.md.jinja" for kind in ("model", "priors", "scores", "student")}
