@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from .scoring.settings import ScorerSettings as ScorerSettings
     from .scoring.settings import using_runtime as using_runtime
     from .scoring.standin import StandInScorer as StandInScorer
+    from .tabular.config import LAATConfig as LAATConfig
+    from .tabular.scores import FeatureScores as FeatureScores
+    from .tabular.train import student_trainer as student_trainer
+    from .tabular.trainer import LAATTrainer as LAATTrainer
     from .training.callbacks import HeatMapCallback as HeatMapCallback
     from .training.config import CAPConfig as CAPConfig
     from .training.data import CAPCollator as CAPCollator
@@ -52,7 +56,10 @@ _EXPORTS = {
     "ChannelPrior": "priors.channel",
     "Evaluation": "evaluation.classifier",
     "EvaluationSettings": "evaluation.settings",
+    "FeatureScores": "tabular.scores",
     "HeatMapCallback": "training.callbacks",
+    "LAATConfig": "tabular.config",
+    "LAATTrainer": "tabular.trainer",
     "Query": "scoring.protocol",
     "Scored": "scoring.protocol",
     "Scorer": "scoring.protocol",
@@ -74,6 +81,7 @@ _EXPORTS = {
     "save_splits": "data",
     "show_attributions": "publishing.show",
     "source_class": "priors.sources",
+    "student_trainer": "tabular.train",
     "using_runtime": "scoring.settings",
     "write_report": "publishing.report.writer",
 }

@@ -41,7 +41,9 @@ class Setting:
         Raises:
             ConfigError: it is not of that type, or not one of the choices.
         """
-        if value is None or (value in ("none", "null") and self.optional):
+        # "none" is a word where it is the default, as in `--report_to none`
+        is_null = value in ("none", "null") and self.optional and self.default != value
+        if value is None or is_null:
             if self.optional:
                 return None
             raise ConfigError(f"`{self.name}` needs a value.")

@@ -88,7 +88,9 @@ class LocalChat:
         folder, device = resolve_model(settings.model), choose_device(runtime.device)
         common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", **common)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, padding_side="left", **common
+            )
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=choose_dtype(settings, device), **common
             )

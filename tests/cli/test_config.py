@@ -24,6 +24,7 @@ class Job:
     dry: bool = option(False, "Do nothing.")
     how: Literal["mean", "max"] = option("mean", "Which way.")
     limit: int | None = option(None, "At most so many.")
+    trackers: str | list[str] | None = option("none", "What to report to.")
     seeds: tuple[int, ...] = option((0,), "Seeds.")
     weights: Mapping[str, float] = option(help="Weights.", factory=dict)
 
@@ -52,6 +53,12 @@ def test_flags_win_over_yaml_and_yaml_over_defaults() -> None:
     assert build(Job, values) == Job(name="a", steps=5)
 
 
+def test_a_mapping_adds_to_those_of_earlier_layers() -> None:
+    given = parse("--weights", "cap=2")
+    values = merge(SETTINGS, {"name": "a", "weights": {"cap": 1, "lime": 3}}, given)
+    assert values["weights"] == {"cap": 2.0, "lime": 3.0}
+
+
 def test_a_flag_that_is_not_given_does_not_shadow_yaml() -> None:
     assert merge(SETTINGS, {"name": "a", "dry": True}, parse()) == {"name": "a", "dry": True}
 
@@ -64,6 +71,7 @@ def test_a_flag_that_is_not_given_does_not_shadow_yaml() -> None:
         (["--dry", "false"], {"dry": False}),
         (["--limit", "none"], {"limit": None}),
         (["--limit", "7"], {"limit": 7}),
+        (["--trackers", "none"], {"trackers": "none"}),
         (["--seeds", "1", "2"], {"seeds": (1, 2)}),
         (["--how", "max"], {"how": "max"}),
         (["--weights", "cap=2", "lime=0.5"], {"weights": {"cap": 2.0, "lime": 0.5}}),
