@@ -512,11 +512,22 @@ def report(recipes: Sequence[str], data: str, timed: bool) -> None:
         done = [cell for cell in plan.cells if cell_file(plan, cell).exists()]
         name = Path(recipe).stem
         found["recipes"][name] = {
-            "plan": asdict(plan), "cells": len(plan.cells), "finished": len(done), "rows": compare(plan),
+            "plan": asdict(plan), "cells": len(plan.cells), "finished": len(done),
+            "rows": [row for row in compare(plan) if row["metric"] == "roc_auc" or row["dataset"] == ALL],
         }  # fmt: skip
         found.setdefault("scores", score_quality(plan, data))
-    write_json(file, found)
+    # thousands of rows: one a line would be fifty thousand lines
+    write_text(file, json.dumps(rounded(found), sort_keys=True, allow_nan=False) + "\n")
     write_text(RESULTS / "laat.md", markdown(found))
+
+
+def rounded(value: Any) -> Any:
+    """The same with four digits after the point."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def markdown(found: Mapping[str, Any]) -> str:
