@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from ..embedded import resolve_model
@@ -110,7 +111,8 @@ class LocalChat:
         """One sampled answer a prompt."""
         set_seed(seed)
         replies: list[Reply] = []
-        for start in range(0, len(prompts), self.batch):
+        starts = range(0, len(prompts), self.batch)
+        for start in tqdm(starts, desc="asking", unit=f" x {self.batch} prompts", disable=None):
             replies += self._answers(prompts[start : start + self.batch])
         return replies
 

@@ -89,6 +89,9 @@ def _client(address: str, home: Path, **settings: str) -> ProcessPoolExecutor:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        # a child begins with our path, where an earlier test may have put the modules of another cache
+        own = [place for place in sys.path if not Path(place, "evaluate_modules").exists()]
+        patch.setattr(sys, "path", own)
         pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
         pool.submit(os.getpid).result()  # a worker starts with its first task
     return pool
