@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
 from numpy.typing import NDArray
@@ -199,7 +200,11 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
             ) from error
         return FeatureScores.of(values, source="file")
     try:
-        dataset = load_dataset(str(path if path.exists() else name), split="train")
+        if path.is_dir():
+            # not `load_dataset(folder)`: it caches a folder with a card by its path alone (datasets 5.2)
+            dataset = Dataset(pq.read_table(path / "train.parquet"))
+        else:
+            dataset = load_dataset(str(name), split="train")
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"There are no feature scores {str(name)!r}: {error}") from error
     return FeatureScores.from_dataset(dataset)

@@ -255,3 +255,17 @@ def test_the_embedded_language_model_gives_finite_scores() -> None:
     values, known = scores.matrix(schema().outputs, schema().feature_names)
     assert known.all()
     assert np.abs(values).max() <= 10
+
+
+def test_scores_that_were_written_anew_are_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, room in enumerate(("one", "one", "two")):
+        folder = tmp_path / room / "scores"
+        folder.mkdir(parents=True, exist_ok=True)
+        made = FeatureScores.of({"yes": {"a": float(number)}})
+        made.to_dataset().to_parquet(str(folder / "train.parquet"))
+        card = "---\nconfigs:\n- config_name: default\n  data_files: train.parquet\n---\n"
+        (folder / "README.md").write_text(card)
+        monkeypatch.chdir(tmp_path / room)
+        assert load_scores("scores").scores[0].score == number
