@@ -1,13 +1,13 @@
 """Word attributions of plain texts, without a graph: what evaluation, pipelines and callbacks use."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from ..classifiers import evaluation_mode
 from ..errors import ModelError
 from ..types import TokenWords
 from ..words import WORD_PATTERN, split_words, token_words
@@ -56,7 +56,7 @@ def attribute_words(
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     per_batch = max(1, batch_size // (1 if method == "input_x_gradient" else steps))
     result: list[list[float]] = [[]] * len(texts)
-    with _evaluating(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         for start in range(0, len(order), per_batch):
             rows = order[start : start + per_batch]
             some = [texts[i] for i in rows]
@@ -113,13 +113,3 @@ def _to(
     inputs: Inputs, words: TokenWords, device: torch.device
 ) -> tuple[dict[str, Tensor], TokenWords]:
     return {name: value.to(device) for name, value in inputs.items()}, words.to(device)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -4,18 +4,30 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import httpx2
 
 from ..errors import ServerError
 from .settings import ScorerRuntime
 
+T = TypeVar("T")
+
 _logger = logging.getLogger(__name__)
 _PASSING = {408, 409, 429, 500, 502, 503, 504}
 """Statuses that may be gone the next time."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
+
+
+def wait_for(requests: Coroutine[Any, Any, T]) -> T:
+    """The result of some requests, from code that is not asynchronous.
+
+    They run in a thread of their own, because a notebook already runs an event loop in this one.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, requests).result()
 
 
 class Connection:

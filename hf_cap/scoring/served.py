@@ -5,19 +5,17 @@ both when the scorer opens, and refused if it offers neither. Where the model's 
 here, token ids are sent, so that a served model scores exactly the tokens that a local one would.
 """
 
-import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
 from ..embedded import resolve_model
 from ..errors import ExtractError, ServerError
-from .http import Connection
+from .http import Connection, wait_for
 from .protocol import Query, Scored
 from .settings import ScorerRuntime, ScorerSettings
 from .statistics import ScorerStatistics
@@ -107,15 +105,10 @@ class ServedScorer:
         return {**common, **DIALECTS[dialect].options}
 
     def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        # in a thread of its own, because a notebook already runs an event loop in this one
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(
-                asyncio.run, self.connection.post_all("/completions", bodies)
-            ).result()
+        return wait_for(self.connection.post_all("/completions", bodies))
 
     def _check_model(self) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            listed = pool.submit(asyncio.run, self.connection.get("/models")).result()
+        listed = wait_for(self.connection.get("/models"))
         names = [str(item.get("id")) for item in listed.get("data", [])]
         if names and self.model not in names:
             raise ServerError(

@@ -1,19 +1,16 @@
 """Models that answer in words: an OpenAI-compatible server, or a local model that generates."""
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import set_seed
 
-from ..embedded import resolve_model
 from ..errors import ExtractError, ModelError
-from ..scoring.http import Connection
-from ..scoring.loading import choose_device, choose_dtype
+from ..scoring.http import Connection, wait_for
+from ..scoring.loading import choose_device, load_language_model
 from ..scoring.settings import ScorerRuntime, ScorerSettings
 from .settings import ElicitOptions
 
@@ -58,10 +55,7 @@ class ServedChat:
             }
             for prompt in prompts
         ]
-        # in a thread of its own, because a notebook already runs an event loop in this one
-        with ThreadPoolExecutor(1) as pool:
-            asked = self.connection.post_all("/chat/completions", bodies)
-            replies = pool.submit(asyncio.run, asked).result()
+        replies = wait_for(self.connection.post_all("/chat/completions", bodies))
         return [_served_reply(reply) for reply in replies]
 
 
@@ -86,23 +80,16 @@ class LocalChat:
         *,
         batch: int = 16,
     ) -> None:
-        folder, device = resolve_model(settings.model), choose_device(runtime.device)
-        common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, padding_side="left", **common
-            )
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=choose_dtype(settings, device), **common
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"Cannot load the chat model {settings.model!r}: {error}") from error
+        # the auto class does not promise `generate`, though every causal model has it
+        self.model: Any
+        self.tokenizer: Any
+        self.model, self.tokenizer = load_language_model(settings, choose_device(runtime.device))
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"{settings.model!r} has no chat template and so cannot be asked. Use an instruction-tuned "
                 "model, or `method='expectation'`, which needs none."
             )
-        self.model = model.to(device)
+        self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.options, self.batch = options, batch

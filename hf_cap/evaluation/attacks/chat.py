@@ -1,6 +1,5 @@
 """A chat model that rewrites texts: local or served, with every reply kept on disk."""
 
-import asyncio
 import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -127,7 +126,9 @@ class ServedChat:
             }
             for prompt in prompts
         ]
-        answers = asyncio.run(self.connection.post_all("/chat/completions", bodies))
+        from ...scoring.http import wait_for
+
+        answers = wait_for(self.connection.post_all("/chat/completions", bodies))
         return [_content(answer) for answer in answers]
 
 
