@@ -1,21 +1,16 @@
-"""Figures of a benchmark: PNG and SVG files by matplotlib (extra `plots`), without a display."""
+"""Figures of a benchmark, as PNG and SVG files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtra
 from ..evaluation.matrix import BASELINE, CEILING, CONTROLS, TableRow, table
+from ..figures import GREY, PALETTE, new_figure, save_figures
 from .results import Result, outcomes, size_of
 from .texts import CLEAN
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's colours, which the colour-blind can tell apart, for the methods that compete."""
 _OUTSIDE = {BASELINE: "black", CEILING: "#F0E442"}
-_GREY = "#999999"
 _MARKERS = "osD^vP*X"
-_FORMATS = ("png", "svg")
 
 
 def draw_figures(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -31,16 +26,7 @@ def draw_figures(results: Sequence[Result], folder: Path) -> list[Path]:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    written = []
-    with _style():
-        for name, draw in FIGURES.items():
-            figure = draw(results)
-            for suffix in _FORMATS if figure is not None else ():
-                written.append(folder / f"{name}.{suffix}")
-                # without a date, so that equal results give equal files
-                metadata = {"Date": None} if suffix == "svg" else None
-                figure.savefig(written[-1], dpi=160, metadata=metadata)
-    return written
+    return save_figures(FIGURES, results, folder)
 
 
 def draw_shots(results: Sequence[Result]) -> Any:
@@ -135,7 +121,7 @@ def _look(method: str, rows: Sequence[TableRow]) -> dict[str, Any]:
     """Colour, marker and label of a method; the colour says its role, the marker tells it apart."""
     methods = _methods(rows)
     competing = [name for name in methods if name not in (*CONTROLS, *_OUTSIDE)]
-    colour = _GREY if method in CONTROLS else _OUTSIDE.get(method, "")
+    colour = GREY if method in CONTROLS else _OUTSIDE.get(method, "")
     return {
         "color": colour or PALETTE[competing.index(method) % len(PALETTE)],
         "marker": _MARKERS[methods.index(method) % len(_MARKERS)],
@@ -149,11 +135,9 @@ def _look(method: str, rows: Sequence[TableRow]) -> dict[str, Any]:
 
 
 def _figure(datasets: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """A figure (not of `pyplot`, which would choose a backend and keep it) with a panel a data set."""
+    """A figure with a panel a data set."""
     names = sorted(set(datasets))
-    figure = _matplotlib().figure.Figure(
-        figsize=(2.4 + 3.6 * len(names), 4.2), layout="constrained"
-    )
+    figure = new_figure(2.4 + 3.6 * len(names), 4.2)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -163,27 +147,5 @@ def _figure(datasets: Sequence[str]) -> tuple[Any, dict[str, Any]]:
 def _finished(figure: Any, panels: Mapping[str, Any], title: str) -> Any:
     handles, labels = next(iter(panels.values())).get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.suptitle(f"{title} (95 % intervals)", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{title} (95 % intervals)", x=0.01, ha="left")
     return figure
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our own style while we draw; the caller's comes back."""
-    library = _matplotlib()
-    with (
-        library.style.context("default"),
-        library.rc_context({"font.size": 9, "svg.hashsalt": "hf_cap"}),
-    ):
-        yield
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError as error:
-        raise MissingExtra(
-            "The figures of a benchmark need matplotlib: pip install 'hf-cap[plots]'"
-        ) from error
-    return matplotlib

@@ -1,21 +1,16 @@
-"""Figures of an audit: PNG and SVG files by matplotlib (extra `plots`), without a display.
-
-Colours are the Okabe-Ito palette and the map `cividis`, which the colour-blind can tell apart.
-"""
+"""Figures of an audit, as PNG and SVG files."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtra
+from ..figures import GREY, PALETTE, new_figure, save_figures
 from .audit import Agreement, Audit
 from .audit_measures import KINDS
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#BBBBBB")
 _CONTROLS = ("random", "word_length")
-_FORMATS = ("png", "svg")
+_KIND_COLOURS = dict(zip(KINDS[::-1], (*PALETTE[:3], GREY), strict=True))
 
 
 def draw_figures(audit: Audit, folder: Path) -> list[Path]:
@@ -31,13 +26,7 @@ def draw_figures(audit: Audit, folder: Path) -> list[Path]:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    with _style():
-        return [
-            path
-            for name, draw in FIGURES.items()
-            if (figure := draw(audit)) is not None
-            for path in _save(figure, folder / name)
-        ]
+    return save_figures(FIGURES, audit, folder)
 
 
 def draw_rank_correlation(audit: Audit) -> Any:
@@ -82,12 +71,12 @@ def draw_mass(audit: Audit) -> Any:
     sources = list(audit.mass)[::-1]
     figure, axes = _bars(len(sources))
     left = [0.0] * len(sources)
-    for kind, colour in zip(KINDS[::-1], PALETTE, strict=True):
+    for kind, colour in _KIND_COLOURS.items():
         shares = [audit.mass[source][kind] for source in sources]
         axes.barh(sources, shares, left=left, color=colour, label=kind)
         left = [start + share for start, share in zip(left, shares, strict=True)]
     axes.set(xlim=(0, 1), xlabel="Share of the absolute scores, mean over texts")
-    axes.set_title("Which kinds of words get the scores?", loc="left", pad=28)
+    axes.set_title("Which kinds of words get the scores?", pad=28)
     axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2)
     return figure
 
@@ -105,7 +94,7 @@ def draw_confused_classes(audit: Audit) -> Any:
     axes.bar_label(bars, shared, fontsize=8)
     axes.set(xlim=(0, max(pair.overlap for pair in pairs) * 1.8))
     axes.set_xlabel("Jaccard index of the keywords; the words are those that both classes have")
-    axes.set_title(f"Which classes share keywords? (source: {source})", loc="left")
+    axes.set_title(f"Which classes share keywords? (source: {source})")
     return figure
 
 
@@ -115,7 +104,7 @@ def draw_certainty(audit: Audit) -> Any:
         return None
     columns = min(3, len(audit.certainty))
     rows = math.ceil(len(audit.certainty) / columns)
-    figure = _figure(3.6 * columns, 2.6 * rows)
+    figure = new_figure(3.6 * columns, 2.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(audit.certainty) :]:
         axes.set_visible(False)
@@ -144,7 +133,7 @@ def _heat_map(
     names = list(table)
     values = [[_number(table[row][column]) for column in names] for row in names]
     size = 2.6 + 0.75 * len(names)
-    figure = _figure(max(size, 6.5), max(size - 0.6, 4))
+    figure = new_figure(max(size, 6.5), max(size - 0.6, 4))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=low, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -156,7 +145,7 @@ def _heat_map(
             axes.text(
                 column, row, text, ha="center", va="center", color="white" if dark else "black"
             )
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     axes.set_xlabel(meaning, fontsize=9)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, shrink=0.8)
@@ -173,7 +162,7 @@ def _agreement_bars(found: Mapping[str, Agreement] | None, title: str, standard:
         ordered,
         [_number(one.value, 0) for one in means],
         xerr=[_number(one.half_width, 0) for one in means],
-        color=[PALETTE[3] if source in _CONTROLS else PALETTE[0] for source in ordered],
+        color=[GREY if source in _CONTROLS else PALETTE[0] for source in ordered],
         error_kw={"capsize": 3, "linewidth": 1},
     )
     axes.bar_label(bars, [f"{_number(one.value):.2f}" for one in means], padding=4, fontsize=9)
@@ -183,12 +172,12 @@ def _agreement_bars(found: Mapping[str, Agreement] | None, title: str, standard:
         f"Spearman's rank correlation with {standard}, mean over texts, 95 % interval (grey: controls)",
         fontsize=9,
     )
-    axes.set_title(title, loc="left")
+    axes.set_title(title)
     return figure
 
 
 def _bars(count: int, width: float = 7.5) -> tuple[Any, Any]:
-    figure = _figure(width, 1.6 + 0.36 * count)
+    figure = new_figure(width, 1.6 + 0.36 * count)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -200,41 +189,3 @@ def _number(value: float | None, otherwise: float = math.nan) -> float:
 
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _save(figure: Any, path: Path) -> Iterator[Path]:
-    for suffix in _FORMATS:
-        target = path.with_suffix(f".{suffix}")
-        # without a date, so that equal audits give equal files
-        figure.savefig(target, dpi=160, metadata={"Date": None} if suffix == "svg" else None)
-        yield target
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our own style while we draw; the caller's comes back."""
-    library = _matplotlib()
-    settings = {
-        "font.size": 10,
-        "axes.titlesize": 12,
-        "axes.titleweight": "bold",
-        "svg.hashsalt": "hf_cap",  # equal audits give equal files
-    }
-    with library.style.context("default"), library.rc_context(settings):
-        yield
-
-
-def _figure(width: float, height: float) -> Any:
-    """A figure of its own, in inches: `pyplot` would choose a backend and keep it."""
-    return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError as error:
-        raise MissingExtra(
-            "The figures of an audit need matplotlib: pip install 'hf-cap[plots]'"
-        ) from error
-    return matplotlib

@@ -126,8 +126,3 @@ def test_every_figure_is_drawn_from_what_it_needs(results: list[Result], tmp_pat
     assert draw_shots(results) is None
     ten = [result("cap", seed, 0.8, "10_shot") for seed in range(2)]
     assert len(draw_figures([*results, *ten], tmp_path)) == 2 * len(FIGURES)
-    drawn = (tmp_path / "faithfulness_against_accuracy.svg").read_text()
-    again = tmp_path / "again"
-    again.mkdir()
-    draw_figures([*results, *ten], again)
-    assert (again / "faithfulness_against_accuracy.svg").read_text() == drawn
