@@ -1,4 +1,7 @@
-"""`hf-cap elicit`: ask a language model how much each feature of a table speaks for each class."""
+"""`hf-cap elicit`: ask a language model how much each feature of a table speaks for each class.
+
+Scores and replies are kept as they come, so a run that was stopped asks nothing twice.
+"""
 
 import logging
 import shlex
@@ -81,15 +84,14 @@ def run(values: dict[str, Any]) -> None:
 def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     """The scores of a table's features, by the way that the settings name."""
     from ..cards.safety import public_name
-    from ..scoring.open import open_scorer
-    from ..tabular.chat import open_chat
+    from ..scoring.open import open_chat, open_scorer
     from ..tabular.elicitation import elicit_chat, elicit_expectation
 
     options, settings = build(ElicitOptions, values), build(ScorerSettings, values)
     runtime = build(ScorerRuntime, values)
     if options.method == "chat":
-        model = open_chat(settings, options, runtime)
-        scores = elicit_chat(schema, model, options, name=str(public_name(settings.model)))
+        chat = open_chat(settings, runtime)
+        scores = elicit_chat(schema, chat, options, name=str(public_name(settings.model)))
     else:
         scores = elicit_expectation(schema, open_scorer(settings, runtime), options)
     facts = {**scores.provenance, "model": public_name(settings.model), "question": schema.question}

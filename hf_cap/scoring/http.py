@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -51,8 +51,18 @@ class Connection:
         async with self._client() as client:
             return await self._send(client, "GET", path, None)
 
-    async def post_all(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def post_all(
+        self,
+        path: str,
+        bodies: Sequence[dict[str, Any]],
+        arrived: Callable[[int, dict[str, Any]], object] | None = None,
+    ) -> list[dict[str, Any]]:
         """The replies to `bodies`, in order, at most `max_concurrency` under way at a time.
+
+        Args:
+            path: Below the root of the API.
+            bodies: What is sent, one a request.
+            arrived: Told the number and the reply of each request as it ends, whatever becomes of the others.
 
         Raises:
             ServerError: a request is refused, or keeps failing.
@@ -61,11 +71,14 @@ class Connection:
 
         async with self._client() as client:
 
-            async def one(body: dict[str, Any]) -> dict[str, Any]:
+            async def one(number: int, body: dict[str, Any]) -> dict[str, Any]:
                 async with gate:
-                    return await self._send(client, "POST", path, body)
+                    reply = await self._send(client, "POST", path, body)
+                if arrived:
+                    arrived(number, reply)
+                return reply
 
-            tasks = [asyncio.ensure_future(one(body)) for body in bodies]
+            tasks = [asyncio.ensure_future(one(*pair)) for pair in enumerate(bodies)]
             try:
                 return await asyncio.gather(*tasks)
             finally:  # after a failure the others are called back before the client closes

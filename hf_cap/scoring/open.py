@@ -1,7 +1,8 @@
-"""From settings to an opened scorer, once a process."""
+"""From settings to an opened language model, as a scorer or as a chat model; once a process."""
 
 from functools import lru_cache
 
+from .chat import Chat, StoredChat
 from .protocol import Scorer
 from .settings import ScorerRuntime, ScorerSettings, current_runtime
 
@@ -21,6 +22,20 @@ def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) 
     return _open(settings, runtime or current_runtime())
 
 
+def open_chat(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Chat:
+    """The same language model as one that answers in words.
+
+    Args:
+        settings: Which model.
+        runtime: Device, store and so on; default: what `using_runtime` set, else the defaults.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no chat template.
+        MissingExtra: a package that the settings need is not installed.
+    """
+    return _open_chat(settings, runtime or current_runtime())
+
+
 @lru_cache(maxsize=1)
 def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
     # imported here: the command line reads settings without paying for torch
@@ -31,3 +46,17 @@ def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
     scorer = open_served(settings, runtime) if settings.base_url else load_scorer(settings, runtime)
     path = runtime.store_path
     return scorer if path is None else StoredScorer(scorer, path)
+
+
+@lru_cache(maxsize=1)
+def _open_chat(settings: ScorerSettings, runtime: ScorerRuntime) -> Chat:
+    from .chat_models import LocalChat, ServedChat
+    from .http import Connection
+
+    chat: Chat = (
+        ServedChat(Connection(settings.base_url, runtime), settings.model)
+        if settings.base_url
+        else LocalChat(settings, runtime)
+    )
+    path = runtime.store_path
+    return chat if path is None else StoredChat(chat, path)

@@ -80,8 +80,8 @@ class ScorerRuntime:
     )
     store: str | None = option(
         DEFAULT_STORE,
-        "File of the score store, so that nothing is scored twice. default is scores.sqlite in hf_cap's "
-        "cache folder, none switches it off.",
+        "File that keeps the scores and replies of language models, so that nothing is asked twice. default "
+        "is scores.sqlite in hf_cap's cache folder, none switches it off.",
     )
     max_concurrency: int = option(32, "Requests in flight at a time to a served model.")
     max_retries: int = option(6, "Times that a request to a served model is tried again.")
@@ -100,7 +100,7 @@ class ScorerRuntime:
 
     @property
     def store_path(self) -> Path | None:
-        """File of the score store, or `None` where there is none."""
+        """File of the store, or `None` where there is none."""
         if self.store is None or self.store == "none":
             return None
         if self.store == DEFAULT_STORE:

@@ -1,4 +1,4 @@
-"""Never score twice: a scorer that remembers, in an SQLite file that several processes may share.
+"""Never score twice: a scorer that remembers, in a store on disk.
 
 A score's key is a hash of everything that determines it: the model's identity, the whole prompt and the
 answer. What is done with scores afterwards (ridge strength, score kind, normalisation) is no part of it,
@@ -7,108 +7,21 @@ moment loses at most the chunk it was computing.
 """
 
 import json
-import logging
 import os
-import sqlite3
 import struct
-import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from .protocol import Bounded, Query, Scored, Scorer
+from .sqlite_store import SQLiteStore, chunks
 from .statistics import ScorerStatistics
 
-_logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-)
-_BUSY_SECONDS = 60.0
-_LOOKUP = 500
-"""Keys of one SELECT; SQLite allows 999 parameters in old builds."""
-
-
-class ScoreStore:
-    """Scores by key, in the SQLite file `path`.
-
-    A file that is no database, or a damaged one, is reported, moved aside and begun anew; a single
-    value whose checksum is wrong is reported and counts as absent.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._connection: sqlite3.Connection | None = None
-        self._owner = 0
-
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, Scored]:
-        """The scores that are there."""
-        found: dict[bytes, Scored] = {}
-        for some in _chunks(keys, _LOOKUP):
-            marks = ",".join("?" * len(some))
-            rows = self._execute(f"SELECT key, value FROM scores WHERE key IN ({marks})", some)
-            for key, value in rows:
-                if (scored := _unpack(value)) is None:
-                    _logger.warning("A score in %s is damaged; it is scored again.", self.path)
-                else:
-                    found[key] = scored
-        return found
-
-    def put(self, scores: Mapping[bytes, Scored]) -> None:
-        """Add scores, all or none; present ones of the same key are replaced."""
-        connection = self._open()
-        with connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?)",
-                [(key, _pack(scored)) for key, scored in scores.items()],
-            )
-
-    def close(self) -> None:
-        """Close the file; it opens again by itself."""
-        if self._connection is not None and self._owner == os.getpid():
-            self._connection.close()
-        self._connection = None
-
-    def _execute(self, statement: str, values: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        try:
-            return self._open().execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            self._give_up(error)
-            return []
-
-    def _open(self) -> sqlite3.Connection:
-        # a connection must not be used across a fork
-        if self._connection is None or self._owner != os.getpid():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._connection = _connect(self.path)
-            except sqlite3.DatabaseError as error:
-                self._give_up(error)
-                self._connection = _connect(self.path)
-            self._owner = os.getpid()
-        return self._connection
-
-    def _give_up(self, error: sqlite3.DatabaseError) -> None:
-        """Move a damaged file aside; any other error (a full disk, a lock held too long) is raised."""
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is None or code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise error
-        self.close()
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        _logger.warning(
-            "The score store %s is damaged (%s). It was moved to %s and a new one begun; its scores are "
-            "computed again when they are needed.",
-            self.path,
-            error,
-            aside.name,
-        )
+def score_store(path: str | os.PathLike[str]) -> SQLiteStore[Scored]:
+    """Scores by key, in the file `path`."""
+    return SQLiteStore(Path(path), "scores", _pack, _unpack)
 
 
 class StoredScorer:
@@ -122,7 +35,7 @@ class StoredScorer:
 
     def __init__(self, scorer: Scorer, path: str | os.PathLike[str], *, chunk: int = 1024) -> None:
         self.scorer = scorer
-        self.store = ScoreStore(Path(path))
+        self.store = score_store(path)
         self.chunk = chunk
         self._answered = ScorerStatistics()
 
@@ -147,7 +60,7 @@ class StoredScorer:
         known = self.store.get(list(keys.values()))
         missing = [query for query, key in keys.items() if key not in known]
         stored = sum(keys[query] in known for query in queries)
-        for chunk in _chunks(missing, self.chunk):
+        for chunk in chunks(missing, self.chunk):
             scores = self.scorer.score(chunk)
             fresh = {keys[query]: scored for query, scored in zip(chunk, scores, strict=True)}
             self.store.put(fresh)
@@ -169,24 +82,6 @@ class StoredScorer:
         return blake2b(parts.encode(), digest_size=20).digest()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        # in WAL mode NORMAL keeps every commit through a killed process; only a power cut may lose the last
-        connection.execute("PRAGMA synchronous=NORMAL")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            error = sqlite3.DatabaseError(verdict)
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-        connection.execute(_TABLE)
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
-
-
 def _pack(scored: Scored) -> bytes:
     """Log-probabilities (float64), starts (uint32), and a checksum of both."""
     size = len(scored.log_probs)
@@ -201,9 +96,3 @@ def _unpack(value: bytes) -> Scored | None:
         return None
     numbers = struct.unpack(f"<{size}d{size}I", value[:-4])
     return Scored(numbers[:size], numbers[size:])
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk

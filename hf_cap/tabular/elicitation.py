@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from ..errors import ExtractError
+from ..scoring.chat import Chat, Reply
 from ..scoring.protocol import Query, Scorer
 from ..versions import versions
-from .chat import ChatModel, Reply
 from .prompts import (
     ANSWERS,
     Question,
@@ -88,7 +89,7 @@ def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[
 
 
 def elicit_chat(
-    schema: TableSchema, model: ChatModel, options: ElicitOptions | None = None, *, name: str = ""
+    schema: TableSchema, chat: Chat, options: ElicitOptions | None = None, *, name: str = ""
 ) -> FeatureScores:
     """The mean of a few answers in words, each after reasoning step by step.
 
@@ -96,26 +97,17 @@ def elicit_chat(
 
     Args:
         schema: The table.
-        model: Answers the prompts.
-        options: Estimates, attempts and seed; the defaults where not given.
+        chat: Answers the prompts; one of `open_chat` keeps its replies, so that a stopped run goes on.
+        options: Estimates, attempts and sampling; the defaults where not given.
         name: Name of the model, for the provenance.
 
     Raises:
         ExtractError: not one answer held a score.
+        ServerError: the server of the model keeps failing.
     """
     options = options or ElicitOptions()
     asked = questions(schema)
-    found: list[list[tuple[int, str]]] = [[] for _ in asked]
-    costs: list[Reply] = []
-    for estimate in range(options.estimates):
-        waiting = list(range(len(asked)))
-        for attempt in range(options.attempts + 1):
-            if not waiting:
-                break
-            seed = (options.seed * 1_009 + estimate) * 101 + attempt
-            replies = model.complete([chat_prompt(asked[index]) for index in waiting], seed)
-            costs += replies
-            waiting = _sort(waiting, replies, found)
+    found, costs = _ask([chat_prompt(question) for question in asked], chat, options)
     missing = sum(options.estimates - len(one) for one in found)
     if not any(found):
         raise ExtractError(
@@ -135,6 +127,32 @@ def elicit_chat(
         prompt_tokens=sum(reply.prompt_tokens for reply in costs),
         completion_tokens=sum(reply.completion_tokens for reply in costs),
     )
+
+
+def _ask(
+    prompts: Sequence[str], chat: Chat, options: ElicitOptions
+) -> tuple[list[list[tuple[int, str]]], list[Reply]]:
+    """The scores that each prompt was answered, with the answers; and all replies."""
+    found: list[list[tuple[int, str]]] = [[] for _ in prompts]
+    replies: list[Reply] = []
+    with tqdm(total=options.estimates * len(prompts), desc="scores told", disable=None) as bar:
+
+        def count(_: str, reply: Reply) -> None:
+            bar.update(read_answer(reply.text) is not None)
+
+        for estimate in range(options.estimates):
+            waiting = list(range(len(prompts)))
+            for attempt in range(options.attempts + 1):
+                made = chat.reply(
+                    [prompts[index] for index in waiting],
+                    options.sampling(estimate, attempt),
+                    count,
+                )
+                replies += made
+                waiting = _sort(waiting, made, found)
+                if not waiting:
+                    break
+    return found, replies
 
 
 def _sort(

@@ -5,6 +5,7 @@ from typing import Literal
 
 from ..errors import ConfigError
 from ..options import documented, option
+from ..scoring.chat import Sampling
 
 TargetKind = Literal["classification", "regression"]
 Scaling = Literal["min_max", "standard", "none"]
@@ -117,3 +118,11 @@ class ElicitOptions:
                 f"`temperature` must be above 0, got {self.temperature!r}: at 0 all estimates are the same. "
                 "For a deterministic score use `method='expectation'`."
             )
+
+    def sampling(self, estimate: int, attempt: int) -> Sampling:
+        """How the answers of one round are drawn: each round has a seed of its own.
+
+        Neither `estimates` nor `attempts` is part of it, so that raising them asks only what is new.
+        """
+        seed = (self.seed * 1_009 + estimate) * 101 + attempt
+        return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)

@@ -13,9 +13,9 @@ from datasets import load_dataset
 from hf_cap.cli import main
 from hf_cap.data import load_splits
 from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.attacks.chat import CachedChat, StandInChat
 from hf_cap.evaluation.metrics import load_metric
 from hf_cap.evaluation.predict import load_classifier
+from hf_cap.scoring.chat import StandInChat, StoredChat
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TRAIN = {
@@ -89,7 +89,7 @@ def chat_model(
     monkeypatch: pytest.MonkeyPatch, path: Path, reply: Callable[[str], str]
 ) -> StandInChat:
     chat = StandInChat(reply)
-    monkeypatch.setattr(attack_module, "open_chat", lambda settings: CachedChat(chat, path))
+    monkeypatch.setattr(attack_module, "open_chat", lambda settings: StoredChat(chat, path))
     return chat
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset
 
-from hf_cap.errors import ConfigError, DataError, ModelError, ServerError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation.attacks import attack as attack_module
 from hf_cap.evaluation.attacks.attack import (
     Attack,
@@ -17,9 +17,9 @@ from hf_cap.evaluation.attacks.attack import (
     prepare_attack,
     run_attack,
 )
-from hf_cap.evaluation.attacks.chat import CachedChat, LocalChat, ServedChat, StandInChat
 from hf_cap.evaluation.attacks.settings import AttackSettings
-from tests.tiny import byte_tokenizer, llama
+from hf_cap.scoring.chat import StandInChat
+from hf_cap.scoring.settings import ScorerSettings
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
 TRAIN = {
@@ -232,62 +232,11 @@ def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatc
     assert attacked["changed"][:] == [True, True, True, False]
 
 
-def test_replies_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def reply(prompt: str) -> str:
-        asked.append(prompt)
-        if len(asked) == 40:
-            raise KeyboardInterrupt
-        return prompt.upper()
-
-    prompts = [f"p{i}" for i in range(50)]
-    with pytest.raises(KeyboardInterrupt):
-        CachedChat(StandInChat(reply), tmp_path / "replies.sqlite").reply(prompts)
-    again = CachedChat(StandInChat(reply), tmp_path / "replies.sqlite")
-    assert again.reply([*prompts, "p0"]) == [prompt.upper() for prompt in [*prompts, "p0"]]
-    assert len(asked) == 40 + 18  # one chunk of 32 was kept
-    before = len(asked)
-    CachedChat(StandInChat(reply, "another model"), tmp_path / "replies.sqlite").reply(["p0"])
-    assert len(asked) == before + 1
-
-
-def test_a_local_chat_model(tmp_path: Path) -> None:
-    llama().save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    chat = LocalChat(str(tmp_path), 4)
-    alone = [chat.reply([prompt])[0] for prompt in ("hi", "a longer prompt")]
-    assert chat.reply(["hi", "a longer prompt"]) == alone
-
-
-def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
-    byte_tokenizer(chat=False).save_pretrained(tmp_path)
-    llama().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="has no chat template"):
-        LocalChat(str(tmp_path), 4)
-
-
-class FakeConnection:
-    def __init__(self, answer: dict[str, Any]) -> None:
-        self.answer = answer
-        self.bodies: list[dict[str, Any]] = []
-
-    async def post_all(self, path: str, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        assert path == "/chat/completions"
-        self.bodies += bodies
-        return [self.answer for _ in bodies]
-
-
-def test_a_served_chat_model() -> None:
-    settings = AttackSettings(maker="chat", model="m", base_url="http://x/v1", seed=7)
-    connection = FakeConnection({"choices": [{"message": {"content": "done"}}]})
-    chat = ServedChat(connection, settings)
-    assert chat.reply(["hi"]) == ["done"]
-    body = connection.bodies[0]
-    assert (body["temperature"], body["seed"], body["messages"][0]["content"]) == (0, 7, "hi")
-    assert "http://x/v1|m" in chat.identity
-    with pytest.raises(ServerError, match="holds no message"):
-        ServedChat(FakeConnection({"error": "no"}), settings).reply(["hi"])
+def test_the_settings_name_the_chat_model_and_how_it_answers() -> None:
+    settings = AttackSettings(model="m", base_url="http://x/v1", seed=7, max_new_tokens=5)
+    assert settings.chat_model == ScorerSettings(model="m", base_url="http://x/v1")
+    sampling = settings.sampling
+    assert (sampling.temperature, sampling.seed, sampling.max_new_tokens) == (0, 7, 5)
 
 
 def test_an_attack_is_hashed_by_its_settings(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hf_cap.errors import ExtractError
 from hf_cap.scoring.protocol import Query, Scored, Scorer
 from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import ScoreStore, StoredScorer
+from hf_cap.scoring.store import StoredScorer, score_store
 
 QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
 
@@ -167,18 +167,18 @@ def test_a_damaged_value_is_scored_again(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         assert again.score(QUERIES) == expected
     assert len(asked.calls) == 2
-    assert caplog.text.count("is damaged; it is scored again") == 2
+    assert caplog.text.count("is damaged; it is computed again") == 2
 
 
 def test_other_trouble_with_the_file_is_raised(tmp_path: Path) -> None:
     (tmp_path / "s.sqlite").mkdir()
     with pytest.raises(sqlite3.OperationalError):
-        ScoreStore(tmp_path / "s.sqlite").get([b"k"])
+        score_store(tmp_path / "s.sqlite").get([b"k"])
     assert (tmp_path / "s.sqlite").is_dir()
 
 
 def test_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
-    store = ScoreStore(tmp_path / "deep" / "s.sqlite")
+    store = score_store(tmp_path / "deep" / "s.sqlite")
     value = Scored((-1 / 3, -1e-300, 0.0), (0, 0, 70000))
     store.put({b"k": value})
     assert store.get([b"k", b"other"]) == {b"k": value}

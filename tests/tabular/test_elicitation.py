@@ -9,16 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from hf_cap.errors import ConfigError, DataError, ExtractError, ModelError, PriorError
-from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings
+from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
+from hf_cap.scoring.chat import Arrived, Reply, Sampling, StandInChat, StoredChat
+from hf_cap.scoring.settings import ScorerSettings
 from hf_cap.scoring.standin import StandInScorer
-from hf_cap.tabular.chat import LocalChat, Reply, ServedChat
 from hf_cap.tabular.elicitation import elicit_chat, elicit_expectation, expectations
 from hf_cap.tabular.prompts import ANSWERS, questions, read_answer
 from hf_cap.tabular.schema import Description, TableSchema, infer_schema
 from hf_cap.tabular.scores import CONTROLS, FeatureScore, FeatureScores, load_scores
 from hf_cap.tabular.settings import ElicitOptions
-from tests.tiny import byte_tokenizer, llama
 
 
 def schema() -> TableSchema:
@@ -107,16 +106,24 @@ def test_a_score_is_read_from_the_end_of_an_answer(text: str, score: int | None)
 class Talker:
     """Answers the truth, but on its first `silent` calls nothing of use about `age`."""
 
-    def __init__(self, silent: int) -> None:
+    identity = "talker"
+
+    def __init__(self, silent: int = 0) -> None:
         self.silent, self.seeds = silent, list[int]()
 
-    def complete(self, prompts: Sequence[str], seed: int) -> list[Reply]:
-        self.seeds.append(seed)
+    def reply(
+        self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+    ) -> list[Reply]:
+        self.seeds.append(sampling.seed)
         quiet = len(self.seeds) <= self.silent
-        return [
-            Reply("Hm." if quiet and name == "age" else f"Because. Score: {TRUTH[name]}", 10, 5)
-            for name in map(feature_of, prompts)
-        ]
+        replies = []
+        for prompt in prompts:
+            name = feature_of(prompt)
+            text = "Hm." if quiet and name == "age" else f"Because. Score: {TRUTH[name]}"
+            replies.append(Reply(text, 10, 5))
+            if arrived:
+                arrived(prompt, replies[-1])
+        return replies
 
 
 def test_answers_are_averaged_and_those_without_a_score_asked_again() -> None:
@@ -141,62 +148,49 @@ def test_what_is_never_answered_is_missing_and_not_zero(caplog: pytest.LogCaptur
 
 
 def test_a_model_that_never_answers_is_refused() -> None:
-    class Mute:
-        def complete(self, prompts: Sequence[str], seed: int) -> list[Reply]:
-            return [Reply("Who knows", 1, 1) for _ in prompts]
-
+    mute = StandInChat(lambda prompt: "Who knows")
     with pytest.raises(ExtractError, match=r"None of the 6 answers.*Who knows"):
-        elicit_chat(schema(), Mute(), ElicitOptions(estimates=1, attempts=0))
+        elicit_chat(schema(), mute, ElicitOptions(estimates=1, attempts=0))
 
 
-def test_a_served_model_is_asked_at_the_chat_endpoint() -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
+def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    options = ElicitOptions(estimates=3, attempts=1)
+    expected = elicit_chat(schema(), Talker(silent=1), options)
 
-    class Server:
-        async def post_all(
-            self, path: str, bodies: Sequence[dict[str, Any]]
-        ) -> list[dict[str, Any]]:
-            asked.extend((path, body) for body in bodies)
-            message = {"message": {"content": "Score: 1"}}
-            return [
-                {"choices": [message], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
-            ] * 2
+    class Killed(Talker):
+        """Dies in the second round, after four of its six replies."""
 
-    chat = ServedChat(Server(), "gpt", ElicitOptions(temperature=0.5))  # type: ignore[arg-type]
-    assert chat.complete(["a", "b"], seed=3) == [Reply("Score: 1", 7, 2)] * 2
-    assert [path for path, _ in asked] == ["/chat/completions"] * 2
-    assert asked[1][1]["messages"] == [{"role": "user", "content": "b"}]
-    assert (asked[0][1]["temperature"], asked[0][1]["seed"]) == (0.5, 3)
+        def reply(
+            self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+        ) -> list[Reply]:
+            if len(self.seeds) < 2:
+                return super().reply(prompts, sampling, arrived)
+            super().reply(prompts[:4], sampling, arrived)
+            raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        elicit_chat(schema(), StoredChat(Killed(silent=1), tmp_path / "s.sqlite"), options)
+    again = Talker()
+    asked: list[int] = []
 
-def test_a_reply_without_a_message_is_refused() -> None:
-    class Server:
-        async def post_all(
-            self, path: str, bodies: Sequence[dict[str, Any]]
-        ) -> list[dict[str, Any]]:
-            return [{"error": "no"}]
+    class Counted(Talker):
+        def reply(
+            self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+        ) -> list[Reply]:
+            asked.append(len(prompts))
+            return again.reply(prompts, sampling, arrived)
 
-    with pytest.raises(ExtractError, match="holds no message"):
-        ServedChat(Server(), "gpt", ElicitOptions()).complete(["a"], 0)  # type: ignore[arg-type]
-
-
-def test_a_local_model_answers_in_words(tmp_path: Path) -> None:
-    llama(vocabulary=512).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    options = ElicitOptions(max_new_tokens=6)
-    settings, runtime = ScorerSettings(model=str(tmp_path)), ScorerRuntime(device="cpu")
-    chat = LocalChat(settings, options, runtime, batch=2)
-    once, again = chat.complete(["a", "bbb", "c"], 1), chat.complete(["a", "bbb", "c"], 1)
-    assert once == again != chat.complete(["a", "bbb", "c"], 2)
-    assert once[1].prompt_tokens == once[0].prompt_tokens + 2
-    assert all(0 < reply.completion_tokens <= 6 for reply in once)
+    found = elicit_chat(schema(), StoredChat(Counted(), tmp_path / "s.sqlite"), options)
+    assert found == expected
+    assert asked == [2, 6]  # what was left of the second estimate, and the third
 
 
-def test_a_local_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
-    llama().save_pretrained(tmp_path)
-    byte_tokenizer(chat=False).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="no chat template"):
-        LocalChat(ScorerSettings(model=str(tmp_path)), ElicitOptions(), ScorerRuntime())
+def test_more_estimates_ask_only_what_is_new(tmp_path: Path) -> None:
+    for estimates, calls in ((2, 2), (5, 3)):
+        talker = Talker()
+        chat = StoredChat(talker, tmp_path / "s.sqlite")
+        elicit_chat(schema(), chat, ElicitOptions(estimates=estimates, seed=3))
+        assert len(talker.seeds) == calls
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from ...data import label_names
 from ...errors import DataError
 from ...randomness import generator
 from ...schema import LABEL, TEXT
+from ...scoring.chat import Chat
+from ...scoring.open import open_chat
 from ...word_counts import fold
 from ...words import word_strings
-from .chat import Chat, open_chat
 from .keywords import Keywords, chi_squared_keywords, difficulties, prior_keywords
 from .plans import Outcome, Plan
 from .settings import AttackSettings
@@ -89,7 +90,7 @@ class Attack:
         rules = RuleWriter(self.settings, dict(zip(self.labels, self.keywords, strict=True)))
         if self.settings.maker == "rules":
             return rules(plans)
-        outcomes = ChatWriter(self.settings, chat or open_chat(self.settings))(plans)
+        outcomes = ChatWriter(self.settings, chat or open_chat(self.settings.chat_model))(plans)
         return repaired(outcomes, plans, rules) if self.settings.unchanged == "rules" else outcomes
 
     def _foreign(self, text: str, label: int, rng: np.random.Generator) -> Plan:

@@ -7,6 +7,8 @@ from ...embedded import LANGUAGE_MODEL
 from ...errors import ConfigError
 from ...options import documented, option
 from ...schema import PRIOR
+from ...scoring.chat import Sampling
+from ...scoring.settings import ScorerSettings
 from ...words import WORD_PATTERN
 
 Kind = Literal["keyword_addition", "keyword_replacement"]
@@ -80,6 +82,16 @@ class AttackSettings:
                 "unchanged='rules' lets the rules write what a chat model cannot, but maker='rules' writes "
                 "everything by rule already. Choose 'keep' or 'drop', or maker='chat'."
             )
+
+    @property
+    def chat_model(self) -> ScorerSettings:
+        """The chat model, as the language model that is opened."""
+        return ScorerSettings(model=self.model, base_url=self.base_url)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it answers: the likeliest words."""
+        return Sampling(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
 
 _CHOICES: dict[str, Any] = {

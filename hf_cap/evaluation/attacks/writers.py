@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...randomness import generator
+from ...scoring.chat import Chat
 from . import rewriting
-from .chat import Chat
 from .plans import Outcome, Plan
 from .rules import add_mention, load_lexicon, replace_keywords
 from .settings import AttackSettings, Kind
@@ -63,12 +63,12 @@ class ChatWriter:
 
     def __call__(self, plans: Sequence[Plan]) -> list[Outcome]:
         """One outcome a plan; the text of a plan whose reply fails a check stays as it is."""
-        replies = self.chat.reply([rewriting.request(self.settings.kind, plan) for plan in plans])
+        replies = self._answers([rewriting.request(self.settings.kind, plan) for plan in plans])
         texts = [rewriting.clean_reply(reply) for reply in replies]
         faults = [self._fault(plan, text) for plan, text in zip(plans, texts, strict=True)]
         passing = [row for row, fault in enumerate(faults) if fault is None]
         questions = [rewriting.question(plans[row].label, texts[row]) for row in passing]
-        verdicts = self.chat.reply(questions) if questions else []
+        verdicts = self._answers(questions)
         for row, verdict in zip(passing, verdicts, strict=True):
             faults[row] = None if rewriting.agrees(verdict) else "label not confirmed"
         return [
@@ -77,6 +77,9 @@ class ChatWriter:
             else Outcome(text, plan.keywords, "chat")
             for plan, text, fault in zip(plans, texts, faults, strict=True)
         ]
+
+    def _answers(self, prompts: Sequence[str]) -> list[str]:
+        return [reply.text for reply in self.chat.reply(prompts, self.settings.sampling)]
 
     def _fault(self, plan: Plan, text: str) -> str | None:
         adding = self.settings.kind == "keyword_addition"
