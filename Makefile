@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test lint types layers unit wheel test-server test-browser clean
+.PHONY: help install demo test lint types layers unit wheel test-server test-deepspeed test-browser clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,10 @@ wheel: install ## build the wheel, install it in an empty environment, run it
 
 test-server: install ## the served scorer against a real vLLM server on the CPU (downloads about 1 GB)
 	bash tests/scoring/serve_vllm.sh $(BIN)/python
+
+test-deepspeed: install ## alignment under DeepSpeed ZeRO 2 and 3, two processes on the CPU (builds DeepSpeed)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet deepspeed
+	$(BIN)/python -m pytest -m slow tests/training/test_launch.py -k zero
 
 test-browser: install ## the report in a real browser (needs Debian's chromium)
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -63,26 +63,6 @@ def test_flash_attention_moves_as_sdpa(tmp_path: Path, mode: str) -> None:
     assert relative(flash, exact) < 0.1
 
 
-def zero(stage: int) -> dict[str, Any]:
-    """DeepSpeed's settings of `recipes/accelerate/zero*.yaml`."""
-    return {
-        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
-        "zero_allow_untested_optimizer": True,
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-    }
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.compatibility("GPU, DeepSpeed ZeRO stage {stage}", mode="finite_difference")
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_equals_one_process(tmp_path: Path, stage: int) -> None:
-    pytest.importorskip("deepspeed")
-    settings: dict[str, Any] = {"deepspeed": zero(stage), "alignment_gradient": "finite_difference"}
-    assert two_against_one(tmp_path, "--gpu", one={"deepspeed": None}, **settings) < 1e-2
-
-
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.compatibility("GPU, FSDP2", mode="finite_difference")
 def test_fsdp2_on_gpus_equals_one_process(tmp_path: Path) -> None:

@@ -113,3 +113,22 @@ def test_fsdp2_equals_one_process(tmp_path: Path, accumulate: int) -> None:
 @pytest.mark.compatibility("FSDP2, 2 processes, gloo: gradient", mode="finite_difference")
 def test_fsdp2_gives_the_gradient_of_the_bare_model() -> None:
     launch("tests.training.fsdp_run")
+
+
+@pytest.mark.slow
+@pytest.mark.compatibility(
+    "DeepSpeed ZeRO stage {stage}, 2 processes, gloo", mode="finite_difference"
+)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_equals_one_process(tmp_path: Path, stage: int) -> None:
+    """`make test-deepspeed` installs what this needs."""
+    pytest.importorskip("deepspeed")
+    zero = {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }
+    settings: dict[str, Any] = {"deepspeed": zero, "alignment_gradient": "finite_difference"}
+    assert two_against_one(tmp_path, one={"deepspeed": None}, **settings) < 1e-3
