@@ -1,12 +1,13 @@
 """Seconds to score the perturbations of a text: naive, padded, captum, and hf_cap, in one run.
 
-    python benchmarks/extraction.py --data FOLDER [--quick]
+    python benchmarks/extraction.py --data FOLDER [--quick | --growth_only]
 
 FOLDER holds `train_5.jsonl` (rows with `text` and `label`) and `labels.json`. All sides score the same
 prompts with the same model in float32 on the same threads. The slow sides are timed on a part of the
 prompts of every text and scaled to an example (`timed_on` says on how many); hf_cap is timed on all of
 them, before, between and after the others, and its median counts.
 The last line is JSON; with everything else it is written to `benchmarks/results/extraction.json`.
+`--growth_only` measures how hf_cap's cost grows, and puts that into the file of an earlier run.
 """
 
 import argparse
@@ -195,10 +196,10 @@ def measure_ours(
 
 
 def growth(
-    scorer: LocalScorer, texts: list[Text], labels: list[str], quick: bool
+    scorer: LocalScorer, texts: list[Text], labels: list[str], *, quick: bool
 ) -> dict[str, Any]:
     """Seconds an example against labels, words and n, one at a time."""
-    some = texts[: 2 if quick else 8]
+    some = texts[: 2 if quick else 4]
     vocabulary = [word for item in texts for word in item.text.split()]
 
     def seconds(prefix: str, items: list[Text], n: int) -> float:
@@ -273,7 +274,7 @@ def compare(scorer: LocalScorer, folder: Path, quick: bool, n: int = 100) -> dic
         "floor_seconds": floor,
         "context_cite": CONTEXT_CITE,
         "sides": {name: vars(side) for name, side in sides.items()},
-        "growth": growth(scorer, everything, labels, quick),
+        "growth": growth(scorer, everything, labels, quick=quick),
         "long_prefix_cost": sides["hf_cap_long_prefix"].seconds / seconds,
         "summary": {
             "speedup_vs_captum": sides["captum"].seconds / seconds,
@@ -326,10 +327,18 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer texts and samples: within 8 minutes"
     )
+    parser.add_argument(
+        "--growth_only", action="store_true", help="only how cost grows: labels, words, n"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = ScorerSettings(model=options.model, dtype="float32")
     scorer = load_scorer(settings, ScorerRuntime(device="cpu", store=None))
+    if options.growth_only:
+        measured = growth(scorer, *read(options.data), quick=False)
+        write_json(options.out, json.loads(options.out.read_text()) | {"growth": measured})
+        print(json.dumps(measured))
+        return
     facts = compare(scorer, options.data, options.quick)
     facts |= {
         "command": f"python benchmarks/extraction.py{' --quick' * options.quick} --data FOLDER",
