@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..evaluation.attacks.settings import Kind
-from ..options import documented, option, required
+from ..options import check_choices, check_range, documented, option, required
 from ..priors.settings import Sign
 from ..priors.source_settings import Normalisation
 from ..schema import LABEL, TEXT
@@ -97,12 +97,9 @@ class BenchmarkSettings:
     label_column: str = option(LABEL, "Column that holds the label.")
 
     def __post_init__(self) -> None:
-        leasts = {"draws": 1, "jobs": 1, "validation_shots": 1, "faithfulness_texts": 0}
-        for name, least in leasts.items():
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"`{name}` must be at least {least}, got {getattr(self, name)!r}."
-                )
+        check_choices(self)
+        check_range(self, "draws", "jobs", "validation_shots", at_least=1)
+        check_range(self, "faithfulness_texts", at_least=0)
         if len(set(self.names)) < len(self.dataset):
             raise ConfigError(f"Two data sets have one name: {list(self.dataset)!r}.")
         if len(self.candidates) != len(self.baseline_candidates):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
-from ..options import documented, option, required
+from ..options import check_range, documented, option, required
 from ..priors.settings import PromptSettings
 from ..schema import LABEL, TEXT
 from ..scoring.settings import ScorerRuntime, ScorerSettings
@@ -59,6 +59,9 @@ class AdaptPlaces:
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
 
+    def __post_init__(self) -> None:
+        check_range(self, "holdout", "eval_texts", "masked_copies", at_least=0)
+
 
 SETTINGS = (AdaptPlaces, AdaptationSettings, PromptSettings, ScorerSettings, ScorerRuntime)
 
@@ -97,9 +100,6 @@ def _check(places: AdaptPlaces, scorer: ScorerSettings) -> None:
             f"quantization={scorer.quantization!r}: adapters cannot be merged into quantised weights "
             "without loss. Adapt the whole weights, and quantise the merged model when it is used."
         )
-    for name in ("holdout", "eval_texts", "masked_copies"):
-        if getattr(places, name) < 0:
-            raise ConfigError(f"`{name}` must be at least 0, got {getattr(places, name)!r}.")
 
 
 def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":

@@ -69,7 +69,9 @@ class Setting:
         if get_origin(item) is Literal:
             by_name = {str(choice): choice for choice in get_args(item)}
             if str(value) not in by_name:
-                raise ConfigError(f"`{self.name}` is one of {list(by_name)}, got {value!r}.")
+                raise ConfigError(
+                    f"`{self.name}` must be one of {', '.join(map(repr, by_name))}, got {value!r}."
+                )
             return by_name[str(value)]
         try:
             if item is bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_choices, check_range, documented, option
 from ..schema import PRIOR
 from ..words import WORD_PATTERN
 
@@ -53,10 +53,9 @@ class EvaluationSettings:
     seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "soft_samples", "attribution_steps", "batch_size", at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(
                 f"`percentages` must be whole numbers above 0 and at most 100, got {self.percentages!r}."
             )
-        for name in ("soft_samples", "attribution_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")

@@ -38,7 +38,7 @@ def choose_demonstrations(
         ConfigError: `per_label` is negative.
     """
     if per_label < 0:
-        raise ConfigError(f"demonstrations must be at least 0, got {per_label!r}.")
+        raise ConfigError(f"`per_label` must be at least 0, got {per_label!r}.")
     if per_label == 0:
         return NO_DEMONSTRATIONS
     pools = _pools(texts, labels, seed)

@@ -213,9 +213,6 @@ def _check_settings(fusion: PriorFusion, columns: Sequence[str]) -> None:
             f"There is no prior to fuse: no column prior_<source> among {list(columns)}. "
             "Run `hf-cap extract`, or map a source such as `CAPPrior` over the data set."
         )
-    if fusion.how not in HOW:
-        raise ConfigError(f"how must be one of {sorted(HOW)}, got {fusion.how!r}.")
-    normalise([1.0], fusion.normalisation)
     for setting in (fusion.weights, fusion.certainty):
         if unknown := sorted(set(setting) - set(fusion.sources)):
             raise ConfigError(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..attribution import Explained, on_path, path_points, path_scores, pool_words
 from ..classifiers import Encoded, batches, first_token_only
-from ..errors import ConfigError
 from ..types import TokenScores, TokenWords
 from ..words import NO_WORD, token_words
 from .classifier import ClassifierSource, ReferenceClassifier
@@ -40,8 +39,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ConfigError(f"steps must be at least 1, got {self.steps!r}.")
+        IntegratedGradientsSettings.__post_init__(self)
 
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows."""

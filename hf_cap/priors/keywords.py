@@ -34,12 +34,6 @@ class KeywordsPrior(WordSource, KeywordSettings):
 
     table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNT)
 
-    def __post_init__(self) -> None:
-        if self.statistic not in STATISTICS:
-            raise ConfigError(
-                f"statistic must be one of {sorted(STATISTICS)}, got {self.statistic!r}."
-            )
-
     @classmethod
     def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
         """A source for the label space of a training split, with the words counted in it.

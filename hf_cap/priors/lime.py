@@ -12,7 +12,6 @@ import numpy as np
 from lime.lime_text import LimeTextExplainer
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
 from ..randomness import text_seed
 from ..words import word_strings
 from .classifier import ClassifierSource
@@ -36,8 +35,7 @@ class LimePrior(ClassifierSource, LimeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 2:
-            raise ConfigError(f"samples must be at least 2, got {self.samples!r}.")
+        LimeSettings.__post_init__(self)
 
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows."""

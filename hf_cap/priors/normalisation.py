@@ -26,7 +26,7 @@ def normalise(scores: Sequence[float], how: Normalisation = "l2") -> list[float]
         ConfigError: `how` is none of these.
     """
     if how not in NORMALISATIONS:
-        raise ConfigError(f"normalisation must be one of {sorted(NORMALISATIONS)}, got {how!r}.")
+        raise ConfigError(f"`normalisation` must be one of {sorted(NORMALISATIONS)}, got {how!r}.")
     return NORMALISATIONS[how](scores)
 
 

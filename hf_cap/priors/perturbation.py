@@ -62,7 +62,7 @@ def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
     """
     if n < 1:
         raise ConfigError(
-            f"n must be at least 1, got {n!r}: it is the number of perturbations a text."
+            f"`n` must be at least 1, got {n!r}: it is the number of perturbations a text."
         )
     # Two words or more have at least as many masks as words: spares huge binomials for long texts.
     few = words <= n and distinct_masks(words) <= n

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from ..errors import ConfigError, DataError, PriorError
+from ..errors import DataError, PriorError
 from .rows import Row, read_rows
 from .source_settings import RationaleSettings, RationaleUnit
 from .word_source import Explanations, WordSource
@@ -20,12 +20,6 @@ class RationalePrior(WordSource, RationaleSettings):
     """
 
     name: ClassVar[str] = "rationale"
-
-    def __post_init__(self) -> None:
-        if self.rationale_unit not in UNITS:
-            raise ConfigError(
-                f"rationale_unit must be one of {sorted(UNITS)}, got {self.rationale_unit!r}."
-            )
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """The batch with `words`, `prior_rationale` and `provenance`.

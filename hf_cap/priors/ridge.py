@@ -58,7 +58,9 @@ def solve_ridge(
         ConfigError: `penalty` is not more than 0.
     """
     if not penalty > 0:
-        raise ConfigError(f"penalty (λ) must be more than 0, got {penalty!r}; the default is 0.1.")
+        raise ConfigError(
+            f"`penalty` (λ) must be more than 0, got {penalty!r}; the default is 0.1."
+        )
     share = weights / weights.sum(1, keepdim=True)
     x = masks - torch.einsum("tm,tmw->tw", share, masks)[:, None]
     z = scores - (share * scores).sum(1, keepdim=True)

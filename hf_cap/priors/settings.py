@@ -1,10 +1,9 @@
 """Settings of the priors that come from a language model. Imports neither torch nor transformers."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_choices, check_range, documented, option
 
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
@@ -43,8 +42,8 @@ class PromptSettings:
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
 
     def __post_init__(self) -> None:
-        _check_choice("sign", self.sign, Sign)
-        _check_at_least("demonstrations", self.demonstrations, 0)
+        check_choices(self)
+        check_range(self, "demonstrations", at_least=0)
 
 
 @documented
@@ -68,12 +67,10 @@ class CAPSettings:
     replacement: str = option("...", "What stands in for a masked word when masking is `replace`.")
 
     def __post_init__(self) -> None:
-        _check_choice("score", self.score, Score)
-        _check_choice("masking", self.masking, Masking)
-        _check_at_least("n", self.n, 1)
-        _check_at_least("rivals", self.rivals, 1)
-        _check_at_least("calibration_texts", self.calibration_texts, 0)
-        _check_positive("penalty", self.penalty)
+        check_choices(self)
+        check_range(self, "n", "rivals", at_least=1)
+        check_range(self, "calibration_texts", at_least=0)
+        check_range(self, "penalty", above=0)
 
 
 @documented
@@ -95,8 +92,8 @@ class ChannelSettings:
     )
 
     def __post_init__(self) -> None:
-        _check_choice("evidence", self.evidence, Evidence)
-        _check_positive("temperature", self.temperature)
+        check_choices(self)
+        check_range(self, "temperature", above=0)
 
 
 @documented
@@ -113,19 +110,4 @@ class ExtractionSettings:
     progress: bool = option(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        _check_at_least("chunk_size", self.chunk_size, 1)
-
-
-def _check_choice(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}.")
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value!r}.")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name} must be more than 0, got {value!r}.")
+        check_range(self, "chunk_size", at_least=1)

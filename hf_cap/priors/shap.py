@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, MissingExtra
+from ..errors import MissingExtra
 from ..words import keep_words
 from .classifier import ClassifierSource, ReferenceClassifier
 from .rows import Row
@@ -34,8 +34,7 @@ class ShapPrior(ClassifierSource, ShapSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.evaluations < 2:
-            raise ConfigError(f"evaluations must be at least 2, got {self.evaluations!r}.")
+        ShapSettings.__post_init__(self)
 
     def explain(self, rows: Sequence[Row]) -> Explanations:
         """Score the words of some rows.

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import ConfigError
-from ..options import documented, option, required
+from ..options import check_choices, check_range, documented, option, required
 from ..schema import LABEL, TEXT
 from ..words import WORD_PATTERN
 
@@ -36,6 +35,9 @@ class FusionSettings:
         help="Source to the diagnostic column (such as cap_r2) that multiplies its weight on each text.",
         factory=dict,
     )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @documented
@@ -71,6 +73,9 @@ class IntegratedGradientsSettings:
 
     steps: int = option(50, "Points on the path from the baseline to the text, at least 1.")
 
+    def __post_init__(self) -> None:
+        check_range(self, "steps", at_least=1)
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,9 @@ class LimeSettings:
     replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
     seed: int = option(0, "Determines, together with the text, which words are taken out.")
 
+    def __post_init__(self) -> None:
+        check_range(self, "samples", at_least=2)
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +101,9 @@ class ShapSettings:
 
     evaluations: int = option(500, "Most perturbed texts a text, at least 2 a word.")
     replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "evaluations", at_least=2)
 
 
 @documented
@@ -108,6 +119,9 @@ class KeywordSettings:
         (), "Words that matter whatever the label; given, nothing is counted."
     )
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +133,9 @@ class RationaleSettings:
         "characters",
         "How it is marked: half-open ranges [start, end) of characters or of words, or one flag a word.",
     )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @documented
@@ -132,6 +149,4 @@ class AuditSettings:
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word in the reference data.")
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "keywords", "pairs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        check_range(self, "top_k", "keywords", "pairs", at_least=1)

@@ -19,7 +19,7 @@ from typing import Literal
 
 from ..embedded import LANGUAGE_MODEL, cache_folder
 from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_choices, check_range, documented, option
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
@@ -52,6 +52,7 @@ class ScorerSettings:
     )
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.model:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
         if self.base_url is not None and self.quantization != "none":
@@ -91,12 +92,8 @@ class ScorerRuntime:
     )
 
     def __post_init__(self) -> None:
-        for name in ("token_budget", "prefix_memory", "max_concurrency", "timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"`{name}` must be positive, got {value!r}.")
-        if self.max_retries < 0:
-            raise ConfigError(f"`max_retries` must be at least 0, got {self.max_retries!r}.")
+        check_range(self, "token_budget", "prefix_memory", "max_concurrency", "timeout", above=0)
+        check_range(self, "max_retries", at_least=0)
 
     @property
     def store_path(self) -> Path | None:

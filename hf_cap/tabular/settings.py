@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_choices, check_range, documented, option, required
+from ..publishing.settings import PushOptions
 from ..scoring.chat import Sampling
 
 TargetKind = Literal["classification", "regression"]
@@ -16,6 +17,8 @@ Method = Literal["expectation", "chat"]
 
 LOWEST, HIGHEST = -10, 10
 """Range of the integers that the language model chooses from."""
+MISSING_VALUES = ("?",)
+"""Cells of a csv file that mean a missing value, beside empty ones, unless something else is said."""
 
 
 @documented
@@ -33,9 +36,12 @@ class TableOptions:
     )
     ignore: tuple[str, ...] = option((), "Columns that are no features, such as an id.")
     missing_values: tuple[str, ...] = option(
-        ("?",), "Cells that mean a missing value, beside empty ones."
+        MISSING_VALUES, "Cells that mean a missing value, beside empty ones."
     )
     max_levels: int = option(50, "Most levels that a categorical column may have.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @documented
@@ -59,6 +65,9 @@ class StudentOptions:
         "Feature scores to align with: a folder that `hf-cap elicit` wrote, a Hub id, or a YAML or JSON file "
         "(class: {feature: score}). Without them the model is trained on the task alone.",
     )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -108,11 +117,9 @@ class ElicitOptions:
     seed: int = option(0, "For `chat`: seed of the sampling.")
 
     def __post_init__(self) -> None:
-        for name, least in (("estimates", 1), ("attempts", 0), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"`{name}` must be at least {least}, got {getattr(self, name)!r}."
-                )
+        check_choices(self)
+        check_range(self, "estimates", "max_new_tokens", at_least=1)
+        check_range(self, "attempts", at_least=0)
         if not self.temperature > 0:
             raise ConfigError(
                 f"`temperature` must be above 0, got {self.temperature!r}: at 0 all estimates are the same. "
@@ -126,3 +133,11 @@ class ElicitOptions:
         """
         seed = (self.seed * 1_009 + estimate) * 101 + attempt
         return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ScorePush(PushOptions):
+    """A data set of feature scores with its card."""
+
+    scores: str = required("Folder that `hf-cap elicit` wrote, or a YAML or JSON file of scores.")

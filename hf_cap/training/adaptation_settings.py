@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_range, documented, option
 
 ALL_LINEAR = "all-linear"
 
@@ -37,12 +36,6 @@ class AdaptationSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("rank", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
-        for name in ("alpha", "learning_rate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` must be more than 0, got {getattr(self, name)!r}.")
-        for name in ("dropout", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be in [0, 1), got {getattr(self, name)!r}.")
+        check_range(self, "rank", "batch_size", at_least=1)
+        check_range(self, "alpha", "learning_rate", "epochs", above=0)
+        check_range(self, "dropout", "warmup", at_least=0, below=1)

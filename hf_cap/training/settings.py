@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 from ..errors import ConfigError
-from ..options import documented, option
+from ..options import check_choices, check_range, documented, option
 from ..schema import PRIOR
 from ..words import WORD_PATTERN
 
@@ -107,34 +107,16 @@ class AlignmentOptions:
         Raises:
             ConfigError: a number is out of its range, or a choice is not among its names.
         """
-        hints = get_type_hints(AlignmentOptions)
-        for name, hint in hints.items():
-            if (
-                get_args(hint)
-                and getattr(self, name) not in get_args(hint)
-                and type(None) not in get_args(hint)
-            ):
-                raise ConfigError(
-                    f"`{name}` is {getattr(self, name)!r}; choose one of {list(get_args(hint))}."
-                )
-        for name, low in _AT_LEAST.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= low):
-                raise ConfigError(
-                    f"`{name}` is {value!r}; it must be a finite number of at least {low}."
-                )
+        check_choices(self)
+        check_range(self, "alignment_weight", "alignment_norm_floor", at_least=0, below=math.inf)
+        check_range(self, "attribution_backward_steps", "attribution_rows", at_least=0)
+        check_range(self, "alignment_every", "attribution_steps", at_least=1)
+        check_range(self, "finite_difference_step", above=0)
+        check_range(self, "alignment_warmup", above=0, at_most=1)
         if self.alignment_reduction == "mean" and self.alignment_loss != "mse":
             raise ConfigError(
                 f"`alignment_reduction` is 'mean', which `alignment_loss={self.alignment_loss!r}` "
                 "has not. Use 'sum'."
-            )
-        if not self.finite_difference_step > 0:
-            raise ConfigError(
-                f"`finite_difference_step` is {self.finite_difference_step!r}; it must be above 0."
-            )
-        if not 0 < self.alignment_warmup <= 1:
-            raise ConfigError(
-                f"`alignment_warmup` is {self.alignment_warmup!r}; it must be in (0, 1]."
             )
         if self.attribution_backward_steps > self.attribution_steps:
             raise ConfigError(
@@ -142,15 +124,6 @@ class AlignmentOptions:
                 f"`attribution_steps={self.attribution_steps}` points. Use 0 for all of them."
             )
 
-
-_AT_LEAST: dict[str, float] = {
-    "alignment_weight": 0,
-    "alignment_norm_floor": 0,
-    "alignment_every": 1,
-    "attribution_steps": 1,
-    "attribution_backward_steps": 0,
-    "attribution_rows": 0,
-}
 
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": lambda progress, warmup: 1.0,

@@ -155,7 +155,7 @@ def test_garbage_is_counted_and_left_out(
         (["--split", "dev"], "no split 'dev'"),
         (["--keywords_from", "prior"], "need the column 'prior'"),
         (["--kind", "keyword_replacement", "--keyword_texts", "9"], "No class has a keyword"),
-        (["--maker", "gpt"], "`maker` is one of ['rules', 'chat']"),
+        (["--maker", "gpt"], "`maker` must be one of 'rules', 'chat'"),
         (["--synonyms", "none.json"], "Cannot read synonyms from 'none.json'"),
     ],
 )

@@ -103,7 +103,7 @@ def test_dashes_are_underscores() -> None:
         ({"steps": "many"}, "`steps` takes a value of type int, got 'many'"),
         ({"steps": 2.5}, "`steps` takes a value of type int, got 2.5"),
         ({"dry": "perhaps"}, "`dry` takes a value of type bool, got 'perhaps'"),
-        ({"how": "median"}, r"`how` is one of \['mean', 'max'\], got 'median'"),
+        ({"how": "median"}, r"`how` must be one of 'mean', 'max', got 'median'"),
         ({"weights": ["cap"]}, "`weights` takes pairs `name=value`, got"),
         ({"steps": None}, "`steps` needs a value"),
         ({}, "`name` is missing: Name of the job."),

@@ -185,8 +185,8 @@ def test_sources_of_different_words_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"how": "sum"}, r"how must be one of \['max', 'mean'\], got 'sum'"),
-        ({"normalisation": "l1"}, "normalisation must be one of"),
+        ({"how": "sum"}, r"`how` must be one of 'mean', 'max', got 'sum'"),
+        ({"normalisation": "l1"}, "`normalisation` must be one of"),
         ({"weights": {"shap": 1.0}}, "'shap' has a weight or a certainty but is not fused"),
         ({"certainty": {"shap": "x"}}, "'shap' has a weight or a certainty but is not fused"),
         ({"weights": {"cap": -1.0}}, "weight of 'cap' must be at least 0, got -1.0"),

@@ -126,5 +126,5 @@ def test_words_beyond_the_limit_score_zero(reference: str) -> None:
 
 
 def test_no_steps_are_refused(reference: str) -> None:
-    with pytest.raises(ConfigError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="`steps` must be at least 1, got 0"):
         source(reference, steps=0)

@@ -74,5 +74,5 @@ def test_the_seed_determines_the_perturbations(reference: str) -> None:
 
 
 def test_too_few_samples_are_refused(reference: str) -> None:
-    with pytest.raises(ConfigError, match="samples must be at least 2, got 1"):
+    with pytest.raises(ConfigError, match="`samples` must be at least 2, got 1"):
         source(reference, samples=1)

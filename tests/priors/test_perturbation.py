@@ -85,5 +85,5 @@ def test_lone_surrogates_are_no_obstacle() -> None:
 
 
 def test_no_perturbations_are_refused() -> None:
-    with pytest.raises(ConfigError, match="n must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="`n` must be at least 1, got 0"):
         draw_masks("a b", 2, 0, 0)

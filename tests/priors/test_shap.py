@@ -80,5 +80,5 @@ def test_without_the_package_the_error_names_the_extra(
 
 
 def test_too_few_evaluations_are_refused(reference: str) -> None:
-    with pytest.raises(ConfigError, match="evaluations must be at least 2, got 1"):
+    with pytest.raises(ConfigError, match="`evaluations` must be at least 2, got 1"):
         source(reference, evaluations=1)

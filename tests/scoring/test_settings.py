@@ -68,7 +68,7 @@ def test_settings_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) 
         ScorerSettings(model="")
     with pytest.raises(ConfigError, match="the server's business"):
         ScorerSettings(base_url="http://x", quantization="4bit")
-    with pytest.raises(ConfigError, match="`token_budget` must be positive, got 0"):
+    with pytest.raises(ConfigError, match="`token_budget` must be more than 0, got 0"):
         ScorerRuntime(token_budget=0)
     with pytest.raises(ConfigError, match="max_retries"):
         ScorerRuntime(max_retries=-1)
@@ -102,6 +102,13 @@ def test_a_model_is_opened_once_a_process(folder: Path, tmp_path: Path) -> None:
     assert isinstance(bare, LocalScorer)
     assert isinstance(bare, Scorer)
     assert bare.identity == scorer.identity
+
+
+def test_a_model_written_anew_is_opened_anew(folder: Path) -> None:
+    settings, runtime = ScorerSettings(model=str(folder)), ScorerRuntime(device="cpu", store="none")
+    before = open_scorer(settings, runtime).identity
+    llama(seed=1).save_pretrained(folder)
+    assert open_scorer(settings, runtime).identity != before
 
 
 def test_models_that_cannot_be_loaded_are_refused(folder: Path, tmp_path: Path) -> None:

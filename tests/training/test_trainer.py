@@ -418,14 +418,17 @@ def test_models_that_cannot_be_aligned_are_refused(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"alignment_weight": -1.0}, "`alignment_weight` is -1.0"),
-    ({"alignment_weight": float("nan")}, "`alignment_weight` is nan"),
-    ({"alignment_loss": "l1"}, "`alignment_loss` is 'l1'; choose one of"),
+    (
+        {"alignment_weight": -1.0},
+        "`alignment_weight` must be at least 0 and less than inf, got -1.0",
+    ),
+    ({"alignment_weight": float("nan")}, "less than inf, got nan"),
+    ({"alignment_loss": "l1"}, "`alignment_loss` must be one of 'mse', .*, got 'l1'"),
     ({"alignment_loss": "kl", "alignment_reduction": "mean"}, "`alignment_reduction` is 'mean'"),
-    ({"attribution_steps": 0}, "`attribution_steps` is 0"),
-    ({"alignment_every": 0}, "`alignment_every` is 0"),
-    ({"finite_difference_step": 0.0}, "`finite_difference_step` is 0.0"),
-    ({"alignment_warmup": 0.0}, "`alignment_warmup` is 0.0"),
+    ({"attribution_steps": 0}, "`attribution_steps` must be at least 1, got 0"),
+    ({"alignment_every": 0}, "`alignment_every` must be at least 1, got 0"),
+    ({"finite_difference_step": 0.0}, "`finite_difference_step` must be more than 0, got 0.0"),
+    ({"alignment_warmup": 0.0}, "`alignment_warmup` must be more than 0 and at most 1, got 0.0"),
     ({"attribution_backward_steps": 2}, "`attribution_backward_steps` is 2"),
     ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant"),
     ({"ddp_static_graph": True}, "ddp_static_graph"),

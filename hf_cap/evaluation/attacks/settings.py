@@ -1,11 +1,11 @@
 """Settings of an attack; torch-free, so that `hf-cap attack --help` is instant."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from ...embedded import LANGUAGE_MODEL
 from ...errors import ConfigError
-from ...options import documented, option
+from ...options import check_choices, check_range, documented, option
 from ...schema import PRIOR
 from ...scoring.chat import Sampling
 from ...scoring.settings import ScorerSettings
@@ -69,14 +69,8 @@ class AttackSettings:
     seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
 
     def __post_init__(self) -> None:
-        for name in ("keywords", "keyword_texts", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(
-                    f"`{name}` must be one of {get_args(choices)}, got {getattr(self, name)!r}."
-                )
+        check_choices(self)
+        check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
         if self.unchanged == "rules" and self.maker == "rules":
             raise ConfigError(
                 "unchanged='rules' lets the rules write what a chat model cannot, but maker='rules' writes "
@@ -92,12 +86,3 @@ class AttackSettings:
     def sampling(self) -> Sampling:
         """How it answers: the likeliest words."""
         return Sampling(max_new_tokens=self.max_new_tokens, seed=self.seed)
-
-
-_CHOICES: dict[str, Any] = {
-    "kind": Kind,
-    "maker": Maker,
-    "keywords_from": KeywordsFrom,
-    "difficulty": WantedDifficulty,
-    "unchanged": Unchanged,
-}

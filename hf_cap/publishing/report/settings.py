@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...errors import ConfigError
-from ...options import documented, option
+from ...options import check_range, documented, option
 
 
 @documented
@@ -25,7 +24,5 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise ConfigError(f"`examples` must be at least 0, got {self.examples!r}.")
-        if not self.megabytes > 0:
-            raise ConfigError(f"`megabytes` must be more than 0, got {self.megabytes!r}.")
+        check_range(self, "examples", at_least=0)
+        check_range(self, "megabytes", above=0)
