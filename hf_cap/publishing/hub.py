@@ -27,6 +27,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 
 from ..errors import CAPError, ConfigError, DataError, PriorError, ServerError
 from ..schema import PRIOR, prior_sources
+from .prior_data import read_configuration
 from .settings import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
 from .staging import read_priors, stage_metric, stage_model, stage_priors
 
@@ -194,7 +195,11 @@ def load_prior_dataset(
     """
     try:
         with explained(name):
-            splits = load_dataset(name, configuration, revision=revision, token=token)
+            splits = (
+                read_configuration(Path(name), configuration)
+                if Path(name).is_dir()
+                else load_dataset(name, configuration, revision=revision, token=token)
+            )
     except (DatasetNotFoundError, FileNotFoundError) as error:
         raise DataError(
             f"There is no data set {name!r} that you may read: {error} If it is private, log in with "

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, DatasetInfo
+from huggingface_hub import metadata_load
 
 from ..cards.safety import public_name, public_settings
-from ..errors import PriorError
+from ..data import load_splits
+from ..errors import DataError, PriorError
 from ..schema import (
     LABEL,
     PRIOR,
@@ -62,6 +65,36 @@ def write_configurations(found: Mapping[str, DatasetDict], folder: Path) -> None
         (folder / name).mkdir(parents=True)
         for split, data in splits.items():
             data.to_parquet(str(folder / name / f"{split}.parquet"))
+
+
+def read_configuration(folder: Path, name: str | None = None) -> DatasetDict:
+    """Splits of one configuration of a staged folder, as its files are now.
+
+    Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
+
+    Args:
+        folder: The folder; one without a card holds one file a split, and no configurations.
+        name: The configuration; the default one if not given.
+
+    Raises:
+        DataError: there is no such configuration.
+    """
+    card = folder / "README.md"
+    configs = ((metadata_load(card) or {}) if card.exists() else {}).get("configs", [])
+    if not configs and name is None:
+        return load_splits(folder)
+    chosen = [
+        one
+        for one in configs
+        if (one.get("default") if name is None else one["config_name"] == name)
+    ]
+    if not chosen:
+        raise DataError(
+            f"The folder {str(folder)!r} has no configuration {name!r}; it has "
+            f"{[one['config_name'] for one in configs]}."
+        )
+    files = {part["split"]: folder / part["path"] for part in chosen[0]["data_files"]}
+    return DatasetDict({split: Dataset(pq.read_table(file)) for split, file in files.items()})
 
 
 def configs_metadata(found: Mapping[str, DatasetDict]) -> tuple[dict[str, Any], ...]:

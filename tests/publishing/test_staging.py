@@ -10,7 +10,7 @@ from transformers import pipeline
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.explanation import Explanation
-from hf_cap.publishing.hub import listing, push_metric, push_model, push_priors
+from hf_cap.publishing.hub import listing, load_prior_dataset, push_metric, push_model, push_priors
 from hf_cap.publishing.prior_data import configurations
 from hf_cap.publishing.settings import MetricPush, ModelPush, PriorCard, PriorPush
 from hf_cap.publishing.staging import check_folder, stage_model, stage_priors
@@ -208,6 +208,31 @@ def test_the_staged_priors_load_with_plain_datasets(tmp_path: Path) -> None:
     assert "| hf-cap | 0.1.0 |" in card
     assert "| `prior` | `list of float64` |" in card
     assert "| `label` | `label, 3 classes` |" in card
+
+
+def test_priors_that_were_staged_anew_are_read_anew(tmp_path: Path) -> None:
+    splits, card, folder = prior_splits(), PriorCard(repo_id="alice/p"), tmp_path / "hub"
+    loaded = load_prior_dataset(str(stage_priors(splits, card, folder)))
+    assert {name: data.features for name, data in loaded.items()} == {
+        name: data.features for name, data in splits.items()
+    }
+    assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
+    anew = splits.map(
+        lambda row: {name: [7.0] * len(row["words"]) for name in ("prior", "prior_cap")}
+    )
+    stage_priors(anew, card, folder)
+    assert load_prior_dataset(str(folder))["train"]["prior"][:] == anew["train"]["prior"][:]
+    cap = load_prior_dataset(str(folder), "cap")
+    assert cap["test"]["prior"][:] == anew["test"]["prior_cap"][:]
+    with pytest.raises(DataError, match=r"no configuration 'shap'; it has \['hybrid', 'cap'"):
+        load_prior_dataset(str(folder), "shap")
+
+
+def test_a_folder_without_a_card_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = write_priors(tmp_path / "desk")
+    assert set(load_prior_dataset(str(folder))) == set(prior_splits())
+    with pytest.raises(DataError, match="no configuration 'cap'"):
+        load_prior_dataset(str(folder), "cap")
 
 
 def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path) -> None:
