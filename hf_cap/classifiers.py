@@ -167,17 +167,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def first_token_only(model: nn.Module) -> Iterator[None]:
-    """Spare the feed-forward part of the last layer every token that the head does not read.
+    """Spare all but the attention of the last layer every token that the head does not read.
 
-    Logits and their gradients stay what they are; a BERT of L layers works about 2 in 3 L less. Other
+    Logits and their gradients stay what they are; a BERT of L layers works about 3 in 4 L less. Other
     models than `READ_FIRST_TOKEN` are left alone.
     """
     if type(model).__name__ not in READ_FIRST_TOKEN:
         yield
         return
     attention = model.base_model.encoder.layer[-1].attention  # type: ignore[union-attr, index]
-    handle = attention.register_forward_hook(
-        lambda module, args, output: (output[0][:, :1], *output[1:])
+    handle = attention.output.register_forward_pre_hook(
+        lambda module, args: tuple(tokens[:, :1] for tokens in args)
     )
     try:
         yield

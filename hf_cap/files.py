@@ -1,5 +1,6 @@
-"""Files that are either whole or absent: written beside their place, then moved into it."""
+"""Files that are either whole or absent: written beside their place, then moved into it; and their state."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,6 +37,19 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(room / target.name, target)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def folder_stamp(folder: str | os.PathLike[str]) -> str:
+    """Hash of the names, sizes and times of the files of a folder; empty where there is no such folder.
+
+    It tells cheaply whether a model that was read from there has been written anew.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        return ""
+    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    files = "\0".join(f"{e.name} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
+    return hashlib.blake2b(os.fsencode(files), digest_size=8).hexdigest()
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

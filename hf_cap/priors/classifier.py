@@ -1,10 +1,8 @@
 """The reference classifier that `integrated_gradients`, `lime`, `shap` and `occlusion` explain."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -15,8 +13,8 @@ from ..attribution import check_offsets
 from ..classifiers import TextClassifier, load_model, load_tokenizer
 from ..embedded import resolve_model
 from ..errors import ModelError
+from ..files import folder_stamp
 from ..scoring.identity import model_identity
-from .prompts import digest
 from .source_settings import ReferenceSettings
 from .word_source import WordSource
 
@@ -33,7 +31,7 @@ class ClassifierSource(WordSource, ReferenceSettings):
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stamp", _folder_stamp(resolve_model(self.classifier)))
+        object.__setattr__(self, "stamp", folder_stamp(resolve_model(self.classifier)))
 
     def open(self) -> "ReferenceClassifier":
         """The classifier, opened once a process.
@@ -72,7 +70,7 @@ class ReferenceClassifier(TextClassifier):
 def _open(
     name: str, revision: str | None, stamp: str, labels: tuple[str, ...]
 ) -> ReferenceClassifier:
-    if _folder_stamp(resolve_model(name)) != stamp:
+    if folder_stamp(resolve_model(name)) != stamp:
         raise ModelError(
             f"The reference classifier {name!r} has changed since the source was made. Make the source anew."
         )
@@ -96,11 +94,3 @@ def _match_labels(name: str, names: Mapping[int, str], labels: Sequence[str]) ->
             "set its `config.id2label` to the label names of the data."
         )
     return tuple(output[label] for label in labels)
-
-
-def _folder_stamp(folder: str) -> str:
-    """Names, sizes and times of the files of a local folder; empty for a model on the Hub."""
-    if not Path(folder).is_dir():
-        return ""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    return digest(*(f"{e.name} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries))

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from datasets import Dataset
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
+from ..files import folder_stamp
 from ..scoring.protocol import Scorer
 from ..scoring.settings import ScorerSettings
 from .asking import Asker, open_asker
@@ -30,6 +31,9 @@ class LanguageModelSource(WordSource, PromptSettings):
         scorer: Which language model to open, or an opened one.
         demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
             chooses them.
+        stamp: State of the files of a language model in a folder when the source was made, so that one
+            that was adapted anew in the same folder is asked anew, and not read from the cache of
+            `Dataset.map` or the finished work of an interrupted extraction.
     """
 
     wording: ClassVar[str]
@@ -37,6 +41,11 @@ class LanguageModelSource(WordSource, PromptSettings):
 
     scorer: ScorerSettings | Scorer = _DEFAULT_SCORER
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+    stamp: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamp", self._stamp())
+        super().__post_init__()
 
     @classmethod
     def from_dataset(
@@ -81,9 +90,17 @@ class LanguageModelSource(WordSource, PromptSettings):
         Raises:
             ConfigError: the template cannot be used.
             DataError: two labels are written alike.
-            ModelError: the model or its chat template cannot serve.
+            ModelError: the model or its chat template cannot serve, or was written anew.
         """
+        if self._stamp() != self.stamp:
+            raise ModelError(
+                f"The language model {self.scorer!r} has changed since the source was made. Make the "
+                "source anew."
+            )
         return open_asker(self.wording, self, self.labels, self.scorer, self.demonstration_sets)
+
+    def _stamp(self) -> str:
+        return folder_stamp(self.scorer.model) if isinstance(self.scorer, ScorerSettings) else ""
 
     def model_facts(self, asker: Asker) -> dict[str, Any]:
         """Facts of the opened language model and its prompts, for the provenance."""

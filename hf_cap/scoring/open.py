@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from ..files import folder_stamp
 from .chat import Chat, StoredChat
 from .protocol import Scorer
 from .settings import ScorerRuntime, ScorerSettings, current_runtime
@@ -9,6 +10,8 @@ from .settings import ScorerRuntime, ScorerSettings, current_runtime
 
 def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Scorer:
     """The scorer that `settings` describe; equal settings give the same object within a process.
+
+    A model that was written anew into its folder is opened anew.
 
     Args:
         settings: Which model.
@@ -19,7 +22,7 @@ def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) 
         ServerError: the server cannot be reached, or gives no prompt log-probabilities.
         MissingExtra: a package that the settings need is not installed.
     """
-    return _open(settings, runtime or current_runtime())
+    return _open(settings, runtime or current_runtime(), folder_stamp(settings.model))
 
 
 def open_chat(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Chat:
@@ -37,7 +40,7 @@ def open_chat(settings: ScorerSettings, runtime: ScorerRuntime | None = None) ->
 
 
 @lru_cache(maxsize=1)
-def _open(settings: ScorerSettings, runtime: ScorerRuntime) -> Scorer:
+def _open(settings: ScorerSettings, runtime: ScorerRuntime, stamp: str) -> Scorer:
     # imported here: the command line reads settings without paying for torch
     from .loading import load_scorer
     from .served import open_served

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.fingerprint import Hasher
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.priors import extraction
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
 from hf_cap.priors.extraction import extract_priors
@@ -129,6 +131,37 @@ def test_only_work_of_the_same_rows_and_settings_is_taken(tmp_path: Path, change
         settings = replace(QUIET, chunk_size=3)
     reused = extract_priors(data, [source], tmp_path / "out", settings).reused
     assert reused == (4 if change == "nothing" else 0)
+
+
+def test_a_model_adapted_anew_in_its_folder_is_asked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_CAP_SCORER_RUNTIME", json.dumps({"store": "none"}))
+    folder, data = tmp_path / "adapted", splits()
+
+    def adapted(seed: int) -> CAPPrior:
+        llama(seed=seed).save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+        return CAPPrior.from_dataset(data["train"], model=str(folder), n=5)
+
+    first = adapted(0)
+    before = first(data["train"][:2])["prior_cap"]
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "save_splits", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract_priors(data, [first], tmp_path / "out", QUIET)
+    second = adapted(1)
+    with pytest.raises(ModelError, match="has changed since"):
+        first.open()
+    assert extract_priors(data, [second], tmp_path / "out", QUIET).reused == 0
+    after = read(tmp_path / "out")["prior_cap"][:2]
+    assert after == [pytest.approx(row) for row in second(data["train"][:2])["prior_cap"]]
+    assert after != [pytest.approx(row) for row in before]
+    assert Hasher.hash(first) != Hasher.hash(second), "the cache key of `Dataset.map`"
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
