@@ -13,6 +13,9 @@ _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 METRICS: Mapping[str, str] = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
+    "roc_auc": "ROC-AUC",
+    "r2": "R²",
+    "rmse": "Root mean squared error (lower is better)",
     "comprehensiveness": "Comprehensiveness (higher is better)",
     "sufficiency": "Sufficiency (lower is better)",
     "soft_nc": "Soft-NC (higher is better)",
@@ -31,7 +34,7 @@ LOGGED: Mapping[str, str] = {
 """Column of the training log to its name on the card."""
 _GAP = "–"
 """A number that was not measured, as is the alignment on steps that leave it out."""
-_METRIC_TYPES = {"macro_f1": "f1"}
+_METRIC_TYPES = {"macro_f1": "f1", "r2": "r_squared"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +76,13 @@ class EvaluationFacts:
 
     name: str
     texts: int | None = None
+    rows: int | None = None
+    """Of a table, where there are no texts."""
     accuracy: float | None = None
     macro_f1: float | None = None
+    roc_auc: float | None = None
+    r2: float | None = None
+    rmse: float | None = None
     comprehensiveness: float | None = None
     sufficiency: float | None = None
     soft_nc: float | None = None
@@ -93,6 +101,8 @@ class ModelCardFacts:
     """What the card of a trained classifier tells."""
 
     template: ClassVar[str] = "model.md.jinja"
+    unit: ClassVar[str] = "texts"
+    """What is counted, as the field of `EvaluationFacts` that has the number."""
 
     name: str
     repo_id: str | None = None
@@ -130,9 +140,10 @@ class ModelCardFacts:
         """A table of the evaluations: a header, then a row each, with the metrics that any of them has."""
         found = [m for m in METRICS if any(m in e.measured() for e in self.evaluations)]
         rows = [
-            [e.name, e.texts, *(e.measured().get(m, _GAP) for m in found)] for e in self.evaluations
+            [e.name, getattr(e, self.unit), *(e.measured().get(m, _GAP) for m in found)]
+            for e in self.evaluations
         ]
-        return [["Set", "Texts", *(METRICS[metric] for metric in found)], *rows]
+        return [["Set", self.unit.capitalize(), *(METRICS[m] for m in found)], *rows]
 
     @property
     def log(self) -> list[list[Any]]:
@@ -156,21 +167,28 @@ class ModelCardFacts:
             pipeline_tag="text-classification",
             tags=[*_TAGS, "generated_from_trainer"],
             metrics=["accuracy", "f1"] if self.evaluations else None,
-            eval_results=[
-                EvalResult(
-                    task_type="text-classification",
-                    dataset_type=self.dataset or "unknown",
-                    dataset_name=self.dataset or "unknown",
-                    dataset_split=evaluation.name,
-                    metric_type=_METRIC_TYPES.get(metric, metric),
-                    metric_name=METRICS[metric],
-                    metric_value=round(value, 4),
-                )
-                for evaluation in self.evaluations
-                for metric, value in evaluation.measured().items()
-            ]
-            or None,
+            eval_results=self.model_index("text-classification"),
         )
+
+    def model_index(self, task: str) -> list[EvalResult] | None:
+        """The evaluations as the Hub reads them; `None` where there are none.
+
+        Args:
+            task: Name of the task on the Hub.
+        """
+        return [
+            EvalResult(
+                task_type=task,
+                dataset_type=self.dataset or "unknown",
+                dataset_name=self.dataset or "unknown",
+                dataset_split=evaluation.name,
+                metric_type=_METRIC_TYPES.get(metric, metric),
+                metric_name=METRICS[metric],
+                metric_value=round(value, 4),
+            )
+            for evaluation in self.evaluations
+            for metric, value in evaluation.measured().items()
+        ] or None
 
 
 @dataclass(frozen=True, kw_only=True)

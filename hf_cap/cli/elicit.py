@@ -47,10 +47,8 @@ SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, ScorerSettings, ScorerRun
 
 def run(values: dict[str, Any]) -> None:
     """Ask, write the scores with their card, and say what it took."""
-    from ..files import atomic_path
     from ..publishing.hub import check_access, upload
-    from ..publishing.staging import CARD, check_folder
-    from ..tabular.card import score_card
+    from ..tabular.publishing import write_scores
     from ..tabular.train import read_schema
 
     places = build(ElicitPlaces, values)
@@ -61,19 +59,7 @@ def run(values: dict[str, Any]) -> None:
     _, schema = read_schema(places.dataset, build(TableOptions, values), target=places.label_column)
     scores = elicit(schema, values)
     folder = Path(places.output_dir)
-    name = places.repo_id.split("/")[-1] if places.repo_id else folder.name
-    with atomic_path(folder) as target:
-        target.mkdir()
-        scores.to_dataset().to_parquet(str(target / "train.parquet"))
-        card = score_card(
-            scores,
-            name,
-            repo_id=places.repo_id,
-            license=places.license,
-            command=shlex.join(["hf-cap", *sys.argv[1:]]),
-        )
-        (target / CARD).write_text(card, encoding="utf-8")
-        check_folder(target, folder)
+    write_scores(scores, folder, places.repo_id, license=places.license)
     _logger.info("Wrote the scores of %d features to %s", len(schema.features), folder)
     if places.push and places.repo_id:
         _logger.info(
@@ -83,7 +69,6 @@ def run(values: dict[str, Any]) -> None:
 
 def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     """The scores of a table's features, by the way that the settings name."""
-    from ..cards.safety import public_name
     from ..scoring.open import open_chat, open_scorer
     from ..tabular.elicitation import elicit_chat, elicit_expectation
 
@@ -91,8 +76,12 @@ def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     runtime = build(ScorerRuntime, values)
     if options.method == "chat":
         chat = open_chat(settings, runtime)
-        scores = elicit_chat(schema, chat, options, name=str(public_name(settings.model)))
+        scores = elicit_chat(schema, chat, options)
     else:
         scores = elicit_expectation(schema, open_scorer(settings, runtime), options)
-    facts = {**scores.provenance, "model": public_name(settings.model), "question": schema.question}
-    return replace(scores, provenance=facts)
+    facts = {
+        "model": settings.model,
+        "question": schema.question,
+        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+    }
+    return replace(scores, provenance={**scores.provenance, **facts})

@@ -37,10 +37,19 @@ SETTINGS = (EvaluatePlaces, EvaluationSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Print the numbers and write them, with one row a text where records are asked for."""
+    from ..tabular.students import is_student
+
+    places = build(EvaluatePlaces, values)
+    evaluate = _evaluate_student if is_student(places.model) else _evaluate_classifier
+    numbers = evaluate(places, build(EvaluationSettings, values))
+    folder = Path(places.output_dir or Path(places.model) / "evaluation")
+    _logger.info("Wrote %s", write_evaluation(numbers, folder, places.name or places.split))
+
+
+def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
     from ..data import choose_split, load_splits
     from ..evaluation.classifier import evaluate_classifier
 
-    places = build(EvaluatePlaces, values)
     splits = load_splits(
         places.dataset,
         splits=[places.split],
@@ -51,25 +60,33 @@ def run(values: dict[str, Any]) -> None:
         places.model,
         None,
         choose_split(splits, places.split),
-        settings=build(EvaluationSettings, values),
+        settings=settings,
     )
-    folder = Path(places.output_dir or Path(places.model) / "evaluation")
-    written = write_evaluation(evaluation, folder, places.name or places.split)
-    for name, value in evaluation.to_dict().items():
-        if isinstance(value, int | float):
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-    _logger.info("Wrote %s", written)
+    return evaluation.to_dict()
 
 
-def write_evaluation(evaluation: Any, folder: Path, name: str) -> Path:
-    """Write the numbers of an `Evaluation` as JSON and its records, if any, as parquet."""
+def _evaluate_student(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
+    """The student knows its columns and target; `settings` are about texts."""
+    from ..tabular.data import EncodedTable
+    from ..tabular.predict import evaluate_student, load_student
+    from ..tabular.table import read_table
+
+    student = load_student(places.model)
+    frame = read_table(places.dataset, split=places.split)
+    return dict(evaluate_student(student, EncodedTable.of(frame, student.config.preprocessor)))
+
+
+def write_evaluation(evaluation: dict[str, Any], folder: Path, name: str) -> Path:
+    """Print the numbers of an evaluation and write them as JSON, and its records, if any, as parquet."""
     from datasets import Dataset
 
     from ..files import atomic_path, write_json
 
-    numbers = evaluation.to_dict()
-    records = numbers.pop("records")
-    if records:
+    numbers = {key: value for key, value in evaluation.items() if key != "records"}
+    for key, value in numbers.items():
+        if isinstance(value, int | float):
+            print(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    if records := evaluation.get("records"):
         with atomic_path(folder / f"{name}.parquet") as path:
             Dataset.from_list(records).to_parquet(str(path))
     write_json(folder / f"{name}.json", numbers)

@@ -1,13 +1,16 @@
-"""`hf-cap push`: publish a model, priors or a metric on the Hub, with a card."""
+"""`hf-cap push`: publish a model, priors, feature scores or a metric on the Hub, with a card."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..options import documented, option, required
 from ..publishing.settings import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
+from ..tabular.settings import ScorePush
 from .config import build
 
-What = Literal["model", "priors", "metric"]
+What = Literal["model", "priors", "scores", "metric"]
 
 
 @documented
@@ -15,9 +18,12 @@ What = Literal["model", "priors", "metric"]
 class PushPlaces:
     """What is published, and where it lies."""
 
-    what: What = required("What is published: a trained `model`, `priors`, or a `metric`.")
+    what: What = required(
+        "What is published: a trained `model` (of texts or of tables), `priors`, feature `scores`, or a "
+        "`metric`."
+    )
     folder: str = required(
-        "Its folder: what `hf-cap train` wrote, what `hf-cap extract` or `hf-cap fuse` wrote, or an "
+        "Its folder: what `hf-cap train`, `hf-cap extract`, `hf-cap fuse` or `hf-cap elicit` wrote, or an "
         "`evaluate` module."
     )
     examples: int | None = option(
@@ -33,19 +39,51 @@ class PushPlaces:
 SETTINGS = (PushPlaces, PushOptions, PriorCard)
 POSITIONAL = "what"
 
-OPTIONS: dict[What, tuple[str, type[PushOptions], str]] = {
-    "model": ("push_model", ModelPush, "run"),
-    "priors": ("push_priors", PriorPush, "dataset"),
-    "metric": ("push_metric", MetricPush, "metric"),
-}
-"""What is published to the function that does it, its settings, and their field for the folder."""
-
 
 def run(values: dict[str, Any]) -> None:
     """Write the folder, list it, and upload it where `--push` says so."""
-    from ..publishing import hub
-
     places = build(PushPlaces, values)
-    function, settings, folder = OPTIONS[places.what]
     given = {name: value for name, value in values.items() if value is not None}
-    getattr(hub, function)(build(settings, {**given, folder: places.folder}))
+    settings, field, publish = PUSHES[places.what]
+    publish(build(settings, {**given, field: places.folder}))
+
+
+def _push_model(options: ModelPush) -> None:
+    from ..publishing.hub import push_model
+    from ..tabular.publishing import stage_student
+    from ..tabular.students import is_student
+
+    if is_student(options.run):
+        push_model(options, stage=stage_student)
+    else:
+        push_model(options)
+
+
+def _push_priors(options: PriorPush) -> None:
+    from ..publishing.hub import push_priors
+
+    push_priors(options)
+
+
+def _push_scores(options: ScorePush) -> None:
+    from ..publishing.hub import push_folder
+    from ..tabular.publishing import stage_scores
+
+    source = Path(options.scores)
+    folder = Path(options.output_dir or source.with_name(f"{source.stem}-hub"))
+    push_folder(options, "dataset", lambda: stage_scores(options, folder))
+
+
+def _push_metric(options: MetricPush) -> None:
+    from ..publishing.hub import push_metric
+
+    push_metric(options)
+
+
+PUSHES: dict[What, tuple[type[PushOptions], str, Callable[[Any], None]]] = {
+    "model": (ModelPush, "run", _push_model),
+    "priors": (PriorPush, "dataset", _push_priors),
+    "scores": (ScorePush, "scores", _push_scores),
+    "metric": (MetricPush, "metric", _push_metric),
+}
+"""What is published to its settings, their field for the folder, and what publishes it."""

@@ -115,10 +115,56 @@ def upload(
         return _again(send)
 
 
-def push_model(options: ModelPush, *, token: str | None = None) -> Path:
-    """Stage the model of a run and, where `options` say so, upload it. Returns the staged folder."""
+def push_folder(
+    options: PushOptions, kind: Kind, stage: Callable[[], Path], token: str | None = None
+) -> Path:
+    """Write and list a folder and, where `options` say so, upload it.
+
+    Args:
+        options: Where it goes.
+        kind: What kind of repository.
+        stage: Writes the folder.
+        token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+
+    Returns:
+        The staged folder.
+
+    Raises:
+        ConfigError: there is no token, or something in the folder must not be published.
+        ServerError: the Hub cannot be reached or refuses.
+    """
+    if options.uploads:
+        check_access(options.repo_id, kind, token=token)
+    folder = stage()
+    _logger.info(
+        "%s holds what goes to %s:\n%s", folder, options.repo_id, "\n".join(listing(folder))
+    )
+    if options.uploads:
+        address = upload(folder, options.repo_id, kind, private=options.private, token=token)
+        _logger.info("Uploaded to %s", address)
+    else:
+        _logger.info("Nothing was uploaded; `--push` does it.")
+    return folder
+
+
+def push_model(
+    options: ModelPush,
+    *,
+    token: str | None = None,
+    stage: Callable[[ModelPush, Path], Path] = stage_model,
+) -> Path:
+    """Stage the model of a run and, where `options` say so, upload it.
+
+    Args:
+        options: The run, and where it goes.
+        token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+        stage: Writes the folder, which is its second argument.
+
+    Returns:
+        The staged folder.
+    """
     folder = Path(options.output_dir or Path(options.run) / "hub")
-    return _push(options, "model", lambda: stage_model(options, folder), token)
+    return push_folder(options, "model", lambda: stage(options, folder), token)
 
 
 def push_priors(options: PriorPush, *, token: str | None = None) -> Path:
@@ -130,13 +176,13 @@ def push_priors(options: PriorPush, *, token: str | None = None) -> Path:
         splits, audit = read_priors(options)
         return stage_priors(splits, options, folder, audit)
 
-    return _push(options, "dataset", stage, token)
+    return push_folder(options, "dataset", stage, token)
 
 
 def push_metric(options: MetricPush, *, token: str | None = None) -> Path:
     """Stage an `evaluate` module and, where `options` say so, upload it as a Space."""
     folder = Path(options.output_dir or f"{options.repo_id.split('/')[-1]}-hub")
-    return _push(options, "space", lambda: stage_metric(options, folder), token)
+    return push_folder(options, "space", lambda: stage_metric(options, folder), token)
 
 
 def push_prior_dataset(
@@ -273,21 +319,6 @@ def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
         429: "The Hub has had too many requests and wants a pause.",
     }
     return known.get(status, f"The Hub answered {status}: {error}")
-
-
-def _push(options: PushOptions, kind: Kind, stage: Callable[[], Path], token: str | None) -> Path:
-    if options.uploads:
-        check_access(options.repo_id, kind, token=token)
-    folder = stage()
-    _logger.info(
-        "%s holds what goes to %s:\n%s", folder, options.repo_id, "\n".join(listing(folder))
-    )
-    if options.uploads:
-        address = upload(folder, options.repo_id, kind, private=options.private, token=token)
-        _logger.info("Uploaded to %s", address)
-    else:
-        _logger.info("Nothing was uploaded; `--push` does it.")
-    return folder
 
 
 def _again(send: Callable[[], T]) -> T:

@@ -3,19 +3,19 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import RepoCard
 
-from ..cards import model_facts, render_card
+from ..cards import ModelCardFacts, model_facts, render_card
 from ..cards.safety import SECRET
 from ..data import load_splits
 from ..embedded import resolve_model
 from ..errors import ConfigError, DataError, ModelError
-from ..explanation import Explanation
+from ..explanation import CONFIG_KEY, Explanation
 from ..files import atomic_path
 from .prior_card import prior_card_facts
 from .prior_data import configurations, write_configurations
@@ -44,8 +44,15 @@ _LOCAL_KEYS = ("_name_or_path", "name_or_path")
 _TEXT_FILES = {".json", ".md", ".txt", ".py", ".jinja"}
 
 
-def stage_model(options: ModelPush, folder: Path) -> Path:
+def stage_model(
+    options: ModelPush, folder: Path, told: Callable[..., ModelCardFacts] = model_facts
+) -> Path:
     """Write a run's model and its card as they go to the Hub. LoRA adapters are merged into their base.
+
+    Args:
+        options: The run, and where it goes.
+        folder: What to write.
+        told: The facts of the card, from the arguments of `model_facts`.
 
     Raises:
         ModelError: the run holds no safetensors weights.
@@ -54,7 +61,7 @@ def stage_model(options: ModelPush, folder: Path) -> Path:
     """
     run = Path(options.run)
     record = _read_json(run / "run.json")
-    facts = model_facts(
+    facts = told(
         record,
         name=options.repo_id.split("/")[-1],
         repo_id=options.repo_id,
@@ -149,7 +156,7 @@ def check_folder(folder: Path, source: Path) -> None:
         if file.suffix not in _TEXT_FILES:
             continue
         text = file.read_text(encoding="utf-8")
-        if secret := SECRET.search(text):
+        if secret := SECRET.search(text.replace("\\_", "_")):  # as a card escapes it
             raise ConfigError(
                 f"{file.name} holds what looks like an access token ({secret[0][:6]!r}...). Nothing was "
                 "published; take it out, and revoke it if it ever left this machine."
@@ -173,7 +180,8 @@ def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
 def _public_config(path: Path, record: Mapping[str, Any]) -> None:
     """Add the way of explaining to `config.json`, and take out where the weights came from."""
     config = {key: value for key, value in _read_json(path).items() if key not in _LOCAL_KEYS}
-    if alignment := record.get("alignment"):
+    alignment = record.get("alignment") or {}
+    if "attribution_method" in alignment and CONFIG_KEY not in config:
         config |= Explanation.of_alignment(alignment).entry()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -36,7 +36,7 @@ def open_chat(settings: ScorerSettings, runtime: ScorerRuntime | None = None) ->
         ModelError: the model cannot be loaded, or has no chat template.
         MissingExtra: a package that the settings need is not installed.
     """
-    return _open_chat(settings, runtime or current_runtime())
+    return _open_chat(settings, runtime or current_runtime(), folder_stamp(settings.model))
 
 
 @lru_cache(maxsize=1)
@@ -52,7 +52,7 @@ def _open(settings: ScorerSettings, runtime: ScorerRuntime, stamp: str) -> Score
 
 
 @lru_cache(maxsize=1)
-def _open_chat(settings: ScorerSettings, runtime: ScorerRuntime) -> Chat:
+def _open_chat(settings: ScorerSettings, runtime: ScorerRuntime, stamp: str) -> Chat:
     from .chat_models import LocalChat, ServedChat
     from .http import Connection
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import DatasetCardData, ModelCardData
-from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..cards import ModelCardFacts, model_facts, render_card
-from ..cards.safety import public_settings
+from ..cards.safety import public_settings, public_text
 from ..files import write_text
 from ..training.card import changed_settings
 from ..versions import versions
-from .scores import FeatureScores
+from .data import EncodedTable
+from .predict import attribute_rows
+from .scores import CLASS, FEATURE, SCORE, FeatureScores
+from .students import TabularConfig, TabularStudent
 
 PAPER = "2502.20268"
 _TAGS = ("hf_cap", "laat", "tabular", "feature-scores", f"arxiv:{PAPER}")
@@ -25,6 +27,7 @@ class StudentCardFacts(ModelCardFacts):
     """What the card of a tabular student tells."""
 
     template: ClassVar[str] = "student.md.jinja"
+    unit: ClassVar[str] = "rows"
 
     hidden_sizes: tuple[int, ...] = ()
     regression: bool = False
@@ -32,17 +35,36 @@ class StudentCardFacts(ModelCardFacts):
     target: str | None = None
     features: tuple[tuple[str, str], ...] = ()
     """Name and description of each input."""
+    told_and_learnt: tuple[Mapping[str, Any], ...] = ()
+    """For each output and feature its `score` and the student's mean `attribution`."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """How the feature scores were made; empty where there are none."""
 
+    @property
+    def inputs(self) -> list[list[Any]]:
+        """A table of the inputs; with what was told and learnt of them for each output, where it is known."""
+        found = {(one["class"], one["feature"]): one for one in self.told_and_learnt}
+        outputs = list(dict.fromkeys(output for output, _ in found))
+        told = any(one["score"] is not None for one in self.told_and_learnt)
+        columns = ["score", "attribution"] if told else ["attribution"]
+        header = [f"{output}: {column}" for output in outputs for column in columns]
+        rows = [
+            [name, text, *(found[output, name][c] for output in outputs for c in columns)]
+            for name, text in self.features
+        ]
+        return [["Input", "Description", *header], *rows]
+
     def metadata(self) -> ModelCardData:
         """The front matter."""
+        task = f"tabular-{'regression' if self.regression else 'classification'}"
         return ModelCardData(
             model_name=self.name,
+            datasets=[self.dataset] if self.dataset and self.dataset_on_hub else None,
             license=self.license,
             library_name="hf_cap",
-            pipeline_tag=f"tabular-{'regression' if self.regression else 'classification'}",
+            pipeline_tag=task,
             tags=[*_TAGS, "generated_from_trainer"],
+            eval_results=self.model_index(task),
         )
 
 
@@ -56,8 +78,17 @@ class ScoreCardFacts:
     scores: FeatureScores
     repo_id: str | None = None
     license: str | None = None
-    command: str | None = None
-    versions: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str | None:
+        """What made the scores again."""
+        command = self.scores.provenance.get("command")
+        return public_text(command) if command else None
+
+    @property
+    def versions(self) -> Mapping[str, str | None]:
+        """Packages that made the scores."""
+        return dict(self.scores.provenance.get("versions") or {})
 
     @property
     def table(self) -> list[list[Any]]:
@@ -72,8 +103,9 @@ class ScoreCardFacts:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How the scores were made, without local paths and secrets."""
-        return public_settings(self.scores.provenance)
+        """How the scores were made beside command and versions, without local paths and secrets."""
+        told = public_settings(self.scores.provenance)
+        return {name: fact for name, fact in told.items() if name not in ("command", "versions")}
 
     def metadata(self) -> DatasetCardData:
         """The front matter."""
@@ -87,16 +119,65 @@ class ScoreCardFacts:
         )
 
 
-def write_student_card(
-    trainer: Trainer,
+def student_record(
+    trainer: Any, scores: FeatureScores | None, *, dataset: str | None = None
+) -> dict[str, Any]:
+    """The record of a run, with the names of `run.json`.
+
+    Args:
+        trainer: After training.
+        scores: What the student was aligned with.
+        dataset: Name of the training table.
+    """
+    args, config = trainer.args, trainer.model.config
+    return {
+        "seed": args.seed,
+        "settings": changed_settings(args),
+        "alignment": alignment_record(args),
+        "data": {
+            "dataset": dataset,
+            "rows": len(trainer.train_dataset),
+            "labels": list(config.id2label.values()),
+        },
+        "scores": dict(scores.provenance) if scores else None,
+        "features": feature_record(trainer.model, trainer.train_dataset, scores),
+        "history": trainer.state.log_history,
+        "versions": versions(),
+    }
+
+
+def feature_record(
+    student: TabularStudent, table: EncodedTable, scores: FeatureScores | None
+) -> list[dict[str, Any]]:
+    """For each output and feature what was told of it and what was learnt.
+
+    Args:
+        student: After training.
+        table: The rows that its input gradients are averaged over.
+        scores: What it was aligned with.
+
+    Returns:
+        Rows with `class`, `feature`, `score` (`None` where there is none) and `attribution`.
+    """
+    schema = student.config.preprocessor.schema
+    told = {(one.label, one.feature): one.score for one in scores.scores} if scores else {}
+    return [
+        {CLASS: output, FEATURE: name, SCORE: told.get((output, name)), "attribution": float(one)}
+        for output, row in zip(schema.outputs, attribute_rows(student, table.features), strict=True)
+        for name, one in zip(schema.feature_names, row, strict=True)
+    ]
+
+
+def trainer_facts(
+    trainer: Any,
     scores: FeatureScores | None,
     *,
     license: str | None = None,
     dataset: str | None = None,
     model_name: str | None = None,
     **_: Any,
-) -> None:
-    """Write the card of a student into its trainer's output folder.
+) -> StudentCardFacts:
+    """The facts of the card of a trainer's student.
 
     Args:
         trainer: After training.
@@ -106,31 +187,19 @@ def write_student_card(
         model_name: Title of the card.
         _: What else `Trainer.create_model_card` takes, which this card has no place for.
     """
-    args: Any = trainer.args
-    config: Any = trainer.model.config  # type: ignore[union-attr]
-    record = {
-        "seed": args.seed,
-        "settings": changed_settings(args),
-        "alignment": alignment_record(args) if args.alignment_weight else {},
-        "data": {
-            "dataset": dataset,
-            "rows": len(trainer.train_dataset),  # type: ignore[arg-type]
-            "labels": list(config.id2label.values()),
-        },
-        "history": trainer.state.log_history,
-        "versions": versions(),
-    }
-    folder = Path(str(args.output_dir))
-    # pickled, and with local paths
-    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    facts = student_facts(
-        record,
-        config,
-        scores,
-        name=model_name or folder.name,
+    return student_facts(
+        student_record(trainer, scores, dataset=dataset),
+        config=trainer.model.config,
+        name=model_name or Path(str(trainer.args.output_dir)).name,
         repo_id=getattr(trainer, "hub_model_id", None),
         license=license,
     )
+
+
+def write_student_card(folder: Path, facts: StudentCardFacts) -> None:
+    """Write the card of a student into its folder, which is about to be published."""
+    # pickled, and with local paths
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     write_text(folder / "README.md", render_card(facts))
 
 
@@ -144,9 +213,15 @@ def alignment_record(args: Any) -> dict[str, Any]:
 
 
 def student_facts(
-    record: Mapping[str, Any], config: Any, scores: FeatureScores | None, **known: Any
+    record: Mapping[str, Any], *, config: TabularConfig, **known: Any
 ) -> StudentCardFacts:
-    """The facts of a student's card, from the record of its run and its configuration."""
+    """The facts of a student's card.
+
+    Args:
+        record: Of its run, as `run.json` has it.
+        config: Of the student.
+        known: What else `model_facts` takes.
+    """
     common = model_facts(record, **known)
     schema = config.preprocessor.schema
     return StudentCardFacts(
@@ -156,19 +231,6 @@ def student_facts(
         question=schema.question or None,
         target=schema.target,
         features=tuple((one.name, one.description) for one in schema.features),
-        scores=public_settings(scores.provenance) if scores else {},
-    )
-
-
-def score_card(scores: FeatureScores, name: str, *, repo_id: str | None, **known: Any) -> str:
-    """The card of feature scores as Markdown.
-
-    Args:
-        scores: What is published.
-        name: Title.
-        repo_id: Where it will be on the Hub.
-        known: Further facts, such as `license` and `command`.
-    """
-    return render_card(
-        ScoreCardFacts(name=name, repo_id=repo_id, scores=scores, versions=versions(), **known)
+        told_and_learnt=tuple(record.get("features") or ()),
+        scores=public_settings(record.get("scores") or {}),
     )

@@ -89,7 +89,7 @@ def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[
 
 
 def elicit_chat(
-    schema: TableSchema, chat: Chat, options: ElicitOptions | None = None, *, name: str = ""
+    schema: TableSchema, chat: Chat, options: ElicitOptions | None = None
 ) -> FeatureScores:
     """The mean of a few answers in words, each after reasoning step by step.
 
@@ -99,7 +99,6 @@ def elicit_chat(
         schema: The table.
         chat: Answers the prompts; one of `open_chat` keeps its replies, so that a stopped run goes on.
         options: Estimates, attempts and sampling; the defaults where not given.
-        name: Name of the model, for the provenance.
 
     Raises:
         ExtractError: not one answer held a score.
@@ -119,7 +118,7 @@ def elicit_chat(
     return _assemble(
         [_averaged(*pair, options.estimates) for pair in zip(asked, found, strict=True)],
         method="chat",
-        model=name,
+        model=chat.identity,
         estimates=options.estimates,
         temperature=options.temperature,
         seed=options.seed,

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError
 from .attribution import input_gradients
-from .students import TabularStudent, predict
+from .data import EncodedTable
+from .metrics import classification_metrics, regression_metrics
+from .students import Features, TabularStudent, predict
 from .table import Table, read_table
 
 
@@ -40,14 +42,38 @@ def predict_table(student: TabularStudent, table: Table) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(preprocessor.schema.outputs))
 
 
+def evaluate_student(student: TabularStudent, rows: EncodedTable) -> dict[str, float]:
+    """How good a student is on some rows: their number as `rows`, and its metrics.
+
+    Returns:
+        The numbers of `classification_metrics`, or of `regression_metrics` in the unit of the target.
+
+    Raises:
+        DataError: only one class occurs among the rows.
+    """
+    outputs = predict(student, rows.features).double().cpu().numpy()
+    preprocessor, known = student.config.preprocessor, rows.labels.numpy()
+    measured = (
+        regression_metrics(preprocessor.numbers(outputs), preprocessor.numbers(known))
+        if preprocessor.schema.kind == "regression"
+        else classification_metrics(outputs, known)
+    )
+    return {"rows": len(rows), **measured}
+
+
 def attribute_features(student: TabularStudent, table: Table) -> NDArray[np.float64]:
     """Input gradients of each class's score, averaged over the rows, `(outputs, features)`.
 
     Positive where a larger value of the (scaled) feature speaks for the class.
     """
-    preprocessor = student.config.preprocessor
-    features = torch.from_numpy(preprocessor.features(read_table(table))).to(student.device)
-    logits = student(features=features.requires_grad_()).logits
+    features = student.config.preprocessor.features(read_table(table))
+    return attribute_rows(student, torch.from_numpy(features))
+
+
+def attribute_rows(student: TabularStudent, features: Features) -> NDArray[np.float64]:
+    """The same for rows that are inputs already, as of an `EncodedTable`; the student may be in training."""
+    features = features.detach().to(student.device).requires_grad_()
+    logits = student(features=features).logits
     outputs = torch.arange(logits.shape[1], device=logits.device)
     gradients = input_gradients(logits, features, outputs, differentiable=False)
     averaged: NDArray[np.float64] = gradients.mean(0).double().cpu().numpy()

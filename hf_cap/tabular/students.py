@@ -1,6 +1,8 @@
 """The small models: logistic (or linear) regression and a network with a few hidden layers."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,6 +96,15 @@ class TabularStudent(PreTrainedModel):
         elif labels is not None:
             loss = cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def is_student(folder: str | Path) -> bool:
+    """Whether a folder holds a tabular student, whatever else may be wrong with it."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == TabularConfig.model_type
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from ..errors import DataError
+from .settings import MISSING_VALUES
 
 Table: TypeAlias = pd.DataFrame | Dataset | str | os.PathLike[str]
 
@@ -20,7 +21,7 @@ _READERS: dict[str, Callable[[Path, list[str]], pd.DataFrame]] = {
 
 
 def read_table(
-    table: Table, *, split: str = "train", missing_values: Sequence[str] = ()
+    table: Table, *, split: str = "train", missing_values: Sequence[str] = MISSING_VALUES
 ) -> pd.DataFrame:
     """A table as a pandas frame with string column names.
 

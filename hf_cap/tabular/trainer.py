@@ -1,5 +1,7 @@
 """`LAATTrainer`: alignment training with another prior and another attribution than `CAPTrainer`."""
 
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -8,7 +10,7 @@ from ..errors import ConfigError, DataError, ModelError
 from ..explanation import CONFIG_KEY
 from ..training.aligned_trainer import AlignedTrainer, Aligner
 from .aligner import InputGradientAligner, ScoreRows
-from .card import write_student_card
+from .card import trainer_facts, write_student_card
 from .config import LAATConfig
 from .data import FEATURES, LABELS, EncodedTable, collate
 from .scores import FeatureScores
@@ -55,6 +57,9 @@ class LAATTrainer(AlignedTrainer):
                 f"LAATTrainer trains a TabularStudent, got {type(model).__name__}. For texts there is "
                 "CAPTrainer."
             )
+        if train_dataset is not None:
+            args = copy(args)  # the configuration may serve another table next
+            args.num_train_epochs = args.epochs(len(train_dataset))
         super().__init__(
             model, args, train_dataset=train_dataset, **{"data_collator": collate, **kwargs}
         )
@@ -94,7 +99,8 @@ class LAATTrainer(AlignedTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the student into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
-            write_student_card(self, self.scores, **kwargs)
+            facts = trainer_facts(self, self.scores, **kwargs)
+            write_student_card(Path(str(self.args.output_dir)), facts)
 
 
 def check_scaled(table: EncodedTable, names: list[str]) -> None:

@@ -23,7 +23,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-QUIET = ["--save_strategy", "no", "--disable_tqdm", "--use_cpu"]
+QUIET = ["--disable_tqdm", "--use_cpu"]
 
 
 def test_scores_are_elicited_and_a_student_is_aligned_with_them(
@@ -48,10 +48,13 @@ def test_scores_are_elicited_and_a_student_is_aligned_with_them(
         main(["train", "--task", "tabular", *told, *settings, *QUIET, "--output_dir", str(run)])
         == 0
     )
-    assert "roc_auc" in capsys.readouterr().out
+    assert "roc_auc: " in capsys.readouterr().out
     record = json.loads((run / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 100
     assert record["scores"]["method"] == "expectation"
+    (first, *_) = record["features"]
+    assert (first["class"], first["feature"]) == ("c0", "x0")
+    assert first["score"] == made.scores[0].score
     assert set(predict_table(load_student(run), data / "test.csv").columns) == {"c0", "c1"}
     assert not (run / "training_args.bin").exists()
     assert (run / "README.md").exists()
@@ -64,7 +67,31 @@ def test_without_scores_the_task_alone_is_trained(data: Path, tmp_path: Path) ->
     assert main(["train", *told, *settings, *QUIET, "--output_dir", str(run)]) == 0
     record = json.loads((run / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 0
-    assert record["evaluation"]["roc_auc"] > 0.9
+    measured = json.loads((run / "evaluation" / "test.json").read_text())
+    assert measured["rows"] == 40
+    assert measured["roc_auc"] > 0.9
+    assert not list(run.glob("checkpoint-*"))
+    # another time, by the model alone: it knows its columns and its target
+    told = ["--model", str(run), "--dataset", str(data), "--split", "test", "--name", "again"]
+    assert main(["evaluate", *told]) == 0
+    assert json.loads((run / "evaluation" / "again.json").read_text()) == measured
+    card = (run / "README.md").read_text()
+    assert f"| test | 40 | {measured['accuracy']:.4g} |" in card
+
+
+def test_a_number_as_target_is_measured_in_its_unit(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        frame = numbers(seed=int(split == "test"))
+        frame["y"] = 100 + 30 * frame["x0"]
+        frame.to_csv(data / f"{split}.csv", index=False)
+    run = tmp_path / "run"
+    told = ["--task", "tabular", "--label_column", "y", "--dataset", str(data)]
+    settings = ["--target_kind", "regression", "--eval_split", "test", "--learning_rate", "0.1"]
+    assert main(["train", *told, *settings, *QUIET, "--output_dir", str(run)]) == 0
+    measured = json.loads((run / "evaluation" / "test.json").read_text())
+    assert measured["r2"] > 0.99
+    assert 0 < measured["rmse"] < 3
+    assert "task:\n      type: tabular-regression" in (run / "README.md").read_text()
 
 
 def test_publishing_needs_a_place(
@@ -97,7 +124,13 @@ def test_scores_are_published_with_their_card(
 
     monkeypatch.setattr(hub, "check_access", lambda repo_id, kind: None)
     monkeypatch.setattr(hub, "upload", upload)
-    made = FeatureScores.of({"c0": {"x0": 1.0}, "c1": {"x0": -1.0}}, method="stand-in")
+    values = {"c0": {"x0": 1.0}, "c1": {"x0": -1.0}}
+    secret = {
+        "model": str(tmp_path / "lm"),
+        "base_url": "http://me",
+        "command": f"hf-cap {tmp_path}",
+    }
+    made = FeatureScores.of(values, method="stand-in", **secret)
     monkeypatch.setattr(command, "elicit", lambda schema, values: made)
     words = ["--dataset", str(data), "--label_column", "y", "--output_dir", str(tmp_path / "s")]
     assert main(["elicit", *words, "--push", "--repo_id", "me/scores", "--license", "mit"]) == 0
@@ -105,4 +138,7 @@ def test_scores_are_published_with_their_card(
     card = (tmp_path / "s" / "README.md").read_text()
     assert "license: mit" in card
     assert 'load_scores("me/scores")' in card
-    assert load_scores(tmp_path / "s") == made
+    written = load_scores(tmp_path / "s")
+    assert written.scores == made.scores
+    public = {"method": "stand-in", "model": "lm", "command": f"hf-cap {tmp_path.name}"}
+    assert written.provenance == public

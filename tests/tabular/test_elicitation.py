@@ -128,7 +128,7 @@ class Talker:
 
 def test_answers_are_averaged_and_those_without_a_score_asked_again() -> None:
     talker = Talker(silent=2)
-    scores = elicit_chat(schema(), talker, ElicitOptions(estimates=2, attempts=3), name="m")
+    scores = elicit_chat(schema(), talker, ElicitOptions(estimates=2, attempts=3))
     assert found(scores, "yes") == TRUTH
     assert {one.missing for one in scores.scores} == {0}
     assert scores.scores[0].reasons == ("Because. Score: 6",) * 2

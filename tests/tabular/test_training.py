@@ -290,7 +290,15 @@ def test_the_card_tells_features_and_scores(tmp_path: Path) -> None:
     card = (tmp_path / "run" / "README.md").read_text()
     assert "tabular-classification" in card
     assert "Little \\| model" in card
-    assert "| x0 | x0 |" in card
+    assert (
+        "| Input | Description | c0: score | c0: attribution | c1: score | c1: attribution |"
+        in card
+    )
+    cells = next(line for line in card.splitlines() if line.startswith("| x1 ")).split(" | ")
+    learnt = attribute_features(run.model, frame)
+    assert [float(cell.strip(" |")) for cell in cells[2:]] == pytest.approx(
+        [2, learnt[0, 1], 0, learnt[1, 1]], abs=1e-3
+    )
     assert "arxiv:2502.20268" in card
 
 
@@ -326,3 +334,32 @@ def test_settings_that_tables_have_no_use_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="finite_difference"):
         LAATConfig("x", alignment_gradient="finite_difference", use_cpu=True)
     assert LAATConfig("x", alignment_loss="cosine", use_cpu=True).alignment_reduction == "sum"
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "epochs"),
+    [
+        (10, {}, 200),
+        (1_600, {}, 200),  # 25 steps a pass: exactly the 5,000 steps
+        (50_000, {}, 5_000 / 782),
+        (50_000, {"gradient_accumulation_steps": 2}, 5_000 / 391),
+        (50_000, {"num_train_epochs": 3}, 3),
+        (10, {"num_train_epochs": 0}, 0),
+    ],
+)
+def test_the_default_run_is_bounded(rows: int, settings: dict[str, Any], epochs: float) -> None:
+    assert LAATConfig("x", use_cpu=True, **settings).epochs(rows) == pytest.approx(epochs)
+
+
+def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:
+    config = LAATConfig(str(tmp_path), use_cpu=True, alignment_weight=0.0, learning_rate=0.0)
+    model = student(fitted(numbers()))
+    for rows, steps in ((40, 200), (128, 400)):
+        table = EncodedTable.of(numbers(rows), model.config.preprocessor)
+        made = LAATTrainer(model, config, train_dataset=table)
+        made.train()
+        assert made.state.global_step == steps
+        assert 20 <= len([line for line in made.state.log_history if "loss" in line]) <= 21
+        assert made.args.num_train_epochs == 200
+    assert config.num_train_epochs == -1
+    assert not list(tmp_path.glob("checkpoint-*"))

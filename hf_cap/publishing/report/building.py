@@ -5,14 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import ConfigError
 from .audit import audit_keywords, prior_audit
 from .examples import choose_pair, collect_examples
-from .groups import RunGroup, group_runs, training_data
+from .features import feature_tables
+from .groups import RunGroup, group_runs, training_data, unit_of
 from .loading import PriorFolder, Run
 from .predictions import calibration, confusion, model_keywords
 from .results import evaluation_sets, findings, panels
 from .settings import ReportSettings
-from .values import Report
+from .values import Report, Unit
 
 _DEFAULT_SPLIT = "test"
+_BASELINE: Mapping[Unit, str] = {
+    "texts": "--alignment_weight 0",
+    "rows": "--task tabular` without `--scores",
+}
+_TOLD: Mapping[Unit, str] = {"texts": "priors say", "rows": "scores say"}
 
 
 def build_report(
@@ -30,12 +36,18 @@ def build_report(
         settings: What goes in.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: there is no run, runs on texts and on tables are mixed, or tables are to have priors.
     """
     settings = settings or ReportSettings()
     groups = group_runs(runs, baselines)
     if not groups:
         raise ConfigError("A report needs at least one run; got none.")
+    unit = unit_of([*runs, *baselines])
+    if unit == "rows" and priors is not None:
+        raise ConfigError(
+            "`priors` are scores of the words of texts, and these runs are models of tables, whose feature "
+            "scores the report finds in the runs. Leave `priors` out."
+        )
     split = settings.split or _main_split(groups)
     keywords, source = _keywords(groups, split, priors)
     sets = evaluation_sets(groups, split)
@@ -44,7 +56,7 @@ def build_report(
     return Report(
         title=settings.title,
         split=split,
-        findings=findings(groups, sets),
+        findings=findings(groups, sets, unit),
         groups=tuple(group.shown for group in groups),
         data=training_data([run for group in groups for run in group.runs]),
         versions=_versions(groups),
@@ -54,7 +66,9 @@ def build_report(
         confusions=tuple(found for found in confusions if found),
         audit=None if priors is None or priors.audit is None else prior_audit(priors.audit),
         examples=collect_examples(choose_pair(groups), priors, first=split, most=settings.examples),
-        gaps=tuple(_gaps(groups, split, priors)),
+        unit=unit,
+        features=feature_tables(groups),
+        gaps=tuple(_gaps(groups, split, priors, unit)),
     )
 
 
@@ -87,7 +101,9 @@ def _versions(groups: Sequence[RunGroup]) -> Mapping[str, str]:
     return {name: ", ".join(versions) for name, versions in found.items()}
 
 
-def _gaps(groups: Sequence[RunGroup], split: str, priors: PriorFolder | None) -> Iterator[str]:
+def _gaps(
+    groups: Sequence[RunGroup], split: str, priors: PriorFolder | None, unit: Unit
+) -> Iterator[str]:
     """What is missing, and the command that makes it."""
     runs = [run for group in groups for run in group.runs]
     roles = {group.shown.role for group in groups}
@@ -98,23 +114,24 @@ def _gaps(groups: Sequence[RunGroup], split: str, priors: PriorFolder | None) ->
     if "baseline" not in roles:
         yield (
             "There is no run without alignment, so nothing here says what alignment changed: "
-            "`hf-cap train --alignment_weight 0`."
+            f"`hf-cap train {_BASELINE[unit]}`."
         )
     if "aligned" in roles and "control" not in roles:
         yield (
-            "There is no control run. A gain is due to what the prior says only if it exceeds that of a "
-            "shuffled prior."
+            f"There is no control run. A gain is due to what the {_TOLD[unit]} only if it exceeds that of "
+            f"shuffled ones."
         )
     if any(len(group.runs) == 1 for group in groups):
         yield "A group of one run has no interval: train with several seeds."
-    if not any(split in run.records for run in runs):
+    if unit == "texts" and not any(split in run.records for run in runs):
         yield (
             f"There are no records of single texts of {split}, so calibration, confusions and heat maps "
             "of the models are left out: `hf-cap evaluate --records`."
         )
     if not any(run.facts.get("history") for run in runs):
         yield "The runs carry no training history, so there are no training curves."
-    yield from _prior_gaps(priors)
+    if unit == "texts":
+        yield from _prior_gaps(priors)
 
 
 def _prior_gaps(priors: PriorFolder | None) -> Iterator[str]:

@@ -19,13 +19,24 @@ from .svg import (
     x_axis,
     y_axis,
 )
-from .values import AuditTable, Calibration, Confusion, Group, Panel, PriorAudit, Row
+from .values import (
+    AuditTable,
+    Calibration,
+    Confusion,
+    FeatureTable,
+    Group,
+    Panel,
+    PriorAudit,
+    Row,
+)
 from .writing import estimate_text, number_text, tick_text
 
 _LEFT, _RIGHT, _TOP = 44.0, WIDTH - 10.0, 12.0
 _SQUARE = 250.0
 _NAMED_LABELS = 24
 _BAR_NAMES = 130.0
+_BARS = 16
+"""Features that are drawn; the table beside the chart has all."""
 
 
 def interval_chart(
@@ -143,9 +154,14 @@ def confusion_chart(confusion: Confusion, group: Group) -> Markup:
         )
     if size <= _NAMED_LABELS:
         for number, label in enumerate(confusion.labels):
-            shown = label if len(label) <= 16 else f"{label[:15]}…"
             parts.append(
-                text(left - 6, 4 + (number + 0.5) * cell + 4, shown, anchor="end", kind="label")
+                text(
+                    left - 6,
+                    4 + (number + 0.5) * cell + 4,
+                    _shortened(label, 16),
+                    anchor="end",
+                    kind="label",
+                )
             )
     right_texts = sum(count for (g, p), count in confusion.counts.items() if g == p)
     described = f"{right_texts} of {sum(totals.values())} predictions lie on the diagonal"
@@ -198,21 +214,62 @@ def bar_chart(table: AuditTable) -> Markup:
     parts: list[str] = []
     for number, found in enumerate(table.figures):
         y = 6.0 + 24 * number
-        start, end = sorted((along(0), along(found.value)))
+        end = max(along(0), along(found.value))
         parts.append(text(_BAR_NAMES - 8, y + 13, found.source, anchor="end", kind="name"))
-        parts.append(
-            element(
-                "rect",
-                x=start,
-                y=y + 2,
-                width=max(end - start, 1.0),
-                height=14,
-                rx=2,
-                class_="for" if found.value >= 0 else "against",
-                fill_opacity=0.75,
-            )
-        )
+        parts.append(_bar(along, y + 2, found.value))
         parts.append(text(end + 6, y + 13, number_text(found.value), kind="value"))
     described = "; ".join(f"{f.source}: {number_text(f.value)}" for f in table.figures)
     zero = line([(along(0), 2), (along(0), 24.0 * len(values) + 4)], "zero")
     return figure(table.title, described, 24.0 * len(values) + 10, *parts, zero)
+
+
+def feature_chart(table: FeatureTable, groups: Sequence[Group]) -> Markup:
+    """What was told of each feature as a bar, what each group learnt as a mark; the strongest come first."""
+    shown = table.features[:_BARS]
+    values = [
+        v for f in shown for v in (f.told, *(one.mean for one in f.learnt if one)) if v is not None
+    ]
+    along = scale([0.0, *values], _BAR_NAMES, _RIGHT, ticks=4)
+    bottom = 6.0 + 24 * len(shown)
+    parts: list[str] = [
+        x_axis(along, 2, bottom, tick_text),
+        line([(along(0), 2), (along(0), bottom)], "zero"),
+    ]
+    described = []
+    for number, feature in enumerate(shown):
+        y = 6.0 + 24 * number
+        parts.append(
+            text(_BAR_NAMES - 8, y + 13, _shortened(feature.name), anchor="end", kind="name")
+        )
+        if feature.told is not None:
+            parts.append(
+                _bar(
+                    along, y + 2, feature.told, f"{feature.name}, told: {number_text(feature.told)}"
+                )
+            )
+            described.append(f"{feature.name} told {number_text(feature.told)}")
+        for group, learnt in enumerate(feature.learnt):
+            if learnt:
+                said = f"{feature.name}, {groups[group].name}: {estimate_text(learnt)}"
+                parts.append(mark(group, along(learnt.mean), y + 9, said))
+    return figure(f"Features for {table.output}", "; ".join(described), bottom + 20, *parts)
+
+
+def _bar(along: Scale, y: float, value: float, said: str = "") -> Markup:
+    """A bar from zero."""
+    start, end = sorted((along(0), along(value)))
+    return element(
+        "rect",
+        *([element("title", said)] if said else []),
+        x=start,
+        y=y,
+        width=max(end - start, 1.0),
+        height=14,
+        rx=2,
+        class_="for" if value >= 0 else "against",
+        fill_opacity=0.75,
+    )
+
+
+def _shortened(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

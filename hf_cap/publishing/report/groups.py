@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...cards.safety import public_name, public_settings, public_text
+from ...errors import ConfigError
 from .loading import Run
-from .values import Data, Group, Role
+from .values import Data, Group, Role, Unit
 
 # what differs between the seeds of one experiment, or says only where and how it ran
 _PLACES = frozenset(
@@ -36,6 +37,22 @@ def alignment_weight(run: Run) -> float | None:
         if weight is not None:
             return float(weight)
     return None
+
+
+def unit_of(runs: Sequence[Run]) -> Unit:
+    """What the runs learnt from.
+
+    Raises:
+        ConfigError: some learnt from texts and some from tables.
+    """
+    tables = [run.name for run in runs if run.facts.get("kind") == "train_tabular"]
+    if tables and len(tables) < len(runs):
+        others = sorted({run.name for run in runs} - set(tables))
+        raise ConfigError(
+            f"One page cannot compare models of tables ({', '.join(tables)}) with models of texts "
+            f"({', '.join(others)}). Make a report of each."
+        )
+    return "rows" if tables else "texts"
 
 
 def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[RunGroup]:
@@ -97,6 +114,9 @@ def _role(run: Run) -> Role:
 
 def _control(run: Run) -> str | None:
     """The control that the run was aligned with, such as `shuffled`; `None` for a real prior."""
+    scores = run.facts.get("scores") or {}
+    if scores.get("control"):
+        return str(scores["control"])
     column = str((run.facts.get("settings") or {}).get("prior_column", ""))
     return next((name for name in _CONTROL_PRIORS if column.endswith(name)), None)
 

@@ -13,6 +13,7 @@ from .charts import (
     confusion_chart,
     correlation_chart,
     curve_chart,
+    feature_chart,
     interval_chart,
 )
 from .embedding import embed_examples, script_json
@@ -28,6 +29,7 @@ _FUNCTIONS = (
     confusion_chart,
     correlation_chart,
     curve_chart,
+    feature_chart,
     mark,
     number_text,
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...statistics import Interval, mean_interval
 from .groups import RunGroup, baseline_of
-from .values import Curve, EvaluationSet, Panel, Point, Row
+from .values import Curve, EvaluationSet, Panel, Point, Row, Unit
 
 
 class Measure(NamedTuple):
@@ -22,6 +22,9 @@ class Measure(NamedTuple):
 MEASURES: Mapping[str, Measure] = {
     "accuracy": Measure("Accuracy", "higher", True),
     "macro_f1": Measure("Macro F1", "higher", True),
+    "roc_auc": Measure("ROC-AUC", "higher", False),
+    "r2": Measure("R²", "higher", False),
+    "rmse": Measure("Root mean squared error", "lower", False),
     "alignment": Measure("Agreement with the prior (cosine)", "higher", False),
     "comprehensiveness": Measure("Comprehensiveness", "higher", False),
     "sufficiency": Measure("Sufficiency", "lower", False),
@@ -34,8 +37,8 @@ CURVES: Mapping[str, str] = {
     "loss_task": "Task loss",
     "loss_align": "Alignment loss (before its weight)",
     "align_cosine": "Cosine of attribution and prior",
-    "eval_loss_task": "Task loss, held-out texts",
-    "eval_loss_align": "Alignment loss, held-out texts",
+    "eval_loss_task": "Task loss, held out",
+    "eval_loss_align": "Alignment loss, held out",
 }
 """Logged quantities that the report draws, in its order."""
 
@@ -65,14 +68,14 @@ def evaluation_sets(
 
 
 def _evaluation_set(name: str, groups: Sequence[RunGroup]) -> EvaluationSet:
-    texts = [
-        run.evaluations[name].get("texts")
+    sizes = [
+        run.evaluations[name].get("texts", run.evaluations[name].get("rows"))
         for group in groups
         for run in group.runs
         if name in run.evaluations
     ]
     rows = (_row(name, measure, groups) for measure in MEASURES)
-    return EvaluationSet(name, texts[0], tuple(row for row in rows if any(row.values)))
+    return EvaluationSet(name, sizes[0], tuple(row for row in rows if any(row.values)))
 
 
 def _row(name: str, measure: str, groups: Sequence[RunGroup]) -> Row:
@@ -130,7 +133,9 @@ def _points(group: RunGroup, key: str) -> tuple[Point, ...]:
     )
 
 
-def findings(groups: Sequence[RunGroup], sets: Sequence[EvaluationSet]) -> tuple[str, ...]:
+def findings(
+    groups: Sequence[RunGroup], sets: Sequence[EvaluationSet], unit: Unit = "texts"
+) -> tuple[str, ...]:
     """What alignment did to accuracy, one sentence a group and set; controls only on the first set."""
     found = []
     for number, evaluation in enumerate(sets):
@@ -147,13 +152,13 @@ def findings(groups: Sequence[RunGroup], sets: Sequence[EvaluationSet]) -> tuple
                     start = (
                         f"On {evaluation.name}, the model “{groups[index].shown.name}” is right on "
                     )
-                    found.append(start + _comparison(value, before, change))
+                    found.append(start + _comparison(value, before, change, unit))
     return tuple(found)
 
 
-def _comparison(value: Interval, before: Interval, change: Interval) -> str:
+def _comparison(value: Interval, before: Interval, change: Interval, unit: Unit) -> str:
     start = (
-        f"{100 * value.mean:.1f} % of the texts, against {100 * before.mean:.1f} % without alignment: "
+        f"{100 * value.mean:.1f} % of the {unit}, against {100 * before.mean:.1f} % without alignment: "
         f"{_signed(100 * change.mean)} points"
     )
     if change.low is None or change.high is None:

@@ -11,6 +11,8 @@ from ...statistics import Interval
 
 Role = Literal["baseline", "control", "aligned"]
 LaneKind = Literal["source", "prior", "attribution"]
+Unit = Literal["texts", "rows"]
+"""What the runs learnt from: texts, or the rows of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class EvaluationSet:
     """The measures of one evaluation set, such as the test split or an attacked copy of it."""
 
     name: str
-    texts: int | None
+    size: int | None
+    """How many texts, or rows of a table."""
     rows: tuple[Row, ...]
 
 
@@ -86,6 +89,28 @@ class Panel:
 
     title: str
     curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What was told of a feature of a table, and what the models learnt; as parts of unit vectors."""
+
+    name: str
+    told: float | None
+    """Its score, in [-1, 1]; `None` where there is none."""
+    learnt: tuple[Interval | None, ...]
+    """Its mean input gradient over the training rows, one a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """The features of one output of a table."""
+
+    output: str
+    features: tuple[Feature, ...]
+    """First those that weigh most, by score or by any model."""
+    agreement: Mapping[int, Interval]
+    """Group to the cosine of what was told and what it learnt; empty where nothing was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,5 +264,8 @@ class Report:
     confusions: tuple[Confusion, ...] = ()
     audit: PriorAudit | None = None
     examples: Examples
+    unit: Unit = "texts"
+    features: tuple[FeatureTable, ...] = ()
+    """Of models of tables, one an output."""
     gaps: tuple[str, ...] = ()
     """What could not be shown, and what to run to have it."""
