@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 
@@ -16,6 +16,8 @@ from .embedded import resolve_data
 from .errors import DataError
 from .files import atomic_path
 from .schema import LABEL, TEXT
+
+T = TypeVar("T")
 
 LABEL_FILE = "labels.json"
 
@@ -73,6 +75,12 @@ def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
     if len(splits[split]) == 0:
         raise DataError(f"The split {split!r} is empty; there is nothing to work on.")
     return splits[split]
+
+
+def evenly(rows: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the rows, evenly spread, in their order; data may be sorted by label."""
+    count = min(most, len(rows))
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def label_names(dataset: Dataset) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset
 
-from hf_cap.data import choose_split, label_names, load_splits, save_splits
+from hf_cap.data import choose_split, evenly, label_names, load_splits, save_splits
 from hf_cap.errors import ConfigError, DataError
 
 
@@ -100,6 +100,12 @@ def test_places_without_data(tmp_path: Path) -> None:
         load_splits(tmp_path / "x.pkl")
     with pytest.raises(ConfigError, match="embedded/library-desk"):
         load_splits("embedded/nothing")
+
+
+def test_thinning_out_is_even() -> None:
+    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
+    assert evenly("abc", 5) == ["a", "b", "c"]
+    assert evenly([], 5) == evenly(range(3), 0) == []
 
 
 def test_plain_label_columns_are_no_label_space() -> None:

@@ -5,8 +5,6 @@ given to `hf-cap extract --model`.
 """
 
 import logging
-import shlex
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from ..priors.settings import PromptSettings
 from ..schema import LABEL, TEXT
 from ..scoring.settings import ScorerRuntime, ScorerSettings
 from ..training.adaptation_settings import AdaptationSettings
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,7 +106,7 @@ def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
     Raises:
         DataError: something is missing, or a label has too few texts to hold any out.
     """
-    from ..data import choose_split, load_splits
+    from ..data import evenly, load_splits
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
     splits = load_splits(
@@ -117,15 +115,14 @@ def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
         text_column=places.text_column,
         label_column=places.label_column,
     )
-    train = choose_split(splits, places.train_split)
+    train = splits[places.train_split]
     if places.eval_split:
-        held = choose_split(splits, places.eval_split)
+        held = splits[places.eval_split]
     elif places.eval_texts:
         train, held = hold_out(train, places.holdout, seed=seed)
     else:
         held = train.select([])
-    count = min(places.eval_texts, len(held))
-    return train, held.select([index * len(held) // count for index in range(count)])
+    return train, held.select(evenly(range(len(held)), places.eval_texts))
 
 
 def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Dataset]":
@@ -229,6 +226,6 @@ def _write(places: AdaptPlaces, values: dict[str, Any], facts: dict[str, Any]) -
         "settings": values,
         **facts,
         "versions": versions(),
-        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+        "command": command_line(),
     }
     write_json(Path(places.output_dir) / ADAPT_FILE, record)

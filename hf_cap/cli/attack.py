@@ -4,8 +4,6 @@ Replies of a chat model are kept as they come, so a run that was stopped asks no
 """
 
 import logging
-import shlex
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from ..evaluation.attacks.settings import AttackSettings
 from ..options import documented, option, required
 from ..schema import LABEL, TEXT
 from ..scoring.settings import ScorerRuntime
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,7 +74,7 @@ def run(values: dict[str, Any]) -> None:
         "summary": asdict(summary),
         "keywords": dict(zip(attack.labels, attack.keywords, strict=True)),
         "versions": versions(),
-        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+        "command": command_line(),
     }
     write_json(output / ATTACK_FILE, facts)
     print(summary)
@@ -93,20 +91,16 @@ def load(places: AttackPlaces) -> "tuple[Dataset, Dataset]":
     Raises:
         DataError: something is missing, or a label of the test split is not in the label space.
     """
-    from ..data import choose_split, label_names, load_splits
+    from ..data import label_names, load_splits
 
+    split, train_split = places.split, places.train_split
     columns = {"text_column": places.text_column, "label_column": places.label_column}
-    source = places.train_dataset or places.dataset
-    train = choose_split(
-        load_splits(
-            source, splits=[places.train_split], **({} if places.train_dataset else columns)
-        ),
-        places.train_split,
-    )
-    test = choose_split(
-        load_splits(places.dataset, splits=[places.split], labels=label_names(train), **columns),
-        places.split,
-    )
+    if places.train_dataset:
+        train = load_splits(places.train_dataset, splits=[train_split])[train_split]
+    else:
+        train = load_splits(places.dataset, splits=[train_split], **columns)[train_split]
+    labels = label_names(train)
+    test = load_splits(places.dataset, splits=[split], labels=labels, **columns)[split]
     if places.limit is not None:
         test = test.select(range(min(places.limit, len(test))))
     return test, train

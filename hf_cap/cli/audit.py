@@ -38,11 +38,11 @@ SETTINGS = (AuditPlaces, AuditSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Audit, write, and print the training-free measure of each source's worth."""
-    from ..data import choose_split, label_names, load_splits
+    from ..data import label_names, load_splits
     from ..priors.audit import audit_dataset
 
     places = build(AuditPlaces, values)
-    dataset = choose_split(load_splits(places.dataset, splits=[places.split]), places.split)
+    dataset = load_splits(places.dataset, splits=[places.split])[places.split]
     reference = None
     if places.reference is not None:
         reference = load_splits(

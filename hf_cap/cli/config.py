@@ -6,6 +6,8 @@ field has is refused with the nearest valid name. Imports neither torch nor tran
 
 import argparse
 import difflib
+import shlex
+import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
@@ -210,3 +212,8 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
 def unknown_flags(rest: Sequence[str]) -> list[str]:
     """Names of the flags in what argparse did not take."""
     return [word.lstrip("-").split("=")[0] for word in rest if word.startswith("--")]
+
+
+def command_line() -> str:
+    """The command that runs, as a shell takes it, for the record of what it makes."""
+    return shlex.join(["hf-cap", *sys.argv[1:]])

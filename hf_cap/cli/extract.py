@@ -4,8 +4,6 @@
 """
 
 import logging
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from ..priors.source_settings import (
 from ..schema import LABEL, TEXT
 from ..scoring.settings import ScorerRuntime, ScorerSettings
 from ..words import WORD_PATTERN
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -82,7 +80,7 @@ SETTINGS = (
 
 def run(values: dict[str, Any]) -> None:
     """Extract, write, and say what it took."""
-    from ..data import choose_split, load_splits
+    from ..data import load_splits
     from ..priors.extraction import extract_priors
     from ..scoring.settings import using_runtime
 
@@ -94,7 +92,7 @@ def run(values: dict[str, Any]) -> None:
         label_column=places.label_column,
         labels=places.labels or None,
     )
-    learn_from = choose_split(splits, settings.splits[0])
+    learn_from = splits[settings.splits[0]]
     with using_runtime(build(ScorerRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
         sources = [make_source(name, learn_from, values) for name in places.sources]
@@ -103,7 +101,7 @@ def run(values: dict[str, Any]) -> None:
             sources,
             places.output_dir,
             settings,
-            command=shlex.join(["hf-cap", *sys.argv[1:]]),
+            command=command_line(),
         )
     _logger.info("%s", summary)
     _logger.info("Wrote the priors to %s", places.output_dir)

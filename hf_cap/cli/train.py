@@ -5,8 +5,6 @@ several devices.
 """
 
 import logging
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +15,17 @@ from ..schema import LABEL, TEXT, prior_sources
 from ..tabular.settings import LAATOptions, StudentOptions, TableOptions
 from ..training.settings import AlignmentOptions
 from . import train_tabular
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     from ..training.config import CAPConfig
 
@@ -97,10 +101,8 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         The folder of the trained model.
     """
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
-    from ..data import choose_split, load_splits
-    from ..publishing.hub import check_access
+    from ..data import load_splits
     from ..training.trainer import CAPTrainer
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
@@ -110,10 +112,9 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         text_column=places.text_column,
         label_column=places.label_column,
     )
-    dataset = choose_split(splits, places.train_split)
+    dataset = splits[places.train_split]
     check_has_prior(dataset, config)
-    if config.push_to_hub:
-        check_access(config.hub_model_id or Path(places.output_dir).name, token=config.hub_token)
+    check_upload(config)
     set_seed(config.seed)
     model, tokenizer = load_student(places, dataset)
     trainer = CAPTrainer(
@@ -124,14 +125,35 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         processing_class=tokenizer,
         callbacks=heat_maps(dataset, config),
     )
-    checkpoint = config.resume_from_checkpoint
-    if checkpoint == "last":
-        checkpoint = get_last_checkpoint(places.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(places.output_dir)
+    train_and_save(trainer)
     if trainer.is_world_process_zero():
         _finish(places, config, settings, dataset, trainer.state.log_history)
     return Path(places.output_dir)
+
+
+def check_upload(config: "TrainingArguments") -> None:
+    """Refuse to train for a repository on the Hub that may not be written.
+
+    Raises:
+        ConfigError: `push_to_hub` is set and there is no token, or it may not write there.
+        ServerError: the Hub refuses the token.
+    """
+    from ..publishing.hub import check_access
+
+    if config.push_to_hub:
+        repo_id = config.hub_model_id or Path(str(config.output_dir)).name
+        check_access(repo_id, token=config.hub_token)
+
+
+def train_and_save(trainer: "Trainer") -> None:
+    """Train into the output folder; `resume_from_checkpoint=last` goes on where a stopped run was."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder, checkpoint = trainer.args.output_dir, trainer.args.resume_from_checkpoint
+    if checkpoint == "last":
+        checkpoint = get_last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(folder)
 
 
 def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]":
@@ -251,7 +273,7 @@ def _finish(
         },
         "history": history,
         "versions": versions(),
-        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+        "command": command_line(),
     }
     write_json(folder / RUN_FILE, facts)
     _logger.info("Wrote the model to %s", folder)

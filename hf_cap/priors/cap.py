@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from datasets import Dataset
 
+from ..data import evenly
 from ..errors import ConfigError
 from ..randomness import generator
 from ..scoring.protocol import Query, Scored
@@ -85,10 +86,8 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         """This prior with each label's mean log-probability over `calibration_texts` texts as its offset."""
         if self.calibration_texts == 0:
             return replace(self, offsets=())
-        # spread over the data set, which may be sorted by label
-        count = min(self.calibration_texts, len(dataset))
-        batch = dataset.select([index * len(dataset) // count for index in range(count)])[:]
-        rows = read_rows(batch, self.labels, self)
+        chosen = dataset.select(evenly(range(len(dataset)), self.calibration_texts))
+        rows = read_rows(chosen[:], self.labels, self)
         asker = self.open()
         scores = torch.tensor(self.label_scores(asker, rows), dtype=torch.float64)
         return replace(self, offsets=tuple(scores.mean(0).tolist()))

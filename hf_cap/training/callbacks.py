@@ -21,7 +21,7 @@ from transformers import (
 
 from ..attribution import attribute_words
 from ..cards.heat_map import heat_map, printable
-from ..data import label_names
+from ..data import evenly, label_names
 from ..errors import ConfigError
 from ..schema import LABEL, PRIOR, TEXT, check_prior
 from ..words import WORD_PATTERN, word_strings
@@ -53,13 +53,12 @@ class HeatMapCallback(TrainerCallback):
     ) -> None:
         if count < 1:
             raise ConfigError(f"`count` must be at least 1, got {count!r}.")
-        shown = min(count, len(dataset))
-        rows = dataset.select([index * len(dataset) // shown for index in range(shown)])
+        rows = dataset.select(evenly(range(len(dataset)), count))
         names = label_names(rows)
         self.word_pattern = word_pattern
         self.texts: list[str] = list(rows[TEXT])
         self.labels = [names[label] for label in rows[LABEL]]
-        self.priors = list(rows[PRIOR]) if PRIOR in rows.column_names else [None] * shown
+        self.priors = list(rows[PRIOR]) if PRIOR in rows.column_names else [None] * len(rows)
         for row, (text, prior) in enumerate(zip(self.texts, self.priors, strict=True)):
             check_prior(prior, word_strings(text, word_pattern), row=row)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_cap.publishing.report.embedding import STEPS, embed_examples, script_json
-from hf_cap.publishing.report.examples import choose_pair, collect_examples, evenly
+from hf_cap.publishing.report.examples import choose_pair, collect_examples
 from hf_cap.publishing.report.groups import group_runs
 from hf_cap.publishing.report.loading import Columns, PriorFolder, Run
 from hf_cap.publishing.report.values import Example, Examples, Lane
@@ -108,9 +108,6 @@ def test_no_records_no_texts() -> None:
 
 
 def test_thinning_out_is_even() -> None:
-    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
-    assert evenly(range(3), 5) == [0, 1, 2]
-    assert evenly([], 5) == evenly(range(3), 0) == []
     texts = tuple(f"text {number}" for number in range(9))
     found = collect([run("a", 0.1, records("card", 1.0, texts))], most=3)
     assert [row.text for row in found.rows] == ["text 0", "text 3", "text 6"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...data import evenly
 from ...schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from .audit import FUSED
 from .groups import RunGroup, baseline_of
@@ -95,12 +96,6 @@ def collect_examples(
         rows=tuple(_example(row, list(lanes)) for row in chosen),
         total=len(found),
     )
-
-
-def evenly(rows: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of the rows, evenly spread, in their order."""
-    count = min(most, len(rows))
-    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def _evaluated(number: int, name: str, pair: Pair, priors: Mapping[str, _Row]) -> Iterator[_Row]:
