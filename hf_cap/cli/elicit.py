@@ -4,8 +4,6 @@ Scores and replies are kept as they come, so a run that was stopped asks nothing
 """
 
 import logging
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ from ..errors import ConfigError
 from ..options import documented, option, required
 from ..scoring.settings import ScorerRuntime, ScorerSettings
 from ..tabular.settings import ElicitOptions, TableOptions
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from ..tabular.schema import TableSchema
@@ -82,6 +80,6 @@ def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     facts = {
         "model": settings.model,
         "question": schema.question,
-        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+        "command": command_line(),
     }
     return replace(scores, provenance={**scores.provenance, **facts})

@@ -47,7 +47,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
-    from ..data import choose_split, load_splits
+    from ..data import load_splits
     from ..evaluation.classifier import evaluate_classifier
 
     splits = load_splits(
@@ -59,7 +59,7 @@ def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -
     evaluation = evaluate_classifier(
         places.model,
         None,
-        choose_split(splits, places.split),
+        splits[places.split],
         settings=settings,
     )
     return evaluation.to_dict()

@@ -1,13 +1,11 @@
 """`hf-cap train --task tabular`: train a small model aligned with feature scores."""
 
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..tabular.settings import StudentOptions, TableOptions
-from .config import build
+from .config import build, command_line
 
 if TYPE_CHECKING:
     from ..tabular.trainer import LAATTrainer
@@ -22,13 +20,11 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
     Returns:
         The folder of the trained model.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from ..publishing.hub import check_access
     from ..tabular.config import LAATConfig
     from ..tabular.scores import load_scores
     from ..tabular.table import read_table
     from ..tabular.train import read_schema, student_trainer
+    from .train import check_upload, train_and_save
 
     config, options = build(LAATConfig, values), build(StudentOptions, values)
     table = build(TableOptions, values)
@@ -40,17 +36,12 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
         evaluated = read_table(
             places.dataset, split=places.eval_split, missing_values=table.missing_values
         )
-    if config.push_to_hub:
-        check_access(config.hub_model_id or Path(places.output_dir).name, token=config.hub_token)
+    check_upload(config)
     scores = load_scores(options.scores) if options.scores else None
     trainer = student_trainer(
         frame, schema, config, options=options, scores=scores, eval_frame=evaluated
     )
-    checkpoint = config.resume_from_checkpoint
-    if checkpoint == "last":
-        checkpoint = get_last_checkpoint(places.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(places.output_dir)
+    train_and_save(trainer)
     if trainer.is_world_process_zero():
         _finish(places, values, trainer)
     return Path(places.output_dir)
@@ -74,7 +65,7 @@ def _finish(
         "kind": "train_tabular",
         "settings": settings,
         "data": {**record["data"], "train_split": places.train_split},
-        "command": shlex.join(["hf-cap", *sys.argv[1:]]),
+        "command": command_line(),
     }
     write_json(folder / RUN_FILE, record)
     evaluations: dict[str, dict[str, float]] = {}
