@@ -203,6 +203,9 @@ def test_bad_choices_are_refused() -> None:
         quadrature("simpson", 2)
     with pytest.raises(ConfigError, match="at least 1 step"):
         quadrature("midpoint", 0)
+    for method in ("integrated_gradients", "expected_gradients"):
+        with pytest.raises(ConfigError, match="at least 1 step, got 0"):
+            path_points(method, ids, ids, steps=0)
     with pytest.raises(ConfigError, match="no attribution target 'loss'"):
         target_score(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "loss")
 

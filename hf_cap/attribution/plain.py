@@ -52,9 +52,14 @@ def attribute_words(
 
     Returns:
         One list a text, one score a word, in logits; positive speaks for the target.
+
+    Raises:
+        ConfigError: there is no such method, rule or target, or fewer than one step.
+        ModelError: the model has no pad token or embeds no `input_ids`, or the tokenizer is not a fast one.
     """
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    per_batch = max(1, batch_size // (1 if method == "input_x_gradient" else steps))
+    points_a_text = 1 if method == "input_x_gradient" else max(1, steps)
+    per_batch = max(1, batch_size // points_a_text)
     result: list[list[float]] = [[]] * len(texts)
     with evaluation_mode(model), torch.enable_grad():
         for start in range(0, len(order), per_batch):

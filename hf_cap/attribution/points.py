@@ -45,9 +45,13 @@ def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
     """
     if rule not in QUADRATURES:
         raise ConfigError(f"There is no quadrature {rule!r}; there are {sorted(QUADRATURES)}.")
+    _check_steps(steps)
+    return QUADRATURES[rule](steps)
+
+
+def _check_steps(steps: int) -> None:
     if steps < 1:
         raise ConfigError(f"An attribution needs at least 1 step, got {steps!r}.")
-    return QUADRATURES[rule](steps)
 
 
 def random_points(
@@ -57,7 +61,11 @@ def random_points(
 
     The points of a text do not depend on its batch, padding or process, and no generator is advanced, so that
     resumed, accumulated and distributed training see the very same points.
+
+    Raises:
+        ConfigError: fewer than one step.
     """
+    _check_steps(steps)
     place = mask.long().cumsum(-1)
     key = _mix(
         (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1) + _mix(torch.full_like(ids[:, 0], seed))
@@ -111,7 +119,7 @@ def path_points(
     """The points at which `method` takes the gradient for each example of a batch.
 
     Raises:
-        ConfigError: there is no such method or rule.
+        ConfigError: there is no such method or rule, or fewer than one step.
     """
     if method not in METHODS:
         raise ConfigError(

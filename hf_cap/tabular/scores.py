@@ -19,7 +19,7 @@ import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
 from numpy.typing import NDArray
 
-from ..errors import DataError, PriorError
+from ..errors import ConfigError, DataError, PriorError
 from ..randomness import generator
 from ..schema import PROVENANCE
 from .schema import read_words
@@ -125,7 +125,13 @@ class FeatureScores:
         return values, known_
 
     def control(self, name: str, seed: int = 0) -> "FeatureScores":
-        """Scores that a control of `CONTROLS` puts in the place of these, drawn by `seed`."""
+        """Scores that a control of `CONTROLS` puts in the place of these, drawn by `seed`.
+
+        Raises:
+            ConfigError: there is no such control.
+        """
+        if name not in CONTROLS:
+            raise ConfigError(f"There is no control {name!r}; there are {sorted(CONTROLS)}.")
         rng = generator(seed, name)
         made: list[FeatureScore] = []
         for label in dict.fromkeys(one.label for one in self.scores):

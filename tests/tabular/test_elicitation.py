@@ -95,6 +95,7 @@ def test_calibration_takes_out_what_the_model_answers_anyway() -> None:
         ("Score: +2", 2),
         ("Score: 11", None),
         ("Score: 3.5", None),
+        ("It would need to be more to make the score 10.", None),
         ("I cannot say; from -10 to 10 it is 4.", None),
         ("", None),
     ],
@@ -238,6 +239,8 @@ def test_controls_keep_what_they_should() -> None:
         scores.control("random", seed=1) == controls["random"] != scores.control("random", seed=2)
     )
     assert all(made.scores[-1].score is None for made in controls.values())
+    with pytest.raises(ConfigError, match="no control 'uniform'"):
+        scores.control("uniform")
 
 
 @pytest.mark.real
