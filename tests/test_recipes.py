@@ -26,12 +26,12 @@ DOCUMENTS = sorted(
 
 
 def quoted_commands() -> list[str]:
-    """`hf-cap ...` lines of all shell blocks, with continued lines joined."""
+    """`hf-cap ...` lines of all shell and indented blocks, with continued lines joined."""
     found = []
     for document in DOCUMENTS:
-        for block in re.findall(
-            r"```(?:bash|sh|console)\n(.*?)```", document.read_text(), re.DOTALL
-        ):
+        text = document.read_text(encoding="utf-8")
+        blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
+        for block in [*blocks, *re.findall(r"^    hf-cap .*(?:\\\n.*)*$", text, re.MULTILINE)]:
             for line in block.replace("\\\n", " ").splitlines():
                 if match := re.search(r"(?:^|\s)(?:hf-cap|-m hf_cap) (.+)$", line):
                     found.append(match[1].split("#")[0].strip())
