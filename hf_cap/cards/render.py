@@ -148,14 +148,13 @@ def _fence(text: str, least: int) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = (
-        jinja2.Environment(  # no autoescape, which is for HTML: `finalize` escapes for Markdown
-            finalize=escape,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
+    # no autoescape, which is for HTML: `finalize` escapes for Markdown
+    environment = jinja2.Environment(
+        finalize=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "block": block,

@@ -131,7 +131,6 @@ def _mean_drop(
     ]
     probabilities = predict([*texts, *erased])
     of_target = target_probabilities(probabilities, list(targets) * (len(percentages) + 1))
-    whole, *parts = of_target.reshape(
-        len(percentages) + 1, len(texts)
-    )  # one row a version of the text
+    # one row a version of the text
+    whole, *parts = of_target.reshape(len(percentages) + 1, len(texts))
     return np.asarray(whole - np.mean(parts, axis=0))

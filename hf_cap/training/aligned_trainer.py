@@ -95,9 +95,8 @@ class AlignedTrainer(Trainer):
             loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
         self._meters[model.training].add("loss_task", loss, find_batch_size(inputs))
         if weight:
-            with (
-                torch.enable_grad()
-            ):  # evaluation runs under no_grad, yet an attribution is a gradient
+            # evaluation runs under no_grad, yet an attribution is a gradient
+            with torch.enable_grad():
                 found = aligner(outputs)
             self._meters[model.training].add("loss_align", found.loss, find_batch_size(inputs))
             self._meters[model.training].add("align_cosine", found.cosine, found.weight)

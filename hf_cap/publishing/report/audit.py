@@ -60,22 +60,12 @@ def _tables(audit: Mapping[str, Any]) -> list[AuditTable]:
             "What is a source worth?",
             "Mean rank correlation of its scores with the log-odds of each word for the label in reference "
             "data. A prior should beat random scores and word length.",
-            _figures(
-                {
-                    name: (row.get("rank_correlation") or {}).get("value")
-                    for name, row in log_odds.items()
-                }
-            ),
+            _figures(_means(log_odds, "rank_correlation")),
         ),
         AuditTable(
             "Does it mark what people mark?",
             "Mean average precision of the words that people marked, ranked by the source.",
-            _figures(
-                {
-                    name: (row.get("average_precision") or {}).get("value")
-                    for name, row in marked.items()
-                }
-            ),
+            _figures(_means(marked, "average_precision")),
         ),
         AuditTable(
             "How much lies on stop words?",
@@ -90,6 +80,11 @@ def _tables(audit: Mapping[str, Any]) -> list[AuditTable]:
             _figures(audit.get("class_overlap") or {}),
         ),
     ]
+
+
+def _means(rows: Mapping[str, Any], measure: str) -> dict[str, float | None]:
+    """Mean of a measure for each source; `None` where it could not be taken."""
+    return {name: (row.get(measure) or {}).get("value") for name, row in rows.items()}
 
 
 def _pair(pair: Mapping[str, Any]) -> ClassPair:

@@ -152,17 +152,9 @@ def confusion_chart(confusion: Confusion, group: Group) -> Markup:
                 fill_opacity=strength * (0.3 if right else 0.9),
             )
         )
-    if size <= _NAMED_LABELS:
-        for number, label in enumerate(confusion.labels):
-            parts.append(
-                text(
-                    left - 6,
-                    4 + (number + 0.5) * cell + 4,
-                    _shortened(label, 16),
-                    anchor="end",
-                    kind="label",
-                )
-            )
+    for number, label in enumerate(confusion.labels if size <= _NAMED_LABELS else ()):
+        middle = 4 + (number + 0.5) * cell
+        parts.append(text(left - 6, middle + 4, _shortened(label, 16), anchor="end", kind="label"))
     right_texts = sum(count for (g, p), count in confusion.counts.items() if g == p)
     described = f"{right_texts} of {sum(totals.values())} predictions lie on the diagonal"
     return figure(f"Confusion matrix: {group.name}", described, cell * size + 8, *parts)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .examples import evenly
+from ...data import evenly
 from .values import Example, Examples, Prediction
 
 STEPS = 999
