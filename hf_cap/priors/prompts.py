@@ -165,7 +165,7 @@ def build_prompt(
     if prompt.count(_SLOT) != 1:
         raise ModelError(
             f"The chat template must contain the user's message once, but renders it {prompt.count(_SLOT)} "
-            "times. Use chat=False (`--no_chat`) to ask in plain text."
+            "times. Use chat=False (`--chat false`) to ask in plain text."
         )
     head, after = (prompt + template.answer).split(_SLOT)
     prefix, before = _split_trailing_space(head)

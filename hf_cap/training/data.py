@@ -260,9 +260,8 @@ class CAPCollator:
         count = max(map(len, priors))
         batch[PRIOR] = _stack(priors, count, 0.0)
         batch[PRIOR_WEIGHT] = torch.tensor(weights, dtype=torch.float32)
-        seen = (batch[TOKEN_WORDS][:, None, :] == torch.arange(count)[:, None]).any(
-            -1
-        )  # (batch, words)
+        word = torch.arange(count)[:, None]
+        seen = (batch[TOKEN_WORDS][:, None, :] == word).any(-1)  # (batch, words)
         batch[PRIOR_MASK] = seen & (batch[PRIOR_WEIGHT] > 0)[:, None]
         return batch
 
