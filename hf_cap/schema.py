@@ -10,7 +10,8 @@ A prior is one list of floats a text, one score a word, positive = evidence for 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from .errors import PriorError
@@ -70,6 +71,11 @@ def check_prior(
             )
 
 
+def digest(*parts: str) -> str:
+    """Short hash of some strings, for provenance."""
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
 def read_provenance(text: str | None) -> Provenance:
     """Provenance of a row from its `provenance` cell; empty where there is none."""
     return json.loads(text) if text else {}
@@ -97,4 +103,28 @@ def check_words(
             f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
             f"{pattern!r} splits the text into {expected[:8]!r}. Use the pattern that the prior was "
             "made with."
+        )
+
+
+def check_label_space(
+    cells: Iterable[str | None], labels: Sequence[str], *, column: str = PRIOR
+) -> None:
+    """Refuse a prior whose provenance names another label space.
+
+    Args:
+        cells: The `provenance` cells of the data set; those that say nothing of the column pass.
+        labels: The label space of the data set, in order.
+        column: The prior column.
+
+    Raises:
+        PriorError: the prior was made for other labels, or for labels in another order.
+    """
+    source = PRIOR if column == PRIOR else column.removeprefix(_PRIOR_PREFIX)
+    here = digest(*labels)
+    made = {read_provenance(cell).get(source, {}).get("label_space", here) for cell in set(cells)}
+    if other := made - {here}:
+        raise PriorError(
+            f"Column {column!r} was made for the label space {sorted(other)[0]!r}, but that of the data set "
+            f"is {here!r}: {len(labels)} labels, {list(labels)[:8]!r}... in this order. Extract the prior "
+            "again for this data set, or give it the `ClassLabel` that the prior was made with."
         )

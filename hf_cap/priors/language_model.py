@@ -8,11 +8,12 @@ from datasets import Dataset
 
 from ..errors import ConfigError, ModelError
 from ..files import folder_stamp
+from ..schema import digest
 from ..scoring.protocol import Scorer
 from ..scoring.settings import ScorerSettings
 from .asking import Asker, open_asker
 from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets, choose_demonstrations
-from .prompts import digest, load_template
+from .prompts import load_template
 from .rows import label_space, read_rows
 from .settings import PromptSettings
 from .source_settings import RowOptions

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 
 import yaml
 
 from ..errors import ConfigError, DataError, ModelError
+from ..schema import digest
 
 _logger = logging.getLogger(__name__)
 _BUILT_IN = Path(__file__).parent / "templates"
@@ -194,11 +194,6 @@ def written_labels(labels: Sequence[str], *, verbalised: bool) -> list[str]:
                 "label's as well. Rename it, or use verbalise=False."
             )
     return written
-
-
-def digest(*parts: str) -> str:
-    """Short hash of some strings, for provenance."""
-    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _fill(wording: str, **values: str) -> str:

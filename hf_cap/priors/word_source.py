@@ -11,9 +11,16 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from datasets import Dataset
 
-from ..schema import LABEL, PROVENANCE, WORDS, add_provenance, diagnostic_column, prior_column
+from ..schema import (
+    LABEL,
+    PROVENANCE,
+    WORDS,
+    add_provenance,
+    diagnostic_column,
+    digest,
+    prior_column,
+)
 from ..versions import versions
-from .prompts import digest
 from .rows import Row, label_space, read_rows
 from .source_settings import RowOptions
 

@@ -20,7 +20,16 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from ..attribution import check_offsets
 from ..errors import DataError, PriorError
-from ..schema import LABEL, PRIOR, TEXT, WORDS, check_prior, check_words
+from ..schema import (
+    LABEL,
+    PRIOR,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    check_label_space,
+    check_prior,
+    check_words,
+)
 from ..types import PerExample, TokenWords, WordMask, WordScores
 from ..words import NO_WORD, WORD_PATTERN, split_words, token_words
 
@@ -158,7 +167,7 @@ def encode_dataset(
 
     Raises:
         DataError: a column is missing, the split is empty, or a row is bad.
-        PriorError: a prior is malformed or belongs to other words.
+        PriorError: a prior is malformed, or belongs to other words or another label space.
         ModelError: the tokenizer gives no character offsets.
     """
     check_offsets(tokenizer)
@@ -167,6 +176,9 @@ def encode_dataset(
         [TEXT, *([LABEL] if labelled else []), *([weight_column] if weight_column else [])],
         name,
     )
+    feature = dataset.features.get(LABEL)
+    if PROVENANCE in dataset.column_names and isinstance(feature, ClassLabel):
+        check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     encoder = Encoder(
         tokenizer,
         _label_ids(dataset, label2id),

@@ -9,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap.errors import DataError, ModelError, PriorError
+from hf_cap.schema import add_provenance, digest
 from hf_cap.training.data import CAPCollator, encode_dataset, take_priors
 from tests.tiny import word_tokenizer
 from tests.training.cases import LABEL2ID
@@ -127,6 +128,24 @@ def test_bad_rows_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         encode(rows(**columns))
+
+
+def test_a_prior_of_another_label_space_is_refused() -> None:
+    facts = {"label_space": digest("LABEL_0", "LABEL_1")}
+    fused, cap = (add_provenance(None, source, facts) for source in ("prior", "cap"))
+    data = rows(label=[0, 1], provenance=[fused, None])
+    encode(data)  # plain integers name no label space
+    same = data.cast_column("label", ClassLabel(names=["LABEL_0", "LABEL_1"]))
+    assert encode(same)["prior"][:] == encode(data)["prior"][:]
+    other = data.cast_column("label", ClassLabel(names=["LABEL_1", "LABEL_0"]))
+    with pytest.raises(
+        PriorError, match=r"'prior' was made for the label space .*'LABEL_1', 'LABEL_0'"
+    ):
+        encode(other)
+    of_cap = other.rename_column("prior", "prior_cap").remove_columns("provenance")
+    of_cap = of_cap.add_column("provenance", [cap, fused])
+    with pytest.raises(PriorError, match="'prior_cap' was made for the label space"):
+        encode(of_cap, prior_column="prior_cap")
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan])
