@@ -17,7 +17,8 @@ SECRET = re.compile(
 LOCAL_PATH = re.compile(r"(?<![\w.:/<])(?:~|/|[A-Za-z]:\\)[^\s'\"=,;]*[^\s'\"=,;.)\]]")
 """An absolute path, or one below the home folder."""
 _PRIVATE = re.compile(
-    r"token|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
+    # `tokens` are counted
+    r"token(?!s)|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
 )
 
 

@@ -15,7 +15,7 @@ _EXAMPLES = (
     ("the dish is recommended by the waiter", "the guest orders the dish", 7),
     ("number on the page of the menu", "the guest orders the dish", 0),
 )
-_ANSWER = re.compile(r"score\W{0,6}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
+_ANSWER = re.compile(r"score\W{0,4}?[:=]\W{0,4}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

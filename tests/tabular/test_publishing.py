@@ -107,7 +107,7 @@ def test_the_command_lists_a_student_and_uploads_nothing(
 
 
 def scores() -> FeatureScores:
-    told = {"model": "/home/alice/lm", "base_url": "http://10.0.0.1/v1", "method": "chat"}
+    told = {"model": "/home/alice/lm", "base_url": "http://10.0.0.1/v1", "prompt_tokens": 70}
     command = "hf-cap elicit --dataset /home/alice/desk.csv"
     return FeatureScores.of({"c1": {"x0": 3.0, "x1": None}}, **told, command=command)
 
@@ -121,11 +121,12 @@ def test_scores_are_staged_with_their_card_and_without_places(tmp_path: Path) ->
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "train.parquet"]
     staged = load_scores(folder)
     assert staged.scores == scores().scores
-    told = {"model": "lm", "method": "chat", "command": "hf-cap elicit --dataset desk.csv"}
+    told = {"model": "lm", "prompt_tokens": 70, "command": "hf-cap elicit --dataset desk.csv"}
     assert staged.provenance == told
     card = (folder / "README.md").read_text()
     assert 'load_scores("alice/told")' in card
     assert "| x0 | 3 |" in card
+    assert "| `prompt_tokens` | `70` |" in card
     assert "| x1 | unknown |" in card
     assert "hf-cap elicit --dataset desk.csv" in card
     assert "/home/alice" not in card

@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,46 +15,7 @@ from hf_cap.publishing.report.loading import PriorFolder, Run
 from hf_cap.publishing.report.rendering import render_report
 from hf_cap.publishing.report.results import MEASURES
 from hf_cap.tabular.metrics import classification_metrics, regression_metrics
-
-EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
-NAMES = ("age", EVIL, "job=cook")
-TOLD = (3.0, -4.0, None)
-
-
-def make_run(
-    name: str, learnt: tuple[float, ...], *, weight: float = 100.0, seed: int = 0, **facts: Any
-) -> Run:
-    """A run on a table with two classes, the second of which is told and learnt with the other sign."""
-    rows = [
-        {
-            "class": label,
-            "feature": feature,
-            "score": None if told is None or not weight else sign * told,
-            "attribution": sign * value,
-        }
-        for label, sign in (("no", -1), ("yes", 1))
-        for feature, told, value in zip(NAMES, TOLD, learnt, strict=True)
-    ]
-    record: Mapping[str, Any] = {
-        "kind": "train_tabular",
-        "seed": seed,
-        "settings": {"student": "logistic"},
-        "alignment": {"alignment_weight": weight},
-        "data": {"dataset": "desk.csv", "train_split": "train", "rows": 8, "labels": ["no", "yes"]},
-        "scores": {"method": "chat"} if weight else None,
-        "features": rows,
-        "history": [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}],
-        **facts,
-    }
-    numbers = {"rows": 40, "roc_auc": 0.75, "macro_f1": 0.5, "accuracy": 0.5 + weight / 1000}
-    return Run(name, record, {"test": numbers})
-
-
-RUNS = [
-    make_run("plain", (1.0, 0.0, 0.0), weight=0.0),
-    make_run("shuffled", (0.0, 3.0, 0.0), scores={"control": "shuffled"}),
-    make_run("aligned", (6.0, -8.0, 0.0)),
-]
+from tests.tabular.report_cases import EVIL, RUNS, make_run
 
 
 def test_scores_and_what_was_learnt_are_compared_as_directions() -> None:
