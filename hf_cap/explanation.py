@@ -5,9 +5,13 @@ Training writes it, and whoever explains the model later reads it; plain `transf
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from .words import WORD_PATTERN
+
+AttributionMethod = Literal["integrated_gradients", "expected_gradients", "input_x_gradient"]
+Quadrature = Literal["midpoint", "gauss_legendre", "gauss_radau"]
+AttributionTarget = Literal["gold", "contrast"]
 
 CONFIG_KEY = "hf_cap"
 """Entry of `config.json`."""

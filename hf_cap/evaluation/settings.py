@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
+from ..explanation import AttributionMethod
 from ..options import check_choices, check_range, documented, option
 from ..schema import PRIOR
 from ..words import WORD_PATTERN
@@ -36,7 +37,7 @@ class EvaluationSettings:
         PRIOR,
         "Column with the prior for the alignment; rows without one (or a missing column) are left out.",
     )
-    attribution_method: str = option(
+    attribution_method: AttributionMethod = option(
         "integrated_gradients", "Attribution of the classifier that is evaluated."
     )
     attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ConfigError
+from ..explanation import AttributionMethod, AttributionTarget, Quadrature
 from ..options import check_choices, check_range, documented, option
 from ..schema import PRIOR
 from ..words import WORD_PATTERN
@@ -14,9 +15,6 @@ AlignmentLoss = Literal["mse", "cosine", "kl", "order"]
 Reduction = Literal["sum", "mean"]
 GradientMode = Literal["auto", "double_backward", "finite_difference"]
 Schedule = Literal["constant", "warmup", "cosine"]
-AttributionMethod = Literal["integrated_gradients", "expected_gradients", "input_x_gradient"]
-Quadrature = Literal["midpoint", "gauss_legendre", "gauss_radau"]
-AttributionTarget = Literal["gold", "contrast"]
 
 
 @documented

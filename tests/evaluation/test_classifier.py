@@ -182,7 +182,15 @@ def test_a_prior_that_does_not_fit_is_refused() -> None:
         evaluate(dataset(PREDICTED, prior=[None, [1.0], None, None, None]))
 
 
-@pytest.mark.parametrize("wrong", [{"percentages": ()}, {"percentages": (0,)}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"percentages": ()},
+        {"percentages": (0,)},
+        {"batch_size": 0},
+        {"attribution_method": "integrated_gradient"},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         EvaluationSettings(**wrong)
