@@ -6,18 +6,18 @@ from typing import Any
 
 def push_run(run: str, repo_id: str, **options: Any) -> str:
     """Push a run as `hf-cap push` does; waits are short."""
-    from hf_cap.publishing import hub
+    from hf_cap.publishing import faults, hub
     from hf_cap.publishing.settings import ModelPush
 
-    hub.FIRST_WAIT = 0.01
+    faults.FIRST_WAIT = 0.01
     return str(hub.push_model(ModelPush(run=run, repo_id=repo_id, push=True, **options)))
 
 
 def push_priors(folder: str, repo_id: str, **options: Any) -> str:
-    from hf_cap.publishing import hub
+    from hf_cap.publishing import faults, hub
     from hf_cap.publishing.settings import PriorPush
 
-    hub.FIRST_WAIT = 0.01
+    faults.FIRST_WAIT = 0.01
     return str(hub.push_priors(PriorPush(dataset=folder, repo_id=repo_id, push=True, **options)))
 
 
