@@ -74,7 +74,7 @@ class LocalChat:
         pad = self.tokenizer.pad_token_id
         device = inputs["input_ids"].device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # the batch is part of the seed, so that a run that goes on draws what it would have drawn
+            # seeded batch by batch, so that a run that goes on draws what it would have drawn
             torch.manual_seed(text_seed(sampling.seed, "\0".join(prompts)))
             generated = self.model.generate(
                 **inputs,

@@ -223,6 +223,7 @@ def student_facts(
         known: What else `model_facts` takes.
     """
     common = model_facts(record, **known)
+    made: Mapping[str, Any] = record.get("scores") or {}
     schema = config.preprocessor.schema
     return StudentCardFacts(
         **{item.name: getattr(common, item.name) for item in fields(common)},
@@ -232,5 +233,5 @@ def student_facts(
         target=schema.target,
         features=tuple((one.name, one.description) for one in schema.features),
         told_and_learnt=tuple(record.get("features") or ()),
-        scores=public_settings(record.get("scores") or {}),
+        scores={k: v for k, v in public_settings(made).items() if k != "versions"},
     )
