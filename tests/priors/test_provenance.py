@@ -31,7 +31,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def test_a_prior_tells_all_that_made_it(made: Dataset, tmp_path: Path) -> None:
     (cell,) = made.unique("provenance")
     facts = read_provenance(cell)["cap"]
-    given = {"source": "cap", "model": str(tmp_path / "llm"), "revision": None, "n": 5}
+    given: dict[str, object] = {
+        "source": "cap",
+        "model": str(tmp_path / "llm"),
+        "revision": None,
+        "n": 5,
+    }
     given |= {"penalty": 0.1, "seed": 3, "command": COMMAND, "word_pattern": r"\S+"}
     assert {name: facts[name] for name in given} == given
     told = {"scorer", "template_digest", "prompt_digest", "label_space", "versions", "date"}
