@@ -1,6 +1,6 @@
 """Writes docs/compatibility.md from the tests that ran, when HF_CAP_COMPATIBILITY names the file.
 
-    HF_CAP_COMPATIBILITY=docs/compatibility.md pytest tests/training tests/test_attribution.py
+    HF_CAP_COMPATIBILITY=docs/compatibility.md pytest tests/training -m ""
 
 A test takes part by its marker `compatibility("what it shows")`; a row is good only if all its tests passed.
 """
@@ -15,7 +15,7 @@ _HEAD = """# Compatibility
 
 What alignment training has been shown to work with: each row comes from tests that ran, on the machine that
 wrote this file, and none is written by hand. `pytest tests/training -m ""` with `HF_CAP_COMPATIBILITY` set to
-this file's path writes it again.
+this file's path writes it again; the rows of DeepSpeed need it installed (`make test-deepspeed`).
 
 | set-up | gradient mode | tests | result |
 |---|---|---:|---|
