@@ -109,6 +109,19 @@ def test_the_overlap_is_the_mean_over_all_pairs_of_classes() -> None:
     assert [pair.classes for pair in audit.confused_classes["cap"]] == [("lost", "renew")]
 
 
+def test_of_the_confused_classes_the_most_confused_are_shown() -> None:
+    data = Dataset.from_dict(
+        {
+            "text": ["fee due", "fee now", "fee paid now"],
+            "label": [0, 1, 2],
+            "words": [["fee", "due"], ["fee", "now"], ["fee", "paid", "now"]],
+            "prior_cap": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0, 1.0]],
+        }
+    ).cast_column("label", ClassLabel(names=["owe", "wait", "settle"]))
+    audit = audit_dataset(data, settings=AuditSettings(pairs=1))
+    assert [pair.classes for pair in audit.confused_classes["cap"]] == [("wait", "settle")]
+
+
 def test_diagnostics_are_described_by_quantiles() -> None:
     found = audit_dataset(priors()).certainty["cap_r2"]
     assert found.quantiles == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))

@@ -3,6 +3,7 @@ import logging
 import math
 import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_contrast_takes_off_what_rivals_gain_as_well() -> None:
         prior(score="contrast", rivals=1, scorer=StandInScorer(score)), ["I lost my card"], [0]
     )
     np.testing.assert_allclose(made["prior_cap"][0], [0, 0, 0, 1], atol=1e-6)
+
+
+def test_contrast_weighs_rivals_without_what_they_get_whatever_the_text_says() -> None:
+    def score(bias: float, prompt: str, answer: str) -> float:
+        words = asked_text(prompt).split()
+        rivals = 2.0 * ("lost" in words and answer == " pay fine")
+        return -5.0 + rivals + bias * (answer == " renew book")
+
+    asked = ["I lost my card"], [0]
+    common = {"score": "contrast", "rivals": 2}
+    fair = prior(scorer=StandInScorer(partial(score, 0.0)), **common)
+    biased = prior(scorer=StandInScorer(partial(score, 40.0)), offsets=(0.0, 0.0, 40.0), **common)
+    made = added(biased, *asked)["prior_cap"][0]
+    assert made[1] < -0.5  # the word speaks for a rival
+    np.testing.assert_allclose(made, added(fair, *asked)["prior_cap"][0], atol=1e-6)
 
 
 def test_calibration_chooses_rivals_by_what_the_text_says() -> None:

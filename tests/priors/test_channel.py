@@ -62,6 +62,21 @@ def test_pmi_on_paper() -> None:
     assert made["channel_rank"] == [1]
 
 
+class ShortScorer(WordScorer):
+    """Has room for two words of a text."""
+
+    def excess(self, query: Query) -> int:
+        return len(query.answer.split()) - 2
+
+
+def test_words_without_room_come_last_and_score_nothing() -> None:
+    scorer = ShortScorer({("renew book", "renew"): 1.0, ("renew book", "book"): 1.0})
+    made = channel(scorer=scorer)({"text": ["renew book for me", "renew"], "label": [2, 2]})
+    assert made["channel_cut"] == [2, 0]
+    assert made["prior_channel"][0][2:] == [0.0, 0.0]
+    assert min(made["prior_channel"][0][:2]) > 0
+
+
 def test_running_posterior_on_paper() -> None:
     # the second cue says less, because the first has settled the label
     table = {("renew book", "renew"): 1.0, ("renew book", "book"): 1.0}

@@ -34,6 +34,13 @@ def test_a_single_word_is_compared_with_the_empty_text(reference: str) -> None:
     assert made["prior_occlusion"] == [[pytest.approx(log_probs[0] - log_probs[1], abs=1e-6)]]
 
 
+def test_of_a_word_that_comes_twice_only_one_is_left_out(reference: str) -> None:
+    made = source(reference)({"text": ["pay my pay"], "label": [2]})
+    texts = ["pay my pay", "my pay", "pay pay", "pay my"]
+    whole, *without = source(reference).open().log_probs(texts)[:, 2].tolist()
+    assert made["prior_occlusion"][0] == pytest.approx([whole - one for one in without], abs=1e-6)
+
+
 def test_the_scores_of_a_text_do_not_depend_on_its_batch(reference: str) -> None:
     prior = source(reference)
     together = prior({"text": TEXTS, "label": GOLD})["prior_occlusion"]
