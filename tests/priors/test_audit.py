@@ -122,6 +122,15 @@ def test_of_the_confused_classes_the_most_confused_are_shown() -> None:
     assert [pair.classes for pair in audit.confused_classes["cap"]] == [("wait", "settle")]
 
 
+def test_agreement_is_on_as_many_words_as_were_asked_for() -> None:
+    data = priors(prior_cap=[[4.0, 3.0, 2.0, 1.0]] * 4, prior=[[3.0, 4.0, 1.0, 2.0]] * 4)
+    one, two = (
+        audit_dataset(data, settings=AuditSettings(top_k=k)).top_k_agreement["cap"]["prior"]
+        for k in (1, 2)
+    )
+    assert (one, two) == (0, 1)
+
+
 def test_diagnostics_are_described_by_quantiles() -> None:
     found = audit_dataset(priors()).certainty["cap_r2"]
     assert found.quantiles == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9))
