@@ -19,7 +19,9 @@ def test_each_word_scores_its_characters() -> None:
 
 def test_words_are_those_of_the_pattern() -> None:
     prior = WordLengthPrior(labels=LABELS, word_pattern=r"\w+|[^\w\s]")
-    assert prior({"text": ["book!"], "label": [0]})["prior_word_length"] == [[4.0, 1.0]]
+    made = prior({"text": ["book!"], "label": [0]})
+    assert made["prior_word_length"] == [[4.0, 1.0]]
+    assert made["words"] == [["book", "!"]]
 
 
 def test_provenance_is_added_to_what_is_there() -> None:
