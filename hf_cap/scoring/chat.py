@@ -8,11 +8,10 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
-from .sqlite_store import SQLiteStore
+from .sqlite_store import SQLiteStore, key_of
 
 
 class Reply(NamedTuple):
@@ -117,8 +116,7 @@ class StoredChat:
         return [known[prompt] for prompt in prompts]
 
     def _key(self, prompt: str, sampling: Sampling) -> bytes:
-        parts = json.dumps([self.identity, astuple(sampling), prompt])
-        return blake2b(parts.encode(), digest_size=20).digest()
+        return key_of(self.identity, astuple(sampling), prompt)
 
 
 def _pack(reply: Reply) -> bytes:

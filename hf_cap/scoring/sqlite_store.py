@@ -1,13 +1,15 @@
 """Values that outlive the process: one table of an SQLite file that several processes may share."""
 
+import json
 import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -130,6 +132,11 @@ def _connect(path: Path, table: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def key_of(*parts: Any) -> bytes:
+    """Key of a value: a hash of everything that determines it, as JSON values."""
+    return blake2b(json.dumps(parts).encode(), digest_size=20).digest()
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,16 +6,14 @@ so changing that costs no language model. Scores are committed chunk by chunk: a
 moment loses at most the chunk it was computing.
 """
 
-import json
 import os
 import struct
 import zlib
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 from .protocol import Bounded, Query, Scored, Scorer
-from .sqlite_store import SQLiteStore, chunks
+from .sqlite_store import SQLiteStore, chunks, key_of
 from .statistics import ScorerStatistics
 
 
@@ -78,8 +76,7 @@ class StoredScorer:
         return self.scorer.excess(query) if isinstance(self.scorer, Bounded) else 0
 
     def _key(self, query: Query) -> bytes:
-        parts = json.dumps([self.identity, query.prefix + query.body, query.answer])
-        return blake2b(parts.encode(), digest_size=20).digest()
+        return key_of(self.identity, query.prefix + query.body, query.answer)
 
 
 def _pack(scored: Scored) -> bytes:
