@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, DatasetInfo
 from huggingface_hub import metadata_load
 
 from ..cards.safety import public_name, public_settings
-from ..data import load_splits
+from ..data import load_splits, read_parquet
 from ..errors import DataError, PriorError
 from ..schema import (
     LABEL,
@@ -70,8 +69,6 @@ def write_configurations(found: Mapping[str, DatasetDict], folder: Path) -> None
 def read_configuration(folder: Path, name: str | None = None) -> DatasetDict:
     """Splits of one configuration of a staged folder, as its files are now.
 
-    Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
-
     Args:
         folder: The folder; one without a card holds one file a split, and no configurations.
         name: The configuration; the default one if not given.
@@ -94,7 +91,7 @@ def read_configuration(folder: Path, name: str | None = None) -> DatasetDict:
             f"{[one['config_name'] for one in configs]}."
         )
     files = {part["split"]: folder / part["path"] for part in chosen[0]["data_files"]}
-    return DatasetDict({split: Dataset(pq.read_table(file)) for split, file in files.items()})
+    return DatasetDict({split: read_parquet(file) for split, file in files.items()})
 
 
 def configs_metadata(found: Mapping[str, DatasetDict]) -> tuple[dict[str, Any], ...]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
 from numpy.typing import NDArray
 
+from ..data import read_parquet
 from ..errors import ConfigError, DataError, PriorError
 from ..randomness import generator
 from ..schema import PROVENANCE
@@ -207,8 +207,7 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
         return FeatureScores.of(values, source="file")
     try:
         if path.is_dir():
-            # not `load_dataset(folder)`: it caches a folder with a card by its path alone (datasets 5.2)
-            dataset = Dataset(pq.read_table(path / "train.parquet"))
+            dataset = read_parquet(path / "train.parquet")
         else:
             dataset = load_dataset(str(name), split="train")
     except (FileNotFoundError, ValueError) as error:
