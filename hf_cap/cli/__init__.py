@@ -13,6 +13,7 @@ Only these modules know more than one wing of the package.
 import argparse
 import errno
 import logging
+import os
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 (a full disk), 2 (a user's mistake), 130 (interrupt)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # of several processes that were launched together the first speaks for all
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     # one line a request or file is noise beside a progress bar
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

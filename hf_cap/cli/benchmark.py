@@ -144,11 +144,12 @@ def open_bench(settings: BenchmarkSettings) -> "Bench":
 
 
 def be_alone() -> None:
-    """Forget that `accelerate launch` started several processes: they share cells, not a model."""
+    """Forget that several processes were launched together: they share cells, not a model. Each speaks."""
     rank = int(os.environ.get("LOCAL_RANK", "-1"))
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         os.environ.pop(variable, None)
     if rank >= 0:
+        logging.getLogger().setLevel(logging.INFO)
         take_device(rank)
 
 

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, Features
@@ -36,6 +37,9 @@ from .summary import ExtractionSummary, zero_shot
 from .word_source import WordSource
 
 _logger = logging.getLogger(__name__)
+
+_PATIENCE = timedelta(days=30)
+"""How long processes wait for one another."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def extract_priors(
     started, output = time.monotonic(), Path(output)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
     _check(chosen, sources)
-    state = PartialState()
+    state = _processes()
     work = output.parent / f".{output.name}.work"
     statistics, reused = ScorerStatistics(), 0
     for source in sources:
@@ -104,6 +108,15 @@ def extract_priors(
         reused=sum(found for _, found in gathered),
         seconds=time.monotonic() - started,
     )
+
+
+def _processes() -> PartialState:
+    """The processes that were launched together, one where none were.
+
+    Without an accelerator they form a group only if told to use the CPU. The slowest may come to a
+    meeting point hours after the first, which the usual ten minutes of patience would not survive.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
 
 
 def _check(chosen: Mapping[str, Dataset], sources: Sequence[Source]) -> None:

@@ -80,7 +80,10 @@ class LocalScorer:
         block = _BLOCK if self._reach and _takes_blocks(model) else 0
         self._packed = PackedModel(model, self.budget, runtime.prefix_memory * 1e9, block)
         _logger.info(
-            "%s: token budget %d, packing up to %s.", name, self.budget.tokens, self._reach
+            "%s: token budget %d, packing prompts %s.",
+            name,
+            self.budget.tokens,
+            f"up to {self._reach} tokens" if math.isfinite(self._reach) else "of any length",
         )
 
     @property

@@ -1,5 +1,6 @@
 """Claims on what is to be made, and processes that become lone ones."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def test_a_launched_process_forgets_the_others(monkeypatch: pytest.MonkeyPatch) 
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,8")
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     be_alone()
+    assert logging.getLogger().level == logging.INFO
     assert not set(launched) & set(os.environ)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 

@@ -39,6 +39,18 @@ def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert "commands:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("rank", "told"), [(None, True), ("0", True), ("1", False)])
+def test_of_launched_processes_the_first_speaks(
+    rank: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    code = "import logging; from hf_cap.cli import main; main([]); logging.info('told')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ("told\n" if told else "")
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert "no command `trian`. Did you mean `train`?" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hf_cap.priors.settings import ExtractionSettings
 from hf_cap.priors.summary import ExtractionSummary, zero_shot
 from hf_cap.priors.word_length import WordLengthPrior
 from hf_cap.scoring.statistics import ScorerStatistics
+from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -173,15 +172,17 @@ def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys
+import json, sys
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.extraction import extract_priors
+from hf_cap.scoring.open import open_scorer
 from hf_cap.scoring.settings import ScorerSettings
 from tests.priors.test_extraction import QUIET, splits
 data = splits()
 source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
 summary = extract_priors(data, [source], sys.argv[2], QUIET)
-print("queries", summary.statistics.queries, flush=True)
+asked = open_scorer(source.scorer).statistics.queries
+print(json.dumps({"asked": asked, "queries": summary.statistics.queries}), flush=True)
 """
 
 
@@ -189,28 +190,24 @@ print("queries", summary.statistics.queries, flush=True)
 def test_two_processes_give_what_one_gives(tmp_path: Path, model: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    root = Path(__file__).parents[2]
-    queries = {}
+    told = {}
     for processes in (1, 2):
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1"]
-        launch += [f"--num_processes={processes}", "--mixed_precision=no", "--dynamo_backend=no"]
         run = subprocess.run(
-            [*launch, str(program), model, str(tmp_path / str(processes))],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(root),
-                "HF_CAP_SCORER_RUNTIME": json.dumps({"store": "none"}),
-                "OMP_NUM_THREADS": "1",
-            },
+            [*accelerate_launch(processes), str(program), model, str(tmp_path / str(processes))],
+            env=environment(HF_CAP_SCORER_RUNTIME=json.dumps({"store": "none"})),
             capture_output=True,
             text=True,
             check=False,
         )
         assert run.returncode == 0, run.stderr[-3000:]
-        queries[processes] = run.stdout.split("queries")[1].split()[0]
+        told[processes] = [json.loads(line) for line in run.stdout.splitlines() if "asked" in line]
+    (alone,), pair = told[1], told[2]
+    assert len(pair) == 2
+    assert all(0 < one["asked"] < alone["asked"] for one in pair)
+    assert sum(one["asked"] for one in pair) == alone["asked"]
+    assert {one["queries"] for one in pair} == {alone["queries"]}
     one, two = (read(tmp_path / name) for name in ("1", "2"))
     assert one.to_dict() == two.to_dict()
-    assert queries[1] == queries[2]
 
 
 def test_mistakes_are_found_before_any_scoring(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 """An extraction that is killed at any moment, and goes on with another number of processes."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from datasets import load_dataset
 
+from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
 
 PROGRAM = """
@@ -34,7 +33,6 @@ data = splits()
 source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
 extract_priors(data, [source], sys.argv[2], QUIET)
 """
-ROOT = Path(__file__).parents[2]
 
 
 class Job:
@@ -42,19 +40,11 @@ class Job:
 
     def __init__(self, room: Path, out: str, store: str, pause: float, processes: int) -> None:
         self.log = room / f"{out}.log"
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1"]
-        launch += [f"--num_processes={processes}", "--mixed_precision=no", "--dynamo_backend=no"]
         program = [str(room / "program.py"), str(room / "llm"), str(room / out), str(self.log)]
         self.process = subprocess.Popen(
-            [*launch, *program, str(pause)],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "HF_CAP_SCORER_RUNTIME": json.dumps({"store": store}),
-                "OMP_NUM_THREADS": "1",
-            },
+            [*accelerate_launch(processes), *program, str(pause)],
+            env=environment(HF_CAP_SCORER_RUNTIME=json.dumps({"store": store})),
             stderr=subprocess.PIPE,
-            start_new_session=True,
         )
 
     def asked(self) -> list[str]:
@@ -69,7 +59,13 @@ class Job:
             assert time.monotonic() < deadline, "the program does nothing"
             time.sleep(0.01)
         assert self.process.poll() is None, "the program ended before it was killed"
-        os.killpg(self.process.pid, signal.SIGKILL)
+        launcher = psutil.Process(self.process.pid)
+        # what it launched is in sessions of their own; all stop first, so that none starts another
+        family = [launcher, *launcher.children(recursive=True)]
+        for member in family:
+            member.suspend()
+        for member in family:
+            member.kill()
         self.process.communicate()  # closes the pipe
 
     def finish(self) -> None:
