@@ -5,6 +5,7 @@ several devices.
 """
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -114,7 +115,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     )
     dataset = splits[places.train_split]
     check_has_prior(dataset, config)
-    check_upload(config)
+    check_start(config)
     set_seed(config.seed)
     model, tokenizer = load_student(places, dataset)
     trainer = CAPTrainer(
@@ -131,15 +132,22 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     return Path(places.output_dir)
 
 
-def check_upload(config: "TrainingArguments") -> None:
-    """Refuse to train for a repository on the Hub that may not be written.
+def check_start(config: "TrainingArguments") -> None:
+    """Refuse a run that cannot end well: it may not publish, or its processes would not train together.
 
     Raises:
-        ConfigError: `push_to_hub` is set and there is no token, or it may not write there.
+        ConfigError: several processes were launched and each would train alone; or `push_to_hub` is set and
+            there is no token, or it may not write there.
         ServerError: the Hub refuses the token.
     """
     from ..publishing.hub import check_access
 
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > config.world_size:
+        raise ConfigError(
+            f"{launched} processes were launched, but without an accelerator each would train a model of its "
+            f"own and write it to {config.output_dir!r}. Give `--use_cpu true`, and they train one together."
+        )
     if config.push_to_hub:
         repo_id = config.hub_model_id or Path(str(config.output_dir)).name
         check_access(repo_id, token=config.hub_token)

@@ -24,7 +24,7 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
     from ..tabular.scores import load_scores
     from ..tabular.table import read_table
     from ..tabular.train import read_schema, student_trainer
-    from .train import check_upload, train_and_save
+    from .train import check_start, train_and_save
 
     config, options = build(LAATConfig, values), build(StudentOptions, values)
     table = build(TableOptions, values)
@@ -36,7 +36,7 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
         evaluated = read_table(
             places.dataset, split=places.eval_split, missing_values=table.missing_values
         )
-    check_upload(config)
+    check_start(config)
     scores = load_scores(options.scores) if options.scores else None
     trainer = student_trainer(
         frame, schema, config, options=options, scores=scores, eval_frame=evaluated

@@ -152,8 +152,10 @@ def _score_chunks(
     mine = todo[state.process_index :: state.num_processes]
     reused = len(data) - sum(len(chunk.rows) for chunk in todo) if state.is_main_process else 0
     before = _statistics(source) if mine else ScorerStatistics()
+    share = f" (one of {state.num_processes} shares)" if state.num_processes > 1 else ""
+    shown = progress and state.is_main_process
     try:
-        for chunk in _with_progress(mine, source.name, progress and state.is_main_process):
+        for chunk in _with_progress(mine, source.name + share, shown):
             _score_chunk(data, source, chunk)
     except KeyboardInterrupt:
         _logger.warning(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -196,6 +197,17 @@ def test_a_missing_token_is_told_before_training(
     assert main(["train", *flags]) == 2
     assert "token" in capsys.readouterr().err
     assert not (out / "run.json").exists()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs processes find one another")
+def test_processes_that_would_each_train_alone_are_refused(
+    room: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    assert main(["train", *flags, "--output_dir", str(room / "alone")]) == 2
+    assert "--use_cpu true" in capsys.readouterr().err
+    assert not (room / "alone").exists()
 
 
 def test_an_audit_prints_the_worth_of_each_source(
