@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
