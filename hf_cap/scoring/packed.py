@@ -137,18 +137,18 @@ class PackedModel:
     ) -> Iterator[Tensor]:
         """Inside this block the layers see the run as the trie tells; gives the mask to hand in."""
         if not self.block:
-            mask = self._mask(trie.visible(above, start, stop))
+            mask = self._mask(trie.visible(above, start, stop), self.model.dtype)
             yield torch.nn.functional.pad(mask, (prefix, 0))[None, None]
             return
         count = -(-(stop - start) // self.block)
         keys, visible = trie.blocks(above, start, stop, -(-(stop - start) // count))
-        mask = self._mask(visible)[:, None]
+        mask = self._mask(visible, torch.float32)
         with reading(TreeBlocks(prefix, torch.from_numpy(keys).to(self.model.device), mask)):
-            yield mask  # of four dimensions, so the model leaves it as it is
+            yield mask[None]  # of four dimensions, so the model leaves it as it is
 
-    def _mask(self, visible: NDArray[np.bool_]) -> Tensor:
+    def _mask(self, visible: NDArray[np.bool_], dtype: torch.dtype) -> Tensor:
         """Additive mask of the same shape: 0 where attention may go."""
-        dtype, device = self.model.dtype, self.model.device
+        device = self.model.device
         mask = torch.zeros(visible.shape, dtype=dtype, device=device)
         return mask.masked_fill_(~torch.from_numpy(visible).to(device), torch.finfo(dtype).min)
 

@@ -72,7 +72,7 @@ class ScorerRuntime:
     )
     token_budget: int | None = option(
         None,
-        "Tokens of one forward pass; halved by itself when memory runs out. Default: 512 on a CPU, "
+        "Tokens of one forward pass; halved by itself when memory runs out. Default: 1024 on a CPU, "
         "8192 on a GPU.",
     )
     prefix_memory: float = option(

@@ -3,9 +3,10 @@
 A run of a trie attends to the prefix (dense, the same for every node) and to its own ancestors (a
 handful). One masked product over all keys spends most of its time on hidden ones. Here the run is cut
 into blocks of consecutive nodes: the keys of a block are its own nodes and the ancestors of its first
-one, since any other ancestor of a later node comes after the first (see `trie`). The two parts are
-joined by their log-sum-exps, which is exact. Query heads that share a key head are rows of one product,
-so keys are never repeated.
+one, since any other ancestor of a later node comes after the first (see `trie`). The attention to the
+prefix then enters their softmax as one more key, which is exact: its score is the log-sum-exp of the
+prefix's scores, its value what the prefix gives. Query heads that share a key head are rows of one
+product, so keys are never repeated.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class TreeBlocks:
     Attributes:
         prefix: Keys that every node sees, the first ones.
         keys: `(blocks, width)` place of each key of a block behind the prefix.
-        mask: `(blocks, 1, size, width)` additive, 0 where a node may look.
+        mask: `(blocks, size, width)` additive, float32, 0 where a node may look.
     """
 
     prefix: int
@@ -86,55 +87,50 @@ def tree_attention(
     blocks = _run.get()
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    scale = options.get("scaling")
-    _, heads, run, _ = query.shape
-    shared = key.shape[1]
-    grouped = query.reshape(1, shared, heads // shared * run, -1)
-    nearby, nearby_mass = _within(query, key, value, blocks, scale)
-    if blocks.prefix:
-        front = slice(None, blocks.prefix)
-        far, far_mass = _product(grouped, key[:, :, front], value[:, :, front], None, scale)
-        far, far_mass = far.reshape(1, heads, run, -1), far_mass.reshape(1, heads, run, 1)
-        nearby = nearby.lerp(far, torch.sigmoid(far_mass - nearby_mass).to(far.dtype))
-    return nearby.transpose(1, 2).contiguous(), None
-
-
-def _within(
-    query: Tensor, key: Tensor, value: Tensor, blocks: TreeBlocks, scale: float | None
-) -> tuple[Tensor, Tensor]:
-    """Attention to path and run: `(1, heads, run, width)`, and its log-sum-exp `(1, heads, run, 1)`."""
-    _, heads, run, width = query.shape
-    shared = key.shape[1]
-    count, _, size, _ = blocks.mask.shape
-    spare = count * size - run
-    padded = torch.nn.functional.pad(query, (0, 0, 0, spare)) if spare else query
-    rows = padded.view(shared, heads // shared, count, size, width).permute(2, 0, 1, 3, 4)
-    rows = rows.reshape(count, shared, -1, width)
+    run, width = query.shape[-2:]
+    shared, groups = key.shape[1], query.shape[1] // key.shape[1]
+    count, size, nearby = blocks.mask.shape
+    scale = options.get("scaling") or width**-0.5
+    query = torch.nn.functional.pad(query, (0, 0, 0, count * size - run))
+    rows = query.view(shared, groups, count, size, width).permute(2, 0, 1, 3, 4)
     keys, values = (
         side[0, :, blocks.prefix :]
         .index_select(1, blocks.keys.flatten())
-        .view(shared, count, -1, width)
+        .view(shared, count, nearby, width)
         .transpose(0, 1)
         for side in (key, value)
     )
-    mask = blocks.mask.repeat(1, 1, heads // shared, 1)
-    output, mass = _product(rows, keys, values, mask, scale)
-    output = output.view(count, heads, size, width).transpose(0, 1)
-    mass = mass.reshape(count, heads, size).transpose(0, 1)
-    return (
-        output.reshape(1, heads, count * size, width)[:, :, :run],
-        mass.reshape(1, heads, count * size, 1)[:, :, :run],
+    products = rows.flatten(2, 3) @ keys.mT
+    scores = torch.add(
+        blocks.mask[:, None, None], products.unflatten(2, (groups, size)), alpha=scale
     )
+    if blocks.prefix:
+        far, mass = _to_prefix(query, key, value, blocks.prefix, scale)
+        mass = mass.view(shared, groups, count, size, 1).permute(2, 0, 1, 3, 4)
+        scores = torch.cat([scores, mass], dim=-1)
+    shares = scores.softmax(-1).to(value.dtype)
+    output = shares.flatten(2, 3)[..., :nearby] @ values
+    output = _in_order(output.unflatten(2, (groups, size)))
+    if blocks.prefix:
+        output.addcmul_(_in_order(shares[..., nearby:]), far.transpose(1, 2))
+    return output[:, :run], None
 
 
-def _product(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
+def _to_prefix(
+    query: Tensor, key: Tensor, value: Tensor, prefix: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention and the log-sum-exp of its scores (natural logarithm, float32)."""
-    result: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, attn_mask=mask, scale=scale
+    """Attention to the prefix, shaped like `query`, and the log-sum-exp of its scores (in nats, float32)."""
+    grouped = query.reshape(1, key.shape[1], -1, query.shape[-1])
+    output, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        grouped, key[:, :, :prefix], value[:, :, :prefix], scale=scale
     )
-    return result
+    return output.reshape(query.shape), mass
+
+
+def _in_order(blocks: Tensor) -> Tensor:
+    """`(count, shared, groups, size, width)` as `(1, run, heads, width)`."""
+    count, shared, groups, size, width = blocks.shape
+    return blocks.permute(0, 3, 1, 2, 4).reshape(1, count * size, shared * groups, width)
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -90,19 +90,21 @@ def test_blocks_stand_in_for_sdpa_where_they_give_its_scores(
     assert not LocalScorer(model, byte_tokenizer()).attends_by_blocks
     model.set_attn_implementation("sdpa")
     # a kernel with another idea of what it returns must not reach the scores
-    monkeypatch.setattr(tree_attention, "_product", _without_mass)
+    monkeypatch.setattr(tree_attention, "_to_prefix", _without_mass)
     scorer = LocalScorer(model, byte_tokenizer())
     assert scorer.packs
     assert not scorer.attends_by_blocks
     assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
 
 
-def _without_mass(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    query, key, value, mask, scale = args
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale
-    )
-    return output, torch.zeros(output.shape[:-1])
+_to_prefix = tree_attention._to_prefix
+
+
+def _without_mass(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    output, mass = _to_prefix(query, key, value, prefix, scale)
+    return output, torch.zeros_like(mass)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
