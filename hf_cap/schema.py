@@ -24,6 +24,9 @@ PRIOR = "prior"
 PROVENANCE = "provenance"
 _PRIOR_PREFIX = "prior_"
 
+CONTROL_PRIORS = ("shuffled", "uniform", "random", "word_length")
+"""Priors without information about the label, which a real one has to beat."""
+
 Provenance = dict[str, dict[str, Any]]
 """Source name (`cap`, `lime`, ..., or `prior` for the fusion) to the facts of how its column was made."""
 

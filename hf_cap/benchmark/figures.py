@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.matrix import BASELINE, CEILING, CONTROLS, TableRow, table
+from ..evaluation.matrix import BASELINE, CEILING, TableRow, table
 from ..figures import GREY, PALETTE, new_figure, save_figures
+from ..schema import CONTROL_PRIORS
 from .results import Result, outcomes, size_of
 from .texts import CLEAN
 
@@ -110,7 +111,7 @@ def _by_place(
 
 def _methods(rows: Sequence[TableRow]) -> list[str]:
     """Baseline, competing methods, controls, ceiling."""
-    order = (*CONTROLS, CEILING)
+    order = (*CONTROL_PRIORS, CEILING)
     return sorted(
         {row.method for row in rows},
         key=lambda m: (m != BASELINE, order.index(m) + 1 if m in order else 0, m),
@@ -120,8 +121,8 @@ def _methods(rows: Sequence[TableRow]) -> list[str]:
 def _look(method: str, rows: Sequence[TableRow]) -> dict[str, Any]:
     """Colour, marker and label of a method; the colour says its role, the marker tells it apart."""
     methods = _methods(rows)
-    competing = [name for name in methods if name not in (*CONTROLS, *_OUTSIDE)]
-    colour = GREY if method in CONTROLS else _OUTSIDE.get(method, "")
+    competing = [name for name in methods if name not in (*CONTROL_PRIORS, *_OUTSIDE)]
+    colour = GREY if method in CONTROL_PRIORS else _OUTSIDE.get(method, "")
     return {
         "color": colour or PALETTE[competing.index(method) % len(PALETTE)],
         "marker": _MARKERS[methods.index(method) % len(_MARKERS)],

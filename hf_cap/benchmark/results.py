@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..evaluation.matrix import BASELINE, CEILING, CONTROLS, Cell, Outcome, TableRow, table
+from ..evaluation.matrix import BASELINE, CEILING, Cell, Outcome, TableRow, table
+from ..schema import CONTROL_PRIORS
 from .bench import CELL_FILE
 from .texts import CLEAN
 
@@ -87,7 +88,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
-    outside = (BASELINE, CEILING, *CONTROLS)
+    outside = (BASELINE, CEILING, *CONTROL_PRIORS)
     row = next((row for row in of_place if row.method not in outside), None)
     gain, change = (row.from_control, row.from_baseline) if row else (None, None)
     return {

@@ -76,8 +76,10 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _train_and_measure(recipes: Path, prior: Path, model: Path, method: str, seed: int) -> None:
+    from ..cards.run import RUN_FILE
+
     places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
-    _step(recipes, "train", [*places, *METHODS[method]], done=model / "run.json")
+    _step(recipes, "train", [*places, *METHODS[method]], done=model / RUN_FILE)
     tested = ["--model", str(model), "--split", "test", "--records", "true"]
     _step(recipes, "evaluate", tested, done=model / "evaluation" / "test.json")
     # only the training texts have priors to agree with

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +254,7 @@ def _finish(
     history: list[dict[str, float]],
 ) -> None:
     """Leave a folder of safetensors and JSON: drop the pickled arguments, write `run.json`."""
+    from ..cards.run import RUN_FILE
     from ..data import label_names
     from ..files import write_json
     from ..schema import PROVENANCE, read_provenance

@@ -53,11 +53,11 @@ def _finish(
     trainer: "LAATTrainer",
 ) -> None:
     """Evaluate, and leave a folder of safetensors and JSON, with a card and `run.json`."""
+    from ..cards.run import RUN_FILE
     from ..files import write_json
     from ..tabular.card import student_facts, student_record, write_student_card
     from ..tabular.predict import evaluate_student
     from .evaluate import write_evaluation
-    from .train import RUN_FILE
 
     folder = Path(places.output_dir)
     record = student_record(trainer, trainer.scores, dataset=places.dataset)

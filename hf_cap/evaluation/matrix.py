@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from ..errors import ConfigError
+from ..schema import CONTROL_PRIORS
 from ..statistics import Interval, holm, mean_interval, paired_bootstrap, paired_difference
 
 BASELINE = "none"
-CONTROLS = ("shuffled", "uniform", "random", "word_length")
 CEILING = "oracle"
 
 
@@ -116,7 +116,7 @@ def table(
     outcomes: Iterable[Outcome],
     *,
     baseline: str = BASELINE,
-    controls: Sequence[str] = CONTROLS,
+    controls: Sequence[str] = CONTROL_PRIORS,
     ceiling: str = CEILING,
 ) -> list[TableRow]:
     """Compare the methods of whatever cells are finished.

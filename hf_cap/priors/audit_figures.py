@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..figures import GREY, PALETTE, new_figure, save_figures
+from ..schema import CONTROL_PRIORS
 from .audit import Agreement, Audit
 from .audit_measures import KINDS
 
-_CONTROLS = ("random", "word_length")
 _KIND_COLOURS = dict(zip(KINDS[::-1], (*PALETTE[:3], GREY), strict=True))
 
 
@@ -162,7 +162,7 @@ def _agreement_bars(found: Mapping[str, Agreement] | None, title: str, standard:
         ordered,
         [_number(one.value, 0) for one in means],
         xerr=[_number(one.half_width, 0) for one in means],
-        color=[GREY if source in _CONTROLS else PALETTE[0] for source in ordered],
+        color=[GREY if source in CONTROL_PRIORS else PALETTE[0] for source in ordered],
         error_kw={"capsize": 3, "linewidth": 1},
     )
     axes.bar_label(bars, [f"{_number(one.value):.2f}" for one in means], padding=4, fontsize=9)

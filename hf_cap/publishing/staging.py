@@ -11,6 +11,7 @@ from datasets import Dataset
 from huggingface_hub import RepoCard
 
 from ..cards import ModelCardFacts, model_facts, render_card
+from ..cards.run import RUN_FILE
 from ..cards.safety import SECRET
 from ..data import load_splits
 from ..embedded import resolve_model
@@ -60,7 +61,7 @@ def stage_model(
         DataError: examples are asked for and the run has no evaluated texts.
     """
     run = Path(options.run)
-    record = _read_json(run / "run.json")
+    record = _read_json(run / RUN_FILE)
     facts = told(
         record,
         name=options.repo_id.split("/")[-1],

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...cards.safety import public_name, public_settings, public_text
 from ...errors import ConfigError
+from ...schema import CONTROL_PRIORS
 from .loading import Run
 from .values import Data, Group, Role, Unit
 
@@ -14,7 +15,6 @@ _PLACES = frozenset(
     "seed data_seed output_dir run_name logging_dir report_to resume_from_checkpoint push_to_hub "
     "hub_model_id disable_tqdm logging_steps save_strategy save_steps save_total_limit eval_split".split()
 )
-_CONTROL_PRIORS = ("shuffled", "uniform", "random", "word_length")
 _ROLE_NAMES: Mapping[Role, str] = {
     "baseline": "no alignment",
     "control": "control",
@@ -118,7 +118,7 @@ def _control(run: Run) -> str | None:
     if scores.get("control"):
         return str(scores["control"])
     column = str((run.facts.get("settings") or {}).get("prior_column", ""))
-    return next((name for name in _CONTROL_PRIORS if column.endswith(name)), None)
+    return next((name for name in CONTROL_PRIORS if column.endswith(name)), None)
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet
 
+from ...cards.run import RUN_FILE
 from ...errors import DataError
 
-RUN_FILE = "run.json"
 EVALUATIONS = "evaluation"
 AUDIT_FILE = "audit.json"
 
