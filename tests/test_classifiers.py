@@ -1,12 +1,13 @@
 """What holds for every classifier, whatever stage runs it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_cap.classifiers import READ_FIRST_TOKEN, first_token_only
+from hf_cap.classifiers import READ_FIRST_TOKEN, first_token_only, longest_input
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
@@ -60,8 +61,21 @@ def test_other_models_are_left_alone() -> None:
 
     model = tiny("bert")
     model.__class__ = MeanPooled
+    widths: list[int] = []
+    feed_forward = model.base_model.encoder.layer[-1].intermediate
+    feed_forward.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
     with first_token_only(model):
-        assert not model.base_model.encoder.layer[-1].attention._forward_hooks
+        model(IDS)
+    assert widths == [6]
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 30)])
+def test_the_longest_input_is_the_last_that_has_positions(family: str, longest: int) -> None:
+    model, tokenizer = tiny(family), SimpleNamespace(model_max_length=512)
+    assert longest_input(model, tokenizer) == longest  # type: ignore[arg-type]
+    model(torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 5))
 
 
 def test_the_families_are_the_ones_tested() -> None:
