@@ -62,6 +62,7 @@ def recipe(room: Path, more: str = "") -> Path:
         "regimes: [2_shot]\ndraws: 1\nseeds: [0, 1]\nmethods: [none, keywords, shuffled, oracle]\n"
         "hybrid: [keywords, word_length]\ncontrol_of: keywords\nattacks: [keyword_addition]\n"
         f"training:\n  model: {room / 'encoder'}\n  num_train_epochs: 1\n  learning_rate: 1e-2\n"
+        "  logging_steps: 1\n  alignment_every: 1\n"
         "evaluation:\n  attribution_steps: 2\nfaithfulness_texts: 2\n" + more
     )
     return file

@@ -53,13 +53,14 @@ def test_every_cell_has_its_numbers_and_how_they_were_made(done: Path) -> None:
 
 def test_none_is_trained_without_alignment_and_the_others_with(done: Path) -> None:
     for method in METHODS:
-        parts = {name for entry in cell(done, method)["history"] for name in entry}
-        assert cell(done, method)["settings"]["training"].get("alignment_weight") == (
+        found = cell(done, method)
+        parts = {name for entry in found["history"] for name in entry}
+        assert found["settings"]["training"].get("alignment_weight") == (
             0 if method == "none" else None
         )
-        assert ("prior_alignment" in cell(done, method)["explanations"]) == (method != "none"), (
-            parts
-        )
+        assert "loss" in parts
+        assert ("loss_align" in parts) == (method != "none")
+        assert ("prior_alignment" in found["explanations"]) == (method != "none")
 
 
 def test_the_methods_of_a_draw_train_on_the_same_texts(done: Path) -> None:
@@ -203,8 +204,10 @@ def test_two_jobs_share_the_cells_and_find_the_same(
 ) -> None:
     assert main(flags(room, tmp_path, "--jobs", "2")) == 0
     said = capfd.readouterr().err
+    told = [line for line in said.splitlines() if ": clean" in line]
+    assert {line.split()[0] for line in told} == {"[0]", "[1]"}
     for name in cell_files(tmp_path):
-        assert said.count(f"{name}: clean") == 1
+        assert sum(f" {name}: clean" in line for line in told) == 1
     assert len(cell_files(tmp_path)) == len(METHODS) * 2
     for method in METHODS:
         assert cell(tmp_path, method)["test_sets"] == cell(done, method)["test_sets"]

@@ -1,8 +1,9 @@
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
@@ -13,9 +14,12 @@ from hf_cap.priors import extraction
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
 from hf_cap.priors.extraction import extract_priors
+from hf_cap.priors.rows import Row
 from hf_cap.priors.settings import ExtractionSettings
 from hf_cap.priors.summary import ExtractionSummary, zero_shot
 from hf_cap.priors.word_length import WordLengthPrior
+from hf_cap.priors.word_source import Explanations
+from hf_cap.schema import read_provenance
 from hf_cap.scoring.statistics import ScorerStatistics
 from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
@@ -28,7 +32,7 @@ def splits(rows: int = 7) -> DatasetDict:
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
     train = {
         "text": [f"please renew my card {i}" for i in range(rows)],
-        "label": [2, 0, 1] * 2 + [2],
+        "label": [(i + 2) % 3 for i in range(rows)],
     }
     test = {"text": ["pay"], "label": [1]}
     return DatasetDict(
@@ -163,12 +167,28 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShortWords(WordLengthPrior):
+    """Another source than the word lengths: their negative."""
+
+    name: ClassVar[str] = "short_words"
+
+    def explain(self, rows: Sequence[Row]) -> Explanations:
+        made = super().explain(rows)
+        return made._replace(scores=[[-score for score in row] for row in made.scores])
+
+
 def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
     extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "one", QUIET)
     again = DatasetDict({split: read(tmp_path / "one", split) for split in ("train", "test")})
     source = Interrupted(labels=LABELS, stop=str(tmp_path / "stop"))
     extract_priors(again, [source], tmp_path / "two", QUIET)
     assert read(tmp_path / "two").features == read(tmp_path / "one").features
+    extract_priors(again, [ShortWords(labels=LABELS)], tmp_path / "three", QUIET)
+    one, three = read(tmp_path / "one"), read(tmp_path / "three")
+    assert three["prior_word_length"][:] == one["prior_word_length"][:]
+    assert three["prior_short_words"][0] == [-score for score in three["prior_word_length"][0]]
+    assert read_provenance(three["provenance"][0]).keys() == {"word_length", "short_words"}
 
 
 PROGRAM = """

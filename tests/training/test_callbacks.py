@@ -85,7 +85,12 @@ def test_training_is_the_same_with_and_without(
     monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda *_: None)
     found = []
     for draws in (False, True):
-        work = trainer(tmp_path, rows=rows(8), attribution_method="expected_gradients")
+        work = trainer(
+            tmp_path,
+            rows=rows(8),
+            model=lambda: roberta_classifier(hidden_dropout_prob=0.3),
+            attribution_method="expected_gradients",
+        )
         if draws:
             work.add_callback(HeatMapCallback(rows()))
         work.args.report_to = ["seen"]
