@@ -6,25 +6,37 @@ label space travels with the data; other columns pass through.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+)
 
 from .embedded import resolve_data
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .files import atomic_path
 from .schema import LABEL, TEXT
 
 T = TypeVar("T")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 LABEL_FILE = "labels.json"
 
 _READERS: dict[str, Callable[[str], Any]] = {
     ".jsonl": Dataset.from_json,
-    ".csv": Dataset.from_csv,
+    # words such as "null" and "NA" are words; only an empty cell is none
+    ".csv": partial(Dataset.from_csv, keep_default_na=False, na_values=[""]),
     ".parquet": Dataset.from_parquet,
 }
 
@@ -42,8 +54,8 @@ def load_splits(
 
     Args:
         name: `embedded/library-desk`, a folder with one `.jsonl`, `.csv` or `.parquet` file a split
-            (and, if wished, `labels.json`), a single such file (its split is called `train`), or a
-            data set on the Hub.
+            (and, if wished, `labels.json`), a repository of the Hub in a folder, a single file (its split
+            is called `train`), or a data set on the Hub.
         splits: Names of the splits to load (a file `train_5.jsonl` is the split `train_5`); all by default.
         text_column: Column that holds the text; renamed to `text`.
         label_column: Column that holds the label, as a name or as a `ClassLabel`; renamed to `label`.
@@ -108,8 +120,48 @@ def label_names(dataset: Dataset) -> list[str]:
     return list(feature.names)
 
 
-def save_splits(splits: Mapping[str, Dataset], folder: str | os.PathLike[str]) -> None:
-    """Write one parquet file a split, atomically: the folder is complete or as it was before."""
+def check_output(
+    folder: str | os.PathLike[str], splits: Iterable[str], *, beside: Collection[str] = ()
+) -> None:
+    """Refuse a place for a data set where something would be lost that is not written again.
+
+    Args:
+        folder: Where the data set is to go.
+        splits: Names of its splits.
+        beside: Other files that the same command writes into the folder.
+
+    Raises:
+        ConfigError: it is a file, or a folder that holds other files, or other splits.
+    """
+    path = Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
+    ours = {*beside, *(f"{split}.parquet" for split in splits)}
+    lost = sorted({file.name for file in path.iterdir()} - ours) if path.is_dir() else []
+    if lost:
+        raise ConfigError(
+            f"The folder {str(path)!r} would be replaced, and with it {', '.join(map(repr, lost[:5]))}"
+            f"{' and more' * (len(lost) > 5)}. Name another output folder, or move these away."
+        )
+
+
+def save_splits(
+    splits: Mapping[str, Dataset],
+    folder: str | os.PathLike[str],
+    *,
+    beside: Collection[str] = (),
+) -> None:
+    """Write one parquet file a split, atomically: the folder is complete or as it was before.
+
+    Args:
+        splits: The data sets.
+        folder: A folder that is new, or holds nothing but these splits and the files `beside`.
+        beside: As for `check_output`.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    check_output(folder, splits, beside=beside)
     with atomic_path(folder) as path:
         path.mkdir()
         for split, data in splits.items():
@@ -121,7 +173,7 @@ def _read(
 ) -> tuple[dict[str, Dataset], list[str] | None]:
     path = resolve_data(str(name)) or Path(name).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _READERS)
+        files = _data_files(path) or _data_files(path / "data")
         if not files:
             raise DataError(
                 f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file a split, "
@@ -129,14 +181,33 @@ def _read(
             )
         labels = path / LABEL_FILE
         stored = json.loads(labels.read_text(encoding="utf-8")) if labels.exists() else None
-        return {file.stem: _READERS[file.suffix](str(file)) for file in files}, stored
+        return {split: _read_files(some) for split, some in files.items()}, stored
     if path.is_file():
         if path.suffix not in _READERS:
             raise DataError(f"Cannot read {str(path)!r}: it must end in {', '.join(_READERS)}.")
         return {"train": _READERS[path.suffix](str(path))}, None
     if os.path.isabs(name) or str(name).startswith((".", "~")) or path.suffix in _READERS:
         raise DataError(f"There is no file or folder {str(path)!r}.")
-    return dict(load_dataset(str(name), revision=revision)), None
+    try:
+        return dict(load_dataset(str(name), revision=revision)), None
+    except OSError as error:  # of the network, or of the Hub
+        raise DataError(
+            f"{str(name)!r} is no file or folder here, and cannot be had from the Hub: {error}"
+        ) from error
+
+
+def _data_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split, `train.csv` or, as on the Hub, `train-00000-of-00002.parquet` and so on."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if file.suffix in _READERS:
+            found.setdefault(_SHARD.sub("", file.stem), []).append(file)
+    return found
+
+
+def _read_files(files: Sequence[Path]) -> Dataset:
+    parts = [_READERS[file.suffix](str(file)) for file in files]
+    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
 def _with_columns(data: Dataset, split: str, text_column: str, label_column: str) -> Dataset:

@@ -25,16 +25,21 @@ def bundled(name: str) -> Path:
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Path in the target's folder to write a file or folder to; it takes the target's place at the end.
 
-    When the body raises, or the process dies, the target stays as it was.
+    When the body raises, or the process dies in it, the target stays as it was. A link stays a link.
     """
-    target = Path(target)
+    target = Path(target).expanduser().resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield room / target.name
         if target.is_dir():
-            shutil.move(target, room / "replaced")
-        os.replace(room / target.name, target)
+            os.replace(target, room / "replaced")
+        try:
+            os.replace(room / target.name, target)
+        except OSError:
+            if (room / "replaced").exists():
+                os.replace(room / "replaced", target)
+            raise
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

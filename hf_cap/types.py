@@ -11,7 +11,7 @@ from torch import Tensor
 
 TokenIds: TypeAlias = Int[Tensor, "batch tokens"]
 TokenScores: TypeAlias = Float[Tensor, "batch tokens"]
-TokenMask: TypeAlias = Bool[Tensor, "batch tokens"]
+TokenMask: TypeAlias = Bool[Tensor, "batch tokens"] | Int[Tensor, "batch tokens"]
 TokenWords: TypeAlias = Int[Tensor, "batch tokens"]
 """Index of the word that a token belongs to, -1 for none."""
 Embeddings: TypeAlias = Float[Tensor, "batch tokens hidden"]

@@ -53,6 +53,48 @@ def test_saved_splits_come_back_as_they_were(folder: Path, tmp_path: Path) -> No
     assert back["train"][:] == splits["train"][:]
 
 
+def test_nothing_but_the_splits_is_replaced(folder: Path, tmp_path: Path) -> None:
+    splits, out = load_splits(folder), tmp_path / "out"
+    save_splits(splits, out)
+    save_splits(splits, out)
+    with pytest.raises(ConfigError, match=r"would be replaced, and with it 'test.parquet'"):
+        save_splits({"train": splits["train"]}, out)
+    (out / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"with it 'notes.txt'. Name another"):
+        save_splits(splits, out)
+    save_splits(splits, out, beside=["notes.txt"])
+    with pytest.raises(ConfigError, match=r"with it 'labels\.json', 'out', 'test\.jsonl'"):
+        save_splits(splits, folder)
+    assert (folder / "train.jsonl").exists()
+    with pytest.raises(ConfigError, match="is a file"):
+        save_splits(splits, folder / "train.jsonl")
+
+
+def test_a_repository_of_the_hub_in_a_folder_is_read(folder: Path, tmp_path: Path) -> None:
+    split = load_splits(folder)["train"]
+    data = tmp_path / "repository" / "data"
+    data.mkdir(parents=True)
+    for part in range(2):
+        split.select([part]).to_parquet(str(data / f"train-0000{part}-of-00002.parquet"))
+    assert load_splits(data.parent)["train"][:] == split[:]
+
+
+def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text,label\nnull,None\nNA,greet\n")
+    data = load_splits(tmp_path / "data.csv")["train"]
+    assert data["text"][:] == ["null", "NA"]
+    assert label_names(data) == ["None", "greet"]
+
+
+def test_a_name_that_is_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("hf_cap.data.load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"'me/nowhere' is no file or folder here.*no network"):
+        load_splits("me/nowhere")
+
+
 def test_csv_and_single_files(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("message,intent\nhello there,greet\nbye,part\n")
     data = load_splits(tmp_path / "data.csv", text_column="message", label_column="intent")

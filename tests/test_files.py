@@ -33,6 +33,31 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    (target / "kept").touch()
+
+    def write_nothing() -> None:
+        with atomic_path(target):
+            pass
+
+    with pytest.raises(FileNotFoundError):
+        write_nothing()
+    assert [file.name for file in target.iterdir()] == ["kept"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk")
+    with atomic_path(link) as path:
+        path.mkdir()
+        (path / "file").touch()
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "file").exists()
+
+
 def test_missing_parents_are_made(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "c.txt", "x")
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"

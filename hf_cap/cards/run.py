@@ -9,6 +9,8 @@ from .safety import public_id, public_name, public_settings, public_text
 
 RUN_FILE = "run.json"
 """Record of a training run, in the folder of its model."""
+EVALUATIONS = "evaluation"
+"""Folder beside it, with one JSON a test set."""
 _TOLD_ELSEWHERE = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
 _NOT_SETTINGS = {"source", "model", "revision", "scorer", "versions", "labels", "command"}
 

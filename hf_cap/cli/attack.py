@@ -49,7 +49,7 @@ SETTINGS = (AttackPlaces, AttackSettings, ScorerRuntime)
 
 def run(values: dict[str, Any]) -> None:
     """Attack, write, and say how many texts changed."""
-    from ..data import save_splits
+    from ..data import check_output, save_splits
     from ..evaluation.attacks.attack import prepare_attack, run_attack
     from ..files import write_json
     from ..scoring.settings import using_runtime
@@ -62,11 +62,12 @@ def run(values: dict[str, Any]) -> None:
             f"output_dir={places.output_dir!r} is the folder of the data, which would be replaced by the "
             "attacked split alone. Choose another one."
         )
+    check_output(output, [places.split], beside=[ATTACK_FILE])
     test, train = load(places)
     attack = prepare_attack(train, settings)
     with using_runtime(build(ScorerRuntime, values)):
         attacked, summary = run_attack(test, train, attack)
-    save_splits({places.split: attacked}, output)
+    save_splits({places.split: attacked}, output, beside=[ATTACK_FILE])
     facts = {
         "kind": "attack",
         "settings": asdict(settings),

@@ -36,6 +36,8 @@ class Setting:
     optional: bool
     default: Any
     help: str
+    also: tuple[type, ...] = ()
+    """Other types that the field takes as YAML gives them, for instance `list` beside `str`."""
 
     def convert(self, value: Any) -> Any:
         """A value from YAML or the command line as the field's type.
@@ -49,6 +51,8 @@ class Setting:
             if self.optional:
                 return None
             raise ConfigError(f"`{self.name}` needs a value.")
+        if isinstance(value, self.also):
+            return value
         if self.kind is dict:
             return {key: self._one(element) for key, element in self._pairs(value)}
         if self.kind in (list, tuple):
@@ -85,7 +89,9 @@ class Setting:
                     raise ValueError
                 return item(number) if item is float or "e" in str(value) else item(value)
             if item is str:
-                return str(value)
+                if isinstance(value, bool):
+                    return "yes" if value else "no"  # YAML reads these words as truth values
+                return str(Path(value).expanduser()) if str(value).startswith("~/") else str(value)
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"`{self.name}` takes a value of type {item.__name__}, got {value!r}."
@@ -105,11 +111,12 @@ def settings_of(*classes: type) -> dict[str, Setting]:
 
 
 def _setting(item: "Field[Any]", hint: Any) -> Setting:
-    optional = False
+    optional, also = False, ()
     if get_origin(hint) in (Union, types.UnionType):
         members = [member for member in get_args(hint) if member is not type(None)]
         optional = len(members) < len(get_args(hint))
         # `dict | str | None` and the like: what comes from the command line is the text
+        also = tuple({get_origin(member) or member for member in members} & {bool, dict, list})
         hint = members[0] if len(members) == 1 else (str if str in members else members[0])
     origin = get_origin(hint)
     kind, element = hint, hint
@@ -120,7 +127,8 @@ def _setting(item: "Field[Any]", hint: Any) -> Setting:
     default = item.default if item.default is not MISSING else MISSING
     if item.default_factory is not MISSING:
         default = item.default_factory()
-    return Setting(item.name, kind, element, optional, default, str(item.metadata.get("help", "")))
+    described = str(item.metadata.get("help", ""))
+    return Setting(item.name, kind, element, optional, default, described, also)
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Mapping[str, Setting]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from ..evaluation.settings import EvaluationSettings
 from ..options import documented, option, required
 from ..schema import LABEL, TEXT
@@ -26,7 +27,8 @@ class EvaluatePlaces:
     )
     output_dir: str | None = option(
         None,
-        "Folder for `<name>.json` and, with --records, `<name>.parquet`. Default: `MODEL/evaluation`.",
+        "Folder for `<name>.json` and, with --records, `<name>.parquet`. Default: `MODEL/evaluation`, where "
+        "MODEL is a folder.",
     )
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
@@ -40,10 +42,24 @@ def run(values: dict[str, Any]) -> None:
     from ..tabular.students import is_student
 
     places = build(EvaluatePlaces, values)
+    folder = _output(places)
     evaluate = _evaluate_student if is_student(places.model) else _evaluate_classifier
     numbers = evaluate(places, build(EvaluationSettings, values))
-    folder = Path(places.output_dir or Path(places.model) / "evaluation")
     _logger.info("Wrote %s", write_evaluation(numbers, folder, places.name or places.split))
+
+
+def _output(places: EvaluatePlaces) -> Path:
+    from ..cards.run import EVALUATIONS
+
+    if places.output_dir:
+        return Path(places.output_dir)
+    model = Path(places.model)
+    if not model.is_dir():
+        raise ConfigError(
+            f"There is no model folder {places.model!r}. For a model that is none, of the Hub or of the "
+            "package, say where the numbers go: `--output_dir FOLDER`."
+        )
+    return model / EVALUATIONS
 
 
 def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -92,6 +93,11 @@ def run(values: dict[str, Any]) -> None:
         label_column=places.label_column,
         labels=places.labels or None,
     )
+    if places.limit is not None and _path(places.dataset) == _path(places.output_dir):
+        raise ConfigError(
+            f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
+            "and written. Name another output folder."
+        )
     learn_from = splits[settings.splits[0]]
     with using_runtime(build(ScorerRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
@@ -105,6 +111,10 @@ def run(values: dict[str, Any]) -> None:
         )
     _logger.info("%s", summary)
     _logger.info("Wrote the priors to %s", places.output_dir)
+
+
+def _path(place: str) -> Path:
+    return Path(place).expanduser().resolve()
 
 
 def limited(splits: "DatasetDict", limit: int | None) -> "DatasetDict":

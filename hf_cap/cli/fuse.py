@@ -25,11 +25,12 @@ SETTINGS = (FusePlaces, FusionSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Add the column `prior` to every split."""
-    from ..data import load_splits, save_splits
+    from ..data import check_output, load_splits, save_splits
     from ..priors.fusion import fuse_with_summary
 
     places = build(FusePlaces, values)
     splits = load_splits(places.dataset)
+    check_output(places.output_dir, splits)
     fused, summary = fuse_with_summary(splits, build(FusionSettings, values))
     save_splits(fused, places.output_dir)
     _logger.info("%s", summary)

@@ -6,13 +6,14 @@ several devices.
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigError, PriorError
+from ..errors import ConfigError
 from ..options import documented, option, required
-from ..schema import LABEL, TEXT, prior_sources
+from ..schema import LABEL, TEXT
 from ..tabular.settings import LAATOptions, StudentOptions, TableOptions
 from ..training.settings import AlignmentOptions
 from . import train_tabular
@@ -84,7 +85,11 @@ def run(values: dict[str, Any]) -> None:
         train_tabular.run(places, values)
         return
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
-    config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
+    given = {"dataloader_pin_memory": torch.cuda.is_available(), **values}
+    try:
+        config = build(CAPConfig, given)
+    except ValueError as error:  # what transformers has to say of its settings
+        raise ConfigError(str(error)) from error
     train(places, config, settings=values)
 
 
@@ -102,6 +107,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     from transformers import set_seed
 
     from ..data import load_splits
+    from ..training.checks import check_has_prior
     from ..training.trainer import CAPTrainer
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
@@ -146,19 +152,30 @@ def check_start(config: "TrainingArguments") -> None:
             f"{launched} processes were launched, but without an accelerator each would train a model of its "
             f"own and write it to {config.output_dir!r}. Give `--use_cpu true`, and they train one together."
         )
+    if config.hub_token:
+        raise ConfigError(
+            "A token given as a setting stays in the shell's history and in the record of the run. Leave "
+            "`hub_token` out, and set the variable HF_TOKEN or run `hf auth login`."
+        )
     if config.push_to_hub:
         repo_id = config.hub_model_id or Path(str(config.output_dir)).name
-        check_access(repo_id, token=config.hub_token)
+        check_access(repo_id)
 
 
 def train_and_save(trainer: "Trainer") -> None:
     """Train into the output folder; `resume_from_checkpoint=last` goes on where a stopped run was."""
     from transformers.trainer_utils import get_last_checkpoint
 
+    from ..cards.run import EVALUATIONS
+
     folder, checkpoint = trainer.args.output_dir, trainer.args.resume_from_checkpoint
     if checkpoint == "last":
         checkpoint = get_last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=checkpoint)
+    outdated = Path(str(folder)) / EVALUATIONS
+    if trainer.is_world_process_zero() and outdated.is_dir():
+        shutil.rmtree(outdated)
+        _logger.warning("Removed %s: it measured the model that was here before.", outdated)
     trainer.save_model(folder)
 
 
@@ -171,26 +188,6 @@ def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]
     if spread or not set(TRACKERS) & set(trackers or []):
         return []
     return [HeatMapCallback(dataset, word_pattern=config.word_pattern)]
-
-
-def check_has_prior(dataset: "Dataset", config: "CAPConfig") -> None:
-    """Refuse to align with priors that are not there.
-
-    Raises:
-        PriorError: the alignment is on and the data set has no prior column.
-    """
-    column = config.prior_column
-    if config.alignment_weight and column not in dataset.column_names:
-        steps = (
-            "`hf-cap fuse`"
-            if prior_sources(dataset.column_names)
-            else "`hf-cap extract`, then fuse"
-        )
-        raise PriorError(
-            f"alignment_weight={config.alignment_weight!r}, but there is no column {column!r}; the data "
-            f"set has {dataset.column_names}. Run {steps}, or train without alignment: "
-            "`--alignment_weight 0`."
-        )
 
 
 def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrainedTokenizerBase]":

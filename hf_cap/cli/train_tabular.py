@@ -53,7 +53,7 @@ def _finish(
     trainer: "LAATTrainer",
 ) -> None:
     """Evaluate, and leave a folder of safetensors and JSON, with a card and `run.json`."""
-    from ..cards.run import RUN_FILE
+    from ..cards.run import EVALUATIONS, RUN_FILE
     from ..files import write_json
     from ..tabular.card import student_facts, student_record, write_student_card
     from ..tabular.predict import evaluate_student
@@ -72,7 +72,7 @@ def _finish(
     if places.eval_split:
         rows: Any = trainer.eval_dataset
         evaluations[places.eval_split] = evaluate_student(trainer.model, rows)
-        write_evaluation(evaluations[places.eval_split], folder / "evaluation", places.eval_split)
+        write_evaluation(evaluations[places.eval_split], folder / EVALUATIONS, places.eval_split)
     facts = student_facts(
         record,
         config=trainer.model.config,

@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict, Features
 from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
-from ..data import choose_split, save_splits
+from ..data import check_output, choose_split, save_splits
 from ..errors import ConfigError
 from ..files import atomic_path
 from ..schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
@@ -74,11 +74,13 @@ def extract_priors(
         What was done, over all processes.
 
     Raises:
-        ConfigError: two sources have the same name, or none is given.
+        ConfigError: two sources have the same name, or none is given; or the folder holds something that
+            would be lost.
         DataError: a split, column, text or label is missing. Nothing is scored then.
     """
     settings = settings or ExtractionSettings()
-    started, output = time.monotonic(), Path(output)
+    started, output = time.monotonic(), Path(output).expanduser().resolve()
+    check_output(output, splits)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
     _check(chosen, sources)
     state = _processes()

@@ -11,7 +11,7 @@ from datasets import Dataset
 from huggingface_hub import RepoCard
 
 from ..cards import ModelCardFacts, model_facts, render_card
-from ..cards.run import RUN_FILE
+from ..cards.run import EVALUATIONS, RUN_FILE
 from ..cards.safety import SECRET
 from ..data import load_splits
 from ..embedded import resolve_model
@@ -67,7 +67,7 @@ def stage_model(
         name=options.repo_id.split("/")[-1],
         repo_id=options.repo_id,
         evaluations={
-            file.stem: _read_json(file) for file in sorted((run / "evaluation").glob("*.json"))
+            file.stem: _read_json(file) for file in sorted((run / EVALUATIONS).glob("*.json"))
         },
         records=_records(run, options.examples),
         license=options.license,
@@ -209,7 +209,7 @@ def _records(run: Path, count: int) -> list[dict[str, Any]]:
     """The first evaluated texts of a run."""
     if not count:
         return []
-    files = sorted((run / "evaluation").glob("*.parquet"))
+    files = sorted((run / EVALUATIONS).glob("*.parquet"))
     if not files:
         raise DataError(
             f"`examples={count}` needs evaluated texts, but {str(run / 'evaluation')!r} has none. Run "

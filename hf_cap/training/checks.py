@@ -8,10 +8,11 @@ from datasets import Dataset
 from torch import nn
 
 from ..attribution import Explained, pad_token
-from ..errors import AlignmentError, ConfigError, ModelError
-from ..schema import PRIOR
+from ..errors import AlignmentError, ConfigError, ModelError, PriorError
+from ..schema import PRIOR, prior_sources
 from .data import PRIOR_WEIGHT, TOKEN_WORDS
 from .gradient import GRADIENTS, Plan, TokenLoss
+from .settings import AlignmentOptions
 
 _logger = logging.getLogger(__name__)
 _KINKS = (
@@ -36,6 +37,23 @@ def check_classifier(model: nn.Module) -> None:
             f"problem_type={problem!r}. Load it with two labels or more and one label a text."
         )
     pad_token(model)
+
+
+def check_has_prior(dataset: Dataset, options: AlignmentOptions) -> None:
+    """Refuse to align with priors that are not there.
+
+    Raises:
+        PriorError: the alignment is on and the data set has no prior column.
+    """
+    column = options.prior_column
+    if not options.alignment_weight or column in dataset.column_names:
+        return
+    fuse = "`hf-cap fuse` (in Python `fuse_priors`)"
+    steps = fuse if prior_sources(dataset.column_names) else f"`hf-cap extract`, then {fuse}"
+    raise PriorError(
+        f"alignment_weight={options.alignment_weight!r}, but there is no column {column!r}; the data set has "
+        f"{dataset.column_names}. Run {steps}, or train without alignment: `alignment_weight=0`."
+    )
 
 
 def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: bool) -> str:

@@ -221,6 +221,11 @@ def _label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
                 "Load the model with the data set's `label2id`."
             )
         return {index: label2id[name] for index, name in enumerate(names)}
+    if names is not None and set(label2id) != {f"LABEL_{index}" for index in range(len(label2id))}:
+        raise DataError(
+            f"None of the data set's labels {names[:8]!r} is among the model's {list(label2id)[:8]!r}... "
+            "Load the model with the data set's `label2id`."
+        )
     return {**label2id, **{index: index for index in label2id.values()}}
 
 

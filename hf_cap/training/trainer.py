@@ -1,6 +1,6 @@
 """`CAPTrainer`: a `Trainer` that also aligns the classifier's word attributions with priors."""
 
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from torch import nn
@@ -13,7 +13,13 @@ from ..errors import ConfigError
 from ..explanation import Explanation
 from .aligned_trainer import AlignedTrainer, Aligner
 from .card import write_trainer_card
-from .checks import check_classifier, check_gradient, choose_gradient, telling_rows
+from .checks import (
+    check_classifier,
+    check_gradient,
+    check_has_prior,
+    choose_gradient,
+    telling_rows,
+)
 from .config import CAPConfig
 from .data import (
     ALIGNMENT_COLUMNS,
@@ -77,6 +83,8 @@ class CAPTrainer(AlignedTrainer):
         super().__init__(model, args, *data, *rest, **kwargs)
         self._admit(self.model)
         self.gradient_mode = self._mode() if self.alignment.alignment_weight else None
+        if self._is_raw(self.train_dataset):
+            check_has_prior(self.train_dataset, self.alignment)
         self.train_dataset = self._encoded(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
             self.eval_dataset = {
@@ -172,15 +180,17 @@ class CAPTrainer(AlignedTrainer):
 
     # --- data -----------------------------------------------------------------------------------------
 
+    def _is_raw(self, dataset: Any) -> bool:
+        """Whether a data set holds texts, and there is what encodes them."""
+        able = isinstance(self.processing_class, PreTrainedTokenizerBase)
+        texts = isinstance(dataset, Dataset) and "input_ids" not in dataset.column_names
+        return able and texts and isinstance(self.args, CAPConfig)
+
     def _encoded(self, dataset: Any, name: str, *, labelled: bool = True) -> Any:
         """A raw data set of texts, encoded; anything else as it is."""
-        tokenizer, options = self.processing_class, self.alignment
-        if not isinstance(tokenizer, PreTrainedTokenizerBase) or not isinstance(
-            self.args, CAPConfig
-        ):
+        if not self._is_raw(dataset):
             return dataset
-        if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names:
-            return dataset
+        tokenizer, options = cast(PreTrainedTokenizerBase, self.processing_class), self.alignment
         with self.args.main_process_first(desc=f"encoding the {name} set"):
             return encode_dataset(
                 dataset,

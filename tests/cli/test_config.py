@@ -27,6 +27,7 @@ class Job:
     trackers: str | list[str] | None = option("none", "What to report to.")
     seeds: tuple[int, ...] = option((0,), "Seeds.")
     weights: Mapping[str, float] = option(help="Weights.", factory=dict)
+    more: dict[str, Any] | str | None = option(None, "Settings of another library.")
 
 
 SETTINGS = settings_of(Job)
@@ -40,6 +41,22 @@ def parse(*arguments: str) -> dict[str, Any]:
 
 def test_the_docstring_has_the_help_of_each_field() -> None:
     assert "rate: Step size, 100 % of it." in str(Job.__doc__)
+
+
+def test_lists_and_mappings_of_a_file_stay_what_they_are() -> None:
+    given = {"name": "a", "trackers": ["x", "y"], "more": {"cycles": 2}}
+    assert {key: merge(SETTINGS, given)[key] for key in given} == given
+    assert merge(SETTINGS, {"name": "a", "more": '{"cycles": 2}'})["more"] == '{"cycles": 2}'
+
+
+def test_words_that_yaml_takes_for_truth_values_are_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: no\n")
+    assert merge(SETTINGS, read_yaml(tmp_path / "c.yaml"))["name"] == "no"
+
+
+def test_a_path_in_a_file_starts_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert merge(SETTINGS, {"name": "~/runs"})["name"] == "/home/me/runs"
 
 
 def test_a_percent_sign_in_a_help_text_does_not_break_help() -> None:

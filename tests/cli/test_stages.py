@@ -1,6 +1,7 @@
 """The stages as a user runs them, one after the other, on tiny models in local folders."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,54 @@ def test_processes_that_would_each_train_alone_are_refused(
     assert main(["train", *flags, "--output_dir", str(room / "alone")]) == 2
     assert "--use_cpu true" in capsys.readouterr().err
     assert not (room / "alone").exists()
+
+
+def test_a_token_is_no_setting(room: Path, demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    out = room / "token"
+    assert main(["train", *flags, "--output_dir", str(out), "--hub_token", "hf_secret"]) == 2
+    said = capsys.readouterr().err
+    assert "HF_TOKEN" in said
+    assert "hf_secret" not in said
+    assert not out.exists()
+
+
+def test_a_model_trained_anew_has_no_evaluation_of_the_old_one(room: Path, demo: Path) -> None:
+    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
+    model, out = room / "again", room / "again" / "evaluation"
+    for _ in range(2):
+        assert main(["train", *flags, "--output_dir", str(model)]) == 0
+        assert not out.exists()
+        tested = ["--dataset", str(room / "data"), "--faithfulness", "false"]
+        assert main(["evaluate", "--model", str(model), *tested]) == 0
+        assert (out / "test.json").is_file()
+
+
+def test_an_evaluation_makes_no_folder_that_hides_a_model_of_the_hub(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--model", "me/clf", "--dataset", str(room / "data")]) == 2
+    assert "--output_dir FOLDER" in capsys.readouterr().err
+
+
+def test_an_extraction_loses_nothing_that_lies_in_its_folder(
+    room: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ["extract", "--sources", "word_length", "--dataset"]
+    raw = tmp_path / "raw"
+    shutil.copytree(room / "data", raw)
+    before = sorted(raw.iterdir())
+    assert main([*command, str(raw), "--output_dir", str(raw)]) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    assert sorted(raw.iterdir()) == before
+    out = str(tmp_path / "out")
+    both = ["--output_dir", out, "--splits", "train", "test"]
+    assert main([*command, str(raw), *both]) == 0
+    assert main([*command, out, *both, "--limit", "1"]) == 2
+    assert "`limit=1` would leave" in capsys.readouterr().err
+    assert main([*command, out, "--output_dir", out]) == 2
+    assert "'test.parquet'" in capsys.readouterr().err
+    assert main([*command, out, *both]) == 0
 
 
 def test_an_audit_prints_the_worth_of_each_source(

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_several_processes_write_at_a_time(tmp_path: Path) -> None:
     scorer, asked = stored(path)
     assert scorer.score(QUERIES) == StandInScorer(length_score).score(QUERIES)
     assert asked.calls == []
+
+
+def test_a_writer_waits_for_another(tmp_path: Path) -> None:
+    scorer, _ = stored(tmp_path / "s.sqlite")
+    scorer.score(QUERIES[:1])
+    other = sqlite3.connect(scorer.store.path, check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
+    assert len(scorer.score(QUERIES)) == len(QUERIES)
+    assert not release.is_alive()
+    other.close()
 
 
 def test_a_connection_is_not_carried_through_a_fork(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def main() -> None:
     sharded = any(isinstance(p, DTensor) for p in subject.model_wrapped.parameters())
     if sharded != given.fsdp:
         raise SystemExit(f"sharded: {sharded}")
+    if subject.is_deepspeed_enabled != ("deepspeed" in options):
+        raise SystemExit(f"deepspeed: {subject.is_deepspeed_enabled}")
     subject.accelerator.wait_for_everyone()
     state = subject.accelerator.get_state_dict(subject.model_wrapped)
     if subject.is_world_process_zero():

@@ -166,6 +166,14 @@ def test_missing_columns_and_empty_splits_are_refused() -> None:
         encode(rows(label=[0, 1]).cast_column("label", ClassLabel(names=["LABEL_0", "refund"])))
 
 
+def test_label_names_that_are_all_foreign_are_taken_by_index_for_a_nameless_head_only() -> None:
+    data = rows(label=[1, 0]).cast_column("label", ClassLabel(names=["refund", "loss", "fine"]))
+    assert list(encode(data)["labels"]) == [1, 0]
+    named = {"lost": 0, "renew": 1, "pay": 2}
+    with pytest.raises(DataError, match="None of the data set's labels"):
+        encode_dataset(data, word_tokenizer(), named)
+
+
 def test_a_tokenizer_without_offsets_is_refused() -> None:
     with pytest.raises(ModelError, match="fast tokenizer"):
         encode_dataset(rows(), object(), LABEL2ID)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_cap.attribution import attribute_words
-from hf_cap.errors import AlignmentError, ConfigError, ModelError
+from hf_cap.errors import AlignmentError, ConfigError, ModelError, PriorError
 from hf_cap.explanation import Explanation
 from hf_cap.training.aligned_trainer import AlignedTrainer, Aligner, Alignment
 from hf_cap.training.data import CAPCollator, encode_dataset
@@ -373,6 +373,13 @@ def test_several_evaluation_sets(tmp_path: Path) -> None:
     )
     metrics = subject.evaluate()
     assert metrics["eval_a_loss_align"] != metrics["eval_b_loss_align"]
+
+
+def test_an_alignment_without_priors_is_refused(tmp_path: Path) -> None:
+    rows = raw_rows().remove_columns("prior")
+    with pytest.raises(PriorError, match=r"no column 'prior'.*fuse_priors"):
+        trainer(tmp_path, rows=rows)
+    trainer(tmp_path, rows=rows, alignment_weight=0.0)
 
 
 class Cut(nn.Module):

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow.parquet
 
-from ...cards.run import RUN_FILE
+from ...cards.run import EVALUATIONS, RUN_FILE
 from ...errors import DataError
 
-EVALUATIONS = "evaluation"
 AUDIT_FILE = "audit.json"
 
 Columns = Mapping[str, Sequence[Any]]
