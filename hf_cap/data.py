@@ -24,8 +24,8 @@ from datasets import (
 )
 
 from .embedded import resolve_data
-from .errors import ConfigError, DataError
-from .files import atomic_path
+from .errors import DataError
+from .files import atomic_path, refuse_loss
 from .schema import LABEL, TEXT
 
 T = TypeVar("T")
@@ -133,16 +133,7 @@ def check_output(
     Raises:
         ConfigError: it is a file, or a folder that holds other files, or other splits.
     """
-    path = Path(folder).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
-    ours = {*beside, *(f"{split}.parquet" for split in splits)}
-    lost = sorted({file.name for file in path.iterdir()} - ours) if path.is_dir() else []
-    if lost:
-        raise ConfigError(
-            f"The folder {str(path)!r} would be replaced, and with it {', '.join(map(repr, lost[:5]))}"
-            f"{' and more' * (len(lost) > 5)}. Name another output folder, or move these away."
-        )
+    refuse_loss(folder, [*beside, *(f"{split}.parquet" for split in splits)])
 
 
 def save_splits(

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import ConfigError
 
 
 def bundled(name: str) -> Path:
@@ -42,6 +44,23 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
+    """Refuse to replace a folder that holds more than the files `written`.
+
+    Raises:
+        ConfigError: it does, or it is a file.
+    """
+    path = Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
+    lost = sorted({file.name for file in path.iterdir()} - set(written)) if path.is_dir() else []
+    if lost:
+        raise ConfigError(
+            f"The folder {str(path)!r} would be replaced, and with it {', '.join(map(repr, lost[:5]))}"
+            f"{' and more' * (len(lost) > 5)}. Name another output folder, or move these away."
+        )
 
 
 def folder_stamp(folder: str | os.PathLike[str]) -> str:

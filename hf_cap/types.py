@@ -1,4 +1,4 @@
-"""Names for tensors by role. Checked against real shapes in the tests only (jaxtyping + beartype).
+"""Names for tensors by role, with their shapes, for readers and type checkers.
 
 `batch` examples, `tokens` positions of the padded batch, `words` words of the longest text in the
 batch, `hidden` embedding width, `labels` size of the label space, `masks` perturbations of one text.

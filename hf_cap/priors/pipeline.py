@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..scoring.local import LocalScorer
 from .cap import CAPPrior
 
@@ -62,7 +62,8 @@ class ClassAwarePrior(Pipeline):
 
         Raises:
             ConfigError: options are given, which belong to the constructor.
-            DataError: a column is missing, a text has no words, or a label is outside the label space.
+            DataError: a column is missing, a text has no words, a label is outside the label space, or it is
+                a text alone.
         """
         if options:
             raise ConfigError(
@@ -71,6 +72,11 @@ class ClassAwarePrior(Pipeline):
             )
         if not isinstance(inputs, Mapping):
             rows = list(inputs)
+            if not all(isinstance(row, Mapping) for row in rows):
+                raise DataError(
+                    f"A prior is for a text with its label: give rows such as {{{self.prior.text_column!r}: "
+                    f"'...', {self.prior.label_column!r}: '...'}}, a list of them, or a batch of columns."
+                )
             made = (
                 self.prior({name: [row[name] for row in rows] for name in rows[0]}) if rows else {}
             )

@@ -52,7 +52,8 @@ def read_rows(
 
     Raises:
         ConfigError: the word pattern is not a regular expression.
-        DataError: a column is missing, a text has no words, or a label is outside the label space.
+        DataError: a column is missing, a text has no words, a label is outside the label space, or it is
+            one row.
     """
     try:
         re.compile(settings.word_pattern)
@@ -66,6 +67,10 @@ def read_rows(
                 f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
                 "`text_column` or `label_column`."
             )
+    if isinstance(batch[settings.text_column], str):
+        raise DataError(
+            "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
+        )
     index = {label: position for position, label in enumerate(labels)}
     cells = zip(batch[settings.text_column], batch[settings.label_column], strict=True)
     return [

@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..data import load_splits
 from ..embedded import resolve_model
 from ..errors import ConfigError, DataError, ModelError
 from ..explanation import CONFIG_KEY, Explanation
-from ..files import atomic_path
+from ..files import atomic_path, refuse_loss
 from .prior_card import prior_card_facts
 from .prior_data import configurations, write_configurations
 from .settings import MetricPush, ModelPush, PriorCard, PriorPush
@@ -25,6 +26,8 @@ from .settings import MetricPush, ModelPush, PriorCard, PriorPush
 _logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+_MARK = "\n- hf_cap\n"
+"""Tag of our cards: a folder with such a card was written here and may be written anew."""
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -57,7 +60,7 @@ def stage_model(
 
     Raises:
         ModelError: the run holds no safetensors weights.
-        ConfigError: the template fails, or something in the folder must not be published.
+        ConfigError: the template fails, something must not be published, or `folder` holds other files.
         DataError: examples are asked for and the run has no evaluated texts.
     """
     run = Path(options.run)
@@ -73,8 +76,7 @@ def stage_model(
         license=options.license,
         language=options.language,
     )
-    with atomic_path(folder) as target:
-        target.mkdir()
+    with staging(folder) as target:
         if (run / "adapter_config.json").exists():
             _merge_adapter(run, record, target)
         _copy(run, target, MODEL_FILES)
@@ -99,11 +101,10 @@ def stage_priors(
 
     Raises:
         PriorError: there is no prior to publish.
-        ConfigError: the template fails, or something in the folder must not be published.
+        ConfigError: the template fails, something must not be published, or `folder` holds other files.
     """
     found = configurations(splits)
-    with atomic_path(folder) as target:
-        target.mkdir()
+    with staging(folder) as target:
         write_configurations(found, target)
         facts = prior_card_facts(found, options, audit)
         (target / CARD).write_text(render_card(facts, options.template), encoding="utf-8")
@@ -137,11 +138,25 @@ def stage_metric(options: MetricPush, folder: Path) -> Path:
             "and its own name in `repo_id`."
         )
     RepoCard.load(source / CARD)
-    with atomic_path(folder) as target:
-        target.mkdir()
+    with staging(folder) as target:
         _copy(source, target, METRIC_FILES)
         check_folder(target, source)
     return folder
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` at the end.
+
+    Raises:
+        ConfigError: `folder` holds other files and is none that was staged before.
+    """
+    with atomic_path(folder) as target:
+        target.mkdir()
+        yield target
+        card = folder / CARD
+        if not (card.is_file() and _MARK in card.read_text(encoding="utf-8", errors="replace")):
+            refuse_loss(folder, (file.name for file in target.iterdir()))
 
 
 def check_folder(folder: Path, source: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from ..cards import render_card
 from ..cards.safety import public_name, public_settings
 from ..errors import ConfigError
-from ..files import atomic_path
 from ..publishing.settings import ModelPush
-from ..publishing.staging import CARD, check_folder, stage_model
+from ..publishing.staging import CARD, check_folder, stage_model, staging
 from .card import ScoreCardFacts, student_facts
 from .scores import FeatureScores, load_scores
 from .settings import ScorePush
@@ -71,8 +70,7 @@ def write_scores(
         repo_id=repo_id,
         license=license,
     )
-    with atomic_path(folder) as target:
-        target.mkdir()
+    with staging(folder) as target:
         facts.scores.to_dataset().to_parquet(str(target / "train.parquet"))
         (target / CARD).write_text(render_card(facts, template), encoding="utf-8")
         check_folder(target, folder)

@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import pipeline as transformers_pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_cap.errors import ConfigError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.pipeline import TASK, ClassAwarePrior, register_prior_pipeline
 from hf_cap.scoring.local import LocalScorer
@@ -59,6 +59,9 @@ def test_mistakes_say_what_to_do(pipe: ClassAwarePrior) -> None:
         pipeline(TASK, model=llama(), tokenizer=byte_tokenizer(), device="cpu")
     with pytest.raises(ConfigError, match="not to its call"):
         pipe({"text": "pay", "label": 1}, n=3)
+    for alone in ("pay now", ["pay now"]):
+        with pytest.raises(DataError, match=r"rows such as .'text': '...', 'label': '...'."):
+            pipe(alone)
 
 
 def test_importing_registers_nothing() -> None:

@@ -40,6 +40,11 @@ def test_provenance_is_added_to_what_is_there() -> None:
     }
 
 
+def test_a_single_row_is_refused() -> None:
+    with pytest.raises(DataError, match=r"`dataset.map\(source, batched=True\)`"):
+        WordLengthPrior(labels=LABELS)({"text": "a b", "label": 0})  # type: ignore[dict-item]
+
+
 def test_the_label_space_has_one_digest_whatever_the_source() -> None:
     first = WordLengthPrior(labels=LABELS).facts["label_space"]
     assert WordLengthPrior(labels=LABELS, word_pattern=r"\S").facts["label_space"] == first

@@ -54,6 +54,17 @@ def test_staging_again_replaces_what_was_there(run: Path) -> None:
     assert not (stage_model(options, run / "hub") / "stale.json").exists()
 
 
+def test_a_folder_of_something_else_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    options = ModelPush(run=str(run), repo_id="alice/desk")
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "README.md").write_text("# My thesis\n")
+    (other / "chapter.tex").touch()
+    with pytest.raises(ConfigError, match=r"with it 'chapter\.tex'"):
+        stage_model(options, other)
+    assert sorted(file.name for file in other.iterdir()) == ["README.md", "chapter.tex"]
+
+
 def test_the_staged_model_is_the_model(run: Path) -> None:
     folder = stage_model(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
     (before,) = pipeline("text-classification", model=str(run))("renew my card")
