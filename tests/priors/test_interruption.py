@@ -97,7 +97,7 @@ def test_a_killed_extraction_scores_nothing_twice_whatever_the_processes(tmp_pat
     # less than what was asked before the kills
     in_hand = 3 * 2 * -(-undisturbed.total() // ROWS)
     assert in_hand < undisturbed.total() // 3
-    assert undisturbed.total() <= asked.total() <= undisturbed.total() + in_hand
+    assert asked.total() <= undisturbed.total() + in_hand
     one, other = (
         load_dataset("parquet", data_files=str(tmp_path / out / "train.parquet"), split="train")
         for out in ("whole", "part")
