@@ -125,6 +125,14 @@ def test_nothing_is_attributed_when_only_accuracy_is_wanted() -> None:
     assert (found.accuracy, found.comprehensiveness, found.alignment) == (1.0, None, None)
 
 
+def test_the_soft_metrics_follow_their_settings() -> None:
+    data = dataset(WRONG)
+    found = evaluate(data, soft=True).soft_nc
+    for changed in ({"soft_samples": 9}, {"soft_distance": "hellinger"}, {"seed": 5}):
+        assert evaluate(data, soft=True, **changed).soft_nc != found
+    assert evaluate(data, soft=True, soft_samples=4, soft_distance="probability").soft_nc == found
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batch_size_changes_nothing(batch_size: int) -> None:
     data = dataset(WRONG, prior=[[1.0] * len(text.split()) for text in TEXTS])

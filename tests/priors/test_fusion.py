@@ -51,6 +51,13 @@ def test_mean_of_normalised_sources() -> None:
     assert fuse([[3.0, 4.0], [10.0, 0.0]]) == pytest.approx([0.8, 0.4])
 
 
+def test_sources_are_normalised_as_the_settings_say() -> None:
+    data = table([[3.0, 4.0]], [[0.0, 2.0]])
+    assert fuse_priors(data, normalisation="max_abs")["prior"][0] == [0.375, 1.0]
+    assert fuse_priors(data, normalisation="none")["prior"][0] == [1.5, 3.0]
+    assert fuse_priors(data)["prior"][0] == [pytest.approx(0.3), pytest.approx(0.9)]
+
+
 def test_max_is_the_signed_maximum() -> None:
     assert fuse([[3.0, -4.0], [-1.0, 0.0]], how="max") == pytest.approx([0.6, 0.0])
 

@@ -539,6 +539,33 @@ def test_the_attribution_is_that_of_the_network_without_dropout(tmp_path: Path, 
     assert dropping.model.training
 
 
+def test_settings_reach_plan_and_loss(tmp_path: Path) -> None:
+    def of(**settings: Any) -> WordAligner:
+        return aligned(trainer(tmp_path, attribution_steps=2, **settings))
+
+    assert of(attribution_quadrature="midpoint").plan.points[0][:, 0].tolist() == [0.25, 0.75]
+    radau = of(attribution_quadrature="gauss_radau").plan.points[0][:, 0].tolist()
+    assert radau == [pytest.approx(1 / 3), pytest.approx(1.0)]
+    assert of(attribution_rows=3).plan.rows == 3
+    assert of().plan.rows is None
+    assert of(finite_difference_step=1e-2).plan.step == 1e-2
+    # a floor far above every norm leaves no attribution: what is left are the unit priors, of 12 texts in 16
+    assert of(alignment_norm_floor=1e6)(None).loss.item() == pytest.approx(12 / 16, abs=1e-4)
+    assert of(alignment_norm_floor=0.0)(None).loss.item() != pytest.approx(12 / 16, abs=1e-2)
+
+
+def test_settings_reach_the_encoding(tmp_path: Path) -> None:
+    rows = raw_rows()
+    sure = rows.add_column("sure", [2.0] * len(rows)).rename_column("prior", "mine")
+    subject = trainer(tmp_path, rows=sure, prior_column="mine", prior_weight_column="sure")
+    weights_of = subject.train_dataset["prior_weight"][:]
+    assert set(weights_of) == {0.0, 2.0}
+    assert sum(weight > 0 for weight in weights_of) == sum(map(bool, rows["prior"]))
+    cut = trainer(tmp_path, max_length=4)
+    assert max(map(len, cut.train_dataset["input_ids"])) == 4
+    assert max(map(len, subject.train_dataset["input_ids"])) > 4
+
+
 def test_random_points_and_the_carrying_ones_are_drawn_anew_on_each_step(tmp_path: Path) -> None:
     subject = trainer(
         tmp_path,
