@@ -23,13 +23,18 @@ def bundled(name: str) -> Path:
     return inside if inside.exists() else package.parent / name
 
 
+def real_path(place: str | os.PathLike[str]) -> Path:
+    """The place itself: absolute, with `~` and links followed."""
+    return Path(place).expanduser().resolve()
+
+
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Path in the target's folder to write a file or folder to; it takes the target's place at the end.
 
     When the body raises, or the process dies in it, the target stays as it was. A link stays a link.
     """
-    target = Path(target).expanduser().resolve()
+    target = real_path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -52,7 +57,7 @@ def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
     Raises:
         ConfigError: it does, or it is a file.
     """
-    path = Path(folder).expanduser()
+    path = real_path(folder)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
     lost = sorted({file.name for file in path.iterdir()} - set(written)) if path.is_dir() else []

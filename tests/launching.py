@@ -21,12 +21,8 @@ def accelerate_launch(processes: int) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """Of a program that finds the tests, takes one thread and sees no GPU."""
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        **variables,
-    }
+def environment(*, gpu: bool = False, **variables: str) -> dict[str, str]:
+    """Of a program that finds the tests, takes one thread and (unless `gpu`) sees no GPU."""
+    hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    found = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **found, **hidden, **variables}

@@ -51,13 +51,13 @@ def run(values: dict[str, Any]) -> None:
     """Attack, write, and say how many texts changed."""
     from ..data import check_output, save_splits
     from ..evaluation.attacks.attack import prepare_attack, run_attack
-    from ..files import write_json
+    from ..files import real_path, write_json
     from ..scoring.settings import using_runtime
     from ..versions import versions
 
     places, settings = build(AttackPlaces, values), build(AttackSettings, values)
     output = Path(places.output_dir)
-    if output.resolve() in {Path(name).resolve() for name in _sources(places)}:
+    if real_path(output) in map(real_path, _sources(places)):
         raise ConfigError(
             f"output_dir={places.output_dir!r} is the folder of the data, which would be replaced by the "
             "attacked split alone. Choose another one."

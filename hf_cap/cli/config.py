@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ..errors import ConfigError
+from ..errors import CAPError, ConfigError
 
 T = TypeVar("T")
 
@@ -116,8 +116,9 @@ def _setting(item: "Field[Any]", hint: Any) -> Setting:
         members = [member for member in get_args(hint) if member is not type(None)]
         optional = len(members) < len(get_args(hint))
         # `dict | str | None` and the like: what comes from the command line is the text
-        also = tuple({get_origin(member) or member for member in members} & {bool, dict, list})
         hint = members[0] if len(members) == 1 else (str if str in members else members[0])
+        others = {get_origin(member) or member for member in members if member is not hint}
+        also = tuple(others & {bool, dict, list})
     origin = get_origin(hint)
     kind, element = hint, hint
     if origin in (list, tuple):
@@ -212,9 +213,18 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a dataclass from those of the values that are its fields."""
+    """An instance of a dataclass from those of the values that are its fields.
+
+    Raises:
+        ConfigError: the class refuses a value.
+    """
     names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in values.items() if name in names})
+    try:
+        return cls(**{name: value for name, value in values.items() if name in names})
+    except CAPError:
+        raise
+    except ValueError as error:  # what transformers has to say of its settings
+        raise ConfigError(str(error)) from error
 
 
 def unknown_flags(rest: Sequence[str]) -> list[str]:

@@ -76,16 +76,16 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _train_and_measure(recipes: Path, prior: Path, model: Path, method: str, seed: int) -> None:
-    from ..cards.run import RUN_FILE
+    from ..cards.run import EVALUATIONS, RUN_FILE
 
     places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
     _step(recipes, "train", [*places, *METHODS[method]], done=model / RUN_FILE)
     tested = ["--model", str(model), "--split", "test", "--records", "true"]
-    _step(recipes, "evaluate", tested, done=model / "evaluation" / "test.json")
+    _step(recipes, "evaluate", tested, done=model / EVALUATIONS / "test.json")
     # only the training texts have priors to agree with
     fitted = ["--model", str(model), "--split", "train", "--dataset", str(prior)]
     flags = [*fitted, "--faithfulness", "false"]
-    _step(recipes, "evaluate", flags, done=model / "evaluation" / "train.json")
+    _step(recipes, "evaluate", flags, done=model / EVALUATIONS / "train.json")
 
 
 def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
@@ -106,11 +106,13 @@ def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
 
 def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
     """Numbers of the finished runs: method to measure to one value a seed."""
+    from ..cards.run import EVALUATIONS
+
     found: dict[str, dict[str, list[float]]] = {method: {} for method in METHODS}
     for method, name in product(METHODS, COLUMNS):
         split = "train" if name == "alignment" else "test"
         models = (room / "models" / f"{method}-seed{seed}" for seed in seeds)
-        files = [model / "evaluation" / f"{split}.json" for model in models]
+        files = [model / EVALUATIONS / f"{split}.json" for model in models]
         values = [json.loads(file.read_text(encoding="utf-8"))[name] for file in files]
         if None not in values:
             found[method][name] = values

@@ -6,10 +6,10 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..files import real_path
 from ..options import documented, option, required
 from ..priors.settings import CAPSettings, ChannelSettings, ExtractionSettings, PromptSettings
 from ..priors.source_settings import (
@@ -93,7 +93,7 @@ def run(values: dict[str, Any]) -> None:
         label_column=places.label_column,
         labels=places.labels or None,
     )
-    if places.limit is not None and _path(places.dataset) == _path(places.output_dir):
+    if places.limit is not None and real_path(places.dataset) == real_path(places.output_dir):
         raise ConfigError(
             f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
             "and written. Name another output folder."
@@ -111,10 +111,6 @@ def run(values: dict[str, Any]) -> None:
         )
     _logger.info("%s", summary)
     _logger.info("Wrote the priors to %s", places.output_dir)
-
-
-def _path(place: str) -> Path:
-    return Path(place).expanduser().resolve()
 
 
 def limited(splits: "DatasetDict", limit: int | None) -> "DatasetDict":

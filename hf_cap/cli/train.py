@@ -85,11 +85,7 @@ def run(values: dict[str, Any]) -> None:
         train_tabular.run(places, values)
         return
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
-    given = {"dataloader_pin_memory": torch.cuda.is_available(), **values}
-    try:
-        config = build(CAPConfig, given)
-    except ValueError as error:  # what transformers has to say of its settings
-        raise ConfigError(str(error)) from error
+    config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
     train(places, config, settings=values)
 
 

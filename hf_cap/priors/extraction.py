@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ..data import check_output, choose_split, save_splits
 from ..errors import ConfigError
-from ..files import atomic_path
+from ..files import atomic_path, real_path
 from ..schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from ..scoring.open import open_scorer
 from ..scoring.settings import ScorerSettings
@@ -79,7 +79,7 @@ def extract_priors(
         DataError: a split, column, text or label is missing. Nothing is scored then.
     """
     settings = settings or ExtractionSettings()
-    started, output = time.monotonic(), Path(output).expanduser().resolve()
+    started, output = time.monotonic(), real_path(output)
     check_output(output, splits)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
     _check(chosen, sources)

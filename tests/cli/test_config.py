@@ -28,6 +28,7 @@ class Job:
     seeds: tuple[int, ...] = option((0,), "Seeds.")
     weights: Mapping[str, float] = option(help="Weights.", factory=dict)
     more: dict[str, Any] | str | None = option(None, "Settings of another library.")
+    sizes: list[float] | None = option(None, "Sizes.")
 
 
 SETTINGS = settings_of(Job)
@@ -47,6 +48,22 @@ def test_lists_and_mappings_of_a_file_stay_what_they_are() -> None:
     given = {"name": "a", "trackers": ["x", "y"], "more": {"cycles": 2}}
     assert {key: merge(SETTINGS, given)[key] for key in given} == given
     assert merge(SETTINGS, {"name": "a", "more": '{"cycles": 2}'})["more"] == '{"cycles": 2}'
+
+
+def test_the_elements_of_an_optional_list_are_converted() -> None:
+    assert merge(SETTINGS, {"name": "a", "sizes": ["1e-3", 2]})["sizes"] == [1e-3, 2.0]
+
+
+def test_what_a_class_refuses_is_a_mistake_of_the_configuration() -> None:
+    @dataclass
+    class Foreign:
+        rate: float = 1.0
+
+        def __post_init__(self) -> None:
+            raise ValueError("no such rate")
+
+    with pytest.raises(ConfigError, match="no such rate"):
+        build(Foreign, {"rate": 2.0})
 
 
 def test_words_that_yaml_takes_for_truth_values_are_words(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Several processes give the weights of one, and every launch recipe is one that accelerate reads."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
+from tests.launching import ROOT, environment
 from tests.tiny import roberta_classifier
 from tests.training.cases import farthest, summed_loss, trainer, weights
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
 
@@ -36,11 +35,8 @@ def launch(module: str, *arguments: str, gpu: bool = False) -> None:
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         "-m", module, *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if not gpu:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, env=environment(gpu=gpu), capture_output=True, text=True, timeout=280
     )
     assert run.returncode == 0, run.stderr[-3000:]
 
