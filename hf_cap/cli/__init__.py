@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .. import __version__
+from ..allocation import keep_freed_memory
 from ..errors import CAPError, ConfigError
 from .config import Setting, add_flags, merge, read_yaml, settings_of, unknown_flags, unknown_key
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # one line a request or file is noise beside a progress bar
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    keep_freed_memory()
     try:
         return _run(arguments)
     except CAPError as error:

@@ -91,7 +91,8 @@ def tree_attention(
     shared, groups = key.shape[1], query.shape[1] // key.shape[1]
     count, size, nearby = blocks.mask.shape
     scale = options.get("scaling") or width**-0.5
-    query = torch.nn.functional.pad(query, (0, 0, 0, count * size - run))
+    if missing := count * size - run:
+        query = torch.nn.functional.pad(query, (0, 0, 0, missing))
     rows = query.view(shared, groups, count, size, width).permute(2, 0, 1, 3, 4)
     keys, values = (
         side[0, :, blocks.prefix :]
