@@ -31,7 +31,7 @@ def quoted_commands() -> list[str]:
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
-        for block in [*blocks, *re.findall(r"^    hf-cap .*(?:\\\n.*)*$", text, re.MULTILINE)]:
+        for block in [*blocks, *re.findall(r"^    hf-cap (?:.*\\\n)*.*$", text, re.MULTILINE)]:
             for line in block.replace("\\\n", " ").splitlines():
                 if match := re.search(r"(?:^|\s)(?:hf-cap|-m hf_cap) (.+)$", line):
                     found.append(match[1].split("#")[0].strip())
