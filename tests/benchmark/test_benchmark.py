@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,25 @@ def test_more_methods_add_cells_and_extract_nothing_again(room: Path, done: Path
     kept = [file.parent for file in (done / "models").rglob("model.safetensors")]
     assert [folder.name.split("-")[0] for folder in kept] == ["seed_0"]
     assert kept[0].parent.name == "none"
+
+
+def test_tables_are_made_again_from_cells_alone(room: Path, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "cells", tmp_path / "cells")
+    next(tmp_path.rglob("shuffled/seed_1/cell.json")).unlink()
+    before = cell_files(tmp_path)
+    assert main(flags(room, tmp_path, "--report_only", "true")) == 0
+    assert cell_files(tmp_path) == before
+    assert not (tmp_path / "data").exists()
+    table = (tmp_path / "table.md").read_text()
+    assert "| shuffled | 1 |" in table
+    assert "| keywords | 2 |" in table
+
+
+def test_every_model_is_kept_on_request(room: Path, tmp_path: Path) -> None:
+    few = ["--methods", "none", "oracle", "--seeds", "1", "--keep_models", "true"]
+    assert main(flags(room, tmp_path, *few)) == 0
+    kept = {file.parent.parent.name for file in tmp_path.rglob("model.safetensors")}
+    assert kept == {"none", "oracle"}
 
 
 def test_other_settings_are_refused_by_name_and_redone_on_request(

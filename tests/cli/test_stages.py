@@ -141,10 +141,14 @@ def test_a_second_run_does_nothing_again(demo: Path, room: Path) -> None:
 def test_lora_trains_adapters_and_head(room: Path, demo: Path) -> None:
     flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
     out = room / "lora"
-    assert main(["train", *flags, "--output_dir", str(out), "--lora_rank", "2"]) == 0
+    lora = ["--lora_rank", "2", "--lora_alpha", "6", "--lora_targets", "key"]
+    assert main(["train", *flags, "--output_dir", str(out), *lora]) == 0
     saved = load_file(out / "adapter_model.safetensors")
-    assert any("lora_A" in name for name in saved)
+    adapters = [name for name in saved if "lora_A" in name]
+    assert adapters
+    assert all(".key." in name and len(saved[name]) == 2 for name in adapters)
     assert any("classifier" in name for name in saved)
+    assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 6
 
 
 @pytest.mark.parametrize(
