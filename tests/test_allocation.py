@@ -23,7 +23,11 @@ PAGES = 20 * 40_000_000 // 4096
 
 def faults(before: str, **environment: str) -> int:
     """Pages that 20 blocks of 40 MB cost after running `before`."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+    }
     done = subprocess.run(
         [sys.executable, "-c", before + FAULTS],
         env=clean | {"OMP_NUM_THREADS": "1"} | environment,
