@@ -1,7 +1,9 @@
 """Sequence classifiers as functions of texts: loading, limits, and passes that no text notices."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .cards.run import RUN_FILE
 from .embedded import resolve_model
 from .errors import ModelError
 
@@ -126,14 +129,80 @@ def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> It
         yield batch
 
 
+def new_classifier(
+    name: str,
+    labels: Sequence[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder or decoder with an untrained head for `labels`, and its tokenizer; both know a pad token.
+
+    Args:
+        name: Folder, Hub id or `embedded/...` name.
+        labels: Label names, in the order of the head's outputs.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    source = resolve_model(name)
+    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            **common,
+        )
+    except OSError as error:
+        raise ModelError(
+            f"Cannot load the model {name!r}: {error} Without a network, 'embedded/minilm-l6' is at hand."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.get_text_config().pad_token_id is None:
+        # decoder classifiers find the last token of a row by it
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
 def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
-    """A sequence classifier from a folder, a Hub id or an `embedded/...` name.
+    """A sequence classifier from a folder, a Hub id or an `embedded/...` name; a LoRA run is merged.
 
     Raises:
         ModelError: there is none.
     """
+    if is_lora_run(folder := Path(resolve_model(name))):
+        return merged_lora(folder)
     model: PreTrainedModel = _load(AutoModelForSequenceClassification, "classifier", name, revision)
     return model
+
+
+def is_lora_run(folder: Path) -> bool:
+    """Whether `hf-cap train --lora_rank` wrote this folder."""
+    return (folder / "adapter_config.json").is_file() and (folder / RUN_FILE).is_file()
+
+
+def merged_lora(folder: Path) -> PreTrainedModel:
+    """The base model of a LoRA run with the adapter merged into its weights.
+
+    An adapter alone names its base, but knows neither the labels nor the pad token: `run.json` does.
+
+    Raises:
+        ModelError: the base model is not there.
+    """
+    from peft import PeftModel
+
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    base, _ = new_classifier(
+        run["model"], run["data"]["labels"], revision=run["settings"].get("model_revision")
+    )
+    merged: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    return merged
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

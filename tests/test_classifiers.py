@@ -1,5 +1,7 @@
 """What holds for every classifier, whatever stage runs it."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_cap.classifiers import READ_FIRST_TOKEN, first_token_only, longest_input
+from hf_cap.classifiers import (
+    READ_FIRST_TOKEN,
+    first_token_only,
+    is_lora_run,
+    load_model,
+    longest_input,
+    new_classifier,
+)
+from hf_cap.errors import ModelError
+from tests.tiny import byte_tokenizer, llama
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
@@ -67,6 +78,52 @@ def test_other_models_are_left_alone() -> None:
     with first_token_only(model):
         model(IDS)
     assert widths == [6]
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """A language model that knows no pad token."""
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    llama(pad_token_id=None).save_pretrained(tmp_path / "decoder")
+    return tmp_path / "decoder"
+
+
+def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> None:
+    model, tokenizer = new_classifier(str(decoder), ["no", "yes", "so"])
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "so"}
+    assert model.config.label2id == {"no": 0, "yes": 1, "so": 2}
+    texts = ["a", "longer text"]
+    together = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    for text, logits in zip(texts, together, strict=True):
+        alone = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_model_is_told_with_one_that_is_at_hand(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="embedded/minilm-l6"):
+        new_classifier(str(tmp_path / "none"), ["no", "yes"])
+
+
+# peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_lora_run_is_loaded_merged_with_its_labels(decoder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    labels, run = ["no", "yes", "so"], tmp_path / "run"
+    base, tokenizer = new_classifier(str(decoder), labels)
+    adapters = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
+    adapted = get_peft_model(base, adapters).eval()
+    adapted.save_pretrained(str(run))
+    assert not is_lora_run(run)
+    record = {"model": str(decoder), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
+    (run / "run.json").write_text(json.dumps(record))
+    found = load_model(str(run)).eval()
+    assert not any("lora" in name for name, _ in found.named_parameters())
+    assert found.config.label2id["so"] == 2
+    batch = tokenizer(["a", "longer text"], padding=True, return_tensors="pt")
+    torch.testing.assert_close(found(**batch).logits, adapted(**batch).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 30)])

@@ -192,34 +192,15 @@ def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrai
     Raises:
         ModelError: there is no such model.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
+    from ..classifiers import new_classifier
     from ..data import label_names
-    from ..embedded import resolve_model
-    from ..errors import ModelError
 
-    source = resolve_model(places.model)
-    labels = label_names(dataset)
-    common = {"revision": places.model_revision, "trust_remote_code": places.trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            **common,
-        )
-    except OSError as error:
-        raise ModelError(
-            f"Cannot load the model {places.model!r}: {error} Without a network, "
-            "'embedded/minilm-l6' is at hand."
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.get_text_config().pad_token_id is None:
-        # decoder classifiers find the last token of a row by it
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model, tokenizer = new_classifier(
+        places.model,
+        label_names(dataset),
+        revision=places.model_revision,
+        trust_remote_code=places.trust_remote_code,
+    )
     return (with_adapters(model, places) if places.lora_rank else model), tokenizer
 
 

@@ -14,8 +14,8 @@ from huggingface_hub import RepoCard
 from ..cards import ModelCardFacts, model_facts, render_card
 from ..cards.run import EVALUATIONS, RUN_FILE
 from ..cards.safety import SECRET
+from ..classifiers import is_lora_run, merged_lora
 from ..data import load_splits
-from ..embedded import resolve_model
 from ..errors import ConfigError, DataError, ModelError
 from ..explanation import CONFIG_KEY, Explanation
 from ..files import atomic_path, refuse_loss
@@ -77,8 +77,8 @@ def stage_model(
         language=options.language,
     )
     with staging(folder) as target:
-        if (run / "adapter_config.json").exists():
-            _merge_adapter(run, record, target)
+        if is_lora_run(run):  # an adapter alone names its base by a path that may be local
+            merged_lora(run).save_pretrained(target)
         _copy(run, target, MODEL_FILES)
         if not any(target.glob("*.safetensors")):
             raise ModelError(
@@ -200,24 +200,6 @@ def _public_config(path: Path, record: Mapping[str, Any]) -> None:
     if "attribution_method" in alignment and CONFIG_KEY not in config:
         config |= Explanation.of_alignment(alignment).entry()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _merge_adapter(run: Path, record: Mapping[str, Any], target: Path) -> None:
-    """Write the base model with the run's LoRA adapter merged into its weights.
-
-    An adapter alone names its base by a path that may be local, and does not know the labels.
-    """
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-
-    labels = record["data"]["labels"]
-    base = AutoModelForSequenceClassification.from_pretrained(
-        resolve_model(record["model"]),
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
-    PeftModel.from_pretrained(base, run).merge_and_unload().save_pretrained(target)
 
 
 def _records(run: Path, count: int) -> list[dict[str, Any]]:

@@ -149,6 +149,9 @@ def test_lora_trains_adapters_and_head(room: Path, demo: Path) -> None:
     assert all(".key." in name and len(saved[name]) == 2 for name in adapters)
     assert any("classifier" in name for name in saved)
     assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 6
+    assert main(["evaluate", "--model", str(out), "--dataset", str(room / "data")]) == 0
+    found = json.loads((out / "evaluation" / "test.json").read_text())
+    assert found["labels"] == ["lost_card", "renew_loan"]
 
 
 @pytest.mark.parametrize(
