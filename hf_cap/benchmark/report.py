@@ -12,7 +12,7 @@ from datasets import Dataset
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import MissingExtra
-from ..evaluation.matrix import table
+from ..evaluation.matrix import over_datasets, table
 from ..files import atomic_path, write_json, write_text
 from .claims import claim
 from .figures import draw_figures
@@ -60,10 +60,12 @@ def write_report(room: Path) -> list[Path]:
 
 
 def few_shot_summary(results: Sequence[Result]) -> dict[str, Any]:
-    """The content of `few_shot.json`: the summary of each data set, and the full table."""
+    """The content of `few_shot.json`: the summary of each data set, and the full tables."""
+    accuracies = outcomes(results)
     return {
         "summary": summary(results),
-        "table": [asdict(row) for row in table(outcomes(results))],
+        "table": [asdict(row) for row in table(accuracies)],
+        "over_datasets": [asdict(row) for row in table(over_datasets(accuracies))],
         "cells": len(results),
         "versions": results[-1].numbers["versions"],
     }

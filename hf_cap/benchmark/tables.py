@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ..evaluation.matrix import BASELINE, TableRow, table
+from ..evaluation.matrix import BASELINE, TableRow, over_datasets, table
 from ..statistics import Interval
 from .results import EXPLANATIONS, Result, outcomes
 
@@ -17,6 +17,7 @@ NOTES = (
     "training split, a ceiling.",
     "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
     "table. With n runs it is never below 2^(1 − n).",
+    "Tables over several data sets (`a + b`): a run is a draw of a data set, the mean of its seeds.",
 )
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -31,8 +32,9 @@ class Table:
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """Accuracy a data set, regime and test set; then explanations, settings and gaps, where there are any."""
-    compared = table(outcomes(results))
+    """Accuracy a data set, regime and test set, and over data sets; then explanations, settings, gaps."""
+    accuracies = outcomes(results)
+    compared = [*table(accuracies), *table(over_datasets(accuracies))]
     found = [
         Table(f"Accuracy: {', '.join(place)}", _ACCURACY, tuple(map(_accuracy, group)))
         for place, group in groupby(compared, key=lambda r: (r.dataset, r.regime, r.test_set))

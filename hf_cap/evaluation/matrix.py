@@ -144,6 +144,38 @@ def table(
     ]
 
 
+def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes of several data sets as those of one, for `table` to compare.
+
+    The unit is a draw of a data set: seeds of a draw share its texts, so they are no evidence of their own
+    and count by their mean, over the seeds that all methods of the draw have.
+
+    Args:
+        outcomes: Numbers of the finished cells.
+
+    Returns:
+        For each regime and test set that more than one data set has, one outcome a draw and method. The data
+        set is called `a + b`, its draws are numbered through, and the seed is 0.
+    """
+    draws: dict[tuple[str, str], dict[tuple[str, int], dict[str, dict[int, float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    for outcome in outcomes:
+        cell = outcome.cell
+        of_draw = draws[cell.regime, outcome.test_set][cell.dataset, cell.draw]
+        of_draw[cell.method][cell.seed] = outcome.value
+    found = []
+    for (regime, test_set), group in draws.items():
+        names = sorted({dataset for dataset, _ in group})
+        for number, place in enumerate(sorted(group) if len(names) > 1 else ()):
+            seeds = set.intersection(*(set(of_method) for of_method in group[place].values()))
+            for method, values in group[place].items() if seeds else ():
+                mean = sum(values[seed] for seed in seeds) / len(seeds)
+                cell = Cell(" + ".join(names), regime, number, method, 0)
+                found.append(Outcome(cell, test_set, mean))
+    return found
+
+
 Runs = dict[tuple[int, int], float]
 """Draw and seed to value."""
 

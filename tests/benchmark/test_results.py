@@ -1,5 +1,6 @@
 """What the cells say together: numbers that can be told on paper."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_the_summary_names_the_best_method_and_its_gain_over_the_best_control(
     assert found["gain_over_none"] == pytest.approx(0.10)
     assert found["p_holm"] == pytest.approx(min(1.0, 2 * found["p"]))  # two methods compete
     assert found["attacks"]["keyword_addition"]["best_method"] == "cap"
+
+
+def test_the_data_sets_are_compared_together_too(results: list[Result]) -> None:
+    other = [replace(r, cell=replace(r.cell, dataset="clinic")) for r in results]
+    assert "Accuracy: bank + clinic, 5_shot, clean" in markdown([*results, *other])
+    assert " + " not in "".join(one.title for one in tables(results))
+    found = few_shot_summary([*results, *other])
+    assert set(found["summary"]) == {"bank", "clinic"}
+    cap = next(row for row in found["over_datasets"] if row["method"] == "cap")
+    assert cap["value"]["count"] == 2
+    assert cap["from_control"]["mean"] == pytest.approx((0.04 + 0.06 + 0.02) / 3)
 
 
 def test_the_summary_is_of_the_smallest_training_set(results: list[Result]) -> None:

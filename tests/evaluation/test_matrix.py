@@ -3,7 +3,7 @@
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, table
+from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, over_datasets, table
 from hf_cap.statistics import paired_bootstrap
 
 
@@ -118,3 +118,39 @@ def test_test_sets_and_regimes_are_kept_apart() -> None:
         ("full", "clean", 0.9),
         ("full", "keyword_addition", 0.4),
     ]
+
+
+def test_over_data_sets_a_draw_counts_once_and_only_its_common_seeds() -> None:
+    def outcome(dataset: str, draw: int, method: str, seed: int, value: float) -> Outcome:
+        return Outcome(Cell(dataset, "5_shot", draw, method, seed), "clean", value)
+
+    found = over_datasets(
+        [
+            outcome("a", 0, "none", 0, 0.5),
+            outcome("a", 0, "none", 1, 0.7),
+            outcome("a", 0, "cap", 0, 0.6),
+            outcome("a", 0, "cap", 1, 0.9),
+            outcome("b", 0, "none", 0, 0.2),
+            outcome("b", 0, "none", 1, 0.9),  # `cap` has no such seed yet
+            outcome("b", 0, "cap", 0, 0.4),
+            outcome("b", 1, "none", 0, 0.1),  # no seed is common
+            outcome("b", 1, "cap", 1, 0.8),
+        ]
+    )
+    assert [(o.cell.draw, o.cell.method, round(o.value, 6)) for o in found] == [
+        (0, "none", 0.6),
+        (0, "cap", 0.75),
+        (1, "none", 0.2),
+        (1, "cap", 0.4),
+    ]
+    cap = by_method(table(found))["cap"]
+    assert (cap.dataset, cap.value.count) == ("a + b", 2)
+    assert cap.from_baseline is not None
+    assert cap.from_baseline.mean == pytest.approx((0.15 + 0.2) / 2)
+
+
+def test_one_data_set_is_not_told_twice() -> None:
+    one = outcomes(none=[0.5, 0.6], cap=[0.7, 0.8])
+    other = [Outcome(Cell("e", "full", 0, "none", 0), "clean", 0.9)]
+    assert over_datasets(one) == []
+    assert over_datasets([*one, *other]) == []
