@@ -1,5 +1,6 @@
 """What the cells say together: numbers that can be told on paper."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from hf_cap.benchmark.figures import FIGURES, draw_figures, draw_shots
 from hf_cap.benchmark.report import few_shot_summary, page
-from hf_cap.benchmark.results import Result, outcomes, rows, summary
+from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
 from hf_cap.benchmark.tables import markdown, shown, tables
 from hf_cap.evaluation.matrix import Cell
 from hf_cap.statistics import Interval
 
+COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 ACCURACY = {
     # one number a seed
     "none": (0.50, 0.52, 0.54),
@@ -73,6 +75,18 @@ def test_the_data_sets_are_compared_together_too(results: list[Result]) -> None:
     cap = next(row for row in found["over_datasets"] if row["method"] == "cap")
     assert cap["value"]["count"] == 2
     assert cap["from_control"]["mean"] == pytest.approx((0.04 + 0.06 + 0.02) / 3)
+
+
+def test_the_committed_tables_follow_from_the_committed_cells() -> None:
+    found = read_results(COMMITTED / "few_shot")
+    assert len(found) >= 72
+    assert markdown(found) == (COMMITTED / "few_shot" / "table.md").read_text("utf-8")
+    committed = json.loads((COMMITTED / "few_shot.json").read_text("utf-8"))
+    assert committed["cells"] == len(found)
+    for dataset, told in summary(found).items():
+        for name in ("best_method", "gain_over_best_control", "p_holm"):
+            known = committed["summary"][dataset][name]
+            assert told[name] == (known if isinstance(known, str) else pytest.approx(known))
 
 
 def test_the_summary_is_of_the_smallest_training_set(results: list[Result]) -> None:
