@@ -104,7 +104,7 @@ def _by_place(
                 yerr=[100 * (found[place].half_width or 0) for place in shown],
                 **{**_look(method, rows), "linestyle": line},
             )
-        axes.set_xticks(range(len(places)), [place.replace("_", " ") for place in places])
+        axes.set_xticks(range(len(places)), [place.replace("_", "\n") for place in places])
         axes.set(title=dataset, ylabel="accuracy (%)")
     return _finished(figure, panels, title)
 

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from hf_cap.benchmark.figures import FIGURES, draw_figures, draw_shots
+from hf_cap.benchmark.figures import FIGURES, draw_attacks, draw_figures, draw_shots
 from hf_cap.benchmark.report import few_shot_summary, page
 from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
 from hf_cap.benchmark.tables import markdown, shown, tables
@@ -146,9 +147,21 @@ def test_the_page_is_escaped_and_asks_for_nothing(results: list[Result]) -> None
     assert "&lt;b&gt;" in text
     assert "<b>" not in text
     assert "default-src 'none'" in text
+    assert "<code>oracle</code>" in text
+    assert "`" not in text
 
 
 def test_every_figure_is_drawn_from_what_it_needs(results: list[Result], tmp_path: Path) -> None:
     assert draw_shots(results) is None
     ten = [result("cap", seed, 0.8, "10_shot") for seed in range(2)]
     assert len(draw_figures([*results, *ten], tmp_path)) == 2 * len(FIGURES)
+
+
+def test_the_names_of_attacks_do_not_overlap() -> None:
+    figure = draw_attacks(read_results(COMMITTED / "few_shot"))
+    figure.canvas.draw()
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(boxes) == 3
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
