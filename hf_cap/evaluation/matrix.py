@@ -9,7 +9,9 @@ or run by another process. The table is a pure function of whatever cells are fi
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
+from operator import itemgetter
+from statistics import fmean
 
 from ..errors import ConfigError
 from ..schema import CONTROL_PRIORS
@@ -157,22 +159,30 @@ def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
         For each regime and test set that more than one data set has, one outcome a draw and method. The data
         set is called `a + b`, its draws are numbered through, and the seed is 0.
     """
-    draws: dict[tuple[str, str], dict[tuple[str, int], dict[str, dict[int, float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(dict))
+    draws: dict[tuple[str, str, str, int], dict[str, dict[int, float]]] = defaultdict(
+        lambda: defaultdict(dict)
     )
     for outcome in outcomes:
         cell = outcome.cell
-        of_draw = draws[cell.regime, outcome.test_set][cell.dataset, cell.draw]
+        of_draw = draws[cell.regime, outcome.test_set, cell.dataset, cell.draw]
         of_draw[cell.method][cell.seed] = outcome.value
     found = []
-    for (regime, test_set), group in draws.items():
-        names = sorted({dataset for dataset, _ in group})
-        for number, place in enumerate(sorted(group) if len(names) > 1 else ()):
-            seeds = set.intersection(*(set(of_method) for of_method in group[place].values()))
-            for method, values in group[place].items() if seeds else ():
-                mean = sum(values[seed] for seed in seeds) / len(seeds)
-                cell = Cell(" + ".join(names), regime, number, method, 0)
-                found.append(Outcome(cell, test_set, mean))
+    for (regime, test_set), group in groupby(sorted(draws), key=itemgetter(0, 1)):
+        places = list(group)
+        names = sorted({dataset for _, _, dataset, _ in places})
+        if len(names) < 2:
+            continue
+        for number, place in enumerate(places):
+            seeds = set.intersection(*map(set, draws[place].values()))
+            found += [
+                Outcome(
+                    Cell(" + ".join(names), regime, number, method, 0),
+                    test_set,
+                    fmean(values[seed] for seed in seeds),
+                )
+                for method, values in draws[place].items()
+                if seeds
+            ]
     return found
 
 
