@@ -135,11 +135,10 @@ def _explanations(bench: Bench, cell: Cell, student: Student, data: Dataset) -> 
     count = bench.settings.faithfulness_texts
     if not count:
         return {}
-    texts = load_texts(bench.settings, cell.dataset)
     tested = _evaluate(
         bench,
         student,
-        oracle(texts.train, some(texts.test, count)),
+        oracle(bench, cell, some(load_texts(bench.settings, cell.dataset).test, count)),
         prior_column=prior_column(CEILING),
     )
     found = {name: getattr(tested, name) for name in _FAITHFULNESS}

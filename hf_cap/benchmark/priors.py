@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..data import load_splits
+from ..errors import ConfigError
 from ..evaluation.matrix import BASELINE, CEILING, Cell
 from ..priors.asking import SIGNS
 from ..priors.classifier import ClassifierSource
@@ -17,6 +18,7 @@ from ..priors.keywords import KeywordsPrior
 from ..priors.settings import ExtractionSettings
 from ..priors.sources import source_class
 from ..schema import (
+    CONTROL_PRIORS,
     LABEL,
     PROVENANCE,
     TEXT,
@@ -30,7 +32,7 @@ from .bench import Bench
 from .choices import training_settings
 from .claims import claim
 from .students import reference_cell, reference_model
-from .texts import data_folder, kept, load_texts, short_hash, training_texts
+from .texts import data_folder, kept, load_texts, of_words, short_hash, training_texts
 
 HYBRIDS = {f"hybrid_{how}": how for how in HOW}
 _WITHOUT_SCORES = "word_length"
@@ -46,6 +48,24 @@ def sources_of(bench: Bench, method: str) -> tuple[str, ...]:
     if method in HYBRIDS:
         return bench.settings.hybrid
     return (_WITHOUT_SCORES,) if method in CONTROLS else (method,)
+
+
+def check_methods(bench: Bench) -> None:
+    """See that every method can be made, before anything is trained for one of them.
+
+    Raises:
+        ConfigError: a method, or a source of a hybrid, does not exist, or `control_of` has no scores.
+    """
+    settings = bench.settings
+    if settings.control_of in (BASELINE, *CONTROL_PRIORS):
+        raise ConfigError(
+            f"`control_of` is {settings.control_of!r}, which has no scores to shuffle. Name a method with a "
+            "prior, such as 'cap'."
+        )
+    for method in settings.methods:
+        for source in sources_of(bench, method):
+            if source != CEILING:
+                source_class(source)
 
 
 def explained_sources(bench: Bench, methods: Iterable[str]) -> set[str]:
@@ -105,7 +125,7 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
         return kept(
             bench.settings.room,
             target,
-            lambda: oracle(load_texts(bench.settings, cell.dataset).train, texts),
+            lambda: oracle(bench, cell, texts),
         )
     if not target.exists():
         with claim(bench.settings.room, target):
@@ -116,9 +136,13 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
     return load_splits(target)["train"]
 
 
-def oracle(train: Dataset, texts: Dataset) -> Dataset:
-    """Texts with the prior `oracle`: log-odds of each word for the gold label, counted in all of `train`."""
-    source = KeywordsPrior.from_dataset(train, statistic="log_odds")
+def oracle(bench: Bench, cell: Cell, texts: Dataset) -> Dataset:
+    """Texts with the prior `oracle`: log-odds of each word for the gold label in the whole training split."""
+    source = KeywordsPrior.from_dataset(
+        load_texts(bench.settings, cell.dataset).train,
+        statistic="log_odds",
+        word_pattern=bench.settings.word_pattern,
+    )
     made = source(texts.select_columns([TEXT, LABEL])[:])
     columns = {WORDS: made[WORDS], prior_column(CEILING): made[prior_column(source.name)]}
     columns[PROVENANCE] = [
@@ -137,7 +161,7 @@ def _explains(source: str) -> bool:
 def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
     """Those of the extraction's settings that a source has, and how its reference is trained."""
     if source == CEILING:
-        return {}
+        return of_words(bench.settings)
     names = {item.name for item in fields(source_class(source))}  # type: ignore[arg-type]
     if "scorer" in names:
         names |= {item.name for item in fields(ScorerSettings)}

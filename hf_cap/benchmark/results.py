@@ -1,6 +1,8 @@
 """What the finished cells say together: as outcomes for the statistics, and as one row a number."""
 
 import json
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from ..evaluation.matrix import BASELINE, CEILING, Cell, Outcome, TableRow, tabl
 from ..schema import CONTROL_PRIORS
 from .bench import CELL_FILE
 from .texts import CLEAN
+
+_logger = logging.getLogger(__name__)
 
 Better = Literal["higher", "lower"]
 EXPLANATIONS: Mapping[str, Better] = {
@@ -32,12 +36,44 @@ class Result:
 
 
 def read_results(room: Path) -> list[Result]:
-    """All finished cells of a benchmark's folder, sorted."""
+    """All finished cells of a benchmark's folder that may be compared, sorted.
+
+    The runs of a method count together only if they were made with the same settings, and those of a data
+    set and regime only if they were measured on the same texts in the same way. Where settings were changed
+    on the way, those of the most cells count, and a warning says what is left out.
+    """
     found = []
     for file in (room / "cells").glob(f"*/*/draw_*/*/seed_*/{CELL_FILE}"):
         numbers = json.loads(file.read_text(encoding="utf-8"))
         found.append(Result(Cell(**numbers["settings"]["cell"]), numbers))
-    return sorted(found, key=lambda result: result.cell)
+    found.sort(key=lambda result: result.cell)
+    measured = _of_one_kind(found, ("dataset", "regime"), ("data", "evaluation"))
+    return _of_one_kind(measured, ("dataset", "regime", "method"), ("training", "prior"))
+
+
+def _of_one_kind(
+    results: Sequence[Result], place: Sequence[str], settings: Sequence[str]
+) -> list[Result]:
+    """The results without those that differ in some settings from most of the same place."""
+    kinds: dict[tuple[str, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        where = tuple(getattr(result.cell, name) for name in place)
+        made = {name: result.numbers["settings"].get(name) for name in settings}
+        kinds[where][json.dumps(made, sort_keys=True)].append(result)
+    kept = []
+    for where, of_kind in kinds.items():
+        most = max(of_kind.values(), key=len)
+        kept += most
+        if others := sum(map(len, of_kind.values())) - len(most):
+            _logger.warning(
+                "%s: %d finished cells were made with other settings (%s) than the %d others, and are in no "
+                "table.",
+                ", ".join(where),
+                others,
+                " or ".join(settings),
+                len(most),
+            )
+    return sorted(kept, key=lambda result: result.cell)
 
 
 def rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:

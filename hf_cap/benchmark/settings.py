@@ -11,6 +11,7 @@ from ..options import check_choices, check_range, documented, option, required
 from ..priors.settings import Sign
 from ..priors.source_settings import Normalisation
 from ..schema import LABEL, TEXT
+from ..words import WORD_PATTERN
 
 
 @documented
@@ -95,6 +96,10 @@ class BenchmarkSettings:
     test_split: str = option("test", "Split to measure on.")
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
+    word_pattern: str = option(
+        WORD_PATTERN,
+        "Regular expression of a word, in priors, attributions and attacks alike.",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

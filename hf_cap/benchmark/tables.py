@@ -1,5 +1,6 @@
 """The tables of a benchmark: what they hold, and as Markdown."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,14 +11,15 @@ from ..statistics import Interval
 from .results import EXPLANATIONS, Result, outcomes
 
 NOTES = (
-    "Accuracy in percent: mean ± half-width of the 95 % interval over the runs (draws × seeds). "
+    "Accuracy in percent: mean ± half-width of the 95 % interval over the runs. A run is a draw of the "
+    "training texts, the mean of its seeds, which share them; where there is one draw only, a seed. "
     "Differences are paired on the same draws and seeds, in points.",
     "A gain counts only over the best control: `shuffled` (the scores of a prior on the wrong words), "
     "`uniform`, `random` and `word_length` know nothing of the task. `oracle` is the log-odds of the whole "
     "training split, a ceiling.",
     "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
     "table. With n runs it is never below 2^(1 − n).",
-    "Tables over several data sets (`a + b`): a run is a draw of a data set, the mean of its seeds.",
+    "Tables over several data sets (`a + b`): a run is a draw of a data set.",
 )
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -32,23 +34,27 @@ class Table:
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """Accuracy a data set, regime and test set, and over data sets; then explanations, settings, gaps."""
-    accuracies = outcomes(results)
-    compared = [*table(accuracies), *table(over_datasets(accuracies))]
+    """Accuracy a data set, regime and test set, and over data sets; explanations; settings and gaps."""
     found = [
         Table(f"Accuracy: {', '.join(place)}", _ACCURACY, tuple(map(_accuracy, group)))
-        for place, group in groupby(compared, key=lambda r: (r.dataset, r.regime, r.test_set))
+        for place, group in groupby(
+            _compared(results, "accuracy"), key=lambda r: (r.dataset, r.regime, r.test_set)
+        )
     ]
-    places = sorted({(result.cell.dataset, result.cell.regime) for result in results})
-    for place in places:
+    parts = _explanations({measure: _compared(results, measure) for measure in EXPLANATIONS})
+    for place in sorted({(result.cell.dataset, result.cell.regime) for result in results}):
         here = [r for r in results if (r.cell.dataset, r.cell.regime) == place]
-        more = (_explanations(here), _settings(here), _missing(here))
-        found += [
-            Table(f"{title}: {', '.join(place)}", header, body)
-            for title, header, body in more
-            if body
-        ]
+        parts += [(", ".join(place), *part) for part in (_settings(here), _missing(here))]
+    found += [
+        Table(f"{title}: {place}", header, body) for place, title, header, body in parts if body
+    ]
     return found
+
+
+def _compared(results: Sequence[Result], measure: str) -> list[TableRow]:
+    """The methods on each data set, then over data sets."""
+    values = outcomes(results, measure)
+    return [*table(values), *table(over_datasets(values))]
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -86,26 +92,31 @@ def _accuracy(row: TableRow) -> tuple[str, ...]:
     )
 
 
-_Parts = tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]
+_Part = tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]
 
 
-def _explanations(results: Sequence[Result]) -> _Parts:
-    """Faithfulness and agreement of the explanations, one column a measure that was taken."""
-    columns: dict[str, dict[str, Interval]] = {}
-    for measure in EXPLANATIONS:
-        of_method = {row.method: row.value for row in table(outcomes(results, measure))}
-        if of_method:
-            columns[measure] = of_method
-    methods = sorted({method for of_method in columns.values() for method in of_method})
-    header = ("method", *(f"{measure} {_ARROWS[EXPLANATIONS[measure]]}" for measure in columns))
-    body = tuple(
-        (method, *(shown(columns[measure].get(method)) for measure in columns))
-        for method in methods
-    )
-    return "Explanations", header, body
+def _explanations(measures: Mapping[str, Sequence[TableRow]]) -> list[tuple[str, *_Part]]:
+    """Faithfulness and agreement of the explanations: each measure taken, and its difference from `none`."""
+    columns: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for measure, rows in measures.items():
+        for row in rows:
+            here = columns[f"{row.dataset}, {row.regime}"]
+            here[f"{measure} {_ARROWS[EXPLANATIONS[measure]]}"][row.method] = shown(row.value)
+            if row.from_baseline:
+                change = shown(row.from_baseline, signed=True)
+                here[f"{measure} − {BASELINE}"][row.method] = change
+    found: list[tuple[str, *_Part]] = []
+    for place, here in columns.items():
+        methods = sorted({method for of_method in here.values() for method in of_method})
+        body = tuple(
+            (method, *(of_method.get(method, "") for of_method in here.values()))
+            for method in methods
+        )
+        found.append((place, "Explanations", ("method", *here), body))
+    return found
 
 
-def _settings(results: Sequence[Result]) -> _Parts:
+def _settings(results: Sequence[Result]) -> _Part:
     """Training settings in which the methods differ, whether chosen on validation texts or not."""
     of_method: dict[str, Mapping[str, Any]] = {
         result.cell.method: result.numbers["settings"]["training"] for result in results
@@ -127,7 +138,7 @@ def _settings(results: Sequence[Result]) -> _Parts:
     return "Training settings that differ", ("method", *differing), body
 
 
-def _missing(results: Sequence[Result]) -> _Parts:
+def _missing(results: Sequence[Result]) -> _Part:
     reasons = {
         (name, reason) for result in results for name, reason in result.numbers["missing"].items()
     }

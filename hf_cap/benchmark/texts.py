@@ -18,6 +18,7 @@ from ..evaluation.few_shot import few_shot
 from ..evaluation.matrix import Cell
 from ..randomness import rank
 from ..schema import LABEL, TEXT
+from ..words import WORD_PATTERN
 from .claims import claim
 from .settings import BenchmarkSettings
 
@@ -126,12 +127,21 @@ def test_sets(settings: BenchmarkSettings, cell: Cell) -> tuple[dict[str, Datase
 def _attacked(settings: BenchmarkSettings, cell: Cell, kind: Kind) -> Dataset:
     texts = load_texts(settings, cell.dataset)
     folder = settings.room / "data" / cell.folder.split("/")[0] / "attacks" / f"draw_{cell.draw}"
-    attack = AttackSettings(kind=kind, seed=cell.draw)
+    attack = AttackSettings(kind=kind, seed=cell.draw, word_pattern=settings.word_pattern)
+    words = of_words(settings)
+    name = f"{kind}-{short_hash([texts.digest, words])}" if words else f"{kind}-{texts.digest}"
     return kept(
         settings.room,
-        folder / f"{kind}-{texts.digest}",
+        folder / name,
         lambda: attack_dataset(texts.test, texts.train, attack),
     )
+
+
+def of_words(settings: BenchmarkSettings) -> dict[str, str]:
+    """What a word is, where it is not the default."""
+    if settings.word_pattern == WORD_PATTERN:
+        return {}
+    return {"word_pattern": settings.word_pattern}
 
 
 def some(dataset: Dataset, count: int) -> Dataset:
@@ -147,4 +157,5 @@ def facts_of(settings: BenchmarkSettings, cell: Cell) -> Mapping[str, Any]:
         "texts": load_texts(settings, cell.dataset).digest,
         "attacks": list(settings.attacks),
         "faithfulness_texts": settings.faithfulness_texts,
+        **of_words(settings),
     }

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -30,8 +31,8 @@ SETTINGS = (BenchmarkSettings,)
 
 _TAKEN = frozenset(
     """dataset output_dir splits train_split eval_split text_column label_column labels limit seed sign
-    chunk_size progress classifier prior_column faithfulness records save_strategy eval_strategy report_to
-    disable_tqdm push_to_hub""".split()
+    chunk_size progress classifier prior_column word_pattern faithfulness records save_strategy eval_strategy
+    report_to disable_tqdm push_to_hub""".split()
 )
 """Settings of the stages that a cell of the matrix decides."""
 
@@ -103,7 +104,8 @@ def _share(values: Mapping[str, Any], jobs: int) -> None:
 
 
 def _help(values: Mapping[str, Any], job: int) -> None:
-    """What each of the processes does."""
+    """What each of the processes does, as long as the one that started it lives."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
     take_device(job)
     logging.basicConfig(level=logging.INFO, format=f"[{job}] %(message)s", stream=sys.stderr)
     bench = open_bench(build(BenchmarkSettings, values))
@@ -112,16 +114,25 @@ def _help(values: Mapping[str, Any], job: int) -> None:
     work(bench, matrix(bench))
 
 
+def _follow_parent() -> None:
+    """End this process when the one that started it has ended, however it did: `kill` reaches only that."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
 def open_bench(settings: BenchmarkSettings) -> "Bench":
     """The benchmark, with the settings of its stages converted and checked.
 
     Raises:
-        ConfigError: a stage has no such setting, or not of that value.
+        ConfigError: a stage has no such setting, or not of that value, or there is no such method.
     """
     import datasets
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from ..benchmark.bench import Bench
+    from ..benchmark.priors import check_methods
+    from ..benchmark.texts import of_words
     from ..evaluation.settings import EvaluationSettings
     from ..training.config import CAPConfig
 
@@ -129,18 +140,21 @@ def open_bench(settings: BenchmarkSettings) -> "Bench":
     disable_progress_bar()
     datasets.disable_progress_bars()
     of_training = (CAPConfig, train.TrainPlaces)
+    words = of_words(settings)
     checked = replace(
         settings,
-        training=_checked("training", settings.training, *of_training),
+        training=_checked("training", settings.training, *of_training) | words,
         candidates=tuple(_checked("candidates", one, *of_training) for one in settings.candidates),
         baseline_candidates=tuple(
             _checked("baseline_candidates", one, *of_training)
             for one in settings.baseline_candidates
         ),
-        extraction=_checked("extraction", settings.extraction, *extract.SETTINGS[1:]),
-        evaluation=_checked("evaluation", settings.evaluation, EvaluationSettings),
+        extraction=_checked("extraction", settings.extraction, *extract.SETTINGS[1:]) | words,
+        evaluation=_checked("evaluation", settings.evaluation, EvaluationSettings) | words,
     )
-    return Bench(checked, partial(_make_source, checked.extraction), _load_student)
+    bench = Bench(checked, partial(_make_source, checked.extraction), _load_student)
+    check_methods(bench)
+    return bench
 
 
 def be_alone() -> None:

@@ -8,9 +8,8 @@ or run by another process. The table is a pure function of whatever cells are fi
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, product
-from operator import itemgetter
+from dataclasses import dataclass, replace
+from itertools import product
 from statistics import fmean
 
 from ..errors import ConfigError
@@ -71,11 +70,11 @@ class TableRow:
     test_set: str
     method: str
     value: Interval
-    """Mean over the draws and seeds."""
+    """Mean over the draws; `count` is theirs (of the seeds where there is one draw)."""
     from_baseline: Interval | None
-    """Paired difference from `none` over the draws and seeds that both have; `None` without any."""
+    """Paired difference from `none` over the runs that both have; `None` without any."""
     best_control: str | None
-    """The control with the highest mean, this method left out."""
+    """The control with the highest mean over the runs that all have, this method left out."""
     from_control: Interval | None
     """Paired difference from the best control."""
     p: float | None
@@ -123,7 +122,9 @@ def table(
 ) -> list[TableRow]:
     """Compare the methods of whatever cells are finished.
 
-    The unit of the statistics is a run (draw and seed), and a comparison uses the runs that both sides have.
+    The unit of the statistics is a draw, by the mean of its seeds: they share its texts, so they are no
+    evidence of their own about other texts. Where there is one draw only, the unit is a seed, and nothing is
+    said about other draws. A comparison uses the runs (draw and seed) that both sides have.
 
     Args:
         outcomes: Numbers of the finished cells, higher = better.
@@ -149,41 +150,30 @@ def table(
 def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The outcomes of several data sets as those of one, for `table` to compare.
 
-    The unit is a draw of a data set: seeds of a draw share its texts, so they are no evidence of their own
-    and count by their mean, over the seeds that all methods of the draw have.
-
     Args:
         outcomes: Numbers of the finished cells.
 
     Returns:
-        For each regime and test set that more than one data set has, one outcome a draw and method. The data
-        set is called `a + b`, its draws are numbered through, and the seed is 0.
+        The outcomes of each regime and test set that more than one data set has, the data set being called
+        `a + b` and its draws numbered through.
     """
-    draws: dict[tuple[str, str, str, int], dict[str, dict[int, float]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        cell = outcome.cell
-        of_draw = draws[cell.regime, outcome.test_set, cell.dataset, cell.draw]
-        of_draw[cell.method][cell.seed] = outcome.value
+        groups[outcome.cell.regime, outcome.test_set].append(outcome)
     found = []
-    for (regime, test_set), group in groupby(sorted(draws), key=itemgetter(0, 1)):
-        places = list(group)
-        names = sorted({dataset for _, _, dataset, _ in places})
-        if len(names) < 2:
-            continue
-        for number, place in enumerate(places):
-            seeds = set.intersection(*map(set, draws[place].values()))
-            found += [
-                Outcome(
-                    Cell(" + ".join(names), regime, number, method, 0),
-                    test_set,
-                    fmean(values[seed] for seed in seeds),
-                )
-                for method, values in draws[place].items()
-                if seeds
-            ]
+    for group in groups.values():
+        places = sorted({(one.cell.dataset, one.cell.draw) for one in group})
+        names = sorted({dataset for dataset, _ in places})
+        if len(names) > 1:
+            number = {place: index for index, place in enumerate(places)}
+            found += [_moved(one, " + ".join(names), number) for one in group]
     return found
+
+
+def _moved(outcome: Outcome, dataset: str, number: Mapping[tuple[str, int], int]) -> Outcome:
+    cell = outcome.cell
+    there = replace(cell, dataset=dataset, draw=number[cell.dataset, cell.draw])
+    return replace(outcome, cell=there)
 
 
 Runs = dict[tuple[int, int], float]
@@ -197,14 +187,15 @@ def _rows(
     controls: Sequence[str],
     ceiling: str,
 ) -> list[TableRow]:
-    means = {method: mean_interval(list(runs.values())) for method, runs in methods.items()}
+    by_draw = len({draw for runs in methods.values() for draw, _ in runs}) > 1
+    means = {method: mean_interval(_units(runs, by_draw)) for method, runs in methods.items()}
     ranked = sorted(means, key=lambda method: (-means[method].mean, method))
-    rivals = [method for method in ranked if method in controls]
+    rivals = _ranked_controls(methods, controls, by_draw)
     p_values = {
         method: paired_bootstrap(*pairs)
         for method in ranked
         if method not in (baseline, ceiling, *controls) and rivals
-        if (pairs := _pairs(methods[method], methods[rivals[0]]))
+        if (pairs := _pairs(methods[method], methods[rivals[0]], by_draw))
     }
     corrected = holm(p_values)
     rows = []
@@ -217,9 +208,9 @@ def _rows(
                 value=means[method],
                 from_baseline=None
                 if method == baseline
-                else _difference(methods, method, baseline),
+                else _difference(methods, method, baseline, by_draw),
                 best_control=best,
-                from_control=_difference(methods, method, best),
+                from_control=_difference(methods, method, best, by_draw),
                 p=p_values.get(method),
                 p_holm=corrected.get(method),
             )
@@ -227,12 +218,45 @@ def _rows(
     return rows
 
 
-def _difference(methods: Mapping[str, Runs], method: str, other: str | None) -> Interval | None:
-    pairs = _pairs(methods[method], methods.get(other, {})) if other is not None else None
+def _ranked_controls(
+    methods: Mapping[str, Runs], controls: Sequence[str], by_draw: bool
+) -> list[str]:
+    """The controls, the best first, on the runs that all of them have where there are any.
+
+    A control that has only some of the runs would else be ranked by how easy those are.
+    """
+    present = {method: methods[method] for method in methods if method in controls}
+    if not present:
+        return []
+    shared = set.intersection(*map(set, present.values()))
+    means = {
+        method: fmean(
+            _units({run: runs[run] for run in shared} if shared else runs, by_draw=by_draw)
+        )
+        for method, runs in present.items()
+    }
+    return sorted(means, key=lambda method: (-means[method], method))
+
+
+def _difference(
+    methods: Mapping[str, Runs], method: str, other: str | None, by_draw: bool
+) -> Interval | None:
+    pairs = _pairs(methods[method], methods.get(other, {}), by_draw) if other is not None else None
     return paired_difference(*pairs) if pairs else None
 
 
-def _pairs(left: Runs, right: Runs) -> tuple[list[float], list[float]] | None:
-    """Values of the runs that both have, in the same order; `None` where there is none."""
-    shared = sorted(left.keys() & right.keys())
-    return ([left[run] for run in shared], [right[run] for run in shared]) if shared else None
+def _pairs(left: Runs, right: Runs, by_draw: bool) -> tuple[list[float], list[float]] | None:
+    """The units of the runs that both have, in the same order; `None` where there is none."""
+    shared = left.keys() & right.keys()
+    if not shared:
+        return None
+    first, second = ({run: runs[run] for run in shared} for runs in (left, right))
+    return _units(first, by_draw), _units(second, by_draw)
+
+
+def _units(runs: Runs, by_draw: bool) -> list[float]:
+    """The independent values: the mean of each draw's seeds, or every run."""
+    units: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for (draw, seed), value in sorted(runs.items()):
+        units[(draw,) if by_draw else (draw, seed)].append(value)
+    return [fmean(values) for values in units.values()]

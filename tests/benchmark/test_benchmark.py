@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from datasets import load_dataset
 
@@ -216,6 +217,35 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_cell(room: Path, tmp_path:
     after = cell_files(tmp_path)
     assert len(after) == 9
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_with_the_run_its_jobs_end(room: Path, tmp_path: Path) -> None:
+    longer = ["--training", "num_train_epochs=400", "--jobs", "2"]
+    words = flags(room, tmp_path, *longer)
+    process = subprocess.Popen([sys.executable, "-m", "hf_cap", *words], env=os.environ)
+    deadline = time.monotonic() + 200
+    jobs: list[psutil.Process] = []
+    # a job that has claimed a cell is past its start
+    while time.monotonic() < deadline and not any((tmp_path / ".locks").glob("*")):
+        time.sleep(0.05)
+        jobs = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.wait()
+    assert jobs
+    assert not psutil.wait_procs(jobs, timeout=30)[1]
+
+
+def test_words_are_the_same_in_every_stage(room: Path, tmp_path: Path) -> None:
+    few = ["--seeds", "0", "--methods", "none", "keywords", "oracle"]
+    assert main(flags(room, tmp_path, *few, "--word_pattern", r"\S+|\s+")) == 0
+    assert {file.split("/")[3] for file in cell_files(tmp_path)} == {"none", "keywords", "oracle"}
+    for method in ("none", "keywords", "oracle"):
+        found = cell(tmp_path, method)
+        assert found["settings"]["data"]["word_pattern"] == r"\S+|\s+"
+        assert found["explanations"]["oracle_alignment"] is not None
+    made = next((tmp_path / "data").rglob("priors/keywords-*"))
+    assert " " in load_dataset(str(made))["train"]["words"][0]
 
 
 @pytest.mark.slow

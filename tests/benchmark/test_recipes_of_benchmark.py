@@ -47,6 +47,10 @@ def test_a_flag_changes_one_entry_of_the_recipe() -> None:
         (["--evaluation", "attribution_steps=many"], "attribution_steps"),
         (["--dataset", "a/x", "b/x"], "one name"),
         (["--draws", "0"], "`draws` must be at least 1"),
+        (["--methods", "none", "lmie"], "no prior source 'lmie'"),
+        (["--hybrid", "cap", "chanel"], "no prior source 'chanel'"),
+        (["--control_of", "shuffled"], "has no scores to shuffle"),
+        (["--control_of", "none"], "has no scores to shuffle"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_any_work(flags: list[str], message: str) -> None:

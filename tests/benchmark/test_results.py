@@ -1,17 +1,20 @@
 """What the cells say together: numbers that can be told on paper."""
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from hf_cap.benchmark.bench import CELL_FILE
 from hf_cap.benchmark.figures import FIGURES, draw_attacks, draw_figures, draw_shots
 from hf_cap.benchmark.report import few_shot_summary, page
 from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
 from hf_cap.benchmark.tables import markdown, shown, tables
 from hf_cap.evaluation.matrix import Cell
+from hf_cap.files import write_json
 from hf_cap.statistics import Interval
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -71,6 +74,7 @@ def test_the_data_sets_are_compared_together_too(results: list[Result]) -> None:
     other = [replace(r, cell=replace(r.cell, dataset="clinic")) for r in results]
     assert "Accuracy: bank + clinic, 5_shot, clean" in markdown([*results, *other])
     assert " + " not in "".join(one.title for one in tables(results))
+    assert "Explanations: bank + clinic, 5_shot" in markdown([*results, *other])
     found = few_shot_summary([*results, *other])
     assert set(found["summary"]) == {"bank", "clinic"}
     cap = next(row for row in found["over_datasets"] if row["method"] == "cap")
@@ -133,6 +137,40 @@ def test_settings_that_differ_between_methods_are_shown(results: list[Result]) -
     tuned = result("cap", 0, 0.6, settings={"training": {"alignment_weight": 0.3}})
     found = [one for one in tables([*results, tuned]) if one.title.startswith("Training settings")]
     assert "alignment_weight" in found[0].header
+
+
+def write_cells(room: Path, results: Sequence[Result]) -> None:
+    for one in results:
+        settings = {**one.numbers["settings"], "cell": asdict(one.cell)}
+        write_json(
+            room / "cells" / one.cell.folder / CELL_FILE, {**one.numbers, "settings": settings}
+        )
+
+
+def test_runs_made_with_other_settings_are_left_out(
+    results: list[Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cells(tmp_path, results)
+    assert len(read_results(tmp_path)) == len(results)
+    assert not caplog.messages
+    longer = {"training": {"alignment_weight": 0.1, "learning_rate": 1e-3, "num_train_epochs": 9}}
+    write_cells(tmp_path, [result("cap", 2, 0.99, settings=longer)])
+    found = [one.cell for one in read_results(tmp_path) if one.cell.method == "cap"]
+    assert [cell.seed for cell in found] == [0, 1]
+    assert "1 finished cells were made with other settings" in caplog.text
+    # measured otherwise, so that no method can be compared with it
+    other = {"training": {"alignment_weight": 0.0}, "evaluation": {"max_length": 5}}
+    write_cells(tmp_path, [result("lime", 0, 0.99, settings=other)])
+    assert "lime" not in {one.cell.method for one in read_results(tmp_path)}
+
+
+def test_explanations_are_compared_with_none(results: list[Result]) -> None:
+    found = next(one for one in tables(results) if one.title.startswith("Explanations"))
+    assert found.header == ("method", "comprehensiveness ↑", "comprehensiveness − none")
+    rows = {row[0]: row[1:] for row in found.rows}
+    # by the seed (0.60 - 0.50) / 4, (0.63 - 0.52) / 4 and (0.63 - 0.54) / 4
+    assert rows["cap"][1].startswith("+0.025 ± ")
+    assert rows["none"][1] == ""
 
 
 def test_a_single_run_has_no_interval() -> None:

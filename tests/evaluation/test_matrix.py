@@ -4,7 +4,7 @@ import pytest
 
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, over_datasets, table
-from hf_cap.statistics import paired_bootstrap
+from hf_cap.statistics import mean_interval, paired_bootstrap, paired_difference
 
 
 def outcomes(**values: list[float]) -> list[Outcome]:
@@ -120,33 +120,61 @@ def test_test_sets_and_regimes_are_kept_apart() -> None:
     ]
 
 
-def test_over_data_sets_a_draw_counts_once_and_only_its_common_seeds() -> None:
-    def outcome(dataset: str, draw: int, method: str, seed: int, value: float) -> Outcome:
-        return Outcome(Cell(dataset, "5_shot", draw, method, seed), "clean", value)
+def run(method: str, draw: int, seed: int, value: float, dataset: str = "d") -> Outcome:
+    return Outcome(Cell(dataset, "5_shot", draw, method, seed), "clean", value)
 
+
+def test_the_seeds_of_a_draw_are_no_evidence_of_their_own() -> None:
+    found = [run("none", draw, seed, 0.5) for draw in range(2) for seed in range(3)]
+    found += [run("cap", 0, seed, value) for seed, value in enumerate((0.55, 0.60, 0.65))]
+    found += [run("cap", 1, seed, value) for seed, value in enumerate((0.52, 0.50, 0.54))]
+    cap = by_method(table(found))["cap"]
+    # two draws, by the means of their seeds
+    assert cap.value == mean_interval([0.60, 0.52])
+    assert cap.from_baseline == paired_difference([0.60, 0.52], [0.5, 0.5])
+    # three seeds of the only draw
+    alone = by_method(table([one for one in found if one.cell.draw == 0]))["cap"]
+    assert alone.value == mean_interval([0.55, 0.60, 0.65])
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    found = [run("none", 0, 0, 0.5), run("none", 0, 1, 0.9), run("none", 1, 0, 0.6)]
+    found += [run("cap", 0, 0, 0.6), run("cap", 1, 0, 0.6)]
+    cap = by_method(table(found))["cap"]
+    assert cap.from_baseline == paired_difference([0.6, 0.6], [0.5, 0.6])
+
+
+def test_controls_are_ranked_on_the_runs_that_all_of_them_have() -> None:
+    # `shuffled` is the worse one, but has only the easy draw yet
+    found = [run("shuffled", 0, 0, 0.79)]
+    found += [run("word_length", draw, 0, value) for draw, value in enumerate((0.82, 0.62, 0.62))]
+    found += [run("cap", draw, 0, value) for draw, value in enumerate((0.81, 0.61, 0.61))]
+    cap = by_method(table(found))["cap"]
+    assert cap.best_control == "word_length"
+    assert cap.from_control is not None
+    assert cap.from_control.mean == pytest.approx(-0.01)
+    # nothing in common: each by its own runs
+    apart = [one for one in found if (one.cell.method, one.cell.draw) != ("word_length", 0)]
+    assert by_method(table(apart))["cap"].best_control == "shuffled"
+
+
+def test_over_data_sets_the_unit_is_a_draw_of_a_data_set() -> None:
     found = over_datasets(
         [
-            outcome("a", 0, "none", 0, 0.5),
-            outcome("a", 0, "none", 1, 0.7),
-            outcome("a", 0, "cap", 0, 0.6),
-            outcome("a", 0, "cap", 1, 0.9),
-            outcome("b", 0, "none", 0, 0.2),
-            outcome("b", 0, "none", 1, 0.9),  # `cap` has no such seed yet
-            outcome("b", 0, "cap", 0, 0.4),
-            outcome("b", 1, "none", 0, 0.1),  # no seed is common
-            outcome("b", 1, "cap", 1, 0.8),
+            run("none", 0, 0, 0.5, "a"),
+            run("none", 0, 1, 0.7, "a"),
+            run("cap", 0, 0, 0.6, "a"),
+            run("cap", 0, 1, 0.9, "a"),
+            run("none", 0, 0, 0.2, "b"),
+            run("none", 0, 1, 0.9, "b"),  # `cap` has no such seed yet
+            run("cap", 0, 0, 0.4, "b"),
+            run("none", 1, 0, 0.1, "b"),  # no seed is common
+            run("cap", 1, 1, 0.8, "b"),
         ]
     )
-    assert [(o.cell.draw, o.cell.method, round(o.value, 6)) for o in found] == [
-        (0, "none", 0.6),
-        (0, "cap", 0.75),
-        (1, "none", 0.2),
-        (1, "cap", 0.4),
-    ]
     cap = by_method(table(found))["cap"]
-    assert (cap.dataset, cap.value.count) == ("a + b", 2)
-    assert cap.from_baseline is not None
-    assert cap.from_baseline.mean == pytest.approx((0.15 + 0.2) / 2)
+    assert (cap.dataset, cap.value.count) == ("a + b", 3)
+    assert cap.from_baseline == paired_difference([0.75, 0.4], [0.6, 0.2])
 
 
 def test_one_data_set_is_not_told_twice() -> None:
