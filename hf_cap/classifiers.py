@@ -1,10 +1,11 @@
 """Sequence classifiers as functions of texts: loading, limits, and passes that no text notices."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,17 @@ READ_FIRST_TOKEN = frozenset(
     for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta")
 )
 """Models of the BERT family whose head reads the first token of the last layer and no other."""
+
+NO_LIMIT = 10**9
+"""Tokens of an input where neither tokenizer nor model has a limit: more than any text has."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model*")
+"""What a folder of an adapter holds and one of a whole model does not."""
+WHOLE_FILES = ("config.json", "generation_config.json", "model*.safetensors*", "pytorch_model*")
+"""What a folder of a whole model holds and one of an adapter does not."""
+
+_logger = logging.getLogger(__name__)
 
 Encoded: TypeAlias = dict[str, list[int]]
 """Model inputs of one text, not padded."""
@@ -129,14 +141,25 @@ def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> It
         yield batch
 
 
+class NewClassifier(NamedTuple):
+    """A classifier before training."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fresh: tuple[str, ...]
+    """Modules whose weights no checkpoint holds: a head, and what else was missing."""
+
+
 def new_classifier(
     name: str,
     labels: Sequence[str],
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An encoder or decoder with an untrained head for `labels`, and its tokenizer; both know a pad token.
+) -> NewClassifier:
+    """An encoder or decoder with a head for `labels`, and its tokenizer; both know a pad token.
+
+    The head of a checkpoint serves if it has as many outputs; else it is new.
 
     Args:
         name: Folder, Hub id or `embedded/...` name.
@@ -145,14 +168,16 @@ def new_classifier(
         trust_remote_code: Run code that comes with the model.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, it cannot classify texts, or its weights do not fit.
     """
     source = resolve_model(name)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
@@ -162,12 +187,51 @@ def new_classifier(
         raise ModelError(
             f"Cannot load the model {name!r}: {error} Without a network, 'embedded/minilm-l6' is at hand."
         ) from error
+    except ValueError as error:
+        raise ModelError(
+            f"The model {name!r} cannot become a classifier of texts: {error} Name an encoder or decoder "
+            "that `AutoModelForSequenceClassification` loads, such as 'embedded/minilm-l6'."
+        ) from error
+    resized = {weight for weight, *_ in loading["mismatched_keys"]}
+    _check_resized(name, model, resized)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
         # decoder classifiers find the last token of a row by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    return NewClassifier(model, tokenizer, _owners(model, {*loading["missing_keys"], *resized}))
+
+
+def _check_resized(name: str, model: PreTrainedModel, resized: Iterable[str]) -> None:
+    """Tell that the head of a checkpoint has another size and is new, and refuse that of anything else.
+
+    Raises:
+        ModelError: another weight than the head's has not the size that the configuration says.
+    """
+    wrong = sorted(weight for weight in resized if _in_base(model, weight))
+    if wrong:
+        raise ModelError(
+            f"The weights {wrong[:3]!r} of the model {name!r} have other sizes than its `config.json` says. "
+            "Download or save the model again."
+        )
+    if resized:
+        _logger.info(
+            "The head of %s has another number of labels than %d; a new one takes its place.",
+            name, model.config.num_labels,
+        )  # fmt: skip
+
+
+def _owners(model: PreTrainedModel, weights: Iterable[str]) -> tuple[str, ...]:
+    """Names of the modules that hold these weights; of those outside the base model, the whole head."""
+    owners = {
+        weight.rpartition(".")[0] if _in_base(model, weight) else weight.partition(".")[0]
+        for weight in weights
+    }
+    return tuple(sorted(owners))
+
+
+def _in_base(model: PreTrainedModel, weight: str) -> bool:
+    return weight.startswith(f"{model.base_model_prefix}.")
 
 
 def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
@@ -184,7 +248,19 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
 
 def is_lora_run(folder: Path) -> bool:
     """Whether `hf-cap train --lora_rank` wrote this folder."""
-    return (folder / "adapter_config.json").is_file() and (folder / RUN_FILE).is_file()
+    return (folder / ADAPTER_CONFIG).is_file() and (folder / RUN_FILE).is_file()
+
+
+def drop_other_kind(folder: Path, *, adapter: bool) -> None:
+    """Remove what an earlier run of the other kind left in a folder: its adapter, or its whole model.
+
+    Args:
+        folder: Where a model was just saved.
+        adapter: Whether that is an adapter alone.
+    """
+    for pattern in WHOLE_FILES if adapter else ADAPTER_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def merged_lora(folder: Path) -> PreTrainedModel:
@@ -198,9 +274,9 @@ def merged_lora(folder: Path) -> PreTrainedModel:
     from peft import PeftModel
 
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    base, _ = new_classifier(
+    base = new_classifier(
         run["model"], run["data"]["labels"], revision=run["settings"].get("model_revision")
-    )
+    ).model
     merged: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     return merged
 
@@ -255,14 +331,15 @@ def first_token_only(model: nn.Module) -> Iterator[None]:
 
 
 def longest_input(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Number of tokens, special ones included, that tokenizer and model both allow."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
-        return int(tokenizer.model_max_length)
+    """Number of tokens, special ones included, that tokenizer and model both allow; at most `NO_LIMIT`."""
+    limits = [tokenizer.model_max_length, NO_LIMIT]
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
     # RoBERTa and its kin begin to count positions behind that of the padding
     offsets = [
         module.padding_idx + 1
         for name, module in model.named_modules()
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
     ]
-    return int(min(tokenizer.model_max_length, positions - max(offsets, default=0)))
+    if positions > 0:  # of models without a limit, XLNet says -1
+        limits.append(positions - max(offsets, default=0))
+    return int(min(limits))

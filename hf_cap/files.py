@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,23 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON atomically, indented, with sorted keys. NaN is refused: other readers cannot take it."""
+    """Write JSON atomically, indented, with sorted keys.
+
+    Raises:
+        ValueError: a number is not finite, which other readers cannot take; `finite` takes such out of logs.
+    """
     write_text(
         target,
         json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
     )
+
+
+def finite(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a log as JSON can tell them: `None` for each number that is not finite."""
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        for line in lines
+    ]

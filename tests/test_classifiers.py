@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hf_cap.classifiers import (
+    NO_LIMIT,
     READ_FIRST_TOKEN,
+    drop_other_kind,
     first_token_only,
     is_lora_run,
     load_model,
@@ -18,7 +21,7 @@ from hf_cap.classifiers import (
     new_classifier,
 )
 from hf_cap.errors import ModelError
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
@@ -91,7 +94,7 @@ def decoder(tmp_path: Path) -> Path:
 
 
 def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> None:
-    model, tokenizer = new_classifier(str(decoder), ["no", "yes", "so"])
+    model, tokenizer, _ = new_classifier(str(decoder), ["no", "yes", "so"])
     assert model.config.id2label == {0: "no", 1: "yes", 2: "so"}
     assert model.config.label2id == {"no": 0, "yes": 1, "so": 2}
     texts = ["a", "longer text"]
@@ -112,7 +115,7 @@ def test_a_lora_run_is_loaded_merged_with_its_labels(decoder: Path, tmp_path: Pa
     from peft import LoraConfig, get_peft_model
 
     labels, run = ["no", "yes", "so"], tmp_path / "run"
-    base, tokenizer = new_classifier(str(decoder), labels)
+    base, tokenizer, _ = new_classifier(str(decoder), labels)
     adapters = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
     adapted = get_peft_model(base, adapters).eval()
     adapted.save_pretrained(str(run))
@@ -133,6 +136,99 @@ def test_the_longest_input_is_the_last_that_has_positions(family: str, longest: 
     model(torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("family", "longest"), [("t5", NO_LIMIT), ("xlnet", NO_LIMIT), ("bert", 512)]
+)
+def test_a_model_without_a_limit_takes_the_longest_texts(family: str, longest: int) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = int(1e30)  # as transformers writes it where there is none
+    model: Any = SimpleNamespace(config=AutoConfig.for_model(family), named_modules=lambda: [])
+    assert longest_input(model, tokenizer) == longest
+    cut = tokenizer(["card " * 600], truncation=True, max_length=longest)["input_ids"][0]
+    assert len(cut) == min(602, longest)
+    tokenizer.model_max_length = 64
+    assert longest_input(model, tokenizer) == 64
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A classifier of three labels."""
+    roberta_classifier(3).save_pretrained(tmp_path / "encoder")
+    word_tokenizer().save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_a_head_for_another_number_of_labels_is_new(
+    encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="hf_cap")
+    same = new_classifier(str(encoder), ["a", "b", "c"])
+    assert same.fresh == ()
+    assert not caplog.records
+    other = new_classifier(str(encoder), ["a", "b", "c", "d", "e"])
+    assert other.fresh == ("classifier",)
+    assert "a new one takes its place" in caplog.text
+    ids = word_tokenizer()(["my card"], return_tensors="pt")
+    assert other.model(**ids).logits.shape == (1, 5)
+    body = zip(same.model.base_model.parameters(), other.model.base_model.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in body)
+
+
+def test_a_body_of_another_size_is_refused(encoder: Path) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    name = "roberta.embeddings.word_embeddings.weight"
+    save_file(
+        {**weights, name: weights[name][:-1].clone()},
+        encoder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        ModelError, match=r"word_embeddings.*other sizes than its `config.json` says"
+    ):
+        new_classifier(str(encoder), ["a", "b", "c"])
+
+
+def test_a_model_that_is_no_classifier_is_refused(encoder: Path) -> None:
+    (encoder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 8}))
+    with pytest.raises(ModelError, match="cannot become a classifier of texts"):
+        new_classifier(str(encoder), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("family", "fresh"),
+    [
+        ("bert", ("bert.pooler.dense", "classifier")),
+        ("deberta-v2", ("classifier", "pooler")),
+        ("roberta", ("classifier",)),
+    ],
+)
+def test_the_modules_that_no_checkpoint_holds_are_named(
+    tmp_path: Path, family: str, fresh: tuple[str, ...]
+) -> None:
+    options = {"add_pooling_layer": False} if family == "bert" else {}
+    AutoModel.from_config(tiny(family).config, **options).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    assert new_classifier(str(tmp_path), ["a", "b"]).fresh == fresh
+
+
+@pytest.mark.parametrize(
+    ("adapter", "left"),
+    [
+        (True, {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.json"}),
+        (False, {"config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+                 "tokenizer.json", "run.json"}),
+    ],
+)  # fmt: skip
+def test_a_folder_holds_one_kind_of_weights(tmp_path: Path, adapter: bool, left: set[str]) -> None:
+    for name in (
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "run.json", "config.json",
+        "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+    ):  # fmt: skip
+        (tmp_path / name).touch()
+    drop_other_kind(tmp_path, adapter=adapter)
+    assert {file.name for file in tmp_path.iterdir()} == left
 
 
 def test_the_families_are_the_ones_tested() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.files import atomic_path, write_json, write_text
+from hf_cap.files import atomic_path, finite, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
@@ -70,3 +70,12 @@ def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(target, {"a": float("nan")})
     assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
+
+
+def test_a_log_with_numbers_that_are_not_finite_can_be_written(tmp_path: Path) -> None:
+    log = [{"step": 1, "loss": 0.5, "grad_norm": float("inf")}, {"loss": float("nan"), "ok": True}]
+    write_json(tmp_path / "log.json", finite(log))
+    assert json.loads((tmp_path / "log.json").read_text()) == [
+        {"step": 1, "loss": 0.5, "grad_norm": None},
+        {"loss": None, "ok": True},
+    ]

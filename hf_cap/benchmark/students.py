@@ -81,7 +81,7 @@ def train_student(bench: Bench, cell: Cell, data: Dataset, settings: Mapping[str
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    history = trainer.state.log_history
+    history = trainer.history
     del trainer  # it and its optimizer hold one another
     gc.collect()
     return Student(model, tokenizer, history, time.monotonic() - started)

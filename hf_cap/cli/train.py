@@ -7,6 +7,7 @@ several devices.
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,20 +129,17 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     )
     train_and_save(trainer)
     if trainer.is_world_process_zero():
-        _finish(places, config, settings, dataset, trainer.state.log_history)
+        _finish(places, config, settings, dataset, trainer.history)
     return Path(places.output_dir)
 
 
 def check_start(config: "TrainingArguments") -> None:
-    """Refuse a run that cannot end well: it may not publish, or its processes would not train together.
+    """Refuse a run that cannot end well: it would publish unseen, or its processes would not train together.
 
     Raises:
-        ConfigError: several processes were launched and each would train alone; or `push_to_hub` is set and
-            there is no token, or it may not write there.
-        ServerError: the Hub refuses the token.
+        ConfigError: several processes were launched and each would train alone, or `hub_token` or
+            `push_to_hub` is set.
     """
-    from ..publishing.hub import check_access
-
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > config.world_size:
         raise ConfigError(
@@ -154,15 +152,20 @@ def check_start(config: "TrainingArguments") -> None:
             "`hub_token` out, and set the variable HF_TOKEN or run `hf auth login`."
         )
     if config.push_to_hub:
-        repo_id = config.hub_model_id or Path(str(config.output_dir)).name
-        check_access(repo_id)
+        raise ConfigError(
+            "`push_to_hub` would publish a folder that nobody has looked at. Leave it out. After training "
+            f"`hf-cap push model --folder {config.output_dir} --repo_id USER/NAME` writes and lists what "
+            "goes to the Hub, and `--push` uploads it."
+        )
 
 
 def train_and_save(trainer: "Trainer") -> None:
     """Train into the output folder; `resume_from_checkpoint=last` goes on where a stopped run was."""
+    from peft import PeftModel
     from transformers.trainer_utils import get_last_checkpoint
 
     from ..cards.run import EVALUATIONS
+    from ..classifiers import drop_other_kind
 
     folder, checkpoint = trainer.args.output_dir, trainer.args.resume_from_checkpoint
     if checkpoint == "last":
@@ -173,6 +176,8 @@ def train_and_save(trainer: "Trainer") -> None:
         shutil.rmtree(outdated)
         _logger.warning("Removed %s: it measured the model that was here before.", outdated)
     trainer.save_model(folder)
+    if trainer.is_world_process_zero():
+        drop_other_kind(Path(str(folder)), adapter=isinstance(trainer.model, PeftModel))
 
 
 def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]":
@@ -183,7 +188,14 @@ def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]
     trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
     if spread or not set(TRACKERS) & set(trackers or []):
         return []
-    return [HeatMapCallback(dataset, word_pattern=config.word_pattern)]
+    return [
+        HeatMapCallback(
+            dataset,
+            word_pattern=config.word_pattern,
+            prior_column=config.prior_column,
+            max_length=config.max_length,
+        )
+    ]
 
 
 def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrainedTokenizerBase]":
@@ -195,17 +207,21 @@ def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrai
     from ..classifiers import new_classifier
     from ..data import label_names
 
-    model, tokenizer = new_classifier(
+    model, tokenizer, fresh = new_classifier(
         places.model,
         label_names(dataset),
         revision=places.model_revision,
         trust_remote_code=places.trust_remote_code,
     )
-    return (with_adapters(model, places) if places.lora_rank else model), tokenizer
+    return (with_adapters(model, places, fresh) if places.lora_rank else model), tokenizer
 
 
-def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> Any:
-    """The model with LoRA adapters; its classification head trains in full."""
+def with_adapters(model: "PreTrainedModel", places: TrainPlaces, fresh: Sequence[str]) -> Any:
+    """The model with LoRA adapters; its classification head trains in full, and so do the modules `fresh`.
+
+    Raises:
+        ConfigError: the model has no layers for the adapters.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
     adapters = LoraConfig(
@@ -213,6 +229,8 @@ def with_adapters(model: "PreTrainedModel", places: TrainPlaces) -> Any:
         r=places.lora_rank,
         lora_alpha=places.lora_alpha,
         target_modules=list(places.lora_targets) or None,
+        # peft itself knows heads by two names only; what it does not save is random at each load
+        modules_to_save=list(fresh),
     )
     try:
         return get_peft_model(model, adapters)
@@ -225,7 +243,7 @@ def _finish(
     config: "CAPConfig",
     settings: dict[str, Any],
     dataset: "Dataset",
-    history: list[dict[str, float]],
+    history: list[dict[str, Any]],
 ) -> None:
     """Leave a folder of safetensors and JSON: drop the pickled arguments, write `run.json`."""
     from ..cards.run import RUN_FILE

@@ -141,7 +141,7 @@ def student_record(
         },
         "scores": dict(scores.provenance) if scores else None,
         "features": feature_record(trainer.model, trainer.train_dataset, scores),
-        "history": trainer.state.log_history,
+        "history": trainer.history,
         "versions": versions(),
     }
 

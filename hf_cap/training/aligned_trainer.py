@@ -1,17 +1,24 @@
 """The method, whatever is attributed: a second loss that pulls attributions towards a prior."""
 
+import shutil
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 
+from ..errors import ConfigError
+from ..files import finite
 from ..types import Scalar
 from .meter import Meter
 from .settings import AlignmentOptions, weight_at
+
+PUBLISHED = ".hub"
+"""Folder in the output folder with what `push_to_hub` uploads."""
 
 
 class Alignment(NamedTuple):
@@ -48,6 +55,9 @@ class AlignedTrainer(Trainer):
         args: With the settings of `AlignmentOptions`; plain `TrainingArguments` switch the alignment off.
         rest: What follows in the signature of `Trainer`.
         kwargs: All else that `Trainer` takes.
+
+    Raises:
+        ConfigError: what is saved while training would be published.
     """
 
     model: Any
@@ -58,6 +68,8 @@ class AlignedTrainer(Trainer):
         self.alignment = (
             args if isinstance(args, AlignmentOptions) else AlignmentOptions(alignment_weight=0.0)
         )
+        if isinstance(args, AlignmentOptions):
+            _check_publishing(args)
         super().__init__(model, args, *rest, **kwargs)
         if isinstance(args, AlignmentOptions):
             # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature
@@ -65,6 +77,11 @@ class AlignedTrainer(Trainer):
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         self._meters = {True: Meter(), False: Meter()}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged so far; `None` for a number that is not finite, such as the norm of a lost step."""
+        return finite(self.state.log_history)
 
     def aligner(
         self, model: nn.Module, inputs: dict[str, Any]
@@ -126,3 +143,44 @@ class AlignedTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self._meters[True].flush(self.accelerator.gather)}
         super().log(logs, start_time)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `Trainer.push_to_hub`, of the model, its tokenizer and its card, and of nothing else.
+
+        The output folder may hold training texts (in a tracker's log) and records of earlier runs, so what is
+        published is written anew, into the folder `.hub` in it.
+        """
+        if self.hub_model_id is None:  # named after the output folder, so before that is another
+            self.init_hf_repo(token, private)
+        place = self.args.output_dir
+        folder = Path(str(place)) / PUBLISHED
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+        self.args.output_dir = str(folder)
+        try:
+            kwargs.setdefault("model_name", str(self.hub_model_id).split("/")[-1])
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+        finally:
+            self.args.output_dir = place
+
+
+def _check_publishing(args: TrainingArguments) -> None:
+    """Refuse to publish at each save, when `Trainer` uploads the output folder as it is.
+
+    Raises:
+        ConfigError: `push_to_hub` is set with another strategy than `end`.
+    """
+    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        raise ConfigError(
+            f"`push_to_hub=True` with `hub_strategy={HubStrategy(args.hub_strategy).value!r}` uploads "
+            "the output folder at each save, with pickled arguments, local paths and whatever else lies in "
+            "it. Give `hub_strategy='end'`, or call `push_to_hub()` after training."
+        )

@@ -21,10 +21,12 @@ from transformers import (
 
 from ..attribution import attribute_words
 from ..cards.heat_map import heat_map, printable
+from ..classifiers import longest_input
 from ..data import evenly, label_names
 from ..errors import ConfigError
 from ..schema import LABEL, PRIOR, TEXT, check_prior
 from ..words import WORD_PATTERN, word_strings
+from .data import label_ids
 
 NAME = "heat_maps"
 _STEPS = 20
@@ -37,30 +39,41 @@ class HeatMapCallback(TrainerCallback):
     `report_to` names; without them the callback does nothing. Training is the same with and without it.
 
     Args:
-        dataset: Texts with `text`, a `ClassLabel` column `label`, and perhaps `prior`.
+        dataset: Texts with `text`, a `ClassLabel` column `label`, and perhaps priors.
         count: At most so many of its rows are drawn, evenly spread; at least 1.
         word_pattern: Regular expression of a word; the one that the priors were made with.
+        prior_column: Column that holds the priors.
+        max_length: Tokens that a text is cut at; the model's own limit by default.
 
     Raises:
         ConfigError: `count` is below 1, or (when training begins) the model's weights are spread over
             processes, so that none can explain it alone.
-        DataError: `label` is no `ClassLabel`.
+        DataError: `label` is no `ClassLabel`, or (when training begins) the model has other labels.
         PriorError: a prior has not one finite score a word.
     """
 
     def __init__(
-        self, dataset: Dataset, count: int = 4, *, word_pattern: str = WORD_PATTERN
+        self,
+        dataset: Dataset,
+        count: int = 4,
+        *,
+        word_pattern: str = WORD_PATTERN,
+        prior_column: str = PRIOR,
+        max_length: int | None = None,
     ) -> None:
         if count < 1:
             raise ConfigError(f"`count` must be at least 1, got {count!r}.")
         rows = dataset.select(evenly(range(len(dataset)), count))
         names = label_names(rows)
         self.word_pattern = word_pattern
+        self.max_length = max_length
+        self.rows = rows
         self.texts: list[str] = list(rows[TEXT])
         self.labels = [names[label] for label in rows[LABEL]]
-        self.priors = list(rows[PRIOR]) if PRIOR in rows.column_names else [None] * len(rows)
+        has_priors = prior_column in rows.column_names
+        self.priors = list(rows[prior_column]) if has_priors else [None] * len(rows)
         for row, (text, prior) in enumerate(zip(self.texts, self.priors, strict=True)):
-            check_prior(prior, word_strings(text, word_pattern), row=row)
+            check_prior(prior, word_strings(text, word_pattern), column=prior_column, row=row)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -81,14 +94,16 @@ class HeatMapCallback(TrainerCallback):
 
     def draw(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
         """The heat maps as Markdown: an indented block, which no text can break out of."""
-        index = model.config.label2id or {}
+        label2id: Any = model.config.label2id or {}
+        index = label_ids(self.rows, label2id)
         scores = attribute_words(
             model,
             tokenizer,
             self.texts,
-            [int(index[label]) for label in self.labels],
+            [index[label] for label in self.rows[LABEL]],
             steps=_STEPS,
             word_pattern=self.word_pattern,
+            max_length=self.max_length or longest_input(model, tokenizer),
         )
         lines: list[str] = []
         for text, label, prior, row in zip(

@@ -1,17 +1,18 @@
 """The card of a model that was just trained, from what its trainer knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import Trainer
+from peft import PeftModel
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..cards import model_facts, render_card
 from ..files import write_text
 from ..versions import versions
+from .aligned_trainer import AlignedTrainer
 from .settings import AlignmentOptions
 
 _PLAIN = (bool, int, float, str)
@@ -33,7 +34,7 @@ def run_record(
         base_model: What the model was loaded from.
         labels: The label space.
         rows: Training examples.
-        history: The trainer's `log_history`.
+        history: That of the trainer.
         dataset: Name of the training data.
     """
     aligned = isinstance(args, AlignmentOptions)
@@ -51,7 +52,7 @@ def run_record(
 
 
 def write_trainer_card(
-    trainer: Trainer,
+    trainer: AlignedTrainer,
     *,
     language: str | None = None,
     license: str | None = None,
@@ -71,19 +72,20 @@ def write_trainer_card(
         model_name: Title of the card.
         _: What else `Trainer.create_model_card` takes, which this card has no place for.
     """
-    config: Any = trainer.model.config  # type: ignore[union-attr]
+    config: Any = trainer.model.config
     data = trainer.train_dataset
     record = run_record(
         trainer.args,
         base_model=finetuned_from or getattr(config, "_name_or_path", None),
         labels=[config.id2label[index] for index in sorted(config.id2label)],
         rows=len(data) if isinstance(data, Dataset) else None,
-        history=trainer.state.log_history,
+        history=trainer.history,
         dataset=dataset,
     )
     write_card(
         str(trainer.args.output_dir),
         record,
+        adapter=isinstance(trainer.model, PeftModel),
         name=model_name,
         repo_id=getattr(trainer, "hub_model_id", None),
         language=language,
@@ -91,15 +93,24 @@ def write_trainer_card(
     )
 
 
-def write_card(folder: str, record: Mapping[str, Any], *, name: str | None, **facts: Any) -> None:
-    """Write the card of a record to `README.md`; `facts` are further arguments of `model_facts`.
+def write_card(
+    folder: str, record: Mapping[str, Any], *, adapter: bool, name: str | None, **known: Any
+) -> None:
+    """Write the card of a record to `README.md`.
 
     The pickled training arguments leave the folder, which is about to be published: they hold local
     paths, and the card tells the settings.
+
+    Args:
+        folder: Where the model was saved.
+        record: Of its run.
+        adapter: Whether what was saved is an adapter alone.
+        name: Title of the card.
+        known: Further arguments of `model_facts`.
     """
     (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    card = render_card(model_facts(record, name=name or Path(folder).name, **facts))
-    write_text(Path(folder) / "README.md", card)
+    facts = model_facts(record, name=name or Path(folder).name, **known)
+    write_text(Path(folder) / "README.md", render_card(replace(facts, adapter=adapter)))
 
 
 def changed_settings(args: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is refused before training: models and set-ups whose attributions cannot be differentiated."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 
 from ..attribution import Explained, pad_token
-from ..errors import AlignmentError, ConfigError, ModelError, PriorError
+from ..errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
 from ..schema import PRIOR, prior_sources
 from .data import PRIOR_WEIGHT, TOKEN_WORDS
 from .gradient import GRADIENTS, Plan, TokenLoss
@@ -18,6 +19,10 @@ _logger = logging.getLogger(__name__)
 _KINKS = (
     "The model has ReLU layers. A finite difference that steps over a kink differs from the exact gradient, "
     "by more than its size in small models; use `alignment_gradient='double_backward'` where it can run."
+)
+_ENCODE = (
+    "Give the texts as they are (`text`, `label` and the prior), and the trainer tokenises them; or make the "
+    "columns with `encode_dataset`; or train without alignment: `alignment_weight=0`."
 )
 _LOOK_AT = 64
 
@@ -56,15 +61,60 @@ def check_has_prior(dataset: Dataset, options: AlignmentOptions) -> None:
     )
 
 
-def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: bool) -> str:
+def check_encoded(dataset: Dataset) -> None:
+    """Refuse to align with encoded texts that carry nothing to align with.
+
+    Raises:
+        DataError: the words are not aligned with the tokens.
+        PriorError: no text has a prior.
+    """
+    if TOKEN_WORDS not in dataset.column_names:
+        raise DataError(
+            f"The training set is tokenised, but has no column {TOKEN_WORDS!r}, so nothing could be aligned; "
+            f"it has {dataset.column_names}. {_ENCODE}"
+        )
+    weights = dataset[PRIOR_WEIGHT] if PRIOR_WEIGHT in dataset.column_names else ()
+    if not any(weight > 0 for weight in weights):
+        raise PriorError(
+            f"None of the {len(dataset)} training texts has a prior of positive {PRIOR_WEIGHT!r}, so nothing "
+            "could be aligned. Give the column of the priors as `prior_column` (to `encode_dataset` where it "
+            "encoded the texts), look whether its priors are all null or zero, or train without alignment: "
+            "`alignment_weight=0`."
+        )
+
+
+def check_batch(batch: Mapping[str, Any]) -> None:
+    """Refuse a training batch that carries nothing to align with.
+
+    Raises:
+        DataError: the words are not aligned with the tokens.
+    """
+    if TOKEN_WORDS not in batch:
+        raise DataError(
+            f"A training batch has no {TOKEN_WORDS!r}, so nothing could be aligned; it has {list(batch)}. "
+            f"{_ENCODE} A collator must keep its columns, as `CAPCollator` does."
+        )
+
+
+def choose_gradient(
+    wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: bool, mixed_precision: str = "no"
+) -> str:
     """The gradient mode to use: `wanted`, or for `auto` the first that can run.
+
+    Args:
+        wanted: A gradient mode or `auto`.
+        model: The model that is trained.
+        fsdp: Whether FSDP spreads its weights.
+        deepspeed: Whether DeepSpeed does.
+        mixed_precision: What accelerate calls the precision of the passes.
 
     Raises:
         ConfigError: the mode that is wanted, or with `auto` each mode, cannot run here.
     """
+    spread = "FSDP" if fsdp else "DeepSpeed" if deepspeed else None
     blocked = {
-        "double_backward": _blocks_double_backward(fsdp=fsdp, deepspeed=deepspeed),
-        "finite_difference": _blocks_finite_difference(model),
+        "double_backward": _blocks_double_backward(spread),
+        "finite_difference": _blocks_finite_difference(model, spread, mixed_precision),
     }
     modes = list(blocked) if wanted == "auto" else [wanted]
     for mode in modes:
@@ -76,14 +126,24 @@ def choose_gradient(wanted: str, model: nn.Module, *, fsdp: bool, deepspeed: boo
     raise ConfigError(f"`alignment_gradient={wanted!r}`: {reasons}.")
 
 
-def _blocks_double_backward(*, fsdp: bool, deepspeed: bool) -> str | None:
-    if fsdp or deepspeed:
-        name = "FSDP" if fsdp else "DeepSpeed"
-        return f"{name} frees or reduces weights between the two backward passes. Use 'finite_difference'"
+def _blocks_double_backward(spread: str | None) -> str | None:
+    if spread:
+        return (
+            f"{spread} frees or reduces weights between the two backward passes. Use 'finite_difference', in "
+            "float32"
+        )
     return None
 
 
-def _blocks_finite_difference(model: nn.Module) -> str | None:
+def _blocks_finite_difference(
+    model: nn.Module, spread: str | None, mixed_precision: str
+) -> str | None:
+    if spread and mixed_precision != "no":  # autocast can be switched off, but not their casts
+        return (
+            f"{spread} makes the passes in {mixed_precision!r}, and a difference of nearly equal scores "
+            "needs float32. Train without mixed precision: leave out `bf16`, and give accelerate "
+            "`mixed_precision: 'no'`"
+        )
     low = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
     if low:
         return (
@@ -149,10 +209,8 @@ def _missed_layers(model: nn.Module, reached: set[str]) -> list[str]:
 def telling_rows(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
     """Of the first encoded rows, those on which a missing gradient would show.
 
-    They are the longest whose prior counts and is not constant; none if the data set has no priors.
+    They are the longest whose prior counts and is not constant; there may be none.
     """
-    if TOKEN_WORDS not in dataset.column_names:
-        return []
     usable = [
         row
         for row in dataset.select(range(min(_LOOK_AT, len(dataset))))

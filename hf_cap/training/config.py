@@ -34,8 +34,9 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
                 "`ddp_static_graph=True` gives wrong gradients, without an error, when an attribution is "
                 "differentiated. Leave it out."
             )
-        if self.fp16:
+        if self.mixed_precision == "fp16":  # by `fp16=True`, or by accelerate's own configuration
             raise ConfigError(
-                "`fp16=True` scales the loss, which overflows in the gradient of an attribution. "
-                "Use `bf16=True` or float32."
+                "Mixed precision 'fp16' scales the loss, which overflows in the gradient of an attribution. "
+                "Use 'bf16' or 'no': instead of `fp16=True` give `bf16=True` or neither, and in the "
+                "configuration of accelerate change `mixed_precision`."
             )

@@ -181,7 +181,7 @@ def encode_dataset(
         check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     encoder = Encoder(
         tokenizer,
-        _label_ids(dataset, label2id),
+        label_ids(dataset, label2id),
         word_pattern,
         max_length,
         prior_column,
@@ -209,8 +209,15 @@ def _check_columns(dataset: Dataset, wanted: Sequence[str], name: str) -> None:
         raise DataError(f"The {name} set is empty.")
 
 
-def _label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
-    """What a label cell may hold: names of the model's labels, and indices in the order of the data set."""
+def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
+    """What a label cell may hold, to the class index of the model.
+
+    A cell holds the name of a label of the model, or an index in the order of the data set's names. A model
+    whose labels were never named (`LABEL_0`, ...) takes the indices as they are.
+
+    Raises:
+        DataError: the data set has labels that the model has not.
+    """
     feature = dataset.features.get(LABEL)
     names = feature.names if isinstance(feature, ClassLabel) else None
     if names is not None and set(names) & set(label2id):

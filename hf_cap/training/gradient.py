@@ -179,7 +179,8 @@ def _directional(
 def difference_passes(model: nn.Module) -> Iterator[None]:
     """Without dropout, foreign attention and autocast, also where accelerate put that round `forward`.
 
-    A difference of two nearly equal scores has no correct digit left in bfloat16.
+    A difference of two nearly equal scores has no correct digit left in bfloat16. What FSDP and DeepSpeed
+    cast cannot be switched off here; `choose_gradient` refuses it.
     """
     patched, original = model.forward, model.__dict__.get("_original_forward")
     if original is not None:

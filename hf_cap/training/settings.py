@@ -56,7 +56,8 @@ class AlignmentOptions:
     alignment_gradient: GradientMode = option(
         "auto",
         "`double_backward` is exact and the faster one; `finite_difference` needs only ordinary passes, "
-        "so it also runs with flash attention, FSDP2 and DeepSpeed. `auto` takes the first where it can run.",
+        "so it also runs with flash attention and, without mixed precision, with FSDP2 and DeepSpeed. `auto` "
+        "takes the first where it can run.",
     )
     finite_difference_step: float = option(
         8e-3,

@@ -14,7 +14,9 @@ from ..explanation import Explanation
 from .aligned_trainer import AlignedTrainer, Aligner
 from .card import write_trainer_card
 from .checks import (
+    check_batch,
     check_classifier,
+    check_encoded,
     check_gradient,
     check_has_prior,
     choose_gradient,
@@ -56,7 +58,7 @@ class CAPTrainer(AlignedTrainer):
 
     Raises:
         ConfigError: the settings cannot work together.
-        DataError: a raw data set is malformed.
+        DataError: a data set is malformed, or (when training begins) is tokenised without its words.
         PriorError: a prior does not fit its text.
         ModelError: the model or tokenizer cannot be aligned.
     """
@@ -99,6 +101,8 @@ class CAPTrainer(AlignedTrainer):
         self, model: nn.Module, inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], Aligner | None]:
         """The classifier's inputs, and the alignment of the words of a batch that has priors."""
+        if self.alignment.alignment_weight and model.training:
+            check_batch(inputs)
         inputs, priors = take_priors(inputs)
         if priors is None or not self.alignment.alignment_weight:
             return inputs, None
@@ -133,8 +137,11 @@ class CAPTrainer(AlignedTrainer):
 
         Raises:
             AlignmentError: the gradient is blocked or not finite; the message says where.
+            DataError: the data set is tokenised, but not with its words.
+            PriorError: no text has a prior.
         """
         if self.alignment.alignment_weight and isinstance(self.train_dataset, Dataset):
+            check_encoded(self.train_dataset)
             self._try_gradient(self.train_dataset)
         return super().train(*args, **kwargs)
 
@@ -176,6 +183,7 @@ class CAPTrainer(AlignedTrainer):
             self.model,
             fsdp=self.is_fsdp_enabled,
             deepspeed=self.is_deepspeed_enabled,
+            mixed_precision=self.accelerator.mixed_precision,
         )
 
     # --- data -----------------------------------------------------------------------------------------

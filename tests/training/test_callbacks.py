@@ -53,6 +53,38 @@ def test_labels_are_matched_by_name() -> None:
     assert drawings[0] == drawings[1]
 
 
+def test_a_model_whose_labels_have_no_names_is_drawn_by_their_order() -> None:
+    named = rows().select([1])
+    other = named.cast_column("label", ClassLabel(names=["lost", "renew", "pay"]))
+    model = roberta_classifier()
+    drawings = [HeatMapCallback(data).draw(model, word_tokenizer()) for data in (named, other)]
+    assert "renew, model:" in drawings[1]
+    assert drawings[1] == drawings[0].replace("LABEL_1", "renew")
+    model.config.label2id = {"renew": 0, "pay": 1, "cancel": 2}
+    with pytest.raises(DataError, match=r"\['lost'\] are not among the model's"):
+        HeatMapCallback(other).draw(model, word_tokenizer())
+
+
+def test_a_text_beyond_the_model_is_cut_as_in_training() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.model_max_length = int(1e30)  # as transformers writes it where there is none
+    data = Dataset.from_dict({"text": ["lost " * 100], "label": [0]}).cast_column("label", NAMES)
+    model = roberta_classifier()
+    whole = HeatMapCallback(data).draw(model, tokenizer)
+    assert "LABEL_0, model:" in whole
+    assert HeatMapCallback(data, max_length=8).draw(model, tokenizer) != whole
+
+
+def test_the_priors_are_those_of_the_column_that_is_trained_on() -> None:
+    data = rows().select([1, 2])
+    both = data.add_column("mine", [[-score for score in prior] for prior in data["prior"]])
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    found = HeatMapCallback(both, prior_column="mine").draw(model, tokenizer)
+    assert found != HeatMapCallback(both).draw(model, tokenizer)
+    renamed = both.remove_columns("prior").rename_column("mine", "prior")
+    assert found == HeatMapCallback(renamed).draw(model, tokenizer)
+
+
 def test_the_rows_are_evenly_spread() -> None:
     data = rows(9)
     assert HeatMapCallback(data, 3).texts == [data["text"][index] for index in (0, 3, 6)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_cap.attribution import Explained, math_attention, on_path, path_points, target_score
+from hf_cap.errors import ConfigError
 from hf_cap.training.checks import choose_gradient
 from hf_cap.training.data import Priors
 from hf_cap.training.gradient import GRADIENTS, Plan, double_backward, finite_difference
@@ -205,3 +206,21 @@ def test_finite_difference_sees_the_kinks_of_relu_and_says_so(
     assert not caplog.records
     choose_gradient("auto", model, fsdp=True, deepspeed=False)
     assert "ReLU" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", ["auto", "finite_difference"])
+@pytest.mark.parametrize("spread", ["fsdp", "deepspeed"])
+def test_spread_weights_need_passes_in_float32(spread: str, wanted: str) -> None:
+    where = {"fsdp": False, "deepspeed": False, spread: True}
+    model = family("roberta")
+    with pytest.raises(ConfigError, match=r"makes the passes in 'bf16'.*`mixed_precision: 'no'`"):
+        choose_gradient(wanted, model, **where, mixed_precision="bf16")
+    assert choose_gradient(wanted, model, **where, mixed_precision="no") == "finite_difference"
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+def test_whole_weights_are_free_in_their_precision(mode: str) -> None:
+    found = choose_gradient(
+        mode, family("roberta"), fsdp=False, deepspeed=False, mixed_precision="bf16"
+    )
+    assert found == mode

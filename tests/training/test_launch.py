@@ -31,14 +31,19 @@ def test_the_recipes_are_the_set_ups_that_are_promised() -> None:
 
 def launch(module: str, *arguments: str, gpu: bool = False) -> None:
     """Run a program of the tests in two processes."""
+    run = launched(module, *arguments, gpu=gpu)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def launched(module: str, *arguments: str, gpu: bool = False) -> subprocess.CompletedProcess[str]:
+    """What a program of the tests left that ran in two processes."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
         "-m", module, *arguments,
     ]  # fmt: skip
-    run = subprocess.run(
+    return subprocess.run(
         command, cwd=ROOT, env=environment(gpu=gpu), capture_output=True, text=True, timeout=280
     )
-    assert run.returncode == 0, run.stderr[-3000:]
 
 
 def two_against_one(
@@ -103,6 +108,14 @@ def test_fsdp2_equals_one_process(tmp_path: Path, accumulate: int) -> None:
         "alignment_gradient": "finite_difference",
     }
     assert two_against_one(tmp_path, "--fsdp", **settings) < 1e-3
+
+
+@pytest.mark.slow
+def test_fsdp2_in_mixed_precision_is_refused(tmp_path: Path) -> None:
+    run = launched("tests.training.launched", str(tmp_path), "--fsdp", "bf16=true")
+    assert run.returncode != 0
+    assert "FSDP makes the passes in 'bf16'" in run.stderr
+    assert not (tmp_path / "w.pt").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_cap.attribution import attribute_words
-from hf_cap.errors import AlignmentError, ConfigError, ModelError, PriorError
+from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
 from hf_cap.explanation import Explanation
 from hf_cap.training.aligned_trainer import AlignedTrainer, Aligner, Alignment
 from hf_cap.training.data import CAPCollator, encode_dataset
@@ -382,6 +383,42 @@ def test_an_alignment_without_priors_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path, rows=rows, alignment_weight=0.0)
 
 
+def tokenised() -> Dataset:
+    """What the usual `dataset.map(tokenize)` leaves: tokens beside text, label and prior."""
+    tokenizer = word_tokenizer()
+    return raw_rows().map(lambda row: dict(tokenizer(row["text"])))
+
+
+def test_texts_that_are_tokenised_without_their_words_are_refused(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, rows=tokenised())
+    with pytest.raises(DataError, match=r"no column 'token_words'.*`encode_dataset`"):
+        subject.train()
+    assert subject.state.global_step == 0
+    trainer(tmp_path, rows=tokenised(), alignment_weight=0.0).train()
+
+
+def test_texts_that_are_encoded_without_their_priors_are_refused(tmp_path: Path) -> None:
+    rows = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID, prior_column="prior_cap")
+    with pytest.raises(
+        PriorError, match=r"None of the 16 training texts has a prior.*`prior_column`"
+    ):
+        trainer(tmp_path, rows=rows).train()
+    with pytest.raises(PriorError, match="None of the 16 training texts has a prior"):
+        trainer(tmp_path, rows=rows.remove_columns("prior_weight")).train()
+
+
+def test_a_stream_without_the_words_is_refused_at_its_first_batch(tmp_path: Path) -> None:
+    rows = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
+    bare = rows.remove_columns("token_words").to_iterable_dataset()
+    subject = trainer(tmp_path, rows=bare)
+    with pytest.raises(DataError, match=r"batch has no 'token_words'.*`CAPCollator`"):
+        subject.train()
+    assert subject.state.global_step == 0
+    whole = trainer(tmp_path, rows=rows.to_iterable_dataset())
+    whole.train()
+    assert whole.state.global_step == 4
+
+
 class Cut(nn.Module):
     """A layer behind which no gradient passes."""
 
@@ -454,6 +491,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"attribution_backward_steps": 2}, "`attribution_backward_steps` is 2"),
     ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant"),
     ({"ddp_static_graph": True}, "ddp_static_graph"),
+    ({"fp16": True}, "Mixed precision 'fp16' scales the loss"),
 ]
 
 
@@ -463,6 +501,16 @@ def test_settings_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         config(tmp_path, **settings)
+
+
+def test_the_precision_of_accelerate_counts_as_that_of_the_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(ConfigError, match="Mixed precision 'fp16' scales the loss"):
+        config(tmp_path)
+    assert config(tmp_path, bf16=True).mixed_precision == "bf16"
+    assert config(tmp_path, alignment_weight=0.0).mixed_precision == "fp16"
 
 
 def test_defaults_of_training_arguments_are_unchanged() -> None:
@@ -651,3 +699,71 @@ def test_each_model_of_a_search_knows_how_it_was_aligned(tmp_path: Path) -> None
     assert all(Explanation.read(model.config).target == "contrast" for model in made)
     with pytest.raises(ModelError, match="num_labels=1"):
         CAPTrainer(args=config(tmp_path), model_init=lambda: roberta_classifier(1))
+
+
+def test_the_history_has_no_number_that_json_cannot_tell(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    subject.log({"loss": 1.5, "grad_norm": float("inf")})
+    (line,) = subject.history
+    assert line["loss"] == 1.5
+    assert line["grad_norm"] is None
+
+
+class Hub:
+    """In the place of the Hub: the files of each upload."""
+
+    def __init__(self) -> None:
+        self.uploads: list[dict[str, bytes]] = []
+
+    def create_repo(self, name: str, **_: Any) -> Any:
+        return SimpleNamespace(repo_id=f"me/{name}")
+
+    def upload_folder(self, *, folder_path: str, **_: Any) -> None:
+        folder = Path(folder_path)
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        self.uploads.append({str(file.relative_to(folder)): file.read_bytes() for file in files})
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+    return hub
+
+
+def leave_things(folder: Path) -> None:
+    """What lies in the output folder of a run, and must not leave it."""
+    for name in ("runs/heat_maps/events", "run.json", "evaluation/test.parquet", "training_args.bin",
+                 "adapter_config.json", ".hub/old.bin"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("lost my card")
+
+
+def test_nothing_but_model_tokenizer_and_card_is_published(tmp_path: Path, hub: Hub) -> None:
+    folder = tmp_path / "desk"
+    leave_things(folder)
+    subject = trainer(folder, max_steps=1)
+    subject.train()
+    subject.push_to_hub()
+    (files,) = hub.uploads
+    assert set(files) == {
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert b"\n# desk\n" in files["README.md"]
+    assert str(tmp_path).encode() not in b"".join(files.values())
+    assert subject.args.output_dir == str(folder)
+    assert (folder / "run.json").exists()
+
+
+def test_publishing_at_each_save_is_refused_and_at_the_end_is_not(tmp_path: Path, hub: Hub) -> None:
+    leave_things(tmp_path)
+    with pytest.raises(ConfigError, match=r"`hub_strategy='every_save'` uploads.*'end'"):
+        trainer(tmp_path, push_to_hub=True)
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    subject = trainer(tmp_path, push_to_hub=True, hub_strategy="end", **settings)
+    subject.train()
+    assert hub.uploads == []
+    subject.save_model()
+    (files,) = hub.uploads
+    assert {"README.md", "model.safetensors"} <= set(files)
+    assert not {"training_args.bin", "run.json"} & set(files)
