@@ -4,7 +4,11 @@
 
 FOLDER holds the tables. Each training run is a cell with a JSON file of its own: stopped at any moment, or
 after `--minutes`, the same command goes on. `--report FILE...` writes `results/laat.json` and
-`results/laat.md` from the finished cells of these recipes. Scores are made before, by `hf-cap elicit`.
+`results/laat.md` from the finished cells of these recipes; what other recipes found stays. Scores are made
+before, by `hf-cap elicit`.
+
+`made_with.json` beside the cells tells what their numbers depend on. With other settings, tables or scores
+the folder is refused, and so are cells without such a record, unless `--adopt` vouches for them.
 """
 
 import argparse
@@ -35,10 +39,12 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
 from hf_cap.cli.config import build, merge, read_yaml, settings_of
+from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.evaluation.matrix import Cell, Outcome, table
 from hf_cap.files import write_json, write_text
 from hf_cap.options import documented, option, required
 from hf_cap.randomness import generator
+from hf_cap.schema import digest
 from hf_cap.tabular.aligner import ScoreRows
 from hf_cap.tabular.attribution import input_gradients
 from hf_cap.tabular.config import LAATConfig
@@ -55,6 +61,7 @@ from hf_cap.versions import versions
 RESULTS = Path(__file__).parent / "results"
 HAND_WRITTEN = Path(__file__).parent / "laat_hand_written_scores.json"
 TABLES = Path(__file__).parent.parent / "recipes" / "laat" / "tables"
+RECORD = "made_with.json"
 ALL = "mean of the tables"
 STUDENTS = {"lr": "logistic", "mlp": "mlp"}
 METRICS = {"roc_auc": "ROC-AUC", "macro_f1": "macro F1", "accuracy": "accuracy"}
@@ -330,9 +337,16 @@ def elicited(folder: str, name: str) -> FeatureScores:
     return load_scores(Path(folder) / name)
 
 
+@cache
+def told_by_hand() -> dict[str, dict[str, float]]:
+    """What a person wrote: table to feature to score."""
+    told: dict[str, dict[str, float]] = json.loads(HAND_WRITTEN.read_text(encoding="utf-8"))
+    return told
+
+
 def hand_written(name: str, schema: TableSchema) -> FeatureScores:
     """Scores that a person wrote for the second class; the first has the opposite, unnamed features 0."""
-    told = json.loads(HAND_WRITTEN.read_text(encoding="utf-8"))[name]
+    told = told_by_hand()[name]
     row = {feature: float(told.get(feature, 0.0)) for feature in schema.feature_names}
     first, second = schema.classes
     return FeatureScores.of({first: {k: -v for k, v in row.items()}, second: row}, source="hand")
@@ -363,8 +377,60 @@ def measure(plan: Plan, cell: Cell, one: Encoded, found: Probabilities) -> dict[
     return {"cell": asdict(cell), "metrics": metrics}
 
 
+def decisive(plan: Plan, data: str) -> dict[str, Any]:
+    """What the numbers of a cell depend on beside the cell itself; tables and scores as hashes."""
+    settings = ("steps", "learning_rate", "alignment_weight", "test_rows")
+    facts = {name: getattr(plan, name) for name in settings}
+    for name, file in plan.tables.items():
+        frame, schema = read(f"{data}/{file}", name)
+        scores = elicited(plan.scores, name).scores
+        facts |= {
+            f"{name}: rows": digest(
+                frame.to_csv(), schema.target, *schema.classes, *schema.feature_names
+            ),
+            f"{name}: dropped": (plan.dropped or {}).get(name),
+            f"{name}: scores": digest(
+                *sorted(f"{one.label} {one.feature} {one.score!r}" for one in scores)
+            ),
+            f"{name}: scores by hand": digest(json.dumps(told_by_hand().get(name), sort_keys=True)),
+        }
+    return facts
+
+
+def check_room(plan: Plan, data: str, *, adopt: bool = False) -> None:
+    """Refuse a folder whose cells were made otherwise than this plan would; else note how it makes them.
+
+    Cells without a record could be of any settings and scores, and nobody can tell by looking at them.
+
+    Args:
+        plan: The plan.
+        data: Folder of the tables.
+        adopt: Take cells without a record for this plan's.
+
+    Raises:
+        ConfigError: settings, tables or scores are not those of the cells, or there is no record of them.
+    """
+    room = Path(plan.output_dir)
+    record, now = room / RECORD, decisive(plan, data)
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if not before and not adopt and any(room.glob("*/**/*.json")):
+        raise ConfigError(
+            f"The folder {plan.output_dir!r} has cells but no {RECORD}, so nothing tells with which settings "
+            "and scores they were made. Name another `output_dir`, or move the folder away; if you know that "
+            "they are this recipe's, with these scores, add `--adopt`."
+        )
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed:
+        told = "; ".join(f"{name}: {before[name]!r} then, {now[name]!r} now" for name in changed)
+        raise ConfigError(
+            f"The cells in {plan.output_dir!r} were made otherwise ({told}). Name another `output_dir`, or "
+            "move the folder away."
+        )
+    write_json(record, {**before, **now})
+
+
 def run(plan: Plan, data: str, minutes: float) -> None:
-    """Run cells that are not finished, until the time is up."""
+    """Run cells that are not finished, until the time is up; `check_room` comes before."""
     end = time.monotonic() + 60 * minutes
     waiting: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in plan.cells:
@@ -404,13 +470,17 @@ def cell_file(plan: Plan, cell: Cell) -> Path:
     return Path(plan.output_dir) / f"{cell.folder}.json"
 
 
+def finished(plan: Plan) -> list[Cell]:
+    """The cells that have their numbers."""
+    return [cell for cell in plan.cells if cell_file(plan, cell).exists()]
+
+
 def outcomes(plan: Plan, metric: str, test_set: str) -> list[Outcome]:
     """Numbers of the finished cells, and the mean of the tables for the draws that all of them have."""
     found = []
     means: dict[tuple[str, int, str], list[float]] = defaultdict(list)
-    for cell in plan.cells:
-        file = cell_file(plan, cell)
-        metrics = json.loads(file.read_text())["metrics"] if file.exists() else {}
+    for cell in finished(plan):
+        metrics = json.loads(cell_file(plan, cell).read_text())["metrics"]
         if test_set in metrics:
             value = metrics[test_set][metric]
             found.append(Outcome(cell, test_set, value))
@@ -448,29 +518,27 @@ def compare(plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def score_quality(plan: Plan, data: str) -> dict[str, dict[str, Any]]:
-    """How the scores of the second class over the first agree with logistic regression on the whole table."""
-    found = {}
-    for name, file in plan.tables.items():
-        frame, schema = read(f"{data}/{file}", name)
-        preprocessor = Preprocessor.fit(frame, schema)
-        fit = LogisticRegression(max_iter=2000).fit(
-            preprocessor.features(frame), preprocessor.targets(frame)
-        )
-        asked = elicited(plan.scores, name)
-        agreement = {}
-        for source, scores in (("elicited", asked), ("hand", hand_written(name, schema))):
-            values, _ = scores.matrix(schema.classes, schema.feature_names)
-            agreement[source] = float(spearmanr(values[1] - values[0], fit.coef_[0]).statistic)
-        cost = {
-            key: asked.provenance.get(key)
-            for key in ("model", "chat", "calls", "tokens", "tokens_without_sharing")
-        }
-        found[name] = {
-            "rows": len(frame), "features": len(schema.features),
-            "rank_correlation": agreement, "elicitation": cost,
-        }  # fmt: skip
-    return found
+@cache
+def score_quality(folder: str, file: str, name: str) -> dict[str, Any]:
+    """How a table's scores of the second class over the first agree with logistic regression on all of it."""
+    frame, schema = read(file, name)
+    preprocessor = Preprocessor.fit(frame, schema)
+    fit = LogisticRegression(max_iter=2000).fit(
+        preprocessor.features(frame), preprocessor.targets(frame)
+    )
+    asked = elicited(folder, name)
+    agreement = {}
+    for source, scores in (("elicited", asked), ("hand", hand_written(name, schema))):
+        values, _ = scores.matrix(schema.classes, schema.feature_names)
+        agreement[source] = float(spearmanr(values[1] - values[0], fit.coef_[0]).statistic)
+    cost = {
+        key: asked.provenance.get(key)
+        for key in ("model", "chat", "calls", "tokens", "tokens_without_sharing")
+    }
+    return {
+        "rows": len(frame), "features": len(schema.features),
+        "rank_correlation": agreement, "elicitation": cost,
+    }  # fmt: skip
 
 
 def step_times(rounds: int = 3, steps: int = 100) -> dict[str, float]:
@@ -494,46 +562,63 @@ def step_times(rounds: int = 3, steps: int = 100) -> dict[str, float]:
     return {name: float(np.median(values[1:])) for name, values in found.items()}
 
 
-def report(recipes: Sequence[str], data: str, timed: bool) -> None:
-    """Write `results/laat.json` and `results/laat.md` from the finished cells of some recipes."""
-    file = RESULTS / "laat.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
+def report(recipes: Sequence[str], data: str, *, timed: bool = False, adopt: bool = False) -> None:
+    """Write `results/laat.json` and `results/laat.md` from the finished cells of some recipes.
+
+    Recipes and tables that are not given stay as the file has them.
+
+    Raises:
+        ConfigError: cells were made otherwise than a recipe says.
+        DataError: no cell of a recipe is finished.
+    """
+    plans = {Path(recipe).stem: read_plan(recipe) for recipe in recipes}
+    for name, plan in plans.items():
+        if not finished(plan):
+            raise DataError(
+                f"No cell of {name!r} is finished in {plan.output_dir!r}. Run it by `--config` first, or "
+                "leave it out: the report keeps what it has of it."
+            )
+        check_room(plan, data, adopt=adopt)
+    results = RESULTS / "laat.json"
+    before = json.loads(results.read_text()) if results.exists() else {}
     found: dict[str, Any] = {
-        "recipes": {},
+        "recipes": dict(before.get("recipes", {})),
+        "scores": dict(before.get("scores", {})),
         "versions": versions(),
         "step_ms": before.get("step_ms"),
         "difference_from_trainer": before.get("difference_from_trainer"),
     }
     if timed:
         found["step_ms"] = step_times()
-        found["difference_from_trainer"] = check(read_plan(recipes[0]), data)
-    for recipe in recipes:
-        plan = read_plan(recipe)
-        done = [cell for cell in plan.cells if cell_file(plan, cell).exists()]
-        name = Path(recipe).stem
+        found["difference_from_trainer"] = check(next(iter(plans.values())), data)
+    for name, plan in plans.items():
         found["recipes"][name] = {
-            "plan": asdict(plan), "cells": len(plan.cells), "finished": len(done),
+            "plan": asdict(plan), "cells": len(plan.cells), "finished": len(finished(plan)),
             "rows": [row for row in compare(plan) if row["metric"] == "roc_auc" or row["dataset"] == ALL],
         }  # fmt: skip
-        found.setdefault("scores", score_quality(plan, data))
+        found["scores"] |= {
+            dataset: score_quality(plan.scores, f"{data}/{file}", dataset)
+            for dataset, file in plan.tables.items()
+        }
+    kept = rounded(found)  # both files from the same numbers, whenever they were found
     # thousands of rows: one a line would be fifty thousand lines
-    write_text(file, json.dumps(rounded(found), sort_keys=True, allow_nan=False) + "\n")
-    write_text(RESULTS / "laat.md", markdown(found))
+    write_text(results, json.dumps(kept, sort_keys=True, allow_nan=False) + "\n")
+    write_text(RESULTS / "laat.md", markdown(kept))
 
 
 def rounded(value: Any) -> Any:
-    """The same with four digits after the point."""
+    """The same with four significant digits; a second time it changes nothing."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
-    return round(value, 4) if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
     lines = ["# LAAT: feature scores as regularisers of small tabular models", "", _HOW, ""]
-    for name, recipe in found["recipes"].items():
+    for name, recipe in sorted(found["recipes"].items()):
         lines += [f"## {name}", "", f"{recipe['finished']} of {recipe['cells']} cells.", ""]
         for metric, test_set in dict.fromkeys((r["metric"], r["test_set"]) for r in recipe["rows"]):
             rows = [r for r in recipe["rows"] if (r["metric"], r["test_set"]) == (metric, test_set)]
@@ -610,7 +695,7 @@ def _quality(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "| table | rows | features | elicited | hand | scored answers | tokens | without sharing |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, one in scores.items():
+    for name, one in sorted(scores.items()):
         rank, cost = one["rank_correlation"], one["elicitation"]
         lines.append(
             f"| {name} | {one['rows']} | {one['features']} | {rank['elicited']:.2f} | {rank['hand']:.2f} | "
@@ -634,14 +719,23 @@ def main() -> None:
     parser.add_argument(
         "--timed", action="store_true", help="time a step, compare with the trainer"
     )
+    parser.add_argument(
+        "--adopt", action="store_true",
+        help="vouch that cells without a record are this recipe's, with these scores",
+    )  # fmt: skip
     arguments = parser.parse_args()
     logging.getLogger("hf_cap").setLevel(logging.ERROR)  # constant columns in few rows
     transformers.utils.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", "X does not have valid feature names")
-    if arguments.config:
-        run(read_plan(arguments.config), arguments.data, arguments.minutes)
-    if arguments.report:
-        report(arguments.report, arguments.data, arguments.timed)
+    try:
+        if arguments.config:
+            plan = read_plan(arguments.config)
+            check_room(plan, arguments.data, adopt=arguments.adopt)
+            run(plan, arguments.data, arguments.minutes)
+        if arguments.report:
+            report(arguments.report, arguments.data, timed=arguments.timed, adopt=arguments.adopt)
+    except CAPError as error:
+        parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ class EvaluatePlaces:
     )
     output_dir: str | None = option(
         None,
-        "Folder for `<name>.json` and, with --records, `<name>.parquet`. Default: `MODEL/evaluation`, where "
-        "MODEL is a folder.",
+        "Folder for `<name>.json` and, with --records, `<name>.parquet`; without, an earlier one is removed. "
+        "Default: `MODEL/evaluation`, where MODEL is a folder.",
     )
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
@@ -84,16 +84,21 @@ def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -
 def _evaluate_student(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
     """The student knows its columns and target; `settings` are about texts."""
     from ..tabular.data import EncodedTable
-    from ..tabular.predict import evaluate_student, load_student
-    from ..tabular.table import read_table
+    from ..tabular.predict import evaluate_student, load_student, read_rows
 
     student = load_student(places.model)
-    frame = read_table(places.dataset, split=places.split)
+    frame = read_rows(student, places.dataset, split=places.split)
     return dict(evaluate_student(student, EncodedTable.of(frame, student.config.preprocessor)))
 
 
 def write_evaluation(evaluation: dict[str, Any], folder: Path, name: str) -> Path:
-    """Print the numbers of an evaluation and write them as JSON, and its records, if any, as parquet."""
+    """Print the numbers of an evaluation and write them as JSON, and its records, if any, as parquet.
+
+    Records of an earlier evaluation of this name are removed: they do not belong to these numbers.
+
+    Returns:
+        The JSON file.
+    """
     from datasets import Dataset
 
     from ..files import atomic_path, write_json
@@ -102,8 +107,11 @@ def write_evaluation(evaluation: dict[str, Any], folder: Path, name: str) -> Pat
     for key, value in numbers.items():
         if isinstance(value, int | float):
             print(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    stored = folder / f"{name}.parquet"
     if records := evaluation.get("records"):
-        with atomic_path(folder / f"{name}.parquet") as path:
+        with atomic_path(stored) as path:
             Dataset.from_list(records).to_parquet(str(path))
+    else:
+        stored.unlink(missing_ok=True)
     write_json(folder / f"{name}.json", numbers)
     return folder / f"{name}.json"

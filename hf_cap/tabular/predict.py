@@ -28,6 +28,16 @@ def load_student(name: str | os.PathLike[str]) -> TabularStudent:
     return student
 
 
+def read_rows(student: TabularStudent, table: Table, *, split: str = "train") -> pd.DataFrame:
+    """A table, read as the student's training table was: the same cells mean a missing value.
+
+    Raises:
+        DataError: there is no such table or split, or it has no rows.
+    """
+    missing_values = student.config.preprocessor.schema.missing_values
+    return read_table(table, split=split, missing_values=missing_values)
+
+
 def predict_table(student: TabularStudent, table: Table) -> pd.DataFrame:
     """Predictions for the rows of a table, which needs no target.
 
@@ -35,7 +45,7 @@ def predict_table(student: TabularStudent, table: Table) -> pd.DataFrame:
         A frame with a column of probabilities a class, or for regression one of numbers, named as the target.
     """
     preprocessor = student.config.preprocessor
-    outputs = predict(student, torch.from_numpy(preprocessor.features(read_table(table))))
+    outputs = predict(student, torch.from_numpy(preprocessor.features(read_rows(student, table))))
     found = outputs.double().cpu().numpy()
     if preprocessor.schema.kind == "regression":
         found = preprocessor.numbers(found)[:, None]
@@ -66,7 +76,7 @@ def attribute_features(student: TabularStudent, table: Table) -> NDArray[np.floa
 
     Positive where a larger value of the (scaled) feature speaks for the class.
     """
-    features = student.config.preprocessor.features(read_table(table))
+    features = student.config.preprocessor.features(read_rows(student, table))
     return attribute_rows(student, torch.from_numpy(features))
 
 

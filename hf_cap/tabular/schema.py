@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from ..errors import ConfigError, DataError
-from .settings import TargetKind
+from .settings import MISSING_VALUES, TargetKind
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class TableSchema:
     """One a class: what it means, as the language model is told."""
     question: str = ""
     """What is predicted, as a question or a sentence."""
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """Cells of its csv files that mean a missing value, beside empty ones."""
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -105,11 +107,12 @@ class TableSchema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TableSchema":
-        """The schema of `to_dict`."""
+        """The schema of `to_dict`; one that was stored without a later field has its default."""
         columns = [
             Column(**{**column, "levels": tuple(column["levels"])}) for column in values["columns"]
         ]
-        sequences = {name: tuple(values[name]) for name in ("classes", "class_descriptions")}
+        names = ("classes", "class_descriptions", "missing_values")
+        sequences = {name: tuple(values[name]) for name in names if name in values}
         return cls(**{**values, **sequences, "columns": tuple(columns)})
 
 
@@ -148,6 +151,7 @@ def infer_schema(
     kind: TargetKind = "classification",
     ignore: Sequence[str] = (),
     max_levels: int = 50,
+    missing_values: Sequence[str] = MISSING_VALUES,
 ) -> TableSchema:
     """The schema of a table: numbers and truth values are numeric, all else is categorical.
 
@@ -158,6 +162,7 @@ def infer_schema(
         kind: What the target is.
         ignore: Columns that are no features, beside those of the description.
         max_levels: Most levels of a categorical column.
+        missing_values: What `read_table` was told; a student reads its tables in the same way.
 
     Raises:
         DataError: there is no such target, a described column does not exist, or a column has too many
@@ -185,6 +190,7 @@ def infer_schema(
         classes=classes,
         class_descriptions=tuple((told.classes or {}).get(name, name) for name in classes),
         question=told.question,
+        missing_values=tuple(missing_values),
     )
 
 

@@ -1,5 +1,7 @@
 """From a table to a trainer: the schema, the scaling, the student."""
 
+from copy import copy
+
 import pandas as pd
 from transformers import set_seed
 
@@ -37,6 +39,7 @@ def read_schema(
         kind=options.target_kind,
         ignore=options.ignore,
         max_levels=options.max_levels,
+        missing_values=options.missing_values,
     )
     return frame, schema
 
@@ -69,6 +72,7 @@ def student_trainer(
     """
     options = options or StudentOptions()
     if scores is None:
+        config = copy(config)  # the caller's may serve a run with scores next
         config.alignment_weight = 0.0
     set_seed(config.seed)
     fitted_on = frame if unlabelled is None else unlabelled

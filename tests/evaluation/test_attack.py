@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.evaluation.attacks import attack as attack_module
 from hf_cap.evaluation.attacks.attack import (
     Attack,
@@ -130,6 +130,18 @@ def test_keywords_from_a_prior() -> None:
     assert found.keywords == (("bus",), (), ())
     with pytest.raises(DataError, match=r"need the column 'prior'; the training data has"):
         prepare_attack(texts, AttackSettings(keywords_from="prior"))
+
+
+def test_a_prior_made_for_other_words_is_refused() -> None:
+    texts = dataset(["my card", "lost-card again"], ["lost_card"] * 2)
+    texts = texts.add_column("prior_cap", [None, [0.5, 0.1]])
+    settings = AttackSettings(
+        keywords_from="prior", prior_column="prior_cap", word_pattern=r"\w+|[^\w\s]"
+    )
+    with pytest.raises(
+        PriorError, match=r"'prior_cap', row 1: 2 scores for 4 words .*word_pattern"
+    ):
+        prepare_attack(texts, settings)
 
 
 def test_bad_data_is_refused() -> None:

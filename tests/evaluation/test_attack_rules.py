@@ -91,6 +91,24 @@ def test_difficulty_follows_the_overlap() -> None:
 
 
 @pytest.mark.parametrize(
+    ("others", "sizes"),
+    [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (4, (1, 2, 1)), (5, (2, 1, 2)),
+     (6, (2, 2, 2)), (63, (21, 21, 21)), (76, (25, 26, 25))],
+)  # fmt: skip
+def test_difficulties_are_thirds(others: int, sizes: tuple[int, ...]) -> None:
+    # class n shares the words below n with class 0: the more, the harder
+    words = [str(word) for word in range(others + 1)]
+    keywords = (tuple(words), *(tuple(words[:n]) for n in range(1, others + 1)))
+    found = difficulties(0, keywords)
+    levels = [found[n] for n in range(others, 0, -1)]
+    assert levels == [
+        level
+        for level, size in zip(("hard", "medium", "easy"), sizes, strict=True)
+        for _ in range(size)
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "places"),
     [
         ("i lost my card", {"{}, i lost my card", "i lost my card, {}"}),

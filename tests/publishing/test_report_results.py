@@ -93,6 +93,29 @@ def test_what_identifies_a_machine_is_not_shown() -> None:
     assert group.shown.settings["template"] == "prompt.yaml"
 
 
+def test_groups_are_named_without_folders_and_secrets() -> None:
+    runs = [
+        make_run("a", dataset="/home/me/clients/acme/cap"),
+        make_run("b", dataset="/home/me/clients/acme/lime"),
+    ]
+    names = [group.shown.name for group in group_runs(runs)]
+    assert names == ["aligned (dataset=cap)", "aligned (dataset=lime)"]
+
+
+@pytest.mark.parametrize("setting", ["dataset", "base_url"])
+def test_groups_that_only_what_is_hidden_tells_apart_are_numbered(setting: str) -> None:
+    places: list[dict[str, Any]] = [{setting: f"/home/me/{name}/cap"} for name in ("acme", "other")]
+    runs = [make_run("a", **places[0]), make_run("b", **places[1])]
+    runs.append(make_run("c", learning_rate=1e-3))
+    shown = [group.shown for group in group_runs(runs)]
+    first, second, third = (group.name for group in shown)
+    assert third.startswith("aligned (learning_rate=0.001")
+    assert first.endswith(", group 1")
+    assert second == first.replace("group 1", "group 2")
+    assert "/home" not in "".join((first, second, third))
+    assert [group.runs for group in shown] == [("a",), ("b",), ("c",)]
+
+
 def test_the_data_is_named_once() -> None:
     (data,) = training_data([make_run("one"), make_run("two", seed=1)])
     assert (data.dataset, data.split, data.rows, data.labels) == ("d", "train", 8, 2)

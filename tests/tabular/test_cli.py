@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from hf_cap.cli import main
-from hf_cap.tabular.predict import load_student, predict_table
+from hf_cap.tabular.predict import attribute_features, load_student, predict_table
 from hf_cap.tabular.scores import FeatureScores, load_scores
-from tests.tabular.cases import numbers
+from tests.tabular.cases import fitted, numbers, student
 from tests.tiny import byte_tokenizer, llama
 
 
@@ -92,6 +94,44 @@ def test_a_number_as_target_is_measured_in_its_unit(data: Path, tmp_path: Path) 
     assert measured["r2"] > 0.99
     assert 0 < measured["rmse"] < 3
     assert "task:\n      type: tabular-regression" in (run / "README.md").read_text()
+
+
+def test_cells_that_meant_a_missing_value_in_training_mean_it_ever_after(
+    data: Path, tmp_path: Path
+) -> None:
+    frame = numbers(seed=1)
+    frame["x0"] += (frame["y"] == "c1") * 3
+    frame.loc[::3, "x0"] = np.nan
+    for split in ("train", "test"):
+        frame.to_csv(data / f"{split}.csv", index=False, na_rep="-999")
+    run = tmp_path / "run"
+    told = ["--task", "tabular", "--label_column", "y", "--dataset", str(data)]
+    settings = ["--missing_values=-999", "--eval_split", "test", "--num_train_epochs", "30"]
+    assert main(["train", *told, *settings, *QUIET, "--output_dir", str(run)]) == 0
+    measured = json.loads((run / "evaluation" / "test.json").read_text())
+    told = ["--model", str(run), "--dataset", str(data), "--split", "test", "--name", "again"]
+    assert main(["evaluate", *told]) == 0
+    assert json.loads((run / "evaluation" / "again.json").read_text()) == measured
+    student, rows = load_student(run), data / "test.csv"
+    pd.testing.assert_frame_equal(predict_table(student, rows), predict_table(student, frame))
+    np.testing.assert_array_equal(
+        attribute_features(student, rows), attribute_features(student, frame)
+    )
+
+
+def test_a_model_stored_before_missing_values_were_kept_still_reads_the_usual_ones(
+    data: Path, tmp_path: Path
+) -> None:
+    frame = numbers()
+    made = student(fitted(frame))
+    made.save_pretrained(tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["preprocessing"]["schema"]["missing_values"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    frame.loc[0, "x0"] = np.nan
+    frame.to_csv(tmp_path / "rows.csv", index=False, na_rep="?")
+    found = predict_table(load_student(tmp_path / "old"), tmp_path / "rows.csv")
+    pd.testing.assert_frame_equal(found, predict_table(made, frame))
 
 
 def test_publishing_needs_a_place(

@@ -16,6 +16,7 @@ from hf_cap.tabular.data import EncodedTable
 from hf_cap.tabular.predict import attribute_features, load_student, predict_table
 from hf_cap.tabular.settings import Scope
 from hf_cap.tabular.students import TabularStudent
+from hf_cap.tabular.train import student_trainer
 from hf_cap.tabular.trainer import LAATTrainer
 from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
 from tests.tiny import roberta_classifier
@@ -363,3 +364,12 @@ def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:
         assert made.args.num_train_epochs == 200
     assert config.num_train_epochs == -1
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_run_without_scores_leaves_the_configuration_to_one_with_scores(tmp_path: Path) -> None:
+    frame = numbers()
+    schema = fitted(frame).schema
+    config = LAATConfig(str(tmp_path), use_cpu=True, report_to="none")
+    plain = student_trainer(frame, schema, config)
+    aligned = student_trainer(frame, schema, config, scores=scores_of(schema, np.eye(2, 4)))
+    assert [made.alignment.alignment_weight for made in (plain, aligned)] == [0, 100]

@@ -127,6 +127,7 @@ def prepare_attack(train: Dataset, settings: AttackSettings) -> Attack:
 
     Raises:
         DataError: a column is missing, or no class has a keyword.
+        PriorError: keywords come from a prior that does not fit the words of its texts.
     """
     labels = label_names(train)
     texts, gold = list(train[TEXT]), list(train[LABEL])
@@ -140,9 +141,14 @@ def prepare_attack(train: Dataset, settings: AttackSettings) -> Attack:
             pattern=settings.word_pattern,
         )
     else:
-        priors = _priors(train, settings.prior_column)
         keywords = prior_keywords(
-            texts, gold, priors, len(labels), settings.keywords, pattern=settings.word_pattern
+            texts,
+            gold,
+            _priors(train, settings.prior_column),
+            len(labels),
+            settings.keywords,
+            pattern=settings.word_pattern,
+            column=settings.prior_column,
         )
     if not any(keywords):
         raise DataError(
@@ -214,6 +220,7 @@ def attack_dataset(
 
     Raises:
         DataError: the label spaces differ, a test label has no training text, or no text changes at all.
+        PriorError: keywords come from a prior that does not fit the words of its texts.
         ModelError: the chat model cannot be used.
         ServerError: its server keeps failing; its replies so far are kept, and a new run goes on from there.
     """

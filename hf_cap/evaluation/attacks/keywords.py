@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import get_args
 
+from ...schema import PRIOR, check_prior
 from ...word_counts import count_words, fold, phi
 from ...words import WORD_PATTERN, word_strings
 from .settings import Difficulty
@@ -67,14 +67,31 @@ def prior_keywords(
     top: int,
     *,
     pattern: str = WORD_PATTERN,
+    column: str = PRIOR,
 ) -> Keywords:
     """The words with the highest sum of prior scores over the texts of each class.
 
     Such an attack depends on the prior, and so favours or harms the method that the prior comes from.
+
+    Args:
+        texts: Training texts.
+        labels: Class of each text, in [0, `classes`).
+        priors: One score a word of each text; `None` for a text that has none.
+        classes: Size of the label space.
+        top: Keywords a class at most.
+        pattern: Regular expression of a word, the one that the prior was made with.
+        column: What the prior is called in an error.
+
+    Raises:
+        PriorError: a prior does not fit the words of its text.
     """
     scores: list[dict[str, float]] = [defaultdict(float) for _ in range(classes)]
-    for text, label, prior in zip(texts, labels, priors, strict=True):
-        for word, score in zip(word_strings(text, pattern), prior or (), strict=bool(prior)):
+    for row, (text, label, prior) in enumerate(zip(texts, labels, priors, strict=True)):
+        if prior is None:
+            continue
+        words = word_strings(text, pattern)
+        check_prior(prior, words, column=column, row=row)
+        for word, score in zip(words, prior, strict=True):
             if is_content(fold(word)):
                 scores[label][fold(word)] += score
     positive = [{word: score for word, score in row.items() if score > 0} for row in scores]
@@ -91,13 +108,15 @@ def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
     """Difficulty of each *other* class as the source of an added keyword.
 
     Classes are ranked by overlap with `label`, ties by their number, and cut into thirds: the most similar
-    are `hard`. A single other class is `hard`.
+    are `hard`. What is left over goes to the middle or to both ends alike. A single other class is `hard`.
     """
     others = [other for other in range(len(keywords)) if other != label]
     others.sort(key=lambda other: (-overlap(keywords[label], keywords[other]), other))
-    levels: tuple[Difficulty, ...] = get_args(Difficulty)[::-1]
-    last = max(1, len(others) - 1)
-    return {other: levels[round(2 * place / last)] for place, other in enumerate(others)}
+    third = max(1, round(len(others) / 3))
+    return {
+        other: "hard" if place < third else "easy" if place >= len(others) - third else "medium"
+        for place, other in enumerate(others)
+    }
 
 
 def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:

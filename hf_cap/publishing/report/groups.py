@@ -64,7 +64,8 @@ def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[RunGr
 
     Returns:
         Groups in the order baseline, control, aligned; within a role in the order given. Where a role has
-        more than one group, the settings that tell them apart are part of their names.
+        more than one group, the settings that tell them apart are part of their names, or numbers where
+        these settings must not be shown.
     """
     found: dict[tuple[Role, str], list[Run]] = {}
     members: list[tuple[Role, Run]] = [("baseline", run) for run in baselines]
@@ -145,17 +146,27 @@ def _names(role: Role, firsts: Sequence[Run]) -> list[str]:
     ]
     if len(set(plain)) == len(plain):
         return plain
-    settings = [_settings(run) for run in firsts]
+    settings = [public_settings(_settings(run)) for run in firsts]
     differing = [
         name
         for name in dict.fromkeys(name for group in settings for name in group)
         if len({group.get(name) for group in settings}) > 1
     ]
+    return _numbered(
+        [
+            f"{name} ({', '.join(f'{key}={group.get(key)}' for key in differing if key in group)})"
+            if any(key in group for key in differing)
+            else name
+            for name, group in zip(plain, settings, strict=True)
+        ]
+    )
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names, with a number where several are the same: what tells these groups apart is not shown."""
     return [
-        f"{name} ({', '.join(f'{key}={group.get(key)}' for key in differing if key in group)})"
-        if any(key in group for key in differing)
-        else name
-        for name, group in zip(plain, settings, strict=True)
+        f"{name}, group {names[:place].count(name) + 1}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
     ]
 
 
