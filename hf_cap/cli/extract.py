@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def run(values: dict[str, Any]) -> None:
             f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
             "and written. Name another output folder."
         )
-    learn_from = splits[settings.splits[0]]
+    learn_from = splits[split_to_learn_from(settings.splits)]
     with using_runtime(build(ScorerRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
         sources = [make_source(name, learn_from, values) for name in places.sources]
@@ -111,6 +111,11 @@ def run(values: dict[str, Any]) -> None:
         )
     _logger.info("%s", summary)
     _logger.info("Wrote the priors to %s", places.output_dir)
+
+
+def split_to_learn_from(splits: Sequence[str]) -> str:
+    """`train` where it is among the splits, in whatever order they are named; else the first."""
+    return "train" if "train" in splits else splits[0]
 
 
 def limited(splits: "DatasetDict", limit: int | None) -> "DatasetDict":

@@ -4,10 +4,12 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from ..errors import ModelError
 from ..scoring.open import open_scorer
-from ..scoring.protocol import Bounded, Query, Scorer
+from ..scoring.protocol import Bounded, Query, Scorer, answer_tokens, end_of_turn
 from ..scoring.settings import ScorerSettings
 from .demonstrations import DemonstrationSets, set_without
 from .prompts import Prompt, build_prompt, load_template, written_labels
@@ -22,6 +24,9 @@ SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "absolute": abs,
 }
 
+Variants: TypeAlias = Callable[[Row, int], Sequence[str]]
+"""A row and a number of bytes to the texts that are asked in place of the row's and have more bytes."""
+
 
 @dataclass(frozen=True)
 class Asker:
@@ -32,49 +37,95 @@ class Asker:
         labels: The label space as written in the prompts.
         sets: Demonstration sets, with label names.
         prompts: The prompt of each set.
+        ended: Labels that begin another one; see `answer`.
     """
 
     scorer: Scorer
     labels: Sequence[str]
     sets: DemonstrationSets
     prompts: Sequence[Prompt]
+    ended: frozenset[str]
 
     def prompt(self, text: str) -> Prompt:
         """The prompt whose demonstrations do not contain `text`."""
         return self.prompts[set_without(self.sets, text)]
 
-    @property
-    def longest_label(self) -> str:
-        """The label with the most characters."""
-        return max(self.labels, key=len)
+    def answer(self, prompt: Prompt, label: str) -> str:
+        """A label as the answer to score.
 
-    def fit(self, row: Row, query: Callable[[Row], Query]) -> Row:
-        """The row without the last words that the model has no room for.
+        A label that begins another one is followed by the end of an answer: without, it would be at least
+        as likely as the other, whatever the text says.
+        """
+        return prompt.answer(label) + (prompt.end if label in self.ended else "")
+
+    def fit(
+        self,
+        rows: Sequence[Row],
+        query: Callable[[Prompt, str, str], Query],
+        variants: Variants = lambda row, room: (),
+    ) -> list[Row]:
+        """The rows without the last words that the model has no room for, whatever label it is asked about.
 
         Args:
-            row: The whole row.
-            query: The longest query that a row needs.
+            rows: The whole rows.
+            query: What is asked about a text and a label.
+            variants: Texts that are asked in place of that of a row.
 
         Raises:
-            ModelError: not even the first word fits.
+            ModelError: not even the first word of a row fits.
         """
         scorer = self.scorer
         if not isinstance(scorer, Bounded):
-            return row
+            return list(rows)
 
-        def excess(words: int) -> int:
-            return scorer.excess(query(row.first_words(words)))
+        def excess(label: str, prompt: Prompt, text: str) -> int:
+            return scorer.excess(query(prompt, text, label))
 
-        if excess(len(row.spans)) <= 0:
-            return row
-        kept = bisect_left(range(1, len(row.spans)), 1, key=excess)
-        if kept == 0:
-            raise ModelError(
-                "The prompt leaves no room for a single word: the language model reads fewer tokens than "
-                f"instruction, {len(self.labels)} labels and demonstrations take. Use fewer "
-                "demonstrations (`demonstrations=0`), a shorter template, or a model that reads more."
-            )
+        longest = max(self.labels, key=partial(excess, prompt=self.prompts[0], text="a"))
+        return [
+            _cut(row, partial(excess, longest, self.prompt(row.text)), variants) for row in rows
+        ]
+
+
+def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
+    """The first words of a row for which `excess`, in tokens, is at most 0 with every variant."""
+
+    def most(words: int) -> int:
+        part = row.first_words(words)
+        whole = excess(part.text)
+        # no text has more tokens than bytes, so few variants need be looked at
+        return max([whole, *map(excess, variants(part, -whole))])
+
+    if most(len(row.spans)) <= 0:
+        return row
+    kept = bisect_left(range(1, len(row.spans)), 1, key=most)
+    if kept:
         return row.first_words(kept)
+    word = row.words[0]
+    if excess(word[0]) > 0:
+        raise ModelError(
+            "The prompt leaves no room for a single word: the language model reads fewer tokens than "
+            "instruction, labels and demonstrations take. Use fewer demonstrations (`demonstrations=0`), a "
+            "shorter template, or a model that reads more."
+        )
+    raise ModelError(
+        f"The word {word[:40]!r}{'...' * (len(word) > 40)} of {len(word)} characters is longer than the "
+        "language model can read beside the prompt, and a text is cut between words. Give a `word_pattern` "
+        r"that finds shorter words (`\w` takes each character of a text without spaces), remove the text, "
+        "or use a model that reads more."
+    )
+
+
+def labels_that_begin_others(scorer: Scorer, answers: Mapping[str, str]) -> frozenset[str]:
+    """Labels whose tokens are the first tokens of another label.
+
+    Args:
+        scorer: The language model that reads them.
+        answers: Label to how it is answered.
+    """
+    tokens = {label: answer_tokens(scorer, answer) for label, answer in answers.items()}
+    beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
+    return frozenset(label for label, ids in tokens.items() if ids in beginnings)
 
 
 def open_asker(
@@ -101,10 +152,12 @@ def open_asker(
             written,
             [(text, names[label]) for text, label in examples],
             opened.render_chat if settings.chat else None,
+            end_of_turn(opened),
         )
         for examples in sets
     ]
-    return Asker(opened, written, sets, prompts)
+    answers = {label: prompts[0].answer(label) for label in written}
+    return Asker(opened, written, sets, prompts, labels_that_begin_others(opened, answers))
 
 
 def warn_of_cuts(cuts: Sequence[int]) -> None:

@@ -14,10 +14,21 @@ import numpy as np
 from datasets import Dataset
 
 from ..data import label_names
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..files import write_json
-from ..schema import LABEL, PRIOR, TEXT, WORDS, check_prior, prior_column, prior_sources
+from ..schema import (
+    LABEL,
+    PRIOR,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    check_prior,
+    prior_column,
+    prior_sources,
+    read_provenance,
+)
 from ..word_counts import count_words, fold, log_odds
+from ..words import WORD_PATTERN
 from .audit_measures import (
     ClassPair,
     Mean,
@@ -125,6 +136,8 @@ def audit_dataset(
         settings: Settings of the audit.
 
     Raises:
+        ConfigError: the priors were made with another word pattern than that of the settings, or with
+            several.
         DataError: a column is missing, or the reference has other labels.
         PriorError: a prior has not one finite score a word.
         MissingExtra: figures are asked for, and matplotlib is not installed.
@@ -132,7 +145,10 @@ def audit_dataset(
     settings = settings or AuditSettings()
     data = _read(dataset)
     compared = {**data.priors, **_controls(data)}
-    standard = None if reference is None else _reference_scores(data, reference, settings)
+    standard = None
+    if reference is not None:
+        pattern = _word_pattern(dataset, settings.word_pattern)
+        standard = _reference_scores(data, reference, pattern)
     audit = Audit(
         texts=len(dataset),
         sources=tuple(data.priors),
@@ -245,7 +261,27 @@ def _agreements(
     }
 
 
-def _reference_scores(data: _Data, reference: Dataset, settings: AuditSettings) -> list[Prior]:
+def _word_pattern(dataset: Dataset, asked: str | None) -> str:
+    """The pattern of the words that have scores: that of the provenance, else `asked`, else the default."""
+    cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
+    facts = [made for cell in cells for made in read_provenance(cell).values()]
+    patterns = {made["word_pattern"] for made in facts if "word_pattern" in made}
+    if asked is None:
+        if len(patterns) > 1:
+            raise ConfigError(
+                f"The priors were made with several word patterns, {sorted(patterns)}. Name one of them as "
+                "`word_pattern`, or extract the sources again with the same."
+            )
+        return next(iter(patterns), WORD_PATTERN)
+    if patterns and asked not in patterns:
+        raise ConfigError(
+            f"word_pattern={asked!r} finds other words in the reference than the priors were made for, by "
+            f"{sorted(patterns)}. Leave it out."
+        )
+    return asked
+
+
+def _reference_scores(data: _Data, reference: Dataset, pattern: str) -> list[Prior]:
     """Log-odds of each word for the gold class of its text, counted in the reference."""
     others = label_names(reference)
     if set(others) != set(data.names):
@@ -259,7 +295,7 @@ def _reference_scores(data: _Data, reference: Dataset, settings: AuditSettings) 
         reference[TEXT],
         [index[label] for label in reference[LABEL]],
         len(data.names),
-        settings.word_pattern,
+        pattern,
     )
     table = {word: log_odds(counts, word) for row in data.words for word in map(fold, row)}
     return [

@@ -6,6 +6,7 @@ are the demonstrations, the exact masks of short texts, the centred fit and the 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -133,27 +134,26 @@ class CAPPrior(LanguageModelSource, CAPSettings):
             rows: Labelled texts.
             copies: Perturbations of each text that are to be answered like the whole text.
         """
-        replacement = self.replacement if self.masking == "replace" else None
         found = []
-        for row in rows:
-            prompt, read = asker.prompt(row.text), _fitted(asker, row)
+        for row, read in zip(rows, self._fitted(asker, rows), strict=True):
+            prompt = asker.prompt(row.text)
             masks = draw_masks(read.text, len(read.spans), self.n, self.seed)
             chances = masks.weights / masks.weights.sum() if len(masks) else None
             rng = generator(self.seed, "examples", read.text)
             drawn = masks.kept[rng.choice(len(masks), copies, p=chances)] if len(masks) else ()
             texts = [
-                keep_words(read.text, read.spans, kept.tolist(), replacement) for kept in drawn
+                keep_words(read.text, read.spans, kept.tolist(), self._filler) for kept in drawn
             ]
             label = asker.labels[row.label]
-            found += [_query(prompt, text, label) for text in (read.text.strip(), *texts)]
+            found += [_query(asker, prompt, text, label) for text in (read.text, *texts)]
         return found
 
     def label_scores(self, asker: Asker, rows: Sequence[Row]) -> list[list[float]]:
         """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
         queries = []
-        for row in rows:
-            prompt, read = asker.prompt(row.text), _fitted(asker, row)
-            queries += [_query(prompt, read.text.strip(), label) for label in asker.labels]
+        for row, read in zip(rows, self._fitted(asker, rows), strict=True):
+            prompt = asker.prompt(row.text)
+            queries += [_query(asker, prompt, read.text, label) for label in asker.labels]
         totals = [scored.total for scored in asker.scorer.score(queries)]
         size = len(asker.labels)
         return [totals[start : start + size] for start in range(0, len(totals), size)]
@@ -162,8 +162,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         self, asker: Asker, rows: Sequence[Row], label_scores: Sequence[Sequence[float]] | None
     ) -> list[_Asked]:
         asked = []
-        for index, row in enumerate(rows):
-            read = _fitted(asker, row)
+        for index, (row, read) in enumerate(zip(rows, self._fitted(asker, rows), strict=True)):
             masks = draw_masks(read.text, len(read.spans), self.n, self.seed)
             labels = [row.label]
             if self.score == "contrast" and label_scores is not None:
@@ -181,12 +180,10 @@ class CAPPrior(LanguageModelSource, CAPSettings):
 
     def _scores(self, asker: Asker, asked: Sequence[_Asked]) -> list[list[float]]:
         """Score of each mask of each text, in nats."""
-        replacement = self.replacement if self.masking == "replace" else None
         queries = []
         for row, prompt, masks, labels in asked:
-            for kept in masks.kept:
-                text = keep_words(row.text, row.spans, kept.tolist(), replacement)
-                queries += [_query(prompt, text, asker.labels[label]) for label in labels]
+            for text in self._perturbed(row, masks):
+                queries += [_query(asker, prompt, text, asker.labels[label]) for label in labels]
         answers = iter(asker.scorer.score(queries))
         value = SCORES[self.score]
         return [
@@ -196,6 +193,25 @@ class CAPPrior(LanguageModelSource, CAPSettings):
             ]
             for _, _, masks, labels in asked
         ]
+
+    @property
+    def _filler(self) -> str | None:
+        """What stands in for a masked word; `None` where it is deleted."""
+        return self.replacement if self.masking == "replace" else None
+
+    def _perturbed(self, row: Row, masks: Masks) -> list[str]:
+        return [keep_words(row.text, row.spans, kept.tolist(), self._filler) for kept in masks.kept]
+
+    def _fitted(self, asker: Asker, rows: Sequence[Row]) -> list[Row]:
+        return asker.fit(rows, partial(_query, asker), self._longer_texts)
+
+    def _longer_texts(self, row: Row, room: int) -> list[str]:
+        """The perturbed texts of a row that have more than `room` bytes."""
+        most = _bytes(row.text) + len(row.spans) * _bytes(self._filler or "")
+        if most <= room:
+            return []
+        masks = draw_masks(row.text, len(row.spans), self.n, self.seed)
+        return [text for text in self._perturbed(row, masks) if _bytes(text) > room]
 
     def _fits(self, asked: Sequence[_Asked], scores: Sequence[Sequence[float]]) -> list[WordFit]:
         perturbed = [index for index, one in enumerate(asked) if len(one.masks)]
@@ -210,13 +226,12 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         return [found.get(index, one_word) for index in range(len(asked))]
 
 
-def _fitted(asker: Asker, row: Row) -> Row:
-    prompt, label = asker.prompt(row.text), asker.longest_label
-    return asker.fit(row, lambda part: _query(prompt, part.text.strip(), label))
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _query(prompt: Prompt, text: str, label: str) -> Query:
-    return Query(prompt.prefix, prompt.body(text), prompt.answer(label))
+def _query(asker: Asker, prompt: Prompt, text: str, label: str) -> Query:
+    return Query(prompt.prefix, prompt.body(text.strip()), asker.answer(prompt, label))
 
 
 def _contrast(log_probs: Sequence[float], offsets: Sequence[float]) -> float:

@@ -96,7 +96,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
         asker = self.open()
-        read = [_fitted(asker, row) for row in rows]
+        read = asker.fit(rows, _query)
         cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, read, strict=True)]
         warn_of_cuts(cuts)
         heard = self._heard(asker, rows, read)
@@ -126,7 +126,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
         answers = iter(
             asker.scorer.score(
                 [
-                    _query(prompt, part, label)
+                    _query(prompt, part.text, label)
                     for prompt, part in zip(prompts, read, strict=True)
                     for label in asker.labels
                 ]
@@ -154,7 +154,7 @@ def _owners(prompt: Prompt, row: Row, starts: Sequence[int]) -> list[int]:
 
     A token of white space belongs to the word that follows, as the space inside a token does.
     """
-    answer = _answer(prompt, row)
+    answer = _answer(prompt, row.text)
     # `answer` is the lead and the text without white space at its ends
     shift = len(answer) - len(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
     spans = [Span(start + shift, end + shift) for start, end in row.spans]
@@ -162,14 +162,9 @@ def _owners(prompt: Prompt, row: Row, starts: Sequence[int]) -> list[int]:
     return [word if word >= 0 else len(spans) for word in words]
 
 
-def _answer(prompt: Prompt, row: Row) -> str:
-    return prompt.answer(row.text.strip())
+def _answer(prompt: Prompt, text: str) -> str:
+    return prompt.answer(text.strip())
 
 
-def _query(prompt: Prompt, row: Row, label: str) -> Query:
-    return Query(prompt.prefix, prompt.body(label), _answer(prompt, row))
-
-
-def _fitted(asker: Asker, row: Row) -> Row:
-    prompt, label = asker.prompt(row.text), asker.longest_label
-    return asker.fit(row, lambda part: _query(prompt, part, label))
+def _query(prompt: Prompt, text: str, label: str) -> Query:
+    return Query(prompt.prefix, prompt.body(label), _answer(prompt, text))

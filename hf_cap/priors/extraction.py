@@ -28,6 +28,7 @@ from ..errors import ConfigError
 from ..files import atomic_path, real_path
 from ..schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from ..scoring.open import open_scorer
+from ..scoring.protocol import Scorer
 from ..scoring.settings import ScorerSettings
 from ..scoring.statistics import ScorerStatistics
 from .rows import read_rows
@@ -85,16 +86,22 @@ def extract_priors(
     _check(chosen, sources)
     state = _processes()
     work = output.parent / f".{output.name}.work"
+    # found once: what a source keeps of its work must not change where the work is looked for
+    chunks = {
+        (source.name, split): _chunks(data, source, work / split, settings.chunk_size)
+        for source in sources
+        for split, data in chosen.items()
+    }
     statistics, reused = ScorerStatistics(), 0
     for source in sources:
         for split, data in chosen.items():
-            chunks = _chunks(data, source, work / split, settings.chunk_size)
-            did, found = _score_chunks(data, source, chunks, state, settings.progress)
+            todo = chunks[source.name, split]
+            did, found = _score_chunks(data, source, todo, state, settings.progress)
             statistics, reused = statistics + did, reused + found
     state.wait_for_everyone()
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
     made = {
-        split: _with_sources(data, sources, work / split, settings.chunk_size, facts)
+        split: _with_sources(data, {s.name: chunks[s.name, split] for s in sources}, facts)
         for split, data in chosen.items()
     }
     if state.is_main_process:
@@ -134,7 +141,7 @@ def _check(chosen: Mapping[str, Dataset], sources: Sequence[Source]) -> None:
 def _chunks(data: Dataset, source: Source, folder: Path, size: int) -> list[_Chunk]:
     """Chunks of a split, in a folder that only this source over these rows can have written."""
     columns = data.remove_columns([PROVENANCE] if PROVENANCE in data.column_names else [])
-    key = Hasher.hash((source, columns[:], size))
+    key = Hasher.hash((_state(source), columns[:], size))
     return [
         _Chunk(
             range(start, min(start + size, len(data))),
@@ -142,6 +149,17 @@ def _chunks(data: Dataset, source: Source, folder: Path, size: int) -> list[_Chu
         )
         for start in range(0, len(data), size)
     ]
+
+
+def _state(source: Source) -> Any:
+    """What determines the scores of a source: itself, or with an opened scorer that scorer's identity.
+
+    An opened scorer counts what it is asked, so its own state is another after every text.
+    """
+    scorer = getattr(source, "scorer", None)
+    if not isinstance(scorer, Scorer):
+        return source
+    return type(source), {**vars(source), "scorer": scorer.identity}
 
 
 def _score_chunks(
@@ -198,19 +216,17 @@ def _statistics(source: Source) -> ScorerStatistics:
 
 def _with_sources(
     data: Dataset,
-    sources: Sequence[Source],
-    folder: Path,
-    size: int,
+    chunks: Mapping[str, Sequence[_Chunk]],
     facts: Mapping[str, str | None],
 ) -> Dataset:
-    """The split with the columns that the chunk files of all sources hold."""
+    """The split with the columns that the chunk files of all sources, by name, hold."""
     cells = data[PROVENANCE] if PROVENANCE in data.column_names else [None] * len(data)
     columns: dict[str, list[Any]] = {PROVENANCE: list(cells)}
-    for source in sources:
-        parts = [pq.read_table(c.file).to_pydict() for c in _chunks(data, source, folder, size)]
+    for source, files in chunks.items():
+        parts = [pq.read_table(chunk.file).to_pydict() for chunk in files]
         made = {name: [cell for part in parts for cell in part[name]] for name in parts[0]}
         own = made.pop(PROVENANCE)
-        columns[PROVENANCE] = _merged(columns[PROVENANCE], own, source.name, facts)
+        columns[PROVENANCE] = _merged(columns[PROVENANCE], own, source, facts)
         columns |= made
     kept = data.remove_columns([name for name in columns if name in data.column_names])
     added = Dataset.from_dict(columns)

@@ -9,13 +9,14 @@ from datasets import Dataset
 from ..errors import ConfigError, ModelError
 from ..files import folder_stamp
 from ..schema import digest
+from ..scoring.loading import resolve_dtype
 from ..scoring.protocol import Scorer
-from ..scoring.settings import ScorerSettings
+from ..scoring.settings import ScorerSettings, current_runtime
 from .asking import Asker, open_asker
 from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets, choose_demonstrations
 from .prompts import load_template
 from .rows import label_space, read_rows
-from .settings import PromptSettings
+from .settings import DEFAULT_TEMPLATE, PromptSettings
 from .source_settings import RowOptions
 from .word_source import LEARNT, WordSource
 
@@ -29,12 +30,14 @@ class LanguageModelSource(WordSource, PromptSettings):
     """A source that asks a language model about the rows.
 
     Attributes:
-        scorer: Which language model to open, or an opened one.
+        scorer: Which language model to open, or an opened one. The number format `auto` becomes that of
+            the device at hand when the source is made, since it changes scores.
         demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
             chooses them.
-        stamp: State of the files of a language model in a folder when the source was made, so that one
-            that was adapted anew in the same folder is asked anew, and not read from the cache of
-            `Dataset.map` or the finished work of an interrupted extraction.
+        stamp: State of what the settings only name, when the source was made: the files of a language
+            model in a folder, and the wording of a template of one's own. So a model that was adapted
+            anew in the same folder, or a prompt that was edited, is asked anew, and not read from the
+            cache of `Dataset.map` or the finished work of an interrupted extraction.
     """
 
     wording: ClassVar[str]
@@ -45,6 +48,8 @@ class LanguageModelSource(WordSource, PromptSettings):
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.scorer, ScorerSettings):
+            object.__setattr__(self, "scorer", resolve_dtype(self.scorer, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
         super().__post_init__()
 
@@ -91,17 +96,21 @@ class LanguageModelSource(WordSource, PromptSettings):
         Raises:
             ConfigError: the template cannot be used.
             DataError: two labels are written alike.
-            ModelError: the model or its chat template cannot serve, or was written anew.
+            ModelError: the model or its chat template cannot serve, or the model or the prompt template
+                was written anew.
         """
         if self._stamp() != self.stamp:
             raise ModelError(
-                f"The language model {self.scorer!r} has changed since the source was made. Make the "
-                "source anew."
+                f"The language model {self.scorer!r} or the prompt template {self.template!r} has changed "
+                "since the source was made. Make the source anew."
             )
         return open_asker(self.wording, self, self.labels, self.scorer, self.demonstration_sets)
 
     def _stamp(self) -> str:
-        return folder_stamp(self.scorer.model) if isinstance(self.scorer, ScorerSettings) else ""
+        model = folder_stamp(self.scorer.model) if isinstance(self.scorer, ScorerSettings) else ""
+        if self.template == DEFAULT_TEMPLATE:
+            return model
+        return model + load_template(self.template, self.wording).digest
 
     def model_facts(self, asker: Asker) -> dict[str, Any]:
         """Facts of the opened language model and its prompts, for the provenance."""

@@ -7,6 +7,7 @@ prompt of `cap`: its cheap rival.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -70,10 +71,10 @@ class LLMGradientPrior(LanguageModelSource):
         local = _local(asker.scorer)
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs, cuts = [], [], []
-        for row in rows:
-            prompt, label = asker.prompt(row.text), asker.labels[row.label]
-            fitting = _fitting(asker, prompt, row)
-            asked = _tokens(local, prompt, fitting, label)
+        for row, fitting in zip(rows, asker.fit(rows, partial(_query, asker)), strict=True):
+            prompt = asker.prompt(row.text)
+            answer = asker.answer(prompt, asker.labels[row.label])
+            asked = _tokens(local, prompt, fitting, answer)
             if asked.prefix not in caches:
                 caches[asked.prefix] = _read(local, asked.prefix)
             word_scores, log_prob = _gradient(
@@ -96,12 +97,11 @@ def _local(scorer: Scorer) -> LocalScorer:
     return inside
 
 
-def _fitting(asker: Asker, prompt: Prompt, row: Row) -> Row:
-    answer = prompt.answer(asker.longest_label)
-    return asker.fit(row, lambda part: Query(prompt.prefix, prompt.body(part.text), answer))
+def _query(asker: Asker, prompt: Prompt, text: str, label: str) -> Query:
+    return Query(prompt.prefix, prompt.body(text), asker.answer(prompt, label))
 
 
-def _tokens(local: LocalScorer, prompt: Prompt, row: Row, label: str) -> Asked:
+def _tokens(local: LocalScorer, prompt: Prompt, row: Row, answer: str) -> Asked:
     shared = local.tokens.prefix(prompt.prefix)
     start = shared.cut or 0
     rest = local.tokens.body(prompt.prefix, prompt.body(row.text))
@@ -113,7 +113,7 @@ def _tokens(local: LocalScorer, prompt: Prompt, row: Row, label: str) -> Asked:
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
     beginning = [NO_WORD] * (len(rest) - len(offsets))  # the beginning-of-text token
     words = beginning + token_words(offsets, spans, shown)
-    return Asked(shared.ids, rest, words, local.tokens.answer(prompt.answer(label)).ids)
+    return Asked(shared.ids, rest, words, local.tokens.answer(answer).ids)
 
 
 def _read(local: LocalScorer, prefix: tuple[int, ...]) -> Any:

@@ -16,6 +16,7 @@ import yaml
 
 from ..errors import ConfigError, DataError, ModelError
 from ..schema import digest
+from .settings import DEFAULT_TEMPLATE
 
 _logger = logging.getLogger(__name__)
 _BUILT_IN = Path(__file__).parent / "templates"
@@ -75,12 +76,14 @@ class Prompt:
         before: Between the prefix and the value.
         after: Between the value and the answer.
         lead: White space that begins the answer.
+        end: What follows a whole answer.
     """
 
     prefix: str
     before: str
     after: str
     lead: str
+    end: str
 
     def body(self, value: str) -> str:
         """The rest of the prompt for one value of the slot."""
@@ -91,9 +94,8 @@ class Prompt:
         return self.lead + value
 
 
-@lru_cache
 def load_template(name: str, prior: str) -> PromptTemplate:
-    """Read a template.
+    """Read a template, as its file stands now.
 
     Args:
         name: `default`, or the path of a YAML file with the fields of `PromptTemplate`.
@@ -102,14 +104,20 @@ def load_template(name: str, prior: str) -> PromptTemplate:
     Raises:
         ConfigError: the file is missing, is not YAML, or has missing or unknown fields or placeholders.
     """
-    path = _BUILT_IN / f"{prior}.yaml" if name == "default" else Path(name).expanduser()
+    path = _BUILT_IN / f"{prior}.yaml" if name == DEFAULT_TEMPLATE else Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"There is no prompt template {name!r}; give 'default' or a YAML file like "
             f"{_BUILT_IN}/{prior}.yaml."
         )
+    return _parsed(path.read_bytes(), path, prior)
+
+
+@lru_cache
+def _parsed(content: bytes, path: Path, prior: str) -> PromptTemplate:
+    """The template in the content of a file."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The prompt template {str(path)!r} is not YAML: {error}") from error
     expected = {field.name for field in fields(PromptTemplate)}
@@ -144,6 +152,7 @@ def build_prompt(
     labels: Sequence[str],
     demonstrations: Sequence[Example],
     render_chat: Callable[[str], str | None] | None = None,
+    end_of_turn: str | None = None,
 ) -> Prompt:
     """The prompt of a template around a slot for the text (`cap`) or the label (`channel`).
 
@@ -153,6 +162,7 @@ def build_prompt(
         demonstrations: Worked examples, in order.
         render_chat: The model's chat template (`Scorer.render_chat`); `None` for plain text. Where it
             returns `None` the plain text is used as well, with one notice.
+        end_of_turn: What the chat template puts behind an answer; `None` for nothing.
 
     Raises:
         ModelError: the chat template does not contain the user's message exactly once.
@@ -172,7 +182,9 @@ def build_prompt(
     after, lead = _split_trailing_space(after)
     # A word goes on after a space, except on a line of its own.
     glued = not lead and not after.endswith("\n")
-    return Prompt(prefix, before, after, " " if glued else lead)
+    turn_ends = end_of_turn if rendered is not None else None
+    line_ends = template.separator if template.separator.startswith("\n") else "\n"
+    return Prompt(prefix, before, after, " " if glued else lead, turn_ends or line_ends)
 
 
 def verbalise(label: str) -> str:

@@ -10,6 +10,9 @@ Masking = Literal["delete", "replace"]
 Sign = Literal["positive", "signed", "absolute"]
 Evidence = Literal["posterior", "uniform"]
 
+DEFAULT_TEMPLATE = "default"
+"""Stands for the template that comes with the prior."""
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,7 @@ class PromptSettings:
     """How a language model is asked, shared by `CAPPrior` and `ChannelPrior`."""
 
     template: str = option(
-        "default",
+        DEFAULT_TEMPLATE,
         "Prompt template: 'default' (the file that comes with the prior) or the path of a YAML file like it.",
     )
     chat: bool = option(
@@ -102,7 +105,9 @@ class ExtractionSettings:
     """How the stage `extract` goes through a data set. Changes no score."""
 
     splits: tuple[str, ...] = option(
-        ("train",), "Splits whose texts get priors; the others get empty columns."
+        ("train",),
+        "Splits whose texts get priors. `hf-cap extract` reads and writes no others; its sources learn "
+        "(demonstrations, keywords) from train where it is among them, else from the first.",
     )
     chunk_size: int = option(
         32, "Texts that are scored, and kept, together. What is lost by a crash is one chunk."

@@ -146,7 +146,10 @@ class AuditSettings:
     top_k: int = option(3, "Highest words of a text that are compared between two sources.")
     keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
     pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word in the reference data.")
+    word_pattern: str | None = option(
+        None,
+        "Regular expression of a word in the reference data; by default the one of the priors.",
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "top_k", "keywords", "pairs", at_least=1)

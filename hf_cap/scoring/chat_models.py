@@ -13,6 +13,7 @@ from .http import Connection, wait_for
 from .identity import model_identity
 from .loading import choose_device, load_language_model
 from .settings import ScorerRuntime, ScorerSettings
+from .tokens import FIXED_DATE
 
 _BATCH = 16
 """Prompts that a local model answers at a time; fixed, because a sampled answer depends on its batch."""
@@ -70,6 +71,7 @@ class LocalChat:
             padding=True,
             return_tensors="pt",
             return_dict=True,
+            date_string=FIXED_DATE,
         ).to(self.model.device)
         pad = self.tokenizer.pad_token_id
         device = inputs["input_ids"].device

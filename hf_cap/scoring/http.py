@@ -5,12 +5,13 @@ import logging
 import os
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx2
 
-from ..errors import ServerError
+from ..errors import ConfigError, ServerError
 from .settings import ScorerRuntime
 
 T = TypeVar("T")
@@ -24,10 +25,24 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 def wait_for(requests: Coroutine[Any, Any, T]) -> T:
     """The result of some requests, from code that is not asynchronous.
 
-    They run in a thread of their own, because a notebook already runs an event loop in this one.
+    They run in a thread of their own, because a notebook already runs an event loop in this one. When
+    the user interrupts, those that have not ended are called back.
     """
+    begun: Future[Callable[[], object]] = Future()
+
+    async def work() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel) if task else None)
+        return await requests
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, requests).result()
+        running = pool.submit(asyncio.run, work())
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            with suppress(RuntimeError):  # they have ended meanwhile
+                begun.result()()
+            raise
 
 
 class Connection:
@@ -46,6 +61,7 @@ class Connection:
         """The JSON at `path`.
 
         Raises:
+            ConfigError: the key cannot be sent.
             ServerError: the server cannot be reached or refuses.
         """
         async with self._client() as client:
@@ -65,6 +81,7 @@ class Connection:
             arrived: Told the number and the reply of each request as it ends, whatever becomes of the others.
 
         Raises:
+            ConfigError: the key cannot be sent.
             ServerError: a request is refused, or keeps failing.
         """
         gate = asyncio.Semaphore(self.runtime.max_concurrency)
@@ -86,7 +103,7 @@ class Connection:
                     task.cancel()
 
     def _client(self) -> httpx2.AsyncClient:
-        key = os.environ.get(self.runtime.api_key_env)
+        key = read_key(self.runtime.api_key_env)
         return httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=self.runtime.timeout,
@@ -102,11 +119,11 @@ class Connection:
             try:
                 response = await client.request(method, self.base_url + path, json=body)
             except httpx2.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
+                trouble = self._hidden(f"{type(error).__name__}: {error}")
             else:
                 if response.is_success:
-                    return _json(response)
-                trouble = f"status {response.status_code}: {response.text[:500]}"
+                    return self._json(response)
+                trouble = f"status {response.status_code}: {self._hidden(response.text)[:500]}"
                 if response.status_code not in _PASSING:
                     break
                 wait = _asked_wait(response) or wait
@@ -114,6 +131,36 @@ class Connection:
                 _logger.info("%s%s: %s; again in %.1f s.", self.base_url, path, trouble, wait)
                 await asyncio.sleep(wait)
         raise ServerError(f"{self.base_url}{path} failed with {trouble}")
+
+    def _json(self, response: httpx2.Response) -> dict[str, Any]:
+        try:
+            return dict(response.json())
+        except ValueError as error:
+            raise ServerError(
+                f"{response.url} answered with something else than JSON: "
+                f"{self._hidden(response.text)[:200]!r}. Is base_url the root of an OpenAI-compatible API "
+                "(it usually ends in /v1)?"
+            ) from error
+
+    def _hidden(self, text: str) -> str:
+        """Words of the server or the network without the key, which some repeat."""
+        key = read_key(self.runtime.api_key_env)
+        return text.replace(key, "***") if key else text
+
+
+def read_key(variable: str) -> str:
+    """The key that an environment variable holds, without white space at its ends; empty for none.
+
+    Raises:
+        ConfigError: it could not be sent. The message does not show it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"The environment variable {variable!r} holds a key with a control character or one outside "
+            "ASCII, which no server takes. Copy the key into it anew, alone and on one line."
+        )
+    return key
 
 
 def _wait(attempt: int) -> float:
@@ -127,13 +174,3 @@ def _asked_wait(response: httpx2.Response) -> float | None:
         return min(_LONGEST_WAIT, max(0.0, float(response.headers["Retry-After"])))
     except (KeyError, ValueError):  # absent, or a date
         return None
-
-
-def _json(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        return dict(response.json())
-    except ValueError as error:
-        raise ServerError(
-            f"{response.url} answered with something else than JSON: {response.text[:200]!r}. Is base_url "
-            "the root of an OpenAI-compatible API (it usually ends in /v1)?"
-        ) from error

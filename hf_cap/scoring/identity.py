@@ -35,7 +35,9 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
     with torch.no_grad():
         for name, weight in sorted(model.state_dict().items()):
             flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // _SAMPLE)].double().cpu().numpy()
+            if flat.device.type == "mps":  # Apple's GPUs have no double precision
+                flat = flat.cpu()
+            sample = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().double().numpy()
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
             digest.update(sample.tobytes())
             digest.update(flat.sum(dtype=torch.float64).cpu().numpy().tobytes())

@@ -1,6 +1,7 @@
 """Loads the transformers model that settings name, in the number format and on the device they ask for."""
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers import (
 from ..embedded import resolve_model
 from ..errors import ConfigError, MissingExtra, ModelError
 from .local import LocalScorer
-from .settings import ScorerRuntime, ScorerSettings
+from .settings import Dtype, ScorerRuntime, ScorerSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZERS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
@@ -74,12 +75,24 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(settings: ScorerSettings, device: torch.device) -> torch.dtype:
     """Number format of the weights on `device`."""
+    return DTYPES[_dtype_name(settings, device)]
+
+
+def resolve_dtype(settings: ScorerSettings, runtime: ScorerRuntime) -> ScorerSettings:
+    """The settings with the number format that `auto` stands for on the device of `runtime`.
+
+    That of a served model is the server's business.
+    """
+    if settings.dtype != "auto" or settings.base_url is not None:
+        return settings
+    return replace(settings, dtype=_dtype_name(settings, choose_device(runtime.device)))
+
+
+def _dtype_name(settings: ScorerSettings, device: torch.device) -> Dtype:
+    # by the kind of device alone: asking a GPU what it can do would bar forked workers from using it
     if settings.dtype != "auto":
-        return DTYPES[settings.dtype]
-    if device.type == "cpu":
-        return torch.float32
-    old_gpu = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-    return torch.float16 if old_gpu else torch.bfloat16
+        return settings.dtype
+    return "float32" if device.type == "cpu" else "bfloat16"
 
 
 def _quantized(settings: ScorerSettings, device: torch.device) -> dict[str, Any]:

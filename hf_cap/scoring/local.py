@@ -126,6 +126,14 @@ class LocalScorer:
         """The user's turn in the model's chat template, with the opening of the answer."""
         return self.tokens.render_chat(user)
 
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer."""
+        return self.tokens.answer(answer).ids
+
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer."""
+        return self.tokens.end_of_turn
+
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
         if self._longest is None:

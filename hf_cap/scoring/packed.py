@@ -165,4 +165,4 @@ def _gather(
         row_index = torch.from_numpy(rows[first:last] - begin).to(logits.device)
         token_index = torch.from_numpy(tokens[first:last]).to(logits.device)
         parts.append(log_probs[row_index, token_index])
-    return torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
+    return torch.cat(parts).cpu().double().numpy() if parts else np.empty(0)

@@ -9,9 +9,9 @@ shared part once: `prefix` (instruction, label space, demonstrations: the same f
 for an integer given a feature. All three are queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,48 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class Tokenised(Protocol):
+    """A scorer that knows how its model reads and ends an answer."""
+
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer."""
+
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer; `None` where it puts nothing."""
+
+
+def answer_tokens(scorer: Scorer, answer: str) -> tuple[int, ...]:
+    """The tokens of an answer; its characters where the scorer does not know."""
+    if isinstance(scorer, Tokenised):
+        return scorer.answer_tokens(answer)
+    return characters(answer)
+
+
+def characters(answer: str) -> tuple[int, ...]:
+    """What stands for the tokens of an answer where these are not known."""
+    return tuple(map(ord, answer))
+
+
+def end_of_turn(scorer: Scorer) -> str | None:
+    """What stands behind an answer in a conversation; `None` where the scorer does not know."""
+    return scorer.end_of_turn() if isinstance(scorer, Tokenised) else None
+
+
+@runtime_checkable
 class Bounded(Protocol):
     """A scorer that knows how much its model can read, so that long texts can be cut beforehand."""
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
+
+
+Arrived: TypeAlias = Callable[[Query, Scored], object]
+"""Told a query and its score as soon as there is one; in any order, perhaps from another thread."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A scorer that has some scores long before the others, and tells each so that it can be kept."""
+
+    def score_each(self, queries: Sequence[Query], arrived: Arrived) -> list[Scored]:
+        """As `score`, and tell each distinct query's score as it arrives."""

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
@@ -16,12 +17,15 @@ from transformers import AutoTokenizer
 from ..embedded import resolve_model
 from ..errors import ExtractError, ServerError
 from .http import Connection, wait_for
-from .protocol import Query, Scored
+from .identity import tokenizer_fingerprint
+from .protocol import Arrived, Query, Scored, characters
 from .settings import ScorerRuntime, ScorerSettings
 from .statistics import ScorerStatistics
 from .tokens import PromptTokenizer
 
 _logger = logging.getLogger(__name__)
+_NEW_TOKENS = 1
+"""Asked for beside the scores, because some servers refuse to write none."""
 
 
 class _Request(NamedTuple):
@@ -54,13 +58,17 @@ class ServedScorer:
         self.model = model
         self.tokens = tokens
         self.statistics = ScorerStatistics()
-        self._check_model()
+        self._longest = self._longest_prompt()
         self.dialect = self._probe()
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Server, model and dialect: the server does not tell its weights."""
-        return "|".join([self.connection.base_url, self.model, "served", self.dialect])
+        """Server, model, dialect, and what is sent: token ids of which tokenizer, or text.
+
+        The server does not tell its weights.
+        """
+        sent = tokenizer_fingerprint(self.tokens.tokenizer) if self.tokens else "text"
+        return "|".join([self.connection.base_url, self.model, "served", self.dialect, sent])
 
     def score(self, queries: Sequence[Query]) -> list[Scored]:
         """Score each query; equal ones once.
@@ -69,14 +77,26 @@ class ServedScorer:
             ServerError: the server refuses, or keeps failing.
             ExtractError: a score is missing or not finite.
         """
+        return self.score_each(queries, lambda query, scored: None)
+
+    def score_each(self, queries: Sequence[Query], arrived: Arrived) -> list[Scored]:
+        """As `score`, and tell each distinct query's score as it arrives.
+
+        Raises:
+            ServerError: the server refuses, or keeps failing.
+            ExtractError: a score is missing or not finite.
+        """
         started = time.perf_counter()
         distinct = list(dict.fromkeys(queries))
         requests = [self._request(query) for query in distinct]
-        answers = self._ask([self._body(request, self.dialect) for request in requests])
-        results = {
-            query: DIALECTS[self.dialect].read(answer, request)
-            for query, request, answer in zip(distinct, requests, answers, strict=True)
-        }
+        results: dict[Query, Scored] = {}
+
+        def read(number: int, answer: dict[str, Any]) -> None:
+            query = distinct[number]
+            results[query] = DIALECTS[self.dialect].read(answer, requests[number])
+            arrived(query, results[query])
+
+        self._ask([self._body(request, self.dialect) for request in requests], read)
         self.statistics += ScorerStatistics(
             queries=len(queries), distinct=len(distinct), seconds=time.perf_counter() - started
         )
@@ -85,6 +105,20 @@ class ServedScorer:
     def render_chat(self, user: str) -> str | None:
         """The user's turn in the model's chat template; `None` where no tokenizer could be loaded."""
         return self.tokens.render_chat(user) if self.tokens else None
+
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer; its characters where no tokenizer could be loaded."""
+        return self.tokens.answer(answer).ids if self.tokens else characters(answer)
+
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer, where a tokenizer could be loaded."""
+        return self.tokens.end_of_turn if self.tokens else None
+
+    def excess(self, query: Query) -> int:
+        """Tokens by which a query is longer than the server reads; 0 where it or the tokenizer is silent."""
+        if self._longest is None or self.tokens is None:
+            return 0
+        return len(self._request(query).prompt) + _NEW_TOKENS - self._longest
 
     def _request(self, query: Query) -> _Request:
         text = query.prefix + query.body
@@ -95,26 +129,32 @@ class ServedScorer:
         return _Request([*prompt, *answer.ids], answer.ids, answer.starts, len(text))
 
     def _body(self, request: _Request, dialect: str) -> dict[str, Any]:
-        # one new token, because some servers refuse none
         common = {
             "model": self.model,
             "prompt": request.prompt,
-            "max_tokens": 1,
+            "max_tokens": _NEW_TOKENS,
             "temperature": 0.0,
         }
         return {**common, **DIALECTS[dialect].options}
 
-    def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return wait_for(self.connection.post_all("/completions", bodies))
+    def _ask(
+        self,
+        bodies: Sequence[dict[str, Any]],
+        arrived: Callable[[int, dict[str, Any]], object] | None = None,
+    ) -> list[dict[str, Any]]:
+        return wait_for(self.connection.post_all("/completions", bodies, arrived))
 
-    def _check_model(self) -> None:
-        listed = wait_for(self.connection.get("/models"))
-        names = [str(item.get("id")) for item in listed.get("data", [])]
-        if names and self.model not in names:
+    def _longest_prompt(self) -> int | None:
+        """Tokens that the server reads, the new one included; `None` where it does not say."""
+        listed = wait_for(self.connection.get("/models")).get("data", [])
+        served = {str(item.get("id")): item for item in listed}
+        if served and self.model not in served:
             raise ServerError(
-                f"{self.connection.base_url} does not serve {self.model!r}; it serves {names!r}. Name one "
-                "of these as the model."
+                f"{self.connection.base_url} does not serve {self.model!r}; it serves {list(served)!r}. Name "
+                "one of these as the model."
             )
+        longest = served.get(self.model, {}).get("max_model_len")
+        return longest if isinstance(longest, int) else None
 
     def _probe(self) -> str:
         """The first dialect in which the server gives usable log-probabilities of a prompt."""

@@ -39,7 +39,7 @@ class ScorerSettings:
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     dtype: Dtype = option(
         "auto",
-        "Number format of the weights: auto is float32 on a CPU, bfloat16 (or float16) on a GPU.",
+        "Number format of the weights: auto is float32 on a CPU, bfloat16 on a GPU.",
     )
     quantization: Quantization = option(
         "none", "Load the weights in 4 or 8 bits; needs `bitsandbytes` and a GPU."

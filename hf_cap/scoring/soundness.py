@@ -51,6 +51,8 @@ def declared_reach(model: PreTrainedModel) -> tuple[int | None, str]:
 
 
 def _window(config: object) -> tuple[int | None, str]:
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return 0, "it has local attention layers, which look at places of their own"
     kinds = set(getattr(config, "layer_types", None) or ())
     if unknown := kinds - {"full_attention", *_WINDOWS}:
         return 0, f"it has layers of the kinds {sorted(unknown)}"

@@ -50,8 +50,7 @@ class StandInScorer:
         """
         results = [self._scored(query) for query in queries]
         self.calls += queries
-        self.statistics.queries += len(queries)
-        self.statistics.distinct += len(set(queries))
+        self.statistics += ScorerStatistics(queries=len(queries), distinct=len(set(queries)))
         return results
 
     def render_chat(self, user: str) -> str | None:

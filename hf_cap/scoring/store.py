@@ -2,17 +2,17 @@
 
 A score's key is a hash of everything that determines it: the model's identity, the whole prompt and the
 answer. What is done with scores afterwards (ridge strength, score kind, normalisation) is no part of it,
-so changing that costs no language model. Scores are committed chunk by chunk: a process killed at any
-moment loses at most the chunk it was computing.
+so changing that costs no language model. Scores are committed chunk by chunk, those of a served model one
+by one: a process killed at any moment loses at most the chunk it was computing, or the requests under way.
 """
 
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .protocol import Bounded, Query, Scored, Scorer
+from .protocol import Bounded, Query, Scored, Scorer, Streaming, answer_tokens, end_of_turn
 from .sqlite_store import SQLiteStore, chunks, key_of
 from .statistics import ScorerStatistics
 
@@ -59,17 +59,36 @@ class StoredScorer:
         missing = [query for query, key in keys.items() if key not in known]
         stored = sum(keys[query] in known for query in queries)
         for chunk in chunks(missing, self.chunk):
-            scores = self.scorer.score(chunk)
-            fresh = {keys[query]: scored for query, scored in zip(chunk, scores, strict=True)}
-            self.store.put(fresh)
-            known.update(fresh)
+            known.update(self._computed({query: keys[query] for query in chunk}))
         repeats = len(queries) - stored - len(missing)
         self._answered += ScorerStatistics(queries=stored + repeats, stored=stored)
         return [known[keys[query]] for query in queries]
 
+    def _computed(self, keys: Mapping[Query, bytes]) -> dict[bytes, Scored]:
+        """Score queries and store the scores, each as it arrives where the scorer tells it."""
+        queries = list(keys)
+        if isinstance(self.scorer, Streaming):
+
+            def keep(query: Query, scored: Scored) -> None:
+                self.store.put({keys[query]: scored})
+
+            scores = self.scorer.score_each(queries, keep)
+            return dict(zip(keys.values(), scores, strict=True))
+        fresh = dict(zip(keys.values(), self.scorer.score(queries), strict=True))
+        self.store.put(fresh)
+        return fresh
+
     def render_chat(self, user: str) -> str | None:
         """That of the scorer inside."""
         return self.scorer.render_chat(user)
+
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """That of the scorer inside; characters where it does not know."""
+        return answer_tokens(self.scorer, answer)
+
+    def end_of_turn(self) -> str | None:
+        """That of the scorer inside; `None` where it does not know."""
+        return end_of_turn(self.scorer)
 
     def excess(self, query: Query) -> int:
         """That of the scorer inside; 0 where it does not know."""

@@ -4,9 +4,11 @@ The tokens of a query are those of the whole prompt (`prefix + body`, one beginn
 front where the tokenizer puts one) followed by those of the answer, tokenised as a continuation.
 """
 
-from functools import lru_cache
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ExtractError, ModelError
@@ -14,6 +16,12 @@ from ..errors import ExtractError, ModelError
 _ANCHORS = ("\n", ":")
 """Texts an answer is tokenised behind, so that it counts as a continuation: tokenizers with a dummy
 space in front of every text (SentencePiece) would otherwise put one in front of the answer."""
+
+_SLOT = "hfcapslot"
+
+FIXED_DATE = "26 Jul 2024"
+"""The `date_string` of `apply_chat_template`: what Llama 3 writes as today's date, so that a prompt is the
+same on every day. It is the date that Llama 3.1 writes where it is told none."""
 
 _PROBES = ("", "a", " a", "\n", "\n\na", "  a", ".", "'s", "7", "ー", "\u0301", "é", "🙂", "<")
 """Beginnings of a body that could fuse with the end of a prefix."""
@@ -66,9 +74,23 @@ class PromptTokenizer:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
         if not self.tokenizer.chat_template:
             return None
-        turn = [{"role": "user", "content": user}]
+        return self._render([{"role": "user", "content": user}], add_generation_prompt=True)
+
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer; `None` where it takes or ends none."""
+        if not self.tokenizer.chat_template:
+            return None
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SLOT}]
+        with suppress(TemplateError):
+            return self._render(turns).rpartition(_SLOT)[2].strip() or None
+        return None
+
+    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
         return str(
-            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, date_string=FIXED_DATE, **options
+            )
         )
 
     def _prefix(self, prefix: str) -> PrefixTokens:

@@ -196,18 +196,6 @@ def test_a_model_and_priors_are_staged_without_being_uploaded(
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def test_a_missing_token_is_told_before_training(
-    room: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    flags = ["--config", str(room / "recipes" / "train.yaml"), "--dataset", str(demo / "prior")]
-    out = room / "unpublished"
-    flags += ["--output_dir", str(out), "--push_to_hub", "true", "--hub_model_id", "me/thing"]
-    assert main(["train", *flags]) == 2
-    assert "token" in capsys.readouterr().err
-    assert not (out / "run.json").exists()
-
-
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs processes find one another")
 def test_processes_that_would_each_train_alone_are_refused(
     room: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

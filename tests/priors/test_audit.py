@@ -165,3 +165,28 @@ def test_bad_input_is_refused() -> None:
         audit_dataset(priors(), reference([*NAMES, "pay"]))
     with pytest.raises(ConfigError, match="`top_k` must be at least 1, got 0"):
         AuditSettings(top_k=0)
+
+
+def with_patterns(*patterns: str) -> Dataset:
+    facts = {f"source{number}": {"word_pattern": one} for number, one in enumerate(patterns)}
+    words = [list("lost"), list("card"), list("rene"), list("book")]
+    return priors(words=words).add_column("provenance", [json.dumps(facts)] * len(ROWS))
+
+
+def test_words_of_the_reference_are_found_as_those_of_the_priors() -> None:
+    # by the default pattern the reference has none of these words
+    data = with_patterns(r"\S")
+    found = audit_dataset(data, reference()).log_odds
+    assert found is not None
+    assert found["cap"].rank_correlation.value is not None
+    asked = audit_dataset(data, reference(), settings=AuditSettings(word_pattern=r"\S")).log_odds
+    assert asked == found
+
+
+def test_another_word_pattern_than_that_of_the_priors_is_refused() -> None:
+    data = with_patterns(r"\S+")
+    with pytest.raises(ConfigError, match=r"word_pattern='\[a-z\]'.*Leave it out"):
+        audit_dataset(data, reference(), settings=AuditSettings(word_pattern="[a-z]"))
+    with pytest.raises(ConfigError, match="several word patterns"):
+        audit_dataset(with_patterns(r"\S+", r"\w+"), reference())
+    assert audit_dataset(with_patterns(r"\S+", r"\w+")).log_odds is None

@@ -4,6 +4,7 @@ import math
 import typing
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
+from hf_cap.priors import prompts
 from hf_cap.priors.asking import SIGNS
 from hf_cap.priors.cap import SCORES, CAPPrior
 from hf_cap.priors.settings import Score, Sign
 from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query
+from hf_cap.scoring.protocol import Query, Scored, Scorer
+from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings, using_runtime
 from hf_cap.scoring.standin import StandInScorer
 from tests.tiny import byte_tokenizer, llama
 
@@ -216,6 +219,35 @@ def test_settings_are_the_cache_key() -> None:
     assert Hasher.hash(one) == Hasher.hash(same) != Hasher.hash(other)
 
 
+def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> None:
+    from datasets.fingerprint import Hasher
+
+    own = tmp_path / "own.yaml"
+    text = (prompts._BUILT_IN / "cap.yaml").read_text()
+
+    def made(instruction: str) -> CAPPrior:
+        own.write_text(text.replace("Name the category", instruction))
+        return CAPPrior(labels=LABELS, template=str(own), chat=False)
+
+    first = made("Name the category")
+    assert Hasher.hash(made("Name the category")) == Hasher.hash(first)
+    assert Hasher.hash(made("Say the category")) != Hasher.hash(first)
+    with pytest.raises(ModelError, match=r"own.yaml' has changed since"):
+        first.open()
+
+
+def test_the_number_format_of_the_device_is_part_of_the_cache_key() -> None:
+    from datasets.fingerprint import Hasher
+
+    with using_runtime(ScorerRuntime(device="cpu")):
+        on_cpu = CAPPrior(labels=LABELS)
+    with using_runtime(ScorerRuntime(device="mps")):
+        on_gpu = CAPPrior(labels=LABELS)
+        asked = CAPPrior(labels=LABELS, scorer=ScorerSettings(dtype="float32"))
+    assert Hasher.hash(on_cpu) != Hasher.hash(on_gpu)
+    assert Hasher.hash(on_cpu) == Hasher.hash(asked)
+
+
 class Narrow(StandInScorer):
     """Reads prompts of at most `room` characters after the prefix."""
 
@@ -242,6 +274,93 @@ def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) ->
 def test_prompt_without_room_is_refused() -> None:
     with pytest.raises(ModelError, match="no room for a single word"):
         added(prior(scorer=Narrow(5)))
+
+
+def test_a_word_without_room_is_named() -> None:
+    with pytest.raises(ModelError, match=r"The word '我+'\.\.\. of 400 characters.*`word_pattern`"):
+        added(prior(scorer=Narrow(100)), ["我" * 400], [0])
+
+
+class NarrowInBytes(Narrow):
+    def excess(self, query: Query) -> int:
+        return len((query.body + query.answer).encode()) - self.room
+
+    def score(self, queries: Sequence[Query]) -> list[Scored]:
+        assert all(self.excess(query) <= 0 for query in queries), "the language model refuses it"
+        return super().score(queries)
+
+
+def test_the_label_of_most_tokens_must_fit() -> None:
+    def score(prompt: str, answer: str) -> float:
+        return -1.0
+
+    many = "退款请求我" * 2  # fewer characters than the other label and more bytes
+    scorer = NarrowInBytes(60)
+    scorer._function = score
+    source = CAPPrior(labels=("renew_my_book", many), scorer=scorer, keep_label_scores=True, n=5)
+    made = source({"text": ["one two three four five six"], "label": [0]})
+    assert made["cap_cut"] == [2]
+    assert len(f" one two three four\nCategory: {many}".encode()) == 60
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"masking": "replace", "replacement": "[MASKED]"},
+        {"masking": "replace", "replacement": "…" * 3, "word_pattern": r"\w+"},
+    ],
+)
+def test_perturbed_texts_must_fit_as_well(options: dict[str, Any]) -> None:
+    text = "lost card and so on and so forth"
+    whole = len(f" {text}\nCategory: renew book")
+    made = added(prior(scorer=NarrowInBytes(whole + 3), **options), [text], [0])
+    assert made["cap_cut"][0] > 0
+    assert len(made["prior_cap"][0]) == len(made["words"][0])
+    roomy = added(prior(scorer=NarrowInBytes(whole + 100), **options), [text], [0])
+    assert roomy["cap_cut"] == [0]
+
+
+def common(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    return next(size for size in range(len(one), -1, -1) if other.startswith(one[:size]))
+
+
+QUERY, CONTACT = "email_query", "email_querycontact"
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
+    # what the model would write: the longer label, and then the end
+    expected = " email querycontact" + ("<|im_end|>" if chat else "\n")
+
+    class Writes(LocalScorer):
+        def score(self, queries: Sequence[Query]) -> list[Scored]:
+            asked = [query.answer for query in queries]
+            agreed = [common(answer, expected) for answer in asked]
+            return [
+                Scored((-0.1 * same - 5.0 * (len(answer) - same),), (0,))
+                for answer, same in zip(asked, agreed, strict=True)
+            ]
+
+    scorer = Writes(llama(), byte_tokenizer())
+    source = CAPPrior(
+        labels=(QUERY, CONTACT, "other"), scorer=scorer, chat=chat, n=2, keep_label_scores=True
+    )
+    made = source({"text": ["write to me"], "label": [CONTACT]})
+    assert made["cap_rank"] == [1]
+
+
+@pytest.mark.parametrize(
+    "model", [LocalScorer(llama(), byte_tokenizer()), StandInScorer(cue_score)]
+)
+@pytest.mark.parametrize("verbalise", [False, True])
+def test_only_labels_that_begin_another_are_ended(model: Scorer, verbalise: bool) -> None:
+    source = CAPPrior(labels=(QUERY, CONTACT, "mail"), scorer=model, verbalise=verbalise)
+    asker = source.open()
+    answers = [asker.answer(asker.prompts[0], label) for label in asker.labels]
+    end = "<|im_end|>" if isinstance(model, LocalScorer) else "\n\n"
+    names = [" ".join(name.split("_")) if verbalise else name for name in source.labels]
+    assert answers == [f" {names[0]}{end}", f" {names[1]}", f" {names[2]}"]
 
 
 @pytest.mark.parametrize(

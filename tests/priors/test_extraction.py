@@ -20,6 +20,7 @@ from hf_cap.priors.summary import ExtractionSummary, zero_shot
 from hf_cap.priors.word_length import WordLengthPrior
 from hf_cap.priors.word_source import Explanations
 from hf_cap.schema import read_provenance
+from hf_cap.scoring.standin import StandInScorer
 from hf_cap.scoring.statistics import ScorerStatistics
 from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
@@ -161,6 +162,35 @@ def test_a_model_adapted_anew_in_its_folder_is_asked_anew(
     assert after == [pytest.approx(row) for row in second(data["train"][:2])["prior_cap"]]
     assert after != [pytest.approx(row) for row in before]
     assert Hasher.hash(first) != Hasher.hash(second), "the cache key of `Dataset.map`"
+
+
+def test_an_opened_scorer_serves(tmp_path: Path) -> None:
+    def score(prompt: str, answer: str) -> float:
+        return -float(len(prompt) + len(answer))
+
+    data, scorer = splits(), StandInScorer(score)
+    source = CAPPrior.from_dataset(data["train"], scorer=scorer, n=5)
+    summary = extract_priors(data, [source], tmp_path / "out", QUIET)
+    assert read(tmp_path / "out")["prior_cap"][:] == source(data["train"][:])["prior_cap"]
+    assert summary.statistics.queries > 7
+
+
+@pytest.mark.parametrize(("identity", "reused"), [("stand-in", 7), ("another", 0)])
+def test_finished_work_is_that_of_the_identity_of_an_opened_scorer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: str, reused: int
+) -> None:
+    data = splits()
+
+    def extract(identity: str) -> ExtractionSummary:
+        scorer = StandInScorer(lambda prompt, answer: -float(len(prompt)), identity)
+        source = CAPPrior.from_dataset(data["train"], scorer=scorer, n=5)
+        return extract_priors(data, [source], tmp_path / "out", QUIET)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "save_splits", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract("stand-in")
+    assert extract(identity).reused == reused
 
 
 def interrupt(*_: Any) -> None:

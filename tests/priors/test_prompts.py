@@ -113,6 +113,16 @@ def test_template_without_its_placeholder_is_refused(tmp_path: Path) -> None:
         load_template(str(tmp_path / "own.yaml"), "cap")
 
 
+def test_an_edited_template_is_read_anew(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    text = (prompts._BUILT_IN / "cap.yaml").read_text()
+    own.write_text(text)
+    before = load_template(str(own), "cap")
+    own.write_text(text.replace("Name the category", "Say the category"))
+    assert load_template(str(own), "cap").instruction.startswith("Say")
+    assert load_template(str(own), "cap").digest != before.digest
+
+
 def test_labels_are_written_as_words() -> None:
     assert verbalise("card_arrival") == "card arrival"
     assert written_labels(["a_b", "c"], verbalised=True) == ["a b", "c"]

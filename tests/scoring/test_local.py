@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -17,7 +20,8 @@ from transformers import (
 )
 
 from hf_cap.errors import ExtractError
-from hf_cap.scoring import tree_attention
+from hf_cap.scoring import packed, tree_attention
+from hf_cap.scoring.identity import weights_fingerprint
 from hf_cap.scoring.local import LocalScorer
 from hf_cap.scoring.memory import MemoryBudget
 from hf_cap.scoring.packed import PackedModel
@@ -240,6 +244,53 @@ def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture
     scorer = LocalScorer(model, byte_tokenizer())
     assert not scorer.packs
     assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+
+
+@pytest.mark.parametrize(("kinds", "reach"), [(["global", "local"], 0), (["global"], None)])
+def test_a_model_with_local_layers_takes_the_plain_path(
+    kinds: list[str], reach: int | None
+) -> None:
+    torch.manual_seed(0)
+    model = GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=260, hidden_size=32, num_layers=2, num_heads=4, window_size=8,
+            attention_types=[[kinds, 2 // len(kinds)]], max_position_embeddings=512,
+            initializer_range=0.2, bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+    assert declared_reach(model)[0] == reach
+
+
+class WithoutDoubles(TorchFunctionMode):
+    """Tensors seem to lie on a device without double precision until they are brought to the CPU."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = torch.device(device)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        brought = func is torch.Tensor.cpu or getattr(args[0], "brought", False)
+        if func == torch.Tensor.device.__get__ and not brought:
+            return self.device
+        if func is torch.Tensor.double or kwargs.get("dtype") is torch.float64:
+            assert brought, "float64 on the device"
+        result = func(*args, **kwargs)
+        if brought and isinstance(result, torch.Tensor):
+            result = result.view_as(result)
+            result.brought = True  # type: ignore[attr-defined]
+        return result
+
+
+def test_a_device_without_double_precision_gives_the_same() -> None:
+    model = llama()
+    expected = weights_fingerprint(model)
+    with WithoutDoubles("mps"):
+        assert weights_fingerprint(model) == expected
+    logits, places = torch.randn(4, 7), np.arange(4)
+    plain = packed._gather(logits, places, places)
+    with WithoutDoubles("cpu"):
+        assert (packed._gather(logits, places, places) == plain).all()
 
 
 def test_the_self_check_finds_a_model_that_ignores_its_mask(

@@ -2,21 +2,25 @@
 
 import json
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hf_cap.errors import ExtractError, ServerError
+from hf_cap.errors import ConfigError, ExtractError, ServerError
 from hf_cap.scoring import http
 from hf_cap.scoring.http import Connection
 from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Scorer
+from hf_cap.scoring.protocol import Query, Scorer
 from hf_cap.scoring.served import ServedScorer
 from hf_cap.scoring.settings import ScorerRuntime
+from hf_cap.scoring.store import StoredScorer
 from hf_cap.scoring.tokens import PromptTokenizer
 from tests.scoring.queries import all_queries, largest_difference
 from tests.tiny import byte_tokenizer, llama
@@ -31,6 +35,7 @@ class Server:
     def __init__(self) -> None:
         self.model = llama()
         self.fields = {"prompt_logprobs", "echo"}
+        self.told: dict[str, Any] = {}
         self.fault: Fault = lambda number: None
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -74,7 +79,7 @@ class Server:
     def _handler(server: "Server") -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._reply(200, {"data": [{"id": "tiny"}]}, {})
+                self._reply(200, {"data": [{"id": "tiny", **server.told}]}, {})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -235,3 +240,87 @@ def test_the_key_is_sent_and_never_shown(
         scorer.score(QUERIES[:1])
     assert server.keys == {"Bearer secret-123"}
     assert "secret-123" not in caplog.text + str(caught.value) + scorer.identity
+
+
+def test_white_space_around_the_key_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", " secret-123\r\n")
+    opened(server, api_key_env="MY_KEY")
+    assert server.keys == {"Bearer secret-123"}
+
+
+@pytest.mark.parametrize("key", ["secret-1\r\nsecret-2", "secret-\u200b1", "secret-ü"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(
+        ConfigError, match="'MY_KEY' holds a key with a control character"
+    ) as caught:
+        opened(server, api_key_env="MY_KEY")
+    assert "secret" not in caplog.text + str(caught.value)
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", "spoiled")  # the server says so in its errors
+    caplog.set_level(logging.DEBUG)
+    scorer = opened(server, api_key_env="MY_KEY", max_retries=1)
+    server.fault = lambda number: (500, {})
+    with pytest.raises(ServerError, match=r"\*\*\*") as caught:
+        scorer.score(QUERIES[:1])
+    assert "spoiled" not in caplog.text + str(caught.value)
+
+
+def test_the_identity_tells_what_is_sent(server: Server) -> None:
+    server.fields = {"echo"}
+    ids, text = opened(server), opened(server, tokenizer=False)
+    assert ids.dialect == text.dialect
+    assert ids.identity != text.identity
+    assert ids.identity == opened(server).identity
+
+
+def test_scores_that_arrived_before_a_failure_are_kept(server: Server, tmp_path: Path) -> None:
+    scorer = StoredScorer(opened(server, max_concurrency=1, max_retries=0), tmp_path / "s.sqlite")
+    start = len(server.requests)
+    server.fault = lambda number: (400, {}) if number == start + 4 else None
+    with pytest.raises(ServerError):
+        scorer.score(QUERIES[:6])
+    server.fault = lambda number: None
+    start = len(server.requests)
+    assert scorer.score(QUERIES[:6]) == scorer.score(QUERIES[:6])
+    assert len(server.requests) - start == 3
+
+
+def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(
+    server: Server, tmp_path: Path
+) -> None:
+    scorer = StoredScorer(opened(server, max_concurrency=1), tmp_path / "s.sqlite")
+    start, held = len(server.requests), threading.Event()
+
+    def interrupt(number: int) -> None:
+        if number == start + 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            held.wait(30)
+
+    server.fault = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        scorer.score(QUERIES[:8])
+    held.set()
+    assert len(server.requests) - start == 3
+    scorer.score(QUERIES[:8])
+    assert len(server.requests) - start == 3 + 6
+
+
+def test_a_prompt_is_bounded_where_the_server_tells_its_limit(server: Server) -> None:
+    query = Query("a prefix: ", "and a text", " answer")
+    tokens = len("a prefix: and a text answer")
+    assert opened(server).excess(query) == 0
+    server.told = {"max_model_len": tokens + 1}
+    assert opened(server).excess(query) == 0
+    server.told = {"max_model_len": tokens}
+    assert opened(server).excess(query) == 1
+    assert opened(server, tokenizer=False).excess(query) == 0

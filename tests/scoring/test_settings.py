@@ -10,7 +10,14 @@ from datasets.fingerprint import Hasher
 
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
-from hf_cap.scoring.loading import DTYPES, QUANTIZERS, choose_device, choose_dtype, load_scorer
+from hf_cap.scoring.loading import (
+    DTYPES,
+    QUANTIZERS,
+    choose_device,
+    choose_dtype,
+    load_scorer,
+    resolve_dtype,
+)
 from hf_cap.scoring.local import LocalScorer
 from hf_cap.scoring.open import open_scorer
 from hf_cap.scoring.protocol import Query, Scorer
@@ -127,6 +134,15 @@ def test_number_formats() -> None:
     assert choose_dtype(ScorerSettings(), cpu) == DTYPES["float32"]
     assert choose_dtype(ScorerSettings(dtype="bfloat16"), cpu) == DTYPES["bfloat16"]
     assert choose_dtype(ScorerSettings(), choose_device("mps")) == DTYPES["bfloat16"]
+
+
+def test_auto_stands_for_the_format_of_the_device() -> None:
+    cpu, gpu = ScorerRuntime(device="cpu"), ScorerRuntime(device="cuda")
+    assert resolve_dtype(ScorerSettings(), cpu) == ScorerSettings(dtype="float32")
+    assert resolve_dtype(ScorerSettings(), gpu) == ScorerSettings(dtype="bfloat16")
+    assert resolve_dtype(ScorerSettings(dtype="float16"), gpu) == ScorerSettings(dtype="float16")
+    served = ScorerSettings(base_url="http://x")
+    assert resolve_dtype(served, gpu) == served
 
 
 def test_the_stand_in_answers_from_its_function() -> None:

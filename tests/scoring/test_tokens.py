@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_cap.errors import ExtractError, ModelError
 from hf_cap.scoring.tokens import PromptTokenizer
 from tests.scoring.queries import ANSWERS, PREFIXES, TEXTS
-from tests.tiny import byte_tokenizer
+from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 MERGES = [("c", "a"), ("ca", "r"), ("car", "d"), ("Ġ", "card"), ("e", ":"), (":", "Ġ"), ("s", "s")]
 
@@ -101,3 +101,35 @@ def test_a_tokenizer_that_hides_its_specials_is_refused() -> None:
 
     with pytest.raises(ModelError, match="no telling which are special"):
         PromptTokenizer(cast(PreTrainedTokenizerFast, Odd()))
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHAT_TEMPLATE, "<|im_end|>"),
+        ("{% for m in messages %}{{ m.content }} </s>{% endfor %}", "</s>"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", None),
+        (
+            "{{ messages[0].content }}{% if messages[1] %}{{ raise_exception('no') }}{% endif %}",
+            None,
+        ),
+        (None, None),
+    ],
+)
+def test_the_end_of_an_answer_is_that_of_the_chat_template(
+    template: str | None, end: str | None
+) -> None:
+    tokenizer = byte_tokenizer(chat=False)
+    tokenizer.chat_template = template
+    assert PromptTokenizer(tokenizer).end_of_turn == end
+
+
+def test_a_prompt_does_not_depend_on_the_day() -> None:
+    tokenizer = byte_tokenizer(chat=False)
+    # as Llama 3.2 has it
+    tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "Today: {{ date_string }}. {{ messages[0].content }}"
+    )
+    rendered = PromptTokenizer(tokenizer).render_chat("hi")
+    assert rendered == "Today: 26 Jul 2024. hi"
