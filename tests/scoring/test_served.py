@@ -295,6 +295,15 @@ def test_scores_that_arrived_before_a_failure_are_kept(server: Server, tmp_path:
     assert len(server.requests) - start == 3
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt arrives as in a terminal; the workers of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(
     server: Server, tmp_path: Path
 ) -> None:
