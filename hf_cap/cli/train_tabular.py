@@ -65,7 +65,6 @@ def _finish(
         "kind": "train_tabular",
         "settings": settings,
         "data": {**record["data"], "train_split": places.train_split},
-        "history": trainer.history,
         "command": command_line(),
     }
     write_json(folder / RUN_FILE, record)
