@@ -58,6 +58,10 @@ class Asker:
         """
         return prompt.answer(label) + (prompt.end if label in self.ended else "")
 
+    def query(self, prompt: Prompt, text: str, label: str) -> Query:
+        """The question how likely a label is as the answer about a text."""
+        return Query(prompt.prefix, prompt.body(text), self.answer(prompt, label))
+
     def fit(
         self,
         rows: Sequence[Row],

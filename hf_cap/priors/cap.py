@@ -231,7 +231,7 @@ def _bytes(text: str) -> int:
 
 
 def _query(asker: Asker, prompt: Prompt, text: str, label: str) -> Query:
-    return Query(prompt.prefix, prompt.body(text.strip()), asker.answer(prompt, label))
+    return asker.query(prompt, text.strip(), label)
 
 
 def _contrast(log_probs: Sequence[float], offsets: Sequence[float]) -> float:

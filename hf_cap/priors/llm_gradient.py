@@ -7,7 +7,6 @@ prompt of `cap`: its cheap rival.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 from ..attribution import pool_words
 from ..errors import ConfigError, ModelError
 from ..scoring.local import LocalScorer
-from ..scoring.protocol import Query, Scorer
+from ..scoring.protocol import Scorer
 from ..scoring.store import StoredScorer
 from ..words import NO_WORD, Span, token_words
-from .asking import SIGNS, Asker, warn_of_cuts
+from .asking import SIGNS, warn_of_cuts
 from .language_model import LanguageModelSource
 from .prompts import Prompt
 from .rows import Row
@@ -71,7 +70,7 @@ class LLMGradientPrior(LanguageModelSource):
         local = _local(asker.scorer)
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs, cuts = [], [], []
-        for row, fitting in zip(rows, asker.fit(rows, partial(_query, asker)), strict=True):
+        for row, fitting in zip(rows, asker.fit(rows, asker.query), strict=True):
             prompt = asker.prompt(row.text)
             answer = asker.answer(prompt, asker.labels[row.label])
             asked = _tokens(local, prompt, fitting, answer)
@@ -95,10 +94,6 @@ def _local(scorer: Scorer) -> LocalScorer:
             f"{type(inside).__name__}. Leave out `base_url`, or use the source 'cap'."
         )
     return inside
-
-
-def _query(asker: Asker, prompt: Prompt, text: str, label: str) -> Query:
-    return Query(prompt.prefix, prompt.body(text), asker.answer(prompt, label))
 
 
 def _tokens(local: LocalScorer, prompt: Prompt, row: Row, answer: str) -> Asked:
