@@ -160,7 +160,7 @@ def _environment() -> jinja2.Environment:
         "block": block,
         "code": code,
         "describe": lambda source: SOURCES.get(source, f"Prior of the source {source}."),
-        "literal": lambda value: Markup(json.dumps(value)),
+        "literal": lambda value: Markup(json.dumps(value, ensure_ascii=False)),
         "spread": spread,
         "table": table,
     }

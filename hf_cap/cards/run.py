@@ -19,6 +19,7 @@ def model_facts(
     run: Mapping[str, Any],
     *,
     name: str,
+    adapter: bool = False,
     repo_id: str | None = None,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     records: Iterable[Mapping[str, Any]] = (),
@@ -30,6 +31,7 @@ def model_facts(
     Args:
         run: Content of `run.json`, or as much of it as there is.
         name: Name of the model.
+        adapter: Whether the weights are those of a PEFT adapter alone.
         repo_id: Where it will be on the Hub.
         evaluations: Name of a result to the content of `evaluation/<name>.json`.
         records: Evaluated texts to show as examples, as in `evaluation/<name>.parquet`.
@@ -48,7 +50,7 @@ def model_facts(
         name=name,
         repo_id=repo_id,
         base_model=public_id(run.get("model")),
-        adapter=bool((run.get("settings") or {}).get("lora_rank")),
+        adapter=adapter,
         dataset=public_name(data.get("dataset")),
         dataset_on_hub=public_id(data.get("dataset")) is not None,
         train_split=data.get("train_split"),

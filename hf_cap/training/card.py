@@ -1,7 +1,7 @@
 """The card of a model that was just trained, from what its trainer knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,7 @@ def write_trainer_card(
     )
 
 
-def write_card(
-    folder: str, record: Mapping[str, Any], *, adapter: bool, name: str | None, **known: Any
-) -> None:
+def write_card(folder: str, record: Mapping[str, Any], *, name: str | None, **known: Any) -> None:
     """Write the card of a record to `README.md`.
 
     The pickled training arguments leave the folder, which is about to be published: they hold local
@@ -104,13 +102,12 @@ def write_card(
     Args:
         folder: Where the model was saved.
         record: Of its run.
-        adapter: Whether what was saved is an adapter alone.
         name: Title of the card.
         known: Further arguments of `model_facts`.
     """
     (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     facts = model_facts(record, name=name or Path(folder).name, **known)
-    write_text(Path(folder) / "README.md", render_card(replace(facts, adapter=adapter)))
+    write_text(Path(folder) / "README.md", render_card(facts))
 
 
 def changed_settings(args: Any) -> dict[str, Any]:

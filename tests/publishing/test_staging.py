@@ -134,6 +134,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(record))
     folder = stage_model(ModelPush(run=str(run), repo_id="alice/m"), tmp_path / "hub")
     assert not (folder / "adapter_config.json").exists()
+    assert "library_name: transformers" in (folder / "README.md").read_text()
     texts = word_tokenizer()(["renew my card"], return_tensors="pt")
     expected = adapted.eval()(**texts).logits.softmax(-1).max().item()
     (found,) = pipeline("text-classification", model=str(folder))("renew my card")

@@ -1,13 +1,15 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from hf_cap.training.card import changed_settings, run_record
 from hf_cap.training.config import CAPConfig
-from tests.tiny import roberta_classifier
+from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import trainer
 
 
@@ -46,3 +48,33 @@ def test_the_card_tells_an_adapter_from_a_whole_model(tmp_path: Path, adapter: b
     assert ("library_name: peft" in card) is adapter
     assert ("PEFT adapter" in card) is adapter
     assert ("Plain `transformers` is enough" in card) is not adapter
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> None:
+    labels = ["renew", 'say "no"', "\U0001f4da"]
+    base = str(tmp_path / "base")
+    roberta_classifier().save_pretrained(base)
+
+    def model() -> Any:
+        plain = roberta_classifier()
+        plain.config.id2label = dict(enumerate(labels))
+        plain.name_or_path = base
+        adapters = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
+        return get_peft_model(plain, adapters)
+
+    made = trainer(tmp_path / "run", model=model)
+    made.save_model()
+    word_tokenizer().save_pretrained(tmp_path / "run")
+    made.create_model_card(model_name=str(tmp_path / "run"))
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    plain, explained = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(plain + explained, names)  # the card's own code
+    inputs = word_tokenizer()(["renew my card"], return_tensors="pt")
+    with torch.no_grad():
+        expected = made.model.eval()(**inputs).logits.softmax(-1)[0]
+    (found,) = names["classify"]("renew my card")
+    assert found["label"] == labels[int(expected.argmax())]
+    assert found["score"] == pytest.approx(expected.max().item(), abs=1e-6)
+    assert names["explain"]("renew my card")["label"] == found["label"]
