@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from ..evaluation.matrix import BASELINE, TableRow, over_datasets, table
+from ..schema import CONTROL_PRIORS
 from ..statistics import Interval
 from .results import EXPLANATIONS, Result, outcomes
 
@@ -41,7 +42,8 @@ def tables(results: Sequence[Result]) -> list[Table]:
             _compared(results, "accuracy"), key=lambda r: (r.dataset, r.regime, r.test_set)
         )
     ]
-    parts = _explanations({measure: _compared(results, measure) for measure in EXPLANATIONS})
+    parts = _each_control(results)
+    parts += _explanations({measure: _compared(results, measure) for measure in EXPLANATIONS})
     for place in sorted({(result.cell.dataset, result.cell.regime) for result in results}):
         here = [r for r in results if (r.cell.dataset, r.cell.regime) == place]
         parts += [(", ".join(place), *part) for part in (_settings(here), _missing(here))]
@@ -51,10 +53,15 @@ def tables(results: Sequence[Result]) -> list[Table]:
     return found
 
 
-def _compared(results: Sequence[Result], measure: str) -> list[TableRow]:
-    """The methods on each data set, then over data sets."""
-    values = outcomes(results, measure)
-    return [*table(values), *table(over_datasets(values))]
+def _compared(
+    results: Sequence[Result], measure: str, controls: Sequence[str] = CONTROL_PRIORS
+) -> list[TableRow]:
+    """The methods on each data set, then over data sets; of the controls only those given."""
+    left_out = set(CONTROL_PRIORS) - set(controls)
+    values = [one for one in outcomes(results, measure) if one.cell.method not in left_out]
+    return [
+        row for each in (values, over_datasets(values)) for row in table(each, controls=controls)
+    ]
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -87,12 +94,26 @@ def _accuracy(row: TableRow) -> tuple[str, ...]:
         shown(row.from_baseline, percent=True, signed=True),
         shown(row.from_control, percent=True, signed=True),
         row.best_control or "",
-        "" if row.p is None else f"{row.p:.3f}",
-        "" if row.p_holm is None else f"{row.p_holm:.3f}",
+        _p(row.p),
+        _p(row.p_holm),
     )
 
 
 _Part = tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]
+
+
+def _each_control(results: Sequence[Result]) -> list[tuple[str, *_Part]]:
+    """Differences from each control by itself, where there are several: they know different things."""
+    controls = sorted({result.cell.method for result in results} & set(CONTROL_PRIORS))
+    columns: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for control in controls if len(controls) > 1 else ():
+        for row in _compared(results, "accuracy", [control]):
+            if row.method in (BASELINE, control):
+                continue
+            here = columns[f"{row.dataset}, {row.regime}, {row.test_set}"]
+            here[f"− {control}"][row.method] = shown(row.from_control, percent=True, signed=True)
+            here[f"p (Holm), {control}"][row.method] = _p(row.p_holm)
+    return [_by_method(place, "Accuracy against each control", columns[place]) for place in columns]
 
 
 def _explanations(measures: Mapping[str, Sequence[TableRow]]) -> list[tuple[str, *_Part]]:
@@ -105,15 +126,18 @@ def _explanations(measures: Mapping[str, Sequence[TableRow]]) -> list[tuple[str,
             if row.from_baseline:
                 change = shown(row.from_baseline, signed=True)
                 here[f"{measure} − {BASELINE}"][row.method] = change
-    found: list[tuple[str, *_Part]] = []
-    for place, here in columns.items():
-        methods = sorted({method for of_method in here.values() for method in of_method})
-        body = tuple(
-            (method, *(of_method.get(method, "") for of_method in here.values()))
-            for method in methods
-        )
-        found.append((place, "Explanations", ("method", *here), body))
-    return found
+    return [_by_method(place, "Explanations", columns[place]) for place in columns]
+
+
+def _by_method(
+    place: str, title: str, columns: Mapping[str, Mapping[str, str]]
+) -> tuple[str, *_Part]:
+    """A table of columns that each have a cell for some methods."""
+    methods = sorted({method for column in columns.values() for method in column})
+    body = tuple(
+        (method, *(column.get(method, "") for column in columns.values())) for method in methods
+    )
+    return place, title, ("method", *columns), body
 
 
 def _settings(results: Sequence[Result]) -> _Part:
@@ -143,6 +167,10 @@ def _missing(results: Sequence[Result]) -> _Part:
         (name, reason) for result in results for name, reason in result.numbers["missing"].items()
     }
     return "Attacks that could not be made", ("attack", "reason"), tuple(sorted(reasons))
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def shown(value: Interval | None, *, percent: bool = False, signed: bool = False) -> str:

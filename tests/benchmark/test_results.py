@@ -15,7 +15,7 @@ from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summa
 from hf_cap.benchmark.tables import markdown, shown, tables
 from hf_cap.evaluation.matrix import Cell
 from hf_cap.files import write_json
-from hf_cap.statistics import Interval
+from hf_cap.statistics import Interval, holm, paired_bootstrap
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 ACCURACY = {
@@ -171,6 +171,27 @@ def test_explanations_are_compared_with_none(results: list[Result]) -> None:
     # by the seed (0.60 - 0.50) / 4, (0.63 - 0.52) / 4 and (0.63 - 0.54) / 4
     assert rows["cap"][1].startswith("+0.025 ± ")
     assert rows["none"][1] == ""
+
+
+def test_each_control_is_compared_with_by_itself(results: list[Result]) -> None:
+    found = next(one for one in tables(results) if one.title.startswith("Accuracy against each"))
+    assert found.title.endswith("bank, 5_shot, clean")
+    assert found.header[1::2] == ("− shuffled", "− uniform")
+    rows = {row[0]: row[1:] for row in found.rows}
+    assert set(rows) == {"cap", "channel", "oracle"}  # no other control, and `none` has its column
+    # (4 + 6 + 2) / 3 points over the one, (9 + 10 + 8) / 3 over the other
+    assert rows["cap"][0].startswith("+4.0 ± ")
+    assert rows["cap"][2].startswith("+9.0 ± ")
+    assert rows["cap"][3] == f"{holm_of('cap', 'uniform'):.3f}"
+    assert rows["oracle"][1::2] == ("", "")
+    one_control = [one for one in results if one.cell.method != "uniform"]
+    assert "against each control" not in markdown(one_control)
+
+
+def holm_of(method: str, control: str) -> float:
+    """p of a method against one control; two methods compete, the other control not among them."""
+    p = {name: paired_bootstrap(ACCURACY[name], ACCURACY[control]) for name in ("cap", "channel")}
+    return holm(p)[method]
 
 
 def test_a_single_run_has_no_interval() -> None:
