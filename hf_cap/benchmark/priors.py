@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from ..data import load_splits
+from ..data import load_splits, save_splits
 from ..errors import ConfigError
 from ..evaluation.matrix import BASELINE, CEILING, Cell
 from ..priors.asking import SIGNS
@@ -31,9 +32,11 @@ from ..scoring.settings import ScorerSettings
 from .bench import Bench
 from .choices import training_settings
 from .claims import claim
+from .scores import scores_file, with_scores, write_scores
 from .students import reference_cell, reference_model
 from .texts import data_folder, kept, load_texts, of_words, short_hash, training_texts
 
+_SPLIT = "train"
 HYBRIDS = {f"hybrid_{how}": how for how in HOW}
 _WITHOUT_SCORES = "word_length"
 """What the controls that look at no score are made from: it scores every word."""
@@ -111,29 +114,38 @@ def with_prior(bench: Bench, cell: Cell) -> Dataset:
 def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
     """The training set of a cell's regime and draw with the column of one source, extracted once.
 
+    Where only its scores are there, they are put beside the texts again.
+
     Raises:
         Busy: another process is extracting it.
         ConfigError: there is no such source.
+        DataError: the scores that are there are of other texts.
     """
-    digest = load_texts(bench.settings, cell.dataset).digest
-    texts = training_texts(bench.settings, cell)
+    settings = bench.settings
+    texts = training_texts(settings, cell)
     facts = _source_facts(bench, cell, source)
-    target = (
-        data_folder(bench.settings, cell) / "priors" / f"{source}-{short_hash([digest, facts])}"
-    )
+    name = f"{source}-{short_hash([load_texts(settings, cell.dataset).digest, facts])}"
+    target = data_folder(settings, cell) / "priors" / name
     if source == CEILING:
-        return kept(
-            bench.settings.room,
-            target,
-            lambda: oracle(bench, cell, texts),
-        )
+        return kept(settings.room, target, lambda: oracle(bench, cell, texts))
+    file = scores_file(settings, cell, name)
     if not target.exists():
-        with claim(bench.settings.room, target):
-            if not target.exists():
-                reference = reference_model(bench, cell) if _explains(source) else None
-                made = bench.make_source(source, texts, reference)
-                extract_priors({"train": texts}, [made], target, ExtractionSettings(chunk_size=16))
-    return load_splits(target)["train"]
+        with claim(settings.room, target):
+            if not target.exists() and file.exists():
+                found = with_scores(file, texts, source, settings.word_pattern)
+                save_splits({_SPLIT: found}, target)
+            elif not target.exists():
+                _extract(bench, cell, source, texts, target)
+    data = load_splits(target)[_SPLIT]
+    if not file.exists():
+        write_scores(file, data, source)
+    return data
+
+
+def _extract(bench: Bench, cell: Cell, source: str, texts: Dataset, target: Path) -> None:
+    reference = reference_model(bench, cell) if _explains(source) else None
+    made = bench.make_source(source, texts, reference)
+    extract_priors({_SPLIT: texts}, [made], target, ExtractionSettings(chunk_size=16))
 
 
 def oracle(bench: Bench, cell: Cell, texts: Dataset) -> Dataset:

@@ -17,7 +17,7 @@ from datasets import load_dataset
 
 from hf_cap.cli import main
 from hf_cap.files import write_json
-from tests.benchmark.rooms import TESTS, cell_files, flags, write_data
+from tests.benchmark.rooms import TESTS, TEXTS, cell_files, flags, write_data
 
 METHODS = ("none", "keywords", "shuffled", "oracle")
 
@@ -128,6 +128,47 @@ def test_tables_are_made_again_from_cells_alone(room: Path, done: Path, tmp_path
     table = (tmp_path / "table.md").read_text()
     assert "| shuffled | 1 |" in table
     assert "| keywords | 2 |" in table
+
+
+def test_scores_without_texts_save_the_extraction(
+    room: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = next((done / "scores").rglob("keywords-*.parquet"))
+    assert scores.parent.relative_to(done) == Path("scores/data/2_shot/draw_0")
+    kept = load_dataset("parquet", data_files=str(scores))["train"]
+    assert set(kept.column_names) == {"digest", "prior_keywords", "provenance"}
+    told = str(kept[:])
+    texts = [text for texts in TEXTS.values() for text in texts]
+    assert not [text for text in texts if text in told or text.split()[-1] in told]
+
+    def extract(*_: Any, **__: Any) -> None:
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr("hf_cap.benchmark.priors.extract_priors", extract)
+    for folder in ("cells", "scores"):
+        shutil.copytree(done / folder, tmp_path / folder)
+    few = ["--methods", "none", "keywords", "shuffled", "--seeds", "0", "1"]
+    for method in ("keywords", "shuffled"):
+        next(tmp_path.rglob(f"{method}/seed_1/cell.json")).unlink()
+    assert main(flags(room, tmp_path, *few)) == 0
+    for method in ("keywords", "shuffled"):
+        again, before = cell(tmp_path, method, 1), cell(done, method, 1)
+        assert again["history"][:-1] == before["history"][:-1] != []  # the last line tells the time
+        assert again["explanations"] == before["explanations"]
+
+
+def test_scores_of_other_texts_are_refused(
+    room: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(done / "scores", tmp_path / "scores")
+    file = next((tmp_path / "scores").rglob("keywords-*.parquet"))
+    kept = load_dataset("parquet", data_files=str(file), cache_dir=str(tmp_path / "cache"))["train"]
+    kept.select([1, 0, *range(2, len(kept))]).to_parquet(str(file))
+    few = ["--methods", "none", "keywords", "--seeds", "0"]
+    assert main(flags(room, tmp_path, *few)) == 2
+    message = capsys.readouterr().err
+    assert "are of other texts than the 6 of this draw. Remove the file" in message
+    assert list(cell_files(tmp_path)) == ["data/2_shot/draw_0/none/seed_0"]
 
 
 def test_every_model_is_kept_on_request(room: Path, tmp_path: Path) -> None:
