@@ -37,6 +37,8 @@ CUE_MEANS = (
     3 / 6,
     3 / 6,
 )  # cue words a text: lost, card; pay, fine, fine; renew, book, renew
+PENALTY = 1e-8
+"""Next to none; the masks of two words leave one direction to it alone, and rounding / 1e-9 would be seen."""
 CUES = {"lost card": ("lost", "card"), "pay fine": ("pay", "fine"), "renew book": ("renew", "book")}
 
 
@@ -58,7 +60,9 @@ def cue_score(prompt: str, answer: str) -> list[float]:
 
 def prior(**options: Any) -> CAPPrior:
     scorer = options.pop("scorer", None) or StandInScorer(cue_score)
-    return CAPPrior(labels=LABELS, scorer=scorer, **{"penalty": 1e-9, "sign": "signed", **options})
+    return CAPPrior(
+        labels=LABELS, scorer=scorer, **{"penalty": PENALTY, "sign": "signed", **options}
+    )
 
 
 def added(source: CAPPrior, texts: Sequence[str] = TEXTS, labels: Sequence[Any] = GOLD) -> Any:
@@ -208,7 +212,7 @@ def test_dataset_map_adds_the_columns() -> None:
     )
     facts = json.loads(data["provenance"][0])["cap"]
     assert facts["model"] == "stand-in"
-    assert facts["penalty"] == 1e-9
+    assert facts["penalty"] == PENALTY
     assert facts["n"] == 100
 
 

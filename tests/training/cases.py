@@ -174,6 +174,15 @@ def trainer(
     )
 
 
+def exact_classifier() -> nn.Module:
+    """The tiny classifier in float64, where equal computations in another order differ by 1e-13 or less.
+
+    In float32 they differ by up to 1e-3 (finite differences divide rounding by a small step), and on each
+    processor by another amount.
+    """
+    return roberta_classifier().double()
+
+
 def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
     """A task loss that is itself divided by the number of examples of all micro-batches and processes."""
     total = nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")

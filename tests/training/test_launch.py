@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.launching import ROOT, environment
 from tests.tiny import roberta_classifier
-from tests.training.cases import farthest, summed_loss, trainer, weights
+from tests.training.cases import exact_classifier, farthest, summed_loss, trainer, weights
 
 RECIPES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -61,13 +61,15 @@ def two_against_one(
     program = [f"{name}={json.dumps(value)}" for name, value in given.items()]
     launch("tests.training.launched", str(folder), *flags, *program, gpu="--gpu" in flags)
     alone = {**settings, "per_device_train_batch_size": 4, **(one or {})}
+    model = exact_classifier if "--exact" in flags else roberta_classifier
     subject = trainer(
         folder / "one",
+        model=model,
         compute_loss_func=summed_loss if "--summed" in flags else None,
         **{"max_steps": 2, "seed": 7, **alone},
     )
     subject.train()
-    assert farthest(weights(subject.model), weights(roberta_classifier())) > 1e-2
+    assert farthest(weights(subject.model), weights(model())) > 1e-2
     two = torch.load(folder / "w.pt", weights_only=True, map_location="cpu")
     return farthest(two, weights(subject.model))
 
@@ -75,18 +77,16 @@ def two_against_one(
 @pytest.mark.slow
 @pytest.mark.compatibility("DistributedDataParallel, 2 processes, gloo")
 @pytest.mark.parametrize(
-    ("settings", "tolerance"),
+    "settings",
     [
-        ({"attribution_method": "expected_gradients"}, 2e-5),
-        ({"attribution_method": "input_x_gradient"}, 2e-5),
-        ({"alignment_gradient": "finite_difference"}, 1e-3),
+        {"attribution_method": "expected_gradients"},
+        {"attribution_method": "input_x_gradient"},
+        {"alignment_gradient": "finite_difference"},
     ],
-    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value.values()),
 )
-def test_two_processes_equal_one(
-    tmp_path: Path, settings: dict[str, Any], tolerance: float
-) -> None:
-    assert two_against_one(tmp_path, **settings) < tolerance
+def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert two_against_one(tmp_path, "--exact", **settings) < 1e-10
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
         "gradient_accumulation_steps": 2,
         "average_tokens_across_devices": True,
     }
-    assert two_against_one(tmp_path, "--summed", **settings) < 2e-5
+    assert two_against_one(tmp_path, "--summed", "--exact", **settings) < 1e-10
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_fsdp2_equals_one_process(tmp_path: Path, accumulate: int) -> None:
         "gradient_accumulation_steps": accumulate,
         "alignment_gradient": "finite_difference",
     }
-    assert two_against_one(tmp_path, "--fsdp", **settings) < 1e-3
+    assert two_against_one(tmp_path, "--fsdp", "--exact", **settings) < 1e-10
 
 
 @pytest.mark.slow
