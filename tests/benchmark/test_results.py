@@ -13,6 +13,7 @@ from hf_cap.benchmark.figures import FIGURES, draw_attacks, draw_figures, draw_s
 from hf_cap.benchmark.report import few_shot_summary, page
 from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
 from hf_cap.benchmark.tables import markdown, shown, tables
+from hf_cap.data import read_parquet
 from hf_cap.evaluation.matrix import Cell
 from hf_cap.files import write_json
 from hf_cap.statistics import Interval, holm, paired_bootstrap
@@ -82,16 +83,27 @@ def test_the_data_sets_are_compared_together_too(results: list[Result]) -> None:
     assert cap["from_control"]["mean"] == pytest.approx((0.04 + 0.06 + 0.02) / 3)
 
 
-def test_the_committed_tables_follow_from_the_committed_cells() -> None:
-    found = read_results(COMMITTED / "few_shot")
-    assert len(found) >= 120
-    assert markdown(found) == (COMMITTED / "few_shot" / "table.md").read_text("utf-8")
-    committed = json.loads((COMMITTED / "few_shot.json").read_text("utf-8"))
+@pytest.mark.parametrize(("study", "cells"), [("few_shot", 120), ("one_shot", 64)])
+def test_the_committed_tables_follow_from_the_committed_cells(study: str, cells: int) -> None:
+    found = read_results(COMMITTED / study)
+    assert len(found) >= cells
+    assert markdown(found) == (COMMITTED / study / "table.md").read_text("utf-8")
+    committed = json.loads((COMMITTED / f"{study}.json").read_text("utf-8"))
     assert committed["cells"] == len(found)
     for dataset, told in summary(found).items():
         for name in ("best_method", "gain_over_best_control", "p_holm"):
             known = committed["summary"][dataset][name]
             assert told[name] == (known if isinstance(known, str) else pytest.approx(known))
+
+
+def test_the_committed_scores_are_of_priors_and_hold_no_text() -> None:
+    files = sorted((COMMITTED / "one_shot" / "scores").rglob("*.parquet"))
+    assert len({file.parent for file in files}) == 8
+    for file in files:
+        source = file.name.split("-")[0]
+        found = read_parquet(file)
+        assert set(found.column_names) == {"digest", f"prior_{source}", "provenance"}
+        assert len(found) == len(set(found["digest"])) == 64
 
 
 def test_the_summary_is_of_the_smallest_training_set(results: list[Result]) -> None:
