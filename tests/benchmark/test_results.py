@@ -83,7 +83,9 @@ def test_the_data_sets_are_compared_together_too(results: list[Result]) -> None:
     assert cap["from_control"]["mean"] == pytest.approx((0.04 + 0.06 + 0.02) / 3)
 
 
-@pytest.mark.parametrize(("study", "cells"), [("few_shot", 120), ("one_shot", 64)])
+@pytest.mark.parametrize(
+    ("study", "cells"), [("few_shot", 120), ("one_shot", 64), ("one_shot_longer", 6)]
+)
 def test_the_committed_tables_follow_from_the_committed_cells(study: str, cells: int) -> None:
     found = read_results(COMMITTED / study)
     assert len(found) >= cells
