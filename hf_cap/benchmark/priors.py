@@ -120,6 +120,7 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
         Busy: another process is extracting it.
         ConfigError: there is no such source.
         DataError: the scores that are there are of other texts.
+        PriorError: they are of other words.
     """
     settings = bench.settings
     texts = training_texts(settings, cell)
@@ -131,18 +132,22 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
     file = scores_file(settings, cell, name)
     if not target.exists():
         with claim(settings.room, target):
-            if not target.exists() and file.exists():
-                found = with_scores(file, texts, source, settings.word_pattern)
-                save_splits({_SPLIT: found}, target)
-            elif not target.exists():
-                _extract(bench, cell, source, texts, target)
+            if not target.exists():
+                _make(bench, cell, source, texts, file, target)
     data = load_splits(target)[_SPLIT]
     if not file.exists():
         write_scores(file, data, source)
     return data
 
 
-def _extract(bench: Bench, cell: Cell, source: str, texts: Dataset, target: Path) -> None:
+def _make(
+    bench: Bench, cell: Cell, source: str, texts: Dataset, scores: Path, target: Path
+) -> None:
+    """Write the texts with the prior to `target`: with the scores that are there, else extracted."""
+    if scores.exists():
+        found = with_scores(scores, texts, source, bench.settings.word_pattern)
+        save_splits({_SPLIT: found}, target)
+        return
     reference = reference_model(bench, cell) if _explains(source) else None
     made = bench.make_source(source, texts, reference)
     extract_priors({_SPLIT: texts}, [made], target, ExtractionSettings(chunk_size=16))

@@ -21,8 +21,7 @@ _DIGEST = "digest"
 
 def scores_file(settings: BenchmarkSettings, cell: Cell, name: str) -> Path:
     """Where the scores of a cell's data set, regime and draw are kept under a name."""
-    dataset, regime, draw, *_ = cell.folder.split("/")
-    return settings.room / "scores" / dataset / regime / draw / f"{name}.parquet"
+    return settings.room / "scores" / cell.draw_folder / f"{name}.parquet"
 
 
 def write_scores(file: Path, data: Dataset, source: str) -> None:

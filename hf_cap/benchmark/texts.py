@@ -89,7 +89,7 @@ def kept(room: Path, target: Path, make: Callable[[], Dataset]) -> Dataset:
 
 def data_folder(settings: BenchmarkSettings, cell: Cell) -> Path:
     """Where texts and priors of a cell's data set, regime and draw are kept."""
-    return settings.room / "data" / "/".join(cell.folder.split("/")[:3])
+    return settings.room / "data" / cell.draw_folder
 
 
 def training_texts(settings: BenchmarkSettings, cell: Cell) -> Dataset:

@@ -39,16 +39,14 @@ class Cell:
         return None if self.regime == "full" else int(self.regime.removesuffix("_shot"))
 
     @property
+    def draw_folder(self) -> str:
+        """Relative folder of what all methods of a draw share: `<data set>/<regime>/draw_<n>`."""
+        return f"{self.dataset.replace('/', '--')}/{self.regime}/draw_{self.draw}"
+
+    @property
     def folder(self) -> str:
         """Relative folder of the cell: `<data set>/<regime>/draw_<n>/<method>/seed_<n>`."""
-        place = (
-            self.dataset.replace("/", "--"),
-            self.regime,
-            f"draw_{self.draw}",
-            self.method,
-            f"seed_{self.seed}",
-        )
-        return "/".join(place)
+        return f"{self.draw_folder}/{self.method}/seed_{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
