@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,9 @@ EXPLANATIONS: Mapping[str, Better] = {
 }
 """Measures of a cell's explanations; the alignments are cosines with the oracle and with the own prior."""
 
+NUMERICS = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
+"""Settings of training or of a prior that say in which number format it is computed, not what is."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -40,37 +43,64 @@ def read_results(room: Path) -> list[Result]:
 
     The runs of a method count together only if they were made with the same settings, and those of a data
     set and regime only if they were measured on the same texts in the same way. Where settings were changed
-    on the way, those of the most cells count, and a warning says what is left out.
+    on the way, those of the most cells count, and a warning says what is left out. The number format may
+    differ between machines, and so between runs, but not between the methods of one draw and seed, which
+    are compared with each other.
     """
     found = []
     for file in (room / "cells").glob(f"*/*/draw_*/*/seed_*/{CELL_FILE}"):
         numbers = json.loads(file.read_text(encoding="utf-8"))
         found.append(Result(Cell(**numbers["settings"]["cell"]), numbers))
     found.sort(key=lambda result: result.cell)
-    measured = _of_one_kind(found, ("dataset", "regime"), ("data", "evaluation"))
-    return _of_one_kind(measured, ("dataset", "regime", "method"), ("training", "prior"))
+    kept = _of_one_kind(found, ("dataset", "regime"), _measured)
+    kept = _of_one_kind(kept, ("dataset", "regime", "method"), _made)
+    return _of_one_kind(kept, ("dataset", "regime", "draw", "seed"), _computed)
+
+
+def _measured(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts and the way of measuring."""
+    return {name: settings.get(name) for name in ("data", "evaluation")}
+
+
+def _made(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained, from which prior, but not in which number format."""
+    return {name: _without_numerics(settings.get(name)) for name in ("training", "prior")}
+
+
+def _computed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The number format of training."""
+    training = settings.get("training", {})
+    return {"training": {name: training[name] for name in NUMERICS & training.keys()}}
+
+
+def _without_numerics(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _without_numerics(inner) for name, inner in value.items() if name not in NUMERICS}
 
 
 def _of_one_kind(
-    results: Sequence[Result], place: Sequence[str], settings: Sequence[str]
+    results: Sequence[Result],
+    place: Sequence[str],
+    kind: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[Result]:
-    """The results without those that differ in some settings from most of the same place."""
-    kinds: dict[tuple[str, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    """The results without those whose settings are of another kind than most of the same place."""
+    kinds: dict[tuple[Any, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         where = tuple(getattr(result.cell, name) for name in place)
-        made = {name: result.numbers["settings"].get(name) for name in settings}
-        kinds[where][json.dumps(made, sort_keys=True)].append(result)
+        of_kind = json.dumps(kind(result.numbers["settings"]), sort_keys=True)
+        kinds[where][of_kind].append(result)
     kept = []
-    for where, of_kind in kinds.items():
-        most = max(of_kind.values(), key=len)
+    for where, found in kinds.items():
+        most = max(found.values(), key=len)
         kept += most
-        if others := sum(map(len, of_kind.values())) - len(most):
+        if others := sum(map(len, found.values())) - len(most):
             _logger.warning(
                 "%s: %d finished cells were made with other settings (%s) than the %d others, and are in no "
                 "table.",
-                ", ".join(where),
+                ", ".join(f"{name} {value}" for name, value in zip(place, where, strict=True)),
                 others,
-                " or ".join(settings),
+                " or ".join(kind(most[0].numbers["settings"])),
                 len(most),
             )
     return sorted(kept, key=lambda result: result.cell)

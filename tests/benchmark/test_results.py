@@ -178,6 +178,27 @@ def test_runs_made_with_other_settings_are_left_out(
     assert "lime" not in {one.cell.method for one in read_results(tmp_path)}
 
 
+def test_the_number_format_may_differ_between_runs_but_not_within_one(
+    results: list[Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training, prior = {"alignment_weight": 0.1}, {"cap": {"n": 50}}
+    full = {"training": training, "prior": prior}
+    half = {
+        "training": {**training, "bf16": True, "use_cpu": True},
+        "prior": {"cap": {"n": 50, "dtype": "bfloat16"}},
+    }
+    for method in ("cap", "mean"):
+        write_cells(tmp_path, [result(method, 0, 0.6, settings=full)])
+        write_cells(tmp_path, [result(method, 1, 0.7, settings=half)])
+    assert len(read_results(tmp_path)) == 4
+    assert not caplog.messages
+    # beside two methods of the same seed in float32, those in bfloat16 are compared with neither
+    write_cells(tmp_path, [result(name, 1, 0.9, settings=full) for name in ("max", "sum", "first")])
+    found = {(one.cell.method, one.cell.seed) for one in read_results(tmp_path)}
+    assert found == {("cap", 0), ("mean", 0), ("max", 1), ("sum", 1), ("first", 1)}
+    assert "seed 1: 2 finished cells were made with other settings (training)" in caplog.text
+
+
 def test_explanations_are_compared_with_none(results: list[Result]) -> None:
     found = next(one for one in tables(results) if one.title.startswith("Explanations"))
     assert found.header == ("method", "comprehensiveness ↑", "comprehensiveness − none")
