@@ -49,6 +49,11 @@ class ExtractPlaces:
     labels: tuple[str, ...] = option(
         (), "The label space, in order; by default that of the data set."
     )
+    train_split: str | None = option(
+        None,
+        "Split that the sources learn from (demonstrations, keywords), whether or not it gets priors; by "
+        "default `train` where it is among the splits, else the first of them.",
+    )
     limit: int | None = option(None, "At most so many texts a split, for a trial.")
     word_pattern: str = option(
         WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
@@ -86,9 +91,10 @@ def run(values: dict[str, Any]) -> None:
     from ..scoring.settings import using_runtime
 
     places, settings = build(ExtractPlaces, values), build(ExtractionSettings, values)
-    splits = load_splits(
+    train_split = places.train_split or split_to_learn_from(settings.splits)
+    found = load_splits(
         places.dataset,
-        splits=settings.splits,
+        splits=(*settings.splits, train_split),
         text_column=places.text_column,
         label_column=places.label_column,
         labels=places.labels or None,
@@ -98,10 +104,10 @@ def run(values: dict[str, Any]) -> None:
             f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
             "and written. Name another output folder."
         )
-    learn_from = splits[split_to_learn_from(settings.splits)]
+    splits = type(found)({name: found[name] for name in settings.splits})
     with using_runtime(build(ScorerRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
-        sources = [make_source(name, learn_from, values) for name in places.sources]
+        sources = [make_source(name, found[train_split], values) for name in places.sources]
         summary = extract_priors(
             limited(splits, places.limit),
             sources,
