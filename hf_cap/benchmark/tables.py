@@ -20,7 +20,8 @@ NOTES = (
     "training split, a ceiling.",
     "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
     "table. With n runs it is never below 2^(1 − n).",
-    "Tables over several data sets (`a + b`): a run is a draw of a data set.",
+    "Tables over several data sets (`a + b`) hold the methods that each of them has; a run is a draw of a "
+    "data set.",
 )
 _ARROWS = {"higher": "↑", "lower": "↓"}
 

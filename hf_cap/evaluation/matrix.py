@@ -153,7 +153,8 @@ def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
     Returns:
         The outcomes of each regime and test set that more than one data set has, the data set being called
-        `a + b` and its draws numbered through.
+        `a + b` and its draws numbered through. A method that one of them lacks is left out: its mean would be
+        that of other texts.
     """
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -164,8 +165,21 @@ def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
         names = sorted({dataset for dataset, _ in places})
         if len(names) > 1:
             number = {place: index for index, place in enumerate(places)}
-            found += [_moved(one, " + ".join(names), number) for one in group]
+            everywhere = _methods_of_all(group)
+            found += [
+                _moved(one, " + ".join(names), number)
+                for one in group
+                if one.cell.method in everywhere
+            ]
     return found
+
+
+def _methods_of_all(outcomes: Iterable[Outcome]) -> set[str]:
+    """The methods that every data set has."""
+    methods: dict[str, set[str]] = defaultdict(set)
+    for outcome in outcomes:
+        methods[outcome.cell.dataset].add(outcome.cell.method)
+    return set.intersection(*methods.values())
 
 
 def _moved(outcome: Outcome, dataset: str, number: Mapping[tuple[str, int], int]) -> Outcome:

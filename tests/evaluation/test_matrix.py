@@ -177,6 +177,17 @@ def test_over_data_sets_the_unit_is_a_draw_of_a_data_set() -> None:
     assert cap.from_baseline == paired_difference([0.75, 0.4], [0.6, 0.2])
 
 
+def test_over_data_sets_only_methods_that_each_has_are_compared() -> None:
+    both = [
+        run(name, 0, 0, 0.5, dataset) for dataset in "ab" for name in ("none", "cap", "word_length")
+    ]
+    # on `b` alone, where all is higher, it would lead
+    one = run("channel", 0, 0, 0.9, "b")
+    found = table(over_datasets([*both, one]))
+    assert {row.method for row in found} == {"none", "cap", "word_length"}
+    assert len(over_datasets([*both, one, run("channel", 0, 0, 0.4, "a")])) == 8
+
+
 def test_one_data_set_is_not_told_twice() -> None:
     one = outcomes(none=[0.5, 0.6], cap=[0.7, 0.8])
     other = [Outcome(Cell("e", "full", 0, "none", 0), "clean", 0.9)]
