@@ -171,7 +171,9 @@ def _missing(results: Sequence[Result]) -> _Part:
 
 
 def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def shown(value: Interval | None, *, percent: bool = False, signed: bool = False) -> str:
