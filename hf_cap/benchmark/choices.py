@@ -30,8 +30,7 @@ def choice_file(bench: Bench, cell: Cell) -> Path:
     if cell.method != BASELINE:
         decisive += [settings.extraction, settings.sign, settings.normalisation]
         decisive += [settings.hybrid, settings.control_of]
-    dataset, regime, *_ = cell.folder.split("/")
-    folder = settings.room / "selection" / dataset / regime
+    folder = settings.room / "selection" / cell.dataset_folder / cell.regime
     return folder / f"{cell.method}-{short_hash(decisive)}.json"
 
 

@@ -26,8 +26,8 @@ EXPLANATIONS: Mapping[str, Better] = {
 }
 """Measures of a cell's explanations; the alignments are cosines with the oracle and with the own prior."""
 
-NUMERICS = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
-"""Settings of training or of a prior that say in which number format it is computed, not what is."""
+_NUMERICS = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
+"""Settings of training or of a prior that say where and in which number format, but not what is computed."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,15 @@ def _made(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _computed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The number format of training."""
     training = settings.get("training", {})
-    return {"training": {name: training[name] for name in NUMERICS & training.keys()}}
+    return {"training": {name: training[name] for name in _NUMERICS & training.keys()}}
 
 
 def _without_numerics(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {name: _without_numerics(inner) for name, inner in value.items() if name not in NUMERICS}
+    return {
+        name: _without_numerics(inner) for name, inner in value.items() if name not in _NUMERICS
+    }
 
 
 def _of_one_kind(

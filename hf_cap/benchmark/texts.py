@@ -126,7 +126,7 @@ def test_sets(settings: BenchmarkSettings, cell: Cell) -> tuple[dict[str, Datase
 
 def _attacked(settings: BenchmarkSettings, cell: Cell, kind: Kind) -> Dataset:
     texts = load_texts(settings, cell.dataset)
-    folder = settings.room / "data" / cell.folder.split("/")[0] / "attacks" / f"draw_{cell.draw}"
+    folder = settings.room / "data" / cell.dataset_folder / "attacks" / f"draw_{cell.draw}"
     attack = AttackSettings(kind=kind, seed=cell.draw, word_pattern=settings.word_pattern)
     words = of_words(settings)
     name = f"{kind}-{short_hash([texts.digest, words])}" if words else f"{kind}-{texts.digest}"

@@ -25,7 +25,7 @@ from ..words import WORD_PATTERN
 from .config import build, command_line
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
     from ..priors.sources import Source
 
@@ -104,12 +104,11 @@ def run(values: dict[str, Any]) -> None:
             f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
             "and written. Name another output folder."
         )
-    splits = type(found)({name: found[name] for name in settings.splits})
     with using_runtime(build(ScorerRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
         sources = [make_source(name, found[train_split], values) for name in places.sources]
         summary = extract_priors(
-            limited(splits, places.limit),
+            {name: limited(found[name], places.limit) for name in settings.splits},
             sources,
             places.output_dir,
             settings,
@@ -124,13 +123,9 @@ def split_to_learn_from(splits: Sequence[str]) -> str:
     return "train" if "train" in splits else splits[0]
 
 
-def limited(splits: "DatasetDict", limit: int | None) -> "DatasetDict":
-    """The first `limit` texts of each split."""
-    if limit is None:
-        return splits
-    return type(splits)(
-        {name: split.select(range(min(limit, len(split)))) for name, split in splits.items()}
-    )
+def limited(split: "Dataset", limit: int | None) -> "Dataset":
+    """The first `limit` texts of a split."""
+    return split if limit is None else split.select(range(min(limit, len(split))))
 
 
 def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "Source":

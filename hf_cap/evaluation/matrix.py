@@ -39,9 +39,14 @@ class Cell:
         return None if self.regime == "full" else int(self.regime.removesuffix("_shot"))
 
     @property
+    def dataset_folder(self) -> str:
+        """Relative folder of a data set: its name, a Hub id without the slash."""
+        return self.dataset.replace("/", "--")
+
+    @property
     def draw_folder(self) -> str:
         """Relative folder of what all methods of a draw share: `<data set>/<regime>/draw_<n>`."""
-        return f"{self.dataset.replace('/', '--')}/{self.regime}/draw_{self.draw}"
+        return f"{self.dataset_folder}/{self.regime}/draw_{self.draw}"
 
     @property
     def folder(self) -> str:

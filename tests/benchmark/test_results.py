@@ -180,7 +180,7 @@ def test_runs_made_with_other_settings_are_left_out(
 
 
 def test_the_number_format_may_differ_between_runs_but_not_within_one(
-    results: list[Result], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     training, prior = {"alignment_weight": 0.1}, {"cap": {"n": 50}}
     full = {"training": training, "prior": prior}
