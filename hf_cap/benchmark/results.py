@@ -68,9 +68,9 @@ def _made(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _computed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The number format of training."""
+    """The number format of training; a switch that is off is none."""
     training = settings.get("training", {})
-    return {"training": {name: training[name] for name in _NUMERICS & training.keys()}}
+    return {"training": {name: training[name] for name in _NUMERICS if training.get(name)}}
 
 
 def _without_numerics(value: Any) -> Any:

@@ -41,28 +41,30 @@ def forget_failures(bench: Bench, todo: Sequence[Cell]) -> None:
 def work(bench: Bench, todo: Sequence[Cell]) -> dict[Cell, str]:
     """Run cells until each has results or a failure, whoever runs it.
 
-    Any number of processes may work on the same cells. A cell that another process has claimed, or that
-    needs what another process is making, is left for later; one whose process died is taken over.
+    Any number of processes may work on the same cells. After each cell the first one that is left is tried
+    again, so that all of them work on the comparison that can be complete soonest. A cell that another
+    process has claimed, or that needs what another process is making, is passed over; one whose process died
+    is taken over.
 
     Returns:
         The cells that failed here, and why.
     """
     remaining, failed = list(todo), {}
     while remaining:
-        left = []
         for cell in remaining:
             try:
                 with claim(bench.settings.room, bench.folder(cell)):
                     _run(bench, cell)
             except Busy:
-                left.append(cell)
+                continue
             except FAILURES as error:
                 failed[cell] = f"{type(error).__name__}: {error}"
                 _logger.warning("%s failed: %s", cell.folder, failed[cell])
                 note_failure(bench, cell, error)
-        if len(left) == len(remaining):
+            remaining.remove(cell)
+            break
+        else:
             time.sleep(_PAUSE)
-        remaining = left
     return failed
 
 

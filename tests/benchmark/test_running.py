@@ -1,0 +1,55 @@
+"""In which order processes that share the cells take them."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_cap.benchmark import running
+from hf_cap.benchmark.bench import FAILURE_FILE, Bench
+from hf_cap.benchmark.claims import Busy
+from hf_cap.benchmark.settings import BenchmarkSettings
+from hf_cap.evaluation.matrix import Cell
+
+CELLS = [Cell("bank", "5_shot", draw, method, 0) for draw in (0, 1) for method in ("none", "cap")]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    settings = BenchmarkSettings(dataset=("bank",), output_dir=str(tmp_path))
+    return Bench(settings, make_source=None, load_student=None)  # type: ignore[arg-type]
+
+
+def test_a_cell_that_was_passed_over_comes_before_later_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, ran = CELLS[:2], []
+
+    def run(_: Bench, cell: Cell) -> None:
+        if cell in busy and not ran:  # as if another process were making what both need
+            raise Busy
+        ran.append(cell)
+
+    monkeypatch.setattr(running, "_run", run)
+    assert running.work(bench, CELLS) == {}
+    assert ran == [CELLS[2], CELLS[0], CELLS[1], CELLS[3]]
+
+
+def test_work_waits_where_all_that_is_left_is_busy_and_a_failure_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: dict[Cell, int] = dict.fromkeys(CELLS, 0)
+    pauses = []
+
+    def run(_: Bench, cell: Cell) -> None:
+        tries[cell] += 1
+        if cell == CELLS[1] and not pauses:
+            raise Busy
+        if cell == CELLS[2]:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(running, "_run", run)
+    monkeypatch.setattr(running.time, "sleep", pauses.append)
+    assert running.work(bench, CELLS) == {CELLS[2]: "OSError: disk full"}
+    assert len(pauses) == 1
+    assert [tries[cell] for cell in (CELLS[0], CELLS[2], CELLS[3])] == [1, 1, 1]
+    assert (bench.folder(CELLS[2]) / FAILURE_FILE).exists()
