@@ -22,7 +22,8 @@ def bench(tmp_path: Path) -> Bench:
 def test_a_cell_that_was_passed_over_comes_before_later_ones(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy, ran = CELLS[:2], []
+    busy = CELLS[:2]
+    ran: list[Cell] = []
 
     def run(_: Bench, cell: Cell) -> None:
         if cell in busy and not ran:  # as if another process were making what both need
@@ -38,7 +39,7 @@ def test_work_waits_where_all_that_is_left_is_busy_and_a_failure_stops_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: dict[Cell, int] = dict.fromkeys(CELLS, 0)
-    pauses = []
+    pauses: list[float] = []
 
     def run(_: Bench, cell: Cell) -> None:
         tries[cell] += 1
@@ -48,7 +49,7 @@ def test_work_waits_where_all_that_is_left_is_busy_and_a_failure_stops_nothing(
             raise OSError("disk full")
 
     monkeypatch.setattr(running, "_run", run)
-    monkeypatch.setattr(running.time, "sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
     assert running.work(bench, CELLS) == {CELLS[2]: "OSError: disk full"}
     assert len(pauses) == 1
     assert [tries[cell] for cell in (CELLS[0], CELLS[2], CELLS[3])] == [1, 1, 1]
