@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_cap.benchmark.bench import Bench
+from hf_cap.benchmark.settings import BenchmarkSettings
 from tests.benchmark.rooms import recipe, write_data, write_encoder
 
 
@@ -13,3 +15,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(room / "encoder")
     recipe(room)
     return room
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A benchmark in an empty folder, for what opens no model."""
+    settings = BenchmarkSettings(dataset=("bank",), output_dir=str(tmp_path))
+    return Bench(settings, make_source=None, load_student=None)  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ import pytest
 from hf_cap.benchmark.bench import Bench
 from hf_cap.benchmark.claims import Busy, claim
 from hf_cap.benchmark.running import failures
-from hf_cap.benchmark.settings import BenchmarkSettings
 from hf_cap.cli.benchmark import be_alone, failure_text
 from hf_cap.evaluation.matrix import Cell
 
@@ -45,9 +44,7 @@ def test_a_launched_process_forgets_the_others(monkeypatch: pytest.MonkeyPatch) 
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
-def test_a_process_that_died_is_told(tmp_path: Path) -> None:
-    settings = BenchmarkSettings(dataset=("bank",), output_dir=str(tmp_path))
-    bench = Bench(settings, make_source=None, load_student=None)  # type: ignore[arg-type]
+def test_a_process_that_died_is_told(bench: Bench) -> None:
     dead = Cell("bank", "5_shot", 0, "cap", 0)
     assert "its process ended" in failures(bench, [dead], {})[dead]
 

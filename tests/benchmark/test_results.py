@@ -98,10 +98,19 @@ def test_the_committed_tables_follow_from_the_committed_cells(study: str, cells:
             assert told[name] == (known if isinstance(known, str) else pytest.approx(known))
 
 
-@pytest.mark.parametrize(("dataset", "texts"), [("hwu64", 64), ("banking77", 77)])
-def test_the_committed_scores_are_of_priors_and_hold_no_text(dataset: str, texts: int) -> None:
-    files = sorted((COMMITTED / "one_shot" / "scores" / dataset).rglob("*.parquet"))
-    assert len({file.parent for file in files}) == 8
+@pytest.mark.parametrize(
+    ("study", "dataset", "draws", "texts"),
+    [
+        ("one_shot", "hwu64", 8, 64),
+        ("one_shot", "banking77", 8, 77),
+        ("few_shot", "clinc150", 1, 750),
+    ],
+)
+def test_the_committed_scores_are_of_priors_and_hold_no_text(
+    study: str, dataset: str, draws: int, texts: int
+) -> None:
+    files = sorted((COMMITTED / study / "scores" / dataset).rglob("*.parquet"))
+    assert len({file.parent for file in files}) == draws
     for file in files:
         source = file.name.split("-")[0]
         found = read_parquet(file)

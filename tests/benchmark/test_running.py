@@ -1,22 +1,13 @@
 """In which order processes that share the cells take them."""
 
-from pathlib import Path
-
 import pytest
 
 from hf_cap.benchmark import running
 from hf_cap.benchmark.bench import FAILURE_FILE, Bench
 from hf_cap.benchmark.claims import Busy
-from hf_cap.benchmark.settings import BenchmarkSettings
 from hf_cap.evaluation.matrix import Cell
 
 CELLS = [Cell("bank", "5_shot", draw, method, 0) for draw in (0, 1) for method in ("none", "cap")]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    settings = BenchmarkSettings(dataset=("bank",), output_dir=str(tmp_path))
-    return Bench(settings, make_source=None, load_student=None)  # type: ignore[arg-type]
 
 
 def test_a_cell_that_was_passed_over_comes_before_later_ones(
