@@ -1,18 +1,11 @@
-"""Who does what, among processes that share a folder.
-
-A claim is a file lock: the operating system gives it back when a process dies, however it dies.
-"""
+"""Claims on what a benchmark makes in its folder."""
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-
-class Busy(Exception):
-    """Another process is at it."""
+from ..claims import claimed
 
 
 @contextmanager
@@ -28,14 +21,5 @@ def claim(room: Path, target: Path, *, wait: bool = False) -> Iterator[None]:
         Busy: another process has claimed it.
     """
     name = hashlib.sha256(target.relative_to(room).as_posix().encode()).hexdigest()[:16]
-    locks = room / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{name}.lock", timeout=-1 if wait else 0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise Busy(f"Another process works on {target}.") from error
-    try:
+    with claimed(room / ".locks" / f"{name}.lock", target, wait=wait):
         yield
-    finally:
-        lock.release()

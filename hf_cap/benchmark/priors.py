@@ -1,5 +1,6 @@
 """The prior of each method on the training set of a cell: extracted once, then fused or made a control."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..claims import Busy
 from ..data import load_splits, save_splits
 from ..errors import ConfigError
 from ..evaluation.matrix import BASELINE, CEILING, Cell
 from ..priors.asking import SIGNS
 from ..priors.classifier import ClassifierSource
 from ..priors.controls import CONTROLS, with_control
-from ..priors.extraction import extract_priors
+from ..priors.extraction import extract_priors, help_extraction
 from ..priors.fusion import HOW, fuse_priors
 from ..priors.keywords import KeywordsPrior
 from ..priors.settings import ExtractionSettings
@@ -35,6 +37,8 @@ from .claims import claim
 from .scores import scores_file, with_scores, write_scores
 from .students import reference_cell, reference_model
 from .texts import data_folder, kept, load_texts, of_words, short_hash, training_texts
+
+_logger = logging.getLogger(__name__)
 
 _SPLIT = "train"
 HYBRIDS = {f"hybrid_{how}": how for how in HOW}
@@ -131,9 +135,7 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
         return kept(settings.room, target, lambda: oracle(bench, cell, texts))
     file = scores_file(settings, cell, name)
     if not target.exists():
-        with claim(settings.room, target):
-            if not target.exists():
-                _make(bench, cell, source, texts, file, target)
+        _make(bench, cell, source, texts, file, target)
     data = load_splits(target)[_SPLIT]
     if not file.exists():
         write_scores(file, data, source)
@@ -143,14 +145,29 @@ def scored(bench: Bench, cell: Cell, source: str) -> Dataset:
 def _make(
     bench: Bench, cell: Cell, source: str, texts: Dataset, scores: Path, target: Path
 ) -> None:
-    """Write the texts with the prior to `target`: with the scores that are there, else extracted."""
+    """Write the texts with the column of a source to `target`: scores that are there, else extracted ones.
+
+    Raises:
+        Busy: another process does, and nothing is left to help with.
+    """
+    room = bench.settings.room
     if scores.exists():
-        found = with_scores(scores, texts, source, bench.settings.word_pattern)
-        save_splits({_SPLIT: found}, target)
+        with claim(room, target):
+            if not target.exists():
+                found = with_scores(scores, texts, source, bench.settings.word_pattern)
+                save_splits({_SPLIT: found}, target)
         return
     reference = reference_model(bench, cell) if _explains(source) else None
     made = bench.make_source(source, texts, reference)
-    extract_priors({_SPLIT: texts}, [made], target, ExtractionSettings(chunk_size=16))
+    extraction = {_SPLIT: texts}, [made], target, ExtractionSettings(chunk_size=16)
+    try:
+        with claim(room, target):
+            if not target.exists():
+                extract_priors(*extraction, shared=True)
+    except Busy:
+        if helped := help_extraction(*extraction):
+            _logger.info("%s: helped another process with %d texts.", source, helped)
+        raise
 
 
 def oracle(bench: Bench, cell: Cell, texts: Dataset) -> Dataset:

@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
+from ..claims import Busy
 from ..errors import CAPError
 from ..evaluation.matrix import Cell, cells
 from .bench import CELL_FILE, FAILURE_FILE, Bench
 from .cells import finished, note_failure, run_cell
-from .claims import Busy, claim
+from .claims import claim
 from .report import write_table
 from .selection import choose
 

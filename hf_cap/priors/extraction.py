@@ -1,36 +1,33 @@
 """The stage `extract`: sources over a data set, chunk by chunk, by one process or many, never twice.
 
-Finished chunks are kept in a work folder beside the output until the output stands. Chunks are ranges
-of rows, and do not depend on how many processes share them, so neither does the result; a later run
-may have more or fewer processes and goes on where the last one ended.
+Finished chunks are kept in a work folder beside the output until the output stands; a later run may have
+more or fewer processes and goes on where the last one ended.
 """
 
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, Features
-from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from ..data import check_output, choose_split, save_splits
 from ..errors import ConfigError
-from ..files import atomic_path, real_path
+from ..files import real_path
 from ..schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from ..scoring.open import open_scorer
-from ..scoring.protocol import Scorer
 from ..scoring.settings import ScorerSettings
 from ..scoring.statistics import ScorerStatistics
+from .chunks import Chunk, chunks_of, score_chunks, score_free_chunks
 from .rows import read_rows
 from .settings import ExtractionSettings
 from .sources import Source
@@ -43,14 +40,6 @@ _PATIENCE = timedelta(days=30)
 """How long processes wait for one another."""
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Some rows of a split that one source scores together, and the file that keeps the result."""
-
-    rows: range
-    file: Path
-
-
 def extract_priors(
     splits: Mapping[str, Dataset],
     sources: Sequence[Source],
@@ -58,6 +47,7 @@ def extract_priors(
     settings: ExtractionSettings | None = None,
     *,
     command: str | None = None,
+    shared: bool = False,
 ) -> ExtractionSummary:
     """Add the columns of some prior sources to a data set and write it to a folder.
 
@@ -70,6 +60,7 @@ def extract_priors(
         output: Folder to write; see `save_splits`.
         settings: Which splits, how many texts at a time.
         command: The command that makes this data set again, for the provenance.
+        shared: Processes that were not launched with this one may help, by `help_extraction`.
 
     Returns:
         What was done, over all processes.
@@ -85,10 +76,10 @@ def extract_priors(
     chosen = {split: choose_split(splits, split) for split in settings.splits}
     _check(chosen, sources)
     state = _processes()
-    work = output.parent / f".{output.name}.work"
+    work = _work_folder(output)
     # found once: what a source keeps of its work must not change where the work is looked for
     chunks = {
-        (source.name, split): _chunks(data, source, work / split, settings.chunk_size)
+        (source.name, split): chunks_of(data, source, work / split, settings.chunk_size)
         for source in sources
         for split, data in chosen.items()
     }
@@ -96,7 +87,7 @@ def extract_priors(
     for source in sources:
         for split, data in chosen.items():
             todo = chunks[source.name, split]
-            did, found = _score_chunks(data, source, todo, state, settings.progress)
+            did, found = _score_share(data, source, todo, state, settings.progress, shared)
             statistics, reused = statistics + did, reused + found
     state.wait_for_everyone()
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
@@ -119,6 +110,36 @@ def extract_priors(
     )
 
 
+def help_extraction(
+    splits: Mapping[str, Dataset],
+    sources: Sequence[Source],
+    output: str | Path,
+    settings: ExtractionSettings | None = None,
+) -> int:
+    """Score what is free of an extraction that another process has begun with `shared`, and will write.
+
+    Arguments as for `extract_priors`. Returns when nothing is free, which may be before the output is there.
+
+    Returns:
+        Texts scored here, summed over the sources.
+    """
+    settings, output = settings or ExtractionSettings(), real_path(output)
+    work, texts = _work_folder(output), 0
+    for split in settings.splits:
+        data = choose_split(splits, split)
+        for source in sources:
+            chunks = chunks_of(data, source, work / split, settings.chunk_size)
+            scored = score_free_chunks(data, source, chunks, output)
+            texts += sum(len(chunk.rows) for chunk in scored)
+    if output.exists():  # a lock that was taken after the end has made the folder anew
+        shutil.rmtree(work, ignore_errors=True)
+    return texts
+
+
+def _work_folder(output: Path) -> Path:
+    return output.parent / f".{output.name}.work"
+
+
 def _processes() -> PartialState:
     """The processes that were launched together, one where none were.
 
@@ -138,32 +159,13 @@ def _check(chosen: Mapping[str, Dataset], sources: Sequence[Source]) -> None:
                 read_rows(data[:], source.labels, source)
 
 
-def _chunks(data: Dataset, source: Source, folder: Path, size: int) -> list[_Chunk]:
-    """Chunks of a split, in a folder that only this source over these rows can have written."""
-    columns = data.remove_columns([PROVENANCE] if PROVENANCE in data.column_names else [])
-    key = Hasher.hash((_state(source), columns[:], size))
-    return [
-        _Chunk(
-            range(start, min(start + size, len(data))),
-            folder / f"{source.name}-{key}" / f"{start:09d}.parquet",
-        )
-        for start in range(0, len(data), size)
-    ]
-
-
-def _state(source: Source) -> Any:
-    """What determines the scores of a source: itself, or with an opened scorer that scorer's identity.
-
-    An opened scorer counts what it is asked, so its own state is another after every text.
-    """
-    scorer = getattr(source, "scorer", None)
-    if not isinstance(scorer, Scorer):
-        return source
-    return type(source), {**vars(source), "scorer": scorer.identity}
-
-
-def _score_chunks(
-    data: Dataset, source: Source, chunks: Sequence[_Chunk], state: PartialState, progress: bool
+def _score_share(
+    data: Dataset,
+    source: Source,
+    chunks: Sequence[Chunk],
+    state: PartialState,
+    progress: bool,
+    shared: bool,
 ) -> tuple[ScorerStatistics, int]:
     """Score this process's share of the chunks that are not there yet; count the texts that are."""
     todo = [chunk for chunk in chunks if not chunk.file.exists()]
@@ -175,8 +177,10 @@ def _score_chunks(
     share = f" (one of {state.num_processes} shares)" if state.num_processes > 1 else ""
     shown = progress and state.is_main_process
     try:
-        for chunk in _with_progress(mine, source.name + share, shown):
-            _score_chunk(data, source, chunk)
+        total = sum(len(chunk.rows) for chunk in mine)
+        with tqdm(total=total, desc=source.name + share, unit=" texts", disable=not shown) as bar:
+            for chunk in score_chunks(data, source, mine, shared=shared):
+                bar.update(len(chunk.rows))
     except KeyboardInterrupt:
         _logger.warning(
             "Interrupted. What was finished is kept in %s; the same command goes on from there.",
@@ -190,22 +194,6 @@ def _score_chunks(
     ), reused
 
 
-def _with_progress(chunks: Sequence[_Chunk], name: str, shown: bool) -> Iterator[_Chunk]:
-    total = sum(len(chunk.rows) for chunk in chunks)
-    with tqdm(total=total, desc=name, unit=" texts", disable=not shown) as bar:
-        for chunk in chunks:
-            yield chunk
-            bar.update(len(chunk.rows))
-
-
-def _score_chunk(data: Dataset, source: Source, chunk: _Chunk) -> None:
-    batch = data[chunk.rows.start : chunk.rows.stop]
-    batch.pop(PROVENANCE, None)
-    made = {name: values for name, values in source(batch).items() if values is not batch.get(name)}
-    with atomic_path(chunk.file) as path:
-        pq.write_table(pa.table(made), path)
-
-
 def _statistics(source: Source) -> ScorerStatistics:
     """Running totals of the language model of a source; zero where it has none that counts."""
     scorer = getattr(source, "scorer", None)
@@ -216,7 +204,7 @@ def _statistics(source: Source) -> ScorerStatistics:
 
 def _with_sources(
     data: Dataset,
-    chunks: Mapping[str, Sequence[_Chunk]],
+    chunks: Mapping[str, Sequence[Chunk]],
     facts: Mapping[str, str | None],
 ) -> Dataset:
     """The split with the columns that the chunk files of all sources, by name, hold."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.claims import Busy, claim
+from hf_cap.benchmark.claims import claim
 from hf_cap.benchmark.running import failures
+from hf_cap.claims import Busy
 from hf_cap.cli.benchmark import be_alone, failure_text
 from hf_cap.evaluation.matrix import Cell
 

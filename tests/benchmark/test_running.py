@@ -4,7 +4,7 @@ import pytest
 
 from hf_cap.benchmark import running
 from hf_cap.benchmark.bench import FAILURE_FILE, Bench
-from hf_cap.benchmark.claims import Busy
+from hf_cap.claims import Busy
 from hf_cap.evaluation.matrix import Cell
 
 CELLS = [Cell("bank", "5_shot", draw, method, 0) for draw in (0, 1) for method in ("none", "cap")]
