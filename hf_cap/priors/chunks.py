@@ -3,6 +3,7 @@
 Chunks are ranges of rows, and do not depend on how many processes share them, so neither does the result.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,16 +67,19 @@ def score_chunks(
         data: The split.
         source: What scores it.
         chunks: Those to see to.
-        shared: Other processes may be at them too (`score_free_chunks`). What they have in hand comes last.
+        shared: Other processes may be at them too (`score_free_chunks`). What they have in hand is given when
+            they are done with it, and scored here at last if they never are.
     """
-    held = []
+    held: deque[Chunk] = deque()
     for chunk in chunks:
         try:
             _score(data, source, chunk, shared=shared)
         except Busy:
             held.append(chunk)
-        else:
-            yield chunk
+            continue
+        yield chunk
+        while held and held[0].file.exists():
+            yield held.popleft()
     for chunk in held:
         _score(data, source, chunk, shared=True, wait=True)
         yield chunk

@@ -49,7 +49,7 @@ def test_a_helper_stops_when_the_output_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_what_a_helper_has_in_hand_comes_last_and_is_taken_over_if_it_dies(
+def test_what_a_helper_has_in_hand_comes_when_it_is_done_and_is_taken_over_if_it_dies(
     tmp_path: Path, dies: bool
 ) -> None:
     seen: list[str] = []
@@ -58,14 +58,15 @@ def test_what_a_helper_has_in_hand_comes_last_and_is_taken_over_if_it_dies(
         helper.enter_context(claimed(chunks[1].lock, chunks[1].file))
 
         def meanwhile(text: str) -> None:
-            if text == TEXTS[6]:
+            if text == TEXTS[4]:
                 if not dies:
                     finish(chunks[1])
                 helper.close()
 
         source = Watched(LABELS, seen, meanwhile)
         given = list(score_chunks(DATA, source, chunks, shared=True))
-    assert given == [chunks[0], chunks[2], chunks[3], chunks[1]]
+    rest = [chunks[3], chunks[1]] if dies else [chunks[1], chunks[3]]
+    assert given == [chunks[0], chunks[2], *rest]
     assert seen == TEXTS[:2] + TEXTS[4:] + (TEXTS[2:4] if dies else [])
     assert all(pq.read_table(chunk.file).num_rows == 2 for chunk in chunks)
 
