@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import (
     ClassLabel,
@@ -22,6 +23,7 @@ from datasets import (
     concatenate_datasets,
     load_dataset,
 )
+from datasets.exceptions import DatasetsError
 
 from .embedded import resolve_data
 from .errors import DataError
@@ -57,7 +59,7 @@ def load_splits(
             (and, if wished, `labels.json`), a repository of the Hub in a folder, a single file (its split
             is called `train`), or a data set on the Hub.
         splits: Names of the splits to load (a file `train_5.jsonl` is the split `train_5`); all by default.
-        text_column: Column that holds the text; renamed to `text`.
+        text_column: Column that holds the text; renamed to `text`, instead of another of that name.
         label_column: Column that holds the label, as a name or as a `ClassLabel`; renamed to `label`.
         labels: The label space, in order. By default the `ClassLabel` of the data, else `labels.json`,
             else the sorted label names of the `train` split (of all splits where there is none).
@@ -176,7 +178,7 @@ def _read(
     if path.is_file():
         if path.suffix not in _READERS:
             raise DataError(f"Cannot read {str(path)!r}: it must end in {', '.join(_READERS)}.")
-        return {"train": _READERS[path.suffix](str(path))}, None
+        return {"train": _read_files([path])}, None
     if os.path.isabs(name) or str(name).startswith((".", "~")) or path.suffix in _READERS:
         raise DataError(f"There is no file or folder {str(path)!r}.")
     try:
@@ -188,17 +190,39 @@ def _read(
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split, `train.csv` or, as on the Hub, `train-00000-of-00002.parquet` and so on."""
+    """The files of each split, `train.csv` or, as on the Hub, `train-00000-of-00002.parquet` and so on.
+
+    Raises:
+        DataError: several files that are no such parts are of one split.
+    """
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if file.suffix in _READERS:
             found.setdefault(_SHARD.sub("", file.stem), []).append(file)
+    for split, files in found.items():
+        if len(files) > 1 and not all(_SHARD.search(file.stem) for file in files):
+            raise DataError(
+                f"The folder {str(folder)!r} holds {len(files)} files of the split {split!r}: "
+                f"{', '.join(file.name for file in files)}. Keep one of them there; only parts such as "
+                f"{split}-00000-of-00002.parquet are put together."
+            )
     return found
 
 
 def _read_files(files: Sequence[Path]) -> Dataset:
-    parts = [_READERS[file.suffix](str(file)) for file in files]
+    parts = [_read_file(file) for file in files]
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _read_file(file: Path) -> Dataset:
+    """Raises: DataError: the file is not what its name says."""
+    try:
+        return cast(Dataset, _READERS[file.suffix](str(file)))
+    except (DatasetsError, pa.ArrowException) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):  # a full disk, say, is no fault of the file
+            raise cause from error
+        raise DataError(f"Cannot read {str(file)!r}: {cause}") from error
 
 
 def _with_columns(data: Dataset, split: str, text_column: str, label_column: str) -> Dataset:
@@ -209,6 +233,8 @@ def _with_columns(data: Dataset, split: str, text_column: str, label_column: str
             f"Split {split!r} has no column {missing[0]!r}; it has {data.column_names}. Name the right one "
             "with `text_column` or `label_column`."
         )
+    in_the_way = [new for new in wanted.values() if new in data.column_names and new not in wanted]
+    data = data.remove_columns(in_the_way)
     data = data.rename_columns({old: new for old, new in wanted.items() if old != new})
     for row, text in enumerate(data[TEXT]):
         if not isinstance(text, str) or not text.strip():
@@ -231,9 +257,10 @@ def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
 def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     feature = data.features[LABEL]
     if isinstance(feature, ClassLabel):
-        if feature.names == space:
-            return data
-        names = [None if label is None else feature.int2str(label) for label in data[LABEL]]
+        of_index = dict(
+            enumerate(feature.names)
+        )  # -1, as of unlabelled rows on the Hub, has no name
+        names = [of_index.get(label, label) for label in data[LABEL]]
     else:
         names = [None if label is None else str(label) for label in data[LABEL]]
     known = {label: index for index, label in enumerate(space)}
@@ -244,6 +271,8 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
                 f"{len(space)} labels ({', '.join(space[:5])}, ...). Correct the row, or give the whole "
                 "label space as `labels`."
             )
+    if isinstance(feature, ClassLabel) and feature.names == space:
+        return data
     target = ClassLabel(names=space)
     indices = [known[label] for label in names if label is not None]
     features = Features({**data.features, LABEL: target, TEXT: Value("string")})

@@ -1,13 +1,15 @@
 """Data sets in and out, and what is said about bad ones."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset
+from datasets.exceptions import DatasetGenerationError
 
-from hf_cap.data import choose_split, evenly, label_names, load_splits, save_splits
+from hf_cap.data import _READERS, choose_split, evenly, label_names, load_splits, save_splits
 from hf_cap.errors import ConfigError, DataError
 
 
@@ -123,6 +125,55 @@ def test_a_missing_label_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": None}])
     with pytest.raises(DataError, match="row 1: the label None"):
         load_splits(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("space", [None, ["y", "x"]])
+def test_a_class_label_outside_its_names_is_refused(
+    tmp_path: Path, space: list[str] | None
+) -> None:
+    data = Dataset.from_dict(
+        {"text": ["a", "b"], "label": [0, -1]}
+    )  # as of a test split without labels
+    data = data.cast_column("label", ClassLabel(names=["x", "y"]))
+    data.to_parquet(str(tmp_path / "test.parquet"))
+    with pytest.raises(
+        DataError, match=r"Split 'test', row 1: the label -1 is not in the label sp"
+    ):
+        load_splits(tmp_path, labels=space)
+
+
+def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": "t", "label": 7, "body": "b", "label_text": "card"}])
+    data = load_splits(tmp_path, text_column="body", label_column="label_text")["train"]
+    assert data[0] == {"text": "b", "label": 0}
+    assert label_names(data) == ["card"]
+    swapped = load_splits(tmp_path, text_column="label_text", label_column="text")["train"]
+    assert (swapped["text"][:], label_names(swapped)) == (["card"], ["t"])
+
+
+def test_two_files_of_one_split_are_refused(folder: Path) -> None:
+    load_splits(folder)["train"].to_parquet(str(folder / "train.parquet"))
+    with pytest.raises(
+        DataError, match=r"2 files of the split 'train': train.jsonl, train.parquet"
+    ):
+        load_splits(folder)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
+def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": \n')
+    with pytest.raises(DataError, match=f"Cannot read .*{name}'"):
+        load_splits(tmp_path)
+
+
+def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: str) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        raise DatasetGenerationError("An error occurred while generating the dataset") from full
+
+    monkeypatch.setitem(_READERS, ".jsonl", read)
+    with pytest.raises(OSError, match="No space left"):
+        load_splits(folder)
 
 
 def test_splits_that_do_not_exist_or_are_empty(folder: Path) -> None:
