@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from ..errors import ConfigError
+from ..evaluation.attacks.attack import CHANGED
 from ..evaluation.classifier import Evaluation, evaluate_classifier
 from ..evaluation.matrix import BASELINE, CEILING, Cell
 from ..evaluation.settings import EvaluationSettings
@@ -111,12 +113,12 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
             "evaluate": round(time.monotonic() - measured, 1),
         },
     }
+    # the numbers first: a model that cannot be saved must not cost them
+    write_json(bench.folder(cell) / CELL_FILE, result)
     if bench.settings.keep_models or (
-        cell == reference_cell(bench, cell) and explained_sources(bench, bench.settings.methods)
+        cell == reference_cell(cell) and explained_sources(bench, bench.settings.methods)
     ):
         keep_model(bench, cell, student)
-    write_json(bench.folder(cell) / CELL_FILE, result)
-    (bench.folder(cell) / FAILURE_FILE).unlink(missing_ok=True)
     return result
 
 
@@ -126,8 +128,16 @@ def _evaluate(bench: Bench, student: Student, data: Dataset, **changes: Any) -> 
 
 
 def _accuracy(bench: Bench, student: Student, test: Dataset) -> dict[str, Any]:
+    """Accuracy on a test set; of an attack that leaves texts as they are also on those that it changed."""
     found = _evaluate(bench, student, test, faithfulness=False, soft=False)
-    return {name: getattr(found, name) for name in _ACCURACY}
+    numbers = {name: getattr(found, name) for name in _ACCURACY}
+    if CHANGED in test.column_names:
+        rows = np.flatnonzero(test[CHANGED])
+        numbers["changed"] = len(rows)
+        if len(rows) < len(test):
+            changed = _evaluate(bench, student, test.select(rows), faithfulness=False, soft=False)
+            numbers["accuracy_changed"] = changed.accuracy
+    return numbers
 
 
 def _explanations(bench: Bench, cell: Cell, student: Student, data: Dataset) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def choice_file(bench: Bench, cell: Cell) -> Path:
     if cell.method != BASELINE:
         decisive += [settings.extraction, settings.sign, settings.normalisation]
         decisive += [settings.hybrid, settings.control_of]
+        decisive += [settings.baseline_candidates]  # of the classifier that a source explains
     folder = settings.room / "selection" / cell.dataset_folder / cell.regime
     return folder / f"{cell.method}-{short_hash(decisive)}.json"
 

@@ -40,31 +40,27 @@ def draw_shots(results: Sequence[Result]) -> Any:
 
 
 def draw_attacks(results: Sequence[Result]) -> Any:
-    """Points: accuracy on the clean and on each attacked test set, in the smallest regime."""
-    rows = table(outcomes(results))
+    """Points: accuracy on the clean and on each attacked test set, in each data set's smallest regime."""
+    rows, regime = _smallest(table(outcomes(results)))
     tests = sorted({row.test_set for row in rows}, key=lambda name: (name != CLEAN, name))
     if len(tests) < 2:
         return None
-    smallest = min((row.regime for row in rows), key=size_of)
-    of_regime = [row for row in rows if row.regime == smallest]
-    return _by_place(of_regime, "test_set", tests, f"Accuracy under attack, {smallest}", line="")
+    return _by_place(rows, "test_set", tests, f"Accuracy under attack, {regime}", line="")
 
 
 def draw_faithfulness(results: Sequence[Result]) -> Any:
-    """Points: comprehensiveness against accuracy, one a method, in the smallest regime."""
-    faithful = table(outcomes(results, "comprehensiveness"))
-    if not faithful:
+    """Points: comprehensiveness against accuracy, one a method, in each data set's smallest regime."""
+    rows, regime = _smallest(table(outcomes(results, "comprehensiveness")))
+    if not rows:
         return None
-    smallest = min((row.regime for row in faithful), key=size_of)
     accuracy = {
-        (row.dataset, row.method): row.value
+        (row.dataset, row.regime, row.method): row.value
         for row in table(outcomes(results))
-        if (row.regime, row.test_set) == (smallest, CLEAN)
+        if row.test_set == CLEAN
     }
-    rows = [row for row in faithful if row.regime == smallest]
     figure, panels = _figure([row.dataset for row in rows])
     for row in rows:
-        axes, right = panels[row.dataset], accuracy[row.dataset, row.method]
+        axes, right = panels[row.dataset], accuracy[row.dataset, row.regime, row.method]
         axes.errorbar(
             100 * right.mean,
             row.value.mean,
@@ -73,7 +69,7 @@ def draw_faithfulness(results: Sequence[Result]) -> Any:
             **_look(row.method, rows),
         )
         axes.set(title=row.dataset, xlabel="accuracy (%)", ylabel="comprehensiveness")
-    return _finished(figure, panels, f"Faithfulness against accuracy, {smallest}")
+    return _finished(figure, panels, f"Faithfulness against accuracy, {regime}")
 
 
 FIGURES: Mapping[str, Callable[[Sequence[Result]], Any]] = {
@@ -81,6 +77,15 @@ FIGURES: Mapping[str, Callable[[Sequence[Result]], Any]] = {
     "robustness_by_attack": draw_attacks,
     "faithfulness_against_accuracy": draw_faithfulness,
 }
+
+
+def _smallest(rows: Sequence[TableRow]) -> tuple[list[TableRow], str]:
+    """The rows of each data set's smallest regime, and the names of these regimes."""
+    regimes: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: size_of(row.regime)):
+        regimes.setdefault(row.dataset, row.regime)
+    names = ", ".join(sorted(set(regimes.values()), key=size_of))
+    return [row for row in rows if row.regime == regimes[row.dataset]], names
 
 
 def _by_place(
@@ -146,7 +151,11 @@ def _figure(datasets: Sequence[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def _finished(figure: Any, panels: Mapping[str, Any], title: str) -> Any:
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    shown = {  # a data set may lack a method
+        label: handle
+        for axes in panels.values()
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside right center", frameon=False)
     figure.suptitle(f"{title} (95 % intervals)", x=0.01, ha="left")
     return figure

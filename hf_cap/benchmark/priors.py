@@ -203,7 +203,7 @@ def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
         name: value for name, value in bench.settings.extraction.items() if name in names
     }
     if _explains(source):
-        wanted = reference_cell(bench, cell)
+        wanted = reference_cell(cell)
         facts["reference"] = {**training_settings(bench, wanted), "seed": wanted.seed}
     return facts
 

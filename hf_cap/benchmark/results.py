@@ -26,6 +26,9 @@ EXPLANATIONS: Mapping[str, Better] = {
 }
 """Measures of a cell's explanations; the alignments are cosines with the oracle and with the own prior."""
 
+_MEASURES = ("accuracy", "macro_f1", "accuracy_changed")
+"""Measures of a cell on a test set; the last where an attack leaves some texts as they are."""
+
 _NUMERICS = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
 """Settings of training or of a prior that say where and in which number format, but not what is computed."""
 
@@ -113,8 +116,10 @@ def rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
     for result in results:
         place = asdict(result.cell)
         for test_set, found in result.numbers["test_sets"].items():
-            for measure in ("accuracy", "macro_f1"):
-                yield {**place, "test_set": test_set, "measure": measure, "value": found[measure]}
+            for measure in _MEASURES:
+                if measure in found:
+                    value = found[measure]
+                    yield {**place, "test_set": test_set, "measure": measure, "value": value}
         for measure in EXPLANATIONS:
             value = result.numbers["explanations"].get(measure)
             if value is not None:
@@ -136,7 +141,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
     Returns:
         For each data set, of its regime with the fewest texts: `regime`, then for the clean test set
-        `best_method` (the highest mean accuracy; `none`, controls and `oracle` do not compete), its
+        `best_method` (the highest mean difference from `none` over the runs that both have, so that no method
+        wins by having run on easy draws only; `none`, controls and `oracle` do not compete), its
         `accuracy`, `best_control`, `gain_over_best_control` with `gain_half_width` (95 % interval),
         `gain_over_none`, `p` and `p_holm`; the same for each attack under `attacks`. A difference of
         accuracies lies in [-1, 1]; what cannot be told yet is null.
@@ -157,7 +163,8 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
 
 def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
     outside = (BASELINE, CEILING, *CONTROL_PRIORS)
-    row = next((row for row in of_place if row.method not in outside), None)
+    competing = [row for row in of_place if row.method not in outside]
+    row = max(competing, key=_lead, default=None)
     gain, change = (row.from_control, row.from_baseline) if row else (None, None)
     return {
         "best_method": row and row.method,
@@ -170,6 +177,11 @@ def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
         "p": row and row.p,
         "p_holm": row and row.p_holm,
     }
+
+
+def _lead(row: TableRow) -> float:
+    """How far a method is over `none`; its mean where there is no `none`, which orders them alike."""
+    return row.from_baseline.mean if row.from_baseline else row.value.mean - 1
 
 
 def size_of(regime: str) -> float:

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+
+from datasets.exceptions import DatasetsError
+from safetensors import SafetensorError
 
 from ..claims import Busy
 from ..errors import CAPError
 from ..evaluation.matrix import Cell, cells
-from .bench import CELL_FILE, FAILURE_FILE, Bench
+from .bench import FAILURE_FILE, Bench
 from .cells import finished, note_failure, run_cell
 from .claims import claim
 from .report import write_table
@@ -16,7 +20,14 @@ from .selection import choose
 
 _logger = logging.getLogger(__name__)
 
-FAILURES = (CAPError, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError)
+FAILURES = (
+    *(CAPError, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError),
+    *(
+        DatasetsError,
+        SafetensorError,
+        sqlite3.Error,
+    ),  # a full disk, as the libraries that write tell it
+)
 """What a data set, a model, a server or a machine can do to a cell. A mistake of ours stops the run."""
 _PAUSE = 2.0
 
@@ -83,9 +94,17 @@ def failures(bench: Bench, todo: Sequence[Cell], seen: Mapping[Cell, str]) -> di
         if cell not in found and file.exists():
             written = json.loads(file.read_text(encoding="utf-8"))
             found[cell] = f"{written['error']}: {written['message']}"
-        elif cell not in found and not (bench.folder(cell) / CELL_FILE).exists():
+        elif cell not in found and not _has_results(bench, cell):
             found[cell] = "its process ended without a word, for instance for lack of memory"
     return found
+
+
+def _has_results(bench: Bench, cell: Cell) -> bool:
+    """Whether a cell has results under the present settings; those of before are none."""
+    try:
+        return finished(bench, cell)
+    except FAILURES:
+        return False
 
 
 def _run(bench: Bench, cell: Cell) -> None:

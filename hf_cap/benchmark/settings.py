@@ -105,6 +105,10 @@ class BenchmarkSettings:
         check_choices(self)
         check_range(self, "draws", "jobs", "validation_shots", at_least=1)
         check_range(self, "faithfulness_texts", at_least=0)
+        if "" in self.names:
+            raise ConfigError(
+                f"{self.names['']!r} has no name that cells could go by; give a folder that has."
+            )
         if len(set(self.names)) < len(self.dataset):
             raise ConfigError(f"Two data sets have one name: {list(self.dataset)!r}.")
         if len(self.candidates) != len(self.baseline_candidates):
@@ -118,9 +122,15 @@ class BenchmarkSettings:
     @property
     def names(self) -> dict[str, str]:
         """Short name of each data set (the last part of its path) to where it is."""
-        return {Path(place).name: place for place in self.dataset}
+        return {_name(place): place for place in self.dataset}
 
     @property
     def room(self) -> Path:
         """The folder of the benchmark."""
         return Path(self.output_dir)
+
+
+def _name(place: str) -> str:
+    """The last part of a path; of `.` and `..` that of the folder they stand for."""
+    name = Path(place).name
+    return Path(place).resolve().name if name in ("", "..") else name

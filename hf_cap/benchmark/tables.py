@@ -18,6 +18,8 @@ NOTES = (
     "A gain counts only over the best control: `shuffled` (the scores of a prior on the wrong words), "
     "`uniform`, `random` and `word_length` know nothing of the task. `oracle` is the log-odds of the whole "
     "training split, a ceiling.",
+    "The interval tells how the result varies with the training texts that were drawn; the test texts, which "
+    "all runs share, are taken as given.",
     "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
     "table. With n runs it is never below 2^(1 − n).",
     "Tables over several data sets (`a + b`) hold the methods that each of them has; a run is a draw of a "
@@ -38,16 +40,18 @@ class Table:
 def tables(results: Sequence[Result]) -> list[Table]:
     """Accuracy a data set, regime and test set, and over data sets; explanations; settings and gaps."""
     found = [
-        Table(f"Accuracy: {', '.join(place)}", _ACCURACY, tuple(map(_accuracy, group)))
+        Table(f"{title}: {', '.join(place)}", _ACCURACY, tuple(map(_accuracy, group)))
+        for measure, title in _MEASURES.items()
         for place, group in groupby(
-            _compared(results, "accuracy"), key=lambda r: (r.dataset, r.regime, r.test_set)
+            _compared(results, measure), key=lambda r: (r.dataset, r.regime, r.test_set)
         )
     ]
     parts = _each_control(results)
     parts += _explanations({measure: _compared(results, measure) for measure in EXPLANATIONS})
     for place in sorted({(result.cell.dataset, result.cell.regime) for result in results}):
         here = [r for r in results if (r.cell.dataset, r.cell.regime) == place]
-        parts += [(", ".join(place), *part) for part in (_settings(here), _missing(here))]
+        of_place = (_settings(here), _attacked(here), _missing(here))
+        parts += [(", ".join(place), *part) for part in of_place]
     found += [
         Table(f"{title}: {place}", header, body) for place, title, header, body in parts if body
     ]
@@ -69,12 +73,23 @@ def markdown(results: Sequence[Result]) -> str:
     """All tables as one document."""
     parts = ["# Benchmark", "", *(f"- {note}" for note in NOTES), ""]
     for one in tables(results):
-        lines = ["| " + " | ".join(row) + " |" for row in (one.header, *one.rows)]
+        lines = [
+            "| " + " | ".join(map(_markdown_cell, row)) + " |" for row in (one.header, *one.rows)
+        ]
         lines.insert(1, "|" + " --- |" * len(one.header))
         parts += [f"## {one.title}", "", *lines, ""]
     return "\n".join(parts)
 
 
+def _markdown_cell(text: str) -> str:
+    """Text that ends neither its cell nor its row."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+_MEASURES = {
+    "accuracy": "Accuracy",
+    "accuracy_changed": "Accuracy on the texts that the attack changed",
+}
 _ACCURACY = (
     "method",
     "runs",
@@ -161,6 +176,20 @@ def _settings(results: Sequence[Result]) -> _Part:
         if differing
     )
     return "Training settings that differ", ("method", *differing), body
+
+
+def _attacked(results: Sequence[Result]) -> _Part:
+    """How many texts each attack changed, where the cells tell it; each draw has an attack of its own."""
+    counts: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for result in results:
+        for name, found in result.numbers["test_sets"].items():
+            if "changed" in found:
+                counts[name].add((found["changed"], found["texts"]))
+    body = tuple(
+        (name, ", ".join(f"{changed} of {texts}" for changed, texts in sorted(found)))
+        for name, found in sorted(counts.items())
+    )
+    return "Texts that attacks changed", ("attack", "changed"), body
 
 
 def _missing(results: Sequence[Result]) -> _Part:

@@ -46,18 +46,19 @@ def run(values: dict[str, Any]) -> None:
     settings = build(BenchmarkSettings, values)
     be_alone()
     failed = {} if settings.report_only else run_cells(values, settings)
+    wrong = [failure_text(failed)] if failed else []
     from ..benchmark.report import write_report
 
     try:
         for file in write_report(settings.room):
             print(file)
     except OSError as error:
-        raise BenchmarkError(
+        wrong.append(
             f"The tables cannot be written to {str(settings.room)!r}: {error}. The cells are kept; make room "
             "and run the same command again with `--report_only true`."
-        ) from error
-    if failed:
-        raise BenchmarkError(failure_text(failed))
+        )
+    if wrong:
+        raise BenchmarkError("\n".join(wrong))
 
 
 def run_cells(values: Mapping[str, Any], settings: BenchmarkSettings) -> "dict[Cell, str]":

@@ -72,6 +72,13 @@ class Setting:
 
     def _one(self, value: Any) -> Any:
         item = self.item
+        if get_origin(item) in (dict, Mapping):
+            if not isinstance(value, dict):
+                raise ConfigError(
+                    f"`{self.name}` takes mappings such as {{name: value}}, got {value!r}. Write them into a "
+                    "YAML file and give that by `--config`."
+                )
+            return value
         if get_origin(item) is Literal:
             by_name = {str(choice): choice for choice in get_args(item)}
             if str(value) not in by_name:

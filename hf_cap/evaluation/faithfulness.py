@@ -1,7 +1,8 @@
 """Comprehensiveness and sufficiency: what erasing a rationale does to the predicted probability.
 
 Pure functions of texts, word scores and a function that predicts; ERASER (DeYoung et al. 2020,
-arXiv 1911.03429, section 4), averaged over rationale sizes (AOPC).
+arXiv 1911.03429, section 4), averaged over rationale sizes (AOPC). The formula printed there has one more
+bin, the empty rationale, whose term is 0, and so divides by one more than the number of sizes.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,13 +85,18 @@ def sufficiency(
 
 
 def word_spans(
-    texts: Sequence[str], attributions: Sequence[Sequence[float]], word_pattern: str
+    texts: Sequence[str],
+    targets: Sequence[int],
+    attributions: Sequence[Sequence[float]],
+    word_pattern: str,
 ) -> list[list[Span]]:
-    """The words of each text, checked against its scores.
+    """The words of each text, checked against its target and its scores.
 
     Raises:
         DataError: the lists differ in length, or a text has another number of words than scores.
     """
+    if len(texts) != len(targets):
+        raise DataError(f"{len(texts)} texts but {len(targets)} targets; give one class a text.")
     if len(texts) != len(attributions):
         raise DataError(
             f"{len(texts)} texts but {len(attributions)} lists of word scores; give one list a text."
@@ -121,9 +127,7 @@ def _mean_drop(
     keep: bool,
 ) -> FloatArray:
     """Mean over the rationale sizes of `p(y|x) - p(y|x')`, x' being the rationale (`keep`) or the rest."""
-    if len(texts) != len(targets):
-        raise DataError(f"{len(texts)} texts but {len(targets)} targets; give one class a text.")
-    spans = word_spans(texts, attributions, word_pattern)
+    spans = word_spans(texts, targets, attributions, word_pattern)
     erased = [
         keep_words(text, words, [flag is keep for flag in rationale(scores, percent)])
         for percent in percentages

@@ -6,7 +6,8 @@ from that of the whole text, and D0 that distance for the text whose embeddings 
 
     Soft-NC = D(important words erased) / D0        Soft-NS = 1 - D(important words kept) / D0,
 
-which is the paper's form with sufficiency written as 1 - D. Special tokens are never erased.
+which is the paper's form with sufficiency written as 1 - D. Tokens outside every word (special tokens, and
+whatever the word pattern leaves out) are never erased.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ def soft_nc(
         Higher is better.
 
     Raises:
-        DataError: a text has another number of words than scores.
+        DataError: the lists differ in length, or a text has another number of words than scores.
         ModelError: the tokenizer knows no character offsets.
     """
     kept = [1.0 - importance(scores) for scores in attributions]
@@ -123,7 +124,7 @@ def _distances(
 ) -> tuple[FloatArray, FloatArray]:
     """Mean distance under random masks, and that of the zero input (NaN where it is 0), `(texts,)` each."""
     move = DISTANCES[distance]
-    spans = word_spans(texts, [list(row) for row in kept], word_pattern)
+    spans = word_spans(texts, targets, [list(row) for row in kept], word_pattern)
     width = classifier.embedding_width
     token_kept = [
         _of_tokens(token_words(offsets, words, text), row)
@@ -140,7 +141,7 @@ def _distances(
             for draw, row in zip(draws, token_kept, strict=True)
         ]
         moved += move(whole, classifier.masked(texts, masks), targets) / samples
-    # a kept-probability above 1 marks a special token, which the zero input keeps too
+    # a kept-probability above 1 marks a token outside every word, which the zero input keeps too
     nothing = [
         np.repeat((row > 1).astype(np.float64)[:, None], width, axis=1) for row in token_kept
     ]

@@ -14,10 +14,15 @@ from typing import Any
 import psutil
 import pytest
 from datasets import load_dataset
+from safetensors import SafetensorError
 
-from hf_cap.cli import main
+from hf_cap.benchmark.running import failures, matrix
+from hf_cap.benchmark.settings import BenchmarkSettings
+from hf_cap.cli import benchmark, main, parse_command
+from hf_cap.cli.config import build
 from hf_cap.files import write_json
 from tests.benchmark.rooms import TESTS, TEXTS, cell_files, flags, write_data
+from tests.launching import accelerate_launch, environment
 
 METHODS = ("none", "keywords", "shuffled", "oracle")
 
@@ -206,6 +211,20 @@ def test_a_data_set_with_unseen_labels_stops_no_other(
     assert all(name.startswith("data/") for name in cell_files(out))
 
 
+def test_a_file_that_is_no_json_stops_no_other_data_set(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = write_data(tmp_path / "bad")
+    (bad / "test.jsonl").write_text('{"text": "lost the card", "label": "lost_card"}\n{"text": \n')
+    out = tmp_path / "out"
+    few = ["--methods", "none", "--seeds", "0"]
+    assert main(flags(room, out, *few, data=[bad, room / "data"])) == 2
+    message = capsys.readouterr().err
+    assert "1 cells failed" in message
+    assert "test.jsonl" in message
+    assert list(cell_files(out)) == ["data/2_shot/draw_0/none/seed_0"]
+
+
 def test_an_attack_that_changes_nothing_is_told_and_left_out(room: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "plain", {label: ["it is"] for label in TESTS})
     kinds = ["keyword_replacement", "keyword_addition"]
@@ -240,6 +259,67 @@ def test_a_full_disk_fails_one_cell_and_the_next_run_mends_it(
     after = cell_files(tmp_path)
     assert len(after) == 4
     assert {name: after[name] for name in before} == before
+
+
+def test_a_model_that_cannot_be_saved_costs_no_numbers(
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("hf_cap.benchmark.students.Student.save", full)
+    few = ["--methods", "none", "--seeds", "0", "--keep_models", "true"]
+    assert main(flags(room, tmp_path, *few)) == 2
+    assert "1 x SafetensorError: I/O error: No space left on device" in capsys.readouterr().err
+    assert cell(tmp_path, "none")["test_sets"]["clean"]["texts"] == 6
+
+
+def test_results_of_before_are_none_where_the_process_that_redoes_them_died(
+    room: Path, tmp_path: Path
+) -> None:
+    few = ["--methods", "none", "--seeds", "0"]
+    assert main(flags(room, tmp_path, *few)) == 0
+    words = [*few, "--redo_changed", "true"]
+    for more, died in (([], False), (["--training", "learning_rate=2e-3"], True)):
+        values = parse_command("benchmark", benchmark, flags(room, tmp_path, *words, *more)[1:])
+        bench = benchmark.open_bench(build(BenchmarkSettings, values or {}))
+        found = failures(bench, matrix(bench), {})
+        assert [("its process ended" in reason) for reason in found.values()] == [True] * died
+
+
+def test_seeds_that_are_added_later_explain_the_same_classifier(room: Path, tmp_path: Path) -> None:
+    few = ["--methods", "none", "integrated_gradients"]
+    for seeds in (["1"], ["0"], ["0", "1"]):
+        assert main(flags(room, tmp_path, *few, "--seeds", *seeds)) == 0
+    assert len(list((tmp_path / "data").rglob("priors/integrated_gradients-*"))) == 1
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+    assert "| integrated_gradients | 2 |" in (tmp_path / "table.md").read_text()
+
+
+def test_accuracy_on_the_texts_that_an_attack_changed(room: Path, tmp_path: Path) -> None:
+    tests = {"lost_card": ["is it"], "renew_loan": ["renew it"], "pay_fine": ["it is"]}
+    data = write_data(tmp_path / "some", tests)
+    kinds = ["keyword_replacement", "keyword_addition"]
+    out = tmp_path / "out"
+    few = ["--methods", "none", "oracle", "--seeds", "0", "1", "--attacks", *kinds]
+    assert main(flags(room, out, *few, data=[data])) == 0
+    numbers = json.loads(next(out.rglob("cell.json")).read_text())["test_sets"]
+    assert "changed" not in numbers["clean"]
+    assert numbers["keyword_addition"]["changed"] == 3
+    assert "accuracy_changed" not in numbers["keyword_addition"]
+    replaced = numbers["keyword_replacement"]
+    assert replaced["changed"] == 1
+    # of a single text: the other two are as they were, and predicted as before
+    right = 3 * numbers["clean"]["accuracy"] - 3 * replaced["accuracy"]
+    assert replaced["accuracy_changed"] in (0.0, 1.0)
+    assert right in (-1.0, 0.0, 1.0)
+    table = (out / "table.md").read_text()
+    assert "| keyword_replacement | 1 of 3 |" in table
+    assert "changed: some, 2_shot, keyword_replacement" in table
+    assert "changed: some, 2_shot, keyword_addition" not in table
 
 
 @pytest.mark.slow
@@ -300,5 +380,25 @@ def test_two_jobs_share_the_cells_and_find_the_same(
     for name in cell_files(tmp_path):
         assert sum(f" {name}: clean" in line for line in told) == 1
     assert len(cell_files(tmp_path)) == len(METHODS) * 2
+    for method in METHODS:
+        assert cell(tmp_path, method)["test_sets"] == cell(done, method)["test_sets"]
+
+
+@pytest.mark.slow
+def test_launched_processes_share_the_cells_and_find_the_same(
+    room: Path, done: Path, tmp_path: Path
+) -> None:
+    words = ["-m", "hf_cap", *flags(room, tmp_path)]
+    ran = subprocess.run(
+        [*accelerate_launch(2), *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = [line.split(": clean")[0] for line in ran.stderr.splitlines() if ": clean" in line]
+    assert sorted(told) == sorted(cell_files(tmp_path))
+    assert len(told) == len(METHODS) * 2
     for method in METHODS:
         assert cell(tmp_path, method)["test_sets"] == cell(done, method)["test_sets"]

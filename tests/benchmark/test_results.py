@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from hf_cap.benchmark.bench import CELL_FILE
-from hf_cap.benchmark.figures import FIGURES, draw_attacks, draw_figures, draw_shots
+from hf_cap.benchmark.figures import (
+    FIGURES,
+    draw_attacks,
+    draw_faithfulness,
+    draw_figures,
+    draw_shots,
+)
 from hf_cap.benchmark.report import few_shot_summary, page
 from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
 from hf_cap.benchmark.tables import markdown, shown, tables
@@ -116,6 +122,20 @@ def test_the_committed_scores_are_of_priors_and_hold_no_text(
         found = read_parquet(file)
         assert set(found.column_names) == {"digest", f"prior_{source}", "provenance"}
         assert len(found) == len(set(found["digest"])) == texts
+
+
+def test_no_method_is_best_by_having_run_on_the_easy_draw_only() -> None:
+    values = {"none": (0.5, 0.9), "cap": (0.55, 0.95), "channel": (None, 0.92)}
+    found = [
+        Result(replace(one.cell, draw=draw), one.numbers)
+        for method, by_draw in values.items()
+        for draw, value in enumerate(by_draw)
+        if value is not None
+        for one in [result(method, 0, value)]
+    ]
+    assert summary(found)["bank"]["best_method"] == "cap"
+    without = [one for one in found if one.cell.method != "none"]
+    assert summary(without)["bank"]["best_method"] == "channel"  # by its mean: nothing to pair with
 
 
 def test_the_summary_is_of_the_smallest_training_set(results: list[Result]) -> None:
@@ -271,6 +291,34 @@ def test_every_figure_is_drawn_from_what_it_needs(results: list[Result], tmp_pat
     assert draw_shots(results) is None
     ten = [result("cap", seed, 0.8, "10_shot") for seed in range(2)]
     assert len(draw_figures([*results, *ten], tmp_path)) == 2 * len(FIGURES)
+
+
+def test_the_legend_names_what_any_data_set_has(results: list[Result]) -> None:
+    few = [
+        replace(one, cell=replace(one.cell, dataset="a"))
+        for one in results
+        if one.cell.method in ("none", "cap")
+    ]
+    for draw in (draw_attacks, draw_faithfulness):
+        shown = [text.get_text() for text in draw([*few, *results]).legends[0].get_texts()]
+        assert sorted(shown) == sorted(ACCURACY)
+
+
+def test_a_reason_with_bars_and_lines_stays_in_its_cell(results: list[Result]) -> None:
+    odd = result("cap", 9, 0.5, missing={"keyword_addition": "a | b\nc"})
+    assert "| keyword_addition | a \\| b c |" in markdown([*results, odd])
+
+
+def test_a_data_set_without_its_own_smallest_regime_is_drawn_by_its_smallest(
+    results: list[Result],
+) -> None:
+    large = [
+        Result(replace(one.cell, dataset="large", regime="full"), one.numbers) for one in results
+    ]
+    for draw in (draw_attacks, draw_faithfulness):
+        figure = draw([*results, *large])
+        assert [axes.get_title() for axes in figure.axes] == ["bank", "large"]
+        assert "5_shot, full" in figure.get_suptitle()
 
 
 def test_the_names_of_attacks_do_not_overlap() -> None:

@@ -29,6 +29,7 @@ class Job:
     weights: Mapping[str, float] = option(help="Weights.", factory=dict)
     more: dict[str, Any] | str | None = option(None, "Settings of another library.")
     sizes: list[float] | None = option(None, "Sizes.")
+    trials: tuple[Mapping[str, Any], ...] = option((), "Settings to try.")
 
 
 SETTINGS = settings_of(Job)
@@ -139,6 +140,11 @@ def test_dashes_are_underscores() -> None:
         ({"dry": "perhaps"}, "`dry` takes a value of type bool, got 'perhaps'"),
         ({"how": "median"}, r"`how` must be one of 'mean', 'max', got 'median'"),
         ({"weights": ["cap"]}, "`weights` takes pairs `name=value`, got"),
+        (
+            {"trials": ["rate=1"]},
+            "`trials` takes mappings .*, got 'rate=1'. Write them into a YAML",
+        ),
+        ({"trials": [{"rate": 1}, 2]}, "`trials` takes mappings .*, got 2"),
         ({"steps": None}, "`steps` needs a value"),
         ({}, "`name` is missing: Name of the job."),
     ],

@@ -1,6 +1,7 @@
 """Agreement, plausibility and robustness against values on paper and independent implementations."""
 
 import typing
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def test_spearman_is_scipys_and_zero_where_undefined() -> None:
         )
     assert spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
     assert spearman([], []) == 0.0
+
+
+@pytest.mark.parametrize("agree", AGREEMENTS.values())
+def test_lists_of_other_lengths_are_refused(agree: Callable[..., float]) -> None:
+    with pytest.raises(DataError, match="2 word scores but 1 of the reference"):
+        agree([1.0, 2.0], [1.0])
 
 
 def test_every_agreement_has_a_function() -> None:

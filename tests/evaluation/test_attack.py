@@ -17,6 +17,7 @@ from hf_cap.evaluation.attacks.attack import (
     prepare_attack,
     run_attack,
 )
+from hf_cap.evaluation.attacks.rewriting import fault
 from hf_cap.evaluation.attacks.settings import AttackSettings
 from hf_cap.scoring.chat import StandInChat
 from hf_cap.scoring.settings import ScorerSettings
@@ -197,6 +198,20 @@ def test_a_chat_model_rewrites_and_is_judged() -> None:
     assert '"lost", "card"' in rewriting[0]
     assert "The topic stays: lost card." in rewriting[0]
     assert len(judging) == 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "I’m sorry, but I can’t help with my pass.",
+        "Sorry, I can't do that with my pass.",
+        "Unfortunately, I cannot rewrite my pass.",
+        "I won’t write of my pass.",
+    ],
+)
+def test_refusals_with_any_apostrophe_are_refusals(reply: str) -> None:
+    assert fault("i lost my card", reply) == "refusal"
+    assert fault("sorry, i can not find my card", "sorry, i cannot find my pass") is None
 
 
 def test_nothing_is_judged_when_every_rewriting_fails() -> None:

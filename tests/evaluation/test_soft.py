@@ -1,10 +1,13 @@
 """Soft-NC and Soft-NS: limits known on paper, and a planted word that carries the decision."""
 
 import typing
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from hf_cap.errors import DataError
+from hf_cap.evaluation.faithfulness import FloatArray
 from hf_cap.evaluation.predict import Classifier
 from hf_cap.evaluation.settings import SoftDistance
 from hf_cap.evaluation.soft import (
@@ -15,6 +18,7 @@ from hf_cap.evaluation.soft import (
     soft_nc,
     soft_ns,
 )
+from hf_cap.words import split_words
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TEXTS = ["i lost my card", "renew the loan please", "close"]
@@ -60,6 +64,57 @@ def test_certain_masks_have_certain_values(distance: SoftDistance) -> None:
     ns = soft_ns(CLASSIFIER, [text], target, [scores], distance=distance)[0]
     assert nc == pytest.approx(np.clip(without / zero, 0, 1), abs=1e-6)
     assert ns == pytest.approx(np.clip(1 - only / zero, 0, 1), abs=1e-6)
+
+
+class Planted:
+    """Each word adds its weight to p(class 1), by the share of its token's elements that are left."""
+
+    embedding_width = 2000
+    weights: typing.ClassVar = {"lost": 0.5, "card": 0.3}
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        return self.masked(texts, [np.ones((len(text.split()) + 2, 1)) for text in texts])
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        return [[(0, 0), *split_words(text), (0, 0)] for text in texts]
+
+    def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
+        left = [mask.mean(axis=1)[1:-1] for mask in masks]
+        assert all((mask[[0, -1]] == 1).all() for mask in masks)  # special tokens stay
+        rows = [
+            0.1
+            + sum(
+                self.weights.get(word, 0.0) * part
+                for word, part in zip(text.split(), parts, strict=True)
+            )
+            for text, parts in zip(texts, left, strict=True)
+        ]
+        return np.array([[1 - p, p] for p in rows])
+
+
+@pytest.mark.parametrize(
+    ("scores", "nc", "ns"),
+    [
+        # importance 0, 1, 0.5, 0.8: (0.5 + 0.3 * 0.8) / 0.8 of what the words carry
+        ([0.0, 1.0, 0.5, 0.8], 0.925, 0.925),
+        ([1.0, 0.0, 0.5, 0.2], 0.075, 0.075),
+        ([0.3, 0.3, 0.3, 0.3], 0.5, 0.5),
+    ],
+)
+def test_a_planted_word_that_carries_the_decision(
+    scores: list[float], nc: float, ns: float
+) -> None:
+    # single elements are erased: were it whole tokens, a word would be there or not in each of 4 masks
+    planted: typing.Any = Planted()
+    text = ["i lost my card"]
+    assert soft_nc(planted, text, [1], [scores])[0] == pytest.approx(nc, abs=0.02)
+    assert soft_ns(planted, text, [1], [scores])[0] == pytest.approx(ns, abs=0.02)
+
+
+@pytest.mark.parametrize("metric", [soft_nc, soft_ns])
+def test_one_target_for_many_texts_is_refused(metric: typing.Any) -> None:
+    with pytest.raises(DataError, match="3 texts but 1 targets"):
+        metric(CLASSIFIER, TEXTS, [0], [[0.1] * 4, [0.2] * 4, [0.3]])
 
 
 def test_masks_depend_on_seed_and_text_only() -> None:

@@ -27,9 +27,15 @@ JUDGE_PROMPT = (
 REFUSALS = (
     "i'm sorry",
     "i am sorry, but",
+    "sorry, but",
+    "sorry, i can",
+    "unfortunately, i can",
     "i can't",
     "i cannot",
+    "i won't",
     "i'm unable",
+    "i am unable",
+    "i'm not able",
     "as an ai",
     "i am an ai",
 )
@@ -87,7 +93,7 @@ def fault(
     words, before = _words(rewritten, pattern), _words(original, pattern)
     if not words:
         return "empty reply"
-    if rewritten.casefold().startswith(REFUSALS) and not original.casefold().startswith(REFUSALS):
+    if _refuses(rewritten) and not _refuses(original):
         return "refusal"
     if ECHO.search(rewritten) and not ECHO.search(original):
         return "request echoed"
@@ -102,6 +108,11 @@ def fault(
     if set(forbidden) & set(words):
         return "keyword still there"
     return None
+
+
+def _refuses(text: str) -> bool:
+    """Whether a text begins as refusals do; a typographic apostrophe is one too."""
+    return text.replace("’", "'").casefold().startswith(REFUSALS)
 
 
 def _words(text: str, pattern: str) -> list[str]:
