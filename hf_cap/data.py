@@ -28,7 +28,7 @@ from datasets.exceptions import DatasetsError
 from .embedded import resolve_data
 from .errors import DataError
 from .files import atomic_path, refuse_loss
-from .schema import LABEL, TEXT
+from .schema import LABEL, TEXT, prior_column
 
 T = TypeVar("T")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -120,6 +120,20 @@ def label_names(dataset: Dataset) -> list[str]:
             "or call `dataset.class_encode_column('label')`."
         )
     return list(feature.names)
+
+
+def prior_sources(features: Mapping[str, Any]) -> list[str]:
+    """Sources whose prior columns are among the `features` of a data set, in their order.
+
+    A column of single values, say `prior_weight`, is no prior.
+    """
+    prefix = prior_column("")
+    return [
+        name.removeprefix(prefix)
+        for name, feature in features.items()
+        if name.startswith(prefix)
+        and not (isinstance(feature, Value) and feature.dtype != "null")  # null: no text has one
+    ]
 
 
 def check_output(

@@ -72,12 +72,13 @@ def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
 def folder_stamp(folder: str | os.PathLike[str]) -> str:
     """Hash of the names, sizes and times of the files of a folder; empty where there is no such folder.
 
-    It tells cheaply whether a model that was read from there has been written anew.
+    It tells cheaply whether a model that was read from there has been written anew. Folders in it, such as
+    an evaluation of the model, do not count.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         return ""
-    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda entry: entry.name)
     files = "\0".join(f"{e.name} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
     return hashlib.blake2b(os.fsencode(files), digest_size=8).hexdigest()
 

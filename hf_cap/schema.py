@@ -41,11 +41,6 @@ def diagnostic_column(source: str, what: str) -> str:
     return f"{source}_{what}"
 
 
-def prior_sources(columns: Sequence[str]) -> list[str]:
-    """Sources whose prior columns are among `columns`, in their order."""
-    return [name.removeprefix(_PRIOR_PREFIX) for name in columns if name.startswith(_PRIOR_PREFIX)]
-
-
 def check_prior(
     prior: Sequence[float] | None,
     words: Sequence[str],

@@ -9,7 +9,15 @@ import pytest
 from datasets import ClassLabel, Dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_cap.data import _READERS, choose_split, evenly, label_names, load_splits, save_splits
+from hf_cap.data import (
+    _READERS,
+    choose_split,
+    evenly,
+    label_names,
+    load_splits,
+    prior_sources,
+    save_splits,
+)
 from hf_cap.errors import ConfigError, DataError
 
 
@@ -174,6 +182,21 @@ def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.M
     monkeypatch.setitem(_READERS, ".jsonl", read)
     with pytest.raises(OSError, match="No space left"):
         load_splits(folder)
+
+
+def test_sources_are_read_back_from_columns() -> None:
+    data = Dataset.from_dict(
+        {
+            "text": ["a b"],
+            "words": [["a", "b"]],
+            "prior_lime": [[0.1, 0.2]],
+            "prior_cap": [None],  # no text has one
+            "prior": [[0.1, 0.2]],
+            "prior_weight": [0.5],
+            "cap_r2": [0.9],
+        }
+    )
+    assert prior_sources(data.features) == ["lime", "cap"]
 
 
 def test_splits_that_do_not_exist_or_are_empty(folder: Path) -> None:

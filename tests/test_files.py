@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.files import atomic_path, finite, write_json, write_text
+from hf_cap.files import atomic_path, finite, folder_stamp, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
@@ -79,3 +79,14 @@ def test_a_log_with_numbers_that_are_not_finite_can_be_written(tmp_path: Path) -
         {"step": 1, "loss": 0.5, "grad_norm": None},
         {"loss": None, "ok": True},
     ]
+
+
+def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("a")
+    before = folder_stamp(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "test.json").write_text("{}")
+    assert folder_stamp(tmp_path) == before
+    (tmp_path / "model.safetensors").write_text("ab")
+    assert folder_stamp(tmp_path) != before
+    assert folder_stamp(tmp_path / "nowhere") == ""

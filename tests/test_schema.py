@@ -9,17 +9,8 @@ from hf_cap.schema import (
     add_provenance,
     check_prior,
     check_words,
-    diagnostic_column,
-    prior_column,
-    prior_sources,
     read_provenance,
 )
-
-
-def test_sources_are_read_back_from_columns() -> None:
-    columns = ["text", "label", "words", prior_column("lime"), prior_column("cap"), "prior"]
-    columns.append(diagnostic_column("cap", "r2"))
-    assert prior_sources(columns) == ["lime", "cap"]
 
 
 def test_no_prior_is_fine() -> None:

@@ -16,6 +16,8 @@ SECRET = re.compile(
 """Access tokens of the Hub, of OpenAI-compatible servers and of GitHub."""
 LOCAL_PATH = re.compile(r"(?<![\w.:/<])(?:~|/|[A-Za-z]:\\)[^\s'\"=,;]*[^\s'\"=,;.)\]]")
 """An absolute path, or one below the home folder."""
+_SERVER = re.compile(r"\b\w+://[^\s'\"|]+")
+"""An address, with whatever credentials it holds: of a language model's server, most likely."""
 _PRIVATE = re.compile(
     # `tokens` are counted
     r"token(?!s)|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
@@ -45,8 +47,9 @@ def public_name(name: str | None) -> str | None:
 
 
 def public_text(text: str) -> str:
-    """A text in which each local path is cut down to its last part, and each secret to `***`."""
-    return SECRET.sub("***", LOCAL_PATH.sub(lambda path: _last(path[0]), text))
+    """A text in which each local path is cut down to its last part, and each address and secret to `***`."""
+    without_servers = _SERVER.sub("***", text)
+    return SECRET.sub("***", LOCAL_PATH.sub(lambda path: _last(path[0]), without_servers))
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from ..data import label_names
+from ..data import label_names, prior_sources
 from ..errors import ConfigError, DataError
 from ..files import write_json
 from ..schema import (
@@ -24,7 +24,6 @@ from ..schema import (
     WORDS,
     check_prior,
     prior_column,
-    prior_sources,
     read_provenance,
 )
 from ..word_counts import count_words, fold, log_odds
@@ -197,7 +196,7 @@ class _Data(NamedTuple):
 
 
 def _read(dataset: Dataset) -> _Data:
-    columns = {source: prior_column(source) for source in prior_sources(dataset.column_names)}
+    columns = {source: prior_column(source) for source in prior_sources(dataset.features)}
     if PRIOR in dataset.column_names:
         columns[PRIOR] = PRIOR
     if not columns or WORDS not in dataset.column_names:

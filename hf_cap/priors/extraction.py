@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, DatasetDict, Features
 from tqdm.auto import tqdm
 
@@ -32,7 +32,7 @@ from .rows import read_rows
 from .settings import ExtractionSettings
 from .sources import Source
 from .summary import ExtractionSummary, zero_shot
-from .word_source import WordSource
+from .word_source import LEARNT, WordSource
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def extract_priors(
     chosen = {split: choose_split(splits, split) for split in settings.splits}
     _check(chosen, sources)
     state = _processes()
+    sources = _as_the_main_process_has_learnt(sources, state)
     work = _work_folder(output)
     # found once: what a source keeps of its work must not change where the work is looked for
     chunks = {
@@ -147,6 +148,33 @@ def _processes() -> PartialState:
     meeting point hours after the first, which the usual ten minutes of patience would not survive.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+
+
+def _as_the_main_process_has_learnt(
+    sources: Sequence[Source], state: PartialState
+) -> Sequence[Source]:
+    """The sources with what the main process has learnt from the data.
+
+    Each process calibrates for itself, on a GPU of another kind perhaps; sources that differ in a last bit
+    would look for their chunks in different places.
+    """
+    if state.num_processes == 1:
+        return sources
+    learnt: list[dict[str, Any]] = [
+        {
+            item.name: getattr(source, item.name)
+            for item in fields(source)
+            if item.metadata == LEARNT
+        }
+        if is_dataclass(source)
+        else {}
+        for source in sources
+    ]
+    broadcast_object_list(learnt)
+    return [
+        replace(source, **values) if values else source  # type: ignore[type-var]  # a dataclass
+        for source, values in zip(sources, learnt, strict=True)
+    ]
 
 
 def _check(chosen: Mapping[str, Dataset], sources: Sequence[Source]) -> None:

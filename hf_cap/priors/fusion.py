@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from datasets import Dataset, DatasetDict, Features, List, Value
 
+from ..data import prior_sources
 from ..errors import ConfigError, DataError, PriorError
 from ..schema import (
     PRIOR,
@@ -22,7 +23,6 @@ from ..schema import (
     add_provenance,
     check_prior,
     prior_column,
-    prior_sources,
     read_provenance,
 )
 from .normalisation import normalise
@@ -185,10 +185,10 @@ def fuse_priors(
 def fuse_with_summary(dataset: Splits, settings: FusionSettings) -> tuple[Splits, FusionSummary]:
     """As `fuse_priors`, with a summary of what had to be left out."""
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"": dataset})
-    columns = next(iter(splits.values())).column_names
-    sources = settings.sources or tuple(prior_sources(columns))
+    first = next(iter(splits.values()))
+    sources = settings.sources or tuple(prior_sources(first.features))
     fusion = PriorFusion(**{**vars(settings), "sources": sources})
-    _check_settings(fusion, columns)
+    _check_settings(fusion, first.column_names)
     fused = DatasetDict({name: _fuse_split(split, fusion) for name, split in splits.items()})
     summary = _summarise(fused, fusion)
     return (fused if isinstance(dataset, DatasetDict) else fused[""]), summary

@@ -14,8 +14,9 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
+from ..data import prior_sources
 from ..errors import CAPError, ConfigError, DataError, PriorError
-from ..schema import PRIOR, prior_sources
+from ..schema import PRIOR
 from .faults import explained, persistently
 from .prior_data import read_configuration
 from .settings import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
@@ -238,11 +239,11 @@ def load_prior_dataset(
         if isinstance(error, CAPError):
             raise
         raise DataError(f"Cannot load {configuration!r} of {name!r}: {error}") from error
-    columns = next(iter(splits.values())).column_names
-    if PRIOR not in columns:
+    features = next(iter(splits.values())).features
+    if PRIOR not in features:
         raise PriorError(
-            f"{name!r} has no column {PRIOR!r}; it has {columns}. "
-            + ("Fuse its priors first." if prior_sources(columns) else "It holds no priors.")
+            f"{name!r} has no column {PRIOR!r}; it has {list(features)}. "
+            + ("Fuse its priors first." if prior_sources(features) else "It holds no priors.")
         )
     return splits
 

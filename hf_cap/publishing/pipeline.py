@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..attribution import attribute_words
+from ..classifiers import longest_input
 from ..errors import ConfigError
 from ..explanation import Explanation
 from ..words import word_strings
@@ -50,7 +51,8 @@ class ExplainedTextClassification(Pipeline):
             ConfigError: the model has no such label, or there is no such method.
         """
         how = Explanation.read(self.model.config)
-        probabilities = self._probabilities(texts, how.max_length)
+        limit = how.max_length or longest_input(self.model, self.tokenizer)
+        probabilities = self._probabilities(texts, limit)
         chosen = self._chosen(probabilities, label)
         attributions = attribute_words(
             self.model,
@@ -62,7 +64,7 @@ class ExplainedTextClassification(Pipeline):
             rule=how.rule,
             target=how.target,
             word_pattern=how.word_pattern,
-            max_length=how.max_length,
+            max_length=limit,
         )
         return [
             {
@@ -93,7 +95,7 @@ class ExplainedTextClassification(Pipeline):
         """The row of one text."""
         return model_outputs["row"]
 
-    def _probabilities(self, texts: Sequence[str], max_length: int | None) -> list[list[float]]:
+    def _probabilities(self, texts: Sequence[str], max_length: int) -> list[list[float]]:
         inputs = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
         ).to(self.model.device)

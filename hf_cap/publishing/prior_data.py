@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo
 from huggingface_hub import metadata_load
 
 from ..cards.safety import public_name, public_settings
-from ..data import load_splits, read_parquet
+from ..data import load_splits, prior_sources, read_parquet
 from ..errors import DataError, PriorError
 from ..schema import (
     LABEL,
@@ -19,7 +19,6 @@ from ..schema import (
     add_provenance,
     diagnostic_column,
     prior_column,
-    prior_sources,
     read_provenance,
 )
 
@@ -34,7 +33,7 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
         PriorError: there is no prior column, or the splits have different columns.
     """
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
-    columns = next(iter(splits.values())).column_names
+    columns = next(iter(splits.values())).features
     for split, data in splits.items():
         if set(data.column_names) != set(columns):
             raise PriorError(

@@ -82,9 +82,7 @@ def adapt_language_model(
     collator = AnswerCollator(_packs(model, rows), model.dtype)
     set_seed(settings.seed)
     if settings.gradient_checkpointing:
-        # transformers 5.23 renames it and warns of the old name; goes when we need that version
-        old = model.gradient_checkpointing_enable
-        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     adapted = _with_adapters(model, settings, name)
     trainer = AnswerTrainer(
         model=adapted,

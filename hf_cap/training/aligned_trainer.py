@@ -132,10 +132,15 @@ class AlignedTrainer(Trainer):
         return self.current_gradient_accumulation_steps if scaled else 1
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`, with the parts of the loss among the metrics."""
+        """As `Trainer.evaluation_loop`, with the parts of the loss among the metrics.
+
+        Of data without any prior there is no `loss_align`: its 0 would be that of perfect agreement.
+        """
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
         parts = self._meters[False].flush(self.accelerator.gather, f"{prefix}_")
+        if f"{prefix}_align_cosine" not in parts:
+            parts.pop(f"{prefix}_loss_align", None)
         return output._replace(metrics={**(output.metrics or {}), **parts})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

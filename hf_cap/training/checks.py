@@ -9,8 +9,9 @@ from datasets import Dataset
 from torch import nn
 
 from ..attribution import Explained, pad_token
+from ..data import prior_sources
 from ..errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
-from ..schema import PRIOR, prior_sources
+from ..schema import PRIOR
 from .data import PRIOR_WEIGHT, TOKEN_WORDS
 from .gradient import GRADIENTS, Plan, TokenLoss
 from .settings import AlignmentOptions
@@ -54,7 +55,7 @@ def check_has_prior(dataset: Dataset, options: AlignmentOptions) -> None:
     if not options.alignment_weight or column in dataset.column_names:
         return
     fuse = "`hf-cap fuse` (in Python `fuse_priors`)"
-    steps = fuse if prior_sources(dataset.column_names) else f"`hf-cap extract`, then {fuse}"
+    steps = fuse if prior_sources(dataset.features) else f"`hf-cap extract`, then {fuse}"
     raise PriorError(
         f"alignment_weight={options.alignment_weight!r}, but there is no column {column!r}; the data set has "
         f"{dataset.column_names}. Run {steps}, or train without alignment: `alignment_weight=0`."

@@ -85,9 +85,12 @@ class Encoder:
         encoded[PRIOR] = [
             prior or [0.0] * len(words) for prior, words in zip(priors, spans, strict=True)
         ]
+        # a prior that is 0 wherever a word has a token, as when the text is cut before, says nothing
         encoded[PRIOR_WEIGHT] = [
-            float(weight) if prior and any(prior) else 0.0
-            for prior, weight in zip(priors, weights, strict=True)
+            float(weight)
+            if prior and any(prior[word] for word in words if word != NO_WORD)
+            else 0.0
+            for prior, weight, words in zip(priors, weights, encoded[TOKEN_WORDS], strict=True)
         ]
         return {name: column for name, column in encoded.items() if column is not None}
 
@@ -127,7 +130,7 @@ class Priors(NamedTuple):
     mask: WordMask
     """Words that have a token and belong to an example with a prior."""
     weight: PerExample
-    """At least 0; 0 for an example without a prior."""
+    """At least 0; 0 for an example without a prior, or whose prior is 0 at every word that has a token."""
 
 
 def take_priors(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Priors | None]:

@@ -57,6 +57,9 @@ class WordAligner:
 
     def __call__(self, outputs: Any) -> Alignment:
         """Alignment loss of the batch, with its gradient in training."""
+        weight = self.priors.weight
+        if self.mode is None and not weight.any():  # nothing is explained where nothing is compared
+            return Alignment(weight.new_zeros(()), torch.zeros_like(weight), weight)
         if self.mode is None:
             scores, _ = path_scores(self.explained, self.plan.points, rows=self.plan.rows)
             value = self.loss(scores).detach()
@@ -68,7 +71,7 @@ class WordAligner:
                 )
                 plan, shared = plan.share(score, only_path(self._seen, self.explained.model))
             value, scores = GRADIENTS[self.mode](self.explained, plan, self.loss, shared)
-        return Alignment(value, cosine(scores, self.priors), self.priors.weight)
+        return Alignment(value, cosine(scores, self.priors), weight)
 
 
 def make_plan(

@@ -6,6 +6,7 @@ import pytest
 from transformers import pipeline as typed_pipeline
 
 from hf_cap.attribution import attribute_words
+from hf_cap.classifiers import longest_input
 from hf_cap.errors import ConfigError
 from hf_cap.explanation import Explanation
 from hf_cap.publishing.pipeline import register_pipeline
@@ -62,6 +63,15 @@ def test_the_method_of_the_alignment_is_used(model: Any, explain: Any) -> None:
     assert found["attributions"] == pytest.approx(expected, abs=1e-7)
     other = explain("pay it", label="LABEL_2", method="integrated_gradients")
     assert other["attributions"] != pytest.approx(expected, abs=1e-4)
+
+
+def test_a_text_beyond_the_model_is_cut_as_in_training(model: Any, explain: Any) -> None:
+    text = "renew my card please " * 60
+    (found,) = explain([text], steps=2)
+    assert len(found["words"]) == len(found["attributions"]) == 240
+    cut = longest_input(model, word_tokenizer()) - 2
+    assert found["attributions"][cut - 1] != 0.0
+    assert set(found["attributions"][cut:]) == {0.0}
 
 
 def test_a_batch_gives_what_single_texts_give(explain: Any) -> None:

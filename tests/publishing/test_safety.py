@@ -48,15 +48,15 @@ def test_a_local_thing_keeps_its_last_name() -> None:
         ("--dir=~/runs/x", "--dir=x"),
         ("'/home/alice/my' b", "'my' b"),
         ("C:\\runs\\x", "x"),
-        (
-            "a/b and/or https://arxiv.org/abs/1 or 1/2",
-            "a/b and/or https://arxiv.org/abs/1 or 1/2",
-        ),
+        ("a/b and/or 1/2", "a/b and/or 1/2"),
+        ("--base_url http://gpu7.corp:8000/v1 --n 3", "--base_url *** --n 3"),
+        ("'https://user:word@gpu7/v1'", "'***'"),
+        ("http://u:pw@gpu7:8000/v1|m|served|echo|text", "***|m|served|echo|text"),
         (r"\S+|[^\w\s]", r"\S+|[^\w\s]"),
         ("--token hf_" + "a" * 34, "--token ***"),
     ],
 )
-def test_paths_are_cut_and_secrets_hidden(text: str, public: str) -> None:
+def test_paths_are_cut_and_servers_and_secrets_hidden(text: str, public: str) -> None:
     assert public_text(text) == public
 
 

@@ -14,7 +14,7 @@ from hf_cap.publishing.hub import listing, load_prior_dataset, push_metric, push
 from hf_cap.publishing.prior_data import configurations
 from hf_cap.publishing.settings import MetricPush, ModelPush, PriorCard, PriorPush
 from hf_cap.publishing.staging import check_folder, stage_model, stage_priors
-from hf_cap.schema import read_provenance
+from hf_cap.schema import add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -179,6 +179,20 @@ def test_provenance_keeps_no_path() -> None:
     for splits in found.values():
         assert "/home" not in splits["train"]["provenance"][0]
     assert read_provenance(found["cap"]["train"]["provenance"][0])["cap"]["model"] == "smollm2"
+
+
+def test_provenance_keeps_no_server() -> None:
+    facts = {
+        "scorer": "http://u:pw@gpu7:8000/v1|m|served",
+        "command": "x --base_url http://gpu7/v1",
+    }
+    splits = prior_splits()
+    cell = add_provenance(None, "cap", facts)
+    splits["train"] = (
+        splits["train"].remove_columns("provenance").add_column("provenance", [cell] * 3)
+    )
+    for found in configurations(splits).values():
+        assert "gpu7" not in str(found["train"]["provenance"][:])
 
 
 def test_without_a_fusion_the_first_source_is_the_default() -> None:

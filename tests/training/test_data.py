@@ -66,6 +66,13 @@ def test_a_null_or_zero_prior_has_weight_zero(none: list[float] | None) -> None:
     assert not batch["prior_mask"][0].any()
 
 
+def test_a_prior_that_is_cut_off_with_its_text_has_weight_zero() -> None:
+    behind = encode(rows(prior=[[0.0, 0.0, 3.0], [4.0]]), max_length=4)
+    assert behind["prior_weight"][:] == [0.0, 1.0]
+    whole = encode(rows(prior=[[0.0, 0.0, 3.0], [4.0]]))
+    assert whole["prior_weight"][:] == [1.0, 1.0]
+
+
 def test_a_data_set_without_priors_has_weight_zero() -> None:
     batch = CAPCollator(word_tokenizer())(list(encode(rows().remove_columns("prior"))))
     assert batch["prior_weight"].tolist() == [0.0, 0.0]

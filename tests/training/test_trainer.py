@@ -126,6 +126,28 @@ def test_the_aligned_attribution_is_the_plain_one(tmp_path: Path) -> None:
     assert -1 <= metrics["eval_align_cosine"] <= 1
 
 
+def test_held_out_texts_without_priors_are_not_called_aligned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = trainer(tmp_path)
+    plain = raw_rows().remove_columns("prior")
+    half = raw_rows().map(
+        lambda row, at: {"prior": row["prior"] if at < 4 else None}, with_indices=True
+    )
+    mixed = subject.evaluate(half)
+    assert mixed["eval_loss"] == pytest.approx(
+        mixed["eval_loss_task"] + 0.5 * mixed["eval_loss_align"], rel=1e-4
+    )
+
+    def explain(*_: Any, **__: Any) -> None:
+        raise AssertionError("explained without need")
+
+    monkeypatch.setattr("hf_cap.training.word_aligner.path_scores", explain)
+    found = subject.evaluate(plain)
+    assert found["eval_loss_task"] == pytest.approx(found["eval_loss"])
+    assert not {"eval_loss_align", "eval_align_cosine"} & set(found)
+
+
 def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
     none = raw_rows().map(lambda row: {"prior": None}, features=raw_rows().features)
     _, with_weight = batch_loss(trainer(tmp_path, rows=none, alignment_weight=5.0))

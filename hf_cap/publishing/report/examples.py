@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...data import evenly
-from ...schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
+from ...data import evenly, prior_sources
+from ...schema import LABEL, PRIOR, TEXT, WORDS, prior_column
 from .audit import FUSED
 from .groups import RunGroup, baseline_of
 from .loading import Columns, PriorFolder, Run
@@ -131,8 +131,10 @@ def _rows(columns: Columns) -> Iterator[dict[str, Any]]:
 
 
 def _prior_scores(row: Mapping[str, Any]) -> dict[str, Sequence[float] | None]:
-    columns = {source: prior_column(source) for source in prior_sources(list(row))} | {PRIOR: PRIOR}
-    return {key: row[column] for key, column in columns.items() if row.get(column) is not None}
+    columns = {source: prior_column(source) for source in prior_sources(row)} | {PRIOR: PRIOR}
+    return {
+        key: row[column] for key, column in columns.items() if isinstance(row.get(column), Sequence)
+    }
 
 
 def _prediction(record: Mapping[str, Any] | None) -> Prediction | None:
