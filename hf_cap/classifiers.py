@@ -234,15 +234,23 @@ def _in_base(model: PreTrainedModel, weight: str) -> bool:
     return weight.startswith(f"{model.base_model_prefix}.")
 
 
-def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
+def load_model(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """A sequence classifier from a folder, a Hub id or an `embedded/...` name; a LoRA run is merged.
+
+    Args:
+        name: Where it is.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Run code that comes with the model.
 
     Raises:
         ModelError: there is none.
     """
     if is_lora_run(folder := Path(resolve_model(name))):
-        return merged_lora(folder)
-    model: PreTrainedModel = _load(AutoModelForSequenceClassification, "classifier", name, revision)
+        return merged_lora(folder, trust_remote_code=trust_remote_code)
+    auto = AutoModelForSequenceClassification
+    model: PreTrainedModel = _load(auto, "classifier", name, revision, trust_remote_code)
     return model
 
 
@@ -263,10 +271,11 @@ def drop_other_kind(folder: Path, *, adapter: bool) -> None:
             file.unlink()
 
 
-def merged_lora(folder: Path) -> PreTrainedModel:
+def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The base model of a LoRA run with the adapter merged into its weights.
 
-    An adapter alone names its base, but knows neither the labels nor the pad token: `run.json` does.
+    An adapter alone names its base, but knows neither the labels nor the pad token: `run.json` does. Whether
+    code of the base is run is not read from there: the folder may be another's.
 
     Raises:
         ModelError: the base model is not there.
@@ -275,26 +284,33 @@ def merged_lora(folder: Path) -> PreTrainedModel:
 
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     base = new_classifier(
-        run["model"], run["data"]["labels"], revision=run["settings"].get("model_revision")
+        run["model"],
+        run["data"]["labels"],
+        revision=run["settings"].get("model_revision"),
+        trust_remote_code=trust_remote_code,
     ).model
     merged: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     return merged
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, a Hub id or an `embedded/...` name.
+def load_tokenizer(
+    name: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder, a Hub id or an `embedded/...` name. Arguments as for `load_model`.
 
     Raises:
         ModelError: there is none.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, "tokenizer", name, revision)
+    tokenizer: PreTrainedTokenizerBase = _load(
+        AutoTokenizer, "tokenizer", name, revision, trust_remote_code
+    )
     return tokenizer
 
 
-def _load(auto: Any, what: str, name: str, revision: str | None) -> Any:
+def _load(auto: Any, what: str, name: str, revision: str | None, trust_remote_code: bool) -> Any:
     folder = resolve_model(name)
     try:
-        return auto.from_pretrained(folder, revision=revision)
+        return auto.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"The {what} {name!r} cannot be loaded: {error}") from error
 

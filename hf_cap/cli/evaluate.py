@@ -32,6 +32,8 @@ class EvaluatePlaces:
     )
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
+    model_revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
 
 
 SETTINGS = (EvaluatePlaces, EvaluationSettings)
@@ -63,6 +65,7 @@ def _output(places: EvaluatePlaces) -> Path:
 
 
 def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
+    from ..classifiers import load_model, load_tokenizer
     from ..data import load_splits
     from ..evaluation.classifier import evaluate_classifier
 
@@ -72,9 +75,10 @@ def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -
         text_column=places.text_column,
         label_column=places.label_column,
     )
+    where, trusted = (places.model, places.model_revision), places.trust_remote_code
     evaluation = evaluate_classifier(
-        places.model,
-        None,
+        load_model(*where, trust_remote_code=trusted),
+        load_tokenizer(*where, trust_remote_code=trusted),
         splits[places.split],
         settings=settings,
     )

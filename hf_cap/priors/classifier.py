@@ -39,7 +39,9 @@ class ClassifierSource(WordSource, ReferenceSettings):
         Raises:
             ModelError: it cannot be loaded, or its labels are not those of the data.
         """
-        return _open(self.classifier, self.revision, self.stamp, self.labels)
+        return _open(
+            self.classifier, self.revision, self.trust_remote_code, self.stamp, self.labels
+        )
 
 
 class ReferenceClassifier(TextClassifier):
@@ -68,13 +70,14 @@ class ReferenceClassifier(TextClassifier):
 
 @lru_cache(maxsize=2)
 def _open(
-    name: str, revision: str | None, stamp: str, labels: tuple[str, ...]
+    name: str, revision: str | None, trust_remote_code: bool, stamp: str, labels: tuple[str, ...]
 ) -> ReferenceClassifier:
     if folder_stamp(resolve_model(name)) != stamp:
         raise ModelError(
             f"The reference classifier {name!r} has changed since the source was made. Make the source anew."
         )
-    model, tokenizer = load_model(name, revision), load_tokenizer(name, revision)
+    model = load_model(name, revision, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)
     check_offsets(tokenizer)
     names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
     outputs = _match_labels(name, names, labels)

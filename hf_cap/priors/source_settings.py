@@ -64,6 +64,7 @@ class ReferenceSettings:
         "`save_pretrained`, or a Hub id."
     )
     revision: str | None = option(None, "Branch, tag or commit of a classifier on the Hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the classifier.")
 
 
 @documented
