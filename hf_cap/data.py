@@ -197,6 +197,10 @@ def _read(
         raise DataError(f"There is no file or folder {str(path)!r}.")
     try:
         return dict(load_dataset(str(name), revision=revision)), None
+    except RuntimeError as error:  # a loading script, which datasets 4 and later refuse
+        raise DataError(
+            f"The data set {str(name)!r} of the Hub cannot be loaded: {error}"
+        ) from error
     except OSError as error:  # of the network, or of the Hub
         raise DataError(
             f"{str(name)!r} is no file or folder here, and cannot be had from the Hub: {error}"

@@ -105,6 +105,17 @@ def test_a_name_that_is_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         load_splits("me/nowhere")
 
 
+def test_a_loading_script_of_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found bank.py")
+
+    monkeypatch.setattr("hf_cap.data.load_dataset", load)
+    with pytest.raises(
+        DataError, match="'a/bank' of the Hub cannot be loaded: Dataset scripts are"
+    ):
+        load_splits("a/bank")
+
+
 def test_csv_and_single_files(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("message,intent\nhello there,greet\nbye,part\n")
     data = load_splits(tmp_path / "data.csv", text_column="message", label_column="intent")

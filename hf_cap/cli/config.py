@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from ..errors import CAPError, ConfigError
+from ..files import bundled
 
 T = TypeVar("T")
 
@@ -168,13 +169,14 @@ def _shape(setting: Setting) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Keys and values of a configuration file.
+    """Keys and values of a configuration file: where the path leads, else `recipes/...` as installed.
 
     Raises:
         ConfigError: there is no such file, or it is not a flat mapping.
     """
+    place = Path(path) if Path(path).exists() else bundled(str(path))
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(place.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file {str(path)!r}.") from error
     except yaml.YAMLError as error:

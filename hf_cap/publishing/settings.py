@@ -17,7 +17,9 @@ class PushOptions:
         True, "Make a new repository private. One that exists keeps its visibility."
     )
     output_dir: str | None = option(
-        None, "Folder for exactly what is uploaded; by default `hub` beside what is published."
+        None,
+        "Folder for exactly what is uploaded; by default `hub` in the folder of a model, `<folder>-hub` "
+        "beside that of priors and scores, `<repository>-hub` for a metric.",
     )
     template: str | None = option(
         None, "Jinja template for the card, instead of the one that ships."

@@ -161,6 +161,16 @@ def test_yaml_numbers_in_scientific_notation(tmp_path: Path) -> None:
     assert (values["rate"], values["steps"]) == (2e-5, 1000)
 
 
+def test_a_recipe_is_found_among_the_installed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_yaml("recipes/benchmark/demo.yaml")["dataset"] == ["embedded/library-desk"]
+    (tmp_path / "recipes" / "benchmark").mkdir(parents=True)
+    (tmp_path / "recipes" / "benchmark" / "demo.yaml").write_text("dataset: [mine]\n")
+    assert read_yaml("recipes/benchmark/demo.yaml") == {"dataset": ["mine"]}
+
+
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         read_yaml(tmp_path / "none.yaml")
