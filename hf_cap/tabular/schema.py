@@ -165,8 +165,8 @@ def infer_schema(
         missing_values: What `read_table` was told; a student reads its tables in the same way.
 
     Raises:
-        DataError: there is no such target, a described column does not exist, or a column has too many
-            levels.
+        DataError: there is no such target, a described column does not exist, none of the described
+            classes does, or a column has too many levels.
     """
     told = description or Description()
     target = target or told.target
@@ -183,6 +183,11 @@ def infer_schema(
         if name not in skipped
     ]
     classes = tuple(level_names(frame[target])) if kind == "classification" else ()
+    if classes and told.classes and not set(told.classes) & set(classes):
+        raise DataError(
+            f"The description tells of the classes {sorted(told.classes)!r}, and the target {target!r} has "
+            f"{list(classes)}. Give them the same names."
+        )
     return TableSchema(
         target=target,
         kind=kind,

@@ -64,6 +64,10 @@ def test_whole_numbers_are_one_class_whether_int_or_float() -> None:
         ({"target": "same"}, "classification needs two"),
         ({"target": "y", "max_levels": 3}, "'id' has 4 different values"),
         ({"target": "y", "description": Description(columns={"agee": "?"})}, "'agee'"),
+        (
+            {"target": "y", "description": Description(classes={"0": "does not pay", "1": "pays"})},
+            r"classes \['0', '1'\], and the target 'y' has \['no', 'yes'\]",
+        ),
     ],
 )
 def test_what_cannot_be_a_table_is_refused(change: dict[str, object], message: str) -> None:
