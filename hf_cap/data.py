@@ -275,9 +275,8 @@ def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
 def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     feature = data.features[LABEL]
     if isinstance(feature, ClassLabel):
-        of_index = dict(
-            enumerate(feature.names)
-        )  # -1, as of unlabelled rows on the Hub, has no name
+        # -1, as of rows without a label on the Hub, has no name
+        of_index = dict(enumerate(feature.names))
         names = [of_index.get(label, label) for label in data[LABEL]]
     else:
         names = [None if label is None else str(label) for label in data[LABEL]]
@@ -286,8 +285,8 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
         if label not in known:
             raise DataError(
                 f"Split {split!r}, row {row}: the label {label!r} is not in the label space of "
-                f"{len(space)} labels ({', '.join(space[:5])}, ...). Correct the row, or give the whole "
-                "label space as `labels`."
+                f"{len(space)} labels ({', '.join(space[:5])}, ...). Correct the row, give the whole label "
+                "space as `labels`, or load other splits alone (`splits`)."
             )
     if isinstance(feature, ClassLabel) and feature.names == space:
         return data

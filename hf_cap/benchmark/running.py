@@ -20,13 +20,16 @@ from .selection import choose
 
 _logger = logging.getLogger(__name__)
 
+_OF_LIBRARIES = (DatasetsError, SafetensorError, sqlite3.Error)
+"""What libraries that read and write raise, of a full disk for instance."""
 FAILURES = (
-    *(CAPError, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError),
-    *(
-        DatasetsError,
-        SafetensorError,
-        sqlite3.Error,
-    ),  # a full disk, as the libraries that write tell it
+    CAPError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+    *_OF_LIBRARIES,
 )
 """What a data set, a model, a server or a machine can do to a cell. A mistake of ours stops the run."""
 _PAUSE = 2.0
