@@ -127,4 +127,4 @@ def test_the_settings_of_a_source_hold_no_model(reference: str) -> None:
     source = open_source(reference)
     source.open()
     assert isinstance(source, ClassifierSource)
-    assert all(isinstance(value, str | tuple | None) for value in vars(source).values())
+    assert all(isinstance(value, str | tuple | bool | None) for value in vars(source).values())
