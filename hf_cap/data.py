@@ -192,7 +192,7 @@ def _read(
     if path.is_file():
         if path.suffix not in _READERS:
             raise DataError(f"Cannot read {str(path)!r}: it must end in {', '.join(_READERS)}.")
-        return {"train": _read_files([path])}, None
+        return {"train": _read_file(path)}, None
     if os.path.isabs(name) or str(name).startswith((".", "~")) or path.suffix in _READERS:
         raise DataError(f"There is no file or folder {str(path)!r}.")
     try:

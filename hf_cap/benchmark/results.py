@@ -179,9 +179,9 @@ def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
     }
 
 
-def _lead(row: TableRow) -> float:
-    """How far a method is over `none`; its mean where there is no `none`, which orders them alike."""
-    return row.from_baseline.mean if row.from_baseline else row.value.mean - 1
+def _lead(row: TableRow) -> tuple[bool, float]:
+    """Sort key: how far a method is over `none`; behind those, its mean where no run is shared."""
+    return row.from_baseline is not None, (row.from_baseline or row.value).mean
 
 
 def size_of(regime: str) -> float:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .rows import read_rows
 from .settings import ExtractionSettings
 from .sources import Source
 from .summary import ExtractionSummary, zero_shot
-from .word_source import LEARNT, WordSource
+from .word_source import WordSource
 
 _logger = logging.getLogger(__name__)
 
@@ -160,19 +160,10 @@ def _as_the_main_process_has_learnt(
     """
     if state.num_processes == 1:
         return sources
-    learnt: list[dict[str, Any]] = [
-        {
-            item.name: getattr(source, item.name)
-            for item in fields(source)
-            if item.metadata == LEARNT
-        }
-        if is_dataclass(source)
-        else {}
-        for source in sources
-    ]
+    learnt = [source.learnt if isinstance(source, WordSource) else {} for source in sources]
     broadcast_object_list(learnt)
     return [
-        replace(source, **values) if values else source  # type: ignore[type-var]  # a dataclass
+        replace(source, **values) if isinstance(source, WordSource) else source
         for source, values in zip(sources, learnt, strict=True)
     ]
 

@@ -103,10 +103,18 @@ class WordSource(RowOptions):
         }
 
     @property
+    def learnt(self) -> dict[str, Any]:
+        """The fields whose values come from a data set."""
+        return {
+            item.name: getattr(self, item.name) for item in fields(self) if item.metadata == LEARNT
+        }
+
+    @property
     def facts(self) -> dict[str, Any]:
         """How the column is made, for provenance. No date: equal work gives equal columns."""
+        learnt = self.learnt
         settings = {
-            item.name: digest(repr(value)) if item.metadata.get("learnt") else value
+            item.name: digest(repr(value)) if item.name in learnt else value
             for item in fields(self)
             if (value := getattr(self, item.name)) is not self.labels
         }

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..attribution import attribute_words
-from ..classifiers import longest_input
+from ..classifiers import TextClassifier
 from ..errors import ConfigError
 from ..explanation import Explanation
 from ..words import word_strings
@@ -51,8 +50,8 @@ class ExplainedTextClassification(Pipeline):
             ConfigError: the model has no such label, or there is no such method.
         """
         how = Explanation.read(self.model.config)
-        limit = how.max_length or longest_input(self.model, self.tokenizer)
-        probabilities = self._probabilities(texts, limit)
+        classifier = TextClassifier(self.model, self.tokenizer, max_length=how.max_length)
+        probabilities = classifier.logits(texts).softmax(-1).tolist()
         chosen = self._chosen(probabilities, label)
         attributions = attribute_words(
             self.model,
@@ -64,7 +63,7 @@ class ExplainedTextClassification(Pipeline):
             rule=how.rule,
             target=how.target,
             word_pattern=how.word_pattern,
-            max_length=limit,
+            max_length=classifier.max_length,
         )
         return [
             {
@@ -94,16 +93,6 @@ class ExplainedTextClassification(Pipeline):
     def postprocess(self, model_outputs: Any, **parameters: Any) -> Any:
         """The row of one text."""
         return model_outputs["row"]
-
-    def _probabilities(self, texts: Sequence[str], max_length: int) -> list[list[float]]:
-        inputs = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-        ).to(self.model.device)
-        with torch.no_grad():
-            probabilities: list[list[float]] = (
-                self.model(**inputs).logits.float().softmax(-1).tolist()
-            )
-        return probabilities
 
     def _chosen(self, probabilities: Sequence[Sequence[float]], label: str | None) -> list[int]:
         if label is None:
