@@ -31,11 +31,11 @@ from transformers.utils import logging
 
 from hf_cap.attribution import Explained, pool_words
 from hf_cap.embedded import ENCODER, resolve_model
-from hf_cap.files import write_json
+from hf_cap.training.collator import take_priors
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.data import take_priors
 from hf_cap.training.losses import alignment_loss
 from hf_cap.training.trainer import CAPTrainer
+from hf_cap.utils import write_json
 
 BATCH, LABELS = 16, 64
 ROBERTA_BASE = {

@@ -27,12 +27,9 @@ import torch
 from captum.attr import KernelShap, LLMAttribution, TextTemplateInput
 from torch import nn
 
-from hf_cap.allocation import keep_freed_memory
-from hf_cap.files import write_json
-from hf_cap.scoring.loading import load_scorer
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query, Scored
-from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings
+from hf_cap.lm.base import Query, Scored, ScorerRuntime, ScorerSettings
+from hf_cap.lm.local import LocalScorer, load_scorer
+from hf_cap.utils import keep_freed_memory, write_json
 from hf_cap.words import keep_words, split_words
 
 RESULTS = Path(__file__).parent / "results" / "extraction.json"

@@ -40,23 +40,22 @@ from torch.nn.functional import cross_entropy
 
 from hf_cap.cli.config import build, merge, read_yaml, settings_of
 from hf_cap.errors import CAPError, ConfigError, DataError
-from hf_cap.evaluation.matrix import Cell, Outcome, table
-from hf_cap.files import write_json, write_text
-from hf_cap.options import documented, option, required
-from hf_cap.randomness import generator
+from hf_cap.evaluation.results import Cell, Outcome, table
+from hf_cap.laat.elicitation import CONTROLS, FeatureScores, load_scores
+from hf_cap.laat.models import (
+    TabularConfig,
+    TabularStudent,
+    classification_metrics,
+    input_gradients,
+    predict,
+)
+from hf_cap.laat.schema import TableSchema, infer_schema
+from hf_cap.laat.settings import StudentOptions, TableOptions
+from hf_cap.laat.table import Preprocessor
+from hf_cap.laat.trainer import LAATConfig, ScoreRows, read_schema, student_trainer
 from hf_cap.schema import digest
-from hf_cap.tabular.aligner import ScoreRows
-from hf_cap.tabular.attribution import input_gradients
-from hf_cap.tabular.config import LAATConfig
-from hf_cap.tabular.metrics import classification_metrics
-from hf_cap.tabular.preprocessing import Preprocessor
-from hf_cap.tabular.schema import TableSchema, infer_schema
-from hf_cap.tabular.scores import CONTROLS, FeatureScores, load_scores
-from hf_cap.tabular.settings import StudentOptions, TableOptions
-from hf_cap.tabular.students import TabularConfig, TabularStudent, predict
-from hf_cap.tabular.train import read_schema, student_trainer
 from hf_cap.training.losses import alignment_loss
-from hf_cap.versions import versions
+from hf_cap.utils import documented, generator, option, required, versions, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 HAND_WRITTEN = Path(__file__).parent / "laat_hand_written_scores.json"

@@ -29,13 +29,13 @@ from transformers.utils import logging as transformers_logging
 
 from hf_cap.data import label_names, load_splits
 from hf_cap.embedded import ENCODER, resolve_model
-from hf_cap.files import write_json
-from hf_cap.priors.classifier import ReferenceClassifier
-from hf_cap.priors.integrated_gradients import IntegratedGradientsPrior
-from hf_cap.priors.lime import LimePrior
-from hf_cap.priors.occlusion import OcclusionPrior
-from hf_cap.randomness import text_seed
-from hf_cap.versions import versions
+from hf_cap.priors.classifier import (
+    IntegratedGradientsPrior,
+    LimePrior,
+    OcclusionPrior,
+    ReferenceClassifier,
+)
+from hf_cap.utils import text_seed, versions, write_json
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 
 RESULTS = Path(__file__).parent / "results" / "priors.json"

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hf_cap.publishing.report.writer import write_report
+from hf_cap.report.page import write_report
 from tests.browser.conftest import FLAGS
 from tests.publishing.report_runs import SOURCES, demo_rows, write_priors, write_runs
 

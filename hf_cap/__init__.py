@@ -10,80 +10,80 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .attribution import attribute_words as attribute_words
-    from .data import load_splits as load_splits
-    from .data import save_splits as save_splits
-    from .evaluation.classifier import Evaluation as Evaluation
-    from .evaluation.classifier import evaluate_classifier as evaluate_classifier
-    from .evaluation.settings import EvaluationSettings as EvaluationSettings
-    from .priors.audit import Audit as Audit
-    from .priors.audit import audit_dataset as audit_dataset
-    from .priors.cap import CAPPrior as CAPPrior
-    from .priors.channel import ChannelPrior as ChannelPrior
-    from .priors.extraction import extract_priors as extract_priors
-    from .priors.fusion import fuse_priors as fuse_priors
-    from .priors.pipeline import register_prior_pipeline as register_prior_pipeline
-    from .priors.sources import source_class as source_class
-    from .publishing.hub import check_access as check_access
-    from .publishing.hub import load_prior_dataset as load_prior_dataset
-    from .publishing.hub import push_prior_dataset as push_prior_dataset
-    from .publishing.pipeline import register_pipeline as register_pipeline
-    from .publishing.report.writer import write_report as write_report
-    from .publishing.show import show_attributions as show_attributions
-    from .scoring.open import open_scorer as open_scorer
-    from .scoring.protocol import Query as Query
-    from .scoring.protocol import Scored as Scored
-    from .scoring.protocol import Scorer as Scorer
-    from .scoring.settings import ScorerRuntime as ScorerRuntime
-    from .scoring.settings import ScorerSettings as ScorerSettings
-    from .scoring.settings import using_runtime as using_runtime
-    from .scoring.standin import StandInScorer as StandInScorer
-    from .tabular.config import LAATConfig as LAATConfig
-    from .tabular.scores import FeatureScores as FeatureScores
-    from .tabular.train import student_trainer as student_trainer
-    from .tabular.trainer import LAATTrainer as LAATTrainer
-    from .training.callbacks import HeatMapCallback as HeatMapCallback
-    from .training.config import CAPConfig as CAPConfig
-    from .training.data import CAPCollator as CAPCollator
-    from .training.trainer import CAPTrainer as CAPTrainer
+    from hf_cap.attribution import attribute_words as attribute_words
+    from hf_cap.data import load_splits as load_splits
+    from hf_cap.data import save_splits as save_splits
+    from hf_cap.evaluation.evaluate import Evaluation as Evaluation
+    from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
+    from hf_cap.evaluation.evaluate import evaluate_classifier as evaluate_classifier
+    from hf_cap.hub import check_access as check_access
+    from hf_cap.hub import load_prior_dataset as load_prior_dataset
+    from hf_cap.hub import push_prior_dataset as push_prior_dataset
+    from hf_cap.laat.elicitation import FeatureScores as FeatureScores
+    from hf_cap.laat.trainer import LAATConfig as LAATConfig
+    from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
+    from hf_cap.laat.trainer import student_trainer as student_trainer
+    from hf_cap.lm.base import Query as Query
+    from hf_cap.lm.base import Scored as Scored
+    from hf_cap.lm.base import Scorer as Scorer
+    from hf_cap.lm.base import ScorerRuntime as ScorerRuntime
+    from hf_cap.lm.base import ScorerSettings as ScorerSettings
+    from hf_cap.lm.base import using_runtime as using_runtime
+    from hf_cap.lm.mock import StandInScorer as StandInScorer
+    from hf_cap.lm.open import open_scorer as open_scorer
+    from hf_cap.pipelines import register_pipeline as register_pipeline
+    from hf_cap.pipelines import show_attributions as show_attributions
+    from hf_cap.priors.audit import Audit as Audit
+    from hf_cap.priors.audit import audit_dataset as audit_dataset
+    from hf_cap.priors.base import source_class as source_class
+    from hf_cap.priors.cap import CAPPrior as CAPPrior
+    from hf_cap.priors.channel import ChannelPrior as ChannelPrior
+    from hf_cap.priors.extract import extract_priors as extract_priors
+    from hf_cap.priors.fusion import fuse_priors as fuse_priors
+    from hf_cap.priors.pipeline import register_prior_pipeline as register_prior_pipeline
+    from hf_cap.report.page import write_report as write_report
+    from hf_cap.training.callbacks import HeatMapCallback as HeatMapCallback
+    from hf_cap.training.collator import CAPCollator as CAPCollator
+    from hf_cap.training.config import CAPConfig as CAPConfig
+    from hf_cap.training.trainer import CAPTrainer as CAPTrainer
 
 _EXPORTS = {
     "Audit": "priors.audit",
-    "CAPCollator": "training.data",
+    "CAPCollator": "training.collator",
     "CAPConfig": "training.config",
     "CAPPrior": "priors.cap",
     "CAPTrainer": "training.trainer",
     "ChannelPrior": "priors.channel",
-    "Evaluation": "evaluation.classifier",
-    "EvaluationSettings": "evaluation.settings",
-    "FeatureScores": "tabular.scores",
+    "Evaluation": "evaluation.evaluate",
+    "EvaluationSettings": "evaluation.evaluate",
+    "FeatureScores": "laat.elicitation",
     "HeatMapCallback": "training.callbacks",
-    "LAATConfig": "tabular.config",
-    "LAATTrainer": "tabular.trainer",
-    "Query": "scoring.protocol",
-    "Scored": "scoring.protocol",
-    "Scorer": "scoring.protocol",
-    "ScorerRuntime": "scoring.settings",
-    "ScorerSettings": "scoring.settings",
-    "StandInScorer": "scoring.standin",
+    "LAATConfig": "laat.trainer",
+    "LAATTrainer": "laat.trainer",
+    "Query": "lm.base",
+    "Scored": "lm.base",
+    "Scorer": "lm.base",
+    "ScorerRuntime": "lm.base",
+    "ScorerSettings": "lm.base",
+    "StandInScorer": "lm.mock",
     "attribute_words": "attribution",
     "audit_dataset": "priors.audit",
-    "check_access": "publishing.hub",
-    "evaluate_classifier": "evaluation.classifier",
-    "extract_priors": "priors.extraction",
+    "check_access": "hub",
+    "evaluate_classifier": "evaluation.evaluate",
+    "extract_priors": "priors.extract",
     "fuse_priors": "priors.fusion",
-    "load_prior_dataset": "publishing.hub",
+    "load_prior_dataset": "hub",
     "load_splits": "data",
-    "open_scorer": "scoring.open",
-    "push_prior_dataset": "publishing.hub",
-    "register_pipeline": "publishing.pipeline",
+    "open_scorer": "lm.open",
+    "push_prior_dataset": "hub",
+    "register_pipeline": "pipelines",
     "register_prior_pipeline": "priors.pipeline",
     "save_splits": "data",
-    "show_attributions": "publishing.show",
-    "source_class": "priors.sources",
-    "student_trainer": "tabular.train",
-    "using_runtime": "scoring.settings",
-    "write_report": "publishing.report.writer",
+    "show_attributions": "pipelines",
+    "source_class": "priors.base",
+    "student_trainer": "laat.trainer",
+    "using_runtime": "lm.base",
+    "write_report": "report.page",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

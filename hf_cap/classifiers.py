@@ -17,9 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .cards.run import RUN_FILE
-from .embedded import resolve_model
-from .errors import ModelError
+from hf_cap.cards import RUN_FILE
+from hf_cap.embedded import resolve_model
+from hf_cap.errors import ModelError
 
 TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
 """Tokens of one forward pass: enough that the weights are not read for a few tokens only."""

@@ -25,10 +25,10 @@ from datasets import (
 )
 from datasets.exceptions import DatasetsError
 
-from .embedded import resolve_data
-from .errors import DataError
-from .files import atomic_path, refuse_loss
-from .schema import LABEL, TEXT, prior_column
+from hf_cap.embedded import resolve_data
+from hf_cap.errors import DataError
+from hf_cap.schema import LABEL, TEXT, prior_column
+from hf_cap.utils import atomic_path, refuse_loss
 
 T = TypeVar("T")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")

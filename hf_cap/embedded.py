@@ -13,8 +13,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import ConfigError, MissingExtra, ModelError
-from .files import atomic_path
+from hf_cap.errors import ConfigError, MissingExtra, ModelError
+from hf_cap.utils import atomic_path
 
 PREFIX = "embedded/"
 LANGUAGE_MODEL = "embedded/smollm2-135m-instruct"

@@ -39,7 +39,7 @@ def faults(before: str, **environment: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-KEEP = "from hf_cap.allocation import keep_freed_memory; keep_freed_memory()\n"
+KEEP = "from hf_cap.utils import keep_freed_memory; keep_freed_memory()\n"
 
 
 def test_importing_the_package_changes_nothing() -> None:

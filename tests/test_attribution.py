@@ -24,7 +24,7 @@ from hf_cap.attribution import (
     without_dropout,
 )
 from hf_cap.errors import ConfigError, ModelError
-from hf_cap.explanation import AttributionMethod, AttributionTarget, Quadrature
+from hf_cap.schema import AttributionMethod, AttributionTarget, Quadrature
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import FAMILIES, explained_batch, family
 

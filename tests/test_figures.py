@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 
 from hf_cap.errors import MissingExtra
-from hf_cap.figures import PALETTE, new_figure, save_figures
+from hf_cap.report.figures import PALETTE, new_figure, save_figures
 
 
 def draw_line(heights: list[float]) -> Any:

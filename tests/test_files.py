@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.files import atomic_path, finite, folder_stamp, write_json, write_text
+from hf_cap.utils import atomic_path, finite, folder_stamp, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.options import check_choices, check_range
+from hf_cap.utils import check_choices, check_range
 
 
 @dataclass(frozen=True)

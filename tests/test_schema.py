@@ -5,12 +5,7 @@ import math
 import pytest
 
 from hf_cap.errors import PriorError
-from hf_cap.schema import (
-    add_provenance,
-    check_prior,
-    check_words,
-    read_provenance,
-)
+from hf_cap.schema import add_provenance, check_prior, check_words, read_provenance
 
 
 def test_no_prior_is_fine() -> None:

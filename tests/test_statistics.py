@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hf_cap.errors import DataError
-from hf_cap.statistics import (
+from hf_cap.evaluation.results import (
     Interval,
     holm,
     mean_interval,

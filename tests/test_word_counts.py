@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from hf_cap.priors.base import Statistic
 from hf_cap.priors.keywords import STATISTICS
-from hf_cap.priors.source_settings import Statistic
-from hf_cap.word_counts import count_words, fold, log_odds, phi, tfidf
+from hf_cap.words import count_words, fold, log_odds, phi, tfidf
 
 TEXTS = ["Renew the book!", "renew, renew my card", "lost the card", "lost book", "pay the card"]
 LABELS = [0, 0, 1, 1, 1]

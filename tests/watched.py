@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hf_cap.priors.rows import Row
-from hf_cap.priors.word_length import WordLengthPrior
-from hf_cap.priors.word_source import Explanations
+from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.keywords import WordLengthPrior
 
 
 class Watched(WordLengthPrior):

@@ -22,10 +22,18 @@ from itertools import takewhile
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from .. import __version__
-from ..allocation import keep_freed_memory
-from ..errors import CAPError, ConfigError
-from .config import Setting, add_flags, merge, read_yaml, settings_of, unknown_flags, unknown_key
+from hf_cap import __version__
+from hf_cap.cli.config import (
+    Setting,
+    add_flags,
+    merge,
+    read_yaml,
+    settings_of,
+    unknown_flags,
+    unknown_key,
+)
+from hf_cap.errors import CAPError, ConfigError
+from hf_cap.utils import keep_freed_memory
 
 
 class Command(NamedTuple):
@@ -44,7 +52,6 @@ COMMANDS = {
     "train": Command("train", "train a classifier, aligned with the prior"),
     "attack": Command("attack", "make an adversarial test set from a labelled split"),
     "evaluate": Command("evaluate", "measure a classifier: accuracy, faithfulness, alignment"),
-    "benchmark": Command("benchmark", "does a prior help? methods and controls on few-shot draws"),
     "report": Command("report", "one HTML page on training runs"),
     "push": Command("push", "publish a model, priors or a metric on the Hub, with a card"),
     "demo": Command("demo", "run the whole way on the embedded models and data"),

@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
-from ..options import check_range, documented, option, required
-from ..priors.settings import PromptSettings
-from ..schema import LABEL, TEXT
-from ..scoring.settings import ScorerRuntime, ScorerSettings
-from ..training.adaptation_settings import AdaptationSettings
-from .config import build, command_line
+from hf_cap.cli.config import build, command_line
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.priors.prompts import PromptSettings
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.training.adaptation import AdaptationSettings
+from hf_cap.utils import check_range, documented, option, required
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..priors.cap import CAPPrior
-    from ..priors.summary import ZeroShot
+    from hf_cap.priors.cap import CAPPrior
+    from hf_cap.priors.extract import ZeroShot
+
 
 _logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ SETTINGS = (AdaptPlaces, AdaptationSettings, PromptSettings, ScorerSettings, Sco
 
 def run(values: dict[str, Any]) -> None:
     """Measure, adapt, measure again, and write down what came of it."""
-    from ..priors.cap import CAPPrior
-    from ..scoring.settings import using_runtime
+    from hf_cap.lm.base import using_runtime
+    from hf_cap.priors.cap import CAPPrior
 
     places, scorer = build(AdaptPlaces, values), build(ScorerSettings, values)
     _check(places, scorer)
@@ -106,7 +107,7 @@ def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
     Raises:
         DataError: something is missing, or a label has too few texts to hold any out.
     """
-    from ..data import evenly, load_splits
+    from hf_cap.data import evenly, load_splits
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
     splits = load_splits(
@@ -133,7 +134,7 @@ def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Data
     Raises:
         DataError: a label has no text left to learn from.
     """
-    from ..randomness import rank
+    from hf_cap.utils import rank
 
     texts, labels = list(train[TEXT]), list(train[LABEL])
     label_of = dict(zip(texts, labels, strict=True))
@@ -162,11 +163,11 @@ def adapt(
     train: "Dataset",
 ) -> dict[str, Any]:
     """Adapt the prior's language model to the training texts; facts of what came of it."""
-    from ..embedded import hub_id
-    from ..priors.rows import read_rows
-    from ..scoring.loading import choose_device, load_language_model
-    from ..scoring.settings import current_runtime
-    from ..training.adaptation import adapt_language_model
+    from hf_cap.embedded import hub_id
+    from hf_cap.lm.base import current_runtime
+    from hf_cap.lm.local import choose_device, load_language_model
+    from hf_cap.priors.base import read_rows
+    from hf_cap.training.adaptation import adapt_language_model
 
     asker, rows = prior.open(), read_rows(train[:], prior.labels, prior)
     queries = prior.examples(asker, rows, copies=places.masked_copies)
@@ -189,8 +190,8 @@ def adapt(
 
 def _measured(prior: "CAPPrior", held: "Dataset") -> "ZeroShot | None":
     """How often the language model's own answer is right; `None` where there is nothing to measure on."""
-    from ..priors.rows import read_rows
-    from ..priors.summary import zero_shot
+    from hf_cap.priors.base import read_rows
+    from hf_cap.priors.extract import zero_shot
 
     if not len(held):
         return None
@@ -218,8 +219,7 @@ def _numbers(
 
 
 def _write(places: AdaptPlaces, values: dict[str, Any], facts: dict[str, Any]) -> None:
-    from ..files import write_json
-    from ..versions import versions
+    from hf_cap.utils import versions, write_json
 
     record = {
         "kind": "adapt",

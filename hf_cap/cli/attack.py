@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..evaluation.attacks.settings import AttackSettings
-from ..options import documented, option, required
-from ..schema import LABEL, TEXT
-from ..scoring.settings import ScorerRuntime
-from .config import build, command_line
+from hf_cap.cli.config import build, command_line
+from hf_cap.errors import ConfigError
+from hf_cap.evaluation.attacks.settings import AttackSettings
+from hf_cap.lm.base import ScorerRuntime
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import documented, option, required
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
 
 _logger = logging.getLogger(__name__)
 
@@ -49,11 +50,10 @@ SETTINGS = (AttackPlaces, AttackSettings, ScorerRuntime)
 
 def run(values: dict[str, Any]) -> None:
     """Attack, write, and say how many texts changed."""
-    from ..data import check_output, save_splits
-    from ..evaluation.attacks.attack import prepare_attack, run_attack
-    from ..files import real_path, write_json
-    from ..scoring.settings import using_runtime
-    from ..versions import versions
+    from hf_cap.data import check_output, save_splits
+    from hf_cap.evaluation.attacks.attack import prepare_attack, run_attack
+    from hf_cap.lm.base import using_runtime
+    from hf_cap.utils import real_path, versions, write_json
 
     places, settings = build(AttackPlaces, values), build(AttackSettings, values)
     output = Path(places.output_dir)
@@ -92,7 +92,7 @@ def load(places: AttackPlaces) -> "tuple[Dataset, Dataset]":
     Raises:
         DataError: something is missing, or a label of the test split is not in the label space.
     """
-    from ..data import label_names, load_splits
+    from hf_cap.data import label_names, load_splits
 
     split, train_split = places.split, places.train_split
     columns = {"text_column": places.text_column, "label_column": places.label_column}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import documented, option, required
-from ..priors.source_settings import AuditSettings
-from ..schema import LABEL, TEXT
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.priors.base import AuditSettings
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import documented, option, required
 
 _logger = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ SETTINGS = (AuditPlaces, AuditSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Audit, write, and print the training-free measure of each source's worth."""
-    from ..data import label_names, load_splits
-    from ..priors.audit import audit_dataset
+    from hf_cap.data import label_names, load_splits
+    from hf_cap.priors.audit import audit_dataset
 
     places = build(AuditPlaces, values)
     dataset = load_splits(places.dataset, splits=[places.split])[places.split]

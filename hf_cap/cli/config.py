@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from ..errors import CAPError, ConfigError
-from ..files import bundled
+from hf_cap.errors import CAPError, ConfigError
+from hf_cap.utils import bundled
 
 T = TypeVar("T")
 

@@ -14,12 +14,12 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import bundled, write_text
-from ..options import documented, option
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.utils import bundled, documented, option, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _train_and_measure(recipes: Path, prior: Path, model: Path, method: str, seed: int) -> None:
-    from ..cards.run import EVALUATIONS, RUN_FILE
+    from hf_cap.cards import EVALUATIONS, RUN_FILE
 
     places = ["--dataset", str(prior), "--output_dir", str(model), "--seed", str(seed)]
     _step(recipes, "train", [*places, *METHODS[method]], done=model / RUN_FILE)
@@ -90,7 +90,7 @@ def _train_and_measure(recipes: Path, prior: Path, model: Path, method: str, see
 
 def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
     """Run one command as the command line would, unless what it makes is there."""
-    from . import parse_command
+    from hf_cap.cli import parse_command
 
     recipe = recipes / f"{command}.yaml"
     words = [command, *flags, *(["--config", str(recipe)] if recipe.exists() else [])]
@@ -106,7 +106,7 @@ def _step(recipes: Path, command: str, flags: list[str], *, done: Path) -> None:
 
 def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
     """Numbers of the finished runs: method to measure to one value a seed."""
-    from ..cards.run import EVALUATIONS
+    from hf_cap.cards import EVALUATIONS
 
     found: dict[str, dict[str, list[float]]] = {method: {} for method in METHODS}
     for method, name in product(METHODS, COLUMNS):
@@ -120,7 +120,7 @@ def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]
 
 
 def _cell(values: list[float], digits: int) -> str:
-    from ..statistics import mean_interval
+    from hf_cap.evaluation.results import mean_interval
 
     interval = mean_interval(values)
     spread = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"

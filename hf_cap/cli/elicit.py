@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..options import documented, option, required
-from ..scoring.settings import ScorerRuntime, ScorerSettings
-from ..tabular.settings import ElicitOptions, TableOptions
-from .config import build, command_line
+from hf_cap.cli.config import build, command_line
+from hf_cap.errors import ConfigError
+from hf_cap.laat.settings import ElicitOptions, TableOptions
+from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.utils import documented, option, required
 
 if TYPE_CHECKING:
-    from ..tabular.schema import TableSchema
-    from ..tabular.scores import FeatureScores
+    from hf_cap.laat.elicitation import FeatureScores
+    from hf_cap.laat.schema import TableSchema
+
 
 _logger = logging.getLogger(__name__)
 
@@ -45,9 +46,9 @@ SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, ScorerSettings, ScorerRun
 
 def run(values: dict[str, Any]) -> None:
     """Ask, write the scores with their card, and say what it took."""
-    from ..publishing.hub import check_access, upload
-    from ..tabular.publishing import write_scores
-    from ..tabular.train import read_schema
+    from hf_cap.hub import check_access, upload
+    from hf_cap.laat.publishing import write_scores
+    from hf_cap.laat.trainer import read_schema
 
     places = build(ElicitPlaces, values)
     if places.push:
@@ -67,8 +68,8 @@ def run(values: dict[str, Any]) -> None:
 
 def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     """The scores of a table's features, by the way that the settings name."""
-    from ..scoring.open import open_chat, open_scorer
-    from ..tabular.elicitation import elicit_chat, elicit_expectation
+    from hf_cap.laat.elicitation import elicit_chat, elicit_expectation
+    from hf_cap.lm.open import open_chat, open_scorer
 
     options, settings = build(ElicitOptions, values), build(ScorerSettings, values)
     runtime = build(ScorerRuntime, values)

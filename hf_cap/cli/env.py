@@ -3,7 +3,7 @@
 import platform
 from typing import Any
 
-from ..versions import versions
+from hf_cap.utils import versions
 
 SETTINGS: tuple[type, ...] = ()
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from ..evaluation.settings import EvaluationSettings
-from ..options import documented, option, required
-from ..schema import LABEL, TEXT
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.errors import ConfigError
+from hf_cap.evaluation.evaluate import EvaluationSettings
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import documented, option, required
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ SETTINGS = (EvaluatePlaces, EvaluationSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Print the numbers and write them, with one row a text where records are asked for."""
-    from ..tabular.students import is_student
+    from hf_cap.laat.models import is_student
 
     places = build(EvaluatePlaces, values)
     folder = _output(places)
@@ -51,7 +51,7 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _output(places: EvaluatePlaces) -> Path:
-    from ..cards.run import EVALUATIONS
+    from hf_cap.cards import EVALUATIONS
 
     if places.output_dir:
         return Path(places.output_dir)
@@ -65,9 +65,9 @@ def _output(places: EvaluatePlaces) -> Path:
 
 
 def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
-    from ..classifiers import load_model, load_tokenizer
-    from ..data import load_splits
-    from ..evaluation.classifier import evaluate_classifier
+    from hf_cap.classifiers import load_model, load_tokenizer
+    from hf_cap.data import load_splits
+    from hf_cap.evaluation.evaluate import evaluate_classifier
 
     splits = load_splits(
         places.dataset,
@@ -87,8 +87,8 @@ def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -
 
 def _evaluate_student(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
     """The student knows its columns and target; `settings` are about texts."""
-    from ..tabular.data import EncodedTable
-    from ..tabular.predict import evaluate_student, load_student, read_rows
+    from hf_cap.laat.publishing import evaluate_student, load_student, read_rows
+    from hf_cap.laat.table import EncodedTable
 
     student = load_student(places.model)
     frame = read_rows(student, places.dataset, split=places.split)
@@ -105,7 +105,7 @@ def write_evaluation(evaluation: dict[str, Any], folder: Path, name: str) -> Pat
     """
     from datasets import Dataset
 
-    from ..files import atomic_path, write_json
+    from hf_cap.utils import atomic_path, write_json
 
     numbers = {key: value for key, value in evaluation.items() if key != "records"}
     for key, value in numbers.items():

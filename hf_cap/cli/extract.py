@@ -8,26 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from ..files import real_path
-from ..options import documented, option, required
-from ..priors.settings import CAPSettings, ChannelSettings, ExtractionSettings, PromptSettings
-from ..priors.source_settings import (
+from hf_cap.cli.config import build, command_line
+from hf_cap.errors import ConfigError
+from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.priors.base import (
     IntegratedGradientsSettings,
     KeywordSettings,
     LimeSettings,
     RationaleSettings,
     ShapSettings,
 )
-from ..schema import LABEL, TEXT
-from ..scoring.settings import ScorerRuntime, ScorerSettings
-from ..words import WORD_PATTERN
-from .config import build, command_line
+from hf_cap.priors.prompts import CAPSettings, ChannelSettings, ExtractionSettings, PromptSettings
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import documented, option, real_path, required
+from hf_cap.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..priors.sources import Source
+    from hf_cap.priors.base import Source
+
 
 _logger = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ SETTINGS = (
 
 def run(values: dict[str, Any]) -> None:
     """Extract, write, and say what it took."""
-    from ..data import load_splits
-    from ..priors.extraction import extract_priors
-    from ..scoring.settings import using_runtime
+    from hf_cap.data import load_splits
+    from hf_cap.lm.base import using_runtime
+    from hf_cap.priors.extract import extract_priors
 
     places, settings = build(ExtractPlaces, values), build(ExtractionSettings, values)
     train_split = places.train_split or split_to_learn_from(settings.splits)
@@ -134,7 +134,7 @@ def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "So
     Raises:
         ConfigError: there is no such source, or it explains a classifier and none is given.
     """
-    from ..priors.sources import source_class
+    from hf_cap.priors.base import source_class
 
     cls = source_class(name)
     names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]

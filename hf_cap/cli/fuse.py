@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import documented, required
-from ..priors.source_settings import FusionSettings
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.priors.base import FusionSettings
+from hf_cap.utils import documented, required
 
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ SETTINGS = (FusePlaces, FusionSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Add the column `prior` to every split."""
-    from ..data import check_output, load_splits, save_splits
-    from ..priors.fusion import fuse_with_summary
+    from hf_cap.data import check_output, load_splits, save_splits
+    from hf_cap.priors.fusion import fuse_with_summary
 
     places = build(FusePlaces, values)
     splits = load_splits(places.dataset)

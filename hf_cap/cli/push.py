@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..options import documented, option, required
-from ..publishing.settings import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
-from ..tabular.settings import ScorePush
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.hub import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
+from hf_cap.laat.settings import ScorePush
+from hf_cap.utils import documented, option, required
 
 What = Literal["model", "priors", "scores", "metric"]
 
@@ -49,9 +49,9 @@ def run(values: dict[str, Any]) -> None:
 
 
 def _push_model(options: ModelPush) -> None:
-    from ..publishing.hub import push_model
-    from ..tabular.publishing import stage_student
-    from ..tabular.students import is_student
+    from hf_cap.hub import push_model
+    from hf_cap.laat.models import is_student
+    from hf_cap.laat.publishing import stage_student
 
     if is_student(options.run):
         push_model(options, stage=stage_student)
@@ -60,14 +60,14 @@ def _push_model(options: ModelPush) -> None:
 
 
 def _push_priors(options: PriorPush) -> None:
-    from ..publishing.hub import push_priors
+    from hf_cap.hub import push_priors
 
     push_priors(options)
 
 
 def _push_scores(options: ScorePush) -> None:
-    from ..publishing.hub import push_folder
-    from ..tabular.publishing import stage_scores
+    from hf_cap.hub import push_folder
+    from hf_cap.laat.publishing import stage_scores
 
     source = Path(options.scores)
     folder = Path(options.output_dir or source.with_name(f"{source.stem}-hub"))
@@ -75,7 +75,7 @@ def _push_scores(options: ScorePush) -> None:
 
 
 def _push_metric(options: MetricPush) -> None:
-    from ..publishing.hub import push_metric
+    from hf_cap.hub import push_metric
 
     push_metric(options)
 

@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import documented, option, required
-from ..publishing.report.settings import ReportSettings
-from .config import build
+from hf_cap.cli.config import build
+from hf_cap.report.load import ReportSettings
+from hf_cap.utils import documented, option, required
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ POSITIONAL = "runs"
 
 def run(values: dict[str, Any]) -> None:
     """Write the page and say where it is."""
-    from ..publishing.report.writer import write_report
+    from hf_cap.report.page import write_report
 
     places = build(ReportPlaces, values)
     write_report(

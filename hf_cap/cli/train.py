@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigError
-from ..options import documented, option, required
-from ..schema import LABEL, TEXT
-from ..tabular.settings import LAATOptions, StudentOptions, TableOptions
-from ..training.settings import AlignmentOptions
-from . import train_tabular
-from .config import build, command_line
+from hf_cap.cli import train_tabular
+from hf_cap.cli.config import build, command_line
+from hf_cap.errors import ConfigError
+from hf_cap.laat.settings import LAATOptions, StudentOptions, TableOptions
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.training.config import AlignmentOptions
+from hf_cap.utils import documented, option, required
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         TrainingArguments,
     )
 
-    from ..training.config import CAPConfig
+    from hf_cap.training.config import CAPConfig
+
 
 _logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ SETTINGS = (TrainPlaces, AlignmentOptions, TableOptions, StudentOptions, LAATOpt
 
 def more_settings() -> tuple[type, ...]:
     """The settings of `transformers.TrainingArguments`."""
-    from ..training.config import CAPConfig
+    from hf_cap.training.config import CAPConfig
 
     return (CAPConfig,)
 
@@ -79,7 +80,7 @@ def run(values: dict[str, Any]) -> None:
     """Train, then write the model and `run.json`."""
     import torch
 
-    from ..training.config import CAPConfig
+    from hf_cap.training.config import CAPConfig
 
     places = build(TrainPlaces, values)
     if places.task == "tabular":
@@ -103,9 +104,9 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
     """
     from transformers import set_seed
 
-    from ..data import load_splits
-    from ..training.checks import check_has_prior
-    from ..training.trainer import CAPTrainer
+    from hf_cap.data import load_splits
+    from hf_cap.training.trainer import CAPTrainer
+    from hf_cap.training.validation import check_has_prior
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
     splits = load_splits(
@@ -164,8 +165,8 @@ def train_and_save(trainer: "Trainer") -> None:
     from peft import PeftModel
     from transformers.trainer_utils import get_last_checkpoint
 
-    from ..cards.run import EVALUATIONS
-    from ..classifiers import drop_other_kind
+    from hf_cap.cards import EVALUATIONS
+    from hf_cap.classifiers import drop_other_kind
 
     folder, checkpoint = trainer.args.output_dir, trainer.args.resume_from_checkpoint
     if checkpoint == "last":
@@ -182,7 +183,7 @@ def train_and_save(trainer: "Trainer") -> None:
 
 def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]":
     """Heat maps of a few texts for the trackers of `report_to` that can show them."""
-    from ..training.callbacks import TRACKERS, HeatMapCallback
+    from hf_cap.training.callbacks import TRACKERS, HeatMapCallback
 
     spread = config.fsdp or config.deepspeed  # no process could explain the model alone
     trackers = [config.report_to] if isinstance(config.report_to, str) else config.report_to
@@ -204,8 +205,8 @@ def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrai
     Raises:
         ModelError: there is no such model.
     """
-    from ..classifiers import new_classifier
-    from ..data import label_names
+    from hf_cap.classifiers import new_classifier
+    from hf_cap.data import label_names
 
     model, tokenizer, fresh = new_classifier(
         places.model,
@@ -246,11 +247,10 @@ def _finish(
     history: list[dict[str, Any]],
 ) -> None:
     """Leave a folder of safetensors and JSON: drop the pickled arguments, write `run.json`."""
-    from ..cards.run import RUN_FILE
-    from ..data import label_names
-    from ..files import write_json
-    from ..schema import PROVENANCE, read_provenance
-    from ..versions import versions
+    from hf_cap.cards import RUN_FILE
+    from hf_cap.data import label_names
+    from hf_cap.schema import PROVENANCE, read_provenance
+    from hf_cap.utils import versions, write_json
 
     folder = Path(places.output_dir)
     (folder / "training_args.bin").unlink(missing_ok=True)

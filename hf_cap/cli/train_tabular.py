@@ -4,12 +4,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tabular.settings import StudentOptions, TableOptions
-from .config import build, command_line
+from hf_cap.cli.config import build, command_line
+from hf_cap.laat.settings import StudentOptions, TableOptions
 
 if TYPE_CHECKING:
-    from ..tabular.trainer import LAATTrainer
-    from .train import TrainPlaces
+    from hf_cap.cli.train import TrainPlaces
+    from hf_cap.laat.trainer import LAATTrainer
+
 
 _logger = logging.getLogger(__name__)
 
@@ -20,11 +21,10 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
     Returns:
         The folder of the trained model.
     """
-    from ..tabular.config import LAATConfig
-    from ..tabular.scores import load_scores
-    from ..tabular.table import read_table
-    from ..tabular.train import read_schema, student_trainer
-    from .train import check_start, train_and_save
+    from hf_cap.cli.train import check_start, train_and_save
+    from hf_cap.laat.elicitation import load_scores
+    from hf_cap.laat.table import read_table
+    from hf_cap.laat.trainer import LAATConfig, read_schema, student_trainer
 
     config, options = build(LAATConfig, values), build(StudentOptions, values)
     table = build(TableOptions, values)
@@ -53,11 +53,15 @@ def _finish(
     trainer: "LAATTrainer",
 ) -> None:
     """Evaluate, and leave a folder of safetensors and JSON, with a card and `run.json`."""
-    from ..cards.run import EVALUATIONS, RUN_FILE
-    from ..files import write_json
-    from ..tabular.card import student_facts, student_record, write_student_card
-    from ..tabular.predict import evaluate_student
-    from .evaluate import write_evaluation
+    from hf_cap.cards import EVALUATIONS, RUN_FILE
+    from hf_cap.cli.evaluate import write_evaluation
+    from hf_cap.laat.publishing import (
+        evaluate_student,
+        student_facts,
+        student_record,
+        write_student_card,
+    )
+    from hf_cap.utils import write_json
 
     folder = Path(places.output_dir)
     record = student_record(trainer, trainer.scores, dataset=places.dataset)

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import evaluate
 
-from .classifier import mean_defined
-from .faithfulness import FloatArray
-from .metrics import EXPLAINED_TEXTS, LICENSE
-from .predict import load_classifier
+from hf_cap.evaluation.evaluate import mean_defined
+from hf_cap.evaluation.metrics import FloatArray, load_classifier
+from hf_cap.evaluation.spaces import EXPLAINED_TEXTS, LICENSE
 
 _INPUTS = """
 Args:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
-from ..data import label_names
-from ..errors import ConfigError, DataError
-from ..randomness import rank
-from ..schema import LABEL, TEXT
+from hf_cap.data import label_names
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import rank
 
 _logger = logging.getLogger(__name__)
 

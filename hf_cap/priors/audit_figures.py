@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..figures import GREY, PALETTE, new_figure, save_figures
-from ..schema import CONTROL_PRIORS
-from .audit import Agreement, Audit
-from .audit_measures import KINDS
+from hf_cap.priors.audit import KINDS, Agreement, Audit
+from hf_cap.report.figures import GREY, PALETTE, new_figure, save_figures
+from hf_cap.schema import CONTROL_PRIORS
 
 _KIND_COLOURS = dict(zip(KINDS[::-1], (*PALETTE[:3], GREY), strict=True))
 

@@ -1,30 +1,230 @@
-"""The class-aware prior `cap`: which words make a language model name the gold label, by perturbation.
+"""Which words to take out of a text: the perturbation scheme of the CAP prior.
 
-Source: "Hybrid Attribution Priors for Explainable and Robust Model Training" (arXiv 2512.14719). Ours
-are the demonstrations, the exact masks of short texts, the centred fit and the `contrast` score.
+A perturbation masks s words of a text of d words: s is uniform in {2, .., floor(d/2) + 1}, then the s
+positions are uniform without replacement. Two words allow only s = 1 (the scheme's own range would
+delete the text); one word allows no perturbation. Short texts have so few distinct masks that all of
+them are used, weighted by their exact probability: their priors carry no sampling noise.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import blake2b
+from itertools import combinations
+from math import comb
 from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 import torch
 from datasets import Dataset
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ..data import evenly
-from ..errors import ConfigError
-from ..randomness import generator
-from ..scoring.protocol import Query, Scored
-from ..words import keep_words
-from .asking import SIGNS, Asker, rank_of, warn_of_cuts
-from .language_model import LanguageModelSource
-from .perturbation import Masks, draw_masks
-from .prompts import Prompt
-from .ridge import WordFit, fit_words
-from .rows import Row, read_rows
-from .settings import CAPSettings, Score
-from .word_source import LEARNT, Explanations
+from hf_cap.data import evenly
+from hf_cap.errors import ConfigError, ExtractError
+from hf_cap.lm.base import Query, Scored
+from hf_cap.priors.base import LEARNT, Explanations, Row, read_rows
+from hf_cap.priors.language_model import SIGNS, Asker, LanguageModelSource, rank_of, warn_of_cuts
+from hf_cap.priors.prompts import CAPSettings, Prompt, Score
+from hf_cap.utils import generator
+from hf_cap.words import keep_words
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The distinct masks of one text.
+
+    Attributes:
+        kept: `(masks, words)`, true where the word stays. No row repeats.
+        weights: `(masks,)`, positive, summing to n: how often a mask was drawn, or n times its
+            probability where all masks are enumerated.
+    """
+
+    kept: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def masked_counts(words: int) -> range:
+    """Numbers of masked words, equally likely, for a text of `words` words. Empty for one word."""
+    return range(min(2, words - 1), min(words // 2 + 1, words - 1) + 1) if words > 1 else range(0)
+
+
+def distinct_masks(words: int) -> int:
+    """Number of different masks that the scheme can draw for a text of `words` words."""
+    return sum(comb(words, masked) for masked in masked_counts(words))
+
+
+def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
+    """The perturbations of one text.
+
+    Args:
+        text: The text itself; it and `seed` determine the draw, whatever batch or process it is in.
+        words: Number of its words, d.
+        n: Perturbations to draw, at least 1. The first n draws of a larger n are the same ones.
+        seed: Any integer.
+
+    Returns:
+        All masks with their exact weights where no more than `n` exist, else `n` draws with repeated
+        masks counted. No masks where `words` is 0 or 1.
+
+    Raises:
+        ConfigError: `n` is less than 1.
+    """
+    if n < 1:
+        raise ConfigError(
+            f"`n` must be at least 1, got {n!r}: it is the number of perturbations a text."
+        )
+    # Two words or more have at least as many masks as words: spares huge binomials for long texts.
+    few = words <= n and distinct_masks(words) <= n
+    return _enumerate(words, n) if few else _sample(text, words, n, seed)
+
+
+def _enumerate(words: int, n: int) -> Masks:
+    counts = masked_counts(words)
+    kept = np.ones((distinct_masks(words), words), dtype=bool)
+    weights = np.empty(len(kept))
+    masks = ((masked, out) for masked in counts for out in combinations(range(words), masked))
+    for row, (masked, out) in enumerate(masks):
+        kept[row, list(out)] = False
+        weights[row] = n / len(counts) / comb(words, masked)
+    return Masks(kept, weights)
+
+
+def _sample(text: str, words: int, n: int, seed: int) -> Masks:
+    counts = masked_counts(words)
+    # One row of uniforms a draw, so that a larger n begins with the draws of a smaller one.
+    uniforms = _generator(text, words, seed).random((n, words + 1))
+    masked = counts.start + np.floor(uniforms[:, 0] * len(counts))
+    ranks = uniforms[:, 1:].argsort(axis=1).argsort(axis=1)
+    kept, drawn = np.unique(ranks >= masked[:, None], axis=0, return_counts=True)
+    return Masks(kept, drawn.astype(np.float64))
+
+
+def _generator(text: str, words: int, seed: int) -> np.random.Generator:
+    """A stream of its own for each (seed, text, d); Python's `hash` would differ between processes."""
+    digest = blake2b(f"{seed}\0{words}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16)
+    return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
+
+
+# --- Centred weighted ridge regression of scores on masks, in float64, by Cholesky.
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """One regression for each text of a batch.
+
+    Attributes:
+        coefficients: `(texts, words)`, in nats a word: what the score gains by keeping the word.
+        r2: `(texts,)`, weighted share of the scores' variance that the fit explains, at most 1; 0
+            where all scores are equal.
+        std: `(texts, words)`, posterior standard deviation of the coefficients, in nats.
+    """
+
+    coefficients: Float[Tensor, "texts words"]
+    r2: Float[Tensor, " texts"]
+    std: Float[Tensor, "texts words"]
+
+
+def solve_ridge(
+    masks: Float[Tensor, "texts masks words"],
+    scores: Float[Tensor, "texts masks"],
+    weights: Float[Tensor, "texts masks"],
+    penalty: float,
+) -> RidgeFit:
+    """Ridge fits of several texts that have equally many words.
+
+    The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its
+    covariance is σ² A⁻¹. The noise variance is the weighted residual sum of squares over m − 1 − tr(H)
+    degrees of freedom: m distinct masks (a repeated mask brings no news of a deterministic scorer),
+    one for the mean, and tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the
+    language model is from linear in the words, not sampling of the model.
+
+    Args:
+        masks: 1 where a word is kept, else 0.
+        scores: Score of each perturbed text, in nats.
+        weights: At least 0; rows of weight 0 are padding.
+        penalty: λ, more than 0.
+
+    Raises:
+        ConfigError: `penalty` is not more than 0.
+    """
+    if not penalty > 0:
+        raise ConfigError(
+            f"`penalty` (λ) must be more than 0, got {penalty!r}; the default is 0.1."
+        )
+    share = weights / weights.sum(1, keepdim=True)
+    x = masks - torch.einsum("tm,tmw->tw", share, masks)[:, None]
+    z = scores - (share * scores).sum(1, keepdim=True)
+    gram = torch.einsum("tm,tmv,tmw->tvw", weights, x, x)
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype)
+    factor = torch.linalg.cholesky(gram + penalty * identity)
+    moment = torch.einsum("tm,tmw,tm->tw", weights, x, z)
+    coefficients = torch.cholesky_solve(moment[..., None], factor)[..., 0]
+    inverse = torch.cholesky_inverse(factor)
+
+    residual = (weights * (z - torch.einsum("tmw,tw->tm", x, coefficients)).square()).sum(1)
+    total = (weights * z.square()).sum(1)
+    spent = 1 + torch.einsum("tvw,twv->t", inverse, gram)
+    freedom = ((weights > 0).sum(1) - spent).clamp_min(torch.finfo(gram.dtype).eps)
+    variance = (residual / freedom)[:, None] * inverse.diagonal(dim1=1, dim2=2)
+    # equal scores may differ in their last bits
+    constant = total <= 1e-24 * (weights * scores.square()).sum(1)
+    r2 = torch.where(constant, 0.0, 1 - residual / total)
+    return RidgeFit(coefficients, r2, variance.sqrt())
+
+
+@dataclass(frozen=True)
+class WordFit:
+    """The fit of one text: see `RidgeFit`."""
+
+    coefficients: list[float]
+    r2: float | None
+    std: list[float]
+
+
+def fit_words(
+    masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float
+) -> list[WordFit]:
+    """Ridge fits of any number of texts, solved together where they have equally many words.
+
+    Args:
+        masks: Masks of each text, at least one a text.
+        scores: Score of each mask of each text, in nats.
+        penalty: λ, more than 0.
+
+    Raises:
+        ConfigError: `penalty` is not more than 0.
+        ExtractError: a score is not finite.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for text, mask in enumerate(masks):
+        by_length[mask.kept.shape[1]].append(text)
+    fits: dict[int, WordFit] = {}
+    for texts in by_length.values():
+        kept = _pad([torch.from_numpy(masks[i].kept).double() for i in texts])
+        weights = _pad([torch.from_numpy(masks[i].weights) for i in texts])
+        z = _pad([torch.tensor(scores[i], dtype=torch.float64) for i in texts])
+        if not z.isfinite().all():
+            raise ExtractError(
+                "A score of a perturbed text is NaN or infinite; the fit needs finite ones."
+            )
+        fit = solve_ridge(kept, z, weights, penalty)
+        rows = zip(fit.coefficients.tolist(), fit.r2.tolist(), fit.std.tolist(), strict=True)
+        fits |= {text: WordFit(*row) for text, row in zip(texts, rows, strict=True)}
+    return [fits[text] for text in range(len(masks))]
+
+
+def _pad(tensors: list[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+
+# --- The class-aware prior `cap`: which words make a language model name the gold label, by perturbation.
+
 
 SCORES: Mapping[Score, Callable[[Sequence[Scored], Sequence[float]], float]] = {
     "log_prob": lambda asked, _: asked[0].total,

@@ -16,14 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..scoring.protocol import Query, Scored
-from ..words import Span, token_words
-from .asking import SIGNS, Asker, rank_of, warn_of_cuts
-from .language_model import LanguageModelSource
-from .prompts import Prompt
-from .rows import Row
-from .settings import ChannelSettings, Evidence
-from .word_source import Explanations
+from hf_cap.lm.base import Query, Scored
+from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.language_model import SIGNS, Asker, LanguageModelSource, rank_of, warn_of_cuts
+from hf_cap.priors.prompts import ChannelSettings, Evidence, Prompt
+from hf_cap.words import Span, token_words
 
 LabelTokens = Float[Tensor, "labels tokens"]
 LabelWords = Float[Tensor, "labels words"]

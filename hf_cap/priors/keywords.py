@@ -1,17 +1,29 @@
 """The source `keywords`: words given or counted in the training data. The rival without a model."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from ..errors import ConfigError
-from ..word_counts import WordCounts, count_words, fold, log_odds, phi, tfidf
-from .rows import Row, read_rows
-from .source_settings import KeywordSettings, Statistic
-from .word_source import LEARNT, Explanations, WordSource
+from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.priors.base import (
+    LEARNT,
+    Control,
+    Explanations,
+    KeywordSettings,
+    RationaleSettings,
+    RationaleUnit,
+    Row,
+    Statistic,
+    WordSource,
+    read_rows,
+)
+from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
+from hf_cap.utils import text_seed
+from hf_cap.words import WordCounts, count_words, fold, log_odds, phi, tfidf
 
 STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = MappingProxyType(
     {"chi_squared": phi, "tfidf": tfidf, "log_odds": log_odds}
@@ -75,3 +87,153 @@ class KeywordsPrior(WordSource, KeywordSettings):
         if listed:
             return float(word in listed)
         return self.table[word][label] if word in self.table else 0.0
+
+
+# --- The control `word_length`: the number of characters of each word.
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordLengthPrior(WordSource):
+    """Scores each word by its length in characters, whatever the label."""
+
+    name: ClassVar[str] = "word_length"
+
+    def explain(self, rows: Sequence[Row]) -> Explanations:
+        """Score the words of some rows."""
+        return Explanations([[end - start for start, end in row.spans] for row in rows])
+
+
+# --- The source `rationale`: what people marked as decisive, from a column of the data set.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RationalePrior(WordSource, RationaleSettings):
+    """Scores each word by how far people marked it: 1 for a whole word, 0 for one that is not marked.
+
+    With character ranges a word that is marked in part gets the share of its characters. A null or empty
+    rationale gives zeros, which fusion leaves out.
+    """
+
+    name: ClassVar[str] = "rationale"
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The batch with `words`, `prior_rationale` and `provenance`.
+
+        Raises:
+            DataError: a column is missing, a text has no words, or a label is outside the label space.
+            PriorError: a rationale does not fit its text.
+        """
+        rows = read_rows(batch, self.labels, self)
+        if self.rationale_column not in batch:
+            raise DataError(
+                f"There is no column {self.rationale_column!r}; found {sorted(batch)}. Name the right one "
+                "with `rationale_column`."
+            )
+        marks = batch[self.rationale_column]
+        scores = [self._scores(row, mark) for row, mark in zip(rows, marks, strict=True)]
+        return self.columns(batch, rows, Explanations(scores))
+
+    def _scores(self, row: Row, mark: Sequence[Any] | None) -> list[float]:
+        if not mark:
+            return [0.0] * len(row.spans)
+        return UNITS[self.rationale_unit](row, mark)
+
+
+def _from_characters(row: Row, ranges: Sequence[Sequence[int]]) -> list[float]:
+    marked = _marked(row, ranges, len(row.text), "characters")
+    return [sum(marked[start:end]) / (end - start) for start, end in row.spans]
+
+
+def _from_words(row: Row, ranges: Sequence[Sequence[int]]) -> list[float]:
+    return list(map(float, _marked(row, ranges, len(row.spans), "words")))
+
+
+def _marked(row: Row, ranges: Sequence[Sequence[int]], size: int, unit: str) -> list[bool]:
+    marked = [False] * size
+    for start, end in ranges:
+        if not 0 <= start < end <= size:
+            raise PriorError(
+                f"The rationale range [{start}, {end}) lies outside the {size} {unit} of the text "
+                f"{row.text!r:.80}. Ranges are half-open and count {unit} from 0."
+            )
+        marked[start:end] = [True] * (end - start)
+    return marked
+
+
+def _from_flags(row: Row, flags: Sequence[float]) -> list[float]:
+    if len(flags) != len(row.spans):
+        raise PriorError(
+            f"A rationale has {len(flags)} flags for the {len(row.spans)} words of {row.text!r:.80}. Give "
+            "one a word, or `word_pattern` of the words that were marked."
+        )
+    return list(map(float, flags))
+
+
+UNITS: Mapping[RationaleUnit, Callable[[Row, Sequence[Any]], list[float]]] = MappingProxyType(
+    {"characters": _from_characters, "words": _from_words, "flags": _from_flags}
+)
+
+
+# --- Controls: priors that carry no information, to compare a real one with.
+
+
+Splits = TypeVar("Splits", Dataset, DatasetDict)
+
+
+def uniform(scores: Sequence[float], text: str = "", seed: int = 0) -> list[float]:
+    """The same score, 1, for every word."""
+    return [1.0] * len(scores)
+
+
+def random_scores(scores: Sequence[float], text: str, seed: int = 0) -> list[float]:
+    """An independent uniform score in [0, 1) for every word."""
+    generator = random.Random(text_seed(seed, text))
+    return [generator.random() for _ in scores]
+
+
+def shuffled(scores: Sequence[float], text: str, seed: int = 0) -> list[float]:
+    """The scores of the text in random order: the same distribution, on the wrong words."""
+    return random.Random(text_seed(seed, text)).sample(list(scores), len(scores))
+
+
+CONTROLS: Mapping[Control, Callable[[Sequence[float], str, int], list[float]]] = MappingProxyType(
+    {"uniform": uniform, "random": random_scores, "shuffled": shuffled}
+)
+
+
+def with_control(
+    dataset: Splits,
+    control: Control,
+    *,
+    seed: int = 0,
+    column: str = PRIOR,
+    text_column: str = TEXT,
+) -> Splits:
+    """The data set with a prior column replaced by its control; null stays null.
+
+    Args:
+        dataset: Data set, or splits of one, with a prior column.
+        control: `uniform`, `random` or `shuffled`.
+        seed: Determines, together with the text, what is random.
+        column: The prior column.
+        text_column: Column that holds the texts.
+
+    Raises:
+        ConfigError: there is no such control.
+    """
+    if control not in CONTROLS:
+        raise ConfigError(f"There is no control {control!r}; there are {sorted(CONTROLS)}.")
+    arguments = {"control": control, "seed": seed, "column": column, "text_column": text_column}
+    return dataset.map(_replace, batched=True, fn_kwargs=arguments, desc=f"Control {control}")
+
+
+def _replace(
+    batch: Mapping[str, list[Any]], control: Control, seed: int, column: str, text_column: str
+) -> dict[str, list[Any]]:
+    scores = [
+        None if prior is None else CONTROLS[control](prior, text, seed)
+        for prior, text in zip(batch[column], batch[text_column], strict=True)
+    ]
+    cells = batch.get(PROVENANCE) or [None] * len(scores)
+    facts = {"control": control, "seed": seed, "column": column}
+    return {column: scores, PROVENANCE: [add_provenance(cell, "control", facts) for cell in cells]}

@@ -1,24 +1,209 @@
-"""What the sources that ask a language model have in common: scorer, demonstrations and facts."""
+"""An opened language model with the prompts of one prior: what it is asked, and what fits into it."""
 
-from collections.abc import Mapping
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 from datasets import Dataset
 
-from ..errors import ConfigError, ModelError
-from ..files import folder_stamp
-from ..schema import digest
-from ..scoring.loading import resolve_dtype
-from ..scoring.protocol import Scorer
-from ..scoring.settings import ScorerSettings, current_runtime
-from .asking import Asker, open_asker
-from .demonstrations import NO_DEMONSTRATIONS, DemonstrationSets, choose_demonstrations
-from .prompts import load_template
-from .rows import label_space, read_rows
-from .settings import DEFAULT_TEMPLATE, PromptSettings
-from .source_settings import RowOptions
-from .word_source import LEARNT, WordSource
+from hf_cap.errors import ConfigError, ModelError
+from hf_cap.lm.base import (
+    Bounded,
+    Query,
+    Scorer,
+    ScorerSettings,
+    answer_tokens,
+    current_runtime,
+    end_of_turn,
+)
+from hf_cap.lm.local import resolve_dtype
+from hf_cap.lm.open import open_scorer
+from hf_cap.priors.base import LEARNT, Row, RowOptions, WordSource, label_space, read_rows
+from hf_cap.priors.prompts import (
+    DEFAULT_TEMPLATE,
+    NO_DEMONSTRATIONS,
+    DemonstrationSets,
+    Prompt,
+    PromptSettings,
+    Sign,
+    build_prompt,
+    choose_demonstrations,
+    load_template,
+    set_without,
+    written_labels,
+)
+from hf_cap.schema import digest
+from hf_cap.utils import folder_stamp
+
+_logger = logging.getLogger(__name__)
+
+SIGNS: Mapping[Sign, Callable[[float], float]] = {
+    "positive": lambda score: max(score, 0.0),
+    "signed": lambda score: score,
+    "absolute": abs,
+}
+
+Variants: TypeAlias = Callable[[Row, int], Sequence[str]]
+"""A row and a number of bytes to the texts that are asked in place of the row's and have more bytes."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """An opened language model with the prompts of one prior, one a demonstration set.
+
+    Attributes:
+        scorer: The language model.
+        labels: The label space as written in the prompts.
+        sets: Demonstration sets, with label names.
+        prompts: The prompt of each set.
+        ended: Labels that begin another one; see `answer`.
+    """
+
+    scorer: Scorer
+    labels: Sequence[str]
+    sets: DemonstrationSets
+    prompts: Sequence[Prompt]
+    ended: frozenset[str]
+
+    def prompt(self, text: str) -> Prompt:
+        """The prompt whose demonstrations do not contain `text`."""
+        return self.prompts[set_without(self.sets, text)]
+
+    def answer(self, prompt: Prompt, label: str) -> str:
+        """A label as the answer to score.
+
+        A label that begins another one is followed by the end of an answer: without, it would be at least
+        as likely as the other, whatever the text says.
+        """
+        return prompt.answer(label) + (prompt.end if label in self.ended else "")
+
+    def query(self, prompt: Prompt, text: str, label: str) -> Query:
+        """The question how likely a label is as the answer about a text."""
+        return Query(prompt.prefix, prompt.body(text), self.answer(prompt, label))
+
+    def fit(
+        self,
+        rows: Sequence[Row],
+        query: Callable[[Prompt, str, str], Query],
+        variants: Variants = lambda row, room: (),
+    ) -> list[Row]:
+        """The rows without the last words that the model has no room for, whatever label it is asked about.
+
+        Args:
+            rows: The whole rows.
+            query: What is asked about a text and a label.
+            variants: Texts that are asked in place of that of a row.
+
+        Raises:
+            ModelError: not even the first word of a row fits.
+        """
+        scorer = self.scorer
+        if not isinstance(scorer, Bounded):
+            return list(rows)
+
+        def excess(label: str, prompt: Prompt, text: str) -> int:
+            return scorer.excess(query(prompt, text, label))
+
+        longest = max(self.labels, key=partial(excess, prompt=self.prompts[0], text="a"))
+        return [
+            _cut(row, partial(excess, longest, self.prompt(row.text)), variants) for row in rows
+        ]
+
+
+def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
+    """The first words of a row for which `excess`, in tokens, is at most 0 with every variant."""
+
+    def most(words: int) -> int:
+        part = row.first_words(words)
+        whole = excess(part.text)
+        # no text has more tokens than bytes, so few variants need be looked at
+        return max([whole, *map(excess, variants(part, -whole))])
+
+    if most(len(row.spans)) <= 0:
+        return row
+    kept = bisect_left(range(1, len(row.spans)), 1, key=most)
+    if kept:
+        return row.first_words(kept)
+    word = row.words[0]
+    if excess(word[0]) > 0:
+        raise ModelError(
+            "The prompt leaves no room for a single word: the language model reads fewer tokens than "
+            "instruction, labels and demonstrations take. Use fewer demonstrations (`demonstrations=0`), a "
+            "shorter template, or a model that reads more."
+        )
+    raise ModelError(
+        f"The word {word[:40]!r}{'...' * (len(word) > 40)} of {len(word)} characters is longer than the "
+        "language model can read beside the prompt, and a text is cut between words. Give a `word_pattern` "
+        r"that finds shorter words (`\w` takes each character of a text without spaces), remove the text, "
+        "or use a model that reads more."
+    )
+
+
+def labels_that_begin_others(scorer: Scorer, answers: Mapping[str, str]) -> frozenset[str]:
+    """Labels whose tokens are the first tokens of another label.
+
+    Args:
+        scorer: The language model that reads them.
+        answers: Label to how it is answered.
+    """
+    tokens = {label: answer_tokens(scorer, answer) for label, answer in answers.items()}
+    beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
+    return frozenset(label for label, ids in tokens.items() if ids in beginnings)
+
+
+def open_asker(
+    prior: str,
+    settings: PromptSettings,
+    labels: Sequence[str],
+    scorer: ScorerSettings | Scorer,
+    sets: DemonstrationSets,
+) -> Asker:
+    """Open the language model and write its prompts.
+
+    Raises:
+        ConfigError: the template cannot be used.
+        DataError: two labels are written alike.
+        ModelError: the model or its chat template cannot serve.
+    """
+    opened = open_scorer(scorer) if isinstance(scorer, ScorerSettings) else scorer
+    template = load_template(settings.template, prior)
+    written = written_labels(labels, verbalised=settings.verbalise)
+    names = dict(zip(labels, written, strict=True))
+    prompts = [
+        build_prompt(
+            template,
+            written,
+            [(text, names[label]) for text, label in examples],
+            opened.render_chat if settings.chat else None,
+            end_of_turn(opened),
+        )
+        for examples in sets
+    ]
+    answers = {label: prompts[0].answer(label) for label in written}
+    return Asker(opened, written, sets, prompts, labels_that_begin_others(opened, answers))
+
+
+def warn_of_cuts(cuts: Sequence[int]) -> None:
+    """One warning a batch for texts that were longer than the model can read."""
+    texts = sum(cut > 0 for cut in cuts)
+    if texts:
+        _logger.warning(
+            "%d of %d texts are longer than the language model reads; their last words "
+            "(%d in all) get the score 0.",
+            texts, len(cuts), sum(cuts),
+        )  # fmt: skip
+
+
+def rank_of(label: int, scores: Sequence[float]) -> int:
+    """Rank of a label among the scores of all labels: 1 where it is the model's own answer."""
+    return 1 + sum(score > scores[label] for score in scores)
+
+
+# --- What the sources that ask a language model have in common: scorer, demonstrations and facts.
+
 
 T = TypeVar("T")
 

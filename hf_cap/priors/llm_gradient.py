@@ -12,17 +12,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..attribution import pool_words
-from ..errors import ConfigError, ModelError
-from ..scoring.local import LocalScorer
-from ..scoring.protocol import Scorer
-from ..scoring.store import StoredScorer
-from ..words import NO_WORD, Span, token_words
-from .asking import SIGNS, warn_of_cuts
-from .language_model import LanguageModelSource
-from .prompts import Prompt
-from .rows import Row
-from .word_source import Explanations
+from hf_cap.attribution import pool_words
+from hf_cap.errors import ConfigError, ModelError
+from hf_cap.lm.base import Scorer
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import LocalScorer
+from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.language_model import SIGNS, LanguageModelSource, warn_of_cuts
+from hf_cap.priors.prompts import Prompt
+from hf_cap.words import NO_WORD, Span, token_words
 
 
 class Asked(NamedTuple):

@@ -7,9 +7,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..errors import ConfigError, DataError
-from ..scoring.local import LocalScorer
-from .cap import CAPPrior
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.lm.local import LocalScorer
+from hf_cap.priors.cap import CAPPrior
 
 TASK = "class-aware-prior"
 

@@ -1,22 +1,135 @@
-"""Prompts: instruction, label space, demonstrations, text, answer slot, in this order.
-
-Everything before the text is the same for many prompts, so a scorer reads it once. The cut between the
-shared prefix and the rest falls where a tokenizer cuts as well: before the space of a word, or after a
-line break.
-"""
+"""Settings of the priors that come from a language model. Imports neither torch nor transformers."""
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
-from ..errors import ConfigError, DataError, ModelError
-from ..schema import digest
-from .settings import DEFAULT_TEMPLATE
+from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.schema import digest
+from hf_cap.utils import check_choices, check_range, documented, option
+
+Score = Literal["log_prob", "mean_log_prob", "contrast"]
+Masking = Literal["delete", "replace"]
+Sign = Literal["positive", "signed", "absolute"]
+Evidence = Literal["posterior", "uniform"]
+
+DEFAULT_TEMPLATE = "default"
+"""Stands for the template that comes with the prior."""
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """How a language model is asked, shared by `CAPPrior` and `ChannelPrior`."""
+
+    template: str = option(
+        DEFAULT_TEMPLATE,
+        "Prompt template: 'default' (the file that comes with the prior) or the path of a YAML file like it.",
+    )
+    chat: bool = option(
+        True, "Put the prompt into the model's chat template, where it has one; else plain text."
+    )
+    verbalise: bool = option(
+        True, "Write labels as words in the prompt: card_arrival becomes 'card arrival'."
+    )
+    demonstrations: int = option(
+        1,
+        "Labelled training texts a label in the prompt, at least 0. Two disjoint sets are kept, and no "
+        "text is scored under a set that it is in.",
+    )
+    sign: Sign = option(
+        "positive",
+        "Which scores the prior keeps: evidence for the label only, signed scores, or absolute values.",
+    )
+    keep_label_scores: bool = option(
+        False,
+        "Also score every label on the whole text: the language model's own answer, as a diagnostic.",
+    )
+    seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "demonstrations", at_least=0)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class CAPSettings:
+    """Settings of the perturbation prior `cap`."""
+
+    n: int = option(100, "Perturbations a text, at least 1; all of them where fewer exist.")
+    penalty: float = option(0.1, "Ridge penalty λ, more than 0.")
+    score: Score = option(
+        "log_prob",
+        "What a perturbation is scored by: log-probability of the gold label, the same per token, or its "
+        "contrast with the strongest rival labels.",
+    )
+    rivals: int = option(5, "Rival labels that `contrast` compares with, at least 1.")
+    calibration_texts: int = option(
+        200,
+        "Texts from which `contrast` learns how much the model favours each label anyway; 0 turns it off.",
+    )
+    masking: Masking = option("delete", "Whether a masked word is deleted or replaced.")
+    replacement: str = option("...", "What stands in for a masked word when masking is `replace`.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "n", "rivals", at_least=1)
+        check_range(self, "calibration_texts", at_least=0)
+        check_range(self, "penalty", above=0)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings:
+    """Settings of the class-conditional prior `channel`."""
+
+    evidence: Evidence = option(
+        "posterior",
+        "What a word under the gold label is compared with: the labels weighted by what the words before "
+        "it say (scores then add up to log p(label | text) - log p(label)), or all labels alike.",
+    )
+    temperature: float = option(
+        1.0,
+        "Divides the log-probabilities of the words, more than 0; above 1 tempers over-confidence.",
+    )
+    keep_label_words: bool = option(
+        False, "Also keep the word scores of every label, not only of the gold one."
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "temperature", above=0)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """How the stage `extract` goes through a data set. Changes no score."""
+
+    splits: tuple[str, ...] = option(
+        ("train",),
+        "Splits whose texts get priors. `hf-cap extract` reads and writes no others; its sources learn "
+        "(demonstrations, keywords) from train where it is among them, else from the first.",
+    )
+    chunk_size: int = option(
+        32, "Texts that are scored, and kept, together. What is lost by a crash is one chunk."
+    )
+    progress: bool = option(True, "Show a progress bar.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "chunk_size", at_least=1)
+
+
+# --- Prompts: instruction, label space, demonstrations, text, answer slot, in this order.
+
 
 _logger = logging.getLogger(__name__)
 _BUILT_IN = Path(__file__).parent / "templates"
@@ -221,3 +334,80 @@ def _split_trailing_space(text: str) -> tuple[str, str]:
 @lru_cache(maxsize=1)
 def _notify_no_chat() -> None:
     _logger.warning("The language model has no chat template; it is asked in plain text.")
+
+
+# --- Worked examples in the prompt: two disjoint sets, so that no text is scored beside its own label.
+
+
+DemonstrationSets = tuple[tuple[Example, ...], ...]
+"""Two sets that share no text (ignoring case and white space), or one empty set for no demonstrations.
+Labels are names of the label space."""
+
+NO_DEMONSTRATIONS: DemonstrationSets = ((),)
+
+
+def choose_demonstrations(
+    texts: Sequence[str], labels: Sequence[str], *, per_label: int, seed: int
+) -> DemonstrationSets:
+    """Choose two disjoint sets of demonstrations.
+
+    The choice depends on the seed and the set of examples only, not on their order. Where a class has
+    fewer than two texts per demonstration asked for, the sets share out what there is, with one notice.
+
+    Args:
+        texts: Training texts.
+        labels: Their label names.
+        per_label: Demonstrations a label in each set, at least 0.
+        seed: Any integer.
+
+    Raises:
+        ConfigError: `per_label` is negative.
+    """
+    if per_label < 0:
+        raise ConfigError(f"`per_label` must be at least 0, got {per_label!r}.")
+    if per_label == 0:
+        return NO_DEMONSTRATIONS
+    pools = _pools(texts, labels, seed)
+    # Alternating, so that the sets stay as equal as they can where a class is short of texts.
+    chosen = [
+        [example for pool in pools for example in pool[: 2 * per_label][part::2]] for part in (0, 1)
+    ]
+    short = [pool[0][1] for pool in pools if len(pool) < 2 * per_label]
+    if short:
+        _logger.warning(
+            "%d of %d labels have fewer than %d different texts, so that some prompts show fewer than %d "
+            "demonstrations of them: %s",
+            len(short), len(pools), 2 * per_label, per_label, ", ".join(short[:8]),
+        )  # fmt: skip
+    return tuple(tuple(sorted(part, key=lambda example: _rank(seed, *example))) for part in chosen)
+
+
+def set_without(sets: DemonstrationSets, text: str) -> int:
+    """Index of the first set in which `text` does not occur, ignoring case and white space."""
+    key = _same(text)
+    return next(i for i, part in enumerate(sets) if all(_same(shown) != key for shown, _ in part))
+
+
+def _pools(texts: Sequence[str], labels: Sequence[str], seed: int) -> list[list[Example]]:
+    """The different texts of each label, each under one label only, in an order of the seed's making."""
+    pools: dict[str, list[Example]] = {label: [] for label in sorted(set(labels))}
+    seen: set[str] = set()
+    for text, label in sorted(_pairs(texts, labels), key=lambda example: _rank(seed, *example)):
+        if (key := _same(text)) and key not in seen:
+            seen.add(key)
+            pools[label].append((" ".join(text.split()), label))
+    return [pool for pool in pools.values() if pool]
+
+
+def _pairs(texts: Iterable[str], labels: Iterable[str]) -> set[Example]:
+    return set(zip(texts, labels, strict=True))
+
+
+def _same(text: str) -> str:
+    """What two texts share that are the same but for case and white space."""
+    return " ".join(text.split()).casefold()
+
+
+def _rank(seed: int, text: str, label: str) -> bytes:
+    digest = blake2b(f"{seed}\0{label}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return digest.digest()

@@ -19,14 +19,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..attribution import attribute_words
-from ..cards.heat_map import heat_map, printable
-from ..classifiers import longest_input
-from ..data import evenly, label_names
-from ..errors import ConfigError
-from ..schema import LABEL, PRIOR, TEXT, check_prior
-from ..words import WORD_PATTERN, word_strings
-from .data import label_ids
+from hf_cap.attribution import attribute_words
+from hf_cap.cards import heat_map, printable
+from hf_cap.classifiers import longest_input
+from hf_cap.data import evenly, label_names
+from hf_cap.errors import ConfigError
+from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
+from hf_cap.training.collator import label_ids
+from hf_cap.words import WORD_PATTERN, word_strings
 
 NAME = "heat_maps"
 _STEPS = 20

@@ -22,10 +22,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attribution import (
+from hf_cap.attribution import (
+    Embeddings,
     Explained,
     Path,
+    PerExample,
     Points,
+    Scalar,
+    TokenScores,
     common_attention,
     math_attention,
     path_scores,
@@ -33,7 +37,6 @@ from ..attribution import (
     token_scores,
     without_dropout,
 )
-from ..types import Embeddings, PerExample, Scalar, TokenScores
 
 TokenLoss = Callable[[TokenScores], Scalar]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import kl_div, softplus
 
-from ..types import PerExample, WordMask, WordScores
+from hf_cap.attribution import PerExample, WordMask, WordScores
 
 _TINY = 1e-12
 

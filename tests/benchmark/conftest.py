@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.settings import BenchmarkSettings
+from benchmarks.study.bench import Bench
+from benchmarks.study.settings import BenchmarkSettings
 from tests.benchmark.rooms import recipe, write_data, write_encoder
 
 

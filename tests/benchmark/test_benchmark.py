@@ -16,11 +16,12 @@ import pytest
 from datasets import load_dataset
 from safetensors import SafetensorError
 
-from hf_cap.benchmark.running import failures, matrix
-from hf_cap.benchmark.settings import BenchmarkSettings
-from hf_cap.cli import benchmark, main, parse_command
+from benchmarks.study import __main__ as benchmark
+from benchmarks.study.running import failures, matrix
+from benchmarks.study.settings import BenchmarkSettings
+from hf_cap.cli import main, parse_command
 from hf_cap.cli.config import build
-from hf_cap.files import write_json
+from hf_cap.utils import write_json
 from tests.benchmark.rooms import TESTS, TEXTS, cell_files, flags, write_data
 from tests.launching import accelerate_launch, environment
 
@@ -149,7 +150,7 @@ def test_scores_without_texts_save_the_extraction(
     def extract(*_: Any, **__: Any) -> None:
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr("hf_cap.benchmark.priors.extract_priors", extract)
+    monkeypatch.setattr("benchmarks.study.priors.extract_priors", extract)
     for folder in ("cells", "scores"):
         shutil.copytree(done / folder, tmp_path / folder)
     few = ["--methods", "none", "keywords", "shuffled", "--seeds", "0", "1"]
@@ -248,7 +249,7 @@ def test_a_full_disk_fails_one_cell_and_the_next_run_mends_it(
             raise OSError(errno.ENOSPC, "No space left on device")
         write_json(target, value)
 
-    monkeypatch.setattr("hf_cap.benchmark.cells.write_json", full)
+    monkeypatch.setattr("benchmarks.study.cells.write_json", full)
     few = ["--methods", "none", "oracle", "--seeds", "0", "1"]
     assert main(flags(room, tmp_path, *few)) == 2
     assert "2 x OSError: [Errno 28] No space left on device" in capsys.readouterr().err
@@ -270,7 +271,7 @@ def test_a_model_that_cannot_be_saved_costs_no_numbers(
     def full(*_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("hf_cap.benchmark.students.Student.save", full)
+    monkeypatch.setattr("benchmarks.study.students.Student.save", full)
     few = ["--methods", "none", "--seeds", "0", "--keep_models", "true"]
     assert main(flags(room, tmp_path, *few)) == 2
     assert "1 x SafetensorError: I/O error: No space left on device" in capsys.readouterr().err

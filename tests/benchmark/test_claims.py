@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.claims import claim
-from hf_cap.benchmark.running import failures
-from hf_cap.claims import Busy
-from hf_cap.cli.benchmark import be_alone, failure_text
-from hf_cap.evaluation.matrix import Cell
+from benchmarks.study.__main__ import be_alone, failure_text
+from benchmarks.study.bench import Bench
+from benchmarks.study.claims import claim
+from benchmarks.study.running import failures
+from hf_cap.evaluation.results import Cell
+from hf_cap.priors.extract import Busy
 
 
 def test_a_claim_keeps_others_out_until_it_ends(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.claims import claim
-from hf_cap.benchmark.priors import scored
-from hf_cap.benchmark.settings import BenchmarkSettings
-from hf_cap.claims import Busy
-from hf_cap.evaluation.matrix import Cell
+from benchmarks.study.bench import Bench
+from benchmarks.study.claims import claim
+from benchmarks.study.priors import scored
+from benchmarks.study.settings import BenchmarkSettings
+from hf_cap.evaluation.results import Cell
+from hf_cap.priors.extract import Busy
 from tests.watched import Watched
 
 CELL = Cell("data", "2_shot", 0, "word_length", 0)

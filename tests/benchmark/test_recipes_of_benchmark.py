@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.settings import BenchmarkSettings
-from hf_cap.cli import benchmark, parse_command
+from benchmarks.study import __main__ as benchmark
+from benchmarks.study.bench import Bench
+from benchmarks.study.settings import BenchmarkSettings
+from hf_cap.cli import parse_command
 from hf_cap.cli.config import build
 from hf_cap.errors import ConfigError
 

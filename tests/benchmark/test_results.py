@@ -8,21 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.benchmark.bench import CELL_FILE
-from hf_cap.benchmark.figures import (
+from benchmarks.study.bench import CELL_FILE
+from benchmarks.study.figures import (
     FIGURES,
     draw_attacks,
     draw_faithfulness,
     draw_figures,
     draw_shots,
 )
-from hf_cap.benchmark.report import few_shot_summary, page
-from hf_cap.benchmark.results import Result, outcomes, read_results, rows, summary
-from hf_cap.benchmark.tables import markdown, shown, tables
+from benchmarks.study.report import few_shot_summary, page
+from benchmarks.study.results import Result, outcomes, read_results, rows, summary
+from benchmarks.study.tables import markdown, shown, tables
 from hf_cap.data import read_parquet
-from hf_cap.evaluation.matrix import Cell
-from hf_cap.files import write_json
-from hf_cap.statistics import Interval, holm, paired_bootstrap
+from hf_cap.evaluation.results import Cell, Interval, holm, paired_bootstrap
+from hf_cap.utils import write_json
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 ACCURACY = {

@@ -7,12 +7,12 @@ import pytest
 from datasets.exceptions import DatasetGenerationError
 from safetensors import SafetensorError
 
-from hf_cap.benchmark import running
-from hf_cap.benchmark.bench import FAILURE_FILE, Bench
-from hf_cap.benchmark.settings import BenchmarkSettings
-from hf_cap.claims import Busy
+from benchmarks.study import running
+from benchmarks.study.bench import FAILURE_FILE, Bench
+from benchmarks.study.settings import BenchmarkSettings
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.matrix import Cell
+from hf_cap.evaluation.results import Cell
+from hf_cap.priors.extract import Busy
 
 CELLS = [Cell("bank", "5_shot", draw, method, 0) for draw in (0, 1) for method in ("none", "cap")]
 

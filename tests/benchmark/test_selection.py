@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from hf_cap.benchmark import selection
-from hf_cap.benchmark.bench import Bench
-from hf_cap.benchmark.choices import training_settings
-from hf_cap.benchmark.selection import choose, validation_texts
-from hf_cap.benchmark.settings import BenchmarkSettings
-from hf_cap.benchmark.texts import load_texts, training_texts
+from benchmarks.study import selection
+from benchmarks.study.bench import Bench
+from benchmarks.study.choices import training_settings
+from benchmarks.study.selection import choose, validation_texts
+from benchmarks.study.settings import BenchmarkSettings
+from benchmarks.study.texts import load_texts, training_texts
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.matrix import Cell
+from hf_cap.evaluation.results import Cell
 from tests.benchmark.rooms import flags
 
 RATES = ({"learning_rate": 1.0}, {"learning_rate": 2.0}, {"learning_rate": 3.0})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hf_cap.publishing.report.writer import write_report
+from hf_cap.report.page import write_report
 from tests.publishing.report_runs import HOSTILE, SOURCES, demo_rows, write_priors, write_runs
 
 if TYPE_CHECKING:

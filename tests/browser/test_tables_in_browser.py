@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from hf_cap.publishing.report.building import build_report
-from hf_cap.publishing.report.rendering import render_report
+from hf_cap.report.page import build_report, render_report
 from tests.tabular.report_cases import EVIL, RUNS
 
 if TYPE_CHECKING:

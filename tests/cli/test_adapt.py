@@ -9,10 +9,10 @@ from datasets import ClassLabel, Dataset, load_dataset
 from hf_cap.cli import main
 from hf_cap.cli.adapt import hold_out
 from hf_cap.errors import DataError
+from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.local import LocalScorer
+from hf_cap.priors.base import read_rows
 from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.rows import read_rows
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.settings import ScorerSettings
 from tests.tiny import byte_tokenizer, llama
 
 ROWS = [
@@ -153,8 +153,8 @@ def test_bad_input_is_one_sentence(
 
 def test_a_model_folder_is_a_scorer_of_its_own(adapted: Path) -> None:
     settings = ScorerSettings(model=str(adapted / "model"))
-    from hf_cap.scoring.open import open_scorer
-    from hf_cap.scoring.settings import ScorerRuntime
+    from hf_cap.lm.base import ScorerRuntime
+    from hf_cap.lm.open import open_scorer
 
     plain = LocalScorer(llama(), byte_tokenizer(), name=str(adapted / "model"))
     assert open_scorer(settings, ScorerRuntime(store="none")).identity != plain.identity

@@ -13,9 +13,9 @@ from datasets import load_dataset
 from hf_cap.cli import main
 from hf_cap.data import load_splits
 from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.metrics import load_metric
-from hf_cap.evaluation.predict import load_classifier
-from hf_cap.scoring.chat import StandInChat, StoredChat
+from hf_cap.evaluation.metrics import load_classifier
+from hf_cap.evaluation.spaces import load_metric
+from hf_cap.lm.chat import StandInChat, StoredChat
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TRAIN = {

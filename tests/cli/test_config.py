@@ -10,7 +10,7 @@ import pytest
 
 from hf_cap.cli.config import add_flags, build, merge, read_yaml, settings_of
 from hf_cap.errors import ConfigError
-from hf_cap.options import documented, option, required
+from hf_cap.utils import documented, option, required
 
 
 @documented

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hf_cap.evaluation.faithfulness import FloatArray
+from hf_cap.evaluation.metrics import FloatArray
 
 
 class WeightedWords:

@@ -9,9 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, jaccard_score
 
 from hf_cap.errors import DataError
-from hf_cap.evaluation.agreement import AGREEMENTS, Agreement, cosine, spearman
-from hf_cap.evaluation.plausibility import plausibility
-from hf_cap.evaluation.robustness import Robustness, robustness
+from hf_cap.evaluation.evaluate import Robustness, robustness
+from hf_cap.evaluation.metrics import AGREEMENTS, Agreement, cosine, plausibility, spearman
 
 
 def test_cosine_on_paper() -> None:

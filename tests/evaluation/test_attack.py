@@ -11,16 +11,11 @@ from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.attacks.attack import (
-    Attack,
-    attack_dataset,
-    prepare_attack,
-    run_attack,
-)
+from hf_cap.evaluation.attacks.attack import Attack, attack_dataset, prepare_attack, run_attack
 from hf_cap.evaluation.attacks.rewriting import fault
 from hf_cap.evaluation.attacks.settings import AttackSettings
-from hf_cap.scoring.chat import StandInChat
-from hf_cap.scoring.settings import ScorerSettings
+from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.chat import StandInChat
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
 TRAIN = {

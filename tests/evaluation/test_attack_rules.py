@@ -11,25 +11,24 @@ from sklearn.feature_selection import chi2
 
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import rewriting
-from hf_cap.evaluation.attacks.grammar import Role, role
-from hf_cap.evaluation.attacks.keywords import (
-    FUNCTION_WORDS,
-    chi_squared_keywords,
-    difficulties,
-    overlap,
-    prior_keywords,
-)
 from hf_cap.evaluation.attacks.rules import (
+    FUNCTION_WORDS,
     MENTIONS,
     Lexicon,
+    Role,
     add_mention,
+    chi_squared_keywords,
+    difficulties,
     load_lexicon,
+    overlap,
     own_lexicon,
+    prior_keywords,
     replace_keywords,
+    role,
 )
 from hf_cap.evaluation.attacks.settings import Difficulty, Kind, WantedDifficulty
 from hf_cap.evaluation.attacks.writers import WRITERS
-from hf_cap.word_counts import fold
+from hf_cap.words import fold
 
 TEXTS = [
     "I lost my card!",

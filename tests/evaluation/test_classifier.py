@@ -11,10 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from sklearn.metrics import f1_score
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.evaluation.classifier import Evaluation, evaluate_classifier
-from hf_cap.evaluation.faithfulness import comprehensiveness, sufficiency
-from hf_cap.evaluation.predict import Classifier
-from hf_cap.evaluation.settings import EvaluationSettings
+from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
+from hf_cap.evaluation.metrics import Classifier, comprehensiveness, sufficiency
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import DataError
-from hf_cap.evaluation.faithfulness import comprehensiveness, rationale, sufficiency
+from hf_cap.evaluation.metrics import comprehensiveness, rationale, sufficiency
 from tests.evaluation.planted_model import WeightedWords
 
 MODEL = WeightedWords({"lost": 0.5, "card": 0.3})

@@ -3,8 +3,17 @@
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.matrix import Cell, Outcome, TableRow, cells, over_datasets, table
-from hf_cap.statistics import mean_interval, paired_bootstrap, paired_difference
+from hf_cap.evaluation.results import (
+    Cell,
+    Outcome,
+    TableRow,
+    cells,
+    mean_interval,
+    over_datasets,
+    paired_bootstrap,
+    paired_difference,
+    table,
+)
 
 
 def outcomes(**values: list[float]) -> list[Outcome]:

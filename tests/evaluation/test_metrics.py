@@ -10,10 +10,8 @@ import pytest
 import yaml
 
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.faithfulness import comprehensiveness, sufficiency
-from hf_cap.evaluation.metrics import FOLDER, load_metric, metric_names
-from hf_cap.evaluation.predict import Classifier
-from hf_cap.evaluation.soft import soft_nc, soft_ns
+from hf_cap.evaluation.metrics import Classifier, comprehensiveness, soft_nc, soft_ns, sufficiency
+from hf_cap.evaluation.spaces import FOLDER, load_metric, metric_names
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = [

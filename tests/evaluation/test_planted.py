@@ -6,8 +6,11 @@ import pytest
 from datasets import Dataset
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.classifier import evaluate_classifier
-from hf_cap.evaluation.planted import (
+from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
+from hf_cap.priors.keywords import with_control
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.trainer import CAPTrainer
+from tests.evaluation.planted import (
     CUES,
     DECISIVE,
     PATTERNS,
@@ -18,10 +21,6 @@ from hf_cap.evaluation.planted import (
     planted_splits,
     rationale_of,
 )
-from hf_cap.evaluation.settings import EvaluationSettings
-from hf_cap.priors.controls import with_control
-from hf_cap.training.config import CAPConfig
-from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 
 LABELS = list(DECISIVE)

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.audit import audit_dataset, write_audit
 from hf_cap.priors.audit_figures import FIGURES
-from hf_cap.priors.source_settings import AuditSettings
-from hf_cap.word_counts import count_words, log_odds
+from hf_cap.priors.base import AuditSettings
+from hf_cap.words import count_words, log_odds
 
 NAMES = ["lost", "renew"]
 ROWS = [

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from hf_cap.priors.audit_measures import (
+from hf_cap.priors.audit import (
     DEGENERATE,
     Prior,
     average_precision,

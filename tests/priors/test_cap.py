@@ -12,14 +12,13 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
+from hf_cap.lm.base import Query, Scored, Scorer, ScorerRuntime, ScorerSettings, using_runtime
+from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.mock import StandInScorer
 from hf_cap.priors import prompts
-from hf_cap.priors.asking import SIGNS
 from hf_cap.priors.cap import SCORES, CAPPrior
-from hf_cap.priors.settings import Score, Sign
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query, Scored, Scorer
-from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings, using_runtime
-from hf_cap.scoring.standin import StandInScorer
+from hf_cap.priors.language_model import SIGNS
+from hf_cap.priors.prompts import Score, Sign
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")

@@ -10,12 +10,12 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
+from hf_cap.lm.base import Query, Scored
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.mock import StandInScorer
 from hf_cap.priors.channel import EVIDENCE, ChannelPrior, posterior_evidence, uniform_evidence
-from hf_cap.priors.settings import Evidence
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query, Scored
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer
+from hf_cap.priors.prompts import Evidence
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")

@@ -6,10 +6,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hf_cap.claims import claimed
-from hf_cap.priors.chunks import Chunk, chunks_of, score_chunks, score_free_chunks
-from hf_cap.priors.extraction import extract_priors, help_extraction
-from hf_cap.priors.word_length import WordLengthPrior
+from hf_cap.priors.extract import (
+    Chunk,
+    chunks_of,
+    claimed,
+    extract_priors,
+    help_extraction,
+    score_chunks,
+    score_free_chunks,
+)
+from hf_cap.priors.keywords import WordLengthPrior
 from tests.priors.test_extraction import LABELS, QUIET, read, splits
 from tests.watched import Watched
 

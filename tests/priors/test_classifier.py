@@ -7,8 +7,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_cap.classifiers import batches
 from hf_cap.errors import ModelError
-from hf_cap.priors.classifier import ClassifierSource
-from hf_cap.priors.occlusion import OcclusionPrior
+from hf_cap.priors.classifier import ClassifierSource, OcclusionPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
 

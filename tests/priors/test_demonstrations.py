@@ -4,7 +4,7 @@ import random
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.demonstrations import NO_DEMONSTRATIONS, choose_demonstrations, set_without
+from hf_cap.priors.prompts import NO_DEMONSTRATIONS, choose_demonstrations, set_without
 
 TEXTS = [f"{label} text {i}" for label in ("red", "blue", "green") for i in range(6)]
 LABELS = [label for label in ("red", "blue", "green") for _ in range(6)]

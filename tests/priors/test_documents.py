@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from hf_cap.priors.sources import SOURCES
+from hf_cap.priors.base import SOURCES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

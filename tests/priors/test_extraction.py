@@ -10,18 +10,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dat
 from datasets.fingerprint import Hasher
 
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.priors import extraction
+from hf_cap.lm.base import ScorerStatistics
+from hf_cap.lm.mock import StandInScorer
+from hf_cap.priors import extract as extraction
+from hf_cap.priors.base import Explanations, Row
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.extraction import extract_priors
-from hf_cap.priors.rows import Row
-from hf_cap.priors.settings import ExtractionSettings
-from hf_cap.priors.summary import ExtractionSummary, zero_shot
-from hf_cap.priors.word_length import WordLengthPrior
-from hf_cap.priors.word_source import Explanations
+from hf_cap.priors.extract import ExtractionSummary, extract_priors, zero_shot
+from hf_cap.priors.keywords import WordLengthPrior
+from hf_cap.priors.prompts import ExtractionSettings
 from hf_cap.schema import read_provenance
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.statistics import ScorerStatistics
 from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
 
@@ -225,9 +223,9 @@ PROGRAM = """
 import json, os, sys
 from dataclasses import replace
 from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.extraction import extract_priors
-from hf_cap.scoring.open import open_scorer
-from hf_cap.scoring.settings import ScorerSettings
+from hf_cap.priors.extract import extract_priors
+from hf_cap.lm.open import open_scorer
+from hf_cap.lm.base import ScorerSettings
 from tests.priors.test_extraction import QUIET, splits
 data = splits()
 source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)

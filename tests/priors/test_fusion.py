@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.priors.base import How
 from hf_cap.priors.fusion import (
     HOW,
     FusionSummary,
@@ -17,7 +18,6 @@ from hf_cap.priors.fusion import (
     fuse_priors,
     fuse_with_summary,
 )
-from hf_cap.priors.source_settings import How
 
 SCORES = List(Value("float64"))
 Scores = list[float] | None

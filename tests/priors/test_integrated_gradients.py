@@ -9,8 +9,7 @@ from captum.attr import LayerIntegratedGradients
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.classifier import ReferenceClassifier
-from hf_cap.priors.integrated_gradients import IntegratedGradientsPrior
+from hf_cap.priors.classifier import IntegratedGradientsPrior, ReferenceClassifier
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
 

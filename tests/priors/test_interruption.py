@@ -19,9 +19,9 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.extraction import extract_priors
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.settings import ScorerSettings
+from hf_cap.priors.extract import extract_priors
+from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.base import ScorerSettings
 from tests.priors.test_extraction import QUIET
 from tests.priors.test_interruption import texts
 

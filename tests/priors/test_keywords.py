@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
 from hf_cap.priors.keywords import STATISTICS, KeywordsPrior
-from hf_cap.word_counts import count_words
+from hf_cap.words import count_words
 from tests.priors.conftest import LABELS
 
 TEXTS = ["Renew the book!", "renew my card", "lost the card", "lost book", "pay the card"]

@@ -6,9 +6,9 @@ from lime.lime_text import LimeTextExplainer
 from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors import lime
-from hf_cap.priors.lime import LimePrior
-from hf_cap.randomness import text_seed
+from hf_cap.priors import classifier as lime
+from hf_cap.priors.classifier import LimePrior
+from hf_cap.utils import text_seed
 from tests.priors.conftest import LABELS
 
 TEXTS = ["please renew my  book and my card", "card lost", "pay", "a a a need to pay the fine, now"]

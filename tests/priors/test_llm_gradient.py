@@ -7,11 +7,11 @@ from captum.attr import LayerGradientXActivation
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.lm.base import Query
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.mock import StandInScorer
 from hf_cap.priors.llm_gradient import LLMGradientPrior
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer
 from tests.priors.conftest import LABELS
 from tests.tiny import byte_tokenizer, llama
 

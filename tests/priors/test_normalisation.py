@@ -4,8 +4,8 @@ from typing import get_args
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.normalisation import NORMALISATIONS, normalise
-from hf_cap.priors.source_settings import Normalisation
+from hf_cap.priors.base import Normalisation
+from hf_cap.priors.fusion import NORMALISATIONS, normalise
 
 
 def test_every_normalisation_of_the_settings_has_a_function() -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from hf_cap.priors.occlusion import OcclusionPrior
+from hf_cap.priors.classifier import OcclusionPrior
 from tests.priors.conftest import LABELS
 
 TEXTS = ["please renew  my book", "card lost", "pay", "i need to pay the fine now"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.perturbation import distinct_masks, draw_masks, masked_counts
+from hf_cap.priors.cap import distinct_masks, draw_masks, masked_counts
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_draw_depends_on_seed_and_text_alone() -> None:
 
 def test_draw_is_the_same_in_another_process() -> None:
     code = (
-        "from hf_cap.priors.perturbation import draw_masks;"
+        "from hf_cap.priors.cap import draw_masks;"
         "print(draw_masks('some téxt', 20, 50, 1).kept.tobytes().hex())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

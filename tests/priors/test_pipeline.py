@@ -7,9 +7,9 @@ from transformers import pipeline as transformers_pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.lm.local import LocalScorer
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.pipeline import TASK, ClassAwarePrior, register_prior_pipeline
-from hf_cap.scoring.local import LocalScorer
 from tests.tiny import byte_tokenizer, llama
 
 # its overloads know the built-in tasks only

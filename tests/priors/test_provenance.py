@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.extraction import extract_priors
+from hf_cap.priors.extract import extract_priors
 from hf_cap.priors.fusion import fuse_priors
 from hf_cap.schema import read_provenance
 from tests.priors.test_extraction import QUIET, read, splits

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from hf_cap.errors import ConfigError, ExtractError
-from hf_cap.priors.perturbation import Masks, draw_masks
-from hf_cap.priors.ridge import fit_words, solve_ridge
+from hf_cap.priors.cap import Masks, draw_masks, fit_words, solve_ridge
 
 Z = NDArray[Any]
 

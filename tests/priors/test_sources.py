@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.sources import SOURCES, source_class
+from hf_cap.priors.base import SOURCES, source_class
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
@@ -29,7 +29,7 @@ def test_an_unknown_source_is_refused_with_those_that_exist() -> None:
 
 def test_the_settings_import_no_model_library() -> None:
     code = (
-        "import sys, hf_cap.priors.source_settings\n"
+        "import sys, hf_cap.priors.base\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'captum', 'lime'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hf_cap.errors import DataError
-from hf_cap.priors.word_length import WordLengthPrior
+from hf_cap.priors.keywords import WordLengthPrior
 from tests.priors.conftest import LABELS
 
 

@@ -10,10 +10,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hf_cap.cards import model_facts, render_card
-from hf_cap.files import bundled
-from hf_cap.publishing.prior_card import prior_card_facts
-from hf_cap.publishing.prior_data import configurations
-from hf_cap.publishing.settings import PriorCard
+from hf_cap.hub import PriorCard, configurations, prior_card_facts
+from hf_cap.utils import bundled
 
 RECORDS = Path(__file__).with_name("example_records")
 

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap.embedded import DEMO_DATA, resolve_data
-from hf_cap.evaluation.classifier import Evaluation, Record
+from hf_cap.evaluation.evaluate import Evaluation, Record
 from hf_cap.words import word_strings
 
 HOSTILE = (

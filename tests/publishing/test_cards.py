@@ -15,10 +15,14 @@ from hf_cap.cards import (
     ModelCardFacts,
     PriorCardFacts,
     PriorFacts,
+    block,
+    code,
+    escape,
     model_facts,
     render_card,
+    spread,
+    table,
 )
-from hf_cap.cards.render import block, code, escape, spread, table
 from hf_cap.errors import ConfigError
 from tests.publishing.runs import RECORD
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import RepoCard
 
-from hf_cap.files import bundled
+from hf_cap.utils import bundled
 from tests.publishing.examples import CARDS
 from tests.publishing.test_cards import as_html, body
 

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_cap.cards.heat_map import heat_map, sparkline
+from hf_cap.cards import heat_map, sparkline
 
 
 def test_bars_stand_below_their_words() -> None:

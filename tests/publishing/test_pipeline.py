@@ -8,8 +8,8 @@ from transformers import pipeline as typed_pipeline
 from hf_cap.attribution import attribute_words
 from hf_cap.classifiers import longest_input
 from hf_cap.errors import ConfigError
-from hf_cap.explanation import Explanation
-from hf_cap.publishing.pipeline import register_pipeline
+from hf_cap.pipelines import register_pipeline
+from hf_cap.schema import Explanation
 from tests.tiny import roberta_classifier, word_tokenizer
 
 pipeline: Any = typed_pipeline  # its types know no task but those of transformers

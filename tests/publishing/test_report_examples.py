@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
-from hf_cap.publishing.report.embedding import STEPS, embed_examples, script_json
-from hf_cap.publishing.report.examples import choose_pair, collect_examples
-from hf_cap.publishing.report.groups import group_runs
-from hf_cap.publishing.report.loading import Columns, PriorFolder, Run
-from hf_cap.publishing.report.values import Example, Examples, Lane
+from hf_cap.report.contents import (
+    Example,
+    Examples,
+    Lane,
+    choose_pair,
+    collect_examples,
+    group_runs,
+)
+from hf_cap.report.load import Columns, PriorFolder, Run
+from hf_cap.report.page import STEPS, embed_examples, script_json
 from tests.publishing.report_runs import HOSTILE
 
 

@@ -13,13 +13,10 @@ from datasets import Dataset
 from hf_cap.cli import report as command
 from hf_cap.cli.config import merge, settings_of
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.classifier import Record
+from hf_cap.evaluation.evaluate import Record
 from hf_cap.priors.audit import audit_dataset
-from hf_cap.publishing.report.building import build_report
-from hf_cap.publishing.report.loading import Run, load_priors, load_run
-from hf_cap.publishing.report.rendering import render_report
-from hf_cap.publishing.report.settings import ReportSettings
-from hf_cap.publishing.report.writer import write_report
+from hf_cap.report.load import ReportSettings, Run, load_priors, load_run
+from hf_cap.report.page import build_report, render_report, write_report
 from tests.publishing.report_runs import (
     HOSTILE,
     SOURCES,

@@ -4,10 +4,17 @@ from typing import Any
 
 import pytest
 
-from hf_cap.publishing.report.audit import FUSED, audit_keywords, prior_audit
-from hf_cap.publishing.report.groups import RunGroup, group_runs
-from hf_cap.publishing.report.loading import Run
-from hf_cap.publishing.report.predictions import calibration, confusion, model_keywords
+from hf_cap.report.contents import (
+    FUSED,
+    RunGroup,
+    audit_keywords,
+    calibration,
+    confusion,
+    group_runs,
+    model_keywords,
+    prior_audit,
+)
+from hf_cap.report.load import Run
 
 
 def group(**columns: list[Any]) -> RunGroup:

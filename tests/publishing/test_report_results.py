@@ -5,16 +5,18 @@ from typing import Any
 
 import pytest
 
-from hf_cap.evaluation.classifier import Evaluation
-from hf_cap.publishing.report.groups import baseline_of, group_runs, training_data
-from hf_cap.publishing.report.loading import Run
-from hf_cap.publishing.report.results import (
+from hf_cap.evaluation.evaluate import Evaluation
+from hf_cap.report.contents import (
     MEASURES,
+    baseline_of,
     estimate,
     evaluation_sets,
     findings,
+    group_runs,
     panels,
+    training_data,
 )
+from hf_cap.report.load import Run
 
 
 def make_run(

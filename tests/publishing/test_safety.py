@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.cards.safety import SECRET, public_id, public_name, public_settings, public_text
+from hf_cap.cards import SECRET, public_id, public_name, public_settings, public_text
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from hf_cap import pipelines as show
 from hf_cap.errors import PriorError
-from hf_cap.publishing import show
-from hf_cap.publishing.report.rendering import _PAGE
-from hf_cap.publishing.show import HeatMaps, show_attributions
+from hf_cap.pipelines import HeatMaps, show_attributions
+from hf_cap.report.page import _PAGE
 from tests.publishing.report_runs import HOSTILE
 
 

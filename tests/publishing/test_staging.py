@@ -9,12 +9,22 @@ from datasets import load_dataset
 from transformers import pipeline
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
-from hf_cap.explanation import Explanation
-from hf_cap.publishing.hub import listing, load_prior_dataset, push_metric, push_model, push_priors
-from hf_cap.publishing.prior_data import configurations
-from hf_cap.publishing.settings import MetricPush, ModelPush, PriorCard, PriorPush
-from hf_cap.publishing.staging import check_folder, stage_model, stage_priors
-from hf_cap.schema import add_provenance, read_provenance
+from hf_cap.hub import (
+    MetricPush,
+    ModelPush,
+    PriorCard,
+    PriorPush,
+    check_folder,
+    configurations,
+    listing,
+    load_prior_dataset,
+    push_metric,
+    push_model,
+    push_priors,
+    stage_model,
+    stage_priors,
+)
+from hf_cap.schema import Explanation, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
 

@@ -6,16 +6,18 @@ from typing import Any
 
 def push_run(run: str, repo_id: str, **options: Any) -> str:
     """Push a run as `hf-cap push` does; waits are short."""
-    from hf_cap.publishing import faults, hub
-    from hf_cap.publishing.settings import ModelPush
+    from hf_cap import hub
+    from hf_cap import hub as faults
+    from hf_cap.hub import ModelPush
 
     faults.FIRST_WAIT = 0.01
     return str(hub.push_model(ModelPush(run=run, repo_id=repo_id, push=True, **options)))
 
 
 def push_priors(folder: str, repo_id: str, **options: Any) -> str:
-    from hf_cap.publishing import faults, hub
-    from hf_cap.publishing.settings import PriorPush
+    from hf_cap import hub
+    from hf_cap import hub as faults
+    from hf_cap.hub import PriorPush
 
     faults.FIRST_WAIT = 0.01
     return str(hub.push_priors(PriorPush(dataset=folder, repo_id=repo_id, push=True, **options)))
@@ -23,21 +25,20 @@ def push_priors(folder: str, repo_id: str, **options: Any) -> str:
 
 def push_in_memory(folder: str, repo_id: str) -> str:
     from hf_cap.data import load_splits
-    from hf_cap.publishing.hub import push_prior_dataset
+    from hf_cap.hub import push_prior_dataset
 
     return push_prior_dataset(load_splits(folder), repo_id, license="apache-2.0", private=False)
 
 
 def push_metric(folder: str, repo_id: str) -> str:
-    from hf_cap.publishing.hub import push_metric
-    from hf_cap.publishing.settings import MetricPush
+    from hf_cap.hub import MetricPush, push_metric
 
     options = MetricPush(metric=folder, repo_id=repo_id, push=True, output_dir=folder + "-hub")
     return str(push_metric(options))
 
 
 def check(repo_id: str, kind: Any = "model", token: str | None = None) -> None:
-    from hf_cap.publishing.hub import check_access
+    from hf_cap.hub import check_access
 
     check_access(repo_id, kind, token=token)
 
@@ -52,7 +53,7 @@ def classify(repo_id: str, text: str) -> Any:
 def explain(repo_id: str, text: str) -> Any:
     from transformers import pipeline
 
-    from hf_cap.publishing.pipeline import register_pipeline
+    from hf_cap.pipelines import register_pipeline
 
     register_pipeline()
     build: Any = pipeline  # its types know no task but those of transformers
@@ -61,13 +62,13 @@ def explain(repo_id: str, text: str) -> Any:
 
 def load_priors(name: str, configuration: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """Rows of each split."""
-    from hf_cap.publishing.hub import load_prior_dataset
+    from hf_cap.hub import load_prior_dataset
 
     return {split: list(data) for split, data in load_prior_dataset(name, configuration).items()}
 
 
 def feature_of(name: str, configuration: str, column: str) -> str:
-    from hf_cap.publishing.hub import load_prior_dataset
+    from hf_cap.hub import load_prior_dataset
 
     return str(load_prior_dataset(name, configuration)["train"].features[column])
 
@@ -76,7 +77,7 @@ def train_on(name: str, folder: str) -> list[dict[str, Any]]:
     """Train on published priors, and tell the training log and the modules that were imported."""
     import sys
 
-    from hf_cap.publishing.hub import load_prior_dataset
+    from hf_cap.hub import load_prior_dataset
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.trainer import CAPTrainer
     from tests.tiny import roberta_classifier, word_tokenizer
@@ -90,9 +91,7 @@ def train_on(name: str, folder: str) -> list[dict[str, Any]]:
         model, config, train_dataset=priors["train"], processing_class=word_tokenizer()
     )
     trainer.train()
-    asked = [
-        module for module in sys.modules if module.startswith(("hf_cap.scoring", "hf_cap.priors"))
-    ]
+    asked = [module for module in sys.modules if module.startswith(("hf_cap.lm", "hf_cap.priors"))]
     return [*trainer.state.log_history, {"asked": asked}]
 
 

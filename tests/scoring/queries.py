@@ -24,7 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_cap.scoring.protocol import Query, Scored
+from hf_cap.lm.base import Query, Scored
 from tests.tiny import llama
 
 LONG = "Choose one intent: card arrival, card, card lost, top up, été.\n" * 3 + "Message: "

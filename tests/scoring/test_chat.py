@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from hf_cap.errors import ModelError, ServerError
-from hf_cap.scoring.chat import Reply, Sampling, StandInChat, StoredChat
-from hf_cap.scoring.chat_models import LocalChat, ServedChat
-from hf_cap.scoring.http import Connection
-from hf_cap.scoring.open import open_chat
-from hf_cap.scoring.protocol import Query
-from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer
+from hf_cap.lm.base import Query, ScorerRuntime, ScorerSettings
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.chat import Reply, Sampling, StandInChat, StoredChat
+from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.open import open_chat
+from hf_cap.lm.served import Connection, LocalChat, ServedChat
 from tests.tiny import byte_tokenizer, llama
 
 SHORT = Sampling(max_new_tokens=6)

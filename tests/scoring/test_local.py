@@ -20,16 +20,13 @@ from transformers import (
 )
 
 from hf_cap.errors import ExtractError
-from hf_cap.scoring import packed, tree_attention
-from hf_cap.scoring.identity import weights_fingerprint
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.memory import MemoryBudget
-from hf_cap.scoring.packed import PackedModel
-from hf_cap.scoring.protocol import Query, Scored
-from hf_cap.scoring.settings import ScorerRuntime
-from hf_cap.scoring.soundness import declared_reach, packs_soundly
-from hf_cap.scoring.statistics import ScorerStatistics
-from hf_cap.scoring.trie import Continuation
+from hf_cap.lm import packed
+from hf_cap.lm import packed as tree_attention
+from hf_cap.lm.base import Query, Scored, ScorerRuntime, ScorerStatistics
+from hf_cap.lm.local import LocalScorer, weights_fingerprint
+from hf_cap.lm.packed import MemoryBudget, PackedModel
+from hf_cap.lm.packing_check import declared_reach, packs_soundly
+from hf_cap.lm.trie import Continuation
 from tests.scoring.queries import (
     ANSWERS,
     LONG,
@@ -380,8 +377,8 @@ def test_statistics_add_up_field_by_field() -> None:
 
 @pytest.mark.real
 def test_smollm2_packed_equals_whole_prompts() -> None:
-    from hf_cap.scoring.loading import load_scorer
-    from hf_cap.scoring.settings import ScorerSettings
+    from hf_cap.lm.base import ScorerSettings
+    from hf_cap.lm.local import load_scorer
 
     scorer = load_scorer(ScorerSettings(), ScorerRuntime(token_budget=64))
     rendered = scorer.render_chat("Intents: card, card lost.\nMessage: @")

@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from hf_cap.errors import ConfigError, ExtractError, ServerError
-from hf_cap.scoring import http
-from hf_cap.scoring.http import Connection
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query, Scorer
-from hf_cap.scoring.served import ServedScorer
-from hf_cap.scoring.settings import ScorerRuntime
-from hf_cap.scoring.store import StoredScorer
-from hf_cap.scoring.tokens import PromptTokenizer
+from hf_cap.lm import served as http
+from hf_cap.lm.base import Query, Scorer, ScorerRuntime
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.served import Connection, ServedScorer
+from hf_cap.lm.tokens import PromptTokenizer
 from tests.scoring.queries import all_queries, largest_difference
 from tests.tiny import byte_tokenizer, llama
 

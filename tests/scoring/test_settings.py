@@ -10,28 +10,29 @@ from datasets.fingerprint import Hasher
 
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
-from hf_cap.scoring.loading import (
-    DTYPES,
-    QUANTIZERS,
-    choose_device,
-    choose_dtype,
-    load_scorer,
-    resolve_dtype,
-)
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.open import open_scorer
-from hf_cap.scoring.protocol import Query, Scorer
-from hf_cap.scoring.settings import (
+from hf_cap.lm.base import (
     RUNTIME_VARIABLE,
     Dtype,
     Quantization,
+    Query,
+    Scorer,
     ScorerRuntime,
     ScorerSettings,
     current_runtime,
     using_runtime,
 )
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import (
+    DTYPES,
+    QUANTIZERS,
+    LocalScorer,
+    choose_device,
+    choose_dtype,
+    load_scorer,
+    resolve_dtype,
+)
+from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.open import open_scorer
 from tests.tiny import byte_tokenizer, llama
 
 
@@ -51,9 +52,7 @@ def test_the_runtime_leaves_the_hash_of_the_settings_alone() -> None:
 
 
 def test_a_child_process_sees_the_runtime() -> None:
-    code = (
-        "from hf_cap.scoring.settings import current_runtime; print(current_runtime().token_budget)"
-    )
+    code = "from hf_cap.lm.base import current_runtime; print(current_runtime().token_budget)"
     with using_runtime(ScorerRuntime(token_budget=7)):
         with using_runtime(ScorerRuntime(token_budget=9)):
             out = subprocess.run(
@@ -65,7 +64,7 @@ def test_a_child_process_sees_the_runtime() -> None:
 
 
 def test_settings_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, hf_cap.scoring.settings, hf_cap.scoring.open, hf_cap.scoring.standin; "
+    code = "import sys, hf_cap.lm.base, hf_cap.lm.open, hf_cap.lm.mock; "
     code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

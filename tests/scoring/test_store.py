@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from hf_cap.errors import ExtractError
-from hf_cap.scoring.protocol import Query, Scored, Scorer
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer, score_store
+from hf_cap.lm.base import Query, Scored, Scorer
+from hf_cap.lm.cache import StoredScorer, score_store
+from hf_cap.lm.mock import StandInScorer
 
 QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
 
@@ -68,8 +68,8 @@ def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.scoring.store import StoredScorer
+from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.cache import StoredScorer
 from tests.scoring.test_store import QUERIES
 
 log = open(sys.argv[2], "a", buffering=1)

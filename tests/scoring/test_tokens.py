@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_cap.errors import ExtractError, ModelError
-from hf_cap.scoring.tokens import PromptTokenizer
+from hf_cap.lm.tokens import PromptTokenizer
 from tests.scoring.queries import ANSWERS, PREFIXES, TEXTS
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 

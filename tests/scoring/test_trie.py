@@ -4,8 +4,8 @@ import random
 
 import numpy as np
 
-from hf_cap.scoring.plain import batches
-from hf_cap.scoring.trie import Continuation, Trie, build_trie
+from hf_cap.lm.packing_check import batches
+from hf_cap.lm.trie import Continuation, Trie, build_trie
 
 
 def test_a_trie_on_paper() -> None:

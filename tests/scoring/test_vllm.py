@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-from hf_cap.scoring.loading import load_scorer
-from hf_cap.scoring.protocol import Query
-from hf_cap.scoring.served import ServedScorer, open_served
-from hf_cap.scoring.settings import ScorerRuntime, ScorerSettings
+from hf_cap.lm.base import Query, ScorerRuntime, ScorerSettings
+from hf_cap.lm.local import load_scorer
+from hf_cap.lm.served import ServedScorer, open_served
 from tests.scoring.queries import ANSWERS, LONG, largest_difference
 
 pytestmark = pytest.mark.server

@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hf_cap.tabular.config import LAATConfig
-from hf_cap.tabular.data import EncodedTable
-from hf_cap.tabular.preprocessing import Preprocessor
-from hf_cap.tabular.schema import TableSchema, infer_schema
-from hf_cap.tabular.scores import FeatureScores
-from hf_cap.tabular.settings import Scaling, StudentOptions, TargetKind
-from hf_cap.tabular.students import TabularConfig, TabularStudent
-from hf_cap.tabular.trainer import LAATTrainer
+from hf_cap.laat.elicitation import FeatureScores
+from hf_cap.laat.models import TabularConfig, TabularStudent
+from hf_cap.laat.schema import TableSchema, infer_schema
+from hf_cap.laat.settings import Scaling, StudentOptions, TargetKind
+from hf_cap.laat.table import EncodedTable, Preprocessor
+from hf_cap.laat.trainer import LAATConfig, LAATTrainer
 
 
 def numbers(rows: int = 40, columns: int = 4, classes: int = 2, seed: int = 0) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_cap.publishing.report.loading import Run
+from hf_cap.report.load import Run
 
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
 NAMES = ("age", EVIL, "job=cook")

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from hf_cap.cli import main
-from hf_cap.tabular.predict import attribute_features, load_student, predict_table
-from hf_cap.tabular.scores import FeatureScores, load_scores
+from hf_cap.laat.elicitation import FeatureScores, load_scores
+from hf_cap.laat.publishing import attribute_features, load_student, predict_table
 from tests.tabular.cases import fitted, numbers, student
 from tests.tiny import byte_tokenizer, llama
 
@@ -153,8 +153,8 @@ def test_publishing_needs_a_place(
 def test_scores_are_published_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from hf_cap import hub
     from hf_cap.cli import elicit as command
-    from hf_cap.publishing import hub
 
     sent: list[tuple[str, str, list[str]]] = []
 

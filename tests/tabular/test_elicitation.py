@@ -10,14 +10,23 @@ import pytest
 import torch
 
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
-from hf_cap.scoring.chat import Arrived, Reply, Sampling, StandInChat, StoredChat
-from hf_cap.scoring.settings import ScorerSettings
-from hf_cap.scoring.standin import StandInScorer
-from hf_cap.tabular.elicitation import elicit_chat, elicit_expectation, expectations
-from hf_cap.tabular.prompts import ANSWERS, questions, read_answer
-from hf_cap.tabular.schema import Description, TableSchema, infer_schema
-from hf_cap.tabular.scores import CONTROLS, FeatureScore, FeatureScores, load_scores
-from hf_cap.tabular.settings import ElicitOptions
+from hf_cap.laat.elicitation import (
+    ANSWERS,
+    CONTROLS,
+    FeatureScore,
+    FeatureScores,
+    elicit_chat,
+    elicit_expectation,
+    expectations,
+    load_scores,
+    questions,
+    read_answer,
+)
+from hf_cap.laat.schema import Description, TableSchema, infer_schema
+from hf_cap.laat.settings import ElicitOptions
+from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.chat import Arrived, Reply, Sampling, StandInChat, StoredChat
+from hf_cap.lm.mock import StandInScorer
 
 
 def schema() -> TableSchema:
@@ -245,7 +254,7 @@ def test_controls_keep_what_they_should() -> None:
 
 @pytest.mark.real
 def test_the_embedded_language_model_gives_finite_scores() -> None:
-    from hf_cap.scoring.open import open_scorer
+    from hf_cap.lm.open import open_scorer
 
     with torch.no_grad():
         scores = elicit_expectation(schema(), open_scorer(ScorerSettings()))

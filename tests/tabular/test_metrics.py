@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import DataError, ModelError
-from hf_cap.tabular.metrics import classification_metrics, regression_metrics
-from hf_cap.tabular.predict import load_student
+from hf_cap.laat.models import classification_metrics, regression_metrics
+from hf_cap.laat.publishing import load_student
 
 
 def test_metrics_of_two_classes() -> None:

@@ -11,8 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from hf_cap.errors import DataError
-from hf_cap.tabular.preprocessing import SCALERS, Preprocessor
-from hf_cap.tabular.settings import Scaling
+from hf_cap.laat.settings import Scaling
+from hf_cap.laat.table import SCALERS, Preprocessor
 from tests.tabular.cases import fitted
 
 

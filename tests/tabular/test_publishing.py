@@ -9,13 +9,17 @@ from huggingface_hub import ModelCard
 
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.publishing.settings import ModelPush
-from hf_cap.tabular.card import student_record
-from hf_cap.tabular.predict import load_student, predict_table
-from hf_cap.tabular.publishing import stage_scores, stage_student
-from hf_cap.tabular.scores import FeatureScores, load_scores
-from hf_cap.tabular.settings import ScorePush
-from hf_cap.tabular.students import is_student
+from hf_cap.hub import ModelPush
+from hf_cap.laat.elicitation import FeatureScores, load_scores
+from hf_cap.laat.models import is_student
+from hf_cap.laat.publishing import (
+    load_student,
+    predict_table,
+    stage_scores,
+    stage_student,
+    student_record,
+)
+from hf_cap.laat.settings import ScorePush
 from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
 from tests.tiny import roberta_classifier
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_cap.cards.facts import METRICS
+from hf_cap.cards import METRICS
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError
-from hf_cap.publishing.report.building import build_report
-from hf_cap.publishing.report.loading import PriorFolder, Run
-from hf_cap.publishing.report.rendering import render_report
-from hf_cap.publishing.report.results import MEASURES
-from hf_cap.tabular.metrics import classification_metrics, regression_metrics
+from hf_cap.laat.models import classification_metrics, regression_metrics
+from hf_cap.report.contents import MEASURES
+from hf_cap.report.load import PriorFolder, Run
+from hf_cap.report.page import build_report, render_report
 from tests.tabular.report_cases import EVIL, RUNS, make_run
 
 

@@ -8,8 +8,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.tabular.schema import Description, TableSchema, infer_schema
-from hf_cap.tabular.table import read_table
+from hf_cap.laat.schema import Description, TableSchema, infer_schema
+from hf_cap.laat.table import read_table
 
 
 def frame() -> pd.DataFrame:

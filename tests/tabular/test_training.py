@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
-from hf_cap.tabular.aligner import InputGradientAligner, ScoreRows
-from hf_cap.tabular.attribution import class_scores, input_gradients
-from hf_cap.tabular.config import LAATConfig
-from hf_cap.tabular.data import EncodedTable
-from hf_cap.tabular.predict import attribute_features, load_student, predict_table
-from hf_cap.tabular.settings import Scope
-from hf_cap.tabular.students import TabularStudent
-from hf_cap.tabular.train import student_trainer
-from hf_cap.tabular.trainer import LAATTrainer
+from hf_cap.laat.models import TabularStudent, class_scores, input_gradients
+from hf_cap.laat.publishing import attribute_features, load_student, predict_table
+from hf_cap.laat.settings import Scope
+from hf_cap.laat.table import EncodedTable
+from hf_cap.laat.trainer import (
+    InputGradientAligner,
+    LAATConfig,
+    LAATTrainer,
+    ScoreRows,
+    student_trainer,
+)
 from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
 from tests.tiny import roberta_classifier
 

@@ -18,8 +18,8 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.attribution import Explained
+from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.data import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 

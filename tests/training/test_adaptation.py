@@ -11,12 +11,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.scoring.local import LocalScorer
-from hf_cap.scoring.protocol import Query
-from hf_cap.scoring.store import StoredScorer
-from hf_cap.training.adaptation import Adaptation, adapt_language_model
-from hf_cap.training.adaptation_settings import AdaptationSettings
-from hf_cap.training.answers import AnswerCollator, SharedBeginnings, answer_loss, read_queries
+from hf_cap.lm.base import Query
+from hf_cap.lm.cache import StoredScorer
+from hf_cap.lm.local import LocalScorer
+from hf_cap.training.adaptation import (
+    Adaptation,
+    AdaptationSettings,
+    AnswerCollator,
+    SharedBeginnings,
+    adapt_language_model,
+    answer_loss,
+    read_queries,
+)
 from tests.tiny import byte_tokenizer, llama
 
 HEADS = ("Name the category.\n\n", "Name the category.\nfine: pay\n\n")

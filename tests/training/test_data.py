@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap.errors import DataError, ModelError, PriorError
 from hf_cap.schema import add_provenance, digest
-from hf_cap.training.data import CAPCollator, encode_dataset, take_priors
+from hf_cap.training.collator import CAPCollator, encode_dataset, take_priors
 from tests.tiny import word_tokenizer
 from tests.training.cases import LABEL2ID
 

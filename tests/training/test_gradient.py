@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hf_cap.attribution import Explained, math_attention, on_path, path_points, target_score
 from hf_cap.errors import ConfigError
-from hf_cap.training.checks import choose_gradient
-from hf_cap.training.data import Priors
+from hf_cap.training.collator import Priors
+from hf_cap.training.config import AlignmentOptions, GradientMode
 from hf_cap.training.gradient import GRADIENTS, Plan, double_backward, finite_difference
-from hf_cap.training.settings import AlignmentOptions, GradientMode
-from hf_cap.training.word_aligner import token_loss
+from hf_cap.training.trainer import token_loss
+from hf_cap.training.validation import choose_gradient
 from tests.tiny import roberta_classifier
 from tests.training.cases import FAMILIES, explained_batch, family
 

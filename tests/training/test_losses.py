@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 import torch
 
+from hf_cap.training.config import AlignmentLoss, Reduction
 from hf_cap.training.losses import LOSSES, alignment_loss, unit
-from hf_cap.training.settings import AlignmentLoss, Reduction
 
 PRIOR = torch.tensor([[3.0, 4.0, 0.0]])
 ALL = torch.ones(1, 3, dtype=torch.bool)

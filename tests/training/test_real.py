@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_cap.attribution import Explained, path_points, path_scores
 from hf_cap.embedded import ENCODER, resolve_model
-from hf_cap.training.data import CAPCollator, Priors, encode_dataset, take_priors
+from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.gradient import double_backward, finite_difference
 from tests.training.cases import LABEL2ID, raw_rows
 from tests.training.test_gradient import gradients, loss_for, plan_for, relative

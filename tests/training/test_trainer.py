@@ -20,12 +20,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_cap.attribution import attribute_words
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
-from hf_cap.explanation import Explanation
-from hf_cap.training.aligned_trainer import AlignedTrainer, Aligner, Alignment
-from hf_cap.training.data import CAPCollator, encode_dataset
-from hf_cap.training.settings import AlignmentOptions
-from hf_cap.training.trainer import CAPTrainer
-from hf_cap.training.word_aligner import WordAligner
+from hf_cap.schema import Explanation
+from hf_cap.training.collator import CAPCollator, encode_dataset
+from hf_cap.training.config import AlignmentOptions
+from hf_cap.training.trainer import AlignedTrainer, Aligner, Alignment, CAPTrainer, WordAligner
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
@@ -142,7 +140,7 @@ def test_held_out_texts_without_priors_are_not_called_aligned(
     def explain(*_: Any, **__: Any) -> None:
         raise AssertionError("explained without need")
 
-    monkeypatch.setattr("hf_cap.training.word_aligner.path_scores", explain)
+    monkeypatch.setattr("hf_cap.training.trainer.path_scores", explain)
     found = subject.evaluate(plain)
     assert found["eval_loss_task"] == pytest.approx(found["eval_loss"])
     assert not {"eval_loss_align", "eval_align_cosine"} & set(found)
@@ -543,7 +541,7 @@ def test_defaults_of_training_arguments_are_unchanged() -> None:
 
 
 def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
-    from hf_cap.training.settings import weight_at
+    from hf_cap.training.config import weight_at
 
     rising = AlignmentOptions(
         alignment_weight=2.0, alignment_every=1, alignment_schedule="warmup", alignment_warmup=0.5

@@ -12,18 +12,23 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Value
 
-from ...data import label_names
-from ...errors import DataError
-from ...randomness import generator
-from ...schema import LABEL, TEXT
-from ...scoring.chat import Chat
-from ...scoring.open import open_chat
-from ...word_counts import fold
-from ...words import word_strings
-from .keywords import Keywords, chi_squared_keywords, difficulties, prior_keywords
-from .plans import Outcome, Plan
-from .settings import AttackSettings
-from .writers import ChatWriter, RuleWriter, repaired
+from hf_cap.data import label_names
+from hf_cap.errors import DataError
+from hf_cap.evaluation.attacks.rules import (
+    Keywords,
+    Outcome,
+    Plan,
+    chi_squared_keywords,
+    difficulties,
+    prior_keywords,
+)
+from hf_cap.evaluation.attacks.settings import AttackSettings
+from hf_cap.evaluation.attacks.writers import ChatWriter, RuleWriter, repaired
+from hf_cap.lm.chat import Chat
+from hf_cap.lm.open import open_chat
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import generator
+from hf_cap.words import fold, word_strings
 
 ORIGINAL, KEYWORD, SOURCE_LABEL, DIFFICULTY, CHANGED, MAKER, NOTE = (
     "original",

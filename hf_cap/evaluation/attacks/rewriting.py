@@ -3,10 +3,9 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from ...word_counts import fold
-from ...words import WORD_PATTERN, word_strings
-from .plans import Plan
-from .settings import Kind
+from hf_cap.evaluation.attacks.rules import Plan
+from hf_cap.evaluation.attacks.settings import Kind
+from hf_cap.words import WORD_PATTERN, fold, word_strings
 
 ADD_PROMPT = (
     "Rewrite the message below. Keep its meaning, and mention the word '{keyword}' in passing without making "

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ...embedded import LANGUAGE_MODEL
-from ...errors import ConfigError
-from ...options import check_choices, check_range, documented, option
-from ...schema import PRIOR
-from ...scoring.chat import Sampling
-from ...scoring.settings import ScorerSettings
-from ...words import WORD_PATTERN
+from hf_cap.embedded import LANGUAGE_MODEL
+from hf_cap.errors import ConfigError
+from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.chat import Sampling
+from hf_cap.schema import PRIOR
+from hf_cap.utils import check_choices, check_range, documented, option
+from hf_cap.words import WORD_PATTERN
 
 Kind = Literal["keyword_addition", "keyword_replacement"]
 Maker = Literal["rules", "chat"]

@@ -3,12 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...randomness import generator
-from ...scoring.chat import Chat
-from . import rewriting
-from .plans import Outcome, Plan
-from .rules import add_mention, load_lexicon, replace_keywords
-from .settings import AttackSettings, Kind
+from hf_cap.evaluation.attacks import rewriting
+from hf_cap.evaluation.attacks.rules import (
+    Outcome,
+    Plan,
+    add_mention,
+    load_lexicon,
+    replace_keywords,
+)
+from hf_cap.evaluation.attacks.settings import AttackSettings, Kind
+from hf_cap.lm.chat import Chat
+from hf_cap.utils import generator
 
 
 @dataclass(frozen=True)

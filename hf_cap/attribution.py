@@ -1,0 +1,580 @@
+"""Names for tensors by role, with their shapes, for readers and type checkers.
+
+`batch` examples, `tokens` positions of the padded batch, `words` words of the longest text in the
+batch, `hidden` embedding width, `labels` size of the label space, `masks` perturbations of one text.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedTokenizerBase
+
+from hf_cap.classifiers import evaluation_mode
+from hf_cap.errors import ConfigError, ModelError
+from hf_cap.words import WORD_PATTERN, split_words, token_words
+
+TokenIds: TypeAlias = Int[Tensor, "batch tokens"]
+TokenScores: TypeAlias = Float[Tensor, "batch tokens"]
+TokenMask: TypeAlias = Bool[Tensor, "batch tokens"] | Int[Tensor, "batch tokens"]
+TokenWords: TypeAlias = Int[Tensor, "batch tokens"]
+"""Index of the word that a token belongs to, -1 for none."""
+Embeddings: TypeAlias = Float[Tensor, "batch tokens hidden"]
+WordScores: TypeAlias = Float[Tensor, "batch words"]
+WordMask: TypeAlias = Bool[Tensor, "batch words"]
+"""True where a word exists and takes part; padding and truncated words are False."""
+Logits: TypeAlias = Float[Tensor, "batch labels"]
+Labels: TypeAlias = Int[Tensor, " batch"]
+PerExample: TypeAlias = Float[Tensor, " batch"]
+Scalar: TypeAlias = Float[Tensor, ""]
+
+
+# --- What is attributed, and how the scores of tokens become scores of words.
+
+
+def _gold(logits: Logits, labels: Labels) -> PerExample:
+    return logits.gather(1, labels[:, None])[:, 0]
+
+
+def _contrast(logits: Logits, labels: Labels) -> PerExample:
+    rivals = logits.scatter(1, labels[:, None], -torch.inf)
+    return _gold(logits, labels) - rivals.logsumexp(1)
+
+
+TARGETS: dict[str, Callable[[Logits, Labels], PerExample]] = {"gold": _gold, "contrast": _contrast}
+"""`gold`: the label's logit. `contrast`: its log-odds, that minus the logsumexp of all other logits."""
+
+
+def target_score(logits: Logits, labels: Labels, target: str = "gold") -> PerExample:
+    """The score of each example that is attributed to its words.
+
+    Raises:
+        ConfigError: there is no such target.
+    """
+    if target not in TARGETS:
+        raise ConfigError(
+            f"There is no attribution target {target!r}; there are {sorted(TARGETS)}."
+        )
+    return TARGETS[target](at_least_float32(logits), labels)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half-precision values as float32; sums of many of them need it."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def pool_words(scores: TokenScores, words: TokenWords, count: int) -> WordScores:
+    """Sum of the token scores of each of `count` words; tokens of no word (index -1) are left out."""
+    pooled = scores.new_zeros(len(scores), count + 1).scatter_add(1, words + 1, scores)
+    return pooled[:, 1:]
+
+
+# --- Where on the path from baseline to text the gradient is taken: quadratures and random points.
+
+
+def _midpoint(steps: int) -> tuple[list[float], list[float]]:
+    return [(k + 0.5) / steps for k in range(steps)], [1 / steps] * steps
+
+
+def _gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+
+
+def _gauss_radau(steps: int) -> tuple[list[float], list[float]]:
+    # Inner nodes: roots of (P_{n-1} − P_n) / (1 − x); Abramowitz & Stegun 25.4.31, mirrored.
+    legendre = np.polynomial.legendre.Legendre.basis
+    inner = (legendre(steps - 1) - legendre(steps)).roots().real
+    nodes = np.append(np.sort(inner)[:-1], 1.0)
+    weights = (1 + nodes) / (steps * legendre(steps - 1)(nodes)) ** 2
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+
+
+QUADRATURES: dict[str, Callable[[int], tuple[list[float], list[float]]]] = {
+    "midpoint": _midpoint,
+    "gauss_legendre": _gauss_legendre,
+    "gauss_radau": _gauss_radau,
+}
+"""Rule name to (α_k, q_k) for a number of steps; the weights add up to 1. `gauss_radau` ends at α = 1."""
+
+
+def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
+    """Points α_k in (0, 1], increasing, and weights q_k of a rule.
+
+    Raises:
+        ConfigError: there is no such rule, or fewer than one step.
+    """
+    if rule not in QUADRATURES:
+        raise ConfigError(f"There is no quadrature {rule!r}; there are {sorted(QUADRATURES)}.")
+    _check_steps(steps)
+    return QUADRATURES[rule](steps)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigError(f"An attribution needs at least 1 step, got {steps!r}.")
+
+
+def random_points(
+    ids: TokenIds, mask: TokenMask, steps: int, seed: int
+) -> Float[Tensor, "steps batch"]:
+    """One random α in each of `steps` equal parts of [0, 1], from the text and the seed alone.
+
+    The points of a text do not depend on its batch, padding or process, and no generator is advanced, so that
+    resumed, accumulated and distributed training see the very same points.
+
+    Raises:
+        ConfigError: fewer than one step.
+    """
+    _check_steps(steps)
+    place = mask.long().cumsum(-1)
+    key = _mix(
+        (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1) + _mix(torch.full_like(ids[:, 0], seed))
+    )
+    strata = torch.arange(steps, device=ids.device)[:, None]
+    uniform = (_mix(key + strata) >> 9).double() / 2**23  # 23 bits: exact in float32
+    return ((strata + uniform) / steps).float()
+
+
+def _mix(number: Tensor) -> Tensor:
+    """32 well mixed bits of each integer (Mulvey's lowbias32 finaliser)."""
+    number = number & 0xFFFFFFFF
+    number = ((number ^ (number >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
+    number = ((number ^ (number >> 15)) * 0x735A2D97) & 0xFFFFFFFF
+    return number ^ (number >> 15)
+
+
+Points = tuple[Float[Tensor, "steps batch"], Float[Tensor, " steps"]]
+"""Positions α_k of each example on its path, and the weights q_k."""
+
+
+def _fixed(alpha: Sequence[float], weights: Sequence[float], like: Tensor) -> Points:
+    column = torch.tensor(alpha, dtype=torch.float32, device=like.device)[:, None]
+    return column.expand(-1, len(like)), torch.tensor(
+        weights, dtype=torch.float32, device=like.device
+    )
+
+
+METHODS: dict[str, Callable[[TokenIds, TokenMask, int, str, int], Points]] = {
+    "integrated_gradients": lambda ids, mask, steps, rule, seed: _fixed(
+        *quadrature(rule, steps), ids
+    ),
+    "expected_gradients": lambda ids, mask, steps, rule, seed: (
+        random_points(ids, mask, steps, seed),
+        torch.full((steps,), 1 / steps, device=ids.device),
+    ),
+    "input_x_gradient": lambda ids, mask, steps, rule, seed: _fixed([1.0], [1.0], ids),
+}
+"""Method name to a function (ids, attention mask, steps, rule, seed) -> points on the path."""
+
+
+def path_points(
+    method: str,
+    ids: TokenIds,
+    mask: TokenMask,
+    *,
+    steps: int = 1,
+    rule: str = "midpoint",
+    seed: int = 0,
+) -> Points:
+    """The points at which `method` takes the gradient for each example of a batch.
+
+    Raises:
+        ConfigError: there is no such method or rule, or fewer than one step.
+    """
+    if method not in METHODS:
+        raise ConfigError(
+            f"There is no attribution method {method!r}; there are {sorted(METHODS)}."
+        )
+    return METHODS[method](ids, mask, steps, rule, seed)
+
+
+def split_points(points: Points, rows: int | None) -> Iterator[Points]:
+    """The points in groups of whole steps, none with more than `rows` rows unless a single step has."""
+    alpha, weights = points
+    per_pass = max(1, (rows or alpha.numel()) // max(alpha.shape[1], 1))
+    return zip(alpha.split(per_pass), weights.split(per_pass), strict=True)
+
+
+# --- A forward pass at a point of the path instead of at the text, by a hook on the word embeddings.
+
+
+Shift = Callable[["Path"], Embeddings]
+"""What to add to a point of the path, as a constant."""
+
+
+class Path(NamedTuple):
+    """What one forward pass at a point of the path left behind."""
+
+    point: Embeddings
+    """Embeddings that the model went on with: b + α (e − b). The gradient is taken with respect to these."""
+    difference: Embeddings
+    """e − b, zero at tokens of no word."""
+
+
+def pad_token(model: nn.Module) -> int:
+    """Id of the token whose embedding is the baseline.
+
+    Raises:
+        ModelError: the model's configuration names no pad token.
+    """
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    if pad is None:
+        raise ModelError(
+            "The attribution's baseline is the pad embedding, but the model's `config.pad_token_id` is None. "
+            "Set it, for instance `model.config.pad_token_id = tokenizer.pad_token_id`."
+        )
+    return int(pad)
+
+
+@contextmanager
+def on_path(
+    model: nn.Module, words: TokenWords, alpha: PerExample | None = None, shift: Shift | None = None
+) -> Iterator[list[Path]]:
+    """While open, the model's next forward pass runs at a point of the path instead of at its input.
+
+    A hook on the word-embedding layer does it. So the forward pass stays the model's own: position ids, masks
+    and pooling follow the real tokens, on the left and on the right of padding, and sharded weights are whole
+    when they are read.
+
+    Args:
+        model: The classifier itself, not a distributed wrapper around it.
+        words: Word of each token.
+        alpha: Position of each row on the path; `None` leaves the input as it is (α = 1).
+        shift: Moves the point, for finite differences.
+
+    Yields:
+        A list to which the pass adds its record.
+    """
+    seen: list[Path] = []
+    pad = pad_token(model)
+
+    def add_pad(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if seen:  # an encoder-decoder embeds a second time, for its decoder
+            return None
+        # The baseline rides along as one more token: a second look-up would cost a second gradient of the
+        # size of the table, and find the weights of a sharded layer already freed.
+        ids = args[0]
+        return torch.cat([ids, ids.new_full((len(ids), 1), pad)], dim=1), *args[1:]
+
+    def move(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        if seen:
+            return embedded
+        embeddings, baseline = embedded[:, :-1], embedded[:, -1:]
+        difference = (embeddings - baseline) * (words >= 0)[..., None]
+        point = embeddings
+        if alpha is not None:
+            point = embeddings + (alpha.to(embeddings.dtype) - 1)[:, None, None] * difference
+        if not point.requires_grad:  # frozen embeddings, as under LoRA
+            point = point.detach().requires_grad_()
+        path = Path(point, difference)
+        seen.append(path)
+        return point if shift is None else point + shift(path).detach().to(point.dtype)
+
+    handles = [
+        handle
+        for layer in _embedding_layers(model)
+        for handle in (
+            layer.register_forward_pre_hook(add_pad),
+            layer.register_forward_hook(move),
+        )
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _embedding_layers(model: nn.Module) -> list[nn.Module]:
+    """The word-embedding layer and its twins: T5's encoder reads the shared table by one of its own."""
+    layer: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    twins = [m for m in model.modules() if type(m) is type(layer) and m.weight is layer.weight]
+    return twins or [layer]
+
+
+def only_path(seen: list[Path], model: nn.Module) -> Path:
+    """The record of the pass that ran under `on_path`.
+
+    Raises:
+        ModelError: the pass did not go through the word-embedding layer.
+    """
+    if not seen:
+        raise ModelError(
+            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward "
+            "pass, so its words cannot be attributed. Give a model that embeds `input_ids` itself."
+        )
+    return seen[0]
+
+
+# --- Passes through the classifier and the token scores that their gradients give.
+
+
+Inputs = Mapping[str, Tensor]
+"""Arguments of the classifier's forward, one row an example; no labels."""
+
+
+def math_attention() -> AbstractContextManager[Any]:
+    """Attention by the kernel that has a second derivative; to be open during the forward pass."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextmanager
+def common_attention(model: nn.Module) -> Iterator[None]:
+    """Eager attention in place of a kernel that is not PyTorch's own, flash attention for instance.
+
+    Such kernels compute in half precision only, and have no second derivative.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = [(c, getattr(c, "_attn_implementation", None)) for c in configs.values()]
+    foreign = [(c, name) for c, name in before if name not in ("eager", "sdpa", None)]
+    for config, _ in foreign:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, name in foreign:
+            config._attn_implementation = name
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Every module as in evaluation, because a difference of two scores needs the same network twice.
+
+    It also switches off checkpointing, which would make the layers again outside of this context.
+    """
+    modules = [module for module in model.modules() if module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A classifier, a batch and the labels to explain; calling it runs a pass at points of the path."""
+
+    model: nn.Module
+    inputs: Inputs
+    labels: Labels
+    words: TokenWords
+    target: str = "gold"
+
+    def __call__(
+        self, alpha: Float[Tensor, "steps batch"], shift: Shift | None = None
+    ) -> tuple[Float[Tensor, "steps batch"], Path]:
+        """Scores at several points of each example's path, in one forward pass.
+
+        Args:
+            alpha: Positions on the path, a row for each step.
+            shift: As for `on_path`.
+
+        Returns:
+            The scores, and the record of the pass with `steps · batch` rows, step by step.
+        """
+        steps = len(alpha)
+        repeated = {
+            name: value.repeat(steps, *[1] * (value.dim() - 1))
+            for name, value in self.inputs.items()
+        }
+        with on_path(self.model, self.words.repeat(steps, 1), alpha.flatten(), shift) as seen:
+            outputs = self.model(**repeated)
+        path = only_path(seen, self.model)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        scores = target_score(logits, self.labels.repeat(steps), self.target)
+        return scores.view(steps, -1), path
+
+
+def token_scores(
+    score: Float[Tensor, "steps batch"],
+    path: Path,
+    weights: Float[Tensor, " steps"],
+    *,
+    create_graph: bool = False,
+    keep: bool = False,
+) -> tuple[TokenScores, Embeddings]:
+    """Token scores from one forward pass at points of the path.
+
+    Args:
+        score: Scores of the pass.
+        path: Its record.
+        weights: q_k of each step.
+        create_graph: Keep the graph of the gradient, so that the scores can be differentiated.
+        keep: Keep the graph of the forward pass, for another use of it.
+
+    Returns:
+        Token scores Σ_k q_k ∇f · (e − b), and the mean gradient Σ_k q_k ∇f that they are made of.
+    """
+    (gradient,) = torch.autograd.grad(
+        score.sum(), path.point, create_graph=create_graph, retain_graph=create_graph or keep
+    )
+    gradient = torch.einsum(
+        "k,kbth->bth", weights.to(gradient.dtype), gradient.unflatten(0, (len(weights), -1))
+    )
+    return at_least_float32(gradient * path.difference[: len(gradient)]).sum(-1), gradient
+
+
+def path_scores(
+    explained: Explained, points: Points, *, rows: int | None = None, create_graph: bool = False
+) -> tuple[TokenScores, Embeddings]:
+    """Token scores and mean gradient over a whole path.
+
+    Args:
+        explained: Model, batch and labels.
+        points: Where the gradient is taken, and with what weights.
+        rows: Most path points (steps · batch) in one pass; one step at least, all by default.
+        create_graph: As for `token_scores`.
+    """
+    parts = [
+        token_scores(*explained(alpha), weights, create_graph=create_graph)
+        for alpha, weights in split_points(points, rows)
+    ]
+    return torch.stack([s for s, _ in parts]).sum(0), torch.stack([g for _, g in parts]).sum(0)
+
+
+# --- Word attributions of plain texts, without a graph: what evaluation, pipelines and callbacks use.
+
+
+def attribute_words(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    targets: Sequence[int],
+    *,
+    method: str = "integrated_gradients",
+    steps: int = 50,
+    rule: str = "gauss_legendre",
+    target: str = "gold",
+    batch_size: int = 32,
+    word_pattern: str = WORD_PATTERN,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> list[list[float]]:
+    """Attribution scores of the words of some texts; nothing can be differentiated through them.
+
+    With the defaults they are captum's `LayerIntegratedGradients` on the word embeddings, summed over the
+    hidden dimension and the tokens of each word.
+
+    Args:
+        model: A sequence classifier; runs in evaluation mode and is put back into its own.
+        tokenizer: Its fast tokenizer.
+        texts: The texts.
+        targets: The label to explain, for each text.
+        method: One of `METHODS`.
+        steps: Points on the path.
+        rule: One of `QUADRATURES`; used by `integrated_gradients`.
+        target: One of `TARGETS`.
+        batch_size: Path points (texts · steps) in one pass.
+        word_pattern: Regular expression of a word.
+        max_length: Tokens that a text is cut at; the tokenizer's own limit by default. Words cut off score 0.
+        seed: Of the random points of `expected_gradients`.
+
+    Returns:
+        One list a text, one score a word, in logits; positive speaks for the target.
+
+    Raises:
+        ConfigError: there is no such method, rule or target, or fewer than one step.
+        ModelError: the model has no pad token or embeds no `input_ids`, or the tokenizer is not a fast one.
+    """
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    points_a_text = 1 if method == "input_x_gradient" else max(1, steps)
+    per_batch = max(1, batch_size // points_a_text)
+    result: list[list[float]] = [[]] * len(texts)
+    with evaluation_mode(model), torch.enable_grad():
+        for start in range(0, len(order), per_batch):
+            rows = order[start : start + per_batch]
+            some = [texts[i] for i in rows]
+            inputs, words = _encode(some, tokenizer, word_pattern, max_length)
+            inputs, words = _to(inputs, words, next(model.parameters()).device)
+            labels = torch.tensor([targets[i] for i in rows], device=words.device)
+            points = path_points(
+                method, inputs["input_ids"], inputs["attention_mask"],
+                steps=steps, rule=rule, seed=seed,
+            )  # fmt: skip
+            explained = Explained(model, inputs, labels, words, target)
+            scores, _ = path_scores(explained, points, rows=batch_size)
+            counts = [len(split_words(text, word_pattern)) for text in some]
+            pooled = pool_words(scores, words, max(counts)).tolist()
+            for i, count, row in zip(rows, counts, pooled, strict=True):
+                result[i] = row[:count]
+    return result
+
+
+def check_offsets(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot say where in the text its tokens come from.
+
+    Raises:
+        ModelError: the tokenizer is not a fast one.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"Words are found by character offsets, which {type(tokenizer).__name__} does not give. "
+            "Load a fast tokenizer: `AutoTokenizer.from_pretrained(..., use_fast=True)`."
+        )
+
+
+def _encode(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, pattern: str, max_length: int | None
+) -> tuple[dict[str, Tensor], TokenWords]:
+    check_offsets(tokenizer)
+    batch = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        padding=True,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    offsets = batch.pop("offset_mapping").tolist()
+    words = [
+        token_words(map(tuple, spans), split_words(text, pattern), text)
+        for text, spans in zip(texts, offsets, strict=True)
+    ]
+    return dict(batch), torch.tensor(words)
+
+
+def _to(
+    inputs: Inputs, words: TokenWords, device: torch.device
+) -> tuple[dict[str, Tensor], TokenWords]:
+    return {name: value.to(device) for name, value in inputs.items()}, words.to(device)
+
+
+# --- Word attributions of a text classifier: how much each word moves the score of a label.
+
+
+__all__ = [
+    "METHODS",
+    "QUADRATURES",
+    "TARGETS",
+    "Explained",
+    "Inputs",
+    "Path",
+    "Points",
+    "Shift",
+    "at_least_float32",
+    "attribute_words",
+    "check_offsets",
+    "common_attention",
+    "math_attention",
+    "on_path",
+    "only_path",
+    "pad_token",
+    "path_points",
+    "path_scores",
+    "pool_words",
+    "quadrature",
+    "random_points",
+    "split_points",
+    "target_score",
+    "token_scores",
+    "without_dropout",
+]

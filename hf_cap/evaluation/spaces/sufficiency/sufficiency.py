@@ -1,0 +1,31 @@
+"""Sufficiency: drop of the class's probability when only the highest-scoring words are left.
+
+`p(y|x) - p(y|r)`, r the top 1, 5, 10, 20 and 50 % of the words (rounded up), averaged over these sizes
+(AOPC) and the texts; in [-1, 1], lower is better (DeYoung et al. 2020).
+"""
+
+import evaluate
+
+from hf_cap.evaluation.faithfulness_metric import FaithfulnessMetric, describe
+from hf_cap.evaluation.metrics import sufficiency
+from hf_cap.evaluation.spaces import ERASER
+
+OPTIONS = """\
+    percentages: sizes of the rationale in percent of the words."""
+RETURNS = """\
+    sufficiency: mean over the texts, in [-1, 1]; lower is better."""
+
+
+class Sufficiency(FaithfulnessMetric):
+    """Sufficiency of word attributions."""
+
+    measure = staticmethod(sufficiency)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return describe(
+            __doc__,
+            citation=ERASER,
+            url="https://arxiv.org/abs/1911.03429",
+            options=OPTIONS,
+            returns=RETURNS,
+        )

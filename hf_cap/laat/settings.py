@@ -1,0 +1,143 @@
+"""Settings of the tabular commands, without torch, so that `--help` is instant."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_cap.errors import ConfigError
+from hf_cap.hub import PushOptions
+from hf_cap.lm.chat import Sampling
+from hf_cap.utils import check_choices, check_range, documented, option, required
+
+TargetKind = Literal["classification", "regression"]
+Scaling = Literal["min_max", "standard", "none"]
+Student = Literal["logistic", "mlp"]
+Activation = Literal["relu", "gelu", "tanh"]
+Scope = Literal["global", "local"]
+Method = Literal["expectation", "chat"]
+
+LOWEST, HIGHEST = -10, 10
+"""Range of the integers that the language model chooses from."""
+MISSING_VALUES = ("?",)
+"""Cells of a csv file that mean a missing value, beside empty ones, unless something else is said."""
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a table is read."""
+
+    table: str | None = option(
+        None,
+        "YAML file that describes the table: `target`, `question`, `classes`, `columns` (name: description) "
+        "and `ignore`.",
+    )
+    target_kind: TargetKind = option(
+        "classification", "What the target is: one of some classes, or a number."
+    )
+    ignore: tuple[str, ...] = option((), "Columns that are no features, such as an id.")
+    missing_values: tuple[str, ...] = option(
+        MISSING_VALUES, "Cells that mean a missing value, beside empty ones."
+    )
+    max_levels: int = option(50, "Most levels that a categorical column may have.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """The small model and its input."""
+
+    student: Student = option(
+        "logistic",
+        "`logistic` (regression; linear for a number as target), or `mlp` with hidden layers.",
+    )
+    hidden_sizes: tuple[int, ...] = option((100,), "Units of each hidden layer of an `mlp`.")
+    activation: Activation = option("relu", "Activation of the hidden layers.")
+    scaling: Scaling = option(
+        "min_max",
+        "How numbers are scaled: to [0, 1], or to mean 0 and standard deviation 1. Input gradients of "
+        "unscaled numbers mean nothing, so alignment refuses `none` where it matters.",
+    )
+    scores: str | None = option(
+        None,
+        "Feature scores to align with: a folder that `hf-cap elicit` wrote, a Hub id, or a YAML or JSON file "
+        "(class: {feature: score}). Without them the model is trained on the task alone.",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Hidden sizes of the student: none for a linear one."""
+        return self.hidden_sizes if self.student == "mlp" else ()
+
+
+@documented
+@dataclass
+class LAATOptions:
+    """What is aligned with the feature scores."""
+
+    attribution_scope: Scope = option(
+        "global",
+        "Input gradients averaged over the batch (`global`), or each example's own (`local`).",
+    )
+    sharpen: bool = option(
+        False, "Replace each score s by sign(s)·exp|s|, so that the strongest features decide."
+    )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ElicitOptions:
+    """How the language model is asked for scores."""
+
+    method: Method = option(
+        "expectation",
+        "`expectation` reads the probability of each integer from -10 to 10 and takes the mean: no "
+        "generation, deterministic. `chat` lets the model reason and answer, several times.",
+    )
+    chat: bool = option(
+        True, "Put the question of `expectation` into the model's chat template, if it has one."
+    )
+    calibrate: bool = option(
+        True,
+        "For `expectation`: divide the probability of each integer by its geometric mean over all features, "
+        "because a language model prefers some integers whatever the feature.",
+    )
+    estimates: int = option(5, "For `chat`: answers that are averaged.")
+    attempts: int = option(
+        3,
+        "For `chat`: times that an answer without a score is asked again; then it counts as missing.",
+    )
+    temperature: float = option(1.0, "For `chat`: sampling temperature; above 0.")
+    max_new_tokens: int = option(512, "For `chat`: most tokens of an answer.")
+    seed: int = option(0, "For `chat`: seed of the sampling.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "estimates", "max_new_tokens", at_least=1)
+        check_range(self, "attempts", at_least=0)
+        if not self.temperature > 0:
+            raise ConfigError(
+                f"`temperature` must be above 0, got {self.temperature!r}: at 0 all estimates are the same. "
+                "For a deterministic score use `method='expectation'`."
+            )
+
+    def sampling(self, estimate: int, attempt: int) -> Sampling:
+        """How the answers of one round are drawn: each round has a seed of its own.
+
+        Neither `estimates` nor `attempts` is part of it, so that raising them asks only what is new.
+        """
+        seed = (self.seed * 1_009 + estimate) * 101 + attempt
+        return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ScorePush(PushOptions):
+    """A data set of feature scores with its card."""
+
+    scores: str = required("Folder that `hf-cap elicit` wrote, or a YAML or JSON file of scores.")

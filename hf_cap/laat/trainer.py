@@ -1,0 +1,348 @@
+"""Configuration of `LAATTrainer`."""
+
+import math
+from contextlib import AbstractContextManager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import set_seed
+
+from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.laat.elicitation import FeatureScores, sharpened
+from hf_cap.laat.models import TabularConfig, TabularStudent, input_gradients, scoped
+from hf_cap.laat.publishing import trainer_facts, write_student_card
+from hf_cap.laat.schema import Description, TableSchema, infer_schema
+from hf_cap.laat.settings import LAATOptions, StudentOptions, TableOptions
+from hf_cap.laat.table import (
+    FEATURES,
+    LABELS,
+    EncodedTable,
+    Preprocessor,
+    Table,
+    collate,
+    read_table,
+)
+from hf_cap.schema import CONFIG_KEY
+from hf_cap.training.config import CAPConfig, Reduction
+from hf_cap.training.losses import alignment_loss, unit
+from hf_cap.training.trainer import AlignedTrainer, Aligner, Alignment
+from hf_cap.utils import option
+
+EPOCHS, STEPS = 200, 5_000
+"""How long a run is by default: so many passes through a small table, or so many steps where it is large."""
+
+
+@dataclass
+class LAATConfig(LAATOptions, CAPConfig):
+    """Settings of [`LAATTrainer`]: those of `LAATOptions` and of `CAPConfig`.
+
+    The paper's form of the alignment is the default: γ = 100 times the squared distance of unit vectors, as a
+    mean over the features, on every step. A small model starts from nothing and trains in seconds: learning
+    rate, epochs and batch differ from those of fine-tuning, twenty lines are logged, and no checkpoint is
+    written. Settings about words, texts and paths have no meaning here.
+
+    Raises:
+        ConfigError: a setting is out of range, or cannot work for tables.
+    """
+
+    alignment_weight: float = option(
+        100.0,
+        "Weight γ of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`.",
+    )
+    alignment_reduction: Reduction = option(
+        "mean", "Sum or mean of the squared distance over the features; `mse` alone has both."
+    )
+    alignment_every: int = option(1, "Align on every n-th optimizer step, with n times the weight.")
+    learning_rate: float = option(1e-2, "Learning rate of AdamW.")
+    num_train_epochs: float = option(
+        -1.0,
+        f"Passes through the training rows. -1: {EPOCHS}, on a large table what {STEPS:,} steps come to.",
+    )
+    per_device_train_batch_size: int = option(64, "Rows of a step.")
+    per_device_eval_batch_size: int = option(1024, "Rows evaluated at a time.")
+    logging_steps: float = option(
+        0.05, "Steps between two lines of the log; below 1 as a share of all steps."
+    )
+    save_strategy: str = option(
+        "no",
+        "When to write a checkpoint to resume from, `steps` or `epoch`; the model is written anyway.",
+    )
+    dataloader_pin_memory: bool = option(
+        False, "Page-locked memory for copies to a GPU; not worth it for rows."
+    )
+
+    def __post_init__(self) -> None:
+        if self.alignment_loss != "mse" and self.alignment_reduction == "mean":
+            self.alignment_reduction = "sum"  # the default here, which the other losses have not
+        super().__post_init__()
+        if self.alignment_gradient == "finite_difference":
+            raise ConfigError(
+                "`alignment_gradient='finite_difference'` is for large text models. A small tabular model "
+                "always differentiates its input gradient; leave it out."
+            )
+
+    def epochs(self, rows: int) -> float:
+        """Passes through a table of so many rows: what was asked for, else what the default comes to."""
+        if self.num_train_epochs >= 0:
+            return self.num_train_epochs
+        at_once: int = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+        return min(EPOCHS, STEPS / math.ceil(rows / at_once))
+
+
+# --- The alignment of one batch of rows: input gradients against feature scores.
+
+
+@dataclass(frozen=True)
+class ScoreRows:
+    """The feature scores of the outputs that have any."""
+
+    outputs: Tensor
+    """Index of each row's output, `(rows,)`."""
+    scores: Float[Tensor, "rows features"]
+    known: Bool[Tensor, "rows features"]
+    """False for a feature without a score: it is left free."""
+
+    @classmethod
+    def of(
+        cls, scores: FeatureScores, schema: TableSchema, *, sharpen: bool, device: torch.device
+    ) -> "ScoreRows":
+        """The scores for a table.
+
+        Raises:
+            PriorError: they do not fit its classes and features.
+        """
+        values, known = scores.matrix(schema.outputs, schema.feature_names)
+        if sharpen:
+            values = sharpened(values)
+        (scored,) = np.nonzero(known.any(1))
+        return cls(
+            torch.tensor(scored, device=device),
+            torch.tensor(values[scored], dtype=torch.float32, device=device),
+            torch.tensor(known[scored], device=device),
+        )
+
+
+@dataclass(frozen=True)
+class InputGradientAligner:
+    """An `Aligner` of input gradients."""
+
+    features: Float[Tensor, "batch features"]
+    """The batch; requires a gradient."""
+    rows: ScoreRows
+    options: LAATConfig
+    training: bool
+
+    def sharing(self) -> AbstractContextManager[object]:
+        """Gradients on during the task's pass, which evaluation makes without."""
+        return torch.enable_grad()
+
+    def __call__(self, outputs: Any) -> Alignment:
+        """Alignment loss of the batch, with its gradient in training."""
+        gradients = input_gradients(
+            outputs.logits, self.features, self.rows.outputs, differentiable=self.training
+        )
+        attribution = scoped(gradients, self.options.attribution_scope)
+        repeats = len(attribution) // len(self.rows.outputs)
+        prior, known = self.rows.scores.repeat(repeats, 1), self.rows.known.repeat(repeats, 1)
+        weight = attribution.new_ones(len(attribution))
+        loss = alignment_loss(
+            self.options.alignment_loss,
+            attribution,
+            prior,
+            known,
+            weight,
+            reduction=self.options.alignment_reduction,
+            floor=self.options.alignment_norm_floor,
+        )
+        cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
+        return Alignment(loss if self.training else loss.detach(), cosine, weight)
+
+
+# --- `LAATTrainer`: alignment training with another prior and another attribution than `CAPTrainer`.
+
+
+_LARGEST_SPREAD = 10.0
+"""Standard deviation of an input beyond which its gradient says more of its unit than of its worth."""
+
+
+class LAATTrainer(AlignedTrainer):
+    """Trains a tabular student so that its input gradients agree with feature scores.
+
+        loss = task loss + γ · mean over the classes of distance(gradient of its score, its feature scores)
+
+    It logs what `CAPTrainer` logs. Resuming, accumulation, evaluation and publishing are the trainer's own.
+
+    Args:
+        model: The student.
+        args: A `LAATConfig`; `alignment_weight=0` trains on the task alone.
+        scores: Feature scores, needed where the weight is not 0. Features without a score are left free.
+        train_dataset: An `EncodedTable`.
+        kwargs: All else that `Trainer` takes.
+
+    Raises:
+        ConfigError: there are no scores to align with.
+        DataError: an input is not scaled.
+        ModelError: the model is no tabular student.
+        PriorError: the scores do not fit the table.
+    """
+
+    alignment: LAATConfig
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: TabularStudent,
+        args: LAATConfig,
+        scores: FeatureScores | None = None,
+        train_dataset: EncodedTable | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, TabularStudent):
+            raise ModelError(
+                f"LAATTrainer trains a TabularStudent, got {type(model).__name__}. For texts there is "
+                "CAPTrainer."
+            )
+        if train_dataset is not None:
+            args = copy(args)  # the configuration may serve another table next
+            args.num_train_epochs = args.epochs(len(train_dataset))
+        super().__init__(
+            model, args, train_dataset=train_dataset, **{"data_collator": collate, **kwargs}
+        )
+        self.scores = scores
+        self._rows = self._score_rows(model) if args.alignment_weight else None
+
+    def aligner(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Any], Aligner | None]:
+        """The student's inputs, and the alignment of their gradients."""
+        if self._rows is None or LABELS not in inputs:
+            return inputs, None
+        features = inputs[FEATURES].detach().requires_grad_()
+        aligner = InputGradientAligner(features, self._rows, self.alignment, model.training)
+        return {**inputs, FEATURES: features}, aligner
+
+    def _score_rows(self, model: TabularStudent) -> ScoreRows:
+        """The scores as tensors, after refusing what cannot be aligned."""
+        args, schema = self.alignment, model.config.preprocessor.schema
+        if self.scores is None:
+            raise ConfigError(
+                f"alignment_weight={args.alignment_weight!r} needs feature scores: make them with "
+                "`hf-cap elicit` and give them as `scores`, or set `alignment_weight=0`."
+            )
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"DataParallel over {args.n_gpu} GPUs cannot differentiate attributions, and a small model "
+                "needs one device at most. Show it one by `CUDA_VISIBLE_DEVICES=0`."
+            )
+        if isinstance(self.train_dataset, EncodedTable):
+            check_scaled(self.train_dataset, schema.feature_names)
+        # travels with the weights, so that the model is later explained as it was aligned
+        scope = args.attribution_scope
+        model.config.update({CONFIG_KEY: {"method": "input_gradient", "scope": scope}})
+        return ScoreRows.of(self.scores, schema, sharpen=args.sharpen, device=args.device)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of the student into the output folder. Arguments: those of `Trainer` by name."""
+        if self.is_world_process_zero():
+            facts = trainer_facts(self, self.scores, **kwargs)
+            write_student_card(Path(str(self.args.output_dir)), facts)
+
+
+def check_scaled(table: EncodedTable, names: list[str]) -> None:
+    """Refuse inputs whose gradients would tell the unit of a feature, not its worth.
+
+    Raises:
+        DataError: the standard deviation of an input is above 10.
+    """
+    spreads = table.features.std(0, correction=0)
+    wide = [
+        name
+        for name, spread in zip(names, spreads.tolist(), strict=True)
+        if spread > _LARGEST_SPREAD
+    ]
+    if wide:
+        raise DataError(
+            f"The inputs {wide[:5]!r} are not scaled (standard deviation above {_LARGEST_SPREAD:g}), so that "
+            "their gradients depend on the unit. Use `scaling='min_max'` or 'standard'."
+        )
+
+
+# --- From a table to a trainer: the schema, the scaling, the student.
+
+
+def read_schema(
+    table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
+) -> tuple[pd.DataFrame, TableSchema]:
+    """A training table and what it means.
+
+    Args:
+        table: What `read_table` takes.
+        options: Description, kind of the target, and what to ignore.
+        target: Column that is predicted, where the description does not name it.
+        split: The split to read.
+
+    Raises:
+        DataError: the table or its target cannot be used.
+        ConfigError: the description cannot be read.
+    """
+    frame = read_table(table, split=split, missing_values=options.missing_values)
+    schema = infer_schema(
+        frame,
+        Description.read(options.table) if options.table else None,
+        target=target,
+        kind=options.target_kind,
+        ignore=options.ignore,
+        max_levels=options.max_levels,
+        missing_values=options.missing_values,
+    )
+    return frame, schema
+
+
+def student_trainer(
+    frame: pd.DataFrame,
+    schema: TableSchema,
+    config: LAATConfig,
+    *,
+    options: StudentOptions | None = None,
+    scores: FeatureScores | None = None,
+    eval_frame: pd.DataFrame | None = None,
+    unlabelled: pd.DataFrame | None = None,
+) -> LAATTrainer:
+    """A trainer of a fresh student, seeded by `config.seed`.
+
+    Args:
+        frame: Training rows.
+        schema: What they mean.
+        config: How to train; where there are no scores, the alignment is off whatever its weight.
+        options: The student and the scaling of its inputs.
+        scores: Feature scores to align with.
+        eval_frame: Rows to evaluate on.
+        unlabelled: Rows to learn the scaling from, where the training rows are too few; their target counts
+            for regression only.
+
+    Raises:
+        DataError: rows do not fit the schema, or are not scaled.
+        PriorError: the scores do not fit the schema.
+    """
+    options = options or StudentOptions()
+    if scores is None:
+        config = copy(config)  # the caller's may serve a run with scores next
+        config.alignment_weight = 0.0
+    set_seed(config.seed)
+    fitted_on = frame if unlabelled is None else unlabelled
+    preprocessor = Preprocessor.fit(fitted_on, schema, options.scaling)
+    model = TabularStudent(TabularConfig.of(preprocessor, options))
+    return LAATTrainer(
+        model,
+        config,
+        scores,
+        train_dataset=EncodedTable.of(frame, preprocessor),
+        eval_dataset=None if eval_frame is None else EncodedTable.of(eval_frame, preprocessor),
+    )

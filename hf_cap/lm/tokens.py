@@ -1,0 +1,164 @@
+"""Tokens of prompts and answers, the same however the work is later divided.
+
+The tokens of a query are those of the whole prompt (`prefix + body`, one beginning-of-text token in
+front where the tokenizer puts one) followed by those of the answer, tokenised as a continuation.
+"""
+
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from hf_cap.errors import ExtractError, ModelError
+
+_ANCHORS = ("\n", ":")
+"""Texts an answer is tokenised behind, so that it counts as a continuation: tokenizers with a dummy
+space in front of every text (SentencePiece) would otherwise put one in front of the answer."""
+
+_SLOT = "hfcapslot"
+
+FIXED_DATE = "26 Jul 2024"
+"""The `date_string` of `apply_chat_template`: what Llama 3 writes as today's date, so that a prompt is the
+same on every day. It is the date that Llama 3.1 writes where it is told none."""
+
+_PROBES = ("", "a", " a", "\n", "\n\na", "  a", ".", "'s", "7", "ー", "\u0301", "é", "🙂", "<")
+"""Beginnings of a body that could fuse with the end of a prefix."""
+
+
+class AnswerTokens(NamedTuple):
+    """Tokens of an answer and the character of the answer at which each starts."""
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...]
+
+
+class PrefixTokens(NamedTuple):
+    """A prefix in two parts: tokens that no body can change, and the text from there on.
+
+    `cut` is `None` where no such place was found; the whole prompt is then tokenised at once.
+    """
+
+    ids: tuple[int, ...]
+    cut: int | None
+
+
+class PromptTokenizer:
+    """Tokenises prompts and answers with `tokenizer`.
+
+    Raises:
+        ModelError: the tokenizer adds tokens at the end of a text that cannot be told from its own.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._beginning = self._find_beginning()
+        self.answer = lru_cache(maxsize=65536)(self._answer)
+        self.prefix = lru_cache(maxsize=256)(self._prefix)
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Tokens of a whole prompt; a beginning-of-text token already in the text is not doubled."""
+        ids = self._plain(text)
+        size = len(self._beginning)
+        return ids if ids[:size] == self._beginning else self._beginning + ids
+
+    def body(self, prefix: str, body: str) -> tuple[int, ...]:
+        """Tokens of the prompt `prefix + body` that follow `self.prefix(prefix).ids`."""
+        stable = self.prefix(prefix)
+        if stable.cut is None:
+            return self.prompt(prefix + body)
+        return self._plain(prefix[stable.cut :] + body)
+
+    def render_chat(self, user: str) -> str | None:
+        """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
+        if not self.tokenizer.chat_template:
+            return None
+        return self._render([{"role": "user", "content": user}], add_generation_prompt=True)
+
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer; `None` where it takes or ends none."""
+        if not self.tokenizer.chat_template:
+            return None
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SLOT}]
+        with suppress(TemplateError):
+            return self._render(turns).rpartition(_SLOT)[2].strip() or None
+        return None
+
+    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, date_string=FIXED_DATE, **options
+            )
+        )
+
+    def _prefix(self, prefix: str) -> PrefixTokens:
+        """Split a prefix at the last token boundary that holds whatever follows.
+
+        Each candidate is checked against the joint tokenisation of the prefix with every probe.
+        """
+        joint = [self.prompt(prefix + probe) for probe in _PROBES]
+        for cut in self._boundaries(prefix):
+            ids = self.prompt(prefix[:cut])
+            rest = prefix[cut:]
+            if all(
+                ids + self._plain(rest + probe) == whole
+                for probe, whole in zip(_PROBES, joint, strict=True)
+            ):
+                return PrefixTokens(ids, cut)
+        return PrefixTokens((), None)
+
+    def _boundaries(self, prefix: str) -> list[int]:
+        """Characters near the end of the prefix at which a token starts, last first."""
+        if not prefix or not self.tokenizer.is_fast:
+            return []
+        tail = max(0, len(prefix) - 200)
+        starts = self._offsets(prefix[tail:])
+        return [tail + start for start in sorted(set(starts), reverse=True)[:16] if start > 0]
+
+    def _answer(self, answer: str) -> AnswerTokens:
+        for anchor in _ANCHORS:
+            before, whole = self._plain(anchor), self._plain(anchor + answer)
+            if len(whole) > len(before) and whole[: len(before)] == before:
+                ids = whole[len(before) :]
+                return AnswerTokens(ids, self._starts(anchor, answer, len(before), ids))
+        ids = self._plain(answer)
+        if not ids:
+            raise ExtractError(
+                f"The answer {answer!r} has no tokens; give a label that can be written."
+            )
+        return AnswerTokens(ids, self._starts("", answer, 0, ids))
+
+    def _starts(self, anchor: str, answer: str, skip: int, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if self.tokenizer.is_fast:
+            raw = [start - len(anchor) for start in self._offsets(anchor + answer)[skip:]]
+        else:  # no offsets: where the text decoded so far ends
+            raw = [len(str(self.tokenizer.decode(list(ids[:index])))) for index in range(len(ids))]
+        starts: list[int] = []
+        for start in raw:
+            starts.append(min(max(start, starts[-1] if starts else 0), len(answer)))
+        return tuple(starts)
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._encode(text)["input_ids"])
+
+    def _offsets(self, text: str) -> list[int]:
+        return [
+            start for start, _ in self._encode(text, return_offsets_mapping=True)["offset_mapping"]
+        ]
+
+    def _encode(self, text: str, **options: Any) -> Any:
+        # verbose=False: a prompt longer than the tokenizer's own limit is our business, not its warning's
+        return self.tokenizer(text, add_special_tokens=False, verbose=False, **options)
+
+    def _find_beginning(self) -> tuple[int, ...]:
+        plain = self._plain("a")
+        special = tuple(self.tokenizer("a")["input_ids"])
+        for start in range(len(special) - len(plain) + 1):
+            if special[start : start + len(plain)] == plain:
+                return special[:start]
+        raise ModelError(
+            f"The tokenizer {self.tokenizer.name_or_path!r} writes 'a' as {list(special)} with and "
+            f"{list(plain)} without special tokens: no telling which are special. Use another tokenizer."
+        )

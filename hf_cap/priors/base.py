@@ -1,0 +1,421 @@
+"""Settings of fusion, and of priors without a language model. Imports neither torch nor transformers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
+
+from datasets import Dataset
+
+from hf_cap.data import label_names
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.schema import (
+    LABEL,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    add_provenance,
+    diagnostic_column,
+    digest,
+    prior_column,
+)
+from hf_cap.utils import check_choices, check_range, documented, option, required, versions
+from hf_cap.words import WORD_PATTERN, Span, split_words
+
+Normalisation = Literal["l2", "max_abs", "min_max", "softmax", "none"]
+How = Literal["mean", "max"]
+Statistic = Literal["chi_squared", "tfidf", "log_odds"]
+Control = Literal["uniform", "random", "shuffled"]
+RationaleUnit = Literal["characters", "words", "flags"]
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class FusionSettings:
+    """How several priors become one."""
+
+    sources: tuple[str, ...] = option(
+        (), "Sources to fuse, in the columns prior_<source>; all that there are by default."
+    )
+    how: How = option("mean", "Mean or (signed) maximum over the sources, word by word.")
+    normalisation: Normalisation = option(
+        "l2", "Puts each source on one scale over the words of a text, before fusing."
+    )
+    weights: Mapping[str, float] = option(
+        help="Source to weight, at least 0; 1 where it is not named. Only ratios matter.",
+        factory=dict,
+    )
+    certainty: Mapping[str, str] = option(
+        help="Source to the diagnostic column (such as cap_r2) that multiplies its weight on each text.",
+        factory=dict,
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Where a source finds its texts and labels, and what a word is."""
+
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
+    )
+    text_column: str = option(TEXT, "Column that holds the texts.")
+    label_column: str = option(
+        LABEL, "Column that holds the gold labels, as names or class indices."
+    )
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSettings:
+    """The classifier that a source explains: best one trained on the same split without alignment."""
+
+    classifier: str = required(
+        "Sequence classifier with the label space of the data: a folder written by `hf-cap train` or "
+        "`save_pretrained`, or a Hub id."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a classifier on the Hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the classifier.")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradientsSettings:
+    """Settings of the source `integrated_gradients`."""
+
+    steps: int = option(50, "Points on the path from the baseline to the text, at least 1.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "steps", at_least=1)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class LimeSettings:
+    """Settings of the source `lime`."""
+
+    samples: int = option(
+        500,
+        "Perturbed texts a text, at least 2. Enough for texts of up to about 20 words; the library's own "
+        "default of 5,000 is for long documents.",
+    )
+    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
+    seed: int = option(0, "Determines, together with the text, which words are taken out.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "samples", at_least=2)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ShapSettings:
+    """Settings of the source `shap`."""
+
+    evaluations: int = option(500, "Most perturbed texts a text, at least 2 a word.")
+    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "evaluations", at_least=2)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class KeywordSettings:
+    """Settings of the source `keywords`."""
+
+    statistic: Statistic = option(
+        "chi_squared",
+        "What ties a word to a label: the signed root of chi-squared, the TF-IDF weight, or log-odds.",
+    )
+    word_list: tuple[str, ...] = option(
+        (), "Words that matter whatever the label; given, nothing is counted."
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class RationaleSettings:
+    """Settings of the source `rationale`."""
+
+    rationale_column: str = option("rationale", "Column with what people marked in each text.")
+    rationale_unit: RationaleUnit = option(
+        "characters",
+        "How it is marked: half-open ranges [start, end) of characters or of words, or one flag a word.",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Settings of the audit of priors."""
+
+    top_k: int = option(3, "Highest words of a text that are compared between two sources.")
+    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
+    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
+    word_pattern: str | None = option(
+        None,
+        "Regular expression of a word in the reference data; by default the one of the priors.",
+    )
+
+    def __post_init__(self) -> None:
+        check_range(self, "top_k", "keywords", "pairs", at_least=1)
+
+
+# --- Rows of a batch, checked before a model is asked anything.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled text.
+
+    Attributes:
+        text: The text as it stands in the data set.
+        spans: Its words, at least one.
+        label: Index of the gold label in the label space.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    label: int
+
+    @property
+    def words(self) -> list[str]:
+        """The words as strings."""
+        return [self.text[start:end] for start, end in self.spans]
+
+    def first_words(self, count: int) -> "Row":
+        """The row without what follows its first `count` words."""
+        if count == len(self.spans):
+            return self
+        return Row(self.text[: self.spans[count - 1].end], self.spans[:count], self.label)
+
+
+def read_rows(
+    batch: Mapping[str, Sequence[Any]], labels: Sequence[str], settings: RowOptions
+) -> list[Row]:
+    """The rows of a batch of `Dataset.map`.
+
+    Args:
+        batch: Columns, among them those that the settings name.
+        labels: The label space; a label cell is an index into it, or one of its names.
+        settings: Column names and word pattern.
+
+    Raises:
+        ConfigError: the word pattern is not a regular expression.
+        DataError: a column is missing, a text has no words, a label is outside the label space, or it is
+            one row.
+    """
+    try:
+        re.compile(settings.word_pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"word_pattern={settings.word_pattern!r} is not a regular expression: {error}."
+        ) from error
+    for column in (settings.text_column, settings.label_column):
+        if column not in batch:
+            raise DataError(
+                f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
+                "`text_column` or `label_column`."
+            )
+    if isinstance(batch[settings.text_column], str):
+        raise DataError(
+            "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
+        )
+    index = {label: position for position, label in enumerate(labels)}
+    cells = zip(batch[settings.text_column], batch[settings.label_column], strict=True)
+    return [
+        _row(number, text, label, index, settings.word_pattern)
+        for number, (text, label) in enumerate(cells)
+    ]
+
+
+def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: str) -> Row:
+    spans = tuple(split_words(text, pattern)) if isinstance(text, str) else ()
+    if not spans:
+        raise DataError(
+            f"Row {number}: the text is {text!r}, in which word_pattern={pattern!r} finds "
+            "no words. Remove the row, or give it a text."
+        )
+    position = index.get(label, -1) if isinstance(label, str) else label
+    if not isinstance(position, int) or not 0 <= position < len(index):
+        raise DataError(
+            f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
+            f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give the whole "
+            "label space as `labels`."
+        )
+    return Row(text, spans, position)
+
+
+def label_space(dataset: Dataset, column: str) -> tuple[str, ...]:
+    """Label names of a data set whose label column is a `ClassLabel`.
+
+    Raises:
+        DataError: there is no such column, or it holds plain values.
+    """
+    if column not in dataset.column_names:
+        raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
+    return tuple(label_names(dataset.select_columns(column).rename_columns({column: LABEL})))
+
+
+# --- What every source has in common: rows in, columns and provenance out.
+
+
+class Explanations(NamedTuple):
+    """Word scores of some rows.
+
+    Attributes:
+        scores: One list a row, one score a word; positive = evidence for the gold label.
+        diagnostics: Name of a diagnostic to its value for each row.
+        facts: More facts for the provenance, such as the model that was explained.
+    """
+
+    scores: Sequence[Sequence[float]]
+    diagnostics: Mapping[str, Sequence[Any]] = {}
+    facts: Mapping[str, Any] = {}
+
+
+LEARNT = MappingProxyType({"learnt": True})
+"""Metadata of a field whose value comes from a data set; provenance keeps only a digest of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordSource(RowOptions):
+    """A prior source: a map function for `Dataset.map(batched=True)`.
+
+    Subclasses are frozen dataclasses with a `name` and `explain`. Their fields are settings only, never a
+    model, because `Dataset.map` hashes them into its cache key.
+
+    Attributes:
+        labels: The label space, in the order of the class indices.
+    """
+
+    name: ClassVar[str]
+
+    labels: tuple[str, ...] = field(metadata=LEARNT)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
+        """A source for the label space of a training split, whose label column is a `ClassLabel`.
+
+        Args:
+            dataset: Training examples.
+            options: The settings of the source.
+
+        Raises:
+            DataError: the label column is missing or is no `ClassLabel`.
+        """
+        return cls(labels=label_space(dataset, options.get("label_column", LABEL)), **options)
+
+    def explain(self, rows: Sequence[Row]) -> Explanations:
+        """Score the words of some rows. The scores of a row depend on no other row."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """The batch with `words`, `prior_<name>`, the diagnostics `<name>_<what>` and `provenance`.
+
+        Raises:
+            DataError: a column is missing, a text has no words, or a label is outside the label space.
+        """
+        rows = read_rows(batch, self.labels, self)
+        return self.columns(batch, rows, self.explain(rows))
+
+    def columns(
+        self, batch: Mapping[str, list[Any]], rows: Sequence[Row], made: Explanations
+    ) -> dict[str, list[Any]]:
+        """The batch with what was made of its rows."""
+        cells = batch.get(PROVENANCE) or [None] * len(rows)
+        facts = {**self.facts, **made.facts}
+        with_facts = {cell: add_provenance(cell, self.name, facts) for cell in set(cells)}
+        return {
+            **batch,
+            WORDS: [row.words for row in rows],
+            prior_column(self.name): [list(map(float, scores)) for scores in made.scores],
+            **{
+                diagnostic_column(self.name, what): list(values)
+                for what, values in made.diagnostics.items()
+            },
+            PROVENANCE: [with_facts[cell] for cell in cells],
+        }
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """The fields whose values come from a data set."""
+        return {
+            item.name: getattr(self, item.name) for item in fields(self) if item.metadata == LEARNT
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the column is made, for provenance. No date: equal work gives equal columns."""
+        learnt = self.learnt
+        settings = {
+            item.name: digest(repr(value)) if item.name in learnt else value
+            for item in fields(self)
+            if (value := getattr(self, item.name)) is not self.labels
+        }
+        return {
+            **settings,
+            "source": self.name,
+            "label_space": digest(*self.labels),
+            "versions": versions(),
+        }
+
+
+# --- The table of prior sources. A new source is one file and one line here.
+
+
+class Source(Protocol):
+    """A prior source: a frozen dataclass that is a function for `Dataset.map(batched=True)`.
+
+    Its fields are settings only: `Dataset.map` hashes them into its cache key.
+    """
+
+    name: ClassVar[str]
+    """Name of the source; its prior is the column `prior_<name>`."""
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
+        """A source that has learnt from a training split what it must know, such as the label space."""
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The batch with `words`, `prior_<name>`, diagnostics `<name>_<what>` and `provenance`."""
+
+
+SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "cap": "cap:CAPPrior",
+        "channel": "channel:ChannelPrior",
+        "integrated_gradients": "classifier:IntegratedGradientsPrior",
+        "keywords": "keywords:KeywordsPrior",
+        "lime": "classifier:LimePrior",
+        "llm_gradient": "llm_gradient:LLMGradientPrior",
+        "occlusion": "classifier:OcclusionPrior",
+        "rationale": "keywords:RationalePrior",
+        "shap": "classifier:ShapPrior",
+        "word_length": "keywords:WordLengthPrior",
+    }
+)
+"""Name of a source to its module in this package and its class."""
+
+
+def source_class(name: str) -> type[Source]:
+    """The class of a source.
+
+    Raises:
+        ConfigError: there is no such source.
+    """
+    if name not in SOURCES:
+        raise ConfigError(f"There is no prior source {name!r}; there are {sorted(SOURCES)}.")
+    module, _, attribute = SOURCES[name].partition(":")
+    return cast(type[Source], getattr(import_module(f".{module}", __package__), attribute))

@@ -1,1 +1,0 @@
-"""What leaves the machine or is looked at: the Hub, reports, heat maps."""
