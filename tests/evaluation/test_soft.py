@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import DataError
-from hf_cap.evaluation.evaluate import SoftDistance
 from hf_cap.evaluation.metrics import (
     DISTANCES,
     Classifier,
     FloatArray,
+    SoftDistance,
     hellinger,
     importance,
     probability_drop,
