@@ -7,6 +7,7 @@ cannot work. Imports nothing heavy, so that `--help` is instant.
 
 import ctypes
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import json
@@ -235,6 +236,24 @@ def generator(*key: object) -> np.random.Generator:
 def text_seed(seed: int, text: str) -> int:
     """A seed in [0, 2**32) from the user's seed and the text."""
     return int.from_bytes(rank(seed, text)[:4])
+
+
+# --- Objects that a user names on the command line.
+
+
+def load_object(place: str) -> Any:
+    """Import what `module:name` names; the module may be a file in the current folder.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has nothing of this name.
+    """
+    module, _, name = place.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{place!r} cannot be loaded as `module:name`: {error}.") from error
 
 
 # --- Versions of the software that made a result.

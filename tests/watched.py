@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.keywords import WordLengthPrior
 
 
@@ -26,9 +26,9 @@ class Watched(WordLengthPrior):
     def __reduce__(self) -> tuple[Any, ...]:
         return WordLengthPrior, (), {"labels": self.labels}  # what it saw is no setting
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
         watched: Any = self
         watched.first(rows[0].text)
         watched.seen.extend(row.text for row in rows)
-        return super().explain(rows)
+        return super().score_words(rows)

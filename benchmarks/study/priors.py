@@ -201,7 +201,7 @@ def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
     """Those of the extraction's settings that a source has, and how its reference is trained."""
     if source == CEILING:
         return of_words(bench.settings)
-    names = {item.name for item in fields(source_class(source))}  # type: ignore[arg-type]
+    names = {item.name for item in fields(source_class(source))}
     if "scorer" in names:
         names |= {item.name for item in fields(ScorerSettings)}
     facts: dict[str, Any] = {

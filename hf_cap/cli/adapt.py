@@ -166,10 +166,9 @@ def adapt(
     from hf_cap.embedded import hub_id
     from hf_cap.lm.base import current_runtime
     from hf_cap.lm.local import choose_device, load_language_model
-    from hf_cap.priors.base import read_rows
     from hf_cap.training.adaptation import adapt_language_model
 
-    asker, rows = prior.open(), read_rows(train[:], prior.labels, prior)
+    asker, rows = prior.open(), prior.read_rows(train[:])
     queries = prior.examples(asker, rows, copies=places.masked_copies)
     model, tokenizer = load_language_model(scorer, choose_device(current_runtime().device))
     name = hub_id(scorer.model) or scorer.model
@@ -190,12 +189,11 @@ def adapt(
 
 def _measured(prior: "CAPPrior", held: "Dataset") -> "ZeroShot | None":
     """How often the language model's own answer is right; `None` where there is nothing to measure on."""
-    from hf_cap.priors.base import read_rows
     from hf_cap.priors.extract import zero_shot
 
     if not len(held):
         return None
-    rows = read_rows(held[:], prior.labels, prior)
+    rows = prior.read_rows(held[:])
     return zero_shot(prior.label_scores(prior.open(), rows), [row.label for row in rows])
 
 

@@ -137,7 +137,7 @@ def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "So
     from hf_cap.priors.base import source_class
 
     cls = source_class(name)
-    names = {item.name for item in fields(cls) if item.init}  # type: ignore[arg-type]
+    names = {item.name for item in fields(cls) if item.init}
     # columns have their standard names by now, and `labels` is what the data set says
     options = {
         key: value

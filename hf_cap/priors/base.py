@@ -1,15 +1,11 @@
-"""Settings of fusion, and of priors without a language model. Imports neither torch nor transformers."""
+"""Prior sources: their base class, the rows that they score, and the table of their names."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from datasets import Dataset
-
-from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import (
     LABEL,
@@ -21,8 +17,276 @@ from hf_cap.schema import (
     digest,
     prior_column,
 )
-from hf_cap.utils import check_choices, check_range, documented, option, required, versions
+from hf_cap.utils import (
+    check_choices,
+    check_range,
+    documented,
+    load_object,
+    option,
+    required,
+    versions,
+)
 from hf_cap.words import WORD_PATTERN, Span, split_words
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Batch = Mapping[str, Sequence[Any]]
+"""Columns of some rows, as `Dataset.map(batched=True)` passes them."""
+
+LEARNED = MappingProxyType({"learned": True})
+"""Metadata of a field whose value comes from a data set; provenance keeps only a digest of it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled text.
+
+    Attributes:
+        text: The text as it stands in the data set.
+        spans: Its words, at least one.
+        label: Index of the gold label in the label space.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    label: int
+
+    @property
+    def words(self) -> list[str]:
+        """The words as strings."""
+        return [self.text[start:end] for start, end in self.spans]
+
+    def first_words(self, count: int) -> "Row":
+        """The row without what follows its first `count` words."""
+        if count == len(self.spans):
+            return self
+        return Row(self.text[: self.spans[count - 1].end], self.spans[:count], self.label)
+
+
+class SourceResult(NamedTuple):
+    """Word scores of some rows.
+
+    Attributes:
+        scores: One list per row, one score per word; positive = evidence for the gold label.
+        diagnostics: Name of a diagnostic to its value for each row.
+        facts: More facts for the provenance, such as the model that was explained.
+    """
+
+    scores: Sequence[Sequence[float]]
+    diagnostics: Mapping[str, Sequence[Any]] = {}
+    facts: Mapping[str, Any] = {}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A prior source: a map function for `Dataset.map(batched=True)`.
+
+    A subclass is a frozen dataclass with a `name` and `score_words`. Fields with a help text are
+    its settings. `Dataset.map` hashes the fields into its cache key.
+
+    Attributes:
+        labels: The label space, in the order of the class indices.
+    """
+
+    name: ClassVar[str]
+    """The prior is the column `prior_<name>`."""
+
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
+    )
+    text_column: str = option(TEXT, "Column that holds the texts.")
+    label_column: str = option(
+        LABEL, "Column that holds the gold labels, as names or class indices."
+    )
+    labels: tuple[str, ...] = field(metadata=LEARNED)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        try:
+            re.compile(self.word_pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"word_pattern={self.word_pattern!r} is not a regular expression: {error}."
+            ) from error
+
+    @classmethod
+    def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
+        """Create the source for the label space of a training split.
+
+        Args:
+            dataset: Training examples, whose label column is a `ClassLabel`.
+            options: The settings of the source.
+
+        Raises:
+            DataError: the label column is missing or is no `ClassLabel`.
+        """
+        return cls(labels=label_space(dataset, options.get("label_column", LABEL)), **options)
+
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
+        """Score the words of some rows. The scores of a row depend on no other row."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
+        """Add `words`, `prior_<name>`, the diagnostics `<name>_<what>` and `provenance` to a batch.
+
+        Raises:
+            DataError: a column is missing, a text has no words, or a label is unknown.
+        """
+        rows = self.read_rows(batch)
+        return self.columns(batch, rows, self.score_words(rows))
+
+    def read_rows(self, batch: Batch) -> list[Row]:
+        """Read and check the rows of a batch.
+
+        Raises:
+            DataError: a column is missing, a text has no words, a label is outside the label space,
+                or the batch is a single row.
+        """
+        for column in (self.text_column, self.label_column):
+            if column not in batch:
+                raise DataError(
+                    f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
+                    "`text_column` or `label_column`."
+                )
+        if isinstance(batch[self.text_column], str):
+            raise DataError(
+                "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
+            )
+        index = {label: position for position, label in enumerate(self.labels)}
+        cells = zip(batch[self.text_column], batch[self.label_column], strict=True)
+        return [
+            _row(number, text, label, index, self.word_pattern)
+            for number, (text, label) in enumerate(cells)
+        ]
+
+    def columns(
+        self, batch: Batch, rows: Sequence[Row], result: SourceResult
+    ) -> dict[str, Sequence[Any]]:
+        """The batch with the columns of a result for its rows."""
+        cells = batch.get(PROVENANCE) or [None] * len(rows)
+        facts = {**self.facts, **result.facts}
+        with_facts = {cell: add_provenance(cell, self.name, facts) for cell in set(cells)}
+        return {
+            **batch,
+            WORDS: [row.words for row in rows],
+            prior_column(self.name): [list(map(float, scores)) for scores in result.scores],
+            **{
+                diagnostic_column(self.name, what): list(values)
+                for what, values in result.diagnostics.items()
+            },
+            PROVENANCE: [with_facts[cell] for cell in cells],
+        }
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """The fields whose values come from a data set."""
+        return {
+            item.name: getattr(self, item.name) for item in fields(self) if item.metadata == LEARNED
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the column is made, for provenance. No date: equal work gives equal columns."""
+        settings = {item.name: getattr(self, item.name) for item in fields(self)}
+        settings |= {name: digest(repr(value)) for name, value in self.learned.items()}
+        del settings["labels"]
+        return {
+            **settings,
+            "source": self.name,
+            "label_space": digest(*self.labels),
+            "versions": versions(),
+        }
+
+
+def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: str) -> Row:
+    spans = tuple(split_words(text, pattern)) if isinstance(text, str) else ()
+    if not spans:
+        raise DataError(
+            f"Row {number}: the text is {text!r}, in which word_pattern={pattern!r} finds "
+            "no words. Remove the row, or give it a text."
+        )
+    position = index.get(label, -1) if isinstance(label, str) else label
+    if not isinstance(position, int) or not 0 <= position < len(index):
+        raise DataError(
+            f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
+            f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give the "
+            "whole label space as `labels`."
+        )
+    return Row(text, spans, position)
+
+
+def label_space(dataset: "Dataset", column: str) -> tuple[str, ...]:
+    """Label names of a data set whose label column is a `ClassLabel`.
+
+    Raises:
+        DataError: there is no such column, or it holds plain values.
+    """
+    from hf_cap.data import label_names
+
+    if column not in dataset.column_names:
+        raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
+    return tuple(label_names(dataset.select_columns(column).rename_columns({column: LABEL})))
+
+
+SOURCES: dict[str, str | type[Source]] = {
+    "cap": "hf_cap.priors.cap:CAPPrior",
+    "channel": "hf_cap.priors.channel:ChannelPrior",
+    "integrated_gradients": "hf_cap.priors.classifier:IntegratedGradientsPrior",
+    "keywords": "hf_cap.priors.keywords:KeywordsPrior",
+    "lime": "hf_cap.priors.classifier:LimePrior",
+    "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
+    "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
+    "rationale": "hf_cap.priors.keywords:RationalePrior",
+    "shap": "hf_cap.priors.classifier:ShapPrior",
+    "word_length": "hf_cap.priors.keywords:WordLengthPrior",
+}
+"""Name of a source to its class, as `module:Class` where it is not loaded yet."""
+
+S = TypeVar("S", bound=type[Source])
+
+
+def register_source(cls: S) -> S:
+    """Make a source class known under its `name`. Usable as a decorator.
+
+    Raises:
+        ConfigError: it is no source, has no name, or has that of a source of hf_cap.
+    """
+    name = getattr(cls, "name", None)
+    if not (isinstance(cls, type) and issubclass(cls, Source) and name):
+        raise ConfigError(f"A source derives from `Source` and has a `name`; got {cls!r}.")
+    if isinstance(SOURCES.get(name), str):
+        raise ConfigError(f"hf_cap has a source {name!r} already; give yours another `name`.")
+    SOURCES[name] = cls
+    return cls
+
+
+def source_class(name: str) -> type[Source]:
+    """The class of a source.
+
+    Args:
+        name: A name in `SOURCES`, or `module:Class` for a class of your own.
+
+    Raises:
+        ConfigError: there is no such source.
+    """
+    place = SOURCES.get(name, name)
+    if isinstance(place, str) and ":" in place:
+        place = load_object(place)
+    if isinstance(place, str):
+        raise ConfigError(
+            f"There is no prior source {name!r}; there are {sorted(SOURCES)}. Name a class of your "
+            "own as `module:Class`."
+        )
+    if not (isinstance(place, type) and issubclass(place, Source)):
+        raise ConfigError(
+            f"{name!r} is not a prior source: {place!r} does not derive from `Source`."
+        )
+    return place
+
+
+# --- Settings of other modules.
 
 Normalisation = Literal["l2", "max_abs", "min_max", "softmax", "none"]
 How = Literal["mean", "max"]
@@ -54,20 +318,6 @@ class FusionSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class RowOptions:
-    """Where a source finds its texts and labels, and what a word is."""
-
-    word_pattern: str = option(
-        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
-    )
-    text_column: str = option(TEXT, "Column that holds the texts.")
-    label_column: str = option(
-        LABEL, "Column that holds the gold labels, as names or class indices."
-    )
 
 
 @documented
@@ -170,252 +420,3 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "top_k", "keywords", "pairs", at_least=1)
-
-
-# --- Rows of a batch, checked before a model is asked anything.
-
-
-@dataclass(frozen=True)
-class Row:
-    """One labelled text.
-
-    Attributes:
-        text: The text as it stands in the data set.
-        spans: Its words, at least one.
-        label: Index of the gold label in the label space.
-    """
-
-    text: str
-    spans: tuple[Span, ...]
-    label: int
-
-    @property
-    def words(self) -> list[str]:
-        """The words as strings."""
-        return [self.text[start:end] for start, end in self.spans]
-
-    def first_words(self, count: int) -> "Row":
-        """The row without what follows its first `count` words."""
-        if count == len(self.spans):
-            return self
-        return Row(self.text[: self.spans[count - 1].end], self.spans[:count], self.label)
-
-
-def read_rows(
-    batch: Mapping[str, Sequence[Any]], labels: Sequence[str], settings: RowOptions
-) -> list[Row]:
-    """The rows of a batch of `Dataset.map`.
-
-    Args:
-        batch: Columns, among them those that the settings name.
-        labels: The label space; a label cell is an index into it, or one of its names.
-        settings: Column names and word pattern.
-
-    Raises:
-        ConfigError: the word pattern is not a regular expression.
-        DataError: a column is missing, a text has no words, a label is outside the label space, or it is
-            one row.
-    """
-    try:
-        re.compile(settings.word_pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"word_pattern={settings.word_pattern!r} is not a regular expression: {error}."
-        ) from error
-    for column in (settings.text_column, settings.label_column):
-        if column not in batch:
-            raise DataError(
-                f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
-                "`text_column` or `label_column`."
-            )
-    if isinstance(batch[settings.text_column], str):
-        raise DataError(
-            "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
-        )
-    index = {label: position for position, label in enumerate(labels)}
-    cells = zip(batch[settings.text_column], batch[settings.label_column], strict=True)
-    return [
-        _row(number, text, label, index, settings.word_pattern)
-        for number, (text, label) in enumerate(cells)
-    ]
-
-
-def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: str) -> Row:
-    spans = tuple(split_words(text, pattern)) if isinstance(text, str) else ()
-    if not spans:
-        raise DataError(
-            f"Row {number}: the text is {text!r}, in which word_pattern={pattern!r} finds "
-            "no words. Remove the row, or give it a text."
-        )
-    position = index.get(label, -1) if isinstance(label, str) else label
-    if not isinstance(position, int) or not 0 <= position < len(index):
-        raise DataError(
-            f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
-            f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give the whole "
-            "label space as `labels`."
-        )
-    return Row(text, spans, position)
-
-
-def label_space(dataset: Dataset, column: str) -> tuple[str, ...]:
-    """Label names of a data set whose label column is a `ClassLabel`.
-
-    Raises:
-        DataError: there is no such column, or it holds plain values.
-    """
-    if column not in dataset.column_names:
-        raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
-    return tuple(label_names(dataset.select_columns(column).rename_columns({column: LABEL})))
-
-
-# --- What every source has in common: rows in, columns and provenance out.
-
-
-class Explanations(NamedTuple):
-    """Word scores of some rows.
-
-    Attributes:
-        scores: One list a row, one score a word; positive = evidence for the gold label.
-        diagnostics: Name of a diagnostic to its value for each row.
-        facts: More facts for the provenance, such as the model that was explained.
-    """
-
-    scores: Sequence[Sequence[float]]
-    diagnostics: Mapping[str, Sequence[Any]] = {}
-    facts: Mapping[str, Any] = {}
-
-
-LEARNT = MappingProxyType({"learnt": True})
-"""Metadata of a field whose value comes from a data set; provenance keeps only a digest of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WordSource(RowOptions):
-    """A prior source: a map function for `Dataset.map(batched=True)`.
-
-    Subclasses are frozen dataclasses with a `name` and `explain`. Their fields are settings only, never a
-    model, because `Dataset.map` hashes them into its cache key.
-
-    Attributes:
-        labels: The label space, in the order of the class indices.
-    """
-
-    name: ClassVar[str]
-
-    labels: tuple[str, ...] = field(metadata=LEARNT)
-
-    @classmethod
-    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
-        """A source for the label space of a training split, whose label column is a `ClassLabel`.
-
-        Args:
-            dataset: Training examples.
-            options: The settings of the source.
-
-        Raises:
-            DataError: the label column is missing or is no `ClassLabel`.
-        """
-        return cls(labels=label_space(dataset, options.get("label_column", LABEL)), **options)
-
-    def explain(self, rows: Sequence[Row]) -> Explanations:
-        """Score the words of some rows. The scores of a row depend on no other row."""
-        raise NotImplementedError
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """The batch with `words`, `prior_<name>`, the diagnostics `<name>_<what>` and `provenance`.
-
-        Raises:
-            DataError: a column is missing, a text has no words, or a label is outside the label space.
-        """
-        rows = read_rows(batch, self.labels, self)
-        return self.columns(batch, rows, self.explain(rows))
-
-    def columns(
-        self, batch: Mapping[str, list[Any]], rows: Sequence[Row], made: Explanations
-    ) -> dict[str, list[Any]]:
-        """The batch with what was made of its rows."""
-        cells = batch.get(PROVENANCE) or [None] * len(rows)
-        facts = {**self.facts, **made.facts}
-        with_facts = {cell: add_provenance(cell, self.name, facts) for cell in set(cells)}
-        return {
-            **batch,
-            WORDS: [row.words for row in rows],
-            prior_column(self.name): [list(map(float, scores)) for scores in made.scores],
-            **{
-                diagnostic_column(self.name, what): list(values)
-                for what, values in made.diagnostics.items()
-            },
-            PROVENANCE: [with_facts[cell] for cell in cells],
-        }
-
-    @property
-    def learnt(self) -> dict[str, Any]:
-        """The fields whose values come from a data set."""
-        return {
-            item.name: getattr(self, item.name) for item in fields(self) if item.metadata == LEARNT
-        }
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """How the column is made, for provenance. No date: equal work gives equal columns."""
-        learnt = self.learnt
-        settings = {
-            item.name: digest(repr(value)) if item.name in learnt else value
-            for item in fields(self)
-            if (value := getattr(self, item.name)) is not self.labels
-        }
-        return {
-            **settings,
-            "source": self.name,
-            "label_space": digest(*self.labels),
-            "versions": versions(),
-        }
-
-
-# --- The table of prior sources. A new source is one file and one line here.
-
-
-class Source(Protocol):
-    """A prior source: a frozen dataclass that is a function for `Dataset.map(batched=True)`.
-
-    Its fields are settings only: `Dataset.map` hashes them into its cache key.
-    """
-
-    name: ClassVar[str]
-    """Name of the source; its prior is the column `prior_<name>`."""
-
-    @classmethod
-    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
-        """A source that has learnt from a training split what it must know, such as the label space."""
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The batch with `words`, `prior_<name>`, diagnostics `<name>_<what>` and `provenance`."""
-
-
-SOURCES: Mapping[str, str] = MappingProxyType(
-    {
-        "cap": "cap:CAPPrior",
-        "channel": "channel:ChannelPrior",
-        "integrated_gradients": "classifier:IntegratedGradientsPrior",
-        "keywords": "keywords:KeywordsPrior",
-        "lime": "classifier:LimePrior",
-        "llm_gradient": "llm_gradient:LLMGradientPrior",
-        "occlusion": "classifier:OcclusionPrior",
-        "rationale": "keywords:RationalePrior",
-        "shap": "classifier:ShapPrior",
-        "word_length": "keywords:WordLengthPrior",
-    }
-)
-"""Name of a source to its module in this package and its class."""
-
-
-def source_class(name: str) -> type[Source]:
-    """The class of a source.
-
-    Raises:
-        ConfigError: there is no such source.
-    """
-    if name not in SOURCES:
-        raise ConfigError(f"There is no prior source {name!r}; there are {sorted(SOURCES)}.")
-    module, _, attribute = SOURCES[name].partition(":")
-    return cast(type[Source], getattr(import_module(f".{module}", __package__), attribute))

@@ -25,7 +25,7 @@ from torch import Tensor
 from hf_cap.data import evenly
 from hf_cap.errors import ConfigError, ExtractError
 from hf_cap.lm.base import Query, Scored
-from hf_cap.priors.base import LEARNT, Explanations, Row, read_rows
+from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import SIGNS, Asker, LanguageModelSource, rank_of, warn_of_cuts
 from hf_cap.priors.prompts import CAPSettings, Prompt, Score
 from hf_cap.utils import generator
@@ -256,7 +256,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
     `keep_label_scores` also `cap_label_scores` (log-probability of every label on the whole text) and
     `cap_rank` (of the gold label among them, 1 = the model's own answer).
 
-    The settings of `CAPSettings`, `PromptSettings` and `RowOptions` are fields too.
+    The settings of `CAPSettings`, and `PromptSettings` are fields too.
 
     Attributes:
         offsets: For `contrast`, the mean log-probability of each label whatever the text says; empty
@@ -266,7 +266,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
     name: ClassVar[str] = "cap"
     wording: ClassVar[str] = "cap"
 
-    offsets: tuple[float, ...] = field(default=(), metadata=LEARNT)
+    offsets: tuple[float, ...] = field(default=(), metadata=LEARNED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,12 +288,12 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         if self.calibration_texts == 0:
             return replace(self, offsets=())
         chosen = dataset.select(evenly(range(len(dataset)), self.calibration_texts))
-        rows = read_rows(chosen[:], self.labels, self)
+        rows = self.read_rows(chosen[:])
         asker = self.open()
         scores = torch.tensor(self.label_scores(asker, rows), dtype=torch.float64)
         return replace(self, offsets=tuple(scores.mean(0).tolist()))
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows.
 
         Raises:
@@ -320,7 +320,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
                 rank_of(row.label, scores) for row, scores in zip(rows, label_scores, strict=True)
             ]
         scores = [[*map(kept, fit.coefficients), *[0.0] * cut] for fit, cut in pairs]
-        return Explanations(scores, diagnostics, self.model_facts(asker))
+        return SourceResult(scores, diagnostics, self.model_facts(asker))
 
     @property
     def _needs_label_scores(self) -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hf_cap.lm.base import Query, Scored
-from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import SIGNS, Asker, LanguageModelSource, rank_of, warn_of_cuts
 from hf_cap.priors.prompts import ChannelSettings, Evidence, Prompt
 from hf_cap.words import Span, token_words
@@ -75,7 +75,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
     `keep_label_scores` also `channel_label_scores` (log-probability of the text under every label), and
     with `keep_label_words` also `channel_label_words` (signed scores, one list a label).
 
-    The settings of `ChannelSettings`, `PromptSettings` and `RowOptions` are fields too.
+    The settings of `ChannelSettings`, and `PromptSettings` are fields too.
     """
 
     name: ClassVar[str] = "channel"
@@ -85,7 +85,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
         super().__post_init__()
         ChannelSettings.__post_init__(self)
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows.
 
         Raises:
@@ -114,7 +114,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
             diagnostics["label_words"] = words
         kept = SIGNS[self.sign]
         gold = [scores[row.label] for row, scores in zip(rows, words, strict=True)]
-        return Explanations(
+        return SourceResult(
             [[*map(kept, scores)] for scores in gold], diagnostics, self.model_facts(asker)
         )
 

@@ -37,20 +37,20 @@ from hf_cap.embedded import resolve_model
 from hf_cap.errors import MissingExtra, ModelError
 from hf_cap.lm.local import model_identity
 from hf_cap.priors.base import (
-    Explanations,
     IntegratedGradientsSettings,
     LimeSettings,
     ReferenceSettings,
     Row,
     ShapSettings,
-    WordSource,
+    Source,
+    SourceResult,
 )
 from hf_cap.utils import folder_stamp, text_seed
 from hf_cap.words import NO_WORD, keep_words, token_words, word_strings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierSource(WordSource, ReferenceSettings):
+class ClassifierSource(Source, ReferenceSettings):
     """A source that explains a reference classifier.
 
     Attributes:
@@ -61,6 +61,7 @@ class ClassifierSource(WordSource, ReferenceSettings):
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "stamp", folder_stamp(resolve_model(self.classifier)))
 
     def open(self) -> "ReferenceClassifier":
@@ -150,7 +151,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
         super().__post_init__()
         IntegratedGradientsSettings.__post_init__(self)
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
         classifier = self.open()
         texts = _Texts.encode(classifier, rows)
@@ -166,7 +167,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
             for index, row_scores in zip(batch, pooled, strict=True):
                 scores[index] = row_scores[: len(rows[index].spans)]
         gaps = (sums - texts.changes()).tolist()
-        return Explanations(scores, {"gap": gaps}, {"identity": classifier.identity})
+        return SourceResult(scores, {"gap": gaps}, {"identity": classifier.identity})
 
     def _integrate(self, explained: Explained, tokens: int) -> TokenScores:
         ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
@@ -248,7 +249,7 @@ class LimePrior(ClassifierSource, LimeSettings):
         super().__post_init__()
         LimeSettings.__post_init__(self)
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
         classifier = self.open()
         scores, fits = [], []
@@ -263,7 +264,7 @@ class LimePrior(ClassifierSource, LimeSettings):
                 weights, fit = one.fit(part)
                 scores.append([weights[word] for word in range(len(weights))])
                 fits.append(fit)
-        return Explanations(scores, {"r2": fits}, {"identity": classifier.identity})
+        return SourceResult(scores, {"r2": fits}, {"identity": classifier.identity})
 
     def _neighbourhood(self, row: Row) -> "_Neighbourhood":
         """Let the library draw the perturbations of a text, but not yet fit."""
@@ -328,7 +329,7 @@ class OcclusionPrior(ClassifierSource):
 
     name: ClassVar[str] = "occlusion"
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows, with one prediction a word and one a text."""
         classifier = self.open()
         texts = [text for row in rows for text in (row.text, *_without_each_word(row))]
@@ -338,7 +339,7 @@ class OcclusionPrior(ClassifierSource):
         for part in log_probs.split([1 + len(row.spans) for row in rows]):
             scores.append((part[0] - part[1:]).tolist())
             whole.append(part[0].item())
-        return Explanations(scores, {"log_prob": whole}, {"identity": classifier.identity})
+        return SourceResult(scores, {"log_prob": whole}, {"identity": classifier.identity})
 
 
 def _without_each_word(row: Row) -> list[str]:
@@ -365,7 +366,7 @@ class ShapPrior(ClassifierSource, ShapSettings):
         super().__post_init__()
         ShapSettings.__post_init__(self)
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows.
 
         Raises:
@@ -373,7 +374,7 @@ class ShapPrior(ClassifierSource, ShapSettings):
         """
         library, classifier = _library(), self.open()
         scores = [self._owen_values(library, classifier, row) for row in rows]
-        return Explanations(scores, facts={"identity": classifier.identity})
+        return SourceResult(scores, facts={"identity": classifier.identity})
 
     def _owen_values(
         self, library: ModuleType, classifier: ReferenceClassifier, row: Row

@@ -25,7 +25,7 @@ from hf_cap.data import check_output, choose_split, save_splits
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import Scorer, ScorerSettings, ScorerStatistics
 from hf_cap.lm.open import open_scorer
-from hf_cap.priors.base import Source, WordSource, read_rows
+from hf_cap.priors.base import Source
 from hf_cap.priors.prompts import ExtractionSettings
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import atomic_path, real_path
@@ -374,10 +374,10 @@ def _as_the_main_process_has_learnt(
     """
     if state.num_processes == 1:
         return sources
-    learnt = [source.learnt if isinstance(source, WordSource) else {} for source in sources]
+    learnt = [source.learned if isinstance(source, Source) else {} for source in sources]
     broadcast_object_list(learnt)
     return [
-        replace(source, **values) if isinstance(source, WordSource) else source
+        replace(source, **values) if isinstance(source, Source) else source
         for source, values in zip(sources, learnt, strict=True)
     ]
 
@@ -388,8 +388,8 @@ def _check(chosen: Mapping[str, Dataset], sources: Sequence[Source]) -> None:
         raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
     for source in sources:
         for data in chosen.values():
-            if isinstance(source, WordSource):
-                read_rows(data[:], source.labels, source)
+            if isinstance(source, Source):
+                source.read_rows(data[:])
 
 
 def _score_share(

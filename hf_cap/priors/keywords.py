@@ -10,16 +10,16 @@ from datasets import Dataset, DatasetDict
 
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.base import (
-    LEARNT,
+    LEARNED,
+    Batch,
     Control,
-    Explanations,
     KeywordSettings,
     RationaleSettings,
     RationaleUnit,
     Row,
+    Source,
+    SourceResult,
     Statistic,
-    WordSource,
-    read_rows,
 )
 from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
 from hf_cap.utils import text_seed
@@ -31,7 +31,7 @@ STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = Mappi
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeywordsPrior(WordSource, KeywordSettings):
+class KeywordsPrior(Source, KeywordSettings):
     """Scores each word by how it goes together with the gold label in the training data.
 
     `chi_squared` is the signed root of that statistic over the number of texts (Yang & Pedersen 1997), see
@@ -44,7 +44,7 @@ class KeywordsPrior(WordSource, KeywordSettings):
 
     name: ClassVar[str] = "keywords"
 
-    table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNT)
+    table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNED)
 
     @classmethod
     def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
@@ -61,7 +61,7 @@ class KeywordsPrior(WordSource, KeywordSettings):
         source = super().from_dataset(dataset, **options)
         if source.word_list:
             return source
-        rows = read_rows(dataset[:], source.labels, source)
+        rows = source.read_rows(dataset[:])
         counts = count_words(
             [row.text for row in rows],
             [row.label for row in rows],
@@ -71,7 +71,7 @@ class KeywordsPrior(WordSource, KeywordSettings):
         statistic = STATISTICS[source.statistic]
         return replace(source, table={word: statistic(counts, word) for word in counts.words})
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; unknown words get 0."""
         if not (self.table or self.word_list):
             raise ConfigError(
@@ -79,7 +79,7 @@ class KeywordsPrior(WordSource, KeywordSettings):
                 "`word_list`."
             )
         listed = frozenset(map(fold, self.word_list))
-        return Explanations(
+        return SourceResult(
             [[self._score(fold(word), row.label, listed) for word in row.words] for row in rows]
         )
 
@@ -93,21 +93,21 @@ class KeywordsPrior(WordSource, KeywordSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordLengthPrior(WordSource):
+class WordLengthPrior(Source):
     """Scores each word by its length in characters, whatever the label."""
 
     name: ClassVar[str] = "word_length"
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
-        return Explanations([[end - start for start, end in row.spans] for row in rows])
+        return SourceResult([[end - start for start, end in row.spans] for row in rows])
 
 
 # --- The source `rationale`: what people marked as decisive, from a column of the data set.
 
 
 @dataclass(frozen=True, kw_only=True)
-class RationalePrior(WordSource, RationaleSettings):
+class RationalePrior(Source, RationaleSettings):
     """Scores each word by how far people marked it: 1 for a whole word, 0 for one that is not marked.
 
     With character ranges a word that is marked in part gets the share of its characters. A null or empty
@@ -116,14 +116,14 @@ class RationalePrior(WordSource, RationaleSettings):
 
     name: ClassVar[str] = "rationale"
 
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
         """The batch with `words`, `prior_rationale` and `provenance`.
 
         Raises:
             DataError: a column is missing, a text has no words, or a label is outside the label space.
             PriorError: a rationale does not fit its text.
         """
-        rows = read_rows(batch, self.labels, self)
+        rows = self.read_rows(batch)
         if self.rationale_column not in batch:
             raise DataError(
                 f"There is no column {self.rationale_column!r}; found {sorted(batch)}. Name the right one "
@@ -131,7 +131,7 @@ class RationalePrior(WordSource, RationaleSettings):
             )
         marks = batch[self.rationale_column]
         scores = [self._scores(row, mark) for row, mark in zip(rows, marks, strict=True)]
-        return self.columns(batch, rows, Explanations(scores))
+        return self.columns(batch, rows, SourceResult(scores))
 
     def _scores(self, row: Row, mark: Sequence[Any] | None) -> list[float]:
         if not mark:

@@ -3,9 +3,9 @@
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias
 
 from datasets import Dataset
 
@@ -21,7 +21,7 @@ from hf_cap.lm.base import (
 )
 from hf_cap.lm.local import resolve_dtype
 from hf_cap.lm.open import open_scorer
-from hf_cap.priors.base import LEARNT, Row, RowOptions, WordSource, label_space, read_rows
+from hf_cap.priors.base import LEARNED, Row, Source
 from hf_cap.priors.prompts import (
     DEFAULT_TEMPLATE,
     NO_DEMONSTRATIONS,
@@ -205,13 +205,11 @@ def rank_of(label: int, scores: Sequence[float]) -> int:
 # --- What the sources that ask a language model have in common: scorer, demonstrations and facts.
 
 
-T = TypeVar("T")
-
 _DEFAULT_SCORER = ScorerSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSource(WordSource, PromptSettings):
+class LanguageModelSource(Source, PromptSettings):
     """A source that asks a language model about the rows.
 
     Attributes:
@@ -229,7 +227,7 @@ class LanguageModelSource(WordSource, PromptSettings):
     """The prior whose prompt template is the default: `cap` asks for the label, `channel` for the text."""
 
     scorer: ScorerSettings | Scorer = _DEFAULT_SCORER
-    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNT)
+    demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,6 +235,7 @@ class LanguageModelSource(WordSource, PromptSettings):
             object.__setattr__(self, "scorer", resolve_dtype(self.scorer, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
         super().__post_init__()
+        PromptSettings.__post_init__(self)
 
     @classmethod
     def from_dataset(
@@ -253,7 +252,7 @@ class LanguageModelSource(WordSource, PromptSettings):
             dataset: Training examples, with a `ClassLabel` column.
             model: Language model: Hub id, folder or embedded name.
             scorer: Instead of `model`: all its settings, or an opened one.
-            options: The settings of the source, and those of `PromptSettings` and `RowOptions`.
+            options: The settings of the source.
 
         Raises:
             ConfigError: both `model` and `scorer` are given, or an option cannot work.
@@ -263,17 +262,16 @@ class LanguageModelSource(WordSource, PromptSettings):
             raise ConfigError(
                 "Give `model` or `scorer`, not both; `ScorerSettings(model=...)` holds both."
             )
-        settings, where = _given(PromptSettings, options), _given(RowOptions, options)
-        labels = label_space(dataset, where.label_column)
-        rows = read_rows(dataset[:], labels, where)
+        named = ScorerSettings(model=model) if model else _DEFAULT_SCORER
+        source = super().from_dataset(dataset, scorer=scorer or named, **options)
+        rows = source.read_rows(dataset[:])
         sets = choose_demonstrations(
             [row.text for row in rows],
-            [labels[row.label] for row in rows],
-            per_label=settings.demonstrations,
-            seed=settings.seed,
+            [source.labels[row.label] for row in rows],
+            per_label=source.demonstrations,
+            seed=source.seed,
         )
-        named = ScorerSettings(model=model) if model else _DEFAULT_SCORER
-        return cls(labels=labels, scorer=scorer or named, demonstration_sets=sets, **options)
+        return replace(source, demonstration_sets=sets)
 
     def open(self) -> Asker:
         """The language model, opened, with the prompts of this source.
@@ -307,9 +305,3 @@ class LanguageModelSource(WordSource, PromptSettings):
             "template_digest": load_template(self.template, self.wording).digest,
             "prompt_digest": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
         }
-
-
-def _given(settings: type[T], options: Mapping[str, Any]) -> T:
-    """Settings of a class from those of `options` that are its fields."""
-    names = [item.name for item in fields(settings)]  # type: ignore[arg-type]
-    return settings(**{name: options[name] for name in names if name in options})

@@ -17,7 +17,7 @@ from hf_cap.errors import ConfigError, ModelError
 from hf_cap.lm.base import Scorer
 from hf_cap.lm.cache import StoredScorer
 from hf_cap.lm.local import LocalScorer
-from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import SIGNS, LanguageModelSource, warn_of_cuts
 from hf_cap.priors.prompts import Prompt
 from hf_cap.words import NO_WORD, Span, token_words
@@ -58,7 +58,7 @@ class LLMGradientPrior(LanguageModelSource):
                 "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source 'cap'."
             )
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows.
 
         Raises:
@@ -81,7 +81,7 @@ class LLMGradientPrior(LanguageModelSource):
             scores.append([*map(SIGNS[self.sign], word_scores), *[0.0] * cuts[-1]])
             log_probs.append(log_prob)
         warn_of_cuts(cuts)
-        return Explanations(scores, {"log_prob": log_probs}, self.model_facts(asker))
+        return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(asker))
 
 
 def _local(scorer: Scorer) -> LocalScorer:

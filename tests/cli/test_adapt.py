@@ -11,7 +11,6 @@ from hf_cap.cli.adapt import hold_out
 from hf_cap.errors import DataError
 from hf_cap.lm.base import ScorerSettings
 from hf_cap.lm.local import LocalScorer
-from hf_cap.priors.base import read_rows
 from hf_cap.priors.cap import CAPPrior
 from tests.tiny import byte_tokenizer, llama
 
@@ -87,7 +86,7 @@ def test_the_examples_are_what_the_prior_asks() -> None:
     data = train_split()
     scorer = LocalScorer(llama(), byte_tokenizer())
     prior = CAPPrior.from_dataset(data, scorer=scorer, n=4, chat=False)
-    asker, rows = prior.open(), read_rows(data[:], prior.labels, prior)
+    asker, rows = prior.open(), prior.read_rows(data[:])
     whole = prior.examples(asker, rows)
     totals = [one.total for one in scorer.score(whole)]
     gold = [

@@ -13,7 +13,7 @@ from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.lm.base import ScorerStatistics
 from hf_cap.lm.mock import StandInScorer
 from hf_cap.priors import extract as extraction
-from hf_cap.priors.base import Explanations, Row
+from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
 from hf_cap.priors.extract import ExtractionSummary, extract_priors, zero_shot
@@ -48,13 +48,13 @@ class Interrupted(WordLengthPrior):
 
     stop: str
 
-    def explain(self, rows: Any) -> Any:
+    def score_words(self, rows: Any) -> Any:
         log = Path(self.stop).with_suffix(".log")
         with log.open("a") as file:
             file.writelines(row.text + "\n" for row in rows)
         if Path(self.stop).exists() and any(row.text.endswith("4") for row in rows):
             raise KeyboardInterrupt
-        return super().explain(rows)
+        return super().score_words(rows)
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +201,8 @@ class ShortWords(WordLengthPrior):
 
     name: ClassVar[str] = "short_words"
 
-    def explain(self, rows: Sequence[Row]) -> Explanations:
-        made = super().explain(rows)
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
+        made = super().score_words(rows)
         return made._replace(scores=[[-score for score in row] for row in made.scores])
 
 

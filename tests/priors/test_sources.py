@@ -1,36 +1,98 @@
+"""The table of sources, and sources of a user's own."""
+
 import subprocess
 import sys
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from hf_cap.errors import ConfigError
-from hf_cap.priors.base import SOURCES, source_class
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.priors import base
+from hf_cap.priors.base import SOURCES, Row, Source, SourceResult, register_source, source_class
+
+MODULE = """
+from dataclasses import dataclass
+from hf_cap.priors.base import Source, SourceResult
+
+@dataclass(frozen=True, kw_only=True)
+class Early(Source):
+    name = "early"
+
+    def score_words(self, rows):
+        return SourceResult([[-float(start) for start, _ in row.spans] for row in rows])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starts(Source):
+    """Scores a word by where it starts."""
+
+    name: ClassVar[str] = "starts"
+
+    def score_words(self, rows: Sequence[Row]) -> SourceResult:
+        return SourceResult([[span.start for span in row.spans] for row in rows])
+
+
+@pytest.fixture(autouse=True)
+def _table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "SOURCES", dict(SOURCES))
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_each_source_is_a_map_function_under_its_name(name: str) -> None:
-    source = source_class(name)
-    assert source.name == name
-    assert callable(source.from_dataset)
-    assert callable(source.__call__)
+def test_each_source_has_the_name_that_it_is_listed_under(name: str) -> None:
+    assert source_class(name).name == name
 
 
-def test_the_table_is_sorted_and_its_modules_exist() -> None:
-    assert list(SOURCES) == sorted(SOURCES)
-    for place in SOURCES.values():
-        assert find_spec(f"hf_cap.priors.{place.partition(':')[0]}")
+def test_a_registered_source_is_found_by_its_name() -> None:
+    assert register_source(Starts) is Starts
+    assert source_class("starts") is register_source(Starts)
+    made = Starts(labels=("x",))({"text": ["a bc"], "label": [0]})
+    assert made["prior_starts"] == [[0.0, 2.0]]
 
 
-def test_an_unknown_source_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match=r"no prior source 'limes'; there are \['cap', 'channel'"):
-        source_class("limes")
+def test_a_class_of_ones_own_is_named_by_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_for_test.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert source_class("mine_for_test:Early").name == "early"
 
 
-def test_the_settings_import_no_model_library() -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("limes", r"no prior source 'limes'; there are \['cap', 'channel'"),
+        ("nowhere_at_all:Prior", "'nowhere_at_all:Prior' cannot be loaded"),
+        ("hf_cap.errors:Nothing", "cannot be loaded as `module:name`"),
+        ("hf_cap.errors:ConfigError", "does not derive from `Source`"),
+    ],
+)
+def test_an_unknown_source_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        source_class(name)
+
+
+def test_the_name_of_a_source_of_hf_cap_cannot_be_taken() -> None:
+    with pytest.raises(ConfigError, match="has a source 'cap' already"):
+        register_source(type("Mine", (Starts,), {"name": "cap"}))
+    with pytest.raises(ConfigError, match="derives from `Source`"):
+        register_source(int)  # type: ignore[type-var]
+
+
+def test_a_source_takes_batches() -> None:
+    with pytest.raises(DataError, match="got one row"):
+        Starts(labels=("x",))({"text": "a bc", "label": "x"})
+
+
+def test_importing_sources_imports_no_model_library() -> None:
+    modules = ["base", "prompts"]
     code = (
-        "import sys, hf_cap.priors.base\n"
-        "print(sorted({'torch', 'transformers', 'datasets', 'captum', 'lime'} & set(sys.modules)))"
+        f"import sys, {', '.join('hf_cap.priors.' + module for module in modules)}\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
