@@ -71,8 +71,10 @@ def check_choices(settings: Any) -> None:
     """
     hints = get_type_hints(type(settings))
     for item in fields(settings):
+        if get_origin(hints[item.name]) is not Literal:
+            continue
         choices, value = get_args(hints[item.name]), getattr(settings, item.name)
-        if get_origin(hints[item.name]) is Literal and value not in choices:
+        if value not in choices:
             names = ", ".join(map(repr, choices))
             raise ConfigError(f"`{item.name}` must be one of {names}, got {value!r}.")
 
