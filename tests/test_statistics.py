@@ -1,48 +1,125 @@
-"""Statistics against textbook values and scipy."""
+"""Statistics against textbook values, scipy and full enumeration."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from hf_cap.errors import DataError
 from hf_cap.evaluation.results import (
-    Interval,
+    Estimate,
+    compare,
+    estimate,
     holm,
-    mean_interval,
     paired_bootstrap,
-    paired_difference,
+    summarize,
 )
+
+BY = ["test_set", "measure"]
+
+
+def frame(**values: list[float]) -> pd.DataFrame:
+    """One value per method and draw, all with seed 0."""
+    return runs(
+        [(m, draw, 0, value) for m, row in values.items() for draw, value in enumerate(row)]
+    )
+
+
+def runs(rows: list[tuple[str, int, int, float]], **columns: str) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["method", "draw", "seed", "value"])
+    return table.assign(**{"run": "d", "test_set": "clean", "measure": "accuracy"} | columns)
+
+
+def row(table: pd.DataFrame, method: str, columns: str) -> Any:
+    return table.xs(method, level="method").iloc[0][columns.split()].tolist()
 
 
 def test_interval_on_paper() -> None:
     # 1, 2, 3: standard error 1/√3; the 97.5 % point of t with 2 degrees of freedom is 4.302653
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found.mean == 2.0
-    assert found.half_width == pytest.approx(4.302653 / np.sqrt(3), abs=1e-5)
-    assert found.low == pytest.approx(2 - 2.484138, abs=1e-4)
-    assert found.high == pytest.approx(2 + 2.484138, abs=1e-4)
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.n) == (2.0, 3)
+    assert (found.low, found.high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
 
 
 def test_interval_is_scipys() -> None:
-    data = np.random.default_rng(0).normal(size=9).tolist()
+    data = np.random.default_rng(0).normal(size=9)
     expected = stats.ttest_1samp(data, 0).confidence_interval(0.9)
-    found = mean_interval(data, 0.9)
+    found = estimate(data, 0.9)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_one_value_has_no_spread() -> None:
-    assert mean_interval([0.5]) == Interval(0.5, None, 1)
-    assert mean_interval([0.5]).low is None
-    assert mean_interval([0.5]).high is None
+    assert estimate([0.5]) == Estimate(0.5, None, None, 1)
+    assert row(summarize(frame(none=[0.5]), ["method"]), "none", "mean n") == [0.5, 1]
+    assert np.isnan(row(summarize(frame(none=[0.5]), ["method"]), "none", "low high")).all()
 
 
-def test_pairing_takes_away_the_shared_spread() -> None:
+def test_comparison_is_scipys_paired_test() -> None:
+    found = compare(frame(cap=[0.75, 0.78, 0.82], none=[0.70, 0.72, 0.74]), "none", BY)
+    expected = stats.ttest_rel([0.75, 0.78, 0.82], [0.70, 0.72, 0.74])
+    interval = expected.confidence_interval()
+    assert row(found, "cap", "difference low high p n") == pytest.approx(
+        [0.19 / 3, interval.low, interval.high, expected.pvalue, 3]
+    )
+
+
+def test_equal_differences_have_no_spread() -> None:
     base = [0.1, 0.5, 0.9]
-    found = paired_difference([value + 0.05 for value in base], base)
-    assert found.mean == pytest.approx(0.05)
-    assert found.half_width == pytest.approx(0.0, abs=1e-9)
+    found = compare(frame(none=base, up=[value + 0.05 for value in base], same=base), "none", BY)
+    assert row(found, "up", "difference low high p") == pytest.approx([0.05, 0.05, 0.05, 0])
+    assert row(found, "same", "difference p p_holm") == [0, 1, 1]
+
+
+def test_correction_is_over_the_methods_of_a_group() -> None:
+    table = frame(
+        none=[0.1, 0.2, 0.1, 0.2, 0.1],
+        cap=[0.3, 0.5, 0.4, 0.5, 0.4],
+        lime=[0.1, 0.2, 0.3, 0.1, 0.2],
+    )
+    other = table.assign(measure="macro_f1")
+    found = compare(pd.concat([table, other[other["method"] != "lime"]]), "none", BY)
+    p, corrected = found.loc[("clean", "accuracy", "cap"), ["p", "p_holm"]]
+    assert corrected == pytest.approx(2 * p)
+    p, corrected = found.loc[("clean", "macro_f1", "cap"), ["p", "p_holm"]]
+    assert corrected == pytest.approx(p)
+
+
+def test_the_seeds_of_a_draw_are_no_evidence_of_their_own() -> None:
+    rows = [("none", draw, seed, 0.5) for draw in range(2) for seed in range(3)]
+    rows += [("cap", 0, seed, value) for seed, value in enumerate((0.55, 0.60, 0.65))]
+    rows += [("cap", 1, seed, value) for seed, value in enumerate((0.52, 0.50, 0.54))]
+    two = summarize(runs(rows), [*BY, "method"])
+    expected = estimate([0.60, 0.52])
+    assert row(two, "cap", "mean low high n") == pytest.approx(
+        [expected.mean, expected.low, expected.high, 2]
+    )
+    assert row(compare(runs(rows), "none", BY), "cap", "difference n") == pytest.approx([0.06, 2])
+    # three seeds of the only draw
+    one = [run for run in rows if run[1] == 0]
+    assert row(summarize(runs(one), [*BY, "method"]), "cap", "mean n") == pytest.approx([0.6, 3])
+    # a method with one draw beside one with two: still one unit
+    mixed = [run for run in rows if run[0] == "none" or run[1] == 0]
+    assert row(summarize(runs(mixed), [*BY, "method"]), "cap", "mean n") == pytest.approx([0.6, 1])
+
+
+def test_only_runs_that_both_have_are_compared() -> None:
+    rows = [("none", 0, 0, 0.5), ("none", 0, 1, 0.9), ("none", 1, 0, 0.6)]
+    rows += [("cap", 0, 0, 0.6), ("cap", 1, 0, 0.6), ("late", 2, 0, 0.9)]
+    found = compare(runs(rows), "none", BY)
+    assert row(found, "cap", "difference n") == pytest.approx([0.05, 2])
+    assert "late" not in found.index.get_level_values("method")
+    assert len(compare(runs(rows[3:]), "none", BY)) == 0
+
+
+def test_pairs_without_draws() -> None:
+    table = frame(none=[0.1, 0.2, 0.3]).assign(seed=[0, 1, 2]).drop(columns="draw")
+    table = pd.concat([table, table.assign(method="cap", value=table["value"] + [0.1, 0.2, 0.3])])
+    assert row(compare(table, "none", [], ["seed"]), "cap", "difference n") == pytest.approx(
+        [0.2, 3]
+    )
 
 
 def test_bootstrap_agrees_with_full_enumeration() -> None:
@@ -51,62 +128,48 @@ def test_bootstrap_agrees_with_full_enumeration() -> None:
     samples = np.array(list(product(differences - differences.mean(), repeat=5)))
     with np.errstate(divide="ignore"):
         t = np.abs(samples.mean(1)) / np.where(np.ptp(samples, axis=1) == 0, 0.0, samples.std(1))
-    found = paired_bootstrap(differences.tolist(), [0.0] * 5, resamples=40_000)
+    found = paired_bootstrap(differences, resamples=40_000)
     assert found == pytest.approx((t >= observed - 1e-12).mean(), abs=0.01)
 
 
-def test_bootstrap_of_many_texts_is_near_the_z_test() -> None:
-    rng = np.random.default_rng(1)
-    values, baseline = (
-        (rng.random(2_000) < 0.80).astype(float),
-        (rng.random(2_000) < 0.78).astype(float),
-    )
-    difference = values - baseline
-    z = difference.mean() / (difference.std() / np.sqrt(2_000))
-    assert paired_bootstrap(values.tolist(), baseline.tolist()) == pytest.approx(
-        2 * stats.norm.sf(abs(z)), abs=0.02
-    )
-
-
 def test_bootstrap_limits() -> None:
-    assert paired_bootstrap([1.0, 2.0], [1.0, 2.0]) == 1.0
-    assert paired_bootstrap([1.0], [0.0]) == 1.0
-    assert (
-        paired_bootstrap([0.3, 0.4, 0.5], [0.2, 0.3, 0.4]) == 0.25
-    )  # three signs agree once in four
-    assert paired_bootstrap([1.0] * 20, [0.0] * 20, resamples=999) == 1 / 1000
-    values, baseline = [0.2, 0.4, 0.1, 0.5], [0.1, 0.2, 0.2, 0.2]
-    forth, back = paired_bootstrap(values, baseline), paired_bootstrap(baseline, values)
-    assert forth == pytest.approx(back, abs=0.015)
-    assert paired_bootstrap(values, baseline) == paired_bootstrap(values, baseline)
+    assert paired_bootstrap([0.0, 0.0]) == paired_bootstrap([1.0]) == 1.0
+    # three signs agree once in four
+    assert paired_bootstrap(np.subtract([0.3, 0.4, 0.5], [0.2, 0.3, 0.4])) == 0.25
+    assert paired_bootstrap([1.0] * 20, resamples=999) == 1 / 1000
+    values = np.array([0.1, 0.2, -0.1, 0.3])
+    assert paired_bootstrap(values) == paired_bootstrap(values)
+    assert paired_bootstrap(values) == pytest.approx(paired_bootstrap(-values), abs=0.015)
+    table = frame(none=[0.1, 0.2, 0.2, 0.2], cap=[0.2, 0.4, 0.1, 0.5])
+    assert row(compare(table, "none", BY, test="bootstrap"), "cap", "p") == [
+        paired_bootstrap(np.subtract([0.2, 0.4, 0.1, 0.5], [0.1, 0.2, 0.2, 0.2]))
+    ]
 
 
 @pytest.mark.parametrize("pairs", [3, 6, 40])
 def test_bootstrap_keeps_its_level(pairs: int) -> None:
     rng = np.random.default_rng(2)
-    nothing = [0.0] * pairs
-    found = [
-        paired_bootstrap(rng.normal(size=pairs).tolist(), nothing, resamples=400, seed=i)
-        for i in range(400)
-    ]
+    found = [paired_bootstrap(rng.normal(size=pairs), resamples=400, seed=i) for i in range(400)]
     assert np.mean(np.array(found) <= 0.05) < 0.09
 
 
 def test_holm_on_paper() -> None:
-    # the example of Holm (1979) as in every textbook: 0.01, 0.04, 0.03, 0.005
-    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
-    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
-    assert holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
-    assert list(found) == ["a", "b", "c", "d"]
-    assert holm({}) == {}
+    # the example of Holm (1979) as in every textbook
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(holm([0.02, np.nan, 0.5]), [0.04, np.nan, 0.5])
+    assert holm([]).tolist() == []
 
 
 def test_bad_input_is_refused() -> None:
     with pytest.raises(DataError, match="at least one value"):
-        mean_interval([])
+        estimate([])
     with pytest.raises(DataError, match="finite"):
-        mean_interval([1.0, float("nan")])
-    with pytest.raises(DataError, match="2 values, but 1 of the baseline"):
-        paired_difference([1.0, 2.0], [1.0])
-    with pytest.raises(DataError, match=r"lies in \[0, 1\]; got \{'a': 1.5\}"):
-        holm({"a": 1.5})
+        estimate([1.0, float("nan")])
+    with pytest.raises(DataError, match=r"lies in \[0, 1\], got \[1.5\]"):
+        holm([1.5])
+    table = frame(none=[0.1, 0.2], cap=[0.3, 0.4])
+    with pytest.raises(DataError, match=r"no column \['part'\]"):
+        summarize(table, ["part"])
+    with pytest.raises(DataError, match="Several rows have the same"):
+        compare(pd.concat([table, table.assign(measure="macro_f1")]), "none", ["test_set"])

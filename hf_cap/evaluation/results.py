@@ -1,22 +1,270 @@
-"""Certainty of a comparison: intervals over seeds, paired differences, bootstrap and Holm's correction."""
+"""Mean and interval of repeated runs, and their paired comparison with a baseline.
+
+Every function takes a tidy frame: one row per number, with the columns `run` (data set, regime or
+folder), `method`, `seed`, `draw` (number of the few-shot sample, 0 where there is one), `test_set`,
+`measure` and `value`.
+
+The independent unit is a draw, by the mean of its seeds: runs on the same texts are no evidence of
+their own about other texts. Where a group has one draw only, the unit is a seed, and the result
+says nothing about other draws.
+"""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
-from scipy.stats import t
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import CONTROL_PRIORS
 
-Name = TypeVar("Name", bound=Hashable)
-
+FloatArray: TypeAlias = NDArray[np.float64]
+COLUMNS = ("run", "method", "seed", "draw", "test_set", "measure", "value")
+RESAMPLES = 10_000
 _CHUNK = 1_000
 _NO_SPREAD = 1e-18  # relative to the squared mean: rounding, not spread
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its confidence interval, in the unit of the values."""
+
+    mean: float
+    low: float | None
+    """`None` for a single value, which says nothing about its spread; `high` likewise."""
+    high: float | None
+    n: int
+
+
+def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Mean of independent values with Student's t interval.
+
+    Args:
+        values: One number per run or unit.
+        confidence: Probability that such an interval covers the true mean, in (0, 1).
+
+    Raises:
+        DataError: there is no value, or one is not finite.
+    """
+    data = _finite(values)
+    mean, n = float(data.mean()), len(data)
+    if n == 1:
+        return Estimate(mean, None, None, 1)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * data.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+    """Mean and interval of each group of rows.
+
+    Args:
+        frame: A tidy frame.
+        by: Columns that tell the groups apart, usually with `method` and `measure` among them.
+        confidence: Of the intervals, in (0, 1).
+
+    Returns:
+        Columns `mean`, `low`, `high` (NaN for a single unit) and `n` (units), indexed by `by`, in
+        order of appearance.
+
+    Raises:
+        DataError: a column is missing, or a value is not finite.
+    """
+    by = list(by)
+    units = _units(_marked(frame, by), by, ["value"])
+    rows = {
+        group: estimate(rows["value"], confidence)
+        for group, rows in units.groupby(by, sort=False, dropna=False)
+    }
+    return _indexed(
+        [(e.mean, e.low, e.high, e.n) for e in rows.values()],
+        list(rows),
+        by,
+        ["mean", "low", "high", "n"],
+    )
+
+
+def compare(
+    frame: pd.DataFrame,
+    baseline: str,
+    by: Sequence[str],
+    pair_on: Sequence[str] = ("seed", "draw"),
+    *,
+    test: Literal["t", "bootstrap"] = "t",
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Paired difference of every method from a baseline, over the runs that both have.
+
+    Pairing takes away the spread that runs on the same draw and seed share.
+
+    Args:
+        frame: A tidy frame.
+        baseline: The method to compare with.
+        by: Columns within whose groups methods are compared and p-values corrected; `method` need
+            not be named.
+        pair_on: Columns that make two runs a pair.
+        test: Student's paired t test, or `paired_bootstrap`.
+        confidence: Of the intervals, in (0, 1).
+
+    Returns:
+        Columns `difference` (positive where the method is higher), `low`, `high` (NaN for a single
+        pair), `p` (two-sided), `p_holm` (corrected over the methods of the group) and `n` (paired
+        units), indexed by `by` and `method`, in order of appearance. A method without a pair is
+        left out.
+
+    Raises:
+        DataError: a column is missing, a value is not finite, or several rows fit one pair.
+    """
+    by = [name for name in by if name != "method"]
+    keys = [*by, *pair_on]
+    marked = _marked(frame, [*by, "method"], pair_on)
+    if marked.duplicated([*keys, "method"]).any():
+        raise DataError(
+            f"Several rows have the same {[*keys, 'method']!r}: name the columns that tell them "
+            "apart in `by`, or select one measure and test set first."
+        )
+    of_baseline = marked.loc[marked["method"] == baseline, [*keys, "value"]]
+    pairs = marked[marked["method"] != baseline].merge(
+        of_baseline, on=keys, suffixes=("", "_baseline")
+    )
+    units = _units(pairs, [*by, "method"], ["value", "value_baseline"])
+    units["difference"] = units["value"] - units["value_baseline"]
+    p_value = {"t": _t_test, "bootstrap": paired_bootstrap}[test]
+    groups, found = [], []
+    for group, rows in units.groupby([*by, "method"], sort=False, dropna=False):
+        differences = rows["difference"].to_numpy()
+        e = estimate(differences, confidence)
+        groups.append(group)
+        found.append((e.mean, e.low, e.high, p_value(differences), e.n))
+    table = _indexed(found, groups, [*by, "method"], ["difference", "low", "high", "p", "n"])
+    family = table.groupby(by, dropna=False)["p"] if by else table["p"]
+    table.insert(4, "p_holm", family.transform(holm) if by else holm(table["p"]))
+    return table
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Holm's step-down correction (Holm 1979), which keeps the family-wise error rate.
+
+    Args:
+        p_values: p-value of each comparison, in [0, 1]; NaN where none was possible, which counts
+            as none.
+
+    Returns:
+        Adjusted p-values, in [p, 1] and in the order of the input; reject where they are at most
+        the level.
+
+    Raises:
+        DataError: a p-value is outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64).reshape(-1)
+    adjusted, order = np.full_like(p, np.nan), np.argsort(p, kind="stable")
+    order = order[: np.isfinite(p).sum()]
+    if (wrong := p[(p < 0) | (p > 1)]).size:
+        raise DataError(f"A p-value lies in [0, 1], got {wrong.tolist()!r}.")
+    steps = (len(order) - np.arange(len(order))) * p[order]
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, steps))
+    return adjusted
+
+
+def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p-value of the bootstrap-t for a mean difference of zero.
+
+    The differences are centred, so that the hypothesis holds, and resampled; Student's t of the
+    resamples is compared (Efron and Tibshirani 1993, sections 12.5 and 16.4). The mean alone would
+    reject far too often: at the 5 % level in 29 % of comparisons of 3 pairs without a difference.
+
+    Args:
+        differences: One per pair: of the runs, or of the texts (1 where only the first is right, −1
+            for the other).
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        (1 + resamples whose |t| is at least the observed one) / (1 + resamples), and never below
+        2^(1 − pairs), the chance that so few differences all have one sign. 1 where the mean
+        difference is 0.
+
+    Raises:
+        DataError: there is no difference, or one is not finite.
+    """
+    data = _finite(differences)
+    mean, variance = data.mean(), data.var()
+    if mean == 0:
+        return 1.0
+    least = max(0.5 ** (len(data) - 1), 1 / (1 + resamples))
+    if variance <= _NO_SPREAD * mean**2:
+        return float(least)
+    # equal differences are interchangeable, so only how often each is drawn matters
+    distinct, counts = np.unique(data - mean, return_counts=True)
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        shares = rng.multinomial(len(data), counts / len(data), size=size) / len(data)
+        means = shares @ distinct
+        variances = np.maximum(shares @ distinct**2 - means**2, 0.0)
+        # |t| compared without dividing by a spread of zero; rounding must not decide between equal values
+        extreme += int((means**2 * variance >= mean**2 * variances * (1 - 1e-9)).sum())
+    return float(max(0.5 ** (len(data) - 1), (1 + extreme) / (1 + resamples)))
+
+
+def _t_test(differences: FloatArray) -> float:
+    """Two-sided p of the one-sample t test for a mean of zero; NaN for a single value."""
+    data = _finite(differences)
+    mean, n = data.mean(), len(data)
+    if n == 1:
+        return float("nan")
+    if data.var() <= _NO_SPREAD * mean**2:  # scipy divides by zero
+        return 1.0 if mean == 0 else 0.0
+    return float(stats.ttest_1samp(data, 0.0).pvalue)
+
+
+def _finite(values: ArrayLike) -> FloatArray:
+    data = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not len(data) or not np.isfinite(data).all():
+        raise DataError(
+            f"Statistics need at least one value, and finite ones; got {data[:10].tolist()!r}."
+        )
+    return data
+
+
+def _marked(frame: pd.DataFrame, by: Sequence[str], pair_on: Sequence[str] = ()) -> pd.DataFrame:
+    """The frame with a column `unit`: the draw, or the row where draws are one."""
+    needed = dict.fromkeys([*by, *pair_on, "value"])
+    if missing := [name for name in needed if name not in frame]:
+        raise DataError(f"The results have no column {missing!r}; there are {list(frame)!r}.")
+    frame = frame.reset_index(drop=True)
+    draw = frame.get("draw", pd.Series(0, frame.index))
+    # whether there are several draws is the same for all methods of a comparison
+    rivals = [frame[name] for name in by if name != "method"] or [pd.Series(0, frame.index)]
+    several = draw.groupby(rivals, dropna=False).transform("nunique") > 1
+    frame["unit"] = draw.where(several, frame.index.to_series())
+    return frame
+
+
+def _units(frame: pd.DataFrame, by: Sequence[str], values: list[str]) -> pd.DataFrame:
+    """One row per group and unit: the means of the values."""
+    groups = frame.groupby([*by, "unit"], sort=False, dropna=False)
+    return groups[values].agg(fmean).reset_index()
+
+
+def _indexed(
+    rows: Sequence[tuple[object, ...]],
+    groups: Sequence[object],
+    by: Sequence[str],
+    columns: Sequence[str],
+) -> pd.DataFrame:
+    """A frame of numbers whose index are the groups."""
+    parts = [group if isinstance(group, tuple) else (group,) for group in groups]
+    levels = [[part[level] for part in parts] for level in range(len(by))]
+    index = pd.MultiIndex.from_arrays(levels, names=by)
+    table = pd.DataFrame(rows, index=index, columns=columns)
+    return table.astype({name: int if name == "n" else float for name in columns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +301,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if len(data) == 1:
         return Interval(float(data[0]), None, 1)
     error = data.std(ddof=1) / np.sqrt(len(data))
-    quantile = float(t.ppf((1 + confidence) / 2, len(data) - 1))
+    quantile = float(stats.t.ppf((1 + confidence) / 2, len(data) - 1))
     return Interval(float(data.mean()), float(quantile * error), len(data))
 
 
@@ -68,82 +316,6 @@ def paired_difference(
         DataError: the lists differ in length, are empty or hold a number that is not finite.
     """
     return mean_interval(_differences(values, baseline).tolist(), confidence)
-
-
-def paired_bootstrap(
-    values: Sequence[float], baseline: Sequence[float], *, resamples: int = 10_000, seed: int = 0
-) -> float:
-    """Two-sided p-value of the paired bootstrap for a mean difference of zero.
-
-    The differences are centred, so that the hypothesis holds, and resampled with replacement; what is
-    compared is Student's t of each resample (Efron and Tibshirani 1993, sections 12.5 and 16.4). The mean
-    alone would, at the 5 % level, see a difference where there is none in 29 % of comparisons of 3 pairs and
-    14 % of those of 6.
-
-    Args:
-        values: One number a unit: a text (1 where it is predicted right), or a run.
-        baseline: The same units under the baseline.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        (1 + resamples whose |t| is at least the observed one) / (1 + resamples), and never below
-        2^(1 − pairs), the chance that so few differences all have one sign. 1 where the mean difference is 0.
-
-    Raises:
-        DataError: the lists differ in length, are empty or hold a number that is not finite.
-    """
-    differences = _differences(values, baseline)
-    mean, variance = differences.mean(), differences.var()
-    if mean == 0:
-        return 1.0
-    surest = 0.5 ** (len(differences) - 1)
-    if variance <= _NO_SPREAD * mean**2:
-        return max(surest, 1 / (1 + resamples))
-    # equal differences are interchangeable, so only how often each is drawn matters
-    distinct, counts = np.unique(differences - mean, return_counts=True)
-    rng = np.random.default_rng(seed)
-    extreme = 0
-    for start in range(0, resamples, _CHUNK):
-        shares = rng.multinomial(
-            len(differences), counts / len(differences), size=min(_CHUNK, resamples - start)
-        ) / len(differences)
-        means = shares @ distinct
-        variances = np.maximum(shares @ distinct**2 - means**2, 0.0)
-        # |t| compared without dividing by a spread of zero; rounding must not decide between equal values
-        extreme += int((means**2 * variance >= mean**2 * variances * (1 - 1e-9)).sum())
-    return max(surest, (1 + extreme) / (1 + resamples))
-
-
-def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Holm's step-down correction for several comparisons (Holm 1979); keeps the family-wise error rate.
-
-    Args:
-        p_values: p-value of each comparison, in [0, 1].
-
-    Returns:
-        Adjusted p-values, in [p, 1] and in the order of p; reject where they are at most the level.
-
-    Raises:
-        DataError: a p-value is outside [0, 1].
-    """
-    if wrong := {name: p for name, p in p_values.items() if not 0 <= p <= 1}:
-        raise DataError(f"A p-value lies in [0, 1]; got {wrong!r}.")
-    adjusted: dict[Name, float] = {}
-    highest = 0.0
-    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[name]))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}
-
-
-def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    data = np.asarray(values, dtype=np.float64).reshape(-1)
-    if not len(data) or not np.isfinite(data).all():
-        raise DataError(
-            f"Statistics need at least one value, and finite ones; got {list(values)[:10]!r}."
-        )
-    return data
 
 
 def _differences(
@@ -269,9 +441,10 @@ def table(
 ) -> list[TableRow]:
     """Compare the methods of whatever cells are finished.
 
-    The unit of the statistics is a draw, by the mean of its seeds: they share its texts, so they are no
-    evidence of their own about other texts. Where there is one draw only, the unit is a seed, and nothing is
-    said about other draws. A comparison uses the runs (draw and seed) that both sides have.
+    The unit of the statistics is a draw, by the mean of its seeds: they share its texts, so they
+    are no evidence of their own about other texts. Where there is one draw only, the unit is a
+    seed, and nothing is said about other draws. A comparison uses the runs (draw and seed) that
+    both sides have.
 
     Args:
         outcomes: Numbers of the finished cells, higher = better.
@@ -301,9 +474,9 @@ def over_datasets(outcomes: Iterable[Outcome]) -> list[Outcome]:
         outcomes: Numbers of the finished cells.
 
     Returns:
-        The outcomes of each regime and test set that more than one data set has, the data set being called
-        `a + b` and its draws numbered through. A method that one of them lacks is left out: its mean would be
-        that of other texts.
+        The outcomes of each regime and test set that more than one data set has, the data set being
+        called `a + b` and its draws numbered through. A method that one of them lacks is left out:
+        its mean would be that of other texts.
     """
     groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -349,16 +522,16 @@ def _rows(
     ceiling: str,
 ) -> list[TableRow]:
     by_draw = len({draw for runs in methods.values() for draw, _ in runs}) > 1
-    means = {method: mean_interval(_units(runs, by_draw)) for method, runs in methods.items()}
+    means = {method: mean_interval(_old_units(runs, by_draw)) for method, runs in methods.items()}
     ranked = sorted(means, key=lambda method: (-means[method].mean, method))
     rivals = _ranked_controls(methods, controls, by_draw)
     p_values = {
-        method: paired_bootstrap(*pairs)
+        method: paired_bootstrap(_differences(*pairs))
         for method in ranked
         if method not in (baseline, ceiling, *controls) and rivals
         if (pairs := _pairs(methods[method], methods[rivals[0]], by_draw))
     }
-    corrected = holm(p_values)
+    corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
     rows = []
     for method in ranked:
         best = next((rival for rival in rivals if rival != method), None)
@@ -392,7 +565,7 @@ def _ranked_controls(
     shared = set.intersection(*map(set, present.values()))
     means = {
         method: fmean(
-            _units({run: runs[run] for run in shared} if shared else runs, by_draw=by_draw)
+            _old_units({run: runs[run] for run in shared} if shared else runs, by_draw=by_draw)
         )
         for method, runs in present.items()
     }
@@ -412,10 +585,10 @@ def _pairs(left: Runs, right: Runs, by_draw: bool) -> tuple[list[float], list[fl
     if not shared:
         return None
     first, second = ({run: runs[run] for run in shared} for runs in (left, right))
-    return _units(first, by_draw), _units(second, by_draw)
+    return _old_units(first, by_draw), _old_units(second, by_draw)
 
 
-def _units(runs: Runs, by_draw: bool) -> list[float]:
+def _old_units(runs: Runs, by_draw: bool) -> list[float]:
     """The independent values: the mean of each draw's seeds, or every run."""
     units: dict[tuple[int, ...], list[float]] = defaultdict(list)
     for (draw, seed), value in sorted(runs.items()):
