@@ -53,9 +53,17 @@ from hf_cap.laat.schema import TableSchema, infer_schema
 from hf_cap.laat.settings import StudentOptions, TableOptions
 from hf_cap.laat.table import Preprocessor
 from hf_cap.laat.trainer import LAATConfig, ScoreRows, read_schema, student_trainer
-from hf_cap.schema import digest
 from hf_cap.training.losses import alignment_loss
-from hf_cap.utils import documented, generator, option, required, versions, write_json, write_text
+from hf_cap.utils import (
+    documented,
+    fingerprint,
+    generator,
+    option,
+    required,
+    versions,
+    write_json,
+    write_text,
+)
 
 RESULTS = Path(__file__).parent / "results"
 HAND_WRITTEN = Path(__file__).parent / "laat_hand_written_scores.json"
@@ -384,14 +392,16 @@ def decisive(plan: Plan, data: str) -> dict[str, Any]:
         frame, schema = read(f"{data}/{file}", name)
         scores = elicited(plan.scores, name).scores
         facts |= {
-            f"{name}: rows": digest(
+            f"{name}: rows": fingerprint(
                 frame.to_csv(), schema.target, *schema.classes, *schema.feature_names
             ),
             f"{name}: dropped": (plan.dropped or {}).get(name),
-            f"{name}: scores": digest(
+            f"{name}: scores": fingerprint(
                 *sorted(f"{one.label} {one.feature} {one.score!r}" for one in scores)
             ),
-            f"{name}: scores by hand": digest(json.dumps(told_by_hand().get(name), sort_keys=True)),
+            f"{name}: scores by hand": fingerprint(
+                json.dumps(told_by_hand().get(name), sort_keys=True)
+            ),
         }
     return facts
 

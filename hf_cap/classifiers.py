@@ -20,6 +20,7 @@ from transformers import (
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError
+from hf_cap.utils import length_batches
 
 TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
 """Tokens of one forward pass: enough that the weights are not read for a few tokens only."""
@@ -87,7 +88,7 @@ class TextClassifier:
         found = torch.empty(len(encoded), self.model.config.num_labels or 0)
         lengths = [len(one["input_ids"]) for one in encoded]
         with torch.inference_mode(), evaluation_mode(self.model), first_token_only(self.model):
-            for rows in batches(lengths, self.tokens_per_pass, self.texts_per_pass):
+            for rows in length_batches(lengths, self.tokens_per_pass, self.texts_per_pass):
                 inputs = self.pad([encoded[row] for row in rows])
                 with around(rows, inputs):
                     found[rows] = self.model(**inputs).logits.float().cpu()
@@ -115,30 +116,6 @@ class TextClassifier:
         """
         batch = self.tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
         return {name: value.to(self.model.device) for name, value in batch.items()}
-
-
-def batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> Iterator[list[int]]:
-    """Indices in batches of about equal length.
-
-    A batch of at least a quarter of its budget is efficient already, so no longer item joins it, for which
-    all the others would be padded.
-
-    Args:
-        lengths: Length of each item.
-        tokens: Most tokens of a batch, padding included; a longer item is a batch of its own.
-        texts: Most items of a batch.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        longest = lengths[batch[-1]] if batch else 0
-        efficient = longest < lengths[index] and 4 * len(batch) * longest >= tokens
-        full = (len(batch) + 1) * lengths[index] > tokens or len(batch) == texts
-        if batch and (efficient or full):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 class NewClassifier(NamedTuple):

@@ -1,4 +1,4 @@
-"""Every error that hf_cap raises on purpose, in one tree. Each is also a builtin.
+"""The errors of hf_cap, in one tree. Each is also a builtin.
 
     CAPError
     ├── ConfigError     (ValueError)    a setting, or two together, cannot work

@@ -42,7 +42,7 @@ from hf_cap.cards import (
     render_card,
 )
 from hf_cap.classifiers import is_lora_run, merged_lora
-from hf_cap.data import label_names, load_splits, prior_sources, read_parquet
+from hf_cap.data import label_names, load_splits, read_parquet
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import (
     CONFIG_KEY,
@@ -51,10 +51,11 @@ from hf_cap.schema import (
     PROVENANCE,
     TEXT,
     WORDS,
-    Explanation,
+    AttributionSettings,
     add_provenance,
     diagnostic_column,
     prior_column,
+    prior_sources,
     read_provenance,
 )
 from hf_cap.utils import atomic_path, documented, option, refuse_loss, required
@@ -635,7 +636,7 @@ def _public_config(path: Path, record: Mapping[str, Any]) -> None:
     config = {key: value for key, value in _read_json(path).items() if key not in _LOCAL_KEYS}
     alignment = record.get("alignment") or {}
     if "attribution_method" in alignment and CONFIG_KEY not in config:
-        config |= Explanation.of_alignment(alignment).entry()
+        config |= AttributionSettings.of_alignment(alignment).entry()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

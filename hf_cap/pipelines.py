@@ -12,7 +12,7 @@ from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map, printable
 from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError
-from hf_cap.schema import Explanation, check_prior
+from hf_cap.schema import AttributionSettings, check_prior
 from hf_cap.words import word_strings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ExplainedTextClassification(Pipeline):
         Raises:
             ConfigError: the model has no such label, or there is no such method.
         """
-        how = Explanation.read(self.model.config)
+        how = AttributionSettings.read(self.model.config)
         classifier = TextClassifier(self.model, self.tokenizer, max_length=how.max_length)
         probabilities = classifier.logits(texts).softmax(-1).tolist()
         chosen = self._chosen(probabilities, label)

@@ -4,18 +4,18 @@
                 ── fuse ─────> + prior
                 ── train ────> reads text, label, prior
 
-A prior is one list of floats a text, one score a word, positive = evidence for the gold label. Null
-(or an absent value) means that the text has no prior: it then takes part in the task loss alone.
+A prior is one list of floats per text, one score per word, positive = evidence for the gold label.
+Null (or an absent value) means that the text has no prior: it then takes part in the task loss alone.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from hashlib import blake2b
 from typing import Any, Literal
 
 from hf_cap.errors import PriorError
+from hf_cap.utils import fingerprint
 from hf_cap.words import WORD_PATTERN, word_strings
 
 TEXT = "text"
@@ -28,9 +28,6 @@ _PRIOR_PREFIX = "prior_"
 CONTROL_PRIORS = ("shuffled", "uniform", "random", "word_length")
 """Priors without information about the label, which a real one has to beat."""
 
-Provenance = dict[str, dict[str, Any]]
-"""Source name (`cap`, `lime`, ..., or `prior` for the fusion) to the facts of how its column was made."""
-
 
 def prior_column(source: str) -> str:
     """Column that holds the prior of `source`, e.g. `prior_cap`."""
@@ -42,6 +39,47 @@ def diagnostic_column(source: str, what: str) -> str:
     return f"{source}_{what}"
 
 
+def prior_sources(features: Mapping[str, Any]) -> list[str]:
+    """Sources whose prior columns are among the `features` of a data set, in their order.
+
+    A column of single values, say `prior_weight`, is no prior.
+    """
+    return [
+        name.removeprefix(_PRIOR_PREFIX)
+        for name, feature in features.items()
+        # a list has no dtype, and null is a column in which no text has a prior
+        if name.startswith(_PRIOR_PREFIX) and getattr(feature, "dtype", "null") == "null"
+    ]
+
+
+def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | None = None) -> str:
+    """The prior column to train with: `wanted`, else `prior`, else the only `prior_<source>`.
+
+    Args:
+        columns: Column names, or the `features` of a data set, whose columns of single values (say
+            `prior_weight`) do not count.
+        wanted: The column that the user named.
+
+    Raises:
+        PriorError: there is no such column, or several `prior_<source>` and no `prior`.
+    """
+    names = list(columns)
+    features = columns if isinstance(columns, Mapping) else dict.fromkeys(names)
+    found = list(map(prior_column, prior_sources(features)))
+    if wanted is None and PRIOR not in names and len(found) > 1:
+        raise PriorError(
+            f"There are several priors, {found}. Fuse them into one column {PRIOR!r} with "
+            "`hf_cap.fuse_priors` or `hf-cap fuse`, or name the one to train with."
+        )
+    column = wanted or (found[0] if found and PRIOR not in names else PRIOR)
+    if column not in names:
+        raise PriorError(
+            f"There is no prior column {column!r}; found {names}. Add priors with `hf-cap extract`, "
+            "name their column, or train without alignment: `alignment_weight=0`."
+        )
+    return column
+
+
 def check_prior(
     prior: Sequence[float] | None,
     words: Sequence[str],
@@ -49,7 +87,7 @@ def check_prior(
     column: str = PRIOR,
     row: int | None = None,
 ) -> None:
-    """Refuse a prior that cannot belong to the words beside it.
+    """Check that a prior belongs to the words beside it; `None` does.
 
     Raises:
         PriorError: its length is not the number of words, or a score is NaN or infinite.
@@ -60,7 +98,7 @@ def check_prior(
     if len(prior) != len(words):
         raise PriorError(
             f"{where}: {len(prior)} scores for {len(words)} words {list(words)[:8]!r}... A prior has "
-            "one score a word; extract it again, or with the same `word_pattern`."
+            "one score per word; extract it again, or with the same `word_pattern`."
         )
     for index, score in enumerate(prior):
         if score is None or not math.isfinite(score):
@@ -70,31 +108,13 @@ def check_prior(
             )
 
 
-def digest(*parts: str) -> str:
-    """Short hash of some strings, for provenance."""
-    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def read_provenance(text: str | None) -> Provenance:
-    """Provenance of a row from its `provenance` cell; empty where there is none."""
-    return json.loads(text) if text else {}
-
-
-def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> str:
-    """The `provenance` cell `text` with the facts of one more source, as sorted JSON.
-
-    A cell a row, rather than metadata of the file, survives parquet, the Hub, `map` and `concatenate`.
-    """
-    return json.dumps({**read_provenance(text), source: dict(facts)}, sort_keys=True)
-
-
 def check_words(
     text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN, row: int | None = None
 ) -> None:
-    """Refuse stored words that `pattern` would not give for this text.
+    """Check that stored words are those that `pattern` finds in the text.
 
     Raises:
-        PriorError: the prior was made with another word splitter.
+        PriorError: they are not.
     """
     expected = word_strings(text, pattern)
     if list(words) != expected:
@@ -105,32 +125,45 @@ def check_words(
         )
 
 
+# --- Provenance: source name (`prior` for the fusion) to the facts of how its column was made.
+
+Provenance = dict[str, dict[str, Any]]
+
+
+def read_provenance(text: str | None) -> Provenance:
+    """Provenance of a row from its `provenance` cell; empty where there is none."""
+    return json.loads(text) if text else {}
+
+
+def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> str:
+    """The `provenance` cell `text` with the facts of one more source, as sorted JSON.
+
+    A cell per row, unlike metadata of the file, survives parquet, the Hub, `map` and `concatenate`.
+    """
+    return json.dumps({**read_provenance(text), source: dict(facts)}, sort_keys=True)
+
+
 def check_label_space(
     cells: Iterable[str | None], labels: Sequence[str], *, column: str = PRIOR
 ) -> None:
-    """Refuse a prior whose provenance names another label space.
-
-    Args:
-        cells: The `provenance` cells of the data set; those that say nothing of the column pass.
-        labels: The label space of the data set, in order.
-        column: The prior column.
+    """Check the `provenance` cells of a data set against its label space, given in order.
 
     Raises:
-        PriorError: the prior was made for other labels, or for labels in another order.
+        PriorError: the prior in `column` was made for other labels, or for another order of them.
     """
-    source = PRIOR if column == PRIOR else column.removeprefix(_PRIOR_PREFIX)
-    here = digest(*labels)
+    source = column.removeprefix(_PRIOR_PREFIX)
+    here = fingerprint(*labels)
     made = {read_provenance(cell).get(source, {}).get("label_space", here) for cell in set(cells)}
     if other := made - {here}:
         raise PriorError(
-            f"Column {column!r} was made for the label space {sorted(other)[0]!r}, but that of the data set "
-            f"is {here!r}: {len(labels)} labels, {list(labels)[:8]!r}... in this order. Extract the prior "
-            "again for this data set, or give it the `ClassLabel` that the prior was made with."
+            f"Column {column!r} was made for the label space {sorted(other)[0]!r}, but that of the "
+            f"data set is {here!r}: {len(labels)} labels, {list(labels)[:8]!r}... in this order. "
+            "Extract the prior again for this data set, or give it the `ClassLabel` that the prior "
+            "was made with."
         )
 
 
-# --- How a classifier's words are attributed, kept in its configuration so that it travels with the weights.
-
+# --- How a classifier's words are attributed: stored in its configuration, beside the weights.
 
 AttributionMethod = Literal["integrated_gradients", "expected_gradients", "input_x_gradient"]
 Quadrature = Literal["midpoint", "gauss_legendre", "gauss_radau"]
@@ -141,8 +174,8 @@ CONFIG_KEY = "hf_cap"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """Arguments of `attribute_words` that belong to a model. Their meaning is told there."""
+class AttributionSettings:
+    """Arguments of `attribute_words` that belong to a model."""
 
     method: str = "integrated_gradients"
     rule: str = "midpoint"
@@ -151,19 +184,19 @@ class Explanation:
     max_length: int | None = None
 
     @classmethod
-    def of_alignment(cls, options: Mapping[str, Any]) -> "Explanation":
-        """The attribution that an alignment used, from its settings (names as in `AlignmentOptions`)."""
-        named = {
-            "method": options.get("attribution_method"),
-            "rule": options.get("attribution_quadrature"),
-            "target": options.get("attribution_target"),
-            "word_pattern": options.get("word_pattern"),
-            "max_length": options.get("max_length"),
+    def of_alignment(cls, options: Mapping[str, Any]) -> "AttributionSettings":
+        """The attribution that an alignment used, from the options of its configuration."""
+        names = {
+            "method": "attribution_method",
+            "rule": "attribution_quadrature",
+            "target": "attribution_target",
+            "word_pattern": "word_pattern",
+            "max_length": "max_length",
         }
-        return cls(**{name: value for name, value in named.items() if value is not None})
+        return cls(**{ours: options[o] for ours, o in names.items() if options.get(o) is not None})
 
     @classmethod
-    def read(cls, config: Any) -> "Explanation":
+    def read(cls, config: Any) -> "AttributionSettings":
         """What is stored in a model's configuration, the defaults where nothing is."""
         stored = getattr(config, CONFIG_KEY, None) or {}
         return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})

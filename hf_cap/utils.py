@@ -1,9 +1,4 @@
-"""Settings as dataclass fields whose help text is written once.
-
-`option` declares a field; `documented` writes the `Args:` section of the class docstring from the
-same text; the command line shows it in `--help`. `check_choices` and `check_range` refuse values that
-cannot work. Imports nothing heavy, so that `--help` is instant.
-"""
+"""What several rooms share: settings, files, seeds, batches. Imports nothing heavy."""
 
 import ctypes
 import hashlib
@@ -17,27 +12,25 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from hf_cap.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 
 
-def option(default: Any = None, help: str = "", *, factory: Callable[[], Any] | None = None) -> Any:
-    """A dataclass field with a help text.
+# --- Settings: dataclass fields whose help text is written once.
 
-    Args:
-        default: Value when nothing is given; ignored when `factory` is given.
-        help: What the setting does, its unit and range. Shown in docstring and `--help`.
-        factory: Makes the default where it is mutable.
-    """
+
+def option(default: Any = None, help: str = "", *, factory: Callable[[], Any] | None = None) -> Any:
+    """A dataclass field with a help text; `factory` makes the default where it is mutable."""
     if factory is not None:
         return field(default_factory=factory, metadata={"help": help})
     return field(default=default, metadata={"help": help})
@@ -61,13 +54,10 @@ def documented(cls: type[T]) -> type[T]:
 
 
 def check_choices(settings: Any) -> None:
-    """Refuse a value that is none of its names, in every field whose type is a `Literal`.
-
-    Args:
-        settings: A dataclass.
+    """Check every field of a dataclass whose type is a `Literal`.
 
     Raises:
-        ConfigError: it names the field, its names and the value.
+        ConfigError: a value is none of the names; the message lists them.
     """
     hints = get_type_hints(type(settings))
     for item in fields(settings):
@@ -87,18 +77,10 @@ def check_range(
     at_most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse numbers outside a range, not-a-number too; `None`, which stands for a default, passes.
-
-    Args:
-        settings: An object with the numbers.
-        names: Its attributes that must be in the range.
-        at_least: Lowest number.
-        above: What the numbers are more than.
-        at_most: Highest number.
-        below: What the numbers are less than; `math.inf` asks for finite ones.
+    """Check that the attributes `names` lie in a range; `None`, which stands for a default, passes.
 
     Raises:
-        ConfigError: it names the attribute, the range and the value.
+        ConfigError: a number is outside, or is not a number; `below=math.inf` asks for finite ones.
     """
     limits = [
         (holds, words, limit)
@@ -117,27 +99,52 @@ def check_range(
             raise ConfigError(f"`{name}` must be {wanted}, got {value!r}.")
 
 
-# --- Files that are either whole or absent: written beside their place, then moved into it; and their state.
+def load_object(place: str) -> Any:
+    """Import what `module:name` names; the module may be a file in the current folder.
+
+    Raises:
+        ConfigError: the module cannot be imported, or has nothing of this name.
+    """
+    module, _, name = place.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{place!r} cannot be loaded as `module:name`: {error}.") from error
+
+
+def versions(
+    names: Iterable[str] = ("hf-cap", "torch", "transformers", "datasets"),
+) -> dict[str, str | None]:
+    """Distribution name to installed version; `None` where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+# --- Files, which are either whole or absent.
 
 
 def bundled(name: str) -> Path:
-    """A file or folder that ships with hf_cap but is not code, such as `recipes/demo`.
-
-    In the wheel it lies inside the package, in a checkout beside it.
-    """
+    """A file or folder that ships with hf_cap: inside the wheel's package, beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / name
     return inside if inside.exists() else package.parent / name
 
 
 def real_path(place: str | os.PathLike[str]) -> Path:
-    """The place itself: absolute, with `~` and links followed."""
+    """The absolute path, with `~` and links followed."""
     return Path(place).expanduser().resolve()
 
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Path in the target's folder to write a file or folder to; it takes the target's place at the end.
+    """Path to write a file or folder to, beside the target; it replaces the target at the end.
 
     When the body raises, or the process dies in it, the target stays as it was. A link stays a link.
     """
@@ -159,10 +166,10 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
-    """Refuse to replace a folder that holds more than the files `written`.
+    """Check that a folder, which is going to be replaced, holds nothing but the files `written`.
 
     Raises:
-        ConfigError: it does, or it is a file.
+        ConfigError: it holds more, or it is a file.
     """
     path = real_path(folder)
     if path.exists() and not path.is_dir():
@@ -170,23 +177,24 @@ def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
     lost = sorted({file.name for file in path.iterdir()} - set(written)) if path.is_dir() else []
     if lost:
         raise ConfigError(
-            f"The folder {str(path)!r} would be replaced, and with it {', '.join(map(repr, lost[:5]))}"
-            f"{' and more' * (len(lost) > 5)}. Name another output folder, or move these away."
+            f"The folder {str(path)!r} would be replaced, and with it "
+            f"{', '.join(map(repr, lost[:5]))}{' and more' * (len(lost) > 5)}. "
+            "Name another output folder, or move these away."
         )
 
 
 def folder_stamp(folder: str | os.PathLike[str]) -> str:
-    """Hash of the names, sizes and times of the files of a folder; empty where there is no such folder.
+    """Fingerprint of the names, sizes and times of the files in a folder; empty without a folder.
 
-    It tells cheaply whether a model that was read from there has been written anew. Folders in it, such as
-    an evaluation of the model, do not count.
+    It shows cheaply whether a model has been written again. Subfolders do not count.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
         return ""
     entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda entry: entry.name)
-    files = "\0".join(f"{e.name} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
-    return hashlib.blake2b(os.fsencode(files), digest_size=8).hexdigest()
+    return fingerprint(
+        *(f"{os.fsencode(e.name)!r} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
+    )
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
@@ -199,16 +207,14 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically, indented, with sorted keys.
 
     Raises:
-        ValueError: a number is not finite, which other readers cannot take; `finite` takes such out of logs.
+        ValueError: a number is not finite; `finite` replaces such numbers in logs.
     """
-    write_text(
-        target,
-        json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
-    )
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_text(target, text + "\n")
 
 
 def finite(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of a log as JSON can tell them: `None` for each number that is not finite."""
+    """Lines of a log with `None` for each number that is not finite, which JSON cannot hold."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -218,20 +224,24 @@ def finite(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-# --- Random draws that depend on what they are for, and on nothing else: not on order, batch or process.
+# --- Fingerprints, and random draws that depend on their key alone: not on order, batch or process.
+
+
+def fingerprint(*parts: str) -> str:
+    """Short hash of some strings: 16 hexadecimal digits."""
+    joined = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(joined, digest_size=8).hexdigest()
 
 
 def rank(*key: object) -> bytes:
-    """A place in a random order, as bytes to sort by.
-
-    Args:
-        key: What is ranked: values with a stable `repr`, such as a seed, a draw number and a text.
-    """
+    """A place in a random order, as bytes to sort by; `key` are values with a stable `repr`."""
     return hashlib.sha256(repr(key).encode()).digest()
 
 
-def generator(*key: object) -> np.random.Generator:
+def generator(*key: object) -> "np.random.Generator":
     """A generator whose draws depend only on `key`; see `rank`."""
+    import numpy as np
+
     return np.random.default_rng(int.from_bytes(rank(*key)[:8]))
 
 
@@ -240,68 +250,60 @@ def text_seed(seed: int, text: str) -> int:
     return int.from_bytes(rank(seed, text)[:4])
 
 
-# --- Objects that a user names on the command line.
+# --- Rows.
 
 
-def load_object(place: str) -> Any:
-    """Import what `module:name` names; the module may be a file in the current folder.
+def subsample(rows: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the rows, evenly spread, in their order; data may be sorted by label."""
+    count = min(most, len(rows))
+    return [rows[number * len(rows) // count] for number in range(count)]
 
-    Raises:
-        ConfigError: the module cannot be imported, or has nothing of this name.
+
+def length_batches(
+    lengths: Sequence[int], tokens: int, texts: int | None = None
+) -> Iterator[list[int]]:
+    """Indices in batches of about equal length.
+
+    A batch that fills a quarter of its budget is efficient already: no longer item joins it, for
+    which all the others would be padded.
+
+    Args:
+        lengths: Length of each item.
+        tokens: Most tokens of a batch, padding included; a longer item is a batch of its own.
+        texts: Most items of a batch.
     """
-    module, _, name = place.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{place!r} cannot be loaded as `module:name`: {error}.") from error
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        longest = lengths[batch[-1]] if batch else 0
+        efficient = longest < lengths[index] and 4 * len(batch) * longest >= tokens
+        full = (len(batch) + 1) * lengths[index] > tokens or len(batch) == texts
+        if batch and (efficient or full):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
-# --- Versions of the software that made a result.
-
-
-MADE_WITH = ("hf-cap", "torch", "transformers", "datasets")
-
-
-def versions(names: Iterable[str] = MADE_WITH) -> dict[str, str | None]:
-    """Distribution name to installed version; `None` where it is not installed."""
-    return {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-# --- What the C library does with freed memory: large tensors on a CPU come and go.
-
-
-_THRESHOLDS = {
-    "MALLOC_MMAP_THRESHOLD_": (-3, 128 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": (-1, 2**30),
-}
-"""Variables of glibc, each with the number of the same parameter of `mallopt`, and its value in bytes."""
+# --- Memory of the process.
 
 
 def keep_freed_memory() -> None:
     """Let this process and its children keep the memory of freed tensors for the next ones.
 
-    glibc gives freed blocks of some size back to the system, so that every pass of a model has its memory
-    mapped and zeroed anew, page by page (docs/scoring.md has what that costs). Kept are at most 1 GiB and
-    no block over 128 MiB.
-
-    Where the user has settings for malloc, or the C library is not glibc, nothing changes. This holds for
-    the whole process; so command lines call it, and functions of the package do not.
+    glibc returns large freed blocks to the system, so that every forward pass maps and zeroes its
+    memory again (docs/scoring.md has the cost). Kept are at most 1 GiB, in blocks of at most 128 MiB.
+    Does nothing where the user has settings for malloc or the C library is not glibc. Only command
+    lines call it, since it holds for the whole process.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if chosen or sys.platform != "linux":
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if chosen or mallopt is None:
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    for name, (parameter, size) in _THRESHOLDS.items():
+    # environment variable, number of the same parameter of mallopt, bytes
+    for name, parameter, size in (
+        ("MALLOC_MMAP_THRESHOLD_", -3, 128 * 2**20),
+        ("MALLOC_TRIM_THRESHOLD_", -1, 2**30),
+    ):
         mallopt(parameter, size)
         os.environ[name] = str(size)

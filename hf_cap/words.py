@@ -1,6 +1,5 @@
 r"""Words: the units that a prior scores, as character spans of the text.
 
-Everything that must agree on "the i-th word" (perturbation, priors, training, metrics) takes it from here.
 A word is a maximal run of non-white-space; another regular expression makes other units, for
 instance `\w+|[^\w\s]` (punctuation apart) or `\S` (single characters, for CJK text).
 """
@@ -39,17 +38,14 @@ def word_strings(text: str, pattern: str = WORD_PATTERN) -> list[str]:
 def keep_words(
     text: str, spans: Sequence[Span], kept: Sequence[bool], replacement: str | None = None
 ) -> str:
-    """The text with some words taken out.
+    """The text without the words whose flag in `kept` is false, stripped of white space at its ends.
 
     Args:
         text: The whole text.
         spans: Its words, from `split_words`.
-        kept: One flag a word; true keeps the word as it stands.
+        kept: One flag per word.
         replacement: `None` deletes a word and, of the gaps on both sides, leaves the longer one,
             so that no word is glued to the next. A string is put in the word's place instead.
-
-    Returns:
-        The remaining text without white space at its ends. All words kept gives `text.strip()`.
     """
     parts: list[str] = []
     gap = text[: spans[0].start] if spans else text
@@ -66,17 +62,16 @@ def keep_words(
 def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text: str) -> list[int]:
     """The word that each token belongs to: the one in which its span starts.
 
-    Byte-level tokenizers let a token's span begin with the space before the word; such leading
-    white space is passed over first.
+    White space at the start of a token's span, which byte-level tokenizers include, is skipped.
 
     Args:
-        offsets: Character span of each token, as a fast tokenizer returns it; `(0, 0)` (or any
-            empty span) marks a special token.
+        offsets: Character span of each token, as a fast tokenizer returns it; an empty span marks a
+            special token.
         spans: The words, from `split_words`.
         text: The text that both refer to.
 
     Returns:
-        One word index a token, `NO_WORD` (-1) for special tokens and for tokens between words.
+        One word index per token, `NO_WORD` (-1) for special tokens and for tokens between words.
     """
     owner = [NO_WORD] * len(text)
     for index, (start, end) in enumerate(spans):
@@ -89,38 +84,35 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     return words
 
 
-# --- How words and classes go together in a labelled data set: counts, and statistics of them.
+# --- Counts of words per class, and statistics of them.
 
 
 @dataclass(frozen=True)
 class WordCounts:
-    """Number of texts by class, and by word and class.
+    """Number of texts per class, and per word and class.
 
     Attributes:
         texts: Texts of each class, n_c.
-        words: For each word, in the form that `fold` gives, the texts of each class that have it, n_wc.
+        words: For each word, as `fold` returns it, the texts of each class that have it, n_wc.
     """
 
     texts: Sequence[int]
     words: Mapping[str, Sequence[int]]
 
+    def of(self, word: str) -> Sequence[int]:
+        """Texts of each class that have a word, n_wc."""
+        return self.words.get(word, [0] * len(self.texts))
+
 
 def fold(word: str) -> str:
-    """The form in which a word is counted: lower case, without punctuation at its ends (unless it is all)."""
+    """Lower case, without punctuation at the ends unless the word is all punctuation."""
     return word.strip(string.punctuation + "¿¡“”‘’…—–").casefold() or word
 
 
 def count_words(
     texts: Sequence[str], labels: Sequence[int], classes: int, pattern: str = WORD_PATTERN
 ) -> WordCounts:
-    """Count in how many texts of each class a word occurs.
-
-    Args:
-        texts: The texts.
-        labels: Index of the class of each text, in [0, `classes`).
-        classes: Size of the label space.
-        pattern: Regular expression of a word.
-    """
+    """Count in how many texts of each class a word occurs; `labels` are class indices."""
     totals = [0] * classes
     found: dict[str, list[int]] = {}
     for text, label in zip(texts, labels, strict=True):
@@ -133,16 +125,12 @@ def count_words(
 def phi(counts: WordCounts, word: str) -> list[float]:
     """Phi coefficient of a word and each class: (n n_wc − n_w n_c) / √(n_w (n − n_w) n_c (n − n_c)).
 
-    Its square is the chi-squared statistic of the two-by-two table divided by n.
-
-    Returns:
-        One value a class in [-1, 1], positive where the word speaks for the class; 0 where the table has
-        an empty row or column, or the word is unknown.
+    In [-1, 1], positive where the word speaks for the class, 0 for an unknown word. Its square is
+    the chi-squared statistic of the two-by-two table divided by n.
     """
-    n, by_class = sum(counts.texts), counts.words.get(word, [0] * len(counts.texts))
-    n_w = sum(by_class)
+    n, n_w = sum(counts.texts), sum(counts.of(word))
     scores = []
-    for n_wc, n_c in zip(by_class, counts.texts, strict=True):
+    for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True):
         scale = math.sqrt(n_w * (n - n_w) * n_c * (n - n_c))
         scores.append((n * n_wc - n_w * n_c) / scale if scale else 0.0)
     return scores
@@ -151,31 +139,26 @@ def phi(counts: WordCounts, word: str) -> list[float]:
 def tfidf(counts: WordCounts, word: str) -> list[float]:
     """Share of the texts of each class that have a word, times its inverse document frequency.
 
-    (n_wc / n_c) · (ln((1 + n) / (1 + n_w)) + 1), with the smoothed frequency of scikit-learn; at least 0.
+    (n_wc / n_c) · (ln((1 + n) / (1 + n_w)) + 1), smoothed as in scikit-learn; at least 0.
     """
-    n, by_class = sum(counts.texts), counts.words.get(word, [0] * len(counts.texts))
-    rarity = math.log((1 + n) / (1 + sum(by_class))) + 1
+    rarity = math.log((1 + sum(counts.texts)) / (1 + sum(counts.of(word)))) + 1
     return [
         n_wc / n_c * rarity if n_c else 0.0
-        for n_wc, n_c in zip(by_class, counts.texts, strict=True)
+        for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True)
     ]
 
 
 def log_odds(counts: WordCounts, word: str) -> list[float]:
     """Logarithm of the odds ratio of a word between each class and all others, in nats.
 
-    ln((n_wc + ½) / (n_c − n_wc + ½)) − ln((r + ½) / (n − n_c − r + ½)) with r = n_w − n_wc, that is with the
-    half added to each cell of the two-by-two table that keeps it finite (Haldane 1956, Anscombe 1956).
-
-    Returns:
-        One value a class, positive where the word speaks for the class; 0 for an unknown word.
+    ln((n_wc + ½) / (n_c − n_wc + ½)) − ln((r + ½) / (n − n_c − r + ½)) with r = n_w − n_wc: the half
+    added to each cell keeps it finite (Haldane 1956, Anscombe 1956). 0 for an unknown word.
     """
     if word not in counts.words:
         return [0.0] * len(counts.texts)
-    n, by_class = sum(counts.texts), counts.words[word]
-    n_w = sum(by_class)
+    n, n_w = sum(counts.texts), sum(counts.of(word))
     return [
         math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
         - math.log((n_w - n_wc + 0.5) / (n - n_c - (n_w - n_wc) + 0.5))
-        for n_wc, n_c in zip(by_class, counts.texts, strict=True)
+        for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True)
     ]

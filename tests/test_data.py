@@ -12,13 +12,13 @@ from datasets.exceptions import DatasetGenerationError
 from hf_cap.data import (
     _READERS,
     choose_split,
-    evenly,
     label_names,
     load_splits,
-    prior_sources,
     save_splits,
 )
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.schema import prior_sources
+from hf_cap.utils import subsample
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_loading_script_of_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("hf_cap.data.load_dataset", load)
     with pytest.raises(
-        DataError, match="'a/bank' of the Hub cannot be loaded: Dataset scripts are"
+        DataError, match="Cannot load the data set 'a/bank' of the Hub: Dataset scripts"
     ):
         load_splits("a/bank")
 
@@ -230,9 +230,9 @@ def test_places_without_data(tmp_path: Path) -> None:
 
 
 def test_thinning_out_is_even() -> None:
-    assert evenly(range(10), 5) == [0, 2, 4, 6, 8]
-    assert evenly("abc", 5) == ["a", "b", "c"]
-    assert evenly([], 5) == evenly(range(3), 0) == []
+    assert subsample(range(10), 5) == [0, 2, 4, 6, 8]
+    assert subsample("abc", 5) == ["a", "b", "c"]
+    assert subsample([], 5) == subsample(range(3), 0) == []
 
 
 def test_plain_label_columns_are_no_label_space() -> None:

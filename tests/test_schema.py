@@ -3,9 +3,16 @@
 import math
 
 import pytest
+from datasets import Features, List, Value
 
 from hf_cap.errors import PriorError
-from hf_cap.schema import add_provenance, check_prior, check_words, read_provenance
+from hf_cap.schema import (
+    add_provenance,
+    check_prior,
+    check_words,
+    find_prior_column,
+    read_provenance,
+)
 
 
 def test_no_prior_is_fine() -> None:
@@ -36,3 +43,36 @@ def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
     assert read_provenance(cell) == {"cap": {"n": 100, "model": "m"}, "lime": {"seed": 0}}
     other = add_provenance(add_provenance("", "lime", {"seed": 0}), "cap", {"model": "m", "n": 100})
     assert cell == other
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "found"),
+    [
+        (["text", "prior", "prior_cap", "prior_lime"], None, "prior"),
+        (["text", "prior_cap"], None, "prior_cap"),
+        (["prior_cap", "prior_lime"], "prior_lime", "prior_lime"),
+        (["mine", "prior"], "mine", "mine"),
+    ],
+)
+def test_the_prior_column_to_train_with(columns: list[str], wanted: str | None, found: str) -> None:
+    assert find_prior_column(columns, wanted) == found
+
+
+def test_weights_of_priors_are_no_priors() -> None:
+    features = Features({"prior_weight": Value("float64"), "prior_cap": List(Value("float64"))})
+    assert find_prior_column(features) == "prior_cap"
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "message"),
+    [
+        (["prior_cap", "prior_lime"], None, r"\['prior_cap', 'prior_lime'\]. Fuse them"),
+        (["text", "label"], None, "no prior column 'prior'; found .*hf-cap extract"),
+        (["prior_cap"], "prior_lime", "no prior column 'prior_lime'; found"),
+    ],
+)
+def test_a_prior_column_that_is_missing_or_ambiguous(
+    columns: list[str], wanted: str | None, message: str
+) -> None:
+    with pytest.raises(PriorError, match=message):
+        find_prior_column(columns, wanted)

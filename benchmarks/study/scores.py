@@ -12,8 +12,8 @@ from benchmarks.study.settings import BenchmarkSettings
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError
 from hf_cap.evaluation.results import Cell
-from hf_cap.schema import PROVENANCE, TEXT, WORDS, check_prior, digest, prior_column
-from hf_cap.utils import atomic_path
+from hf_cap.schema import PROVENANCE, TEXT, WORDS, check_prior, prior_column
+from hf_cap.utils import atomic_path, fingerprint
 from hf_cap.words import word_strings
 
 _DIGEST = "digest"
@@ -62,4 +62,4 @@ def with_scores(file: Path, texts: Dataset, source: str, pattern: str) -> Datase
 
 
 def _digests(data: Dataset) -> list[str]:
-    return [digest(text) for text in data[TEXT]]
+    return [fingerprint(text) for text in data[TEXT]]

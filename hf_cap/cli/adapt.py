@@ -107,7 +107,8 @@ def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
     Raises:
         DataError: something is missing, or a label has too few texts to hold any out.
     """
-    from hf_cap.data import evenly, load_splits
+    from hf_cap.data import load_splits
+    from hf_cap.utils import subsample
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
     splits = load_splits(
@@ -123,7 +124,7 @@ def load(places: AdaptPlaces, *, seed: int) -> "tuple[Dataset, Dataset]":
         train, held = hold_out(train, places.holdout, seed=seed)
     else:
         held = train.select([])
-    return train, held.select(evenly(range(len(held)), places.eval_texts))
+    return train, held.select(subsample(range(len(held)), places.eval_texts))
 
 
 def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Dataset]":

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.stats import rankdata
 
-from hf_cap.data import label_names, prior_sources
+from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors.base import AuditSettings
 from hf_cap.priors.fusion import normalise
@@ -32,6 +32,7 @@ from hf_cap.schema import (
     WORDS,
     check_prior,
     prior_column,
+    prior_sources,
     read_provenance,
 )
 from hf_cap.utils import write_json

@@ -14,13 +14,13 @@ from hf_cap.schema import (
     WORDS,
     add_provenance,
     diagnostic_column,
-    digest,
     prior_column,
 )
 from hf_cap.utils import (
     check_choices,
     check_range,
     documented,
+    fingerprint,
     load_object,
     option,
     required,
@@ -190,12 +190,12 @@ class Source:
     def facts(self) -> dict[str, Any]:
         """How the column is made, for provenance. No date: equal work gives equal columns."""
         settings = {item.name: getattr(self, item.name) for item in fields(self)}
-        settings |= {name: digest(repr(value)) for name, value in self.learned.items()}
+        settings |= {name: fingerprint(repr(value)) for name, value in self.learned.items()}
         del settings["labels"]
         return {
             **settings,
             "source": self.name,
-            "label_space": digest(*self.labels),
+            "label_space": fingerprint(*self.labels),
             "versions": versions(),
         }
 

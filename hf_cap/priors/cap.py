@@ -22,13 +22,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hf_cap.data import evenly
 from hf_cap.errors import ConfigError, ExtractError
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import SIGNS, Asker, LanguageModelSource, rank_of, warn_of_cuts
 from hf_cap.priors.prompts import CAPSettings, Prompt, Score
-from hf_cap.utils import generator
+from hf_cap.utils import generator, subsample
 from hf_cap.words import keep_words
 
 
@@ -287,7 +286,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         """This prior with each label's mean log-probability over `calibration_texts` texts as its offset."""
         if self.calibration_texts == 0:
             return replace(self, offsets=())
-        chosen = dataset.select(evenly(range(len(dataset)), self.calibration_texts))
+        chosen = dataset.select(subsample(range(len(dataset)), self.calibration_texts))
         rows = self.read_rows(chosen[:])
         asker = self.open()
         scores = torch.tensor(self.label_scores(asker, rows), dtype=torch.float64)

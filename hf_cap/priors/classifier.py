@@ -28,7 +28,6 @@ from hf_cap.attribution import (
 from hf_cap.classifiers import (
     Encoded,
     TextClassifier,
-    batches,
     first_token_only,
     load_model,
     load_tokenizer,
@@ -45,7 +44,7 @@ from hf_cap.priors.base import (
     Source,
     SourceResult,
 )
-from hf_cap.utils import folder_stamp, text_seed
+from hf_cap.utils import folder_stamp, length_batches, text_seed
 from hf_cap.words import NO_WORD, keep_words, token_words, word_strings
 
 
@@ -158,7 +157,7 @@ class IntegratedGradientsPrior(ClassifierSource, IntegratedGradientsSettings):
         scores: list[list[float]] = [[]] * len(rows)
         sums = torch.zeros(len(rows))
         lengths = [len(one["input_ids"]) * self.steps for one in texts.encoded]
-        for batch in batches(lengths, classifier.tokens_per_pass):
+        for batch in length_batches(lengths, classifier.tokens_per_pass):
             explained = texts.explained(batch)
             token_scores = self._integrate(explained, classifier.tokens_per_pass)
             sums[batch] = token_scores.sum(1).cpu()

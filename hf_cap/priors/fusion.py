@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from hf_cap.data import prior_sources
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.base import FusionSettings, How, Normalisation
 from hf_cap.schema import (
@@ -23,6 +22,7 @@ from hf_cap.schema import (
     add_provenance,
     check_prior,
     prior_column,
+    prior_sources,
     read_provenance,
 )
 

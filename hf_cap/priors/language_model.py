@@ -35,8 +35,7 @@ from hf_cap.priors.prompts import (
     set_without,
     written_labels,
 )
-from hf_cap.schema import digest
-from hf_cap.utils import folder_stamp
+from hf_cap.utils import fingerprint, folder_stamp
 
 _logger = logging.getLogger(__name__)
 
@@ -303,5 +302,7 @@ class LanguageModelSource(Source, PromptSettings):
             "revision": known.revision if known else None,
             "scorer": asker.scorer.identity,
             "template_digest": load_template(self.template, self.wording).digest,
-            "prompt_digest": digest(*(prompt.prefix + prompt.after for prompt in asker.prompts)),
+            "prompt_digest": fingerprint(
+                *(prompt.prefix + prompt.after for prompt in asker.prompts)
+            ),
         }

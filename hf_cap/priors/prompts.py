@@ -12,8 +12,7 @@ from typing import Literal
 import yaml
 
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.schema import digest
-from hf_cap.utils import check_choices, check_range, documented, option
+from hf_cap.utils import check_choices, check_range, documented, fingerprint, option
 
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
@@ -165,7 +164,7 @@ class PromptTemplate:
     @property
     def digest(self) -> str:
         """Short hash of the wording, for provenance."""
-        return digest(*asdict(self).values())
+        return fingerprint(*asdict(self).values())
 
     def head(self, labels: Sequence[str], demonstrations: Sequence[Example]) -> str:
         """Everything before the question, for labels as they are written in the prompt."""

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_cap.cards import public_name, public_settings, public_text
-from hf_cap.data import evenly, prior_sources
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.results import Interval, mean_interval
 from hf_cap.report.load import Columns, PriorFolder, Run, number_text
-from hf_cap.schema import CONTROL_PRIORS, LABEL, PRIOR, TEXT, WORDS, prior_column
+from hf_cap.schema import CONTROL_PRIORS, LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
+from hf_cap.utils import subsample
 
 # what differs between the seeds of one experiment, or says only where and how it ran
 _PLACES = frozenset(
@@ -708,7 +708,7 @@ def collect_examples(
     alone = [split for split, columns in splits.items() if seen.isdisjoint(columns[TEXT])]
     for number, split in enumerate(alone, start=len(names)):
         found += _prior_rows(number, splits[split])
-    chosen = evenly(found, most)
+    chosen = subsample(found, most)
     lanes = _lanes(pair, chosen)
     return Examples(
         sets=(*names, *(f"{split} (priors only)" for split in alone)),

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hf_cap.data import evenly
 from hf_cap.errors import ConfigError
 from hf_cap.report.contents import (
     MEASURES,
@@ -47,7 +46,7 @@ from hf_cap.report.figures import (
     mark,
 )
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors, load_run, number_text
-from hf_cap.utils import write_text
+from hf_cap.utils import subsample, write_text
 
 STEPS = 999
 """A score is kept as a whole number of this many parts of the largest score of its lane: three digits."""
@@ -92,7 +91,7 @@ def _fitting(rows: Sequence[Any], room: int) -> list[Any]:
     sizes = [len(script_json(row).encode("utf-8", "replace")) + 1 for row in rows]
     numbers = list(range(len(rows)))
     while numbers and (size := sum(sizes[number] for number in numbers)) > room:
-        numbers = evenly(numbers, min(len(numbers) - 1, len(numbers) * room // size))
+        numbers = subsample(numbers, min(len(numbers) - 1, len(numbers) * room // size))
     return [rows[number] for number in numbers]
 
 

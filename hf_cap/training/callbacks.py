@@ -22,10 +22,11 @@ from transformers import (
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map, printable
 from hf_cap.classifiers import longest_input
-from hf_cap.data import evenly, label_names
+from hf_cap.data import label_names
 from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.collator import label_ids
+from hf_cap.utils import subsample
 from hf_cap.words import WORD_PATTERN, word_strings
 
 NAME = "heat_maps"
@@ -63,7 +64,7 @@ class HeatMapCallback(TrainerCallback):
     ) -> None:
         if count < 1:
             raise ConfigError(f"`count` must be at least 1, got {count!r}.")
-        rows = dataset.select(evenly(range(len(dataset)), count))
+        rows = dataset.select(subsample(range(len(dataset)), count))
         names = label_names(rows)
         self.word_pattern = word_pattern
         self.max_length = max_length

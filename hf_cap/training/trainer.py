@@ -38,7 +38,7 @@ from hf_cap.attribution import (
 from hf_cap.cards import model_facts, render_card
 from hf_cap.classifiers import longest_input
 from hf_cap.errors import ConfigError
-from hf_cap.schema import Explanation
+from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import (
     ALIGNMENT_COLUMNS,
     LABELS,
@@ -617,7 +617,7 @@ class CAPTrainer(AlignedTrainer):
         if self.alignment.alignment_weight:
             check_classifier(model)
             # travels with the weights, so that the model is later explained as it was aligned
-            model.config.update(Explanation.of_alignment(vars(self.alignment)).entry())
+            model.config.update(AttributionSettings.of_alignment(vars(self.alignment)).entry())
 
     def _mode(self) -> str:
         """The gradient mode, after refusing DataParallel."""

@@ -9,9 +9,8 @@ from datasets import Dataset
 from torch import nn
 
 from hf_cap.attribution import Explained, pad_token
-from hf_cap.data import prior_sources
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
-from hf_cap.schema import PRIOR
+from hf_cap.schema import PRIOR, prior_sources
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
 from hf_cap.training.config import AlignmentOptions
 from hf_cap.training.gradient import GRADIENTS, Plan, TokenLoss

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_cap.classifiers import batches
 from hf_cap.errors import ModelError
 from hf_cap.priors.classifier import ClassifierSource, OcclusionPrior
+from hf_cap.utils import length_batches
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -68,15 +68,15 @@ def test_texts_beyond_the_limit_are_cut(reference: str) -> None:
 
 def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     lengths = [5, 1, 9, 1, 5, 30]
-    found = list(batches(lengths, 10))
+    found = list(length_batches(lengths, 10))
     assert found == [[1, 3], [0, 4], [2], [5]]
-    assert list(batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
-    assert list(batches([], 10)) == []
+    assert list(length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
+    assert list(length_batches([], 10)) == []
 
 
 def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
-    assert list(batches([2, 2, 3], 16)) == [[0, 1], [2]]
-    assert list(batches([2, 2, 3], 17)) == [[0, 1, 2]]
+    assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
+    assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]
 
 
 def test_other_labels_are_refused_by_name(reference: str) -> None:

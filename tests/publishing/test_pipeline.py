@@ -9,7 +9,7 @@ from hf_cap.attribution import attribute_words
 from hf_cap.classifiers import longest_input
 from hf_cap.errors import ConfigError
 from hf_cap.pipelines import register_pipeline
-from hf_cap.schema import Explanation
+from hf_cap.schema import AttributionSettings
 from tests.tiny import roberta_classifier, word_tokenizer
 
 pipeline: Any = typed_pipeline  # its types know no task but those of transformers
@@ -51,7 +51,7 @@ def test_attributions_add_up_to_the_change_of_the_logit(explain: Any) -> None:
 
 
 def test_the_method_of_the_alignment_is_used(model: Any, explain: Any) -> None:
-    stored = Explanation(method="input_x_gradient", target="contrast", word_pattern=r"\w")
+    stored = AttributionSettings(method="input_x_gradient", target="contrast", word_pattern=r"\w")
     model.config.update(stored.entry())
     found = explain("pay it", label="LABEL_2")
     (expected,) = attribute_words(

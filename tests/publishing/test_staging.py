@@ -24,7 +24,7 @@ from hf_cap.hub import (
     stage_model,
     stage_priors,
 )
-from hf_cap.schema import Explanation, add_provenance, read_provenance
+from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -289,8 +289,8 @@ def test_a_metric_needs_a_card_and_its_name(tmp_path: Path) -> None:
 
 
 def test_an_explanation_survives_the_configuration() -> None:
-    explanation = Explanation(method="input_x_gradient", max_length=32, target="contrast")
+    explanation = AttributionSettings(method="input_x_gradient", max_length=32, target="contrast")
     config = roberta_classifier().config
-    assert Explanation.read(config) == Explanation()
+    assert AttributionSettings.read(config) == AttributionSettings()
     config.update(explanation.entry())
-    assert Explanation.read(config) == explanation
+    assert AttributionSettings.read(config) == explanation

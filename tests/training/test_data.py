@@ -9,8 +9,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap.errors import DataError, ModelError, PriorError
-from hf_cap.schema import add_provenance, digest
+from hf_cap.schema import add_provenance
 from hf_cap.training.collator import CAPCollator, encode_dataset, take_priors
+from hf_cap.utils import fingerprint
 from tests.tiny import word_tokenizer
 from tests.training.cases import LABEL2ID
 
@@ -138,7 +139,7 @@ def test_bad_rows_are_refused(
 
 
 def test_a_prior_of_another_label_space_is_refused() -> None:
-    facts = {"label_space": digest("LABEL_0", "LABEL_1")}
+    facts = {"label_space": fingerprint("LABEL_0", "LABEL_1")}
     fused, cap = (add_provenance(None, source, facts) for source in ("prior", "cap"))
     data = rows(label=[0, 1], provenance=[fused, None])
     encode(data)  # plain integers name no label space

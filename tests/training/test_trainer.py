@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_cap.attribution import attribute_words
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
-from hf_cap.schema import Explanation
+from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import CAPCollator, encode_dataset
 from hf_cap.training.config import AlignmentOptions
 from hf_cap.training.trainer import AlignedTrainer, Aligner, Alignment, CAPTrainer, WordAligner
@@ -716,7 +716,7 @@ def test_each_model_of_a_search_knows_how_it_was_aligned(tmp_path: Path) -> None
     subject.train()
     assert len(made) == 2
     assert subject.model is made[1]
-    assert all(Explanation.read(model.config).target == "contrast" for model in made)
+    assert all(AttributionSettings.read(model.config).target == "contrast" for model in made)
     with pytest.raises(ModelError, match="num_labels=1"):
         CAPTrainer(args=config(tmp_path), model_init=lambda: roberta_classifier(1))
 
