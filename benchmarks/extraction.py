@@ -27,8 +27,8 @@ import torch
 from captum.attr import KernelShap, LLMAttribution, TextTemplateInput
 from torch import nn
 
-from hf_cap.lm.base import Query, Scored, ScorerRuntime, ScorerSettings
-from hf_cap.lm.local import LocalScorer, load_scorer
+from hf_cap.lm.base import LMRuntime, LMSettings, Query, Scored
+from hf_cap.lm.local import LocalLanguageModel, load_local
 from hf_cap.utils import keep_freed_memory, write_json
 from hf_cap.words import keep_words, split_words
 
@@ -120,29 +120,37 @@ def timed(work: Callable[[], Any], perturbations: int, n: int) -> tuple[Any, Tim
     return result, Timing(n / rate, rate, perturbations, round(peak[0]))
 
 
-def measure_naive(scorer: LocalScorer, asked: list[Query], n: int) -> tuple[list[Scored], Timing]:
+def measure_naive(
+    model: LocalLanguageModel, asked: list[Query], n: int
+) -> tuple[list[Scored], Timing]:
     """Side (a): one whole prompt at a time."""
-    alone = plain(scorer, 1)
-    scores, timing = timed(lambda: [alone.score([query])[0] for query in asked], len(asked), n)
+    alone = plain(model, 1)
+    scores, timing = timed(lambda: [alone.log_probs([query])[0] for query in asked], len(asked), n)
     return scores, timing
 
 
-def measure_padded(scorer: LocalScorer, asked: list[Query], n: int) -> Timing:
+def measure_padded(model: LocalLanguageModel, asked: list[Query], n: int) -> Timing:
     """Side (b): whole prompts in padded batches of about eight."""
-    return timed(lambda: plain(scorer, 4096).score(asked), len(asked), n)[1]
+    return timed(lambda: plain(model, 4096).log_probs(asked), len(asked), n)[1]
 
 
-def plain(scorer: LocalScorer, budget: int) -> LocalScorer:
+def plain(model: LocalLanguageModel, budget: int) -> LocalLanguageModel:
     """The same model without packing."""
-    runtime = ScorerRuntime(token_budget=budget)
-    return LocalScorer(scorer.model, scorer.tokens.tokenizer, packed=False, runtime=runtime)
+    runtime = LMRuntime(token_budget=budget)
+    return LocalLanguageModel(model.model, model.tokens.tokenizer, packed=False, runtime=runtime)
 
 
 def measure_captum(
-    scorer: LocalScorer, prefix: str, texts: list[Text], n: int, samples: int, *, in_tokens: bool
+    model: LocalLanguageModel,
+    prefix: str,
+    texts: list[Text],
+    n: int,
+    samples: int,
+    *,
+    in_tokens: bool,
 ) -> Timing:
     """Side (c): captum's KernelShap over the words, one forward pass (or one a token) a sample."""
-    method = LLMAttribution(KernelShap(scorer.model), scorer.tokens.tokenizer)
+    method = LLMAttribution(KernelShap(model.model), model.tokens.tokenizer)
 
     def prompt(*kept: str) -> str:
         return f"{prefix}{' '.join(word for word in kept if word)}\nIntent:"
@@ -173,27 +181,26 @@ def product_rates(model: nn.Module, rows: int = 1024) -> list[float]:
     return found
 
 
-def floor_seconds(scorer: LocalScorer, prefix: str, tokens: int, rate: float) -> float:
+def floor_seconds(model: LocalLanguageModel, prefix: str, tokens: int, rate: float) -> float:
     """Least time of `tokens` trie tokens: weights and attention to the prefix at the rate of products."""
-    model, config = scorer.model, scorer.model.config
-    embedded = sum(p.numel() for n, p in model.named_parameters() if "embed" in n or "lm_head" in n)
-    weights = sum(p.numel() for p in model.parameters()) - embedded
-    context = len(scorer.tokens.prompt(prefix))
+    config, named = model.model.config, dict(model.model.named_parameters())
+    weights = sum(p.numel() for n, p in named.items() if "embed" not in n and "lm_head" not in n)
+    context = len(model.tokens.prompt(prefix))
     attention = 4 * config.num_hidden_layers * config.hidden_size * context
     return float((2 * weights + attention) * tokens / rate)
 
 
 def measure_ours(
-    scorer: LocalScorer, asked: list[Query], n: int
+    model: LocalLanguageModel, asked: list[Query], n: int
 ) -> tuple[list[Scored], Timing, int]:
     """Side (e): hf_cap, with its prefix still to be encoded; and the tokens it computed."""
-    fresh = LocalScorer(scorer.model, scorer.tokens.tokenizer)
-    scores, timing = timed(lambda: fresh.score(asked), len(asked), n)
+    fresh = LocalLanguageModel(model.model, model.tokens.tokenizer)
+    scores, timing = timed(lambda: fresh.log_probs(asked), len(asked), n)
     return scores, timing, fresh.statistics.tokens_computed
 
 
 def growth(
-    scorer: LocalScorer, texts: list[Text], labels: list[str], *, quick: bool
+    model: LocalLanguageModel, texts: list[Text], labels: list[str], *, quick: bool
 ) -> dict[str, dict[int, float]]:
     """Seconds an example against labels, words and n, one at a time: medians of several rounds."""
     some = texts[: 2 if quick else 4]
@@ -215,7 +222,7 @@ def growth(
     rounds = [
         {
             name: {
-                size: measure_ours(scorer, queries(before, items, n), n)[1].seconds
+                size: measure_ours(model, queries(before, items, n), n)[1].seconds
                 for size, (before, items, n) in sizes.items()
             }
             for name, sizes in cases.items()
@@ -228,60 +235,60 @@ def growth(
     }
 
 
-def long_prefix(scorer: LocalScorer, texts: list[Text], labels: list[str]) -> str:
+def long_prefix(model: LocalLanguageModel, texts: list[Text], labels: list[str]) -> str:
     """A prefix with so many demonstrations that it has about 1,100 tokens."""
     shots: list[Text] = []
     for item in reversed(texts):
-        if len(scorer.tokens.prompt(instruction(labels, shots))) >= 1100:
+        if len(model.tokens.prompt(instruction(labels, shots))) >= 1100:
             break
         shots.append(item)
     return instruction(labels, shots)
 
 
-def compare(scorer: LocalScorer, folder: Path, quick: bool, n: int = 100) -> dict[str, Any]:
+def compare(model: LocalLanguageModel, folder: Path, quick: bool, n: int = 100) -> dict[str, Any]:
     """All sides on the same prompts."""
     everything, labels = read(folder)
     texts = everything[:: max(1, len(everything) // 24)][: 24 : 4 if quick else 1]
     prefix = instruction(labels)
     asked = queries(prefix, texts, n)
-    extended = long_prefix(scorer, everything, labels)
+    extended = long_prefix(model, everything, labels)
     asked_long = queries(extended, texts, n)
     sample = list(dict.fromkeys(asked))
     sample = sample[:: max(1, len(sample) // (24 if quick else 72))]
     samples = 4
-    scores, first, tokens = measure_ours(scorer, asked, n)
-    ours, longer, rates = [first], [], product_rates(scorer.model)
+    scores, first, tokens = measure_ours(model, asked, n)
+    ours, longer, rates = [first], [], product_rates(model.model)
     sides: dict[str, Timing] = {}
 
     def again() -> None:
         """Once more, so that a slow minute of the machine hits all sides."""
-        ours.append(measure_ours(scorer, asked, n)[1])
-        longer.append(measure_ours(scorer, asked_long, n)[1])
-        rates.extend(product_rates(scorer.model))
+        ours.append(measure_ours(model, asked, n)[1])
+        longer.append(measure_ours(model, asked_long, n)[1])
+        rates.extend(product_rates(model.model))
 
-    reference, sides["naive"] = measure_naive(scorer, sample, n)
+    reference, sides["naive"] = measure_naive(model, sample, n)
     again()
-    sides["padded"] = measure_padded(scorer, sample, n)
+    sides["padded"] = measure_padded(model, sample, n)
     for side, in_tokens in (("captum", True), ("captum_fastest", False)):
         again()
-        sides[side] = measure_captum(scorer, prefix, texts, n, samples, in_tokens=in_tokens)
+        sides[side] = measure_captum(model, prefix, texts, n, samples, in_tokens=in_tokens)
     again()
     sides["hf_cap"], sides["hf_cap_long_prefix"] = middle(ours), middle(longer)
     seconds = sides["hf_cap"].seconds
     rate = statistics.median(rates)
-    floor = floor_seconds(scorer, prefix, tokens, rate) / len(texts)
+    floor = floor_seconds(model, prefix, tokens, rate) / len(texts)
     known = dict(zip(asked, scores, strict=True))
     return {
         "texts": len(texts),
-        "prefix_tokens": len(scorer.tokens.prompt(prefix)),
-        "long_prefix_tokens": len(scorer.tokens.prompt(extended)),
+        "prefix_tokens": len(model.tokens.prompt(prefix)),
+        "long_prefix_tokens": len(model.tokens.prompt(extended)),
         "tokens_an_example": tokens / len(texts),
         "gigaflops": rate / 1e9,
         "best_gigaflops": max(rates) / 1e9,
         "floor_seconds": floor,
         "context_cite": CONTEXT_CITE,
         "sides": {name: vars(side) for name, side in sides.items()},
-        "growth": growth(scorer, everything, labels, quick=quick),
+        "growth": growth(model, everything, labels, quick=quick),
         "long_prefix_cost": sides["hf_cap_long_prefix"].seconds / seconds,
         "summary": {
             "speedup_vs_captum": sides["captum"].seconds / seconds,
@@ -330,7 +337,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with train_5.jsonl and labels.json"
     )
-    parser.add_argument("--model", default=ScorerSettings().model)
+    parser.add_argument("--model", default=LMSettings().model)
     parser.add_argument(
         "--quick", action="store_true", help="6 texts instead of 24: within 8 minutes"
     )
@@ -340,14 +347,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     keep_freed_memory()  # as `hf-cap` does; all sides gain by it
-    settings = ScorerSettings(model=options.model, dtype="float32")
-    scorer = load_scorer(settings, ScorerRuntime(device="cpu", store=None))
+    settings = LMSettings(model=options.model, dtype="float32")
+    model = load_local(settings, LMRuntime(device="cpu", store=None))
     if options.growth_only:
-        measured = growth(scorer, *read(options.data), quick=False)
+        measured = growth(model, *read(options.data), quick=False)
         write_json(options.out, json.loads(options.out.read_text()) | {"growth": measured})
         print(json.dumps(measured))
         return
-    facts = compare(scorer, options.data, options.quick)
+    facts = compare(model, options.data, options.quick)
     facts |= {
         "command": f"python benchmarks/extraction.py{' --quick' * options.quick} --data FOLDER",
         "model": options.model,

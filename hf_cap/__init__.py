@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from hf_cap.laat.trainer import LAATConfig as LAATConfig
     from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
     from hf_cap.laat.trainer import student_trainer as student_trainer
+    from hf_cap.lm.base import LanguageModel as LanguageModel
+    from hf_cap.lm.base import LMRuntime as LMRuntime
+    from hf_cap.lm.base import LMSettings as LMSettings
     from hf_cap.lm.base import Query as Query
     from hf_cap.lm.base import Scored as Scored
-    from hf_cap.lm.base import Scorer as Scorer
-    from hf_cap.lm.base import ScorerRuntime as ScorerRuntime
-    from hf_cap.lm.base import ScorerSettings as ScorerSettings
     from hf_cap.lm.base import using_runtime as using_runtime
-    from hf_cap.lm.mock import StandInScorer as StandInScorer
-    from hf_cap.lm.open import open_scorer as open_scorer
+    from hf_cap.lm.mock import MockLanguageModel as MockLanguageModel
+    from hf_cap.lm.open import open_language_model as open_language_model
     from hf_cap.pipelines import register_pipeline as register_pipeline
     from hf_cap.pipelines import show_attributions as show_attributions
     from hf_cap.priors.audit import Audit as Audit
@@ -62,10 +62,10 @@ _EXPORTS = {
     "LAATTrainer": "laat.trainer",
     "Query": "lm.base",
     "Scored": "lm.base",
-    "Scorer": "lm.base",
-    "ScorerRuntime": "lm.base",
-    "ScorerSettings": "lm.base",
-    "StandInScorer": "lm.mock",
+    "LanguageModel": "lm.base",
+    "LMRuntime": "lm.base",
+    "LMSettings": "lm.base",
+    "MockLanguageModel": "lm.mock",
     "attribute_words": "attribution",
     "audit_dataset": "priors.audit",
     "check_access": "hub",
@@ -74,7 +74,7 @@ _EXPORTS = {
     "fuse_priors": "priors.fusion",
     "load_prior_dataset": "hub",
     "load_splits": "data",
-    "open_scorer": "lm.open",
+    "open_language_model": "lm.open",
     "push_prior_dataset": "hub",
     "register_pipeline": "pipelines",
     "register_prior_pipeline": "priors.pipeline",

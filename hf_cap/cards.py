@@ -414,7 +414,7 @@ RUN_FILE = "run.json"
 EVALUATIONS = "evaluation"
 """Folder beside it, with one JSON a test set."""
 _TOLD_ELSEWHERE = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
-_NOT_SETTINGS = {"source", "model", "revision", "scorer", "versions", "labels", "command"}
+_NOT_SETTINGS = {"source", "model", "revision", "fingerprint", "versions", "labels", "command"}
 
 
 def model_facts(

@@ -18,7 +18,7 @@ from benchmarks.study.settings import BenchmarkSettings
 from hf_cap.cli import extract, train
 from hf_cap.cli.config import build, merge, settings_of
 from hf_cap.errors import BenchmarkError, ConfigError
-from hf_cap.lm.base import ScorerRuntime, using_runtime
+from hf_cap.lm.base import LMRuntime, using_runtime
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,7 +70,7 @@ def run_cells(values: Mapping[str, Any], settings: BenchmarkSettings) -> "dict[C
     todo = matrix(bench)
     forget_failures(bench, todo)
     seen: dict[Cell, str] = {}
-    with using_runtime(build(ScorerRuntime, bench.settings.extraction)):
+    with using_runtime(build(LMRuntime, bench.settings.extraction)):
         if settings.jobs == 1:
             seen = work(bench, todo)
         else:

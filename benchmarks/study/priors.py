@@ -24,7 +24,7 @@ from benchmarks.study.texts import (
 from hf_cap.data import load_splits, save_splits
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.results import BASELINE, CEILING, Cell
-from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.base import LMSettings
 from hf_cap.priors.base import source_class
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import Busy, extract_priors, help_extraction
@@ -202,8 +202,8 @@ def _source_facts(bench: Bench, cell: Cell, source: str) -> dict[str, Any]:
     if source == CEILING:
         return of_words(bench.settings)
     names = {item.name for item in fields(source_class(source))}
-    if "scorer" in names:
-        names |= {item.name for item in fields(ScorerSettings)}
+    if "model" in names:
+        names |= {item.name for item in fields(LMSettings)}
     facts: dict[str, Any] = {
         name: value for name, value in bench.settings.extraction.items() if name in names
     }

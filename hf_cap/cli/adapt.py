@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.priors.prompts import PromptSettings
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.adaptation import AdaptationSettings
@@ -62,7 +62,7 @@ class AdaptPlaces:
         check_range(self, "holdout", "eval_texts", "masked_copies", at_least=0)
 
 
-SETTINGS = (AdaptPlaces, AdaptationSettings, PromptSettings, ScorerSettings, ScorerRuntime)
+SETTINGS = (AdaptPlaces, AdaptationSettings, PromptSettings, LMSettings, LMRuntime)
 
 
 def run(values: dict[str, Any]) -> None:
@@ -70,33 +70,33 @@ def run(values: dict[str, Any]) -> None:
     from hf_cap.lm.base import using_runtime
     from hf_cap.priors.cap import CAPPrior
 
-    places, scorer = build(AdaptPlaces, values), build(ScorerSettings, values)
-    _check(places, scorer)
+    places, chosen = build(AdaptPlaces, values), build(LMSettings, values)
+    _check(places, chosen)
     train, held = load(places, seed=build(AdaptationSettings, values).seed)
-    with using_runtime(build(ScorerRuntime, values)):
-        prior = CAPPrior.from_dataset(train, scorer=scorer, **asdict(build(PromptSettings, values)))
+    with using_runtime(build(LMRuntime, values)):
+        prior = CAPPrior.from_dataset(train, model=chosen, **asdict(build(PromptSettings, values)))
         before = _measured(prior, held)
         _logger.info("before: %s", _shown(before, held))
-        facts = adapt(places, build(AdaptationSettings, values), scorer, prior, train)
-        adapted = ScorerSettings(
-            model=facts["model"], dtype=scorer.dtype, trust_remote_code=scorer.trust_remote_code
+        facts = adapt(places, build(AdaptationSettings, values), chosen, prior, train)
+        adapted = LMSettings(
+            model=facts["model"], dtype=chosen.dtype, trust_remote_code=chosen.trust_remote_code
         )
-        after = _measured(replace(prior, scorer=adapted), held)
+        after = _measured(replace(prior, model=adapted), held)
     _write(places, values, {**facts, "zero_shot": _numbers(before, after, held)})
     print(f"before: {_shown(before, held)}\nafter:  {_shown(after, held)}")
     _logger.info("Wrote the adapted model to %s", facts["model"])
 
 
-def _check(places: AdaptPlaces, scorer: ScorerSettings) -> None:
+def _check(places: AdaptPlaces, chosen: LMSettings) -> None:
     """Refuse what cannot work before a model is loaded."""
-    if scorer.base_url is not None:
+    if chosen.base_url is not None:
         raise ConfigError(
-            f"A served model cannot be adapted, got base_url={scorer.base_url!r}. Adapt the weights here, "
+            f"A served model cannot be adapted, got base_url={chosen.base_url!r}. Adapt the weights here, "
             "then serve the merged model."
         )
-    if scorer.quantization != "none":
+    if chosen.quantization != "none":
         raise ConfigError(
-            f"quantization={scorer.quantization!r}: adapters cannot be merged into quantised weights "
+            f"quantization={chosen.quantization!r}: adapters cannot be merged into quantised weights "
             "without loss. Adapt the whole weights, and quantise the merged model when it is used."
         )
 
@@ -159,25 +159,25 @@ def hold_out(train: "Dataset", count: int, *, seed: int) -> "tuple[Dataset, Data
 def adapt(
     places: AdaptPlaces,
     settings: AdaptationSettings,
-    scorer: ScorerSettings,
+    chosen: LMSettings,
     prior: "CAPPrior",
     train: "Dataset",
 ) -> dict[str, Any]:
     """Adapt the prior's language model to the training texts; facts of what came of it."""
     from hf_cap.embedded import hub_id
     from hf_cap.lm.base import current_runtime
-    from hf_cap.lm.local import choose_device, load_language_model
+    from hf_cap.lm.loading import choose_device, load_language_model
     from hf_cap.training.adaptation import adapt_language_model
 
     asker, rows = prior.open(), prior.read_rows(train[:])
     queries = prior.examples(asker, rows, copies=places.masked_copies)
-    model, tokenizer = load_language_model(scorer, choose_device(current_runtime().device))
-    name = hub_id(scorer.model) or scorer.model
+    model, tokenizer = load_language_model(chosen, choose_device(current_runtime().device))
+    name = hub_id(chosen.model) or chosen.model
     folder = Path(places.output_dir)
     made = adapt_language_model(model, tokenizer, queries, folder, settings, name=name)
     return {
-        "base_model": scorer.model,
-        "base_identity": asker.scorer.identity,
+        "base_model": chosen.model,
+        "base_identity": asker.model.fingerprint,
         "model": str(made.model),
         "adapter": str(made.adapter),
         "texts": len(rows),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks.settings import AttackSettings
-from hf_cap.lm.base import ScorerRuntime
+from hf_cap.lm.base import LMRuntime
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import documented, option, required
 
@@ -45,7 +45,7 @@ class AttackPlaces:
     limit: int | None = option(None, "At most so many texts, for a trial.")
 
 
-SETTINGS = (AttackPlaces, AttackSettings, ScorerRuntime)
+SETTINGS = (AttackPlaces, AttackSettings, LMRuntime)
 
 
 def run(values: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def run(values: dict[str, Any]) -> None:
     check_output(output, [places.split], beside=[ATTACK_FILE])
     test, train = load(places)
     attack = prepare_attack(train, settings)
-    with using_runtime(build(ScorerRuntime, values)):
+    with using_runtime(build(LMRuntime, values)):
         attacked, summary = run_attack(test, train, attack)
     save_splits({places.split: attacked}, output, beside=[ATTACK_FILE])
     facts = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
 from hf_cap.laat.settings import ElicitOptions, TableOptions
-from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.utils import documented, option, required
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ElicitPlaces:
     license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
 
 
-SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, ScorerSettings, ScorerRuntime)
+SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, LMSettings, LMRuntime)
 
 
 def run(values: dict[str, Any]) -> None:
@@ -69,15 +69,12 @@ def run(values: dict[str, Any]) -> None:
 def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
     """The scores of a table's features, by the way that the settings name."""
     from hf_cap.laat.elicitation import elicit_chat, elicit_expectation
-    from hf_cap.lm.open import open_chat, open_scorer
+    from hf_cap.lm.open import open_language_model
 
-    options, settings = build(ElicitOptions, values), build(ScorerSettings, values)
-    runtime = build(ScorerRuntime, values)
-    if options.method == "chat":
-        chat = open_chat(settings, runtime)
-        scores = elicit_chat(schema, chat, options)
-    else:
-        scores = elicit_expectation(schema, open_scorer(settings, runtime), options)
+    options, settings = build(ElicitOptions, values), build(LMSettings, values)
+    runtime = build(LMRuntime, values)
+    elicit_scores = elicit_chat if options.method == "chat" else elicit_expectation
+    scores = elicit_scores(schema, open_language_model(settings, runtime), options)
     facts = {
         "model": settings.model,
         "question": schema.question,

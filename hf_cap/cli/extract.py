@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import ScorerRuntime, ScorerSettings
+from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.priors.base import (
     IntegratedGradientsSettings,
     KeywordSettings,
@@ -74,8 +74,8 @@ SETTINGS = (
     PromptSettings,
     CAPSettings,
     ChannelSettings,
-    ScorerSettings,
-    ScorerRuntime,
+    LMSettings,
+    LMRuntime,
     IntegratedGradientsSettings,
     LimeSettings,
     ShapSettings,
@@ -104,7 +104,7 @@ def run(values: dict[str, Any]) -> None:
             f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
             "and written. Name another output folder."
         )
-    with using_runtime(build(ScorerRuntime, values)):
+    with using_runtime(build(LMRuntime, values)):
         # making a source may already ask the language model: `contrast` calibrates
         sources = [make_source(name, found[train_split], values) for name in places.sources]
         summary = extract_priors(
@@ -142,10 +142,10 @@ def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "So
     options = {
         key: value
         for key, value in values.items()
-        if key in names - {"labels", "text_column", "label_column", "revision"}
+        if key in names - {"labels", "text_column", "label_column", "revision", "model"}
     }
-    if "scorer" in names:
-        options["scorer"] = build(ScorerSettings, values)
+    if "model" in names:
+        options["model"] = build(LMSettings, values)
     if "classifier" in names:
         if not options.get("classifier"):
             raise ConfigError(

@@ -20,8 +20,7 @@ from hf_cap.data import read_parquet
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.schema import Feature, TableSchema, read_words
 from hf_cap.laat.settings import HIGHEST, LOWEST, ElicitOptions
-from hf_cap.lm.base import Query, Scorer
-from hf_cap.lm.chat import Chat, Reply
+from hf_cap.lm.base import LanguageModel, Query, Reply
 from hf_cap.schema import PROVENANCE
 from hf_cap.utils import generator, versions
 
@@ -335,7 +334,7 @@ _logger = logging.getLogger(__name__)
 
 
 def elicit_expectation(
-    schema: TableSchema, scorer: Scorer, options: ElicitOptions | None = None
+    schema: TableSchema, model: LanguageModel, options: ElicitOptions | None = None
 ) -> FeatureScores:
     """The mean of the integers from -10 to 10 under the probability that the model gives each as the answer.
 
@@ -343,20 +342,19 @@ def elicit_expectation(
 
     Args:
         schema: The table.
-        scorer: The language model.
+        model: The language model.
         options: `chat` and `calibrate`; the defaults where not given.
 
     Raises:
-        ExtractError: the scorer cannot score a prompt.
+        ExtractError: the model cannot score a prompt.
     """
     options = options or ElicitOptions()
     asked = questions(schema)
     answers = [answer_text(score) for score in ANSWERS]
-    prompts = [_prompt(question, scorer, options.chat) for question in asked]
-    scored = scorer.score([Query(*prompt, answer) for prompt in prompts for answer in answers])
+    prompts = [_prompt(question, model, options.chat) for question in asked]
+    scored = model.log_probs([Query(*prompt, answer) for prompt in prompts for answer in answers])
     log_probs = np.array([one.total for one in scored]).reshape(len(asked), len(answers))
     scores = expectations(log_probs, calibrate=options.calibrate)
-    statistics = getattr(scorer, "statistics", None)
     return _assemble(
         [
             FeatureScore(
@@ -365,12 +363,12 @@ def elicit_expectation(
             for one, score in zip(asked, scores, strict=True)
         ],
         method="expectation",
-        model=scorer.identity,
+        model=model.fingerprint,
         chat=options.chat,
         calibrate=options.calibrate,
         calls=len(scored),
-        tokens=getattr(statistics, "tokens_computed", None),
-        tokens_without_sharing=getattr(statistics, "naive_tokens", None),
+        tokens=model.statistics.tokens_computed,
+        tokens_without_sharing=model.statistics.naive_tokens,
     )
 
 
@@ -394,7 +392,7 @@ def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[
 
 
 def elicit_chat(
-    schema: TableSchema, chat: Chat, options: ElicitOptions | None = None
+    schema: TableSchema, chat: LanguageModel, options: ElicitOptions | None = None
 ) -> FeatureScores:
     """The mean of a few answers in words, each after reasoning step by step.
 
@@ -402,7 +400,7 @@ def elicit_chat(
 
     Args:
         schema: The table.
-        chat: Answers the prompts; one of `open_chat` keeps its replies, so that a stopped run goes on.
+        chat: The language model; opened by `open_language_model` it keeps its replies.
         options: Estimates, attempts and sampling; the defaults where not given.
 
     Raises:
@@ -423,7 +421,7 @@ def elicit_chat(
     return _assemble(
         [_averaged(*pair, options.estimates) for pair in zip(asked, found, strict=True)],
         method="chat",
-        model=chat.identity,
+        model=chat.fingerprint,
         estimates=options.estimates,
         temperature=options.temperature,
         seed=options.seed,
@@ -434,7 +432,7 @@ def elicit_chat(
 
 
 def _ask(
-    prompts: Sequence[str], chat: Chat, options: ElicitOptions
+    prompts: Sequence[str], chat: LanguageModel, options: ElicitOptions
 ) -> tuple[list[list[tuple[int, str]]], list[Reply]]:
     """The scores that each prompt was answered, with the answers; and all replies."""
     found: list[list[tuple[int, str]]] = [[] for _ in prompts]
@@ -447,7 +445,7 @@ def _ask(
         for estimate in range(options.estimates):
             waiting = list(range(len(prompts)))
             for attempt in range(options.attempts + 1):
-                made = chat.reply(
+                made = chat.generate(
                     [prompts[index] for index in waiting],
                     options.sampling(estimate, attempt),
                     count,
@@ -486,13 +484,13 @@ def _averaged(question: Question, found: Sequence[tuple[int, str]], wanted: int)
     )
 
 
-def _prompt(question: Question, scorer: Scorer, chat: bool) -> tuple[str, str]:
+def _prompt(question: Question, model: LanguageModel, chat: bool) -> tuple[str, str]:
     """Prefix and body; the model's chat template goes round them, and the answer continues its turn."""
     prefix, body = expectation_prefix(question), expectation_body(question)
     if not chat:
         return prefix, body
     request, slot = body.rsplit("\n", 1)
-    rendered = scorer.render_chat(prefix + request)
+    rendered = model.chat_prompt(prefix + request)
     if rendered is None:
         return prefix, body
     at = rendered.rfind(request)

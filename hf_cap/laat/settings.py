@@ -5,7 +5,7 @@ from typing import Literal
 
 from hf_cap.errors import ConfigError
 from hf_cap.hub import PushOptions
-from hf_cap.lm.chat import Sampling
+from hf_cap.lm.base import Sampling
 from hf_cap.utils import check_choices, check_range, documented, option, required
 
 TargetKind = Literal["classification", "regression"]

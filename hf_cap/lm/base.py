@@ -1,12 +1,9 @@
-"""The language model as the rest of hf_cap sees it: a thing that scores continuations.
+"""The language model as the rest of hf_cap sees it, its settings, and how it is run.
 
-A `Query` is one prompt and one answer. The prompt comes in two parts so that a scorer can compute the
-shared part once: `prefix` (instruction, label space, demonstrations: the same for many queries) and
-`body` (the text and the answer slot). The tokens of a query are those of the *whole* prompt
-`prefix + body` followed by those of the answer.
-
-`cap` asks for the label given the (masked) text; `channel` asks for the text given the label; LAAT asks
-for an integer given a feature. All three are queries.
+A `Query` is one prompt and one answer. The prompt comes in two parts so that the shared part is computed
+once: `prefix` (instruction, label space, demonstrations: the same for many queries) and `body` (the text
+and the answer slot). The tokens of a query are those of the *whole* prompt `prefix + body` followed by
+those of the answer.
 """
 
 import json
@@ -15,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from hf_cap.embedded import LANGUAGE_MODEL, cache_folder
-from hf_cap.errors import ConfigError
+from hf_cap.errors import ConfigError, ModelError
 from hf_cap.utils import check_choices, check_range, documented, option
 
 
@@ -39,7 +36,7 @@ class Scored:
     """Log-probability of each token of an answer."""
 
     log_probs: tuple[float, ...]
-    """Natural logarithm, at most 0; one an answer token, given all tokens before it."""
+    """Natural logarithm, at most 0; one per answer token, given all tokens before it."""
     starts: tuple[int, ...]
     """Character of the answer at which each token starts; non-decreasing."""
 
@@ -54,82 +51,33 @@ class Scored:
         return self.total / len(self.log_probs)
 
 
-@runtime_checkable
-class Scorer(Protocol):
-    """Scores queries, in order. The result of a query never depends on the other queries of a call."""
+class Reply(NamedTuple):
+    """A generated answer and what it cost."""
 
-    @property
-    def identity(self) -> str:
-        """Everything about the model that determines a score (id, revision or weight hash, dtype)."""
-
-    def score(self, queries: Sequence[Query]) -> list[Scored]:
-        """Score each query.
-
-        Raises:
-            ExtractError: a score is not finite, or a single query does not fit the model.
-        """
-
-    def render_chat(self, user: str) -> str | None:
-        """`user` as the user's turn of a conversation, up to where the model's answer begins.
-
-        Returns `None` where the model has no chat template; the caller falls back to plain text.
-        """
+    text: str
+    """May be empty."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
-@runtime_checkable
-class Tokenised(Protocol):
-    """A scorer that knows how its model reads and ends an answer."""
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a reply is sampled."""
 
-    def answer_tokens(self, answer: str) -> tuple[int, ...]:
-        """The tokens of an answer."""
-
-    def end_of_turn(self) -> str | None:
-        """What the chat template puts behind the model's answer; `None` where it puts nothing."""
-
-
-def answer_tokens(scorer: Scorer, answer: str) -> tuple[int, ...]:
-    """The tokens of an answer; its characters where the scorer does not know."""
-    if isinstance(scorer, Tokenised):
-        return scorer.answer_tokens(answer)
-    return characters(answer)
+    max_new_tokens: int
+    temperature: float = 0.0
+    """At 0 the most likely token is taken each time."""
+    seed: int = 0
+    """Another seed gives another reply, if the temperature is above 0."""
 
 
-def characters(answer: str) -> tuple[int, ...]:
-    """What stands for the tokens of an answer where these are not known."""
-    return tuple(map(ord, answer))
+OnScore: TypeAlias = Callable[[Query, Scored], object]
+OnReply: TypeAlias = Callable[[str, Reply], object]
 
 
-def end_of_turn(scorer: Scorer) -> str | None:
-    """What stands behind an answer in a conversation; `None` where the scorer does not know."""
-    return scorer.end_of_turn() if isinstance(scorer, Tokenised) else None
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """A scorer that knows how much its model can read, so that long texts can be cut beforehand."""
-
-    def excess(self, query: Query) -> int:
-        """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
-
-
-Arrived: TypeAlias = Callable[[Query, Scored], object]
-"""Told a query and its score as soon as there is one; in any order, perhaps from another thread."""
-
-
-@runtime_checkable
-class Streaming(Protocol):
-    """A scorer that has some scores long before the others, and tells each so that it can be kept."""
-
-    def score_each(self, queries: Sequence[Query], arrived: Arrived) -> list[Scored]:
-        """As `score`, and tell each distinct query's score as it arrives."""
-
-
-# --- What a scorer did, and what each way of not repeating work saved.
-
-
-@dataclass
-class ScorerStatistics:
-    """Running totals of a scorer. Tokens are tokens that the model would have to read.
+@dataclass(frozen=True)
+class LMStatistics:
+    """Running totals of a language model. Tokens are tokens that the model would have to read.
 
     `naive_tokens` = `distinct_saved` + `prefix_saved` + `trie_saved` + `tokens_computed`, always.
     """
@@ -151,11 +99,11 @@ class ScorerStatistics:
     tokens_computed: int = 0
     """Tokens that went through the model."""
     seconds: float = 0.0
-    """Wall time spent in `score`."""
+    """Wall time spent in `log_probs`."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens computed a second; 0 before the first."""
+        """Tokens computed per second; 0 before the first."""
         return self.tokens_computed / self.seconds if self.seconds else 0.0
 
     @property
@@ -164,29 +112,120 @@ class ScorerStatistics:
         rate = self.tokens_per_second
         return self.naive_tokens / rate if rate else 0.0
 
-    def __add__(self, other: "ScorerStatistics") -> "ScorerStatistics":
-        return ScorerStatistics(
-            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
+    def __add__(self, other: "LMStatistics") -> "LMStatistics":
+        return LMStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+class LanguageModel:
+    """A language model that scores answers, generates replies, or both.
+
+    A subclass needs `log_probs` or `generate`; override `fingerprint` where two instances can differ.
+    The result for a query or a prompt never depends on the others of a call.
+
+    `Dataset.map` and deep copies treat a model as its fingerprint: it is never pickled with its weights.
+    """
+
+    statistics: LMStatistics = LMStatistics()
+    """What was done so far."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that determines an answer: the key of the score store and of `Dataset.map`."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+        """Score each query, in order.
+
+        Args:
+            queries: What is asked.
+            on_result: Called with each distinct query and its score as soon as it is there, in any order
+                and perhaps from another thread.
+
+        Raises:
+            ModelError: the model cannot score.
+            ExtractError: a score is not finite, or a single query does not fit the model.
+            ServerError: the server keeps failing.
+        """
+        raise ModelError(f"{type(self).__name__} generates text but gives no log-probabilities.")
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
+    ) -> list[Reply]:
+        """Reply to each prompt as a user's turn, in order.
+
+        Args:
+            prompts: User turns.
+            sampling: Length, temperature and seed.
+            on_result: Called with each prompt and its reply as soon as it is there, as for `log_probs`.
+
+        Raises:
+            ModelError: the model cannot generate, or has no chat template.
+            ServerError: the server keeps failing.
+        """
+        raise ModelError(f"{type(self).__name__} gives log-probabilities but generates no text.")
+
+    def chat_prompt(self, user: str) -> str | None:
+        """`user` as the user's turn of a chat, up to where the model's answer begins.
+
+        `None` where the model has no chat template; the caller falls back to plain text.
+        """
+        return None
+
+    def end_of_turn(self) -> str | None:
+        """What the chat template puts behind the model's answer; `None` where it puts nothing."""
+        return None
+
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer; its characters where the tokens are not known."""
+        return tuple(map(ord, answer))
+
+    def excess(self, query: Query) -> int:
+        """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
+        return 0
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _SentModel, (type(self).__name__, self.fingerprint)
+
+
+class _SentModel:
+    """What an opened model is in another process: an error as soon as it is used."""
+
+    def __init__(self, name: str, fingerprint: str) -> None:
+        self._known = f"{name} {fingerprint!r}"
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        raise ConfigError(
+            f"An opened language model ({self._known}) cannot be sent to another process. Give its name or "
+            "LMSettings instead, which each process opens by itself, or use one process (num_proc=1)."
         )
 
 
-# --- Which language model scores, and how it is run
+# --- Which language model answers, and how it is run
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
 
-RUNTIME_VARIABLE = "HF_CAP_SCORER_RUNTIME"
+RUNTIME_VARIABLE = "HF_CAP_LM_RUNTIME"
 DEFAULT_STORE = "default"
 
 
 @documented
 @dataclass(frozen=True)
-class ScorerSettings:
-    """Which language model answers. Frozen and hashable: equal settings give equal scores."""
+class LMSettings:
+    """Which language model answers. Frozen and hashable: equal settings give equal answers."""
 
     model: str = option(
-        LANGUAGE_MODEL, "Hub id, folder or embedded name of a decoder-only language model."
+        LANGUAGE_MODEL,
+        "Hub id, folder, .gguf file or embedded name of a decoder-only language model.",
     )
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     dtype: Dtype = option(
@@ -209,31 +248,31 @@ class ScorerSettings:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
         if self.base_url is not None and self.quantization != "none":
             raise ConfigError(
-                f"quantization={self.quantization!r} is the server's business when base_url="
+                f"quantization={self.quantization!r} is up to the server when base_url="
                 f"{self.base_url!r} is given. Leave it at 'none'."
             )
 
 
 @documented
 @dataclass(frozen=True)
-class ScorerRuntime:
-    """How the language model is run. Changes the time and the memory, never a score."""
+class LMRuntime:
+    """How the language model is run. Changes time and memory, never an answer."""
 
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one."
     )
     token_budget: int | None = option(
         None,
-        "Tokens of one forward pass; halved by itself when memory runs out. Default: 1024 on a CPU, "
+        "Tokens per forward pass; halved by itself when memory runs out. Default: 1024 on a CPU, "
         "8192 on a GPU.",
     )
     prefix_memory: float = option(
         2.0,
-        "Gigabytes for the key-value caches of prompt prefixes, least recently used goes first.",
+        "Gigabytes for the key-value caches of prompt prefixes; the least recently used goes first.",
     )
     store: str | None = option(
         DEFAULT_STORE,
-        "File that keeps the scores and replies of language models, so that nothing is asked twice. default "
+        "File that keeps scores and replies of language models, so that nothing is asked twice. default "
         "is scores.sqlite in hf_cap's cache folder, none switches it off.",
     )
     max_concurrency: int = option(32, "Requests in flight at a time to a served model.")
@@ -257,7 +296,7 @@ class ScorerRuntime:
         return Path(self.store).expanduser()
 
 
-def current_runtime() -> ScorerRuntime:
+def current_runtime() -> LMRuntime:
     """The runtime that `using_runtime` set in this process or a parent of it; else the defaults.
 
     Raises:
@@ -265,19 +304,19 @@ def current_runtime() -> ScorerRuntime:
     """
     text = os.environ.get(RUNTIME_VARIABLE)
     if not text:
-        return ScorerRuntime()
+        return LMRuntime()
     try:
-        return ScorerRuntime(**json.loads(text))
+        return LMRuntime(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The environment variable {RUNTIME_VARIABLE}={text!r} is not a scorer runtime: {error}. "
-            "Unset it."
+            f"The environment variable {RUNTIME_VARIABLE}={text!r} does not hold the settings of a language "
+            f"model's runtime: {error}. Unset it."
         ) from error
 
 
 @contextmanager
-def using_runtime(runtime: ScorerRuntime) -> Iterator[None]:
-    """Inside this block, here and in child processes, scorers open with `runtime`."""
+def using_runtime(runtime: LMRuntime) -> Iterator[None]:
+    """Inside this block, here and in child processes, language models open with `runtime`."""
     before = os.environ.get(RUNTIME_VARIABLE)
     os.environ[RUNTIME_VARIABLE] = json.dumps(asdict(runtime))
     try:

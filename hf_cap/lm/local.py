@@ -1,81 +1,34 @@
-"""What tells one language model from another: the part of a score's key that is not the question."""
+"""A decoder-only transformers model: scores and generates on this machine."""
 
-import hashlib
-import importlib.util
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_cap.embedded import resolve_model
-from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
-from hf_cap.lm.base import Dtype, Query, Scored, ScorerRuntime, ScorerSettings, ScorerStatistics
+from hf_cap.errors import ExtractError, ModelError
+from hf_cap.lm.base import (
+    LanguageModel,
+    LMRuntime,
+    LMSettings,
+    LMStatistics,
+    OnReply,
+    OnScore,
+    Query,
+    Reply,
+    Sampling,
+    Scored,
+)
+from hf_cap.lm.loading import choose_device, load_language_model, model_fingerprint
 from hf_cap.lm.packed import MemoryBudget, PackedModel
 from hf_cap.lm.packing_check import PlainModel, declared_reach, longest_prompt, packs_soundly
 from hf_cap.lm.tokens import PromptTokenizer
 from hf_cap.lm.trie import Continuation
-
-_SAMPLE = 1024
-
-
-def model_identity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
-) -> str:
-    """Name, commit (of a Hub model), number format, and fingerprints of weights and tokenizer."""
-    commit = getattr(model.config, "_commit_hash", None) or "local"
-    dtype = str(model.dtype).removeprefix("torch.")
-    return "|".join(
-        [
-            name or model.name_or_path or type(model).__name__,
-            commit,
-            dtype,
-            weights_fingerprint(model),
-            tokenizer_fingerprint(tokenizer),
-        ]
-    )
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Hash over every weight's name, shape, sum and a sample of its values.
-
-    The sum sees all values and the sample many, so that any training step shows; reading the weights
-    once is far quicker than hashing all their bytes, and works on any device.
-    """
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
-    with torch.no_grad():
-        for name, weight in sorted(model.state_dict().items()):
-            flat = weight.detach().reshape(-1)
-            if flat.device.type == "mps":  # Apple's GPUs have no double precision
-                flat = flat.cpu()
-            sample = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().double().numpy()
-            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(sample.tobytes())
-            digest.update(flat.sum(dtype=torch.float64).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash over vocabulary and rules."""
-    if tokenizer.is_fast:
-        text = tokenizer.backend_tokenizer.to_str()
-    else:
-        text = repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-# --- A decoder-only transformers model as scorer.
-
+from hf_cap.utils import text_seed
 
 _logger = logging.getLogger(__name__)
 _SHORT_PREFIX = 64
@@ -83,6 +36,8 @@ _SHORT_PREFIX = 64
 _CPU_BUDGET, _ACCELERATOR_BUDGET = 1024, 8192
 _BLOCK = 64
 """Nodes of a block of `tree_attention`: 32 and 128 were no faster."""
+_BATCH = 16
+"""Prompts replied to at a time; fixed, because a sampled reply depends on its batch."""
 
 
 class _Prompt(NamedTuple):
@@ -98,21 +53,18 @@ class _Prompt(NamedTuple):
         return len(self.prefix) + len(self.rest.ids) - 1
 
 
-class LocalScorer:
-    """Scores with a causal language model of `transformers`.
+class LocalLanguageModel(LanguageModel):
+    """Scores and generates with a causal language model of `transformers`.
 
-    Queries are packed where that is sound (`soundness`), else scored as whole prompts; the result is
+    Queries are packed where that is sound (`packing_check`), else scored as whole prompts; the result is
     the same within rounding, and does not depend on which queries come together.
 
     Args:
         model: The model, on its device.
         tokenizer: Its tokenizer.
-        name: What the model is called in `identity`; default its `name_or_path`.
+        name: What the model is called in `fingerprint`; default its `name_or_path`.
         runtime: Token budget and memory.
         packed: False scores whole prompts only.
-
-    Attributes:
-        statistics: What was done so far.
     """
 
     def __init__(
@@ -121,32 +73,24 @@ class LocalScorer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str | None = None,
-        runtime: ScorerRuntime | None = None,
+        runtime: LMRuntime | None = None,
         packed: bool = True,
     ) -> None:
-        runtime = runtime or ScorerRuntime()
+        runtime = runtime or LMRuntime()
         default = _CPU_BUDGET if model.device.type == "cpu" else _ACCELERATOR_BUDGET
         self.model = model.train(False)
         self.tokens = PromptTokenizer(tokenizer)
+        self.name = name
         self.budget = MemoryBudget(runtime.token_budget or default)
-        self.statistics = ScorerStatistics()
-        self._identity = model_identity(model, tokenizer, name)
+        self._prefix_memory = runtime.prefix_memory * 1e9
+        self._may_pack = packed
         self._plain = PlainModel(model, self.budget)
         self._longest = longest_prompt(model)
-        self._reach = _reach(model) if packed else 0
-        block = _BLOCK if self._reach and _takes_blocks(model) else 0
-        self._packed = PackedModel(model, self.budget, runtime.prefix_memory * 1e9, block)
-        _logger.info(
-            "%s: token budget %d, packing prompts %s.",
-            name,
-            self.budget.tokens,
-            f"up to {self._reach} tokens" if math.isfinite(self._reach) else "of any length",
-        )
 
-    @property
-    def identity(self) -> str:
+    @cached_property
+    def fingerprint(self) -> str:
         """Name, commit, weights, tokenizer and number format."""
-        return self._identity
+        return model_fingerprint(self.model, self.tokens.tokenizer, self.name)
 
     @property
     def packs(self) -> bool:
@@ -158,7 +102,7 @@ class LocalScorer:
         """Whether packed runs skip the keys that the tree hides (`tree_attention`)."""
         return self._packed.block > 0
 
-    def score(self, queries: Sequence[Query]) -> list[Scored]:
+    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         """Score each query; equal ones once.
 
         Raises:
@@ -176,12 +120,31 @@ class LocalScorer:
             values = self._packed.log_probs(prefix, rows) if packed else self._plain.log_probs(rows)
             for query, log_probs in zip(members, values, strict=True):
                 results[query] = self._scored(query, log_probs)
+                if on_result:
+                    on_result(query, results[query])
         self._count(queries, prompts, before, time.perf_counter() - started)
         return [results[query] for query in queries]
 
-    def render_chat(self, user: str) -> str | None:
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
+    ) -> list[Reply]:
+        """Reply to each prompt as a user's turn, without special tokens.
+
+        Raises:
+            ModelError: the model has no chat template.
+        """
+        replies: list[Reply] = []
+        for start in range(0, len(prompts), _BATCH):
+            batch = prompts[start : start + _BATCH]
+            replies += self._replies(batch, sampling)
+            if on_result:
+                for prompt, reply in zip(batch, replies[start:], strict=True):
+                    on_result(prompt, reply)
+        return replies
+
+    def chat_prompt(self, user: str) -> str | None:
         """The user's turn in the model's chat template, with the opening of the answer."""
-        return self.tokens.render_chat(user)
+        return self.tokens.chat_prompt(user)
 
     def answer_tokens(self, answer: str) -> tuple[int, ...]:
         """The tokens of an answer."""
@@ -197,6 +160,29 @@ class LocalScorer:
             return 0
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
         return len(prompt + self.tokens.answer(query.answer).ids) - self._longest
+
+    @cached_property
+    def _reach(self) -> float:
+        """Longest prompt that is packed; 0 sends every query down the plain path."""
+        if not self._may_pack:
+            return 0
+        reach, reason = declared_reach(self.model)
+        name = type(self.model).__name__
+        if reason:
+            _logger.warning(
+                "%s: prompts over %d tokens are scored one by one: %s.", name, reach, reason
+            )
+        if reach == 0:
+            return 0
+        if not packs_soundly(self.model):
+            _logger.warning("%s: every prompt is scored as a whole, which takes far longer.", name)
+            return 0
+        return math.inf if reach is None else reach
+
+    @cached_property
+    def _packed(self) -> PackedModel:
+        block = _BLOCK if self._reach and _takes_blocks(self.model) else 0
+        return PackedModel(self.model, self.budget, self._prefix_memory, block)
 
     def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
         if not all(map(math.isfinite, log_probs)):
@@ -241,7 +227,7 @@ class LocalScorer:
         naive = sum(prompts[query].length for query in queries)
         distinct = sum(prompt.length for prompt in prompts.values())
         rest = sum(len(prompt.rest.ids) - 1 for prompt in prompts.values())
-        self.statistics += ScorerStatistics(
+        self.statistics += LMStatistics(
             queries=len(queries),
             distinct=len(prompts),
             naive_tokens=naive,
@@ -252,21 +238,40 @@ class LocalScorer:
             seconds=seconds,
         )
 
+    @torch.no_grad()
+    def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
+        rows = [self.tokens.plain(self._turn(prompt)) for prompt in prompts]
+        tokenizer: Any = self.tokens.tokenizer
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        width, device = max(map(len, rows)), self.model.device
+        # padding on the left: the reply follows the prompt at once
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        model: Any = (
+            self.model
+        )  # the auto class does not promise `generate`; every causal model has it
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            # seeded batch by batch, so that a run that goes on draws what it would have drawn
+            torch.manual_seed(text_seed(sampling.seed, "\0".join(prompts)))
+            generated = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                **_generation(sampling.temperature),
+                max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=pad,
+            )[:, width:]
+        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        written = (generated != pad).sum(1).tolist()
+        return [Reply(*one) for one in zip(texts, map(len, rows), written, strict=True)]
 
-def _reach(model: PreTrainedModel) -> float:
-    """Longest prompt that is packed; 0 sends every query down the plain path."""
-    reach, reason = declared_reach(model)
-    name = type(model).__name__
-    if reason:
-        _logger.warning(
-            "%s: prompts over %d tokens are scored one by one: %s.", name, reach, reason
-        )
-    if reach == 0:
-        return 0
-    if not packs_soundly(model):
-        _logger.warning("%s: every prompt is scored as a whole, which takes far longer.", name)
-        return 0
-    return math.inf if reach is None else reach
+    def _turn(self, prompt: str) -> str:
+        rendered = self.chat_prompt(prompt)
+        if rendered is None:
+            raise ModelError(
+                f"{self.name or self.model.name_or_path!r} has no chat template, which generating needs. "
+                "Choose an instruction-tuned model (its name often ends in -Instruct)."
+            )
+        return rendered
 
 
 def _takes_blocks(model: PreTrainedModel) -> bool:
@@ -275,93 +280,20 @@ def _takes_blocks(model: PreTrainedModel) -> bool:
     return stands_in and packs_soundly(model, block=2)
 
 
-# --- Loads the transformers model that settings name, in the number format and on the device they ask for.
+def _generation(temperature: float) -> dict[str, Any]:
+    """Arguments of `generate`; a model's own sampling settings have no place in a greedy reply."""
+    if temperature:
+        return {"do_sample": True, "temperature": temperature}
+    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZERS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
-
-
-def load_scorer(settings: ScorerSettings, runtime: ScorerRuntime) -> LocalScorer:
-    """The local model of `settings` as a scorer.
+def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
+    """The local model of `settings`.
 
     Raises:
         ModelError: there is no such model, or it is not a causal language model.
-        MissingExtra: `bitsandbytes` is needed and not installed.
+        MissingExtra: a package that the settings need is not installed.
     """
     model, tokenizer = load_language_model(settings, choose_device(runtime.device))
     name = "|".join(filter(None, [settings.model, settings.quantization.replace("none", "")]))
-    return LocalScorer(model, tokenizer, name=name, runtime=runtime)
-
-
-def load_language_model(
-    settings: ScorerSettings, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of `settings` on `device`, and its tokenizer.
-
-    Raises:
-        ModelError: there is no such model, or it is not a causal language model.
-        MissingExtra: `bitsandbytes` is needed and not installed.
-    """
-    folder = resolve_model(settings.model)
-    common = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    options = {"dtype": choose_dtype(settings, device), **_quantized(settings, device), **common}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"The language model {settings.model!r} cannot be loaded as a decoder-only model: {error}"
-        ) from error
-    if settings.quantization == "none":
-        torch.nn.Module.to(model, device)
-    return model, tokenizer
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; for `auto` an accelerator where there is one.
-
-    Raises:
-        ConfigError: torch knows no such device.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator if accelerator is not None else torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name!r} is no device of torch: {error}") from error
-
-
-def choose_dtype(settings: ScorerSettings, device: torch.device) -> torch.dtype:
-    """Number format of the weights on `device`."""
-    return DTYPES[_dtype_name(settings, device)]
-
-
-def resolve_dtype(settings: ScorerSettings, runtime: ScorerRuntime) -> ScorerSettings:
-    """The settings with the number format that `auto` stands for on the device of `runtime`.
-
-    That of a served model is the server's business.
-    """
-    if settings.dtype != "auto" or settings.base_url is not None:
-        return settings
-    return replace(settings, dtype=_dtype_name(settings, choose_device(runtime.device)))
-
-
-def _dtype_name(settings: ScorerSettings, device: torch.device) -> Dtype:
-    # by the kind of device alone: asking a GPU what it can do would bar forked workers from using it
-    if settings.dtype != "auto":
-        return settings.dtype
-    return "float32" if device.type == "cpu" else "bfloat16"
-
-
-def _quantized(settings: ScorerSettings, device: torch.device) -> dict[str, Any]:
-    if settings.quantization == "none":
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtra(
-            f"quantization={settings.quantization!r} needs the package `bitsandbytes`: "
-            "pip install bitsandbytes"
-        )
-    quantizer = BitsAndBytesConfig(**{QUANTIZERS[settings.quantization]: True})
-    return {"quantization_config": quantizer, "device_map": {"": device}}
+    return LocalLanguageModel(model, tokenizer, name=name, runtime=runtime)

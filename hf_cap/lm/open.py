@@ -1,63 +1,108 @@
-"""From settings to an opened language model, as a scorer or as a chat model; once a process."""
+"""Whatever names or holds a language model, opened; once per process."""
 
 from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from hf_cap.lm.base import Scorer, ScorerRuntime, ScorerSettings, current_runtime
-from hf_cap.lm.chat import Chat, StoredChat
+from hf_cap.errors import ConfigError
+from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, current_runtime
 from hf_cap.utils import folder_stamp
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextGenerationPipeline
 
-def open_scorer(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Scorer:
-    """The scorer that `settings` describe; equal settings give the same object within a process.
+ModelLike: TypeAlias = Union[
+    str,
+    Path,
+    LMSettings,
+    LanguageModel,
+    "tuple[PreTrainedModel, PreTrainedTokenizerBase]",
+    "TextGenerationPipeline",
+]
+"""A Hub id, folder, .gguf file or embedded name, all settings, a loaded model and its tokenizer, a loaded
+`pipeline("text-generation")`, or an opened language model."""
 
-    A model that was written anew into its folder is opened anew.
+
+def open_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> LanguageModel:
+    """The language model; equal settings give the same object within a process.
+
+    A model that was written anew into its folder is opened anew. An opened one is returned as it is.
 
     Args:
-        settings: Which model.
+        model: What names or holds it.
         runtime: Device, budget, store and so on; default: what `using_runtime` set, else the defaults.
 
     Raises:
-        ModelError: the model cannot be loaded, or cannot score.
-        ServerError: the server cannot be reached, or gives no prompt log-probabilities.
+        ConfigError: `model` is of another kind.
+        ModelError: the model cannot be loaded.
+        ServerError: the server cannot be reached, or does not serve the model.
         MissingExtra: a package that the settings need is not installed.
     """
-    return _open(settings, runtime or current_runtime(), folder_stamp(settings.model))
+    runtime = runtime or current_runtime()
+    known = settings_or_model(model, runtime)
+    if isinstance(known, LanguageModel):
+        return known
+    return _open(known, runtime, model_stamp(known))
 
 
-def open_chat(settings: ScorerSettings, runtime: ScorerRuntime | None = None) -> Chat:
-    """The same language model as one that answers in words.
-
-    Args:
-        settings: Which model.
-        runtime: Device, store and so on; default: what `using_runtime` set, else the defaults.
+def settings_or_model(model: ModelLike, runtime: LMRuntime) -> LMSettings | LanguageModel:
+    """Settings with their number format for what names a model, and a language model for what holds one.
 
     Raises:
-        ModelError: the model cannot be loaded, or has no chat template.
-        MissingExtra: a package that the settings need is not installed.
+        ConfigError: `model` is of another kind.
     """
-    return _open_chat(settings, runtime or current_runtime(), folder_stamp(settings.model))
+    if isinstance(model, LanguageModel):
+        return model
+    if isinstance(model, str | Path):
+        model = LMSettings(model=str(model))
+    if isinstance(model, LMSettings):
+        if model.dtype != "auto" or model.base_url is not None:
+            return model
+        from hf_cap.lm.loading import resolve_dtype
+
+        return resolve_dtype(model, runtime)
+    held = model if isinstance(model, tuple) else _of_pipeline(model)
+    if len(held) != 2:
+        raise ConfigError(
+            "A language model is a Hub id, a folder, a .gguf file, LMSettings, a pair of a loaded model and "
+            "its tokenizer, a loaded transformers.pipeline('text-generation') or a LanguageModel; got "
+            f"{type(model).__name__}."
+        )
+    from hf_cap.lm.local import LocalLanguageModel
+
+    return _stored(LocalLanguageModel(*held, runtime=runtime), runtime)
+
+
+def model_stamp(model: LMSettings | LanguageModel) -> str:
+    """Changes when the folder or file that settings name is written anew; else empty."""
+    if not isinstance(model, LMSettings):
+        return ""
+    file = Path(model.model).expanduser()
+    if file.is_file():
+        return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+    return folder_stamp(file)
+
+
+def _of_pipeline(model: Any) -> tuple[Any, ...]:
+    if getattr(model, "task", None) != "text-generation":
+        return ()
+    return model.model, model.tokenizer
 
 
 @lru_cache(maxsize=1)
-def _open(settings: ScorerSettings, runtime: ScorerRuntime, stamp: str) -> Scorer:
+def _open(settings: LMSettings, runtime: LMRuntime, stamp: str) -> LanguageModel:
     # imported here: the command line reads settings without paying for torch
-    from hf_cap.lm.cache import StoredScorer
-    from hf_cap.lm.local import load_scorer
-    from hf_cap.lm.served import open_served
+    if settings.base_url is not None:
+        from hf_cap.lm.served import ServedLanguageModel
 
-    scorer = open_served(settings, runtime) if settings.base_url else load_scorer(settings, runtime)
+        return _stored(ServedLanguageModel(settings, runtime), runtime)
+    from hf_cap.lm.local import load_local
+
+    return _stored(load_local(settings, runtime), runtime)
+
+
+def _stored(model: LanguageModel, runtime: LMRuntime) -> LanguageModel:
+    from hf_cap.lm.cache import CachedLanguageModel
+
     path = runtime.store_path
-    return scorer if path is None else StoredScorer(scorer, path)
-
-
-@lru_cache(maxsize=1)
-def _open_chat(settings: ScorerSettings, runtime: ScorerRuntime, stamp: str) -> Chat:
-    from hf_cap.lm.served import Connection, LocalChat, ServedChat
-
-    chat: Chat = (
-        ServedChat(Connection(settings.base_url, runtime), settings.model)
-        if settings.base_url
-        else LocalChat(settings, runtime)
-    )
-    path = runtime.store_path
-    return chat if path is None else StoredChat(chat, path)
+    return model if path is None else CachedLanguageModel(model, path)

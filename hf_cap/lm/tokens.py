@@ -59,7 +59,7 @@ class PromptTokenizer:
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """Tokens of a whole prompt; a beginning-of-text token already in the text is not doubled."""
-        ids = self._plain(text)
+        ids = self.plain(text)
         size = len(self._beginning)
         return ids if ids[:size] == self._beginning else self._beginning + ids
 
@@ -68,9 +68,9 @@ class PromptTokenizer:
         stable = self.prefix(prefix)
         if stable.cut is None:
             return self.prompt(prefix + body)
-        return self._plain(prefix[stable.cut :] + body)
+        return self.plain(prefix[stable.cut :] + body)
 
-    def render_chat(self, user: str) -> str | None:
+    def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
         if not self.tokenizer.chat_template:
             return None
@@ -103,7 +103,7 @@ class PromptTokenizer:
             ids = self.prompt(prefix[:cut])
             rest = prefix[cut:]
             if all(
-                ids + self._plain(rest + probe) == whole
+                ids + self.plain(rest + probe) == whole
                 for probe, whole in zip(_PROBES, joint, strict=True)
             ):
                 return PrefixTokens(ids, cut)
@@ -119,11 +119,11 @@ class PromptTokenizer:
 
     def _answer(self, answer: str) -> AnswerTokens:
         for anchor in _ANCHORS:
-            before, whole = self._plain(anchor), self._plain(anchor + answer)
+            before, whole = self.plain(anchor), self.plain(anchor + answer)
             if len(whole) > len(before) and whole[: len(before)] == before:
                 ids = whole[len(before) :]
                 return AnswerTokens(ids, self._starts(anchor, answer, len(before), ids))
-        ids = self._plain(answer)
+        ids = self.plain(answer)
         if not ids:
             raise ExtractError(
                 f"The answer {answer!r} has no tokens; give a label that can be written."
@@ -140,7 +140,8 @@ class PromptTokenizer:
             starts.append(min(max(start, starts[-1] if starts else 0), len(answer)))
         return tuple(starts)
 
-    def _plain(self, text: str) -> tuple[int, ...]:
+    def plain(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text alone, without special tokens around it."""
         return tuple(self._encode(text)["input_ids"])
 
     def _offsets(self, text: str) -> list[int]:
@@ -153,7 +154,7 @@ class PromptTokenizer:
         return self.tokenizer(text, add_special_tokens=False, verbose=False, **options)
 
     def _find_beginning(self) -> tuple[int, ...]:
-        plain = self._plain("a")
+        plain = self.plain("a")
         special = tuple(self.tokenizer("a")["input_ids"])
         for start in range(len(special) - len(plain) + 1):
             if special[start : start + len(plain)] == plain:

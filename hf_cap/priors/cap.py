@@ -139,7 +139,7 @@ def solve_ridge(
 
     The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its
     covariance is σ² A⁻¹. The noise variance is the weighted residual sum of squares over m − 1 − tr(H)
-    degrees of freedom: m distinct masks (a repeated mask brings no news of a deterministic scorer),
+    degrees of freedom: m distinct masks (a repeated mask brings no news of a deterministic model),
     one for the mean, and tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the
     language model is from linear in the words, not sampling of the model.
 
@@ -353,7 +353,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         for row, read in zip(rows, self._fitted(asker, rows), strict=True):
             prompt = asker.prompt(row.text)
             queries += [_query(asker, prompt, read.text, label) for label in asker.labels]
-        totals = [scored.total for scored in asker.scorer.score(queries)]
+        totals = [scored.total for scored in asker.model.log_probs(queries)]
         size = len(asker.labels)
         return [totals[start : start + size] for start in range(0, len(totals), size)]
 
@@ -383,7 +383,7 @@ class CAPPrior(LanguageModelSource, CAPSettings):
         for row, prompt, masks, labels in asked:
             for text in self._perturbed(row, masks):
                 queries += [_query(asker, prompt, text, asker.labels[label]) for label in labels]
-        answers = iter(asker.scorer.score(queries))
+        answers = iter(asker.model.log_probs(queries))
         value = SCORES[self.score]
         return [
             [

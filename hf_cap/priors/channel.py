@@ -121,7 +121,7 @@ class ChannelPrior(LanguageModelSource, ChannelSettings):
     def _heard(self, asker: Asker, rows: Sequence[Row], read: Sequence[Row]) -> list[_Heard]:
         prompts = [asker.prompt(row.text) for row in rows]
         answers = iter(
-            asker.scorer.score(
+            asker.model.log_probs(
                 [
                     _query(prompt, part.text, label)
                     for prompt, part in zip(prompts, read, strict=True)

@@ -34,7 +34,7 @@ from hf_cap.classifiers import (
 )
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import MissingExtra, ModelError
-from hf_cap.lm.local import model_identity
+from hf_cap.lm.loading import model_fingerprint
 from hf_cap.priors.base import (
     IntegratedGradientsSettings,
     LimeSettings,
@@ -114,7 +114,7 @@ def _open(
     model.requires_grad_(False).train(False)
     module: nn.Module = model  # whose `to` is typed
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    return ReferenceClassifier(model, tokenizer, outputs, model_identity(model, tokenizer, name))
+    return ReferenceClassifier(model, tokenizer, outputs, model_fingerprint(model, tokenizer, name))
 
 
 def _match_labels(name: str, names: Mapping[int, str], labels: Sequence[str]) -> tuple[int, ...]:

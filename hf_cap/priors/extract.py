@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from hf_cap.data import check_output, choose_split, save_splits
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import Scorer, ScorerSettings, ScorerStatistics
-from hf_cap.lm.open import open_scorer
+from hf_cap.lm.base import LanguageModel, LMSettings, LMStatistics
+from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.prompts import ExtractionSettings
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
@@ -77,7 +77,7 @@ class ExtractionSummary:
     texts: int
     reused: int
     seconds: float
-    statistics: ScorerStatistics
+    statistics: LMStatistics
     cut: Mapping[str, int] = field(default_factory=dict)
     zero_shot: Mapping[str, ZeroShot] = field(default_factory=dict)
 
@@ -169,14 +169,14 @@ def chunks_of(data: Dataset, source: Source, folder: Path, size: int) -> list[Ch
 
 
 def _state(source: Source) -> Any:
-    """What determines the scores of a source: itself, or with an opened scorer that scorer's identity.
+    """What determines the scores of a source: itself, or with an opened language model its fingerprint.
 
-    An opened scorer counts what it is asked, so its own state is another after every text.
+    An opened model counts what it is asked, so its own state is another after every text.
     """
-    scorer = getattr(source, "scorer", None)
-    if not isinstance(scorer, Scorer):
+    model = getattr(source, "model", None)
+    if not isinstance(model, LanguageModel):
         return source
-    return type(source), {**vars(source), "scorer": scorer.identity}
+    return type(source), {**vars(source), "model": model.fingerprint}
 
 
 def score_chunks(
@@ -298,7 +298,7 @@ def extract_priors(
         for source in sources
         for split, data in chosen.items()
     }
-    statistics, reused = ScorerStatistics(), 0
+    statistics, reused = LMStatistics(), 0
     for source in sources:
         for split, data in chosen.items():
             todo = chunks[source.name, split]
@@ -319,7 +319,7 @@ def extract_priors(
     return _summary(
         made,
         sources,
-        statistics=sum((did for did, _ in gathered), ScorerStatistics()),
+        statistics=sum((did for did, _ in gathered), LMStatistics()),
         reused=sum(found for _, found in gathered),
         seconds=time.monotonic() - started,
     )
@@ -399,14 +399,14 @@ def _score_share(
     state: PartialState,
     progress: bool,
     shared: bool,
-) -> tuple[ScorerStatistics, int]:
+) -> tuple[LMStatistics, int]:
     """Score this process's share of the chunks that are not there yet; count the texts that are."""
     todo = [chunk for chunk in chunks if not chunk.file.exists()]
     # every process must have looked before the first one writes, or their shares would overlap
     state.wait_for_everyone()
     mine = todo[state.process_index :: state.num_processes]
     reused = len(data) - sum(len(chunk.rows) for chunk in todo) if state.is_main_process else 0
-    before = _statistics(source) if mine else ScorerStatistics()
+    before = _statistics(source) if mine else LMStatistics()
     share = f" (one of {state.num_processes} shares)" if state.num_processes > 1 else ""
     shown = progress and state.is_main_process
     try:
@@ -421,17 +421,15 @@ def _score_share(
         )
         raise
     after = _statistics(source) if mine else before
-    names = [item.name for item in fields(ScorerStatistics)]
-    return ScorerStatistics(
-        *(getattr(after, name) - getattr(before, name) for name in names)
-    ), reused
+    names = [item.name for item in fields(LMStatistics)]
+    return LMStatistics(*(getattr(after, name) - getattr(before, name) for name in names)), reused
 
 
-def _statistics(source: Source) -> ScorerStatistics:
+def _statistics(source: Source) -> LMStatistics:
     """Running totals of the language model of a source; zero where it has none that counts."""
-    scorer = getattr(source, "scorer", None)
-    opened = open_scorer(scorer) if isinstance(scorer, ScorerSettings) else scorer
-    totals: ScorerStatistics = getattr(opened, "statistics", ScorerStatistics())
+    model = getattr(source, "model", None)
+    opened = open_language_model(model) if isinstance(model, LMSettings) else model
+    totals: LMStatistics = getattr(opened, "statistics", LMStatistics())
     return totals
 
 
@@ -488,7 +486,7 @@ def _summary(
     made: Mapping[str, Dataset],
     sources: Sequence[Source],
     *,
-    statistics: ScorerStatistics,
+    statistics: LMStatistics,
     reused: int,
     seconds: float,
 ) -> ExtractionSummary:

@@ -9,18 +9,14 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from datasets import Dataset
 
-from hf_cap.errors import ConfigError, ModelError
+from hf_cap.errors import ModelError
 from hf_cap.lm.base import (
-    Bounded,
+    LanguageModel,
+    LMSettings,
     Query,
-    Scorer,
-    ScorerSettings,
-    answer_tokens,
     current_runtime,
-    end_of_turn,
 )
-from hf_cap.lm.local import resolve_dtype
-from hf_cap.lm.open import open_scorer
+from hf_cap.lm.open import ModelLike, model_stamp, open_language_model, settings_or_model
 from hf_cap.priors.base import LEARNED, Row, Source
 from hf_cap.priors.prompts import (
     DEFAULT_TEMPLATE,
@@ -35,7 +31,7 @@ from hf_cap.priors.prompts import (
     set_without,
     written_labels,
 )
-from hf_cap.utils import fingerprint, folder_stamp
+from hf_cap.utils import fingerprint
 
 _logger = logging.getLogger(__name__)
 
@@ -54,14 +50,14 @@ class Asker:
     """An opened language model with the prompts of one prior, one a demonstration set.
 
     Attributes:
-        scorer: The language model.
+        model: The language model.
         labels: The label space as written in the prompts.
         sets: Demonstration sets, with label names.
         prompts: The prompt of each set.
         ended: Labels that begin another one; see `answer`.
     """
 
-    scorer: Scorer
+    model: LanguageModel
     labels: Sequence[str]
     sets: DemonstrationSets
     prompts: Sequence[Prompt]
@@ -99,12 +95,9 @@ class Asker:
         Raises:
             ModelError: not even the first word of a row fits.
         """
-        scorer = self.scorer
-        if not isinstance(scorer, Bounded):
-            return list(rows)
 
         def excess(label: str, prompt: Prompt, text: str) -> int:
-            return scorer.excess(query(prompt, text, label))
+            return self.model.excess(query(prompt, text, label))
 
         longest = max(self.labels, key=partial(excess, prompt=self.prompts[0], text="a"))
         return [
@@ -141,14 +134,14 @@ def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
     )
 
 
-def labels_that_begin_others(scorer: Scorer, answers: Mapping[str, str]) -> frozenset[str]:
+def labels_that_begin_others(model: LanguageModel, answers: Mapping[str, str]) -> frozenset[str]:
     """Labels whose tokens are the first tokens of another label.
 
     Args:
-        scorer: The language model that reads them.
+        model: The language model that reads them.
         answers: Label to how it is answered.
     """
-    tokens = {label: answer_tokens(scorer, answer) for label, answer in answers.items()}
+    tokens = {label: model.answer_tokens(answer) for label, answer in answers.items()}
     beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
     return frozenset(label for label, ids in tokens.items() if ids in beginnings)
 
@@ -157,7 +150,7 @@ def open_asker(
     prior: str,
     settings: PromptSettings,
     labels: Sequence[str],
-    scorer: ScorerSettings | Scorer,
+    model: LMSettings | LanguageModel,
     sets: DemonstrationSets,
 ) -> Asker:
     """Open the language model and write its prompts.
@@ -167,7 +160,7 @@ def open_asker(
         DataError: two labels are written alike.
         ModelError: the model or its chat template cannot serve.
     """
-    opened = open_scorer(scorer) if isinstance(scorer, ScorerSettings) else scorer
+    opened = open_language_model(model)
     template = load_template(settings.template, prior)
     written = written_labels(labels, verbalised=settings.verbalise)
     names = dict(zip(labels, written, strict=True))
@@ -176,8 +169,8 @@ def open_asker(
             template,
             written,
             [(text, names[label]) for text, label in examples],
-            opened.render_chat if settings.chat else None,
-            end_of_turn(opened),
+            opened.chat_prompt if settings.chat else None,
+            opened.end_of_turn(),
         )
         for examples in sets
     ]
@@ -201,10 +194,7 @@ def rank_of(label: int, scores: Sequence[float]) -> int:
     return 1 + sum(score > scores[label] for score in scores)
 
 
-# --- What the sources that ask a language model have in common: scorer, demonstrations and facts.
-
-
-_DEFAULT_SCORER = ScorerSettings()
+# --- What the sources that ask a language model have in common: model, demonstrations and facts.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +202,9 @@ class LanguageModelSource(Source, PromptSettings):
     """A source that asks a language model about the rows.
 
     Attributes:
-        scorer: Which language model to open, or an opened one. The number format `auto` becomes that of
-            the device at hand when the source is made, since it changes scores.
+        model: A name, all settings, a loaded model with its tokenizer, a loaded text-generation pipeline,
+            or an opened language model. The number format `auto` becomes that of the device at hand when
+            the source is made, since it changes scores.
         demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
             chooses them.
         stamp: State of what the settings only name, when the source was made: the files of a language
@@ -225,13 +216,12 @@ class LanguageModelSource(Source, PromptSettings):
     wording: ClassVar[str]
     """The prior whose prompt template is the default: `cap` asks for the label, `channel` for the text."""
 
-    scorer: ScorerSettings | Scorer = _DEFAULT_SCORER
+    model: LMSettings | LanguageModel = LMSettings()  # noqa: RUF009 (frozen)
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.scorer, ScorerSettings):
-            object.__setattr__(self, "scorer", resolve_dtype(self.scorer, current_runtime()))
+        object.__setattr__(self, "model", settings_or_model(self.model, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
         super().__post_init__()
         PromptSettings.__post_init__(self)
@@ -241,28 +231,22 @@ class LanguageModelSource(Source, PromptSettings):
         cls,
         dataset: Dataset,
         *,
-        model: str | None = None,
-        scorer: ScorerSettings | Scorer | None = None,
+        model: ModelLike = LMSettings(),  # noqa: B008 (frozen)
         **options: Any,
     ) -> Self:
         """A source whose label space and demonstrations come from a training split.
 
         Args:
             dataset: Training examples, with a `ClassLabel` column.
-            model: Language model: Hub id, folder or embedded name.
-            scorer: Instead of `model`: all its settings, or an opened one.
+            model: The language model: a Hub id, folder, .gguf file or embedded name, all settings, a pair of
+                a loaded model and its tokenizer, a loaded text-generation pipeline, or an opened one.
             options: The settings of the source.
 
         Raises:
-            ConfigError: both `model` and `scorer` are given, or an option cannot work.
+            ConfigError: an option cannot work.
             DataError: a column is missing, or a row has no text or no label of the label space.
         """
-        if model is not None and scorer is not None:
-            raise ConfigError(
-                "Give `model` or `scorer`, not both; `ScorerSettings(model=...)` holds both."
-            )
-        named = ScorerSettings(model=model) if model else _DEFAULT_SCORER
-        source = super().from_dataset(dataset, scorer=scorer or named, **options)
+        source = super().from_dataset(dataset, model=model, **options)
         rows = source.read_rows(dataset[:])
         sets = choose_demonstrations(
             [row.text for row in rows],
@@ -283,24 +267,24 @@ class LanguageModelSource(Source, PromptSettings):
         """
         if self._stamp() != self.stamp:
             raise ModelError(
-                f"The language model {self.scorer!r} or the prompt template {self.template!r} has changed "
-                "since the source was made. Make the source anew."
+                f"The language model {self.model!r} or the prompt template {self.template!r} changed on "
+                "disk after the prior source was created; create it again."
             )
-        return open_asker(self.wording, self, self.labels, self.scorer, self.demonstration_sets)
+        return open_asker(self.wording, self, self.labels, self.model, self.demonstration_sets)
 
     def _stamp(self) -> str:
-        model = folder_stamp(self.scorer.model) if isinstance(self.scorer, ScorerSettings) else ""
+        model = model_stamp(self.model)
         if self.template == DEFAULT_TEMPLATE:
             return model
         return model + load_template(self.template, self.wording).digest
 
     def model_facts(self, asker: Asker) -> dict[str, Any]:
         """Facts of the opened language model and its prompts, for the provenance."""
-        known = self.scorer if isinstance(self.scorer, ScorerSettings) else None
+        known = self.model if isinstance(self.model, LMSettings) else None
         return {
-            "model": known.model if known else asker.scorer.identity,
+            "model": known.model if known else asker.model.fingerprint,
             "revision": known.revision if known else None,
-            "scorer": asker.scorer.identity,
+            "fingerprint": asker.model.fingerprint,
             "template_digest": load_template(self.template, self.wording).digest,
             "prompt_digest": fingerprint(
                 *(prompt.prefix + prompt.after for prompt in asker.prompts)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hf_cap.attribution import pool_words
 from hf_cap.errors import ConfigError, ModelError
-from hf_cap.lm.base import Scorer
-from hf_cap.lm.cache import StoredScorer
-from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.base import LanguageModel
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import SIGNS, LanguageModelSource, warn_of_cuts
 from hf_cap.priors.prompts import Prompt
@@ -65,7 +65,7 @@ class LLMGradientPrior(LanguageModelSource):
             ModelError: the language model does not run in this process, or has no room for the prompt.
         """
         asker = self.open()
-        local = _local(asker.scorer)
+        local = _local(asker.model)
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs, cuts = [], [], []
         for row, fitting in zip(rows, asker.fit(rows, asker.query), strict=True):
@@ -84,9 +84,9 @@ class LLMGradientPrior(LanguageModelSource):
         return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(asker))
 
 
-def _local(scorer: Scorer) -> LocalScorer:
-    inside = scorer.scorer if isinstance(scorer, StoredScorer) else scorer
-    if not isinstance(inside, LocalScorer):
+def _local(model: LanguageModel) -> LocalLanguageModel:
+    inside = model.inner if isinstance(model, CachedLanguageModel) else model
+    if not isinstance(inside, LocalLanguageModel):
         raise ModelError(
             f"The source 'llm_gradient' needs the gradient of a language model in this process, got "
             f"{type(inside).__name__}. Leave out `base_url`, or use the source 'cap'."
@@ -94,7 +94,7 @@ def _local(scorer: Scorer) -> LocalScorer:
     return inside
 
 
-def _tokens(local: LocalScorer, prompt: Prompt, row: Row, answer: str) -> Asked:
+def _tokens(local: LocalLanguageModel, prompt: Prompt, row: Row, answer: str) -> Asked:
     shared = local.tokens.prefix(prompt.prefix)
     start = shared.cut or 0
     rest = local.tokens.body(prompt.prefix, prompt.body(row.text))
@@ -109,7 +109,7 @@ def _tokens(local: LocalScorer, prompt: Prompt, row: Row, answer: str) -> Asked:
     return Asked(shared.ids, rest, words, local.tokens.answer(answer).ids)
 
 
-def _read(local: LocalScorer, prefix: tuple[int, ...]) -> Any:
+def _read(local: LocalLanguageModel, prefix: tuple[int, ...]) -> Any:
     """Key-value cache of a prefix; `None` for an empty one."""
     if not prefix:
         return None
@@ -119,7 +119,7 @@ def _read(local: LocalScorer, prefix: tuple[int, ...]) -> Any:
 
 
 def _gradient(
-    local: LocalScorer, asked: Asked, cache: Any, words: int
+    local: LocalLanguageModel, asked: Asked, cache: Any, words: int
 ) -> tuple[list[float], float]:
     """Score of each word, and the log-probability of the answer."""
     answer = torch.tensor(asked.answer, device=local.model.device)

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.cap import CAPPrior
 
 TASK = "class-aware-prior"
@@ -50,11 +50,11 @@ class ClassAwarePrior(Pipeline):
                 f"pipeline({TASK!r}) needs either `dataset`, a training split with a ClassLabel column, or "
                 "`labels`, the names of the label space."
             )
-        scorer = LocalScorer(self.model, self.tokenizer)
+        model = LocalLanguageModel(self.model, self.tokenizer)
         if dataset is not None:
-            self.prior = CAPPrior.from_dataset(dataset, scorer=scorer, **options)
+            self.prior = CAPPrior.from_dataset(dataset, model=model, **options)
         else:
-            self.prior = CAPPrior(labels=tuple(labels or ()), scorer=scorer, **options)
+            self.prior = CAPPrior(labels=tuple(labels or ()), model=model, **options)
         return {}, {}, {}
 
     def __call__(self, inputs: Any, *args: Any, **options: Any) -> Any:

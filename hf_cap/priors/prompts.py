@@ -263,7 +263,7 @@ def build_prompt(
     template: PromptTemplate,
     labels: Sequence[str],
     demonstrations: Sequence[Example],
-    render_chat: Callable[[str], str | None] | None = None,
+    chat_prompt: Callable[[str], str | None] | None = None,
     end_of_turn: str | None = None,
 ) -> Prompt:
     """The prompt of a template around a slot for the text (`cap`) or the label (`channel`).
@@ -272,7 +272,7 @@ def build_prompt(
         template: The wording.
         labels: The label space as written in the prompt.
         demonstrations: Worked examples, in order.
-        render_chat: The model's chat template (`Scorer.render_chat`); `None` for plain text. Where it
+        chat_prompt: The model's chat template (`LanguageModel.chat_prompt`); `None` for plain text. Where it
             returns `None` the plain text is used as well, with one notice.
         end_of_turn: What the chat template puts behind an answer; `None` for nothing.
 
@@ -280,8 +280,8 @@ def build_prompt(
         ModelError: the chat template does not contain the user's message exactly once.
     """
     user = template.head(labels, demonstrations) + template.ask(_SLOT)
-    rendered = render_chat(user) if render_chat else None
-    if render_chat and rendered is None:
+    rendered = chat_prompt(user) if chat_prompt else None
+    if chat_prompt and rendered is None:
         _notify_no_chat()
     prompt = user + "\n" if rendered is None else rendered
     if prompt.count(_SLOT) != 1:

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, load_dataset
 from hf_cap.cli import main
 from hf_cap.cli.adapt import hold_out
 from hf_cap.errors import DataError
-from hf_cap.lm.base import ScorerSettings
-from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.base import LMSettings
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.cap import CAPPrior
 from tests.tiny import byte_tokenizer, llama
 
@@ -84,11 +84,11 @@ def test_extract_takes_the_model_and_scores_anew(room: Path, adapted: Path) -> N
 
 def test_the_examples_are_what_the_prior_asks() -> None:
     data = train_split()
-    scorer = LocalScorer(llama(), byte_tokenizer())
-    prior = CAPPrior.from_dataset(data, scorer=scorer, n=4, chat=False)
+    scorer = LocalLanguageModel(llama(), byte_tokenizer())
+    prior = CAPPrior.from_dataset(data, model=scorer, n=4, chat=False)
     asker, rows = prior.open(), prior.read_rows(data[:])
     whole = prior.examples(asker, rows)
-    totals = [one.total for one in scorer.score(whole)]
+    totals = [one.total for one in scorer.log_probs(whole)]
     gold = [
         scores[row.label] for scores, row in zip(prior.label_scores(asker, rows), rows, strict=True)
     ]
@@ -151,9 +151,9 @@ def test_bad_input_is_one_sentence(
 
 
 def test_a_model_folder_is_a_scorer_of_its_own(adapted: Path) -> None:
-    settings = ScorerSettings(model=str(adapted / "model"))
-    from hf_cap.lm.base import ScorerRuntime
-    from hf_cap.lm.open import open_scorer
+    settings = LMSettings(model=str(adapted / "model"))
+    from hf_cap.lm.base import LMRuntime
+    from hf_cap.lm.open import open_language_model
 
-    plain = LocalScorer(llama(), byte_tokenizer(), name=str(adapted / "model"))
-    assert open_scorer(settings, ScorerRuntime(store="none")).identity != plain.identity
+    plain = LocalLanguageModel(llama(), byte_tokenizer(), name=str(adapted / "model"))
+    assert open_language_model(settings, LMRuntime(store="none")).fingerprint != plain.fingerprint

@@ -15,7 +15,8 @@ from hf_cap.data import load_splits
 from hf_cap.evaluation.attacks import attack as attack_module
 from hf_cap.evaluation.metrics import load_classifier
 from hf_cap.evaluation.spaces import load_metric
-from hf_cap.lm.chat import StandInChat, StoredChat
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.mock import MockLanguageModel
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TRAIN = {
@@ -87,9 +88,11 @@ def test_what_it_writes_can_be_evaluated(
 
 def chat_model(
     monkeypatch: pytest.MonkeyPatch, path: Path, reply: Callable[[str], str]
-) -> StandInChat:
-    chat = StandInChat(reply)
-    monkeypatch.setattr(attack_module, "open_chat", lambda settings: StoredChat(chat, path))
+) -> MockLanguageModel:
+    chat = MockLanguageModel(reply=reply)
+    monkeypatch.setattr(
+        attack_module, "open_language_model", lambda settings: CachedLanguageModel(chat, path)
+    )
     return chat
 
 

@@ -14,8 +14,8 @@ from hf_cap.evaluation.attacks import attack as attack_module
 from hf_cap.evaluation.attacks.attack import Attack, attack_dataset, prepare_attack, run_attack
 from hf_cap.evaluation.attacks.rewriting import fault
 from hf_cap.evaluation.attacks.settings import AttackSettings
-from hf_cap.lm.base import ScorerSettings
-from hf_cap.lm.chat import StandInChat
+from hf_cap.lm.base import LMSettings
+from hf_cap.lm.mock import MockLanguageModel
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
 TRAIN = {
@@ -157,7 +157,7 @@ def test_bad_data_is_refused() -> None:
         AttackSettings(keywords=0)
 
 
-def chatty(**replies: str) -> StandInChat:
+def chatty(**replies: str) -> MockLanguageModel:
     """Judges yes, and rewrites as told by a word of the text."""
 
     def reply(prompt: str) -> str:
@@ -166,11 +166,11 @@ def chatty(**replies: str) -> StandInChat:
         message = prompt.split("Message: ")[1].splitlines()[0].split()
         return next((text for word, text in replies.items() if word in message), "?")
 
-    return StandInChat(reply)
+    return MockLanguageModel(reply=reply)
 
 
 def carried_out(
-    chat: StandInChat, kind: Any = "keyword_replacement", unchanged: Any = "keep"
+    chat: MockLanguageModel, kind: Any = "keyword_replacement", unchanged: Any = "keep"
 ) -> list[tuple[str, str]]:
     settings = AttackSettings(kind=kind, maker="chat", unchanged=unchanged)
     attack = prepare_attack(train(), settings)
@@ -236,7 +236,7 @@ def test_unchanged_texts_can_be_left_out(caplog: pytest.LogCaptureFixture) -> No
 
 def test_a_summary_counts_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = chatty(I="It is gone, my bank pass.", this="As an AI, no.", now="?")
-    monkeypatch.setattr(attack_module, "open_chat", lambda settings: chat)
+    monkeypatch.setattr(attack_module, "open_language_model", lambda settings: chat)
     settings = AttackSettings(kind="keyword_replacement", maker="chat", unchanged="rules")
     _, summary = run_attack(TEST, train(), prepare_attack(train(), settings))
     assert summary.makers == {"rules": 2, "chat": 1}
@@ -247,7 +247,7 @@ def test_a_summary_counts_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = chatty(I="Gone, my pass, truly.", this="extend that", now="may i settle it")
-    monkeypatch.setattr(attack_module, "open_chat", lambda settings: chat)
+    monkeypatch.setattr(attack_module, "open_language_model", lambda settings: chat)
     attacked = attack_dataset(
         TEST, train(), AttackSettings(kind="keyword_replacement", maker="chat")
     )
@@ -256,7 +256,7 @@ def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatc
 
 def test_the_settings_name_the_chat_model_and_how_it_answers() -> None:
     settings = AttackSettings(model="m", base_url="http://x/v1", seed=7, max_new_tokens=5)
-    assert settings.chat_model == ScorerSettings(model="m", base_url="http://x/v1")
+    assert settings.chat_model == LMSettings(model="m", base_url="http://x/v1")
     sampling = settings.sampling
     assert (sampling.temperature, sampling.seed, sampling.max_new_tokens) == (0, 7, 5)
 

@@ -12,9 +12,17 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
-from hf_cap.lm.base import Query, Scored, Scorer, ScorerRuntime, ScorerSettings, using_runtime
-from hf_cap.lm.local import LocalScorer
-from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.base import (
+    LanguageModel,
+    LMRuntime,
+    LMSettings,
+    OnScore,
+    Query,
+    Scored,
+    using_runtime,
+)
+from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors import prompts
 from hf_cap.priors.cap import SCORES, CAPPrior
 from hf_cap.priors.language_model import SIGNS
@@ -58,9 +66,9 @@ def cue_score(prompt: str, answer: str) -> list[float]:
 
 
 def prior(**options: Any) -> CAPPrior:
-    scorer = options.pop("scorer", None) or StandInScorer(cue_score)
+    scorer = options.pop("model", None) or MockLanguageModel(cue_score)
     return CAPPrior(
-        labels=LABELS, scorer=scorer, **{"penalty": PENALTY, "sign": "signed", **options}
+        labels=LABELS, model=scorer, **{"penalty": PENALTY, "sign": "signed", **options}
     )
 
 
@@ -113,7 +121,7 @@ def test_contrast_takes_off_what_rivals_gain_as_well() -> None:
         )
 
     made = added(
-        prior(score="contrast", rivals=1, scorer=StandInScorer(score)), ["I lost my card"], [0]
+        prior(score="contrast", rivals=1, model=MockLanguageModel(score)), ["I lost my card"], [0]
     )
     np.testing.assert_allclose(made["prior_cap"][0], [0, 0, 0, 1], atol=1e-6)
 
@@ -126,8 +134,10 @@ def test_contrast_weighs_rivals_without_what_they_get_whatever_the_text_says() -
 
     asked = ["I lost my card"], [0]
     common = {"score": "contrast", "rivals": 2}
-    fair = prior(scorer=StandInScorer(partial(score, 0.0)), **common)
-    biased = prior(scorer=StandInScorer(partial(score, 40.0)), offsets=(0.0, 0.0, 40.0), **common)
+    fair = prior(model=MockLanguageModel(partial(score, 0.0)), **common)
+    biased = prior(
+        model=MockLanguageModel(partial(score, 40.0)), offsets=(0.0, 0.0, 40.0), **common
+    )
     made = added(biased, *asked)["prior_cap"][0]
     assert made[1] < -0.5  # the word speaks for a rival
     np.testing.assert_allclose(made, added(fair, *asked)["prior_cap"][0], atol=1e-6)
@@ -138,9 +148,9 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
     def score(prompt: str, answer: str) -> float:
         return cue_score(prompt, answer)[0] + 40 * (answer == " renew book")
 
-    scorer = StandInScorer(score)
+    scorer = MockLanguageModel(score)
     calibrated = CAPPrior.from_dataset(
-        dataset(), scorer=scorer, score="contrast", rivals=1, demonstrations=0
+        dataset(), model=scorer, score="contrast", rivals=1, demonstrations=0
     )
     lost, pay, renew = calibrated.offsets
     assert pay - lost == pytest.approx(3 * (CUE_MEANS[1] - CUE_MEANS[0]) - 1)
@@ -153,7 +163,7 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
 
 def test_calibration_off_leaves_no_offsets() -> None:
     made = CAPPrior.from_dataset(
-        dataset(), scorer=StandInScorer(cue_score), score="contrast", calibration_texts=0
+        dataset(), model=MockLanguageModel(cue_score), score="contrast", calibration_texts=0
     )
     assert made.offsets == ()
 
@@ -169,16 +179,16 @@ def test_label_scores_and_rank() -> None:
 
 
 def test_replaced_words_leave_their_place() -> None:
-    scorer = StandInScorer(cue_score)
-    added(prior(scorer=scorer, masking="replace", replacement="___"), ["lost it"], [0])
+    scorer = MockLanguageModel(cue_score)
+    added(prior(model=scorer, masking="replace", replacement="___"), ["lost it"], [0])
     texts = {asked_text(query.prefix + query.body) for query in scorer.calls}
     assert texts == {"___ it", "lost ___"}
 
 
 def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
-    scorer = StandInScorer(cue_score)
+    scorer = MockLanguageModel(cue_score)
     data = dataset([*TEXTS, "LOST  card", "lost card"], [*GOLD, 0, 0])
-    made = CAPPrior.from_dataset(data, scorer=scorer, n=5)
+    made = CAPPrior.from_dataset(data, model=scorer, n=5)
     assert all(len(part) == 3 for part in made.demonstration_sets)
     for text, label in zip(data["text"], data["label"], strict=True):
         scorer.calls.clear()
@@ -188,14 +198,14 @@ def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
 
 
 def test_prefix_is_shared_by_all_queries_of_a_set() -> None:
-    scorer = StandInScorer(cue_score)
-    CAPPrior.from_dataset(dataset(), scorer=scorer)({"text": TEXTS, "label": GOLD})
+    scorer = MockLanguageModel(cue_score)
+    CAPPrior.from_dataset(dataset(), model=scorer)({"text": TEXTS, "label": GOLD})
     assert len({query.prefix for query in scorer.calls}) == 2
 
 
 def test_map_is_a_pure_function_of_the_rows() -> None:
-    model = LocalScorer(llama(), byte_tokenizer())
-    source = CAPPrior.from_dataset(dataset(), scorer=model, n=20, keep_label_scores=True)
+    model = LocalLanguageModel(llama(), byte_tokenizer())
+    source = CAPPrior.from_dataset(dataset(), model=model, n=20, keep_label_scores=True)
     whole = source({"text": TEXTS, "label": GOLD})
     for row in range(len(TEXTS)):
         alone = source({"text": TEXTS[row : row + 1], "label": GOLD[row : row + 1]})
@@ -210,7 +220,7 @@ def test_dataset_map_adds_the_columns() -> None:
         data.column_names
     )
     facts = json.loads(data["provenance"][0])["cap"]
-    assert facts["model"] == "stand-in"
+    assert facts["model"] == "mock"
     assert facts["penalty"] == PENALTY
     assert facts["n"] == 100
 
@@ -235,23 +245,23 @@ def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> N
     first = made("Name the category")
     assert Hasher.hash(made("Name the category")) == Hasher.hash(first)
     assert Hasher.hash(made("Say the category")) != Hasher.hash(first)
-    with pytest.raises(ModelError, match=r"own.yaml' has changed since"):
+    with pytest.raises(ModelError, match=r"own.yaml' changed on disk"):
         first.open()
 
 
 def test_the_number_format_of_the_device_is_part_of_the_cache_key() -> None:
     from datasets.fingerprint import Hasher
 
-    with using_runtime(ScorerRuntime(device="cpu")):
+    with using_runtime(LMRuntime(device="cpu")):
         on_cpu = CAPPrior(labels=LABELS)
-    with using_runtime(ScorerRuntime(device="mps")):
+    with using_runtime(LMRuntime(device="mps")):
         on_gpu = CAPPrior(labels=LABELS)
-        asked = CAPPrior(labels=LABELS, scorer=ScorerSettings(dtype="float32"))
+        asked = CAPPrior(labels=LABELS, model=LMSettings(dtype="float32"))
     assert Hasher.hash(on_cpu) != Hasher.hash(on_gpu)
     assert Hasher.hash(on_cpu) == Hasher.hash(asked)
 
 
-class Narrow(StandInScorer):
+class Narrow(MockLanguageModel):
     """Reads prompts of at most `room` characters after the prefix."""
 
     def __init__(self, room: int) -> None:
@@ -266,7 +276,7 @@ def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) ->
     text = "lost card " + "and so on " * 5
     full = len(" lost card and\nCategory: renew book")
     with caplog.at_level(logging.WARNING):
-        made = added(prior(scorer=Narrow(full)), [text, "pay now"], [0, 1])
+        made = added(prior(model=Narrow(full)), [text, "pay now"], [0, 1])
     assert made["cap_cut"] == [len(text.split()) - 3, 0]
     assert len(made["prior_cap"][0]) == len(made["cap_std"][0]) == len(made["words"][0])
     assert made["prior_cap"][0][3:] == [0.0] * made["cap_cut"][0]
@@ -276,21 +286,21 @@ def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) ->
 
 def test_prompt_without_room_is_refused() -> None:
     with pytest.raises(ModelError, match="no room for a single word"):
-        added(prior(scorer=Narrow(5)))
+        added(prior(model=Narrow(5)))
 
 
 def test_a_word_without_room_is_named() -> None:
     with pytest.raises(ModelError, match=r"The word '我+'\.\.\. of 400 characters.*`word_pattern`"):
-        added(prior(scorer=Narrow(100)), ["我" * 400], [0])
+        added(prior(model=Narrow(100)), ["我" * 400], [0])
 
 
 class NarrowInBytes(Narrow):
     def excess(self, query: Query) -> int:
         return len((query.body + query.answer).encode()) - self.room
 
-    def score(self, queries: Sequence[Query]) -> list[Scored]:
+    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         assert all(self.excess(query) <= 0 for query in queries), "the language model refuses it"
-        return super().score(queries)
+        return super().log_probs(queries)
 
 
 def test_the_label_of_most_tokens_must_fit() -> None:
@@ -299,8 +309,8 @@ def test_the_label_of_most_tokens_must_fit() -> None:
 
     many = "退款请求我" * 2  # fewer characters than the other label and more bytes
     scorer = NarrowInBytes(60)
-    scorer._function = score
-    source = CAPPrior(labels=("renew_my_book", many), scorer=scorer, keep_label_scores=True, n=5)
+    scorer.log_prob = score
+    source = CAPPrior(labels=("renew_my_book", many), model=scorer, keep_label_scores=True, n=5)
     made = source({"text": ["one two three four five six"], "label": [0]})
     assert made["cap_cut"] == [2]
     assert len(f" one two three four\nCategory: {many}".encode()) == 60
@@ -316,10 +326,10 @@ def test_the_label_of_most_tokens_must_fit() -> None:
 def test_perturbed_texts_must_fit_as_well(options: dict[str, Any]) -> None:
     text = "lost card and so on and so forth"
     whole = len(f" {text}\nCategory: renew book")
-    made = added(prior(scorer=NarrowInBytes(whole + 3), **options), [text], [0])
+    made = added(prior(model=NarrowInBytes(whole + 3), **options), [text], [0])
     assert made["cap_cut"][0] > 0
     assert len(made["prior_cap"][0]) == len(made["words"][0])
-    roomy = added(prior(scorer=NarrowInBytes(whole + 100), **options), [text], [0])
+    roomy = added(prior(model=NarrowInBytes(whole + 100), **options), [text], [0])
     assert roomy["cap_cut"] == [0]
 
 
@@ -336,8 +346,10 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
     # what the model would write: the longer label, and then the end
     expected = " email querycontact" + ("<|im_end|>" if chat else "\n")
 
-    class Writes(LocalScorer):
-        def score(self, queries: Sequence[Query]) -> list[Scored]:
+    class Writes(LocalLanguageModel):
+        def log_probs(
+            self, queries: Sequence[Query], on_result: OnScore | None = None
+        ) -> list[Scored]:
             asked = [query.answer for query in queries]
             agreed = [common(answer, expected) for answer in asked]
             return [
@@ -347,21 +359,21 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
 
     scorer = Writes(llama(), byte_tokenizer())
     source = CAPPrior(
-        labels=(QUERY, CONTACT, "other"), scorer=scorer, chat=chat, n=2, keep_label_scores=True
+        labels=(QUERY, CONTACT, "other"), model=scorer, chat=chat, n=2, keep_label_scores=True
     )
     made = source({"text": ["write to me"], "label": [CONTACT]})
     assert made["cap_rank"] == [1]
 
 
 @pytest.mark.parametrize(
-    "model", [LocalScorer(llama(), byte_tokenizer()), StandInScorer(cue_score)]
+    "model", [LocalLanguageModel(llama(), byte_tokenizer()), MockLanguageModel(cue_score)]
 )
 @pytest.mark.parametrize("verbalise", [False, True])
-def test_only_labels_that_begin_another_are_ended(model: Scorer, verbalise: bool) -> None:
-    source = CAPPrior(labels=(QUERY, CONTACT, "mail"), scorer=model, verbalise=verbalise)
+def test_only_labels_that_begin_another_are_ended(model: LanguageModel, verbalise: bool) -> None:
+    source = CAPPrior(labels=(QUERY, CONTACT, "mail"), model=model, verbalise=verbalise)
     asker = source.open()
     answers = [asker.answer(asker.prompts[0], label) for label in asker.labels]
-    end = "<|im_end|>" if isinstance(model, LocalScorer) else "\n\n"
+    end = "<|im_end|>" if isinstance(model, LocalLanguageModel) else "\n\n"
     names = [" ".join(name.split("_")) if verbalise else name for name in source.labels]
     assert answers == [f" {names[0]}{end}", f" {names[1]}", f" {names[2]}"]
 
@@ -386,9 +398,9 @@ def test_only_labels_that_begin_another_are_ended(model: Scorer, verbalise: bool
 def test_bad_rows_are_refused_before_any_scoring(
     batch: dict[str, list[Any]], error: type[CAPError], message: str
 ) -> None:
-    scorer = StandInScorer(cue_score)
+    scorer = MockLanguageModel(cue_score)
     with pytest.raises(error, match=message):
-        prior(scorer=scorer)(batch)
+        prior(model=scorer)(batch)
     assert scorer.calls == []
 
 
@@ -411,12 +423,7 @@ def test_word_pattern_must_be_a_regular_expression() -> None:
 
 def test_scores_that_are_not_finite_stop_the_run() -> None:
     with pytest.raises(ExtractError):
-        added(prior(scorer=StandInScorer(lambda prompt, answer: -math.inf)))
-
-
-def test_model_and_scorer_are_alternatives() -> None:
-    with pytest.raises(ConfigError, match="not both"):
-        CAPPrior.from_dataset(dataset(), model="a", scorer=StandInScorer(cue_score))
+        added(prior(model=MockLanguageModel(lambda prompt, answer: -math.inf)))
 
 
 def test_every_choice_has_its_function() -> None:

@@ -10,10 +10,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import Query, Scored
-from hf_cap.lm.cache import StoredScorer
-from hf_cap.lm.local import LocalScorer
-from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.base import OnScore, Query, Scored
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors.channel import EVIDENCE, ChannelPrior, posterior_evidence, uniform_evidence
 from hf_cap.priors.prompts import Evidence
 from tests.tiny import byte_tokenizer, llama
@@ -23,14 +23,14 @@ TEXTS = ["renew my book", "  I lost\tthe card, sorry ", "fine", "où est ma cart
 GOLD = [2, 0, 1, 0]
 
 
-class WordScorer(StandInScorer):
+class WordScorer(MockLanguageModel):
     """One token a word, its space in front; `table[label, word]` nats, -1 for any other word."""
 
     def __init__(self, table: dict[tuple[str, str], float]) -> None:
         super().__init__(lambda prompt, answer: 0.0)
         self.table = table
 
-    def score(self, queries: Sequence[Query]) -> list[Scored]:
+    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         self.calls += queries
         return [self._one(query) for query in queries]
 
@@ -45,8 +45,8 @@ def channel(**options: Any) -> ChannelPrior:
     return ChannelPrior(labels=LABELS, **{"sign": "signed", "keep_label_scores": True, **options})
 
 
-def tiny_model() -> LocalScorer:
-    return LocalScorer(llama(), byte_tokenizer())
+def tiny_model() -> LocalLanguageModel:
+    return LocalLanguageModel(llama(), byte_tokenizer())
 
 
 def random_log_probs(tokens: int) -> torch.Tensor:
@@ -56,7 +56,7 @@ def random_log_probs(tokens: int) -> torch.Tensor:
 
 def test_pmi_on_paper() -> None:
     scorer = WordScorer({("renew book", "renew"): 0.0, ("renew book", "my"): -1.0})
-    made = channel(scorer=scorer, evidence="uniform")({"text": ["renew my"], "label": [2]})
+    made = channel(model=scorer, evidence="uniform")({"text": ["renew my"], "label": [2]})
     expected = 0 - math.log((1 + 2 * math.exp(-1)) / 3)
     np.testing.assert_allclose(made["prior_channel"][0], [expected, 0.0], atol=1e-12)
     assert made["channel_rank"] == [1]
@@ -71,7 +71,7 @@ class ShortScorer(WordScorer):
 
 def test_words_without_room_come_last_and_score_nothing() -> None:
     scorer = ShortScorer({("renew book", "renew"): 1.0, ("renew book", "book"): 1.0})
-    made = channel(scorer=scorer)({"text": ["renew book for me", "renew"], "label": [2, 2]})
+    made = channel(model=scorer)({"text": ["renew book for me", "renew"], "label": [2, 2]})
     assert made["channel_cut"] == [2, 0]
     assert made["prior_channel"][0][2:] == [0.0, 0.0]
     assert min(made["prior_channel"][0][:2]) > 0
@@ -80,7 +80,7 @@ def test_words_without_room_come_last_and_score_nothing() -> None:
 def test_running_posterior_on_paper() -> None:
     # the second cue says less, because the first has settled the label
     table = {("renew book", "renew"): 1.0, ("renew book", "book"): 1.0}
-    made = channel(scorer=WordScorer(table))({"text": ["renew book"], "label": [2]})
+    made = channel(model=WordScorer(table))({"text": ["renew book"], "label": [2]})
     first, second = made["prior_channel"][0]
     odds = math.e**2  # 1 nat against -1 nat
     one = odds / (odds + 2)
@@ -91,7 +91,7 @@ def test_running_posterior_on_paper() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_scores_add_up_to_the_gain_of_the_posterior(temperature: float) -> None:
-    source = channel(scorer=tiny_model(), keep_label_words=True, temperature=temperature)
+    source = channel(model=tiny_model(), keep_label_words=True, temperature=temperature)
     made = source({"text": TEXTS, "label": GOLD})
     for words, likelihoods in zip(
         made["channel_label_words"], made["channel_label_scores"], strict=True
@@ -102,7 +102,7 @@ def test_scores_add_up_to_the_gain_of_the_posterior(temperature: float) -> None:
 
 
 def test_kept_label_words_hold_the_prior() -> None:
-    made = channel(scorer=tiny_model(), keep_label_words=True)({"text": TEXTS, "label": GOLD})
+    made = channel(model=tiny_model(), keep_label_words=True)({"text": TEXTS, "label": GOLD})
     for row, gold in enumerate(GOLD):
         assert made["channel_label_words"][row][gold] == made["prior_channel"][row]
         assert len(made["prior_channel"][row]) == len(made["words"][row])
@@ -131,7 +131,7 @@ def test_a_word_that_all_labels_expect_alike_says_nothing(evidence: Evidence) ->
 
 
 def test_prior_is_the_same_in_any_batch() -> None:
-    source = channel(scorer=tiny_model())
+    source = channel(model=tiny_model())
     whole = source({"text": TEXTS, "label": GOLD})["prior_channel"]
     for row, text in enumerate(TEXTS):
         alone = source({"text": [text], "label": [GOLD[row]]})["prior_channel"][0]
@@ -140,7 +140,7 @@ def test_prior_is_the_same_in_any_batch() -> None:
 
 def test_prefix_is_shared_by_labels_and_texts() -> None:
     scorer = WordScorer({})
-    channel(scorer=scorer)({"text": ["a b", "c"], "label": [0, 1]})
+    channel(model=scorer)({"text": ["a b", "c"], "label": [0, 1]})
     assert len({query.prefix for query in scorer.calls}) == 1
     assert len(scorer.calls) == 2 * len(LABELS)
 
@@ -153,7 +153,7 @@ def training_data() -> Dataset:
 
 def test_demonstrations_come_from_the_data_and_leave_the_text_out() -> None:
     data, scorer = training_data(), WordScorer({})
-    source = ChannelPrior.from_dataset(data, scorer=scorer)
+    source = ChannelPrior.from_dataset(data, model=scorer)
     for text, label in zip(data["text"], data["label"], strict=True):
         scorer.calls.clear()
         source({"text": [text], "label": [label]})
@@ -162,20 +162,20 @@ def test_demonstrations_come_from_the_data_and_leave_the_text_out() -> None:
 
 
 def test_with_demonstrations_a_text_depends_on_no_other() -> None:
-    source = ChannelPrior.from_dataset(training_data(), scorer=tiny_model(), sign="signed")
+    source = ChannelPrior.from_dataset(training_data(), model=tiny_model(), sign="signed")
     texts, gold = [*TEXTS, "lost_card 0"], [*GOLD, 0]
     whole = source({"text": texts, "label": gold})["prior_channel"]
     for row, text in enumerate(texts):
         alone = source({"text": [text], "label": [gold[row]]})["prior_channel"][0]
         np.testing.assert_allclose(alone, whole[row], atol=1e-4)
-    plain = channel(scorer=source.scorer)({"text": texts, "label": gold})["prior_channel"]
+    plain = channel(model=source.model)({"text": texts, "label": gold})["prior_channel"]
     assert np.abs(np.subtract(plain[0], whole[0])).max() > 1e-3
 
 
 def test_scores_are_remembered_with_demonstrations_too(tmp_path: Path) -> None:
     inside = WordScorer({("lost card", "card"): 0.0})
-    scorer = StoredScorer(inside, tmp_path / "scores.sqlite")
-    source = ChannelPrior.from_dataset(training_data(), scorer=scorer)
+    scorer = CachedLanguageModel(inside, tmp_path / "scores.sqlite")
+    source = ChannelPrior.from_dataset(training_data(), model=scorer)
     first = source({"text": TEXTS, "label": GOLD})
     assert len(inside.calls) == len(TEXTS) * len(LABELS)
     inside.calls.clear()

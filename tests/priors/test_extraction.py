@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dat
 from datasets.fingerprint import Hasher
 
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.lm.base import ScorerStatistics
-from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.base import LMStatistics
+from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors import extract as extraction
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.cap import CAPPrior
@@ -70,7 +70,7 @@ def read(folder: Path, split: str = "train") -> Dataset:
 
 
 def test_all_sources_side_by_side(tmp_path: Path, model: str, monkeypatch: Any) -> None:
-    monkeypatch.setenv("HF_CAP_SCORER_RUNTIME", json.dumps({"store": "none"}))
+    monkeypatch.setenv("HF_CAP_LM_RUNTIME", json.dumps({"store": "none"}))
     data = splits()
     sources = [
         CAPPrior.from_dataset(data["train"], model=model, n=5, keep_label_scores=True),
@@ -138,7 +138,7 @@ def test_only_work_of_the_same_rows_and_settings_is_taken(tmp_path: Path, change
 def test_a_model_adapted_anew_in_its_folder_is_asked_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_CAP_SCORER_RUNTIME", json.dumps({"store": "none"}))
+    monkeypatch.setenv("HF_CAP_LM_RUNTIME", json.dumps({"store": "none"}))
     folder, data = tmp_path / "adapted", splits()
 
     def adapted(seed: int) -> CAPPrior:
@@ -166,28 +166,28 @@ def test_an_opened_scorer_serves(tmp_path: Path) -> None:
     def score(prompt: str, answer: str) -> float:
         return -float(len(prompt) + len(answer))
 
-    data, scorer = splits(), StandInScorer(score)
-    source = CAPPrior.from_dataset(data["train"], scorer=scorer, n=5)
+    data, scorer = splits(), MockLanguageModel(score)
+    source = CAPPrior.from_dataset(data["train"], model=scorer, n=5)
     summary = extract_priors(data, [source], tmp_path / "out", QUIET)
     assert read(tmp_path / "out")["prior_cap"][:] == source(data["train"][:])["prior_cap"]
     assert summary.statistics.queries > 7
 
 
-@pytest.mark.parametrize(("identity", "reused"), [("stand-in", 7), ("another", 0)])
+@pytest.mark.parametrize(("identity", "reused"), [("mock", 7), ("another", 0)])
 def test_finished_work_is_that_of_the_identity_of_an_opened_scorer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: str, reused: int
 ) -> None:
     data = splits()
 
     def extract(identity: str) -> ExtractionSummary:
-        scorer = StandInScorer(lambda prompt, answer: -float(len(prompt)), identity)
-        source = CAPPrior.from_dataset(data["train"], scorer=scorer, n=5)
+        scorer = MockLanguageModel(lambda prompt, answer: -float(len(prompt)), fingerprint=identity)
+        source = CAPPrior.from_dataset(data["train"], model=scorer, n=5)
         return extract_priors(data, [source], tmp_path / "out", QUIET)
 
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "save_splits", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            extract("stand-in")
+            extract("mock")
     assert extract(identity).reused == reused
 
 
@@ -224,15 +224,15 @@ import json, os, sys
 from dataclasses import replace
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.extract import extract_priors
-from hf_cap.lm.open import open_scorer
-from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.open import open_language_model
+from hf_cap.lm.base import LMSettings
 from tests.priors.test_extraction import QUIET, splits
 data = splits()
-source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
+source = CAPPrior.from_dataset(data["train"], model=LMSettings(model=sys.argv[1]), n=5)
 # a calibration that differs in a last bit from process to process
 source = replace(source, offsets=(1e-12 * int(os.environ.get("RANK", 0)), 0.0, 0.0))
 summary = extract_priors(data, [source], sys.argv[2], QUIET)
-asked = open_scorer(source.scorer).statistics.queries
+asked = open_language_model(source.model).statistics.queries
 # a file each: lines that two processes print can run into one another
 with open(f"{sys.argv[2]}_{os.environ.get('RANK', 0)}.json", "w") as told:
     json.dump({"asked": asked, "queries": summary.statistics.queries}, told)
@@ -247,7 +247,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, model: str) -> None:
     for processes in (1, 2):
         run = subprocess.run(
             [*accelerate_launch(processes), str(program), model, str(tmp_path / str(processes))],
-            env=environment(HF_CAP_SCORER_RUNTIME=json.dumps({"store": "none"})),
+            env=environment(HF_CAP_LM_RUNTIME=json.dumps({"store": "none"})),
             capture_output=True,
             text=True,
             check=False,
@@ -292,7 +292,7 @@ def test_calibration_takes_off_what_every_text_gets() -> None:
 
 
 def test_summary_in_words() -> None:
-    statistics = ScorerStatistics(
+    statistics = LMStatistics(
         queries=1000, stored=100, distinct=500, naive_tokens=90_000, distinct_saved=40_000,
         prefix_saved=30_000, trie_saved=10_000, tokens_computed=10_000, seconds=5.0,
     )  # fmt: skip

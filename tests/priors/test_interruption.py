@@ -20,20 +20,20 @@ import json, sys, time
 from pathlib import Path
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.extract import extract_priors
-from hf_cap.lm.local import LocalScorer
-from hf_cap.lm.base import ScorerSettings
+from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.base import LMSettings
 from tests.priors.test_extraction import QUIET
 from tests.priors.test_interruption import texts
 
-def logged(self, queries, score=LocalScorer.score):
+def logged(self, queries, score=LocalLanguageModel.log_probs):
     with Path(sys.argv[3]).open("a") as log:
         log.write("".join(json.dumps([q.body, q.answer]) + "\\n" for q in queries))
     time.sleep(float(sys.argv[4]))
     return score(self, queries)
 
-LocalScorer.score = logged
+LocalLanguageModel.log_probs = logged
 data = texts()
-source = CAPPrior.from_dataset(data["train"], scorer=ScorerSettings(model=sys.argv[1]), n=5)
+source = CAPPrior.from_dataset(data["train"], model=LMSettings(model=sys.argv[1]), n=5)
 extract_priors(data, [source], sys.argv[2], QUIET)
 """
 
@@ -55,7 +55,7 @@ class Job:
         program = [str(room / "program.py"), str(room / "llm"), str(room / out), str(self.log)]
         self.process = subprocess.Popen(
             [*accelerate_launch(processes), *program, str(pause)],
-            env=environment(HF_CAP_SCORER_RUNTIME=json.dumps({"store": store})),
+            env=environment(HF_CAP_LM_RUNTIME=json.dumps({"store": store})),
             stderr=subprocess.PIPE,
         )
 

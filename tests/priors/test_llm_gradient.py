@@ -8,9 +8,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.lm.base import Query
-from hf_cap.lm.cache import StoredScorer
-from hf_cap.lm.local import LocalScorer
-from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors.llm_gradient import LLMGradientPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import byte_tokenizer, llama
@@ -20,15 +20,15 @@ GOLD = [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
-def scorer() -> LocalScorer:
-    return LocalScorer(llama(), byte_tokenizer())
+def scorer() -> LocalLanguageModel:
+    return LocalLanguageModel(llama(), byte_tokenizer())
 
 
 def source(scorer: Any, **options: Any) -> LLMGradientPrior:
-    return LLMGradientPrior(labels=LABELS, scorer=scorer, **{"sign": "signed", **options})
+    return LLMGradientPrior(labels=LABELS, model=scorer, **{"sign": "signed", **options})
 
 
-def test_scores_are_captums_on_the_whole_prompt(scorer: LocalScorer) -> None:
+def test_scores_are_captums_on_the_whole_prompt(scorer: LocalLanguageModel) -> None:
     """The byte tokenizer has one token a character, so the words' places need no offsets."""
     prior = source(scorer)
     made = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
@@ -56,7 +56,7 @@ def test_scores_are_captums_on_the_whole_prompt(scorer: LocalScorer) -> None:
             place += len(word)
 
 
-def test_the_log_probability_is_the_scorers(scorer: LocalScorer) -> None:
+def test_the_log_probability_is_the_scorers(scorer: LocalLanguageModel) -> None:
     prior = source(scorer)
     made = prior({"text": TEXTS, "label": GOLD})["llm_gradient_log_prob"]
     (prompt,) = prior.open().prompts
@@ -64,10 +64,10 @@ def test_the_log_probability_is_the_scorers(scorer: LocalScorer) -> None:
         Query(prompt.prefix, prompt.body(text), prompt.answer(LABELS[gold]))
         for text, gold in zip(TEXTS, GOLD, strict=True)
     ]
-    assert made == pytest.approx([one.total for one in scorer.score(queries)], abs=1e-4)
+    assert made == pytest.approx([one.total for one in scorer.log_probs(queries)], abs=1e-4)
 
 
-def test_the_batch_changes_nothing(scorer: LocalScorer) -> None:
+def test_the_batch_changes_nothing(scorer: LocalLanguageModel) -> None:
     prior = source(scorer)
     together = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
     for text, gold, scores in zip(TEXTS, GOLD, together, strict=True):
@@ -75,7 +75,7 @@ def test_the_batch_changes_nothing(scorer: LocalScorer) -> None:
         assert alone == pytest.approx(scores, abs=1e-6)
 
 
-def test_the_default_prior_is_the_positive_part(scorer: LocalScorer) -> None:
+def test_the_default_prior_is_the_positive_part(scorer: LocalLanguageModel) -> None:
     batch: dict[str, list[Any]] = {"text": TEXTS, "label": GOLD}
     signed = source(scorer)(batch)["prior_llm_gradient"]
     positive = source(scorer, sign="positive")(batch)["prior_llm_gradient"]
@@ -83,30 +83,30 @@ def test_the_default_prior_is_the_positive_part(scorer: LocalScorer) -> None:
     assert dataclasses.replace(source(scorer), sign="positive") == source(scorer, sign="positive")
 
 
-def test_from_dataset_takes_labels_and_demonstrations(scorer: LocalScorer) -> None:
+def test_from_dataset_takes_labels_and_demonstrations(scorer: LocalLanguageModel) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
     data = Dataset.from_dict(
         {"text": [*TEXTS, *map(str.upper, "xyz")], "label": GOLD * 2}, features
     )
-    prior = LLMGradientPrior.from_dataset(data, scorer=scorer)
+    prior = LLMGradientPrior.from_dataset(data, model=scorer)
     assert prior.labels == LABELS
     assert len(prior.demonstration_sets) == 2
     made = prior(data[:])
     assert [len(scores) for scores in made["prior_llm_gradient"]] == [3, 2, 1, 1, 1, 1]
 
 
-def test_a_stored_scorer_is_looked_into(scorer: LocalScorer, tmp_path: Any) -> None:
-    stored = StoredScorer(scorer, tmp_path / "scores.sqlite")
+def test_a_stored_scorer_is_looked_into(scorer: LocalLanguageModel, tmp_path: Any) -> None:
+    stored = CachedLanguageModel(scorer, tmp_path / "scores.sqlite")
     batch: dict[str, list[Any]] = {"text": TEXTS[:1], "label": GOLD[:1]}
     expected = source(scorer)(batch)["prior_llm_gradient"]
     assert source(stored)(batch)["prior_llm_gradient"] == expected
 
 
 def test_a_scorer_without_gradient_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"got StandInScorer. Leave out `base_url`"):
-        source(StandInScorer(lambda prompt, answer: -1.0))({"text": TEXTS, "label": GOLD})
+    with pytest.raises(ModelError, match=r"got MockLanguageModel. Leave out `base_url`"):
+        source(MockLanguageModel(lambda prompt, answer: -1.0))({"text": TEXTS, "label": GOLD})
 
 
-def test_label_scores_are_refused(scorer: LocalScorer) -> None:
+def test_label_scores_are_refused(scorer: LocalLanguageModel) -> None:
     with pytest.raises(ConfigError, match="scores the gold label only"):
         source(scorer, keep_label_scores=True)

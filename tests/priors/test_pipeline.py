@@ -7,7 +7,7 @@ from transformers import pipeline as transformers_pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.pipeline import TASK, ClassAwarePrior, register_prior_pipeline
 from tests.tiny import byte_tokenizer, llama
@@ -36,8 +36,8 @@ def pipe() -> Iterator[ClassAwarePrior]:
 
 
 def test_pipeline_gives_what_the_prior_gives(pipe: ClassAwarePrior) -> None:
-    scorer = LocalScorer(llama(), byte_tokenizer())
-    expected = CAPPrior.from_dataset(DATA, scorer=scorer, n=9)(DATA[:])
+    scorer = LocalLanguageModel(llama(), byte_tokenizer())
+    expected = CAPPrior.from_dataset(DATA, model=scorer, n=9)(DATA[:])
     assert pipe.prior.n == 9
     mapped = DATA.map(pipe, batched=True, new_fingerprint="pipe")
     assert mapped["prior_cap"][:] == expected["prior_cap"]

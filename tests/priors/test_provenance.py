@@ -19,7 +19,7 @@ COMMAND = "hf-cap extract --dataset desk --n 5"
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Fused priors of a language model in a folder."""
-    monkeypatch.setenv("HF_CAP_SCORER_RUNTIME", json.dumps({"store": "none"}))
+    monkeypatch.setenv("HF_CAP_LM_RUNTIME", json.dumps({"store": "none"}))
     llama().save_pretrained(tmp_path / "llm")
     byte_tokenizer().save_pretrained(tmp_path / "llm")
     data = splits()
@@ -39,7 +39,7 @@ def test_a_prior_tells_all_that_made_it(made: Dataset, tmp_path: Path) -> None:
     }
     given |= {"penalty": 0.1, "seed": 3, "command": COMMAND, "word_pattern": r"\S+"}
     assert {name: facts[name] for name in given} == given
-    told = {"scorer", "template_digest", "prompt_digest", "label_space", "versions", "date"}
+    told = {"fingerprint", "template_digest", "prompt_digest", "label_space", "versions", "date"}
     assert all(facts[name] for name in told)
     assert set(facts["versions"]) >= {"hf-cap", "torch", "transformers", "datasets"}
     assert read_provenance(cell)["prior"]["sources"] == ["cap"]

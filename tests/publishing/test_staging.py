@@ -193,7 +193,7 @@ def test_provenance_keeps_no_path() -> None:
 
 def test_provenance_keeps_no_server() -> None:
     facts = {
-        "scorer": "http://u:pw@gpu7:8000/v1|m|served",
+        "fingerprint": "http://u:pw@gpu7:8000/v1|m|served",
         "command": "x --base_url http://gpu7/v1",
     }
     splits = prior_splits()

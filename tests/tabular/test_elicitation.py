@@ -24,9 +24,9 @@ from hf_cap.laat.elicitation import (
 )
 from hf_cap.laat.schema import Description, TableSchema, infer_schema
 from hf_cap.laat.settings import ElicitOptions
-from hf_cap.lm.base import ScorerSettings
-from hf_cap.lm.chat import Arrived, Reply, Sampling, StandInChat, StoredChat
-from hf_cap.lm.mock import StandInScorer
+from hf_cap.lm.base import LanguageModel, LMSettings, OnReply, Reply, Sampling
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.mock import MockLanguageModel
 
 
 def schema() -> TableSchema:
@@ -69,7 +69,7 @@ def test_there_is_a_question_for_each_class_and_feature() -> None:
 
 @pytest.mark.parametrize("chat", [None, lambda user: f"<user>{user}</user><model>"])
 def test_the_score_is_the_mean_answer(chat: Any) -> None:
-    scorer = StandInScorer(peaked, chat=chat)
+    scorer = MockLanguageModel(peaked, chat=chat)
     scores = elicit_expectation(schema(), scorer, ElicitOptions(calibrate=False))
     assert found(scores, "yes") == pytest.approx(TRUTH, abs=1e-6)
     assert found(scores, "no") == pytest.approx({k: -v for k, v in TRUTH.items()}, abs=1e-6)
@@ -113,16 +113,18 @@ def test_a_score_is_read_from_the_end_of_an_answer(text: str, score: int | None)
     assert read_answer(text) == score
 
 
-class Talker:
+class Talker(LanguageModel):
     """Answers the truth, but on its first `silent` calls nothing of use about `age`."""
 
-    identity = "talker"
+    @property
+    def fingerprint(self) -> str:
+        return "talker"
 
     def __init__(self, silent: int = 0) -> None:
         self.silent, self.seeds = silent, list[int]()
 
-    def reply(
-        self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
     ) -> list[Reply]:
         self.seeds.append(sampling.seed)
         quiet = len(self.seeds) <= self.silent
@@ -131,8 +133,8 @@ class Talker:
             name = feature_of(prompt)
             text = "Hm." if quiet and name == "age" else f"Because. Score: {TRUTH[name]}"
             replies.append(Reply(text, 10, 5))
-            if arrived:
-                arrived(prompt, replies[-1])
+            if on_result:
+                on_result(prompt, replies[-1])
         return replies
 
 
@@ -158,7 +160,7 @@ def test_what_is_never_answered_is_missing_and_not_zero(caplog: pytest.LogCaptur
 
 
 def test_a_model_that_never_answers_is_refused() -> None:
-    mute = StandInChat(lambda prompt: "Who knows")
+    mute = MockLanguageModel(reply=lambda prompt: "Who knows")
     with pytest.raises(ExtractError, match=r"None of the 6 answers.*Who knows"):
         elicit_chat(schema(), mute, ElicitOptions(estimates=1, attempts=0))
 
@@ -170,27 +172,27 @@ def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path
     class Killed(Talker):
         """Dies in the second round, after four of its six replies."""
 
-        def reply(
-            self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+        def generate(
+            self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
         ) -> list[Reply]:
             if len(self.seeds) < 2:
-                return super().reply(prompts, sampling, arrived)
-            super().reply(prompts[:4], sampling, arrived)
+                return super().generate(prompts, sampling, on_result)
+            super().generate(prompts[:4], sampling, on_result)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        elicit_chat(schema(), StoredChat(Killed(silent=1), tmp_path / "s.sqlite"), options)
+        elicit_chat(schema(), CachedLanguageModel(Killed(silent=1), tmp_path / "s.sqlite"), options)
     again = Talker()
     asked: list[int] = []
 
     class Counted(Talker):
-        def reply(
-            self, prompts: Sequence[str], sampling: Sampling, arrived: Arrived | None = None
+        def generate(
+            self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
         ) -> list[Reply]:
             asked.append(len(prompts))
-            return again.reply(prompts, sampling, arrived)
+            return again.generate(prompts, sampling, on_result)
 
-    found = elicit_chat(schema(), StoredChat(Counted(), tmp_path / "s.sqlite"), options)
+    found = elicit_chat(schema(), CachedLanguageModel(Counted(), tmp_path / "s.sqlite"), options)
     assert found == expected
     assert asked == [2, 6]  # what was left of the second estimate, and the third
 
@@ -198,7 +200,7 @@ def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path
 def test_more_estimates_ask_only_what_is_new(tmp_path: Path) -> None:
     for estimates, calls in ((2, 2), (5, 3)):
         talker = Talker()
-        chat = StoredChat(talker, tmp_path / "s.sqlite")
+        chat = CachedLanguageModel(talker, tmp_path / "s.sqlite")
         elicit_chat(schema(), chat, ElicitOptions(estimates=estimates, seed=3))
         assert len(talker.seeds) == calls
 
@@ -254,10 +256,10 @@ def test_controls_keep_what_they_should() -> None:
 
 @pytest.mark.real
 def test_the_embedded_language_model_gives_finite_scores() -> None:
-    from hf_cap.lm.open import open_scorer
+    from hf_cap.lm.open import open_language_model
 
     with torch.no_grad():
-        scores = elicit_expectation(schema(), open_scorer(ScorerSettings()))
+        scores = elicit_expectation(schema(), open_language_model(LMSettings()))
     values, known = scores.matrix(schema().outputs, schema().feature_names)
     assert known.all()
     assert np.abs(values).max() <= 10

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import Query
-from hf_cap.lm.cache import StoredScorer
-from hf_cap.lm.local import LocalScorer
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.training.adaptation import (
     Adaptation,
     AdaptationSettings,
@@ -38,7 +38,7 @@ QUICK: dict[str, Any] = {"batch_size": 6, "learning_rate": 5e-3, "warmup": 0.0}
 
 def mean_loss(model: PreTrainedModel, queries: Sequence[Query] = QUERIES) -> float:
     """What the loss should be, by the scorer."""
-    scored = LocalScorer(model, TOKENIZER).score(queries)
+    scored = LocalLanguageModel(model, TOKENIZER).log_probs(queries)
     return -sum(one.total for one in scored) / len(queries)
 
 
@@ -101,11 +101,13 @@ def test_the_score_store_takes_it_for_another_model(made: Adaptation, tmp_path: 
     # under the same name, as where a folder is adapted anew
     models = [llama(), AutoModelForCausalLM.from_pretrained(made.model)]
     scorers = [
-        StoredScorer(LocalScorer(model, TOKENIZER, name="m"), tmp_path / "scores.sqlite")
+        CachedLanguageModel(
+            LocalLanguageModel(model, TOKENIZER, name="m"), tmp_path / "scores.sqlite"
+        )
         for model in models
     ]
-    before, after = ([one.total for one in scorer.score(QUERIES)] for scorer in scorers)
-    assert scorers[0].identity != scorers[1].identity
+    before, after = ([one.total for one in scorer.log_probs(QUERIES)] for scorer in scorers)
+    assert scorers[0].fingerprint != scorers[1].fingerprint
     assert all(later > earlier for earlier, later in zip(before, after, strict=True))
 
 

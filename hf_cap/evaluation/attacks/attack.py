@@ -24,8 +24,8 @@ from hf_cap.evaluation.attacks.rules import (
 )
 from hf_cap.evaluation.attacks.settings import AttackSettings
 from hf_cap.evaluation.attacks.writers import ChatWriter, RuleWriter, repaired
-from hf_cap.lm.chat import Chat
-from hf_cap.lm.open import open_chat
+from hf_cap.lm.base import LanguageModel
+from hf_cap.lm.open import open_language_model
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import generator
 from hf_cap.words import fold, word_strings
@@ -82,7 +82,7 @@ class Attack:
         chosen = self._foreign if self.settings.kind == "keyword_addition" else self._own
         return chosen(text, label, generator(self.settings.seed, "plan", text))
 
-    def carry_out(self, plans: Sequence[Plan], chat: Chat | None = None) -> list[Outcome]:
+    def carry_out(self, plans: Sequence[Plan], chat: LanguageModel | None = None) -> list[Outcome]:
         """Write the attacked texts; `chat` instead of the model that the settings name."""
         ready = [plan for plan in plans if plan.keywords]
         outcomes = iter(self._written(ready, chat) if ready else [])
@@ -91,11 +91,13 @@ class Attack:
             for plan in plans
         ]
 
-    def _written(self, plans: Sequence[Plan], chat: Chat | None) -> list[Outcome]:
+    def _written(self, plans: Sequence[Plan], chat: LanguageModel | None) -> list[Outcome]:
         rules = RuleWriter(self.settings, dict(zip(self.labels, self.keywords, strict=True)))
         if self.settings.maker == "rules":
             return rules(plans)
-        outcomes = ChatWriter(self.settings, chat or open_chat(self.settings.chat_model))(plans)
+        outcomes = ChatWriter(self.settings, chat or open_language_model(self.settings.chat_model))(
+            plans
+        )
         return repaired(outcomes, plans, rules) if self.settings.unchanged == "rules" else outcomes
 
     def _foreign(self, text: str, label: int, rng: np.random.Generator) -> Plan:

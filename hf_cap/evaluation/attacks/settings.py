@@ -5,8 +5,7 @@ from typing import Literal
 
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import ScorerSettings
-from hf_cap.lm.chat import Sampling
+from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.schema import PRIOR
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import WORD_PATTERN
@@ -78,9 +77,9 @@ class AttackSettings:
             )
 
     @property
-    def chat_model(self) -> ScorerSettings:
+    def chat_model(self) -> LMSettings:
         """The chat model, as the language model that is opened."""
-        return ScorerSettings(model=self.model, base_url=self.base_url)
+        return LMSettings(model=self.model, base_url=self.base_url)
 
     @property
     def sampling(self) -> Sampling:

@@ -12,7 +12,7 @@ from hf_cap.evaluation.attacks.rules import (
     replace_keywords,
 )
 from hf_cap.evaluation.attacks.settings import AttackSettings, Kind
-from hf_cap.lm.chat import Chat
+from hf_cap.lm.base import LanguageModel
 from hf_cap.utils import generator
 
 
@@ -64,7 +64,7 @@ class ChatWriter:
     """
 
     settings: AttackSettings
-    chat: Chat
+    chat: LanguageModel
 
     def __call__(self, plans: Sequence[Plan]) -> list[Outcome]:
         """One outcome a plan; the text of a plan whose reply fails a check stays as it is."""
@@ -84,7 +84,7 @@ class ChatWriter:
         ]
 
     def _answers(self, prompts: Sequence[str]) -> list[str]:
-        return [reply.text for reply in self.chat.reply(prompts, self.settings.sampling)]
+        return [reply.text for reply in self.chat.generate(prompts, self.settings.sampling)]
 
     def _fault(self, plan: Plan, text: str) -> str | None:
         adding = self.settings.kind == "keyword_addition"

@@ -1,8 +1,9 @@
-"""The local scorer gives the scores of whole prompts one at a time, whatever way it takes."""
+"""The local lm gives the scores of whole prompts one at a time, whatever way it takes."""
 
 import inspect
 import random
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_cap.errors import ExtractError
+from hf_cap.errors import ExtractError, ModelError
 from hf_cap.lm import packed
 from hf_cap.lm import packed as tree_attention
-from hf_cap.lm.base import Query, Scored, ScorerRuntime, ScorerStatistics
-from hf_cap.lm.local import LocalScorer, weights_fingerprint
+from hf_cap.lm.base import LMRuntime, LMStatistics, Query, Sampling, Scored
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.loading import weights_fingerprint
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.lm.packed import MemoryBudget, PackedModel
 from hf_cap.lm.packing_check import declared_reach, packs_soundly
 from hf_cap.lm.trie import Continuation
-from tests.scoring.queries import (
+from tests.lm.queries import (
     ANSWERS,
     LONG,
     MODELS,
@@ -39,6 +42,8 @@ from tests.scoring.queries import (
 from tests.tiny import byte_tokenizer, llama
 
 TOLERANCE = 1e-4
+SHORT = Sampling(max_new_tokens=6)
+DRAWN = Sampling(max_new_tokens=6, temperature=1.0)
 
 
 @torch.no_grad()
@@ -62,10 +67,10 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
         queries = queries[::3]
     expected = one_at_a_time(model, queries)
     for budget in (512, 48):
-        runtime = ScorerRuntime(token_budget=budget)
-        scorer = LocalScorer(model, byte_tokenizer(), runtime=runtime)
-        assert scorer.packs
-        assert largest_difference(scorer.score(queries), expected) < TOLERANCE
+        runtime = LMRuntime(token_budget=budget)
+        lm = LocalLanguageModel(model, byte_tokenizer(), runtime=runtime)
+        assert lm.packs
+        assert largest_difference(lm.log_probs(queries), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("block", [0, 1, 5, 64])
@@ -86,16 +91,16 @@ def test_blocks_stand_in_for_sdpa_where_they_give_its_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, queries = llama(), all_queries()[::5]
-    assert LocalScorer(model, byte_tokenizer()).attends_by_blocks
+    assert LocalLanguageModel(model, byte_tokenizer()).attends_by_blocks
     model.set_attn_implementation("eager")
-    assert not LocalScorer(model, byte_tokenizer()).attends_by_blocks
+    assert not LocalLanguageModel(model, byte_tokenizer()).attends_by_blocks
     model.set_attn_implementation("sdpa")
     # a kernel with another idea of what it returns must not reach the scores
     monkeypatch.setattr(tree_attention, "_to_prefix", _without_mass)
-    scorer = LocalScorer(model, byte_tokenizer())
-    assert scorer.packs
-    assert not scorer.attends_by_blocks
-    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+    lm = LocalLanguageModel(model, byte_tokenizer())
+    assert lm.packs
+    assert not lm.attends_by_blocks
+    assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
 
 
 _to_prefix = tree_attention._to_prefix
@@ -111,35 +116,35 @@ def _without_mass(
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_the_plain_path_gives_the_same_scores(name: str) -> None:
     model, queries = build(name), all_queries()[::5]
-    scorer = LocalScorer(model, byte_tokenizer(), packed=False)
-    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
-    assert scorer.statistics.prefix_saved == scorer.statistics.trie_saved == 0
+    lm = LocalLanguageModel(model, byte_tokenizer(), packed=False)
+    assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
+    assert lm.statistics.prefix_saved == lm.statistics.trie_saved == 0
 
 
 def test_a_score_depends_neither_on_order_nor_on_company() -> None:
     queries = all_queries()
-    scorer = LocalScorer(llama(), byte_tokenizer())
-    together = dict(zip(queries, scorer.score(queries), strict=True))
+    lm = LocalLanguageModel(llama(), byte_tokenizer())
+    together = dict(zip(queries, lm.log_probs(queries), strict=True))
     random.Random(0).shuffle(queries)
-    again = scorer.score(queries + queries[:7])
+    again = lm.log_probs(queries + queries[:7])
     assert largest_difference(again, [together[q] for q in queries + queries[:7]]) < TOLERANCE
-    alone = [scorer.score([query])[0] for query in queries[:12]]
+    alone = [lm.log_probs([query])[0] for query in queries[:12]]
     assert largest_difference(alone, [together[q] for q in queries[:12]]) < TOLERANCE
-    assert scorer.score([]) == []
+    assert lm.log_probs([]) == []
 
 
 def test_starts_are_the_characters_of_the_answer() -> None:
-    (scored,) = LocalScorer(llama(), byte_tokenizer()).score([Query("a", "b", " é🙂x")])
+    (scored,) = LocalLanguageModel(llama(), byte_tokenizer()).log_probs([Query("a", "b", " é🙂x")])
     assert scored.starts == (0, 1, 1, 2, 2, 2, 2, 3)  # one token a byte
 
 
 def test_every_token_is_accounted_for() -> None:
-    scorer = LocalScorer(llama(), byte_tokenizer())
+    lm = LocalLanguageModel(llama(), byte_tokenizer())
     queries = [
         Query(LONG, text, answer) for text in ("my card", "my cat") for answer in ANSWERS[:3]
     ]
-    scorer.score(queries * 2)
-    done = scorer.statistics
+    lm.log_probs(queries * 2)
+    done = lm.statistics
     naive = 2 * sum(len((q.prefix + q.body + q.answer).encode()) - 1 for q in queries)
     assert (done.queries, done.distinct, done.naive_tokens) == (12, 6, naive)
     assert done.distinct_saved == naive / 2
@@ -147,21 +152,21 @@ def test_every_token_is_accounted_for() -> None:
     parts = done.distinct_saved + done.prefix_saved + done.trie_saved + done.tokens_computed
     assert parts == naive
     before = done.tokens_computed
-    scorer.score([Query(LONG, "my dog", " card")])
+    lm.log_probs([Query(LONG, "my dog", " card")])
     # the prefix is not read again: only its few uncached last tokens, the text and the answer
-    assert scorer.statistics.tokens_computed - before < 40 < len(LONG)
+    assert lm.statistics.tokens_computed - before < 40 < len(LONG)
 
 
 def test_prefixes_are_forgotten_least_recently_used_first() -> None:
     model = llama()
     one_prefix = 2 * 2 * 2 * 8 * 4 * len(LONG)  # keys and values, layers, heads, width, bytes
-    runtime = ScorerRuntime(prefix_memory=2.2 * one_prefix / 1e9)
-    scorer = LocalScorer(model, byte_tokenizer(), runtime=runtime)
+    runtime = LMRuntime(prefix_memory=2.2 * one_prefix / 1e9)
+    lm = LocalLanguageModel(model, byte_tokenizer(), runtime=runtime)
 
     def tokens_for(letter: str) -> int:
-        before = scorer.statistics.tokens_computed
-        scorer.score([Query(letter + LONG[1:], "card", " x")])
-        return scorer.statistics.tokens_computed - before
+        before = lm.statistics.tokens_computed
+        lm.log_probs([Query(letter + LONG[1:], "card", " x")])
+        return lm.statistics.tokens_computed - before
 
     first = [tokens_for(letter) for letter in "ABABCAB"]
     new, known = max(first), min(first)
@@ -179,9 +184,10 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, queries = llama(), all_queries()
-    expected = LocalScorer(model, byte_tokenizer()).score(queries)
-    runtime = ScorerRuntime(token_budget=2048)
-    scorer = LocalScorer(model, byte_tokenizer(), packed=packed, runtime=runtime)
+    expected = LocalLanguageModel(model, byte_tokenizer()).log_probs(queries)
+    runtime = LMRuntime(token_budget=2048)
+    lm = LocalLanguageModel(model, byte_tokenizer(), packed=packed, runtime=runtime)
+    lm.log_probs(queries[:1])  # checks whether it packs
     forward = model.forward
 
     def limited(*args: Any, input_ids: torch.Tensor, **kw: Any) -> Any:
@@ -190,33 +196,35 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(
         return forward(*args, input_ids=input_ids, **kw)
 
     monkeypatch.setattr(model, "forward", limited)
-    assert largest_difference(scorer.score(queries), expected) < TOLERANCE
-    assert scorer.budget.tokens == 256
+    assert largest_difference(lm.log_probs(queries), expected) < TOLERANCE
+    assert lm.budget.tokens == 256
     assert "token budget of 256" in caplog.text
 
 
 def test_out_of_memory_for_a_single_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = LocalScorer(llama(), byte_tokenizer())
+    lm = LocalLanguageModel(llama(), byte_tokenizer())
+    assert lm.attends_by_blocks
 
     def full(**kw: object) -> object:
         raise torch.OutOfMemoryError("gone")
 
-    monkeypatch.setattr(scorer.model, "forward", full)
+    monkeypatch.setattr(lm.model, "forward", full)
     with pytest.raises(ExtractError, match="only 16 tokens"):
-        scorer.score([Query("a", "b", "c")])
+        lm.log_probs([Query("a", "b", "c")])
 
 
 def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scorer = LocalScorer(llama(), byte_tokenizer())
+    lm = LocalLanguageModel(llama(), byte_tokenizer())
+    assert lm.attends_by_blocks
 
     def broken(**kw: object) -> object:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(scorer.model, "forward", broken)
+    monkeypatch.setattr(lm.model, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        scorer.score([Query("a", "b", "c")])
+        lm.log_probs([Query("a", "b", "c")])
 
 
 def test_prompts_beyond_a_sliding_window_take_the_plain_path(
@@ -225,10 +233,11 @@ def test_prompts_beyond_a_sliding_window_take_the_plain_path(
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=90)).train(False)
     queries = all_queries()
-    scorer = LocalScorer(model, byte_tokenizer())
+    lm = LocalLanguageModel(model, byte_tokenizer())
+    assert lm.packs
     assert "over 90 tokens" in caplog.text
-    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
-    assert scorer.statistics.trie_saved > 0  # the short ones are packed all the same
+    assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
+    assert lm.statistics.trie_saved > 0  # the short ones are packed all the same
 
 
 def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture) -> None:
@@ -238,9 +247,9 @@ def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture
     )
     model = MambaForCausalLM(config).train(False)
     queries = all_queries()[::9]
-    scorer = LocalScorer(model, byte_tokenizer())
-    assert not scorer.packs
-    assert largest_difference(scorer.score(queries), one_at_a_time(model, queries)) < TOLERANCE
+    lm = LocalLanguageModel(model, byte_tokenizer())
+    assert not lm.packs
+    assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
 
 
 @pytest.mark.parametrize(("kinds", "reach"), [(["global", "local"], 0), (["global"], None)])
@@ -303,8 +312,8 @@ def test_the_self_check_finds_a_model_that_ignores_its_mask(
     monkeypatch.setattr(maskless, "__signature__", inspect.signature(forward), raising=False)
     monkeypatch.setattr(model, "forward", maskless)
     assert not packs_soundly(model)
-    scorer = LocalScorer(model, byte_tokenizer())
-    assert not scorer.packs
+    lm = LocalLanguageModel(model, byte_tokenizer())
+    assert not lm.packs
     assert "nats off" in caplog.text
 
 
@@ -324,25 +333,26 @@ def test_declared_limits() -> None:
 
 
 def test_a_prompt_that_the_model_cannot_read_is_refused() -> None:
-    scorer = LocalScorer(build("gpt2"), byte_tokenizer())
+    lm = LocalLanguageModel(build("gpt2"), byte_tokenizer())
     with pytest.raises(ExtractError, match="prompt of 602 tokens is longer than the 512"):
-        scorer.score([Query("p", "x" * 600, "y")])
+        lm.log_probs([Query("p", "x" * 600, "y")])
     with pytest.raises(ExtractError, match="no tokens"):
-        scorer.score([Query("", "", "y")])
+        lm.log_probs([Query("", "", "y")])
 
 
 def test_a_score_that_is_not_finite_is_refused() -> None:
     model = llama()
-    scorer = LocalScorer(model, byte_tokenizer())
+    lm = LocalLanguageModel(model, byte_tokenizer())
+    assert lm.packs
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ExtractError, match="float32"):
-        scorer.score([Query("a", "b", "c")])
+        lm.log_probs([Query("a", "b", "c")])
 
 
 def test_identity_tells_models_tokenizers_and_formats_apart() -> None:
     def identity(model: PreTrainedModel, **kw: bool) -> str:
-        return LocalScorer(model, byte_tokenizer(**kw), name="m").identity
+        return LocalLanguageModel(model, byte_tokenizer(**kw), name="m").fingerprint
 
     changed = llama()
     with torch.no_grad():
@@ -361,27 +371,85 @@ def test_identity_tells_models_tokenizers_and_formats_apart() -> None:
 
 
 def test_chat_template() -> None:
-    with_chat = LocalScorer(llama(), byte_tokenizer())
-    rendered = with_chat.render_chat("hello")
+    with_chat = LocalLanguageModel(llama(), byte_tokenizer())
+    rendered = with_chat.chat_prompt("hello")
     assert rendered == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    assert LocalScorer(llama(), byte_tokenizer(chat=False)).render_chat("hello") is None
+    without = LocalLanguageModel(llama(), byte_tokenizer(chat=False))
+    assert without.chat_prompt("hello") is None
+    with pytest.raises(ModelError, match="has no chat template"):
+        without.generate(["hello"], SHORT)
+
+
+@pytest.fixture
+def writer() -> LocalLanguageModel:
+    return LocalLanguageModel(llama(vocabulary=512), byte_tokenizer())
+
+
+def test_the_most_likely_reply_does_not_depend_on_the_batch(writer: LocalLanguageModel) -> None:
+    alone = [writer.generate([prompt], SHORT)[0] for prompt in ("hi", "a longer prompt")]
+    told: list[str] = []
+    both = writer.generate(
+        ["hi", "a longer prompt"], SHORT, lambda prompt, reply: told.append(prompt)
+    )
+    assert both == alone
+    assert told == ["hi", "a longer prompt"]
+    assert alone[1].prompt_tokens == alone[0].prompt_tokens + len("a longer prompt") - len("hi")
+    assert all(0 < reply.completion_tokens <= 6 for reply in alone)
+
+
+def test_replies_are_those_of_the_chat_template_padded_by_the_tokenizer(
+    writer: LocalLanguageModel,
+) -> None:
+    tokenizer: Any = byte_tokenizer()
+    tokenizer.padding_side = "left"
+    prompts = ["hi", "a longer prompt"]
+    inputs = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
+    )  # fmt: skip
+    model: Any = writer.model
+    made = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    texts = tokenizer.batch_decode(
+        made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert [reply.text for reply in writer.generate(prompts, SHORT)] == texts
+
+
+def test_a_sampled_reply_depends_on_the_seed_and_leaves_the_generator_alone(
+    writer: LocalLanguageModel,
+) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    once = writer.generate(["a", "bbb"], DRAWN)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert once == writer.generate(["a", "bbb"], DRAWN)
+    other = Sampling(max_new_tokens=6, temperature=1.0, seed=1)
+    assert once != writer.generate(["a", "bbb"], other)
+
+
+def test_a_stopped_run_ends_as_it_would_have(writer: LocalLanguageModel, tmp_path: Path) -> None:
+    prompts = [f"prompt {number}" for number in range(20)]
+    expected = writer.generate(prompts, DRAWN)
+    kept = CachedLanguageModel(writer, tmp_path / "s.sqlite")
+    kept.generate(prompts[:16], DRAWN)  # a batch, then the kill
+    assert kept.generate(prompts, DRAWN) == expected
 
 
 def test_statistics_add_up_field_by_field() -> None:
-    one = ScorerStatistics(*range(len(fields(ScorerStatistics))))
-    assert one + one == ScorerStatistics(*(2 * i for i in range(len(fields(ScorerStatistics)))))
-    assert ScorerStatistics().tokens_per_second == ScorerStatistics().naive_seconds == 0
-    timed = ScorerStatistics(naive_tokens=100, tokens_computed=10, seconds=2.0)
+    one = LMStatistics(*range(len(fields(LMStatistics))))
+    assert one + one == LMStatistics(*(2 * i for i in range(len(fields(LMStatistics)))))
+    assert LMStatistics().tokens_per_second == LMStatistics().naive_seconds == 0
+    timed = LMStatistics(naive_tokens=100, tokens_computed=10, seconds=2.0)
     assert (timed.tokens_per_second, timed.naive_seconds) == (5.0, 20.0)
 
 
 @pytest.mark.real
 def test_smollm2_packed_equals_whole_prompts() -> None:
-    from hf_cap.lm.base import ScorerSettings
-    from hf_cap.lm.local import load_scorer
+    from hf_cap.lm.base import LMSettings
+    from hf_cap.lm.local import load_local
 
-    scorer = load_scorer(ScorerSettings(), ScorerRuntime(token_budget=64))
-    rendered = scorer.render_chat("Intents: card, card lost.\nMessage: @")
+    lm = load_local(LMSettings(), LMRuntime(token_budget=64))
+    rendered = lm.chat_prompt("Intents: card, card lost.\nMessage: @")
     assert rendered is not None
     prefix, end = rendered.split("@")
     queries = [
@@ -390,5 +458,5 @@ def test_smollm2_packed_equals_whole_prompts() -> None:
         for t in ("my card", "naïve 🙂\n")
         for a in ANSWERS
     ]
-    plain = LocalScorer(scorer.model, scorer.tokens.tokenizer, packed=False).score(queries)
-    assert largest_difference(scorer.score(queries), plain) < TOLERANCE
+    plain = LocalLanguageModel(lm.model, lm.tokens.tokenizer, packed=False).log_probs(queries)
+    assert largest_difference(lm.log_probs(queries), plain) < TOLERANCE

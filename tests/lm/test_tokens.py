@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_cap.errors import ExtractError, ModelError
 from hf_cap.lm.tokens import PromptTokenizer
-from tests.scoring.queries import ANSWERS, PREFIXES, TEXTS
+from tests.lm.queries import ANSWERS, PREFIXES, TEXTS
 from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 
 MERGES = [("c", "a"), ("ca", "r"), ("car", "d"), ("Ġ", "card"), ("e", ":"), (":", "Ġ"), ("s", "s")]
@@ -131,5 +131,5 @@ def test_a_prompt_does_not_depend_on_the_day() -> None:
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
         "Today: {{ date_string }}. {{ messages[0].content }}"
     )
-    rendered = PromptTokenizer(tokenizer).render_chat("hi")
+    rendered = PromptTokenizer(tokenizer).chat_prompt("hi")
     assert rendered == "Today: 26 Jul 2024. hi"

@@ -1,9 +1,10 @@
-"""The served scorer against a small server on loopback that answers as vLLM does, or misbehaves."""
+"""The served lm against a small server on loopback that answers as vLLM does, or misbehaves."""
 
 import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,18 +14,21 @@ from typing import Any
 import pytest
 import torch
 
-from hf_cap.errors import ConfigError, ExtractError, ServerError
-from hf_cap.lm import served as http
-from hf_cap.lm.base import Query, Scorer, ScorerRuntime
-from hf_cap.lm.cache import StoredScorer
-from hf_cap.lm.local import LocalScorer
-from hf_cap.lm.served import Connection, ServedScorer
-from hf_cap.lm.tokens import PromptTokenizer
-from tests.scoring.queries import all_queries, largest_difference
+from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
+from hf_cap.lm.base import LMRuntime, LMSettings, Query, Reply, Sampling
+from hf_cap.lm.cache import CachedLanguageModel
+from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.served import ServedLanguageModel
+from tests.lm.queries import all_queries, largest_difference
 from tests.tiny import byte_tokenizer, llama
 
 QUERIES = all_queries()[::6]
 Fault = Callable[[int], tuple[int, dict[str, str]] | None]
+
+
+def message(content: str | None) -> dict[str, Any]:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    return {"choices": [{"message": {"content": content}}], "usage": usage}
 
 
 class Server:
@@ -34,9 +38,11 @@ class Server:
         self.model = llama()
         self.fields = {"prompt_logprobs", "echo"}
         self.told: dict[str, Any] = {}
+        self.chat: Callable[[str], Any] = lambda prompt: message(prompt.upper())
         self.fault: Fault = lambda number: None
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
+        self.paths: set[str] = set()
         self.now, self.most = 0, 0
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -49,7 +55,9 @@ class Server:
         self._http.server_close()
         self._thread.join()
 
-    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, body: dict[str, Any]) -> Any:
+        if "messages" in body:
+            return self.chat(body["messages"][0]["content"])
         tokenizer = byte_tokenizer()
         prompt = body["prompt"]
         ids = prompt if isinstance(prompt, list) else tokenizer(prompt)["input_ids"]
@@ -83,6 +91,7 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with server._lock:
                     server.requests.append(body)
+                    server.paths.add(self.path)
                     server.keys.add(self.headers["Authorization"])
                     number = len(server.requests)
                     server.now += 1
@@ -114,15 +123,22 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(http, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
     running = Server()
     yield running
     running.close()
 
 
-def opened(server: Server, *, tokenizer: bool = True, **runtime: Any) -> ServedScorer:
-    tokens = PromptTokenizer(byte_tokenizer()) if tokenizer else None
-    return ServedScorer(Connection(server.url, ScorerRuntime(**runtime)), "tiny", tokens)
+def opened(
+    server: Server, *, tokenizer: bool = True, probe: bool = True, **runtime: Any
+) -> ServedLanguageModel:
+    settings = LMSettings(model="tiny", base_url=server.url)
+    lm = ServedLanguageModel(
+        settings, LMRuntime(**runtime), byte_tokenizer() if tokenizer else None
+    )
+    if probe:
+        assert lm.dialect
+    return lm
 
 
 @pytest.mark.parametrize(
@@ -137,18 +153,17 @@ def test_served_scores_equal_local_ones(
     server: Server, fields: set[str], tokenizer: bool, dialect: str
 ) -> None:
     server.fields = fields
-    scorer = opened(server, tokenizer=tokenizer)
-    assert scorer.dialect == dialect
-    assert isinstance(scorer, Scorer)
+    lm = opened(server, tokenizer=tokenizer)
+    assert lm.dialect == dialect
     queries = (
         QUERIES if tokenizer else [q for q in QUERIES if (q.prefix + q.body + q.answer).isascii()]
     )
-    local = LocalScorer(llama(), byte_tokenizer()).score(queries)
-    served = scorer.score(queries + queries[:2])
+    local = LocalLanguageModel(llama(), byte_tokenizer()).log_probs(queries)
+    served = lm.log_probs(queries + queries[:2])
     assert largest_difference(served, local + local[:2]) < 1e-4
     assert [s.starts for s in served] == [s.starts for s in local + local[:2]]
-    assert scorer.statistics.distinct == len(set(queries))
-    assert (scorer.render_chat("hi") is None) == (not tokenizer)
+    assert lm.statistics.distinct == len(set(queries))
+    assert (lm.chat_prompt("hi") is None) == (not tokenizer)
 
 
 def test_a_server_without_prompt_log_probabilities_is_refused_with_the_reason(
@@ -163,12 +178,12 @@ def test_a_server_without_prompt_log_probabilities_is_refused_with_the_reason(
 
 def test_a_model_that_is_not_served_is_refused(server: Server) -> None:
     with pytest.raises(ServerError, match=r"does not serve 'other'; it serves \['tiny'\]"):
-        ServedScorer(Connection(server.url, ScorerRuntime()), "other")
+        ServedLanguageModel(LMSettings(model="other", base_url=server.url)).dialect
 
 
 def test_passing_trouble_is_waited_out(server: Server) -> None:
-    scorer = opened(server, max_concurrency=2)
-    expected = scorer.score(QUERIES[:8])
+    lm = opened(server, max_concurrency=2)
+    expected = lm.log_probs(QUERIES[:8])
     start = len(server.requests)
     faults = {
         1: (429, {"Retry-After": "0.01"}),
@@ -177,7 +192,7 @@ def test_passing_trouble_is_waited_out(server: Server) -> None:
         6: (0, {}),
     }
     server.fault = lambda number: faults.get(number - start)
-    assert largest_difference(scorer.score(QUERIES[:8]), expected) < 1e-6
+    assert largest_difference(lm.log_probs(QUERIES[:8]), expected) < 1e-6
     assert len(server.requests) - start == 8 + len(faults)
 
 
@@ -187,43 +202,45 @@ def test_retry_after_is_honoured(server: Server, monkeypatch: pytest.MonkeyPatch
     async def no_sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    scorer = opened(server)
+    lm = opened(server)
     start = len(server.requests)
-    monkeypatch.setattr("asyncio.sleep", no_sleep)
+    monkeypatch.setattr("anyio.sleep", no_sleep)
     server.fault = lambda number: (429, {"Retry-After": "7"}) if number == start + 1 else None
-    scorer.score(QUERIES[:1])
+    lm.log_probs(QUERIES[:1])
     assert waits == [7.0]
 
 
 def test_lasting_trouble_ends(server: Server) -> None:
-    scorer = opened(server, max_retries=2)
+    lm = opened(server, max_retries=2)
     start = len(server.requests)
     server.fault = lambda number: (503, {})
     with pytest.raises(ServerError, match="status 503"):
-        scorer.score(QUERIES[:1])
+        lm.log_probs(QUERIES[:1])
     assert len(server.requests) - start == 3
     server.fault = lambda number: (400, {})
     with pytest.raises(ServerError, match=r"status 400.*spoiled"):
-        scorer.score(QUERIES[:1])
+        lm.log_probs(QUERIES[:1])
     assert len(server.requests) - start == 4
 
 
 def test_an_absent_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    settings = LMSettings(model="m", base_url="http://127.0.0.1:9/v1")
+    lm = ServedLanguageModel(settings, LMRuntime(max_retries=1), None)
     with pytest.raises(ServerError, match="ConnectError"):
-        ServedScorer(Connection("http://127.0.0.1:9/v1", ScorerRuntime(max_retries=1)), "m")
+        lm.log_probs(QUERIES[:1])
 
 
 def test_a_reply_without_the_answers_scores_is_an_error(server: Server) -> None:
-    scorer = opened(server)
+    lm = opened(server)
     server.fields = set()
     with pytest.raises(ExtractError, match="0 prompt log-probabilities"):
-        scorer.score(QUERIES[:1])
+        lm.log_probs(QUERIES[:1])
 
 
 def test_requests_under_way_are_bounded(server: Server) -> None:
-    scorer = opened(server, max_concurrency=3)
-    scorer.score(QUERIES)
+    lm = opened(server, max_concurrency=3)
+    lm.log_probs(QUERIES)
     assert 1 < server.most <= 3
 
 
@@ -232,12 +249,12 @@ def test_the_key_is_sent_and_never_shown(
 ) -> None:
     monkeypatch.setenv("MY_KEY", "secret-123")
     caplog.set_level(logging.DEBUG)
-    scorer = opened(server, api_key_env="MY_KEY", max_retries=1)
+    lm = opened(server, api_key_env="MY_KEY", max_retries=1)
     server.fault = lambda number: (500, {})
     with pytest.raises(ServerError) as caught:
-        scorer.score(QUERIES[:1])
+        lm.log_probs(QUERIES[:1])
     assert server.keys == {"Bearer secret-123"}
-    assert "secret-123" not in caplog.text + str(caught.value) + scorer.identity
+    assert "secret-123" not in caplog.text + str(caught.value) + lm.fingerprint
 
 
 def test_white_space_around_the_key_is_not_sent(
@@ -254,9 +271,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("MY_KEY", key)
     caplog.set_level(logging.DEBUG)
-    with pytest.raises(
-        ConfigError, match="'MY_KEY' holds a key with a control character"
-    ) as caught:
+    with pytest.raises(ConfigError, match="'MY_KEY' contains non-printable") as caught:
         opened(server, api_key_env="MY_KEY")
     assert "secret" not in caplog.text + str(caught.value)
 
@@ -266,30 +281,31 @@ def test_a_key_that_the_server_repeats_is_not_shown(
 ) -> None:
     monkeypatch.setenv("MY_KEY", "spoiled")  # the server says so in its errors
     caplog.set_level(logging.DEBUG)
-    scorer = opened(server, api_key_env="MY_KEY", max_retries=1)
+    lm = opened(server, api_key_env="MY_KEY", max_retries=1)
     server.fault = lambda number: (500, {})
     with pytest.raises(ServerError, match=r"\*\*\*") as caught:
-        scorer.score(QUERIES[:1])
+        lm.log_probs(QUERIES[:1])
     assert "spoiled" not in caplog.text + str(caught.value)
 
 
 def test_the_identity_tells_what_is_sent(server: Server) -> None:
     server.fields = {"echo"}
     ids, text = opened(server), opened(server, tokenizer=False)
-    assert ids.dialect == text.dialect
-    assert ids.identity != text.identity
-    assert ids.identity == opened(server).identity
+    assert ids.fingerprint != text.fingerprint
+    assert ids.fingerprint == opened(server).fingerprint
 
 
 def test_scores_that_arrived_before_a_failure_are_kept(server: Server, tmp_path: Path) -> None:
-    scorer = StoredScorer(opened(server, max_concurrency=1, max_retries=0), tmp_path / "s.sqlite")
+    lm = CachedLanguageModel(
+        opened(server, max_concurrency=1, max_retries=0), tmp_path / "s.sqlite"
+    )
     start = len(server.requests)
     server.fault = lambda number: (400, {}) if number == start + 4 else None
     with pytest.raises(ServerError):
-        scorer.score(QUERIES[:6])
+        lm.log_probs(QUERIES[:6])
     server.fault = lambda number: None
     start = len(server.requests)
-    assert scorer.score(QUERIES[:6]) == scorer.score(QUERIES[:6])
+    assert lm.log_probs(QUERIES[:6]) == lm.log_probs(QUERIES[:6])
     assert len(server.requests) - start == 3
 
 
@@ -305,7 +321,7 @@ def interruptible() -> Iterator[None]:
 def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(
     server: Server, tmp_path: Path
 ) -> None:
-    scorer = StoredScorer(opened(server, max_concurrency=1), tmp_path / "s.sqlite")
+    lm = CachedLanguageModel(opened(server, max_concurrency=1), tmp_path / "s.sqlite")
     start, held = len(server.requests), threading.Event()
 
     def interrupt(number: int) -> None:
@@ -315,10 +331,10 @@ def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(
 
     server.fault = interrupt
     with pytest.raises(KeyboardInterrupt):
-        scorer.score(QUERIES[:8])
+        lm.log_probs(QUERIES[:8])
     held.set()
     assert len(server.requests) - start == 3
-    scorer.score(QUERIES[:8])
+    lm.log_probs(QUERIES[:8])
     assert len(server.requests) - start == 3 + 6
 
 
@@ -331,3 +347,55 @@ def test_a_prompt_is_bounded_where_the_server_tells_its_limit(server: Server) ->
     server.told = {"max_model_len": tokens}
     assert opened(server).excess(query) == 1
     assert opened(server, tokenizer=False).excess(query) == 0
+
+
+def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
+    sampling = Sampling(max_new_tokens=9, temperature=0.5, seed=3)
+    told: list[str] = []
+    replies = opened(server, probe=False).generate(
+        ["a", "b"], sampling, lambda p, r: told.append(p)
+    )
+    assert replies == [Reply("A", 7, 2), Reply("B", 7, 2)]
+    assert sorted(told) == ["a", "b"]
+    body = {"temperature": 0.5, "max_tokens": 9, "seed": 3, "model": "tiny"}
+    assert {**body, "messages": [{"role": "user", "content": "b"}]} in server.requests
+    assert server.paths == {"/v1/chat/completions"}
+    server.chat = lambda prompt: message(None)
+    assert opened(server, probe=False).generate(["a"], sampling) == [Reply("", 7, 2)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"error": "no"}, "holds no message"),
+        ({"choices": []}, "holds no message"),
+        ({"choices": None}, "holds no message"),
+        (["a page"], "something else than JSON"),
+    ],
+)
+def test_an_answer_without_a_message_is_refused(server: Server, answer: Any, words: str) -> None:
+    server.chat = lambda prompt: answer
+    with pytest.raises(ServerError, match=words):
+        opened(server, probe=False).generate(["a"], Sampling(max_new_tokens=1))
+
+
+def test_replies_that_arrived_before_a_failure_are_kept(server: Server, tmp_path: Path) -> None:
+    lm = CachedLanguageModel(
+        opened(server, probe=False, max_concurrency=1, max_retries=0), tmp_path / "s.sqlite"
+    )
+    prompts = [f"prompt {number}" for number in range(8)]
+    server.fault = lambda number: (400, {}) if number == 5 else None
+    with pytest.raises(ServerError, match="status 400"):
+        lm.generate(prompts, Sampling(max_new_tokens=1))
+    server.fault, server.requests[:] = lambda number: None, []
+    assert [r.text for r in lm.generate(prompts, Sampling(max_new_tokens=1))][3:5] == [
+        "PROMPT 3",
+        "PROMPT 4",
+    ]
+    assert [body["messages"][0]["content"] for body in server.requests] == prompts[4:]
+
+
+def test_a_served_model_needs_its_extra(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[served\]'"):
+        opened(server)

@@ -1,0 +1,285 @@
+"""The store: nothing is asked twice, whatever happens to the process or the file."""
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_cap.errors import ExtractError
+from hf_cap.lm.base import LanguageModel, OnScore, Query, Reply, Sampling, Scored
+from hf_cap.lm.cache import AnswerStore, CachedLanguageModel, new_owner
+from hf_cap.lm.mock import MockLanguageModel
+
+QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
+PROMPTS = [f"prompt {i}" for i in range(20)]
+SHORT = Sampling(max_new_tokens=6)
+
+
+def length_score(prompt: str, answer: str) -> list[float]:
+    return [-len(prompt) / 7, -len(answer) / 3]
+
+
+def cached(
+    path: Path, fingerprint: str = "m", chunk: int = 8
+) -> tuple[CachedLanguageModel, MockLanguageModel]:
+    inner = MockLanguageModel(length_score, str.upper, fingerprint=fingerprint)
+    return CachedLanguageModel(inner, path, chunk=chunk), inner
+
+
+def test_a_second_run_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    first, asked = cached(tmp_path / "s.sqlite")
+    expected = first.log_probs(QUERIES + QUERIES[:3])
+    replies = first.generate(PROMPTS, SHORT)
+    assert len(asked.calls) == 40
+    again, asked_again = cached(tmp_path / "s.sqlite")
+    told: list[Query] = []
+    assert again.log_probs(QUERIES + QUERIES[:3], lambda q, s: told.append(q)) == expected
+    assert again.generate([*PROMPTS, PROMPTS[0]], SHORT) == [*replies, Reply("PROMPT 0", 2, 2)]
+    assert told == QUERIES
+    assert asked_again.calls == []
+    assert asked_again.asked == []
+    assert (again.statistics.queries, again.statistics.stored) == (43, 43)
+    assert (first.statistics.queries, first.statistics.distinct) == (43, 40)
+
+
+def test_the_key_holds_what_determines_an_answer_and_nothing_else(tmp_path: Path) -> None:
+    model, inner = cached(tmp_path / "s.sqlite")
+    for query, asked in (
+        (Query("ab", "c", "d"), 1),
+        (Query("a", "bc", "d"), 1),  # the same prompt, cut elsewhere
+        (Query("a", "b", "cd"), 2),
+    ):
+        model.log_probs([query])
+        assert len(inner.calls) == asked
+    for sampling, asked in (
+        (SHORT, 1),
+        (SHORT, 1),
+        (Sampling(max_new_tokens=6, temperature=1.0), 2),
+        (Sampling(max_new_tokens=6, seed=1), 3),
+    ):
+        model.generate(["a"], sampling)
+        assert len(inner.asked) == asked
+    other, asked_other = cached(tmp_path / "s.sqlite", "another model")
+    other.log_probs([Query("ab", "c", "d")])
+    other.generate(["a"], SHORT)
+    assert len(asked_other.calls) == len(asked_other.asked) == 1
+
+
+def test_a_model_that_does_not_call_back_is_cached_as_well(tmp_path: Path) -> None:
+    class Silent(LanguageModel):
+        asked = 0
+
+        def log_probs(self, queries: Any, on_result: OnScore | None = None) -> list[Scored]:
+            self.asked += len(queries)
+            return [Scored((-1.0,), (0,)) for _ in queries]
+
+    model = Silent()
+    for _ in range(2):
+        CachedLanguageModel(model, tmp_path / "s.sqlite").log_probs(QUERIES)
+    assert model.asked == len(QUERIES)
+
+
+def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
+    def fails_late(prompt: str, answer: str) -> float:
+        return float("nan") if prompt.endswith(" 30") else -1.0
+
+    failing = MockLanguageModel(fails_late, fingerprint="m")
+    with pytest.raises(ExtractError):
+        CachedLanguageModel(failing, tmp_path / "s.sqlite", chunk=8).log_probs(QUERIES)
+    again, asked = cached(tmp_path / "s.sqlite")
+    again.log_probs(QUERIES)
+    assert asked.calls == QUERIES[30:]
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from hf_cap.lm.mock import MockLanguageModel
+from hf_cap.lm.cache import CachedLanguageModel
+from tests.lm.test_cache import QUERIES
+
+log = open(sys.argv[2], "a", buffering=1)
+def slow(prompt, answer):
+    log.write(prompt + "\\n")
+    time.sleep(0.01)
+    return -float(len(prompt))
+model = CachedLanguageModel(MockLanguageModel(slow, fingerprint="m"), Path(sys.argv[1]), chunk=4)
+model.log_probs(QUERIES)
+"""
+
+
+def start(store: Path, log: Path) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    return subprocess.Popen([sys.executable, "-c", WORKER, store, log], env=environment)
+
+
+def test_a_killed_process_loses_only_the_query_in_flight(tmp_path: Path) -> None:
+    store, log = tmp_path / "s.sqlite", tmp_path / "calls"
+    log.touch()
+    for kills, target in enumerate((6, 17, 29)):
+        process = start(store, log)
+        while len(log.read_text().splitlines()) < target + kills and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(store, log).wait() == 0
+    calls = log.read_text().splitlines()
+    assert set(calls) == {query.prefix + query.body for query in QUERIES}
+    assert len(calls) <= len(QUERIES) + 3
+    model, inner = cached(store)
+    assert model.log_probs(QUERIES)[3].total == -len("prefix text 3")
+    assert inner.calls == []
+
+
+def test_two_processes_started_at_once_do_not_both_pay(tmp_path: Path) -> None:
+    store, log = tmp_path / "s.sqlite", tmp_path / "calls"
+    processes = [start(store, log) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert sorted(log.read_text().splitlines()) == sorted(q.prefix + q.body for q in QUERIES)
+
+
+def claimed_by(other: str, path: Path) -> CachedLanguageModel:
+    """A cached model whose first query somebody else has claimed."""
+    model, _ = cached(path)
+    model.log_probs(QUERIES[:1])
+    with model.store._transaction() as connection:
+        connection.execute("INSERT INTO claims SELECT key, ?, ? FROM answers", (other, time.time()))
+        connection.execute("DELETE FROM answers")
+    return model
+
+
+def test_a_live_owner_is_waited_for_and_its_answer_taken(tmp_path: Path) -> None:
+    owner = new_owner()
+    model = claimed_by(owner, tmp_path / "s.sqlite")
+    before = len(inner_calls(model))
+    store = AnswerStore(tmp_path / "s.sqlite")
+
+    def answer() -> None:
+        (key,) = store._open().execute("SELECT key FROM claims").fetchone()
+        store.put({key: [[-9.0], [0]]})
+
+    threading.Timer(0.3, answer).start()
+    assert model.log_probs(QUERIES[:1])[0].total == -9.0
+    assert len(inner_calls(model)) == before
+
+
+def inner_calls(model: CachedLanguageModel) -> list[Query]:
+    assert isinstance(model.inner, MockLanguageModel)
+    return model.inner.calls
+
+
+def _of_a_dead_process() -> str:
+    code = "from hf_cap.lm.cache import new_owner; print(new_owner(), end='')"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True
+    ).stdout
+
+
+def _of_a_number_used_again() -> str:
+    node, _, started, name = json.loads(new_owner())
+    return json.dumps([node, 1, started, name])
+
+
+@pytest.mark.parametrize("other", [_of_a_dead_process, _of_a_number_used_again])
+def test_the_claims_of_a_dead_owner_end(tmp_path: Path, other: Callable[[], str]) -> None:
+    model = claimed_by(other(), tmp_path / "s.sqlite")
+    assert (
+        model.log_probs(QUERIES[:1])[0].total
+        == length_score("prefix text 0", " label")[0] + length_score("", " label")[1]
+    )
+    assert len(inner_calls(model)) == 2
+
+
+def test_claims_end_after_an_error(tmp_path: Path) -> None:
+    broken = MockLanguageModel(lambda prompt, answer: float("nan"), fingerprint="m")
+    with pytest.raises(ExtractError):
+        CachedLanguageModel(broken, tmp_path / "s.sqlite").log_probs(QUERIES)
+    with AnswerStore(tmp_path / "s.sqlite")._transaction() as connection:
+        assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+
+
+def test_a_writer_waits_for_another(tmp_path: Path) -> None:
+    model, _ = cached(tmp_path / "s.sqlite")
+    model.log_probs(QUERIES[:1])
+    other = sqlite3.connect(model.store.path, check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.execute, ["COMMIT"])
+    release.start()
+    assert len(model.log_probs(QUERIES)) == len(QUERIES)
+    assert not release.is_alive()
+    other.close()
+
+
+def test_a_connection_is_not_carried_through_a_fork(tmp_path: Path) -> None:
+    model, _ = cached(tmp_path / "s.sqlite")
+    model.log_probs(QUERIES[:8])
+    before = model.store._connection
+    model.store._process = -1  # as a forked child sees it
+    model.log_probs(QUERIES[:9])
+    assert model.store._connection is not before
+
+
+@pytest.mark.parametrize("damage", ["not a database", "torn page"])
+def test_a_damaged_file_is_reported_and_rebuilt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    path = tmp_path / "s.sqlite"
+    model, _ = cached(path)
+    expected = model.log_probs(QUERIES)
+    model.store._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    model.store.close()
+    data = bytearray(path.read_bytes())
+    if damage == "not a database":
+        data[:100] = b"x" * 100
+    else:
+        data[4096:] = bytes(byte ^ 0xA5 for byte in data[4096:])
+    path.write_bytes(data)
+    again, asked = cached(path)
+    assert again.log_probs(QUERIES) == expected
+    assert len(asked.calls) == 40
+    assert "damaged" in caplog.text
+    assert [p.read_bytes() == bytes(data) for p in tmp_path.glob("*.damaged-*")] == [True]
+
+
+def test_a_damaged_value_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "s.sqlite"
+    model, _ = cached(path)
+    expected = model.log_probs(QUERIES)
+    model.store.close()
+    with sqlite3.connect(path) as connection:
+        keys = [key for (key,) in connection.execute("SELECT key FROM answers LIMIT 3")]
+        connection.execute("UPDATE answers SET value = zeroblob(28) WHERE key = ?", (keys[0],))
+        connection.execute("UPDATE answers SET value = x'01' WHERE key = ?", (keys[1],))
+    connection.close()
+    again, asked = cached(path)
+    with caplog.at_level(logging.WARNING):
+        assert again.log_probs(QUERIES) == expected
+    assert len(asked.calls) == 2
+    assert caplog.text.count("is damaged; it is computed again") >= 2
+
+
+def test_other_trouble_with_the_file_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "s.sqlite").mkdir()
+    with pytest.raises(sqlite3.OperationalError):
+        AnswerStore(tmp_path / "s.sqlite").get([b"k"])
+    assert (tmp_path / "s.sqlite").is_dir()
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
+    values = [-1 / 3, -1e-300, 0.0]
+    model = MockLanguageModel(lambda prompt, answer: values)
+    path = tmp_path / "deep" / "s.sqlite"
+    expected = CachedLanguageModel(model, path).log_probs(QUERIES[:1])
+    assert CachedLanguageModel(model, path).log_probs(QUERIES[:1]) == expected
+    assert list(expected[0].log_probs) == values
