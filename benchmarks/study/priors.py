@@ -28,7 +28,7 @@ from hf_cap.lm.base import LMSettings
 from hf_cap.priors.base import source_class
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import Busy, extract_priors, help_extraction
-from hf_cap.priors.fusion import HOW, fuse_priors
+from hf_cap.priors.fusion import METHODS, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, KeywordsPrior, with_control
 from hf_cap.priors.language_model import SIGNS
 from hf_cap.priors.prompts import ExtractionSettings
@@ -46,7 +46,7 @@ from hf_cap.schema import (
 _logger = logging.getLogger(__name__)
 
 _SPLIT = "train"
-HYBRIDS = {f"hybrid_{how}": how for how in HOW}
+HYBRIDS = {f"hybrid_{how}": how for how in METHODS}
 _WITHOUT_SCORES = "word_length"
 """What the controls that look at no score are made from: it scores every word."""
 
@@ -113,7 +113,7 @@ def with_prior(bench: Bench, cell: Cell) -> Dataset:
     fused = fuse_priors(
         data.map(_with_sign, batched=True, fn_kwargs={"sign": settings.sign, "sources": sources}),
         sources,
-        how=HYBRIDS.get(base, "mean"),
+        method=HYBRIDS.get(base, "mean"),
         normalisation=settings.normalisation,
     )
     control = next((name for name in CONTROLS if name == cell.method), None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks.settings import Kind
-from hf_cap.priors.base import Normalisation
+from hf_cap.priors.fusion import Normalisation
 from hf_cap.priors.prompts import Sign
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import check_choices, check_range, documented, option, required

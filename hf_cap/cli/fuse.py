@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_cap.cli.config import build
-from hf_cap.priors.base import FusionSettings
+from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.utils import documented, required
 
 _logger = logging.getLogger(__name__)
@@ -20,18 +20,16 @@ class FusePlaces:
     output_dir: str = required("Folder to write, one parquet file a split; may be the same.")
 
 
-SETTINGS = (FusePlaces, FusionSettings)
+SETTINGS = (FusePlaces, PriorFusion)
 
 
 def run(values: dict[str, Any]) -> None:
     """Add the column `prior` to every split."""
     from hf_cap.data import check_output, load_splits, save_splits
-    from hf_cap.priors.fusion import fuse_with_summary
 
     places = build(FusePlaces, values)
     splits = load_splits(places.dataset)
     check_output(places.output_dir, splits)
-    fused, summary = fuse_with_summary(splits, build(FusionSettings, values))
+    fused = fuse_priors(splits, **vars(build(PriorFusion, values)))
     save_splits(fused, places.output_dir)
-    _logger.info("%s", summary)
     _logger.info("Wrote the fused priors to %s", places.output_dir)

@@ -288,36 +288,9 @@ def source_class(name: str) -> type[Source]:
 
 # --- Settings of other modules.
 
-Normalisation = Literal["l2", "max_abs", "min_max", "softmax", "none"]
-How = Literal["mean", "max"]
 Statistic = Literal["chi_squared", "tfidf", "log_odds"]
 Control = Literal["uniform", "random", "shuffled"]
 RationaleUnit = Literal["characters", "words", "flags"]
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class FusionSettings:
-    """How several priors become one."""
-
-    sources: tuple[str, ...] = option(
-        (), "Sources to fuse, in the columns prior_<source>; all that there are by default."
-    )
-    how: How = option("mean", "Mean or (signed) maximum over the sources, word by word.")
-    normalisation: Normalisation = option(
-        "l2", "Puts each source on one scale over the words of a text, before fusing."
-    )
-    weights: Mapping[str, float] = option(
-        help="Source to weight, at least 0; 1 where it is not named. Only ratios matter.",
-        factory=dict,
-    )
-    certainty: Mapping[str, str] = option(
-        help="Source to the diagnostic column (such as cap_r2) that multiplies its weight on each text.",
-        factory=dict,
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 @documented

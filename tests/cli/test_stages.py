@@ -48,7 +48,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"dataset: {data}\nmodel: {room / 'llm'}\nsources: [cap, word_length]\nn: 4\n"
         "splits: [train]\nstore: none\nkeep_label_scores: true\n"
     )
-    (recipes / "fuse.yaml").write_text("how: max\n")
+    (recipes / "fuse.yaml").write_text("method: max\n")
     (recipes / "train.yaml").write_text(
         f"model: {room / 'encoder'}\nnum_train_epochs: 2\nper_device_train_batch_size: 3\n"
         'learning_rate: 1e-2\nsave_strategy: "no"\nlogging_steps: 1\n'

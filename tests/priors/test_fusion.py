@@ -8,15 +8,16 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.priors.base import How
 from hf_cap.priors.fusion import (
-    HOW,
-    FusionSummary,
+    METHODS,
+    NORMALISATIONS,
+    Method,
+    Normalisation,
     PriorFusion,
     find_defect,
     fuse,
     fuse_priors,
-    fuse_with_summary,
+    normalise,
 )
 
 SCORES = List(Value("float64"))
@@ -43,8 +44,57 @@ def table(
     return Dataset.from_dict(data, Features({**features, "provenance": Value("string"), **others}))
 
 
-def test_every_way_of_the_settings_has_a_function() -> None:
-    assert set(HOW) == set(get_args(How))
+def test_every_choice_has_a_function() -> None:
+    assert set(METHODS) == set(get_args(Method))
+    assert set(NORMALISATIONS) == set(get_args(Normalisation))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l2", [0.6, -0.8, 0.0]),
+        ("max_abs", [0.75, -1.0, 0.0]),
+        ("min_max", [1.0, 0.0, 4 / 7]),
+        ("none", [3.0, -4.0, 0.0]),
+    ],
+)
+def test_known_answers(name: Normalisation, expected: list[float]) -> None:
+    assert normalise([3.0, -4.0, 0.0], name) == pytest.approx(expected)
+
+
+def test_softmax_of_logarithms_is_the_distribution() -> None:
+    scores = [math.log(1), math.log(2), math.log(5)]
+    assert normalise(scores, "softmax") == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+
+
+@pytest.mark.parametrize("name", ["l2", "max_abs"])
+def test_scale_of_a_source_does_not_matter(name: Normalisation) -> None:
+    expected = normalise([1.0, -2.0, 2.0], name)
+    for scale in (1e-200, 1e-3, 1e200):
+        assert normalise([scale, -2 * scale, 2 * scale], name) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["l2", "max_abs", "min_max", "none"])
+def test_all_zero_stays_all_zero(name: Normalisation) -> None:
+    assert normalise([0.0, 0.0], name) == [0.0, 0.0]
+
+
+def test_equal_scores_under_min_max_are_all_the_strongest() -> None:
+    assert normalise([0.3, 0.3], "min_max") == [1.0, 1.0]
+
+
+def test_softmax_of_large_scores_is_finite() -> None:
+    assert normalise([1000.0, 1000.0], "softmax") == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", get_args(Normalisation))
+def test_no_words_give_no_scores(name: Normalisation) -> None:
+    assert normalise([], name) == []
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"'l2'.*got 'l1'"):
+        normalise([1.0], "l1")  # type: ignore[arg-type]
 
 
 def test_mean_of_normalised_sources() -> None:
@@ -59,19 +109,19 @@ def test_sources_are_normalised_as_the_settings_say() -> None:
 
 
 def test_max_is_the_signed_maximum() -> None:
-    assert fuse([[3.0, -4.0], [-1.0, 0.0]], how="max") == pytest.approx([0.6, 0.0])
+    assert fuse([[3.0, -4.0], [-1.0, 0.0]], method="max") == pytest.approx([0.6, 0.0])
 
 
 def test_weights_matter_by_their_ratio_only() -> None:
     priors = [[1.0, 0.0], [0.0, 1.0]]
     assert fuse(priors, [3.0, 1.0]) == pytest.approx([0.75, 0.25])
     assert fuse(priors, [300.0, 100.0]) == pytest.approx([0.75, 0.25])
-    assert fuse(priors, [3.0, 1.0], how="max") == pytest.approx([1.5, 0.5])
+    assert fuse(priors, [3.0, 1.0], method="max") == pytest.approx([1.5, 0.5])
 
 
-@pytest.mark.parametrize("how", get_args(How))
-def test_one_source_is_itself_whatever_its_weight(how: How) -> None:
-    assert fuse([[3.0, -4.0]], [0.2], how=how) == pytest.approx([0.6, -0.8])
+@pytest.mark.parametrize("method", get_args(Method))
+def test_one_source_is_itself_whatever_its_weight(method: Method) -> None:
+    assert fuse([[3.0, -4.0]], [0.2], method=method) == pytest.approx([0.6, -0.8])
 
 
 @pytest.mark.parametrize("bad", [None, [math.nan, 1.0], [math.inf, 0.0], [0.0, 0.0]])
@@ -81,7 +131,7 @@ def test_an_unusable_source_leaves_the_others_as_if_it_were_not_there(bad: Score
 
 
 def test_a_weight_of_zero_takes_a_source_out_of_the_maximum_too() -> None:
-    assert fuse([[1.0, 0.0], [-1.0, -1.0]], [0.0, 1.0], how="max") == pytest.approx(
+    assert fuse([[1.0, 0.0], [-1.0, -1.0]], [0.0, 1.0], method="max") == pytest.approx(
         [-(0.5**0.5)] * 2
     )
 
@@ -116,7 +166,7 @@ def test_a_data_set_gets_a_prior_column_and_its_provenance() -> None:
     assert made["lime"] == {"word_pattern": r"\S+", "samples": 9}
     assert made["prior"] == {
         "sources": ["cap", "lime"],
-        "how": "mean",
+        "method": "mean",
         "normalisation": "l2",
         "weights": {"cap": 1},
         "certainty": {},
@@ -130,35 +180,29 @@ def test_only_the_named_sources_are_fused() -> None:
     )
 
 
-def test_the_summary_counts_what_was_left_out() -> None:
+def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hf_cap")
     data = table(
         [[1.0, 0.0], None, [math.nan, 0.0], [0.0, 0.0], [1.0, -1.0]],
         [[1.0, 0.0], None, [0.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],
     )
-    fused, summary = fuse_with_summary(data, PriorFusion())
-    assert fused["prior"][:] == [[1.0, 0.0], None, [0.0, 1.0], [0.0, 1.0], None]
-    expected = {
-        "texts": 5,
-        "without_prior": 2,
-        "left_out": {"cap": {"missing": 1, "not_finite": 1, "all_zero": 1}, "lime": {"missing": 1}},
-    }
-    assert summary.to_dict() == expected
-    assert str(summary) == (
-        "2 of 5 texts have no prior; left out of the fusion: cap: 1 missing, cap: 1 not finite, "
-        "cap: 1 all zero, lime: 1 missing."
-    )
-    assert str(FusionSummary(3, 0, {})) == "0 of 3 texts have no prior."
+    assert fuse_priors(data)["prior"][:] == [[1.0, 0.0], None, [0.0, 1.0], [0.0, 1.0], None]
+    assert caplog.messages == [
+        "2 of 5 texts have no prior; cap was left out of 1 (all zero); cap was left out of 1 (missing); "
+        "cap was left out of 1 (not finite); lime was left out of 1 (missing)."
+    ]
 
 
-def test_certainty_weighs_a_source_on_each_text() -> None:
+def test_certainty_weighs_a_source_on_each_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hf_cap")
     data = table(
         [[1.0, 0.0]] * 4, [[0.0, 1.0]] * 4, cap_r2=[1.0, 0.5, -0.2, None]
     )  # fmt: skip
-    fused, summary = fuse_with_summary(data, PriorFusion(certainty={"cap": "cap_r2"}))
+    fused = fuse_priors(data, certainty={"cap": "cap_r2"})
     expected = [[0.5, 0.5], [1 / 3, 2 / 3], [0.0, 1.0], [0.0, 1.0]]
     for row, prior in enumerate(expected):
         assert fused["prior"][row] == pytest.approx(prior)
-    assert summary.left_out == {"cap": {"weightless": 2}}
+    assert "cap was left out of 2 (weightless)" in caplog.text
 
 
 def test_a_split_whose_first_rows_have_no_prior_keeps_the_column_type(tmp_path: Path) -> None:
@@ -192,7 +236,7 @@ def test_sources_of_different_words_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"how": "sum"}, r"`how` must be one of 'mean', 'max', got 'sum'"),
+        ({"method": "sum"}, r"`method` must be one of 'mean', 'max', got 'sum'"),
         ({"normalisation": "l1"}, "`normalisation` must be one of"),
         ({"weights": {"shap": 1.0}}, "'shap' has a weight or a certainty but is not fused"),
         ({"certainty": {"shap": "x"}}, "'shap' has a weight or a certainty but is not fused"),
