@@ -1,1 +1,71 @@
-"""What a trained classifier is worth: accuracy, faithfulness, agreement with a prior, robustness."""
+"""Evaluation: classifiers, metrics, attacks, few-shot sets and the comparison of results.
+
+Names are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_cap.evaluation.attacks.attack import attack_dataset as attack_dataset
+    from hf_cap.evaluation.attacks.settings import AttackSettings as AttackSettings
+    from hf_cap.evaluation.classifier import load_classifier as load_classifier
+    from hf_cap.evaluation.evaluate import Evaluation as Evaluation
+    from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
+    from hf_cap.evaluation.evaluate import evaluate_classifier as evaluate_classifier
+    from hf_cap.evaluation.few_shot import few_shot as few_shot
+    from hf_cap.evaluation.metrics import comprehensiveness as comprehensiveness
+    from hf_cap.evaluation.metrics import cosine as cosine
+    from hf_cap.evaluation.metrics import plausibility as plausibility
+    from hf_cap.evaluation.metrics import robustness as robustness
+    from hf_cap.evaluation.metrics import soft_nc as soft_nc
+    from hf_cap.evaluation.metrics import soft_ns as soft_ns
+    from hf_cap.evaluation.metrics import spearman as spearman
+    from hf_cap.evaluation.metrics import sufficiency as sufficiency
+    from hf_cap.evaluation.modules import load_metric as load_metric
+    from hf_cap.evaluation.modules import write_metric_space as write_metric_space
+    from hf_cap.evaluation.results import Estimate as Estimate
+    from hf_cap.evaluation.results import compare as compare
+    from hf_cap.evaluation.results import estimate as estimate
+    from hf_cap.evaluation.results import holm as holm
+    from hf_cap.evaluation.results import paired_bootstrap as paired_bootstrap
+    from hf_cap.evaluation.results import summarize as summarize
+
+_EXPORTS = {
+    "AttackSettings": "attacks.settings",
+    "Estimate": "results",
+    "Evaluation": "evaluate",
+    "EvaluationSettings": "evaluate",
+    "attack_dataset": "attacks.attack",
+    "compare": "results",
+    "comprehensiveness": "metrics",
+    "cosine": "metrics",
+    "estimate": "results",
+    "evaluate_classifier": "evaluate",
+    "few_shot": "few_shot",
+    "holm": "results",
+    "load_classifier": "classifier",
+    "load_metric": "modules",
+    "paired_bootstrap": "results",
+    "plausibility": "metrics",
+    "robustness": "metrics",
+    "soft_nc": "metrics",
+    "soft_ns": "metrics",
+    "spearman": "metrics",
+    "sufficiency": "metrics",
+    "summarize": "results",
+    "write_metric_space": "modules",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

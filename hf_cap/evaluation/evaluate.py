@@ -1,25 +1,22 @@
-"""Settings of `evaluate_classifier`; torch-free, so that `hf-cap evaluate --help` is instant."""
+"""Evaluate a sequence classifier: accuracy, faithfulness of its attributions, agreement with a prior."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_cap.attribution import attribute_words
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation.metrics import (
-    Classifier,
+    PERCENTAGES,
+    SOFT_SAMPLES,
     FloatArray,
     SoftDistance,
     comprehensiveness,
     cosine,
-    load_classifier,
     soft_nc,
     soft_ns,
     sufficiency,
@@ -28,7 +25,16 @@ from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import WORD_PATTERN, word_strings
 
-"""How far soft erasure moves the output; `soft.DISTANCES` holds one function for each."""
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hf_cap.evaluation.classifier import Classifier
+
+WordScores: TypeAlias = list[list[float]]
+Explain: TypeAlias = Callable[[list[str], list[int]], WordScores]
+"""Texts and classes to word attributions."""
+Prior: TypeAlias = Sequence[float] | None
 
 
 @documented
@@ -37,29 +43,29 @@ class EvaluationSettings:
     """What `evaluate_classifier` measures, and how."""
 
     faithfulness: bool = option(
-        True,
-        "Measure comprehensiveness and sufficiency; costs one attribution and a few passes a text.",
+        True, "Measure comprehensiveness and sufficiency: one attribution and some passes per text."
     )
     percentages: tuple[int, ...] = option(
-        (1, 5, 10, 20, 50),
-        "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are the mean over them.",
+        PERCENTAGES,
+        "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are their mean.",
     )
     soft: bool = option(False, "Measure Soft-NC and Soft-NS too.")
-    soft_samples: int = option(4, "Random embedding masks a text for the soft metrics; at least 1.")
+    soft_samples: int = option(
+        SOFT_SAMPLES, "Random embedding masks per text for the soft metrics; at least 1."
+    )
     soft_distance: SoftDistance = option(
         "probability",
         "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
     )
     prior_column: str = option(
-        PRIOR,
-        "Column with the prior for the alignment; rows without one (or a missing column) are left out.",
+        PRIOR, "Column with the prior for the alignment; rows without one are left out."
     )
     attribution_method: AttributionMethod = option(
         "integrated_gradients", "Attribution of the classifier that is evaluated."
     )
     attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")
-    batch_size: int = option(32, "Texts a forward pass; changes the speed, not the result.")
+    batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.")
     max_length: int | None = option(
         None, "Longest input in tokens; by default what tokenizer and model allow."
     )
@@ -67,7 +73,7 @@ class EvaluationSettings:
         WORD_PATTERN, "Regular expression of a word; the one the prior was made with."
     )
     records: bool = option(
-        False, "Keep one record a text (prediction, probabilities, attributions)."
+        False, "Keep one record per text (prediction, probabilities, attributions)."
     )
     seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
@@ -76,72 +82,9 @@ class EvaluationSettings:
         check_range(self, "soft_samples", "attribution_steps", "batch_size", at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(
-                f"`percentages` must be whole numbers above 0 and at most 100, got {self.percentages!r}."
+                "`percentages` must be whole numbers above 0 and at most 100, got "
+                f"{self.percentages!r}."
             )
-
-
-# --- Accuracy under attack, beside the accuracy on the texts as they were.
-
-
-@dataclass(frozen=True, slots=True)
-class Robustness:
-    """How a classifier stands up to attacks; every number in [0, 1]."""
-
-    clean_accuracy: float
-    """Share of the original texts predicted right. Higher is better."""
-    robust_accuracy: float
-    """Share of texts of which every attacked version is predicted right. Higher is better."""
-    mean_attacked_accuracy: float
-    """Mean over texts of the share of attacked versions predicted right. Higher is better."""
-    attack_success: float | None
-    """Share of the rightly predicted texts that an attack turns. Lower is better; `None`: none right."""
-
-
-def robustness(
-    attacked: Sequence[Sequence[int]], clean: Sequence[int], references: Sequence[int]
-) -> Robustness:
-    """Compare predictions before and after attacks.
-
-    Args:
-        attacked: For each text, the predicted label of each of its attacked versions; at least one.
-        clean: Predicted label of each original text.
-        references: Gold label of each text.
-
-    Raises:
-        DataError: there is no text, a text has no attacked version, or the lists differ in length.
-    """
-    if not references or not len(attacked) == len(clean) == len(references):
-        raise DataError(
-            f"Robust accuracy needs one entry a text in each list, got {len(attacked)} attacked, "
-            f"{len(clean)} clean predictions and {len(references)} labels."
-        )
-    if empty := [row for row, versions in enumerate(attacked) if not len(versions)]:
-        raise DataError(
-            f"{len(empty)} texts have no attacked version, the first is text {empty[0]}; leave them out."
-        )
-    right = np.array(
-        [
-            np.mean([label == gold for label in versions])
-            for versions, gold in zip(attacked, references, strict=True)
-        ]
-    )
-    clean_right = np.asarray(clean) == np.asarray(references)
-    return Robustness(
-        clean_accuracy=float(clean_right.mean()),
-        robust_accuracy=float((right == 1).mean()),
-        mean_attacked_accuracy=float(right.mean()),
-        attack_success=float((right[clean_right] < 1).mean()) if clean_right.any() else None,
-    )
-
-
-# --- Evaluate a trained classifier: accuracy, faithfulness of its attributions, agreement with a prior.
-
-
-Attribute: TypeAlias = Callable[..., list[list[float]]]
-"""`attribute(model, tokenizer, texts, targets, *, method, steps, batch_size, word_pattern, max_length)`:
-one list a text, one score a word; see `hf_cap.attribution.attribute_words`."""
-Prior: TypeAlias = Sequence[float] | None
-Labels: TypeAlias = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +95,17 @@ class Record:
     label: str
     prediction: str
     probabilities: tuple[float, ...]
-    """One a label of the model, in its order; they sum to 1."""
+    """One per label of the model, in its order; they sum to 1."""
     words: tuple[str, ...]
     attributions: tuple[float, ...] | None
-    """One a word, for the predicted class; `None` where none was computed."""
+    """One per word, for the predicted class; `None` where none was computed."""
     prior: tuple[float, ...] | None
-    """One a word, for the gold class; `None` where the text has none."""
+    """One per word, for the gold class; `None` where the text has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What `evaluate_classifier` found. A number that was not measured is `None`."""
-
-    primary: ClassVar[str] = "accuracy"
+    """The results of `evaluate_classifier`. A number that was not measured is `None`."""
 
     texts: int
     accuracy: float
@@ -187,23 +128,16 @@ class Evaluation:
     """Label names in the order of `Record.probabilities`."""
     records: tuple[Record, ...] = dataclasses.field(default=(), repr=False)
 
-    @property
-    def primary_value(self) -> float:
-        """The main number: the accuracy."""
-        return float(getattr(self, self.primary))
-
     def to_dict(self) -> dict[str, Any]:
         """The numbers and records as plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def evaluate_classifier(
-    model: PreTrainedModel | str,
-    tokenizer: PreTrainedTokenizerBase | str | None,
-    dataset: Dataset,
-    *,
+    model: "PreTrainedModel | str",
+    tokenizer: "PreTrainedTokenizerBase | str | None",
+    dataset: "Dataset",
     settings: EvaluationSettings | None = None,
-    attribute: Attribute | None = None,
 ) -> Evaluation:
     """Evaluate a sequence classifier on labelled texts.
 
@@ -214,13 +148,16 @@ def evaluate_classifier(
         tokenizer: Its tokenizer or where that is; `None` for the one in the folder `model`.
         dataset: Columns `text` and `label` (a `ClassLabel`, or label names), and perhaps a prior.
         settings: What to measure; the defaults of `EvaluationSettings` if not given.
-        attribute: Gives word attributions; `hf_cap.attribution.attribute_words` if not given.
 
     Raises:
         DataError: a column is missing, there is no row, or a label is not one of the model's.
         PriorError: a prior does not fit its text.
         ModelError: the model or tokenizer cannot be loaded or used.
     """
+    from sklearn.metrics import f1_score
+
+    from hf_cap.evaluation.classifier import load_classifier
+
     settings = settings or EvaluationSettings()
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
@@ -230,7 +167,7 @@ def evaluate_classifier(
     priors = _priors(dataset, texts, settings)
     probabilities = classifier(texts)
     predicted = probabilities.argmax(axis=1)
-    explain = _explainer(classifier, settings, attribute)
+    explain = _explainer(classifier, settings)
     explained = settings.faithfulness or settings.soft or settings.records
     attributions = explain(texts, predicted.tolist()) if explained else None
     return Evaluation(
@@ -240,18 +177,22 @@ def evaluate_classifier(
         **_faithfulness(classifier, texts, predicted.tolist(), attributions, settings),
         **_alignment(explain, texts, gold.tolist(), predicted.tolist(), attributions, priors),
         labels=tuple(classifier.labels),
-        records=_records(classifier, texts, gold, probabilities, attributions, priors, settings)
+        records=_records(
+            classifier.labels, texts, gold, probabilities, attributions, priors, settings
+        )
         if settings.records
         else (),
     )
 
 
-def gold_labels(dataset: Dataset, labels: Sequence[str]) -> Labels:
+def gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
     """Gold label of each row as an index into the model's `labels`, matched by name.
 
     Raises:
-        DataError: a column is missing, there is no row, or the model does not know a label.
+        DataError: a column is missing, there is no row, or a label is not one of the model's.
     """
+    from datasets import ClassLabel
+
     for column in (TEXT, LABEL):
         if column not in dataset.column_names:
             raise DataError(
@@ -260,23 +201,21 @@ def gold_labels(dataset: Dataset, labels: Sequence[str]) -> Labels:
     if len(dataset) == 0:
         raise DataError("The data set to evaluate on has no rows.")
     feature = dataset.features[LABEL]
-    names = list(dataset[LABEL])
-    space = feature.names if isinstance(feature, ClassLabel) else dict.fromkeys(map(str, names))
-    unknown = [name for name in space if name not in labels]
-    if unknown:
+    by_number = isinstance(feature, ClassLabel)
+    names = [feature.names[i] if by_number else str(i) for i in dataset[LABEL]]
+    space = feature.names if by_number else list(dict.fromkeys(names))
+    if unknown := [name for name in space if name not in labels]:
         raise DataError(
-            f"The model does not know {len(unknown)} of the data set's {len(space)} labels: {unknown[:5]!r}; "
-            f"its own are {list(labels)[:5]!r}... Labels are matched by name: set `id2label` of the model's "
-            "config, or evaluate on data with its labels."
+            f"The model does not have {len(unknown)} of the data set's {len(space)} labels: "
+            f"{unknown[:5]!r}; its own are {list(labels)[:5]!r}... Labels are matched by name: set "
+            "`id2label` of the model's config, or evaluate on data with its labels."
         )
-    if isinstance(feature, ClassLabel):
-        names = [feature.int2str(label) for label in names]
     index = {name: position for position, name in enumerate(labels)}
-    return np.array([index[str(name)] for name in names], dtype=np.intp)
+    return np.array([index[name] for name in names], dtype=np.intp)
 
 
-def _priors(dataset: Dataset, texts: Sequence[str], settings: EvaluationSettings) -> list[Prior]:
-    """The prior of each row; `None` where there is none, or it is all zero and so points nowhere."""
+def _priors(dataset: "Dataset", texts: Sequence[str], settings: EvaluationSettings) -> list[Prior]:
+    """The prior of each row; `None` where there is none, or it is all zero."""
     column = settings.prior_column
     if column not in dataset.column_names:
         return [None] * len(texts)
@@ -286,59 +225,48 @@ def _priors(dataset: Dataset, texts: Sequence[str], settings: EvaluationSettings
     return [prior if prior is not None and any(prior) else None for prior in priors]
 
 
-def _explainer(
-    classifier: Classifier, settings: EvaluationSettings, attribute: Attribute | None
-) -> Callable[[Sequence[str], Sequence[int]], list[list[float]]]:
-    """Texts and classes to word attributions of the classifier."""
-    explain_words: Attribute = attribute or attribute_words
+def _explainer(classifier: "Classifier", settings: EvaluationSettings) -> Explain:
+    from hf_cap.attribution import attribute_words
 
-    def explain(texts: Sequence[str], targets: Sequence[int]) -> list[list[float]]:
-        return explain_words(
-            classifier.model,
-            classifier.tokenizer,
-            list(texts),
-            list(targets),
-            method=settings.attribution_method,
-            steps=settings.attribution_steps,
-            batch_size=settings.batch_size,
-            word_pattern=settings.word_pattern,
-            max_length=classifier.max_length,
-        )
-
-    return explain
+    return partial(
+        attribute_words,
+        classifier.model,
+        classifier.tokenizer,
+        method=settings.attribution_method,
+        steps=settings.attribution_steps,
+        batch_size=settings.batch_size,
+        word_pattern=settings.word_pattern,
+        max_length=classifier.max_length,
+    )
 
 
 def _faithfulness(
-    classifier: Classifier,
+    classifier: "Classifier",
     texts: Sequence[str],
     predicted: Sequence[int],
-    attributions: list[list[float]] | None,
+    attributions: WordScores | None,
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    found: dict[str, FloatArray] = {}
-    if attributions is not None and settings.faithfulness:
-        for metric in (comprehensiveness, sufficiency):
-            found[metric.__name__] = metric(
-                classifier,
-                texts,
-                predicted,
-                attributions,
-                percentages=settings.percentages,
-                word_pattern=settings.word_pattern,
-            )
-    if attributions is not None and settings.soft:
-        for soft_metric in (soft_nc, soft_ns):
-            found[soft_metric.__name__] = soft_metric(
-                classifier,
-                texts,
-                predicted,
-                attributions,
-                samples=settings.soft_samples,
-                distance=settings.soft_distance,
-                seed=settings.seed,
-                word_pattern=settings.word_pattern,
-            )
-    return {name: mean_defined(values) for name, values in found.items()}
+    if attributions is None:
+        return {}
+    explained = (classifier, texts, predicted, attributions)
+    hard: dict[str, Any] = {"percentages": settings.percentages}
+    soft: dict[str, Any] = {
+        "samples": settings.soft_samples,
+        "distance": settings.soft_distance,
+        "seed": settings.seed,
+    }
+    wanted: list[tuple[Callable[..., FloatArray], dict[str, Any]]] = []
+    if settings.faithfulness:
+        wanted += [(comprehensiveness, hard), (sufficiency, hard)]
+    if settings.soft:
+        wanted += [(soft_nc, soft), (soft_ns, soft)]
+    return {
+        metric.__name__: mean_defined(
+            metric(*explained, **options, word_pattern=settings.word_pattern)
+        )
+        for metric, options in wanted
+    }
 
 
 def mean_defined(values: FloatArray) -> float | None:
@@ -348,44 +276,41 @@ def mean_defined(values: FloatArray) -> float | None:
 
 
 def _alignment(
-    explain: Callable[[Sequence[str], Sequence[int]], list[list[float]]],
+    explain: Explain,
     texts: Sequence[str],
     gold: Sequence[int],
     predicted: Sequence[int],
-    attributions: list[list[float]] | None,
+    attributions: WordScores | None,
     priors: Sequence[Prior],
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     """Mean cosine with the prior; attributions of rightly predicted texts are used again."""
-    rows = [row for row, prior in enumerate(priors) if prior is not None]
-    if not rows:
+    references = {row: prior for row, prior in enumerate(priors) if prior is not None}
+    if not references:
         return {}
-    known = (
-        {}
-        if attributions is None
-        else {row: attributions[row] for row in rows if predicted[row] == gold[row]}
-    )
-    missing = [row for row in rows if row not in known]
-    if missing:
-        of_gold = explain([texts[row] for row in missing], [gold[row] for row in missing])
-        known.update(zip(missing, of_gold, strict=True))
-    cosines = [cosine(known[row], priors[row] or ()) for row in rows]
-    return {"alignment": float(np.mean(cosines)), "alignment_texts": len(rows)}
+    known: dict[int, list[float]] = {}
+    if attributions is not None:
+        known = {row: attributions[row] for row in references if predicted[row] == gold[row]}
+    if missing := [row for row in references if row not in known]:
+        scores = explain([texts[row] for row in missing], [gold[row] for row in missing])
+        known.update(zip(missing, scores, strict=True))
+    cosines = [cosine(known[row], prior) for row, prior in references.items()]
+    return {"alignment": float(np.mean(cosines)), "alignment_texts": len(references)}
 
 
 def _records(
-    classifier: Classifier,
+    labels: Sequence[str],
     texts: Sequence[str],
-    gold: Labels,
+    gold: NDArray[np.intp],
     probabilities: FloatArray,
-    attributions: list[list[float]] | None,
+    attributions: WordScores | None,
     priors: Sequence[Prior],
     settings: EvaluationSettings,
 ) -> tuple[Record, ...]:
     return tuple(
         Record(
             text=text,
-            label=classifier.labels[gold[row]],
-            prediction=classifier.labels[int(probabilities[row].argmax())],
+            label=labels[gold[row]],
+            prediction=labels[int(probabilities[row].argmax())],
             probabilities=tuple(probabilities[row].tolist()),
             words=tuple(word_strings(text, settings.word_pattern)),
             attributions=None if attributions is None else tuple(attributions[row]),

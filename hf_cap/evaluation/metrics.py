@@ -1,32 +1,36 @@
-"""How well two lists of word scores agree: cosine and rank correlation."""
+"""Metrics as pure functions: faithfulness, plausibility and agreement of word scores, robustness."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.metrics import auc, precision_recall_curve
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_cap.attribution import check_offsets
-from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
-from hf_cap.errors import DataError, ModelError
+from hf_cap.errors import DataError
 from hf_cap.utils import generator
 from hf_cap.words import NO_WORD, WORD_PATTERN, Span, keep_words, split_words, token_words
 
-Agreement = Literal["cosine", "spearman"]
+if TYPE_CHECKING:
+    from hf_cap.evaluation.classifier import Classifier
 
+FloatArray: TypeAlias = NDArray[np.float64]
+Scores: TypeAlias = Sequence[float]
+"""One score per word; positive = evidence for the explained class."""
+Predict: TypeAlias = Callable[[Sequence[str]], FloatArray]
+"""Texts to class probabilities, `(texts, labels)`; a row depends on its own text only."""
+Agreement = Literal["cosine", "spearman"]
 SoftDistance = Literal["probability", "hellinger"]
 
+PERCENTAGES = (1, 5, 10, 20, 50)
+SOFT_SAMPLES = 4
+_LEAST_DISTANCE = 1e-9
 
-def cosine(scores: Sequence[float], reference: Sequence[float]) -> float:
-    """Cosine of the angle between two score lists, in [-1, 1]; 0 where one of them is all zero.
+# --- Agreement with a prior
+
+
+def cosine(scores: Scores, reference: Scores) -> float:
+    """Cosine of the angle between two score lists, in [-1, 1]; 0 where one is all zero.
 
     Raises:
         DataError: the lists differ in length.
@@ -37,36 +41,39 @@ def cosine(scores: Sequence[float], reference: Sequence[float]) -> float:
     return float(left @ right) / norms if norms > 0 else 0.0
 
 
-def spearman(scores: Sequence[float], reference: Sequence[float]) -> float:
-    """Spearman's rank correlation, in [-1, 1], ties sharing their mean rank; 0 where one list is constant.
+def spearman(scores: Scores, reference: Scores) -> float:
+    """Spearman's rank correlation, in [-1, 1], ties sharing a rank; 0 where one list is constant.
 
     Raises:
         DataError: the lists differ in length.
     """
+    from scipy.stats import rankdata
+
     _check_lengths(scores, reference)
     left, right = rankdata(scores), rankdata(reference)
     return cosine(left - left.mean(), right - right.mean()) if len(left) else 0.0
 
 
-def _check_lengths(scores: Sequence[float], reference: Sequence[float]) -> None:
-    if len(scores) != len(reference):
-        raise DataError(
-            f"{len(scores)} word scores but {len(reference)} of the reference; give both one score a word."
-        )
-
-
-AGREEMENTS: Mapping[Agreement, Callable[[Sequence[float], Sequence[float]], float]] = {
+AGREEMENTS: Mapping[Agreement, Callable[[Scores, Scores], float]] = {
     "cosine": cosine,
     "spearman": spearman,
 }
 
 
-# --- Plausibility: do the highest-scoring words agree with the words that a person marked?
+def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
+    if len(scores) != len(reference):
+        raise DataError(
+            f"{len(scores)} word scores but {len(reference)} of the reference; give both one value "
+            "per word."
+        )
+
+
+# --- Plausibility
 
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
-    """Agreement of one text's word scores with its human rationale; each in [0, 1], higher is better."""
+    """Agreement of word scores with a human rationale; each in [0, 1], higher is better."""
 
     token_f1: float
     """F1 of the chosen words against the marked ones."""
@@ -77,37 +84,33 @@ class Plausibility:
 
 
 def plausibility(
-    scores: Sequence[float], marked: Sequence[bool], size: int | None = None
+    scores: Scores, marked: Sequence[bool], size: int | None = None
 ) -> Plausibility | None:
-    """Compare word scores with a human rationale.
+    """Compare the word scores of one text with a human rationale.
 
     Args:
-        scores: One score a word, positive = evidence for the explained class.
-        marked: One flag a word, true for the words of the human rationale.
-        size: Number of highest-scoring words to choose, ties going to the earlier word; by default as many
-            as are marked.
+        scores: One score per word.
+        marked: One flag per word, true for the words of the human rationale.
+        size: Number of highest-scoring words to choose; by default as many as are marked.
 
     Returns:
-        The agreement; `None` where no word is marked, since nothing can be agreed with.
+        The agreement; `None` where no word is marked.
 
     Raises:
         DataError: the lists differ in length, or `size` is below 1.
     """
-    if len(scores) != len(marked):
-        raise DataError(
-            f"{len(scores)} word scores but {len(marked)} rationale flags; give one of each a word."
-        )
+    from sklearn.metrics import auc, precision_recall_curve
+
+    _check_lengths(scores, marked)
     if size is not None and size < 1:
         raise DataError(f"A rationale has at least 1 word, got `size={size!r}`.")
     truth = {word for word, flag in enumerate(marked) if flag}
     if not truth:
         return None
-    order = sorted(range(len(scores)), key=lambda word: (-scores[word], word))
-    chosen = set(order[: size or len(truth)])
+    chosen = _highest(scores, size or len(truth))
     both = len(chosen & truth)
-    precision, recall, _ = precision_recall_curve(
-        np.asarray(marked, dtype=bool), np.asarray(scores)
-    )
+    flags = np.asarray(marked, dtype=bool)
+    precision, recall, _ = precision_recall_curve(flags, np.asarray(scores))
     return Plausibility(
         token_f1=2 * both / (len(chosen) + len(truth)),
         auprc=float(auc(recall, precision)),
@@ -115,29 +118,22 @@ def plausibility(
     )
 
 
-# --- Comprehensiveness and sufficiency: what erasing a rationale does to the predicted probability.
+def _highest(scores: Scores, size: int) -> set[int]:
+    """The words with the highest scores; ties go to the earlier word."""
+    return set(sorted(range(len(scores)), key=lambda word: (-scores[word], word))[:size])
 
 
-FloatArray: TypeAlias = NDArray[np.float64]
-Predict: TypeAlias = Callable[[Sequence[str]], FloatArray]
-"""Texts to class probabilities, `(texts, labels)`; the row of a text must not depend on the other texts."""
-
-PERCENTAGES = (1, 5, 10, 20, 50)
+# --- Comprehensiveness and sufficiency (ERASER, arXiv 1911.03429)
 
 
-def rationale(scores: Sequence[float], percent: int) -> list[bool]:
-    """The highest-scoring words: `percent` % of them, rounded up, so at least one.
+def rationale(scores: Scores, percent: int) -> list[bool]:
+    """Flags of the highest-scoring words, `percent` % of them, rounded up.
 
     Args:
-        scores: One signed score a word, positive = evidence for the explained class. Of equal scores
-            the earlier word's counts as higher.
+        scores: One score per word; of equal ones the earlier word's counts as higher.
         percent: Whole number above 0, at most 100.
-
-    Returns:
-        One flag a word, true for the words of the rationale.
     """
-    size = -(-len(scores) * percent // 100)
-    chosen = set(sorted(range(len(scores)), key=lambda word: (-scores[word], word))[:size])
+    chosen = _highest(scores, -(-len(scores) * percent // 100))
     return [word in chosen for word in range(len(scores))]
 
 
@@ -145,26 +141,26 @@ def comprehensiveness(
     predict: Predict,
     texts: Sequence[str],
     targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
+    attributions: Sequence[Scores],
     *,
     percentages: Sequence[int] = PERCENTAGES,
     word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
-    """Drop of the target's probability when the rationale is taken out: `p(y|x) - p(y|x without r)`.
+    """Drop of the target's probability without the rationale: `p(y|x) - p(y|x without r)`.
 
     Args:
         predict: Gives class probabilities.
         texts: The texts.
         targets: Explained class of each text, usually the predicted one.
-        attributions: One list a text, one score a word; positive = evidence for the target.
-        percentages: Sizes of the rationale, in percent of the words; the result is the mean over them.
+        attributions: Word scores of each text.
+        percentages: Sizes of the rationale in percent of the words; the result is the mean.
         word_pattern: Regular expression of a word.
 
     Returns:
-        One value a text in [-1, 1]. Higher is better: the words named were needed.
+        One value per text in [-1, 1]; higher is better: the named words were needed.
 
     Raises:
-        DataError: the lists differ in length, or a text has another number of words than scores.
+        DataError: the lists differ in length, or a text's words and scores in number.
     """
     return _mean_drop(predict, texts, targets, attributions, percentages, word_pattern, keep=False)
 
@@ -173,267 +169,135 @@ def sufficiency(
     predict: Predict,
     texts: Sequence[str],
     targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
+    attributions: Sequence[Scores],
     *,
     percentages: Sequence[int] = PERCENTAGES,
     word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
-    """Drop of the target's probability when only the rationale is left: `p(y|x) - p(y|r)`.
+    """Drop of the target's probability with the rationale alone: `p(y|x) - p(y|r)`.
 
     Arguments and errors as for `comprehensiveness`.
 
     Returns:
-        One value a text in [-1, 1]. Lower is better: the words named were enough.
+        One value per text in [-1, 1]; lower is better: the named words were enough.
     """
     return _mean_drop(predict, texts, targets, attributions, percentages, word_pattern, keep=True)
-
-
-def word_spans(
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
-    word_pattern: str,
-) -> list[list[Span]]:
-    """The words of each text, checked against its target and its scores.
-
-    Raises:
-        DataError: the lists differ in length, or a text has another number of words than scores.
-    """
-    if len(texts) != len(targets):
-        raise DataError(f"{len(texts)} texts but {len(targets)} targets; give one class a text.")
-    if len(texts) != len(attributions):
-        raise DataError(
-            f"{len(texts)} texts but {len(attributions)} lists of word scores; give one list a text."
-        )
-    spans = [split_words(text, word_pattern) for text in texts]
-    for row, (words, scores) in enumerate(zip(spans, attributions, strict=True)):
-        if len(words) != len(scores):
-            raise DataError(
-                f"Text {row} has {len(words)} words for word_pattern={word_pattern!r}, but {len(scores)} "
-                f"scores: {texts[row][:80]!r}. Score every word, with the same pattern."
-            )
-    return spans
-
-
-def target_probabilities(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
-    """Probability of each row's target, `(texts,)`."""
-    return probabilities[np.arange(len(targets)), np.asarray(targets, dtype=np.intp)]
 
 
 def _mean_drop(
     predict: Predict,
     texts: Sequence[str],
     targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
+    attributions: Sequence[Scores],
     percentages: Sequence[int],
     word_pattern: str,
     *,
     keep: bool,
 ) -> FloatArray:
-    """Mean over the rationale sizes of `p(y|x) - p(y|x')`, x' being the rationale (`keep`) or the rest."""
-    spans = word_spans(texts, targets, attributions, word_pattern)
+    """Mean of `p(y|x) - p(y|x')` over the sizes, x' the rationale (`keep`) or the rest."""
+    spans = _word_spans(texts, targets, attributions, word_pattern)
     erased = [
         keep_words(text, words, [flag is keep for flag in rationale(scores, percent)])
         for percent in percentages
         for text, words, scores in zip(texts, spans, attributions, strict=True)
     ]
-    probabilities = predict([*texts, *erased])
-    of_target = target_probabilities(probabilities, list(targets) * (len(percentages) + 1))
-    # one row a version of the text
-    whole, *parts = of_target.reshape(len(percentages) + 1, len(texts))
+    versions = len(percentages) + 1
+    of_target = _of_target(predict([*texts, *erased]), list(targets) * versions)
+    whole, *parts = of_target.reshape(versions, len(texts))
     return np.asarray(whole - np.mean(parts, axis=0))
 
 
-# --- A sequence classifier as a function from texts to class probabilities.
-
-
-_logger = logging.getLogger(__name__)
-
-
-class Classifier(TextClassifier):
-    """Class probabilities of texts; says how many texts were too long for it.
-
-    Attributes:
-        labels: Label names in the order of the columns.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        batch_size: int = 32,
-        max_length: int | None = None,
-    ) -> None:
-        super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
-        names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
-        self.labels = [names[index] for index in sorted(names)]
-
-    @property
-    def embedding_width(self) -> int:
-        """Size of a token embedding, the last dimension of the masks of `masked`."""
-        return int(cast(Tensor, self.model.get_input_embeddings().weight).shape[1])
-
-    def __call__(self, texts: Sequence[str]) -> FloatArray:
-        """Class probabilities, `(texts, labels)`, rows summing to 1."""
-        return _probabilities(self.logits(texts))
-
-    def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
-        """Class probabilities with the token embeddings multiplied by masks.
-
-        Args:
-            texts: The texts; the same one may come more than once with different masks.
-            masks: For each text `(tokens, hidden)`, the tokens being those of `encode`.
-        """
-
-        @contextmanager
-        def around(rows: list[int], inputs: Mapping[str, Tensor]) -> Iterator[None]:
-            factors = torch.ones(*inputs["input_ids"].shape, masks[0].shape[1])
-            for row, mask in zip(factors, (masks[index] for index in rows), strict=True):
-                row[: len(mask)] = torch.as_tensor(mask)
-            with masked_embeddings(self.model, factors.to(self.model.device)):
-                yield
-
-        return _probabilities(self.run(self.encode(texts), around))
-
-    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Character span of each token of each text, (0, 0) for special tokens.
-
-        Raises:
-            ModelError: the tokenizer knows no character offsets.
-        """
-        check_offsets(self.tokenizer)
-        encoded: Any = super().encode(texts, return_offsets_mapping=True)
-        return [[(start, end) for start, end in one["offset_mapping"]] for one in encoded]
-
-    def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
-        """As for every `TextClassifier`, with one warning that counts the texts that are cut."""
-        encoded = super().encode(texts, **options)
-        pairs = zip(texts, encoded, strict=True)
-        full = [text for text, one in pairs if len(one["input_ids"]) == self.max_length]
-        whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
-        if cut := sum(len(ids) > self.max_length for ids in whole):
-            _logger.warning(
-                "%d of %d texts are longer than %d tokens and are truncated",
-                cut, len(texts), self.max_length,
-            )  # fmt: skip
-        return encoded
-
-
-def _probabilities(logits: Tensor) -> FloatArray:
-    probabilities: FloatArray = logits.double().softmax(-1).numpy()
-    return probabilities
-
-
-def load_classifier(
-    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | str | None, **options: Any
-) -> Classifier:
-    """A `Classifier` from loaded parts, folder names, Hub ids or `embedded/...` names.
-
-    Args:
-        model: The model, or where it is.
-        tokenizer: Its tokenizer, or where it is; `None` takes the one beside the model.
-        options: `batch_size` and `max_length` of `Classifier`.
-
-    Raises:
-        ModelError: model or tokenizer cannot be loaded, or there is no tokenizer beside a loaded model.
-    """
-    if tokenizer is None:
-        if not isinstance(model, str):
-            raise ModelError(
-                "A loaded model needs its tokenizer; got `tokenizer=None`. Pass it or its folder."
+def _word_spans(
+    texts: Sequence[str],
+    targets: Sequence[int],
+    attributions: Sequence[Scores],
+    word_pattern: str,
+) -> list[list[Span]]:
+    """The words of each text, checked against its target and its scores."""
+    if not len(texts) == len(targets) == len(attributions):
+        raise DataError(
+            f"{len(texts)} texts but {len(targets)} targets and {len(attributions)} lists of word "
+            "scores; give one of each per text."
+        )
+    spans = [split_words(text, word_pattern) for text in texts]
+    for row, (words, scores) in enumerate(zip(spans, attributions, strict=True)):
+        if len(words) != len(scores):
+            raise DataError(
+                f"Text {row} has {len(words)} words for word_pattern={word_pattern!r}, but "
+                f"{len(scores)} scores: {texts[row][:80]!r}. Score every word, with the same pattern."
             )
-        tokenizer = model
-    if isinstance(tokenizer, str):
-        tokenizer = load_tokenizer(tokenizer)
-    if isinstance(model, str):
-        model = load_model(model)
-    return Classifier(model, tokenizer, **options)
+    return spans
 
 
-@contextmanager
-def masked_embeddings(model: PreTrainedModel, mask: Tensor) -> Iterator[None]:
-    """Multiply what the word embedding layer gives by `mask`, `(batch, tokens, hidden)`."""
-    handle = model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: output * mask.to(output.dtype)
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
+def _of_target(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
+    """Probability of each row's target, `(texts,)`."""
+    return probabilities[np.arange(len(targets)), np.asarray(targets, dtype=np.intp)]
 
 
-# --- Soft-NC and Soft-NS: faithfulness with soft erasure.
-
-
-SAMPLES = 4
-_LEAST_DISTANCE = 1e-9
+# --- Soft-NC and Soft-NS (arXiv 2305.10496): embedding elements are erased at random
 
 
 def soft_nc(
-    classifier: Classifier,
+    classifier: "Classifier",
     texts: Sequence[str],
     targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
+    attributions: Sequence[Scores],
     *,
-    samples: int = SAMPLES,
+    samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
     seed: int = 0,
     word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
-    """Soft normalised comprehensiveness.
+    """Soft normalised comprehensiveness: important words are erased, relative to erasing all.
 
     Args:
         classifier: The model that is explained.
         texts: The texts.
         targets: Explained class of each text, usually the predicted one.
-        attributions: One list a text, one score a word; positive = evidence for the target.
-        samples: Random masks a text; the distance is their mean.
-        distance: `probability`, the drop of the target's probability (0 where it rises), or `hellinger`,
-            between the whole outputs.
-        seed: Seed of the masks; with the text it determines them.
+        attributions: Word scores of each text.
+        samples: Random masks per text; the distance is their mean.
+        distance: What erasure changes: the target's probability (0 where it rises), or the
+            Hellinger distance of the whole output.
+        seed: Seed of the masks, which depend on it and the text alone.
         word_pattern: Regular expression of a word.
 
     Returns:
-        One value a text in [0, 1], clipped; NaN where even the zero input does not move the output.
-        Higher is better.
+        One value per text in [0, 1], clipped; higher is better. NaN where even erasing all words
+        does not move the output.
 
     Raises:
-        DataError: the lists differ in length, or a text has another number of words than scores.
-        ModelError: the tokenizer knows no character offsets.
+        DataError: the lists differ in length, or a text's words and scores in number.
+        ModelError: the tokenizer gives no character offsets.
     """
     kept = [1.0 - importance(scores) for scores in attributions]
-    moved, zero = _distances(
-        classifier, texts, targets, kept, samples, distance, seed, word_pattern
-    )
-    return np.clip(moved / zero, 0.0, 1.0)
+    options = (samples, distance, seed, word_pattern)
+    return np.clip(_soft_distance(classifier, texts, targets, kept, *options), 0.0, 1.0)
 
 
 def soft_ns(
-    classifier: Classifier,
+    classifier: "Classifier",
     texts: Sequence[str],
     targets: Sequence[int],
-    attributions: Sequence[Sequence[float]],
+    attributions: Sequence[Scores],
     *,
-    samples: int = SAMPLES,
+    samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
     seed: int = 0,
     word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
-    """Soft normalised sufficiency. Arguments and errors as for `soft_nc`.
+    """Soft normalised sufficiency: 1 minus the effect of erasing unimportant words.
+
+    Arguments, errors and NaN as for `soft_nc`.
 
     Returns:
-        One value a text in [0, 1], clipped; NaN where even the zero input does not move the output. Higher is
-        better (unlike plain `sufficiency`): the important words alone keep the output where it was.
+        One value per text in [0, 1], clipped; higher is better, unlike plain `sufficiency`.
     """
     kept = [importance(scores) for scores in attributions]
-    moved, zero = _distances(
-        classifier, texts, targets, kept, samples, distance, seed, word_pattern
-    )
-    return np.clip(1.0 - moved / zero, 0.0, 1.0)
+    options = (samples, distance, seed, word_pattern)
+    return np.clip(1.0 - _soft_distance(classifier, texts, targets, kept, *options), 0.0, 1.0)
 
 
-def importance(scores: Sequence[float]) -> FloatArray:
+def importance(scores: Scores) -> FloatArray:
     """Scores of one text scaled to [0, 1], the lowest to 0; one half each where all are equal."""
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0 or np.ptp(values) == 0:
@@ -443,12 +307,11 @@ def importance(scores: Sequence[float]) -> FloatArray:
 
 def probability_drop(whole: FloatArray, other: FloatArray, targets: Sequence[int]) -> FloatArray:
     """How far the target's probability falls, `max(0, p - q)`, in [0, 1]."""
-    drop = target_probabilities(whole, targets) - target_probabilities(other, targets)
-    return np.maximum(drop, 0.0)
+    return np.maximum(_of_target(whole, targets) - _of_target(other, targets), 0.0)
 
 
 def hellinger(whole: FloatArray, other: FloatArray, targets: Sequence[int]) -> FloatArray:
-    """Hellinger distance of two outputs, in [0, 1] (ReAGent, arXiv 2402.00794); `targets` play no part."""
+    """Hellinger distance of two outputs, in [0, 1] (arXiv 2402.00794); `targets` are not used."""
     return np.asarray(np.linalg.norm(np.sqrt(whole) - np.sqrt(other), axis=1) / np.sqrt(2.0))
 
 
@@ -458,8 +321,8 @@ DISTANCES: Mapping[SoftDistance, Callable[[FloatArray, FloatArray, Sequence[int]
 }
 
 
-def _distances(
-    classifier: Classifier,
+def _soft_distance(
+    classifier: "Classifier",
     texts: Sequence[str],
     targets: Sequence[int],
     kept: Sequence[FloatArray],
@@ -467,34 +330,79 @@ def _distances(
     distance: SoftDistance,
     seed: int,
     word_pattern: str,
-) -> tuple[FloatArray, FloatArray]:
-    """Mean distance under random masks, and that of the zero input (NaN where it is 0), `(texts,)` each."""
+) -> FloatArray:
+    """Mean distance under random masks over that of the zero input, `(texts,)`; NaN where it is 0.
+
+    Elements of a word are kept with probability `kept`; tokens outside every word always stay.
+    """
     move = DISTANCES[distance]
-    spans = word_spans(texts, targets, [list(row) for row in kept], word_pattern)
+    spans = _word_spans(texts, targets, [row.tolist() for row in kept], word_pattern)
     width = classifier.embedding_width
-    token_kept = [
-        _of_tokens(token_words(offsets, words, text), row)
-        for offsets, words, text, row in zip(
-            classifier.offsets(texts), spans, texts, kept, strict=True
-        )
+    words = [
+        np.array(token_words(offsets, row, text), dtype=np.intp)
+        for offsets, row, text in zip(classifier.offsets(texts), spans, texts, strict=True)
     ]
-    draws = [generator(seed, text) for text in texts]
+    # NO_WORD is -1 and so takes the appended 1: random numbers are below it
+    token_kept = [np.append(p, 1.0)[row] for row, p in zip(words, kept, strict=True)]
+    generators = [generator(seed, text) for text in texts]
     whole = classifier(texts)
     moved = np.zeros(len(texts))
     for _ in range(samples):
         masks = [
-            (draw.random((len(row), width)) < row[:, None]).astype(np.float64)
-            for draw, row in zip(draws, token_kept, strict=True)
+            (rng.random((len(row), width)) < row[:, None]).astype(np.float64)
+            for rng, row in zip(generators, token_kept, strict=True)
         ]
         moved += move(whole, classifier.masked(texts, masks), targets) / samples
-    # a kept-probability above 1 marks a token outside every word, which the zero input keeps too
-    nothing = [
-        np.repeat((row > 1).astype(np.float64)[:, None], width, axis=1) for row in token_kept
-    ]
+    nothing = [np.repeat((row == NO_WORD).astype(np.float64)[:, None], width, 1) for row in words]
     zero = move(whole, classifier.masked(texts, nothing), targets)
-    return moved, np.where(zero > _LEAST_DISTANCE, zero, np.nan)
+    return np.asarray(moved / np.where(zero > _LEAST_DISTANCE, zero, np.nan))
 
 
-def _of_tokens(words: Sequence[int], kept: FloatArray) -> FloatArray:
-    """Chance of keeping an element of each token: its word's, or 2 (always) for tokens outside every word."""
-    return np.array([2.0 if word == NO_WORD else kept[word] for word in words])
+# --- Accuracy under attack
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """Accuracy before and under attacks; every number in [0, 1]."""
+
+    clean_accuracy: float
+    """Share of the original texts predicted right. Higher is better."""
+    robust_accuracy: float
+    """Share of texts of which every attacked version is predicted right. Higher is better."""
+    mean_attacked_accuracy: float
+    """Mean over texts of the share of attacked versions predicted right. Higher is better."""
+    attack_success: float | None
+    """Share of the rightly predicted texts that an attack turns. Lower is better; `None` if none."""
+
+
+def robustness(
+    attacked: Sequence[Sequence[int]], clean: Sequence[int], references: Sequence[int]
+) -> Robustness:
+    """Compare predictions before and after attacks.
+
+    Args:
+        attacked: For each text, the predicted label of each attacked version; at least one.
+        clean: Predicted label of each original text.
+        references: Gold label of each text.
+
+    Raises:
+        DataError: there is no text, a text has no attacked version, or the lists differ in length.
+    """
+    if not len(references) or not len(attacked) == len(clean) == len(references):
+        raise DataError(
+            f"Robust accuracy needs one entry per text in each list, got {len(attacked)} attacked, "
+            f"{len(clean)} clean predictions and {len(references)} labels."
+        )
+    if empty := [row for row, versions in enumerate(attacked) if not len(versions)]:
+        raise DataError(
+            f"{len(empty)} texts have no attacked version, the first is text {empty[0]}; remove them."
+        )
+    pairs = zip(attacked, references, strict=True)
+    right = np.array([np.mean(np.asarray(versions) == gold) for versions, gold in pairs])
+    clean_right = np.asarray(clean) == np.asarray(references)
+    return Robustness(
+        clean_accuracy=float(clean_right.mean()),
+        robust_accuracy=float((right == 1).mean()),
+        mean_attacked_accuracy=float(right.mean()),
+        attack_success=float((right[clean_right] < 1).mean()) if clean_right.any() else None,
+    )

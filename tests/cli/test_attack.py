@@ -13,8 +13,8 @@ from datasets import load_dataset
 from hf_cap.cli import main
 from hf_cap.data import load_splits
 from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.metrics import load_classifier
-from hf_cap.evaluation.spaces import load_metric
+from hf_cap.evaluation.classifier import load_classifier
+from hf_cap.evaluation.modules import load_metric
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.mock import MockLanguageModel
 from tests.tiny import roberta_classifier, word_tokenizer

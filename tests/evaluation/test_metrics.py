@@ -1,129 +1,340 @@
-"""The `evaluate` modules: loadable by path, offline, from anywhere, and equal to the functions below them."""
+"""Metrics against values on paper, plain loops and independent implementations."""
 
-import shutil
-from pathlib import Path
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
-import evaluate
 import numpy as np
 import pytest
-import yaml
+from scipy.stats import spearmanr
+from sklearn.metrics import f1_score, jaccard_score
 
-from hf_cap.errors import ConfigError
-from hf_cap.evaluation.metrics import Classifier, comprehensiveness, soft_nc, soft_ns, sufficiency
-from hf_cap.evaluation.spaces import FOLDER, load_metric, metric_names
+from hf_cap.errors import DataError
+from hf_cap.evaluation.classifier import Classifier
+from hf_cap.evaluation.metrics import (
+    AGREEMENTS,
+    DISTANCES,
+    Agreement,
+    FloatArray,
+    Robustness,
+    SoftDistance,
+    comprehensiveness,
+    cosine,
+    hellinger,
+    importance,
+    plausibility,
+    probability_drop,
+    rationale,
+    robustness,
+    soft_nc,
+    soft_ns,
+    spearman,
+    sufficiency,
+)
+from hf_cap.words import split_words
 from tests.tiny import roberta_classifier, word_tokenizer
 
-NAMES = [
-    "alignment",
-    "comprehensiveness",
-    "plausibility",
-    "robust_accuracy",
-    "soft_nc",
-    "soft_ns",
-    "sufficiency",
-]
-TEXTS = ["i lost my card", "renew the loan please"]
-SCORES = [[0.0, 0.9, 0.1, 0.4], [0.8, 0.0, 0.3, -0.2]]
-TARGETS = [1, 0]
-FUNCTIONS: dict[str, Any] = {
-    "comprehensiveness": comprehensiveness,
-    "sufficiency": sufficiency,
-    "soft_nc": soft_nc,
-    "soft_ns": soft_ns,
-}
+
+class WeightedWords:
+    """Two classes; p(class 1) is a bias plus the weight of each word that is present."""
+
+    def __init__(self, weights: Mapping[str, float], bias: float = 0.1) -> None:
+        self.weights = weights
+        self.bias = bias
+        self.calls: list[list[str]] = []
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        self.calls.append(list(texts))
+        weights = [[self.weights.get(word, 0.0) for word in text.split()] for text in texts]
+        return np.array([[1 - self.bias - sum(row), self.bias + sum(row)] for row in weights])
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> dict[str, Any]:
-    return {"cache_dir": str(tmp_path / "cache"), "keep_in_memory": True}
+MODEL = WeightedWords({"lost": 0.5, "card": 0.3})
+TEXT = "i lost my card"
 
 
-def test_the_metrics_are_these() -> None:
-    assert metric_names() == NAMES
-    with pytest.raises(ConfigError, match="no metric 'bleu'; there are"):
-        load_metric("bleu")
+def test_rationale_rounds_up_and_prefers_earlier_words() -> None:
+    assert rationale([0.1, 0.4, 0.4, -2.0], 1) == [False, True, False, False]
+    assert rationale([0.1, 0.4, 0.4, -2.0], 50) == [False, True, True, False]
+    assert rationale([0.0] * 10, 11) == [True, True, *[False] * 8]
+    assert rationale([0.0] * 10, 10) == [True, *[False] * 9]
+    assert rationale([3.0], 1) == [True]
+    assert rationale([1.0, 2.0], 100) == [True, True]
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_metrics_that_run_a_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    model, tokenizer = roberta_classifier(), word_tokenizer()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    inputs: dict[str, Any] = {"predictions": SCORES, "references": TARGETS, "texts": TEXTS}
-    metric = load_metric(name, **options)
-    found = metric.compute(**inputs, model=model, tokenizer=tokenizer, batch_size=1, per_text=True)
-    expected = FUNCTIONS[name](Classifier(model, tokenizer), TEXTS, TARGETS, SCORES)
-    np.testing.assert_allclose(found["per_text"], expected, atol=1e-5)
-    assert found[name] == pytest.approx(np.nanmean(expected), abs=1e-5)
-    again = metric.compute(**inputs, model=str(tmp_path / "model"))
-    assert again == {name: pytest.approx(found[name], abs=1e-5)}
+def test_known_values_with_the_true_rationale() -> None:
+    # p(x) = 0.9; 25 %: erase "lost" -> 0.4, keep it alone -> 0.6; 50 %: erase both -> 0.1, keep both -> 0.9
+    scores = [[0.0, 0.5, 0.0, 0.3]]
+    comp = comprehensiveness(MODEL, [TEXT], [1], scores, percentages=(25, 50))
+    suff = sufficiency(MODEL, [TEXT], [1], scores, percentages=(25, 50))
+    np.testing.assert_allclose(comp, [(0.5 + 0.8) / 2])
+    np.testing.assert_allclose(suff, [(0.3 + 0.0) / 2])
 
 
-def test_options_of_a_metric_reach_the_function(options: dict[str, Any]) -> None:
-    model, tokenizer = roberta_classifier(), word_tokenizer()
-    found = load_metric("comprehensiveness", **options).compute(
-        predictions=SCORES,
-        references=TARGETS,
-        texts=TEXTS,
-        model=model,
-        tokenizer=tokenizer,
-        percentages=(50,),
+def test_the_wrong_rationale_scores_worse() -> None:
+    scores = [[0.5, 0.0, 0.3, 0.0]]
+    np.testing.assert_allclose(
+        comprehensiveness(MODEL, [TEXT], [1], scores, percentages=(50,)), [0.0]
     )
-    expected = comprehensiveness(
-        Classifier(model, tokenizer), TEXTS, TARGETS, SCORES, percentages=(50,)
+    np.testing.assert_allclose(sufficiency(MODEL, [TEXT], [1], scores, percentages=(50,)), [0.8])
+
+
+def test_the_target_class_is_the_one_explained() -> None:
+    scores = [[0.0, 0.5, 0.0, 0.3]]
+    np.testing.assert_allclose(
+        comprehensiveness(MODEL, [TEXT], [0], scores, percentages=(50,)), [-0.8]
     )
-    assert found["comprehensiveness"] == pytest.approx(expected.mean(), abs=1e-5)
 
 
-def test_plausibility(options: dict[str, Any]) -> None:
-    metric = load_metric("plausibility", **options)
-    found = metric.compute(predictions=SCORES, references=[[0, 1, 0, 1], [0, 0, 0, 0]])
-    assert found == {"token_f1": 1.0, "auprc": 1.0, "iou": 1.0, "texts": 1}
-    nothing = metric.compute(predictions=SCORES, references=[[0] * 4, [0] * 4])
-    assert nothing == {"token_f1": None, "auprc": None, "iou": None, "texts": 0}
+def test_every_text_keeps_its_own_values_in_a_batch() -> None:
+    texts = [TEXT, "card", "nothing here"]
+    scores = [[0.0, 0.5, 0.0, 0.3], [1.0], [0.0, 1.0]]
+    together = comprehensiveness(MODEL, texts, [1, 1, 0], scores)
+    alone = [
+        comprehensiveness(MODEL, [t], [y], [s])[0]
+        for t, y, s in zip(texts, [1, 1, 0], scores, strict=True)
+    ]
+    np.testing.assert_allclose(together, alone)
 
 
-def test_alignment(options: dict[str, Any]) -> None:
-    metric = load_metric("alignment", **options)
-    found = metric.compute(predictions=[[3.0, 4.0], [1.0]], references=[[4.0, 3.0], []])
-    assert found == {"cosine": pytest.approx(0.96), "spearman": pytest.approx(-1.0), "texts": 1}
-    assert metric.compute(predictions=[[1.0]], references=[[]]) == {
-        "cosine": None,
-        "spearman": None,
-        "texts": 0,
-    }
+def test_agrees_with_a_plain_loop_on_random_models() -> None:
+    rng = np.random.default_rng(0)
+    vocabulary = [f"w{i}" for i in range(30)]
+    model = WeightedWords(dict(zip(vocabulary, rng.normal(size=30) / 30, strict=True)), bias=0.5)
+    texts = [" ".join(rng.choice(vocabulary, size=rng.integers(1, 25))) for _ in range(20)]
+    scores = [rng.normal(size=len(text.split())).tolist() for text in texts]
+    for text, row, comp, suff in zip(
+        texts,
+        scores,
+        comprehensiveness(model, texts, [1] * 20, scores),
+        sufficiency(model, texts, [1] * 20, scores),
+        strict=True,
+    ):
+        words = text.split()
+        drops, losses = [], []
+        for share in (0.01, 0.05, 0.1, 0.2, 0.5):
+            size = max(1, int(np.ceil(round(share * len(words), 9))))
+            top = np.argsort(-np.array(row), kind="stable")[:size]
+            rest = " ".join(word for i, word in enumerate(words) if i not in top)
+            only = " ".join(word for i, word in enumerate(words) if i in top)
+            whole = model([text])[0, 1]
+            drops.append(whole - model([rest])[0, 1])
+            losses.append(whole - model([only])[0, 1])
+        assert comp == pytest.approx(np.mean(drops))
+        assert suff == pytest.approx(np.mean(losses))
 
 
-def test_robust_accuracy(options: dict[str, Any]) -> None:
-    found = load_metric("robust_accuracy", **options).compute(
-        predictions=[[1, 1], [0, 2]], references=[1, 0], clean_predictions=[1, 0]
-    )
-    assert found == {
-        "clean_accuracy": 1.0,
-        "robust_accuracy": 0.5,
-        "mean_attacked_accuracy": 0.75,
-        "attack_success": 0.5,
-    }
+def test_one_call_of_the_model_a_metric() -> None:
+    model = WeightedWords({"lost": 0.5})
+    comprehensiveness(model, [TEXT] * 3, [1] * 3, [[0.0] * 4] * 3)
+    assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_copied_folder_loads_as_a_space_does(
-    name: str, options: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("targets", "scores", "message"),
+    [
+        ([1], [[0.0] * 3], "Text 0 has 4 words .* but 3 scores"),
+        ([1], [], "1 texts but 1 targets and 0 lists"),
+        ([1, 0], [[0.0] * 4], "1 texts but 2 targets"),
+    ],
+)
+def test_mismatches_are_refused(
+    targets: list[int], scores: list[list[float]], message: str
 ) -> None:
-    script = shutil.copytree(FOLDER / name, tmp_path / "app") / f"{name}.py"
-    metric = evaluate.load(str(script), **options)
-    assert metric.info.citation.startswith("@")
-    assert "Returns:" in metric.inputs_description
+    with pytest.raises(DataError, match=message):
+        sufficiency(MODEL, [TEXT], targets, scores)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folder_is_a_whole_space(name: str) -> None:
-    files = {path.name for path in (FOLDER / name).iterdir() if path.is_file()}
-    assert files == {f"{name}.py", "README.md", "app.py", "requirements.txt"}
-    _, front, body = (FOLDER / name / "README.md").read_text().split("---\n", 2)
-    card = yaml.safe_load(front)
-    assert card["tags"] == ["evaluate", "metric"]
-    assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
-    assert f"/{name}" in body
-    assert f'"{name}.py"' in (FOLDER / name / "app.py").read_text()
+TEXTS = ["i lost my card", "renew the loan please", "close"]
+CLASSIFIER = Classifier(roberta_classifier(seed=3), word_tokenizer())
+
+
+def test_importance_is_scaled_to_the_unit_interval() -> None:
+    np.testing.assert_allclose(importance([-1.0, 0.0, 3.0]), [0.0, 0.25, 1.0])
+    np.testing.assert_allclose(importance([2.0, 2.0]), [0.5, 0.5])
+    assert importance([]).shape == (0,)
+
+
+def test_distances_on_paper() -> None:
+    whole = np.array([[0.5, 0.5], [1.0, 0.0], [0.2, 0.8]])
+    other = np.array([[0.5, 0.5], [0.0, 1.0], [0.6, 0.4]])
+    np.testing.assert_allclose(probability_drop(whole, other, [0, 0, 0]), [0.0, 1.0, 0.0])
+    np.testing.assert_allclose(probability_drop(whole, other, [1, 1, 1]), [0.0, 0.0, 0.4])
+    expected = np.sqrt(1 - (np.sqrt(0.12) + np.sqrt(0.32)))
+    np.testing.assert_allclose(hellinger(whole, other, []), [0.0, 1.0, expected], atol=1e-12)
+
+
+def test_every_distance_has_a_function() -> None:
+    assert set(typing.get_args(SoftDistance)) == set(DISTANCES)
+
+
+@pytest.mark.parametrize("distance", typing.get_args(SoftDistance))
+def test_certain_masks_have_certain_values(distance: SoftDistance) -> None:
+    # Scores 0 and 1 only make each mask certain, so that the definition can be followed by hand.
+    text, scores = "i lost my card", [0.0, 1.0, 0.0, 1.0]
+    whole = CLASSIFIER([text])
+    target = [int(whole[0].argmax())]
+
+    def output(*words: int) -> np.ndarray[typing.Any, np.dtype[np.float64]]:
+        mask = np.ones((6, 16))
+        mask[[word + 1 for word in words]] = 0.0
+        return CLASSIFIER.masked([text], [mask])
+
+    move = DISTANCES[distance]
+    zero = move(whole, output(0, 1, 2, 3), target)[0]
+    without, only = move(whole, output(1, 3), target)[0], move(whole, output(0, 2), target)[0]
+    assert zero > 0.01
+    nc = soft_nc(CLASSIFIER, [text], target, [scores], distance=distance)[0]
+    ns = soft_ns(CLASSIFIER, [text], target, [scores], distance=distance)[0]
+    assert nc == pytest.approx(np.clip(without / zero, 0, 1), abs=1e-6)
+    assert ns == pytest.approx(np.clip(1 - only / zero, 0, 1), abs=1e-6)
+
+
+class Planted:
+    """Each word adds its weight to p(class 1), by the share of its token's elements that are left."""
+
+    embedding_width = 2000
+    weights: typing.ClassVar = {"lost": 0.5, "card": 0.3}
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        return self.masked(texts, [np.ones((len(text.split()) + 2, 1)) for text in texts])
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        return [[(0, 0), *split_words(text), (0, 0)] for text in texts]
+
+    def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
+        left = [mask.mean(axis=1)[1:-1] for mask in masks]
+        assert all((mask[[0, -1]] == 1).all() for mask in masks)  # special tokens stay
+        rows = [
+            0.1
+            + sum(
+                self.weights.get(word, 0.0) * part
+                for word, part in zip(text.split(), parts, strict=True)
+            )
+            for text, parts in zip(texts, left, strict=True)
+        ]
+        return np.array([[1 - p, p] for p in rows])
+
+
+@pytest.mark.parametrize(
+    ("scores", "nc", "ns"),
+    [
+        # importance 0, 1, 0.5, 0.8: (0.5 + 0.3 * 0.8) / 0.8 of what the words carry
+        ([0.0, 1.0, 0.5, 0.8], 0.925, 0.925),
+        ([1.0, 0.0, 0.5, 0.2], 0.075, 0.075),
+        ([0.3, 0.3, 0.3, 0.3], 0.5, 0.5),
+    ],
+)
+def test_a_planted_word_that_carries_the_decision(
+    scores: list[float], nc: float, ns: float
+) -> None:
+    # single elements are erased: were it whole tokens, a word would be there or not in each of 4 masks
+    planted: typing.Any = Planted()
+    text = ["i lost my card"]
+    assert soft_nc(planted, text, [1], [scores])[0] == pytest.approx(nc, abs=0.02)
+    assert soft_ns(planted, text, [1], [scores])[0] == pytest.approx(ns, abs=0.02)
+
+
+@pytest.mark.parametrize("metric", [soft_nc, soft_ns])
+def test_one_target_for_many_texts_is_refused(metric: typing.Any) -> None:
+    with pytest.raises(DataError, match="3 texts but 1 targets"):
+        metric(CLASSIFIER, TEXTS, [0], [[0.1] * 4, [0.2] * 4, [0.3]])
+
+
+def test_masks_depend_on_seed_and_text_only() -> None:
+    scores = [[0.1, 0.5, 0.2, 0.9], [0.4, 0.3, 0.2, 0.1], [1.0]]
+    targets = CLASSIFIER(TEXTS).argmax(1).tolist()
+    together = soft_nc(CLASSIFIER, TEXTS, targets, scores, distance="hellinger")
+    alone = soft_nc(CLASSIFIER, TEXTS[1:2], targets[1:2], scores[1:2], distance="hellinger")
+    other = soft_nc(CLASSIFIER, TEXTS, targets, scores, distance="hellinger", seed=1)
+    np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
+    assert np.abs(together - other).max() > 1e-4
+
+
+def test_undefined_where_the_zero_input_moves_nothing() -> None:
+    # the class that the model likes least for the whole text can only gain: no drop to normalise by
+    targets = CLASSIFIER(TEXTS).argmin(1).tolist()
+    values = soft_nc(CLASSIFIER, TEXTS, targets, [[1.0, 2.0, 3.0, 4.0]] * 2 + [[1.0]])
+    assert np.isnan(values).any()
+
+
+def test_cosine_on_paper() -> None:
+    assert cosine([3.0, 4.0], [4.0, 3.0]) == pytest.approx(24 / 25)
+    assert cosine([1.0, 0.0], [-2.0, 0.0]) == pytest.approx(-1.0)
+    assert cosine([0.0, 0.0], [1.0, 1.0]) == 0.0
+
+
+def test_spearman_is_scipys_and_zero_where_undefined() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        left, right = rng.integers(0, 4, 12), rng.integers(0, 4, 12)
+        assert spearman(left.tolist(), right.tolist()) == pytest.approx(
+            spearmanr(left, right).statistic
+        )
+    assert spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
+    assert spearman([], []) == 0.0
+
+
+@pytest.mark.parametrize("agree", AGREEMENTS.values())
+def test_lists_of_other_lengths_are_refused(agree: Callable[..., float]) -> None:
+    with pytest.raises(DataError, match="2 word scores but 1 of the reference"):
+        agree([1.0, 2.0], [1.0])
+
+
+def test_every_agreement_has_a_function() -> None:
+    assert set(typing.get_args(Agreement)) == set(AGREEMENTS)
+
+
+def test_plausibility_on_paper() -> None:
+    # marked: words 1 and 3; the two best scores are words 1 and 2
+    found = plausibility([0.0, 0.9, 0.5, 0.4], [False, True, False, True])
+    assert found is not None
+    assert found.token_f1 == pytest.approx(0.5)
+    assert found.iou == pytest.approx(1 / 3)
+    # precision-recall points (0, 1), (1/2, 1), (1/2, 1/2), (1, 2/3), joined by trapezoids
+    assert found.auprc == pytest.approx(0.5 + 0.5 * (1 / 2 + 2 / 3) / 2)
+
+
+def test_plausibility_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        scores, marked = rng.normal(size=15), rng.random(15) < 0.4
+        size = int(rng.integers(1, 8))
+        chosen = np.argsort(np.argsort(-scores)) < size
+        found = plausibility(scores.tolist(), marked.tolist(), size)
+        assert found is not None
+        assert found.token_f1 == pytest.approx(f1_score(marked, chosen))
+        assert found.iou == pytest.approx(jaccard_score(marked, chosen))
+
+
+def test_the_planted_rationale_is_perfectly_plausible() -> None:
+    found = plausibility([0.1, 0.8, -0.2, 0.9], [False, True, False, True])
+    assert found is not None
+    assert (found.token_f1, found.auprc, found.iou) == (1.0, 1.0, 1.0)
+
+
+def test_a_text_without_a_marked_word_has_no_plausibility() -> None:
+    assert plausibility([1.0, 2.0], [False, False]) is None
+
+
+def test_plausibility_refuses_what_does_not_fit() -> None:
+    with pytest.raises(DataError, match="1 word scores but 2 of the reference"):
+        plausibility([1.0], [True, False])
+    with pytest.raises(DataError, match="at least 1 word, got `size=0`"):
+        plausibility([1.0], [True], 0)
+
+
+def test_robustness_on_paper() -> None:
+    found = robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
+    assert found == Robustness(
+        clean_accuracy=0.5, robust_accuracy=0.5, mean_attacked_accuracy=0.625, attack_success=0.5
+    )
+    assert robustness([[0]], [1], [2]).attack_success is None
+
+
+@pytest.mark.parametrize(
+    ("attacked", "message"),
+    [([[1]], "got 1 attacked, 2 clean"), ([[1], []], "the first is text 1")],
+)
+def test_robustness_refuses_what_does_not_fit(attacked: list[list[int]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        robustness(attacked, [1, 1], [1, 1])

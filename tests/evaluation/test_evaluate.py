@@ -1,7 +1,9 @@
-"""evaluate_classifier: known numbers with planted attributions, labels by name, and bad input."""
+"""`evaluate_classifier`: known numbers with planted attributions, labels by name, and bad input."""
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from sklearn.metrics import f1_score
 
 from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
-from hf_cap.evaluation.metrics import Classifier, comprehensiveness, sufficiency
+from hf_cap.evaluation.metrics import comprehensiveness, sufficiency
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
@@ -30,7 +33,7 @@ MODEL = roberta_classifier(
 
 
 class PlantedAttribution:
-    """Scores the word highest whose number is the class, so that they tell which class was asked for."""
+    """Scores the word highest whose number is the explained class."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[str], list[int]]] = []
@@ -45,19 +48,20 @@ class PlantedAttribution:
         ]
 
 
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> PlantedAttribution:
+    attribute = PlantedAttribution()
+    monkeypatch.setattr("hf_cap.attribution.attribute_words", attribute)
+    return attribute
+
+
 def dataset(labels: Sequence[int], **columns: Any) -> Dataset:
     data = Dataset.from_dict({"text": TEXTS, "label": list(labels), **columns})
     return data.cast_column("label", ClassLabel(names=NAMES))
 
 
 def evaluate(data: Dataset, **settings: Any) -> Evaluation:
-    return evaluate_classifier(
-        MODEL,
-        TOKENIZER,
-        data,
-        settings=EvaluationSettings(**settings),
-        attribute=PlantedAttribution(),
-    )
+    return evaluate_classifier(MODEL, TOKENIZER, data, EvaluationSettings(**settings))
 
 
 PREDICTED = Classifier(MODEL, TOKENIZER)(TEXTS).argmax(1).tolist()
@@ -67,7 +71,7 @@ WRONG = [(label + 1) % 3 for label in PREDICTED]
 def test_accuracy_and_macro_f1() -> None:
     gold = [*PREDICTED[:2], *WRONG[2:]]
     found = evaluate(dataset(gold))
-    assert found.accuracy == found.primary_value == 0.4
+    assert found.accuracy == 0.4
     assert found.macro_f1 == pytest.approx(
         f1_score(gold, PREDICTED, average="macro", zero_division=0)
     )
@@ -105,20 +109,16 @@ def test_alignment_explains_the_gold_class_over_the_rows_that_have_a_prior() -> 
     assert swapped.alignment == pytest.approx(1.0)
 
 
-def test_attributions_of_right_predictions_are_not_computed_twice() -> None:
+def test_attributions_of_right_predictions_are_not_computed_twice(
+    planted: PlantedAttribution,
+) -> None:
     gold = [*PREDICTED[:4], WRONG[4]]
-    data = dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS])
-    planted = PlantedAttribution()
-    evaluate_classifier(MODEL, TOKENIZER, data, attribute=planted)
+    evaluate(dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS]))
     assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
 
 
-def test_nothing_is_attributed_when_only_accuracy_is_wanted() -> None:
-    planted = PlantedAttribution()
-    settings = EvaluationSettings(faithfulness=False)
-    found = evaluate_classifier(
-        MODEL, TOKENIZER, dataset(PREDICTED), settings=settings, attribute=planted
-    )
+def test_nothing_is_attributed_when_only_accuracy_is_wanted(planted: PlantedAttribution) -> None:
+    found = evaluate(dataset(PREDICTED), faithfulness=False)
     assert planted.asked == []
     assert (found.accuracy, found.comprehensiveness, found.alignment) == (1.0, None, None)
 
@@ -155,17 +155,28 @@ def test_records_hold_what_a_report_needs() -> None:
     assert math.isclose(json.loads(json.dumps(found.to_dict()))["records"][0]["prior"][0], 1.0)
 
 
-def test_the_default_attribution_is_that_of_the_package() -> None:
-    found = evaluate_classifier(
-        MODEL, TOKENIZER, dataset(PREDICTED), settings=EvaluationSettings(attribution_steps=2)
-    )
-    assert found.comprehensiveness is not None
+def test_the_attribution_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    from hf_cap.attribution import attribute_words
+
+    options: Any = {"attribution_method": "input_x_gradient", "word_pattern": r"\w+"}
+    found = evaluate(dataset(PREDICTED), records=True, **options)
+    scores = attribute_words(MODEL, TOKENIZER, TEXTS, PREDICTED, method="input_x_gradient")
+    for record, expected in zip(found.records, scores, strict=True):
+        assert record.attributions == pytest.approx(expected, abs=1e-6)
+
+
+def test_settings_need_no_torch() -> None:
+    code = "import sys, hf_cap.evaluation.evaluate as e; "
+    code += "e.EvaluationSettings(); "
+    code += "sys.exit(bool({'torch', 'datasets', 'sklearn', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_unknown_labels_are_named() -> None:
     data = Dataset.from_dict({"text": ["a"], "label": ["overdraft"]})
     with pytest.raises(
-        DataError, match=r"does not know 1 of .* \['overdraft'\]; its own are \['card'"
+        DataError, match=r"does not have 1 of .* \['overdraft'\]; its own are \['card'"
     ):
         evaluate(data)
 

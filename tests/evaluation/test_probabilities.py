@@ -9,7 +9,7 @@ import torch
 
 from hf_cap.classifiers import longest_input
 from hf_cap.errors import ModelError
-from hf_cap.evaluation.metrics import Classifier, load_classifier
+from hf_cap.evaluation.classifier import Classifier, load_classifier
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TEXTS = ["i lost my card", "renew", "", "please cancel the old loan with the late fine", "renew"]

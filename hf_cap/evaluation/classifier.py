@@ -1,0 +1,123 @@
+"""A sequence classifier as a function from texts to class probabilities."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_cap.attribution import check_offsets
+from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
+from hf_cap.errors import ModelError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+_logger = logging.getLogger(__name__)
+
+
+class Classifier(TextClassifier):
+    """Class probabilities of texts, with or without parts of the embeddings masked.
+
+    Attributes:
+        labels: Label names in the order of the columns.
+        embedding_width: Size of a token embedding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
+        names = cast(dict[int, str], model.config.id2label)
+        self.labels = [names[index] for index in sorted(names)]
+        self.embedding_width = int(cast(Tensor, model.get_input_embeddings().weight).shape[1])
+
+    def __call__(self, texts: Sequence[str]) -> FloatArray:
+        """Class probabilities, `(texts, labels)`, rows summing to 1."""
+        return _probabilities(self.logits(texts))
+
+    def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
+        """Class probabilities with the token embeddings multiplied by masks, `(texts, labels)`.
+
+        Args:
+            texts: The texts; one may occur several times with different masks.
+            masks: For each text `(tokens, embedding_width)`, the tokens being those of `encode`.
+        """
+
+        @contextmanager
+        def around(rows: list[int], inputs: Mapping[str, Tensor]) -> Iterator[None]:
+            factors = torch.ones(*inputs["input_ids"].shape, self.embedding_width)
+            for row, mask in zip(factors, (masks[index] for index in rows), strict=True):
+                row[: len(mask)] = torch.as_tensor(mask)
+            factors = factors.to(self.model.device)
+            handle = self.model.get_input_embeddings().register_forward_hook(
+                lambda module, args, output: output * factors.to(output.dtype)
+            )
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        return _probabilities(self.run(self.encode(texts), around))
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Character span of each token of each text, (0, 0) for special tokens.
+
+        Raises:
+            ModelError: the tokenizer gives no character offsets.
+        """
+        check_offsets(self.tokenizer)
+        encoded: Any = super().encode(texts, return_offsets_mapping=True)
+        return [[(start, end) for start, end in one["offset_mapping"]] for one in encoded]
+
+    def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
+        """Model inputs of each text; one warning counts the texts that are truncated."""
+        encoded = super().encode(texts, **options)
+        pairs = zip(texts, encoded, strict=True)
+        full = [text for text, one in pairs if len(one["input_ids"]) == self.max_length]
+        whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
+        if cut := sum(len(ids) > self.max_length for ids in whole):
+            _logger.warning(
+                "%d of %d texts are longer than %d tokens and are truncated",
+                cut, len(texts), self.max_length,
+            )  # fmt: skip
+        return encoded
+
+
+def _probabilities(logits: Tensor) -> FloatArray:
+    probabilities: FloatArray = logits.double().softmax(-1).numpy()
+    return probabilities
+
+
+def load_classifier(
+    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | str | None, **options: Any
+) -> Classifier:
+    """A `Classifier` from loaded parts, folders, Hub ids or `embedded/...` names.
+
+    Args:
+        model: The model, or where it is.
+        tokenizer: Its tokenizer, or where it is; `None` takes the one beside the model.
+        options: `batch_size` and `max_length` of `Classifier`.
+
+    Raises:
+        ModelError: one cannot be loaded, or a loaded model comes without a tokenizer.
+    """
+    if tokenizer is None:
+        if not isinstance(model, str):
+            raise ModelError(
+                "A loaded model needs its tokenizer, got `tokenizer=None`. Pass it or its folder."
+            )
+        tokenizer = model
+    return Classifier(
+        load_model(model) if isinstance(model, str) else model,
+        load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer,
+        **options,
+    )
