@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.attacks.settings import Kind
+from hf_cap.evaluation.attacks.rewriting import Kind
 from hf_cap.priors.fusion import Normalisation
 from hf_cap.priors.prompts import Sign
 from hf_cap.schema import LABEL, TEXT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.attacks.settings import AttackSettings
+from hf_cap.evaluation.attacks.attack import AttackSettings
 from hf_cap.lm.base import LMRuntime
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import documented, option, required

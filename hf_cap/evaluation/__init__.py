@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_cap.evaluation.attacks.attack import AttackSettings as AttackSettings
     from hf_cap.evaluation.attacks.attack import attack_dataset as attack_dataset
-    from hf_cap.evaluation.attacks.settings import AttackSettings as AttackSettings
     from hf_cap.evaluation.classifier import load_classifier as load_classifier
     from hf_cap.evaluation.evaluate import Evaluation as Evaluation
     from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.results import summarize as summarize
 
 _EXPORTS = {
-    "AttackSettings": "attacks.settings",
+    "AttackSettings": "attacks.attack",
     "Estimate": "results",
     "Evaluation": "evaluate",
     "EvaluationSettings": "evaluate",

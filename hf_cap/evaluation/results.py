@@ -56,7 +56,8 @@ def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     mean, n = float(data.mean()), len(data)
     if n == 1:
         return Estimate(mean, None, None, 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * data.std(ddof=1) / np.sqrt(n))
+    error = data.std(ddof=1) / np.sqrt(n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
     return Estimate(mean, mean - half, mean + half, n)
 
 

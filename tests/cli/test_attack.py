@@ -12,7 +12,6 @@ from datasets import load_dataset
 
 from hf_cap.cli import main
 from hf_cap.data import load_splits
-from hf_cap.evaluation.attacks import attack as attack_module
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.modules import load_metric
 from hf_cap.lm.cache import CachedLanguageModel
@@ -91,7 +90,7 @@ def chat_model(
 ) -> MockLanguageModel:
     chat = MockLanguageModel(reply=reply)
     monkeypatch.setattr(
-        attack_module, "open_language_model", lambda settings: CachedLanguageModel(chat, path)
+        "hf_cap.lm.open.open_language_model", lambda settings: CachedLanguageModel(chat, path)
     )
     return chat
 

@@ -10,11 +10,15 @@ import pytest
 from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.evaluation.attacks import attack as attack_module
-from hf_cap.evaluation.attacks.attack import Attack, attack_dataset, prepare_attack, run_attack
+from hf_cap.evaluation.attacks.attack import (
+    Attack,
+    AttackSettings,
+    attack_dataset,
+    prepare_attack,
+    run_attack,
+)
 from hf_cap.evaluation.attacks.rewriting import fault
-from hf_cap.evaluation.attacks.settings import AttackSettings
-from hf_cap.lm.base import LMSettings
+from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.lm.mock import MockLanguageModel
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
@@ -169,20 +173,19 @@ def chatty(**replies: str) -> MockLanguageModel:
     return MockLanguageModel(reply=reply)
 
 
-def carried_out(
-    chat: MockLanguageModel, kind: Any = "keyword_replacement", unchanged: Any = "keep"
+def written(
+    model: MockLanguageModel, kind: Any = "keyword_replacement", unchanged: Any = "keep"
 ) -> list[tuple[str, str]]:
     settings = AttackSettings(kind=kind, maker="chat", unchanged=unchanged)
-    attack = prepare_attack(train(), settings)
-    plans = [attack.plan(row["text"], row["label"]) for row in TEST]
-    return [(outcome.text, outcome.note) for outcome in attack.carry_out(plans, chat)]
+    found = prepare_attack(train(), settings, model)(TEST[:])
+    return list(zip(found["text"], found["note"], strict=True))
 
 
 def test_a_chat_model_rewrites_and_is_judged() -> None:
     chat = chatty(
         I="It is gone, my bank pass.", this="dubious: extend that", now="I cannot do that."
     )
-    assert carried_out(chat) == [
+    assert written(chat) == [
         ("It is gone, my bank pass.", ""),
         ("renew this", "label not confirmed"),
         ("can i pay now", "refusal"),
@@ -211,13 +214,13 @@ def test_refusals_with_any_apostrophe_are_refusals(reply: str) -> None:
 
 def test_nothing_is_judged_when_every_rewriting_fails() -> None:
     chat = chatty()
-    assert {note for _, note in carried_out(chat)} == {"empty reply", "no keyword"}
+    assert {note for _, note in written(chat)} == {"empty reply", "no keyword"}
     assert len(chat.asked) == 3
 
 
 def test_the_rules_write_what_the_chat_model_cannot() -> None:
     chat = chatty(I="It is gone, my bank pass.", this="As an AI, no.", now="Sorry?\nWhat?")
-    assert carried_out(chat, unchanged="rules") == [
+    assert written(chat, unchanged="rules") == [
         ("It is gone, my bank pass.", ""),
         ("extend this", "refusal"),
         ("can i settle now", "several lines"),
@@ -234,31 +237,38 @@ def test_unchanged_texts_can_be_left_out(caplog: pytest.LogCaptureFixture) -> No
     assert "3 of 4 texts changed; 1 unchanged and left out; notes: no keyword 1" in caplog.text
 
 
-def test_a_summary_counts_who_wrote_what(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_counts_who_wrote_what() -> None:
     chat = chatty(I="It is gone, my bank pass.", this="As an AI, no.", now="?")
-    monkeypatch.setattr(attack_module, "open_language_model", lambda settings: chat)
     settings = AttackSettings(kind="keyword_replacement", maker="chat", unchanged="rules")
-    _, summary = run_attack(TEST, train(), prepare_attack(train(), settings))
+    _, summary = run_attack(TEST, train(), prepare_attack(train(), settings, chat))
     assert summary.makers == {"rules": 2, "chat": 1}
     assert summary.notes == {"refusal": 1, "empty reply": 1, "no keyword": 1}
     assert (summary.texts, summary.changed, summary.dropped) == (4, 3, 0)
     assert "written by rules 2, chat 1" in str(summary)
 
 
-def test_the_chat_model_of_the_settings_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = chatty(I="Gone, my pass, truly.", this="extend that", now="may i settle it")
-    monkeypatch.setattr(attack_module, "open_language_model", lambda settings: chat)
-    attacked = attack_dataset(
-        TEST, train(), AttackSettings(kind="keyword_replacement", maker="chat")
-    )
-    assert attacked["changed"][:] == [True, True, True, False]
+def test_the_settings_name_the_chat_model_and_how_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, sampled = [], []
 
+    class Chat(MockLanguageModel):
+        def generate(self, prompts: Any, sampling: Any, on_result: Any = None) -> Any:
+            sampled.append(sampling)
+            return super().generate(prompts, sampling, on_result)
 
-def test_the_settings_name_the_chat_model_and_how_it_answers() -> None:
-    settings = AttackSettings(model="m", base_url="http://x/v1", seed=7, max_new_tokens=5)
-    assert settings.chat_model == LMSettings(model="m", base_url="http://x/v1")
-    sampling = settings.sampling
-    assert (sampling.temperature, sampling.seed, sampling.max_new_tokens) == (0, 7, 5)
+    def open_language_model(model: LMSettings) -> Chat:
+        opened.append(model)
+        return Chat(reply=lambda prompt: "Gone, my pass, truly.")
+
+    monkeypatch.setattr("hf_cap.lm.open.open_language_model", open_language_model)
+    settings = AttackSettings(
+        kind="keyword_replacement", maker="chat", model="m", base_url="http://x/v1", seed=7,
+        max_new_tokens=5, unchanged="rules",
+    )  # fmt: skip
+    attack_dataset(TEST, train(), settings)
+    assert opened == [LMSettings(model="m", base_url="http://x/v1")]
+    assert set(sampled) == {Sampling(max_new_tokens=5, temperature=0.0, seed=7)}
 
 
 def test_an_attack_is_hashed_by_its_settings(tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def test_the_attribution_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_settings_need_no_torch() -> None:
-    code = "import sys, hf_cap.evaluation.evaluate as e; "
-    code += "e.EvaluationSettings(); "
+    code = "import sys, hf_cap.evaluation as e; "
+    code += "e.EvaluationSettings(), e.AttackSettings(); "
     code += "sys.exit(bool({'torch', 'datasets', 'sklearn', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,1 +1,1 @@
-"""Adversarial test sets: keywords of another class added, or those of the own class paraphrased."""
+"""Adversarial test sets: keywords of another class added, or those of the own class replaced."""
