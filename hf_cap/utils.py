@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from hf_cap.errors import ConfigError
 
@@ -59,11 +59,10 @@ def check_choices(settings: Any) -> None:
     Raises:
         ConfigError: a value is none of the names; the message lists them.
     """
-    hints = get_type_hints(type(settings))
     for item in fields(settings):
-        if get_origin(hints[item.name]) is not Literal:
+        if get_origin(item.type) is not Literal:
             continue
-        choices, value = get_args(hints[item.name]), getattr(settings, item.name)
+        choices, value = get_args(item.type), getattr(settings, item.name)
         if value not in choices:
             names = ", ".join(map(repr, choices))
             raise ConfigError(f"`{item.name}` must be one of {names}, got {value!r}.")

@@ -1,39 +1,35 @@
-"""An opened language model with the prompts of one prior: what it is asked, and what fits into it."""
+"""What the sources that ask a language model have in common: the model, its prompts, and cutting."""
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Self, TypeAlias
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hf_cap.errors import ModelError
-from hf_cap.lm.base import (
-    LanguageModel,
-    LMSettings,
-    Query,
-    current_runtime,
-)
-from hf_cap.lm.open import ModelLike, model_stamp, open_language_model, settings_or_model
+from hf_cap.lm.base import LanguageModel, LMSettings, Query, current_runtime
+from hf_cap.lm.open import model_stamp, open_language_model, settings_or_model
 from hf_cap.priors.base import LEARNED, Row, Source
 from hf_cap.priors.prompts import (
     DEFAULT_TEMPLATE,
     NO_DEMONSTRATIONS,
     DemonstrationSets,
     Prompt,
-    PromptSettings,
-    Sign,
     build_prompt,
     choose_demonstrations,
+    held_out_demonstrations,
     load_template,
-    set_without,
     written_labels,
 )
-from hf_cap.utils import fingerprint
+from hf_cap.utils import check_range, documented, fingerprint, option
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _logger = logging.getLogger(__name__)
+
+Sign = Literal["positive", "signed", "absolute"]
 
 SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "positive": lambda score: max(score, 0.0),
@@ -41,39 +37,39 @@ SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "absolute": abs,
 }
 
-Variants: TypeAlias = Callable[[Row, int], Sequence[str]]
-"""A row and a number of bytes to the texts that are asked in place of the row's and have more bytes."""
+Variants = Callable[[Row, int], Sequence[str]]
+"""A row and a number of bytes to the texts that are asked in place of the row's and have more."""
 
 
 @dataclass(frozen=True)
-class Asker:
-    """An opened language model with the prompts of one prior, one a demonstration set.
+class PromptedModel:
+    """A language model with the prompts of one source, one per demonstration set.
 
     Attributes:
         model: The language model.
         labels: The label space as written in the prompts.
         sets: Demonstration sets, with label names.
         prompts: The prompt of each set.
-        ended: Labels that begin another one; see `answer`.
+        prefix_labels: Labels whose tokens are the first tokens of another label; see `answer`.
     """
 
     model: LanguageModel
     labels: Sequence[str]
     sets: DemonstrationSets
     prompts: Sequence[Prompt]
-    ended: frozenset[str]
+    prefix_labels: frozenset[str]
 
     def prompt(self, text: str) -> Prompt:
         """The prompt whose demonstrations do not contain `text`."""
-        return self.prompts[set_without(self.sets, text)]
+        return self.prompts[held_out_demonstrations(self.sets, text)]
 
     def answer(self, prompt: Prompt, label: str) -> str:
         """A label as the answer to score.
 
-        A label that begins another one is followed by the end of an answer: without, it would be at least
-        as likely as the other, whatever the text says.
+        A label that begins another one is followed by the end of an answer: without, it would be at
+        least as likely as the other, whatever the text says.
         """
-        return prompt.answer(label) + (prompt.end if label in self.ended else "")
+        return prompt.answer(label) + (prompt.end if label in self.prefix_labels else "")
 
     def query(self, prompt: Prompt, text: str, label: str) -> Query:
         """The question how likely a label is as the answer about a text."""
@@ -85,7 +81,7 @@ class Asker:
         query: Callable[[Prompt, str, str], Query],
         variants: Variants = lambda row, room: (),
     ) -> list[Row]:
-        """The rows without the last words that the model has no room for, whatever label it is asked about.
+        """Cut the last words that the model has no room for, whatever label it is asked about.
 
         Args:
             rows: The whole rows.
@@ -100,9 +96,22 @@ class Asker:
             return self.model.excess(query(prompt, text, label))
 
         longest = max(self.labels, key=partial(excess, prompt=self.prompts[0], text="a"))
-        return [
+        fitting = [
             _cut(row, partial(excess, longest, self.prompt(row.text)), variants) for row in rows
         ]
+        cuts = [count_cut(*pair) for pair in zip(rows, fitting, strict=True)]
+        if any(cuts):
+            _logger.warning(
+                "%d of %d texts are longer than the language model reads; their last words "
+                "(%d in all) get the score 0.",
+                sum(map(bool, cuts)), len(cuts), sum(cuts),
+            )  # fmt: skip
+        return fitting
+
+
+def count_cut(row: Row, fitting: Row) -> int:
+    """Words of a row that did not fit."""
+    return len(row.spans) - len(fitting.spans)
 
 
 def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
@@ -122,131 +131,87 @@ def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
     word = row.words[0]
     if excess(word[0]) > 0:
         raise ModelError(
-            "The prompt leaves no room for a single word: the language model reads fewer tokens than "
-            "instruction, labels and demonstrations take. Use fewer demonstrations (`demonstrations=0`), a "
-            "shorter template, or a model that reads more."
+            "The prompt leaves no room for a single word: the language model reads fewer tokens "
+            "than instruction, labels and demonstrations take. Use fewer demonstrations "
+            "(`demonstrations=0`), a shorter template, or a model that reads more."
         )
     raise ModelError(
-        f"The word {word[:40]!r}{'...' * (len(word) > 40)} of {len(word)} characters is longer than the "
-        "language model can read beside the prompt, and a text is cut between words. Give a `word_pattern` "
-        r"that finds shorter words (`\w` takes each character of a text without spaces), remove the text, "
-        "or use a model that reads more."
+        f"The word {word[:40]!r}{'...' * (len(word) > 40)} of {len(word)} characters is longer "
+        "than the language model can read beside the prompt, and a text is cut between words. Give "
+        r"a `word_pattern` that finds shorter words (`\w` takes each character of a text without "
+        "spaces), remove the text, or use a model that reads more."
     )
 
 
-def labels_that_begin_others(model: LanguageModel, answers: Mapping[str, str]) -> frozenset[str]:
-    """Labels whose tokens are the first tokens of another label.
-
-    Args:
-        model: The language model that reads them.
-        answers: Label to how it is answered.
-    """
-    tokens = {label: model.answer_tokens(answer) for label, answer in answers.items()}
-    beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
-    return frozenset(label for label, ids in tokens.items() if ids in beginnings)
-
-
-def open_asker(
-    prior: str,
-    settings: PromptSettings,
-    labels: Sequence[str],
-    model: LMSettings | LanguageModel,
-    sets: DemonstrationSets,
-) -> Asker:
-    """Open the language model and write its prompts.
-
-    Raises:
-        ConfigError: the template cannot be used.
-        DataError: two labels are written alike.
-        ModelError: the model or its chat template cannot serve.
-    """
-    opened = open_language_model(model)
-    template = load_template(settings.template, prior)
-    written = written_labels(labels, verbalised=settings.verbalise)
-    names = dict(zip(labels, written, strict=True))
-    prompts = [
-        build_prompt(
-            template,
-            written,
-            [(text, names[label]) for text, label in examples],
-            opened.chat_prompt if settings.chat else None,
-            opened.end_of_turn(),
-        )
-        for examples in sets
-    ]
-    answers = {label: prompts[0].answer(label) for label in written}
-    return Asker(opened, written, sets, prompts, labels_that_begin_others(opened, answers))
-
-
-def warn_of_cuts(cuts: Sequence[int]) -> None:
-    """One warning a batch for texts that were longer than the model can read."""
-    texts = sum(cut > 0 for cut in cuts)
-    if texts:
-        _logger.warning(
-            "%d of %d texts are longer than the language model reads; their last words "
-            "(%d in all) get the score 0.",
-            texts, len(cuts), sum(cuts),
-        )  # fmt: skip
-
-
-def rank_of(label: int, scores: Sequence[float]) -> int:
-    """Rank of a label among the scores of all labels: 1 where it is the model's own answer."""
-    return 1 + sum(score > scores[label] for score in scores)
-
-
-# --- What the sources that ask a language model have in common: model, demonstrations and facts.
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSource(Source, PromptSettings):
+class LanguageModelSource(Source):
     """A source that asks a language model about the rows.
 
     Attributes:
-        model: A name, all settings, a loaded model with its tokenizer, a loaded text-generation pipeline,
-            or an opened language model. The number format `auto` becomes that of the device at hand when
-            the source is made, since it changes scores.
-        demonstration_sets: Two disjoint sets of (text, label name), or one empty set; `from_dataset`
-            chooses them.
-        stamp: State of what the settings only name, when the source was made: the files of a language
-            model in a folder, and the wording of a template of one's own. So a model that was adapted
-            anew in the same folder, or a prompt that was edited, is asked anew, and not read from the
-            cache of `Dataset.map` or the finished work of an interrupted extraction.
+        model: The language model: a Hub id, folder, `.gguf` file or embedded name, `LMSettings`, a
+            loaded model with its tokenizer, a `transformers.pipeline("text-generation")`, or a
+            `LanguageModel`. The number format `auto` becomes that of the device at hand, since it
+            changes scores.
+        demonstration_sets: Two disjoint sets of (text, label name), or one empty set;
+            `from_dataset` chooses them.
+        stamp: State of the files that the settings only name: the model's folder and a template of
+            your own. So the cache of `Dataset.map` does not outlive a change of these.
     """
 
     wording: ClassVar[str]
-    """The prior whose prompt template is the default: `cap` asks for the label, `channel` for the text."""
+    """Name of the default template: `cap` asks for the label, `channel` for the text."""
 
-    model: LMSettings | LanguageModel = LMSettings()  # noqa: RUF009 (frozen)
+    model: Any = field(default_factory=LMSettings)
+    template: str = option(
+        DEFAULT_TEMPLATE,
+        "Prompt template: 'default' (the file that comes with the prior) or the path of a YAML "
+        "file like it.",
+    )
+    chat: bool = option(
+        True, "Put the prompt into the model's chat template, where it has one; else plain text."
+    )
+    verbalise: bool = option(
+        True, "Write labels as words in the prompt: card_arrival becomes 'card arrival'."
+    )
+    demonstrations: int = option(
+        1,
+        "Labelled training texts per label in the prompt, at least 0. Two disjoint sets are kept, "
+        "and no text is scored under a set that it is in.",
+    )
+    sign: Sign = option(
+        "positive",
+        "Which scores the prior keeps: evidence for the label only, signed scores, or absolute "
+        "values.",
+    )
+    keep_label_scores: bool = option(
+        False,
+        "Also score every label on the whole text: the language model's own answer, as a "
+        "diagnostic.",
+    )
+    seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "demonstrations", at_least=0)
         object.__setattr__(self, "model", settings_or_model(self.model, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
-        super().__post_init__()
-        PromptSettings.__post_init__(self)
 
     @classmethod
-    def from_dataset(
-        cls,
-        dataset: Dataset,
-        *,
-        model: ModelLike = LMSettings(),  # noqa: B008 (frozen)
-        **options: Any,
-    ) -> Self:
-        """A source whose label space and demonstrations come from a training split.
+    def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
+        """Create the source with the label space and the demonstrations of a training split.
 
         Args:
             dataset: Training examples, with a `ClassLabel` column.
-            model: The language model: a Hub id, folder, .gguf file or embedded name, all settings, a pair of
-                a loaded model and its tokenizer, a loaded text-generation pipeline, or an opened one.
-            options: The settings of the source.
+            options: The settings of the source, among them `model`.
 
         Raises:
             ConfigError: an option cannot work.
             DataError: a column is missing, or a row has no text or no label of the label space.
         """
-        source = super().from_dataset(dataset, model=model, **options)
+        source = super().from_dataset(dataset, **options)
         rows = source.read_rows(dataset[:])
         sets = choose_demonstrations(
             [row.text for row in rows],
@@ -256,37 +221,70 @@ class LanguageModelSource(Source, PromptSettings):
         )
         return replace(source, demonstration_sets=sets)
 
-    def open(self) -> Asker:
-        """The language model, opened, with the prompts of this source.
+    def open(self) -> PromptedModel:
+        """Open the language model, once per process, and write its prompts.
 
         Raises:
             ConfigError: the template cannot be used.
             DataError: two labels are written alike.
-            ModelError: the model or its chat template cannot serve, or the model or the prompt template
-                was written anew.
+            ModelError: the model or its chat template cannot be used, or the model or the template
+                changed on disk.
         """
         if self._stamp() != self.stamp:
             raise ModelError(
-                f"The language model {self.model!r} or the prompt template {self.template!r} changed on "
-                "disk after the prior source was created; create it again."
+                f"The language model {self.model!r} or the prompt template {self.template!r} "
+                "changed on disk after the prior source was created; create it again."
             )
-        return open_asker(self.wording, self, self.labels, self.model, self.demonstration_sets)
+        model = open_language_model(self.model)
+        template = load_template(self.template, self.wording)
+        labels = written_labels(self.labels, verbalise=self.verbalise)
+        names = dict(zip(self.labels, labels, strict=True))
+        prompts = [
+            build_prompt(
+                template,
+                labels,
+                [(text, names[label]) for text, label in examples],
+                model.chat_prompt if self.chat else None,
+                model.end_of_turn(),
+            )
+            for examples in self.demonstration_sets
+        ]
+        answers = {label: prompts[0].answer(label) for label in labels}
+        return PromptedModel(
+            model, labels, self.demonstration_sets, prompts, _prefix_labels(model, answers)
+        )
 
-    def _stamp(self) -> str:
-        model = model_stamp(self.model)
-        if self.template == DEFAULT_TEMPLATE:
-            return model
-        return model + load_template(self.template, self.wording).digest
+    def signed(self, scores: Iterable[float]) -> list[float]:
+        """Scores after `sign`."""
+        return [*map(SIGNS[self.sign], scores)]
 
-    def model_facts(self, asker: Asker) -> dict[str, Any]:
+    def model_facts(self, opened: PromptedModel) -> dict[str, Any]:
         """Facts of the opened language model and its prompts, for the provenance."""
-        known = self.model if isinstance(self.model, LMSettings) else None
+        named = self.model if isinstance(self.model, LMSettings) else None
         return {
-            "model": known.model if known else asker.model.fingerprint,
-            "revision": known.revision if known else None,
-            "fingerprint": asker.model.fingerprint,
+            "model": named.model if named else opened.model.fingerprint,
+            "revision": named.revision if named else None,
+            "fingerprint": opened.model.fingerprint,
             "template_digest": load_template(self.template, self.wording).digest,
             "prompt_digest": fingerprint(
-                *(prompt.prefix + prompt.after for prompt in asker.prompts)
+                *(prompt.prefix + prompt.after for prompt in opened.prompts)
             ),
         }
+
+    def _stamp(self) -> str:
+        stamp = model_stamp(settings_or_model(self.model, current_runtime()))
+        if self.template == DEFAULT_TEMPLATE:
+            return stamp
+        return stamp + load_template(self.template, self.wording).digest
+
+
+def _prefix_labels(model: LanguageModel, answers: Mapping[str, str]) -> frozenset[str]:
+    """Labels (by their answers) whose tokens are the first tokens of another label."""
+    tokens = {label: model.answer_tokens(answer) for label, answer in answers.items()}
+    beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
+    return frozenset(label for label, ids in tokens.items() if ids in beginnings)
+
+
+def rank_of(label: int, scores: Sequence[float]) -> int:
+    """Rank of a label among the scores of all labels: 1 where it is the model's own answer."""
+    return 1 + sum(score > scores[label] for score in scores)

@@ -1,51 +1,35 @@
-"""The source `llm_gradient`: one backward pass through the language model instead of a hundred forward ones.
+"""The source `llm_gradient`: one backward pass through the language model per text.
 
-Gradient times input (Shrikumar et al., arXiv 1605.01713) of the gold label's log-probability, under the very
-prompt of `cap`: its cheap rival.
+Gradient times input (Shrikumar et al., arXiv 1605.01713) of the gold label's log-probability, under
+the very prompt of `cap`: its cheap rival.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from hf_cap.attribution import pool_words
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.lm.base import LanguageModel
-from hf_cap.lm.cache import CachedLanguageModel
-from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.base import Row, SourceResult
-from hf_cap.priors.language_model import SIGNS, LanguageModelSource, warn_of_cuts
+from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.priors.prompts import Prompt
+from hf_cap.utils import documented
 from hf_cap.words import NO_WORD, Span, token_words
 
-
-class Asked(NamedTuple):
-    """Tokens of one prompt.
-
-    Attributes:
-        prefix: Those that every text of the prompt shares.
-        rest: The others, up to the answer.
-        words: For each of the rest, the word of the text that it belongs to, or -1.
-        answer: Those of the gold label.
-    """
-
-    prefix: tuple[int, ...]
-    rest: tuple[int, ...]
-    words: Sequence[int]
-    answer: tuple[int, ...]
+if TYPE_CHECKING:
+    from hf_cap.lm.local import LocalLanguageModel
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class LLMGradientPrior(LanguageModelSource):
-    """Scores each word by the gradient of the gold label's log-probability times its embeddings, in nats.
+    """Scores each word by the gradient of the gold label's log-probability times its embeddings.
 
-    Summed over the embedding dimension and the tokens of a word: to first order, what the label would lose
-    if the word's embeddings were zero. Words that the model has no room for get 0. The diagnostic
-    `llm_gradient_log_prob` is the label's log-probability. The language model must run in this process.
+    In nats, summed over the embedding dimension and the tokens of a word: to first order, what the
+    label would lose if the word's embeddings were zero. Words that the model has no room for get 0.
+    The diagnostic `llm_gradient_log_prob` is the label's log-probability. The language model must
+    run in this process.
     """
 
     name: ClassVar[str] = "llm_gradient"
@@ -55,62 +39,70 @@ class LLMGradientPrior(LanguageModelSource):
         super().__post_init__()
         if self.keep_label_scores:
             raise ConfigError(
-                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source 'cap'."
+                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source "
+                "'cap'."
             )
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows.
 
         Raises:
-            ModelError: the language model does not run in this process, or has no room for the prompt.
+            ModelError: the language model does not run in this process, or has no room for the
+                prompt.
         """
-        asker = self.open()
-        local = _local(asker.model)
+        opened = self.open()
+        local = _local(opened.model)
         caches: dict[tuple[int, ...], Any] = {}
-        scores, log_probs, cuts = [], [], []
-        for row, fitting in zip(rows, asker.fit(rows, asker.query), strict=True):
-            prompt = asker.prompt(row.text)
-            answer = asker.answer(prompt, asker.labels[row.label])
-            asked = _tokens(local, prompt, fitting, answer)
-            if asked.prefix not in caches:
-                caches[asked.prefix] = _read(local, asked.prefix)
+        scores, log_probs = [], []
+        for row, fitting in zip(rows, opened.fit(rows, opened.query), strict=True):
+            prompt = opened.prompt(row.text)
+            answer = opened.answer(prompt, opened.labels[row.label])
+            prefix = local.tokens.prefix(prompt.prefix).ids
+            if prefix not in caches:
+                caches[prefix] = _read(local, prefix)
+            tokens, owners = _tokens(local, prompt, fitting)
             word_scores, log_prob = _gradient(
-                local, asked, caches[asked.prefix], len(fitting.spans)
+                local, caches[prefix], tokens, owners, local.tokens.answer(answer).ids
             )
-            cuts.append(len(row.spans) - len(fitting.spans))
-            scores.append([*map(SIGNS[self.sign], word_scores), *[0.0] * cuts[-1]])
+            missing = len(row.spans) - len(word_scores)  # cut, or without a token
+            scores.append([*self.signed(word_scores), *[0.0] * missing])
             log_probs.append(log_prob)
-        warn_of_cuts(cuts)
-        return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(asker))
+        return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(opened))
 
 
-def _local(model: LanguageModel) -> LocalLanguageModel:
-    inside = model.inner if isinstance(model, CachedLanguageModel) else model
-    if not isinstance(inside, LocalLanguageModel):
+def _local(model: LanguageModel) -> "LocalLanguageModel":
+    from hf_cap.lm.cache import CachedLanguageModel
+    from hf_cap.lm.local import LocalLanguageModel
+
+    inner = model.inner if isinstance(model, CachedLanguageModel) else model
+    if not isinstance(inner, LocalLanguageModel):
         raise ModelError(
-            f"The source 'llm_gradient' needs the gradient of a language model in this process, got "
-            f"{type(inside).__name__}. Leave out `base_url`, or use the source 'cap'."
+            "The source 'llm_gradient' needs the gradient of a language model in this process, got "
+            f"{type(inner).__name__}. Leave out `base_url`, or use the source 'cap'."
         )
-    return inside
+    return inner
 
 
-def _tokens(local: LocalLanguageModel, prompt: Prompt, row: Row, answer: str) -> Asked:
-    shared = local.tokens.prefix(prompt.prefix)
-    start = shared.cut or 0
-    rest = local.tokens.body(prompt.prefix, prompt.body(row.text))
+def _tokens(
+    local: "LocalLanguageModel", prompt: Prompt, row: Row
+) -> tuple[tuple[int, ...], list[int]]:
+    """Tokens of a prompt that follow its prefix, and the word of the text that each belongs to."""
+    start = local.tokens.prefix(prompt.prefix).cut or 0
+    tokens = local.tokens.body(prompt.prefix, prompt.body(row.text))
     shown = prompt.prefix[start:] + prompt.body(row.text)
     offsets = local.tokens.tokenizer(
         shown, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )["offset_mapping"]
     shift = len(prompt.prefix) - start + len(prompt.before)
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
-    beginning = [NO_WORD] * (len(rest) - len(offsets))  # the beginning-of-text token
-    words = beginning + token_words(offsets, spans, shown)
-    return Asked(shared.ids, rest, words, local.tokens.answer(answer).ids)
+    beginning = [NO_WORD] * (len(tokens) - len(offsets))  # the beginning-of-text token
+    return tokens, beginning + token_words(offsets, spans, shown)
 
 
-def _read(local: LocalLanguageModel, prefix: tuple[int, ...]) -> Any:
+def _read(local: "LocalLanguageModel", prefix: tuple[int, ...]) -> Any:
     """Key-value cache of a prefix; `None` for an empty one."""
+    import torch
+
     if not prefix:
         return None
     with torch.no_grad():
@@ -119,21 +111,30 @@ def _read(local: LocalLanguageModel, prefix: tuple[int, ...]) -> Any:
 
 
 def _gradient(
-    local: LocalLanguageModel, asked: Asked, cache: Any, words: int
+    local: "LocalLanguageModel",
+    cache: Any,
+    tokens: tuple[int, ...],
+    owners: Sequence[int],
+    answer: tuple[int, ...],
 ) -> tuple[list[float], float]:
     """Score of each word, and the log-probability of the answer."""
-    answer = torch.tensor(asked.answer, device=local.model.device)
-    ids = torch.tensor([[*asked.rest, *asked.answer[:-1]]], device=local.model.device)
-    embeddings: Tensor = local.model.get_input_embeddings()(ids).detach().requires_grad_()
+    import torch
+
+    from hf_cap.attribution import pool_words
+
+    device = local.model.device
+    target = torch.tensor(answer, device=device)
+    ids = torch.tensor([[*tokens, *answer[:-1]]], device=device)
+    embeddings = local.model.get_input_embeddings()(ids).detach().requires_grad_()
     with torch.enable_grad():
         logits = local.model(
             inputs_embeds=embeddings,
             past_key_values=copy.deepcopy(cache),  # the model adds to the one that it is given
-            logits_to_keep=len(answer),
+            logits_to_keep=len(target),
         ).logits[0]
-        log_prob = logits.float().log_softmax(-1).gather(1, answer[:, None]).sum()
+        log_prob = logits.float().log_softmax(-1).gather(1, target[:, None]).sum()
         (gradient,) = torch.autograd.grad(log_prob, embeddings)
-    tokens = (gradient * embeddings.detach()).float().sum(-1)[:, : len(asked.rest)]
-    owners = torch.tensor([list(asked.words)], device=tokens.device)
-    scores: list[float] = pool_words(tokens, owners, words)[0].tolist()
+    products = (gradient * embeddings.detach()).float().sum(-1)[:, : len(tokens)]
+    words = torch.tensor([owners], device=device)
+    scores: list[float] = pool_words(products, words, max(owners) + 1)[0].tolist()
     return scores, log_prob.item()

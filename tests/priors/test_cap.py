@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import pickle
 import typing
 from collections.abc import Sequence
 from functools import partial
@@ -10,23 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from datasets.fingerprint import Hasher
+from transformers import pipeline
 
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
-from hf_cap.lm.base import (
-    LanguageModel,
-    LMRuntime,
-    LMSettings,
-    OnScore,
-    Query,
-    Scored,
-    using_runtime,
-)
+from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, Query, Scored, using_runtime
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors import prompts
-from hf_cap.priors.cap import SCORES, CAPPrior
-from hf_cap.priors.language_model import SIGNS
-from hf_cap.priors.prompts import Score, Sign
+from hf_cap.priors.cap import SCORES, CAPPrior, Score
+from hf_cap.priors.language_model import SIGNS, Sign
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -39,11 +33,8 @@ TEXTS = [
     "my fine is wrong",
 ]
 GOLD = [2, 0, 1, 1, 2, 1]
-CUE_MEANS = (
-    2 / 6,
-    3 / 6,
-    3 / 6,
-)  # cue words a text: lost, card; pay, fine, fine; renew, book, renew
+CUE_MEANS = (2 / 6, 3 / 6, 3 / 6)
+"""Cue words per text: lost, card; pay, fine, fine; renew, book, renew."""
 PENALTY = 1e-8
 """Next to none; the masks of two words leave one direction to it alone, and rounding / 1e-9 would be seen."""
 CUES = {"lost card": ("lost", "card"), "pay fine": ("pay", "fine"), "renew book": ("renew", "book")}
@@ -66,10 +57,8 @@ def cue_score(prompt: str, answer: str) -> list[float]:
 
 
 def prior(**options: Any) -> CAPPrior:
-    scorer = options.pop("model", None) or MockLanguageModel(cue_score)
-    return CAPPrior(
-        labels=LABELS, model=scorer, **{"penalty": PENALTY, "sign": "signed", **options}
-    )
+    model = options.pop("model", None) or MockLanguageModel(cue_score)
+    return CAPPrior(labels=LABELS, model=model, **{"penalty": PENALTY, "sign": "signed", **options})
 
 
 def added(source: CAPPrior, texts: Sequence[str] = TEXTS, labels: Sequence[Any] = GOLD) -> Any:
@@ -148,16 +137,16 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
     def score(prompt: str, answer: str) -> float:
         return cue_score(prompt, answer)[0] + 40 * (answer == " renew book")
 
-    scorer = MockLanguageModel(score)
+    model = MockLanguageModel(score)
     calibrated = CAPPrior.from_dataset(
-        dataset(), model=scorer, score="contrast", rivals=1, demonstrations=0
+        dataset(), model=model, score="contrast", rivals=1, demonstrations=0
     )
     lost, pay, renew = calibrated.offsets
     assert pay - lost == pytest.approx(3 * (CUE_MEANS[1] - CUE_MEANS[0]) - 1)
     assert renew - lost == pytest.approx(3 * (CUE_MEANS[2] - CUE_MEANS[0]) + 1 + 40)
-    scorer.calls.clear()
+    model.calls.clear()
     calibrated({"text": ["lost fine now gone"], "label": [0]})
-    rivals = {query.answer for query in scorer.calls[len(LABELS) :]} - {" lost card"}
+    rivals = {query.answer for query in model.calls[len(LABELS) :]} - {" lost card"}
     assert rivals == {" pay fine"}
 
 
@@ -179,28 +168,28 @@ def test_label_scores_and_rank() -> None:
 
 
 def test_replaced_words_leave_their_place() -> None:
-    scorer = MockLanguageModel(cue_score)
-    added(prior(model=scorer, masking="replace", replacement="___"), ["lost it"], [0])
-    texts = {asked_text(query.prefix + query.body) for query in scorer.calls}
+    model = MockLanguageModel(cue_score)
+    added(prior(model=model, masking="replace", replacement="___"), ["lost it"], [0])
+    texts = {asked_text(query.prefix + query.body) for query in model.calls}
     assert texts == {"___ it", "lost ___"}
 
 
 def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
-    scorer = MockLanguageModel(cue_score)
+    model = MockLanguageModel(cue_score)
     data = dataset([*TEXTS, "LOST  card", "lost card"], [*GOLD, 0, 0])
-    made = CAPPrior.from_dataset(data, model=scorer, n=5)
+    made = CAPPrior.from_dataset(data, model=model, n=5)
     assert all(len(part) == 3 for part in made.demonstration_sets)
     for text, label in zip(data["text"], data["label"], strict=True):
-        scorer.calls.clear()
+        model.calls.clear()
         made({"text": [text], "label": [label]})
-        shown = " ".join(" ".join({query.prefix for query in scorer.calls}).casefold().split())
+        shown = " ".join(" ".join({query.prefix for query in model.calls}).casefold().split())
         assert f"message: {' '.join(text.casefold().split())} category" not in shown
 
 
 def test_prefix_is_shared_by_all_queries_of_a_set() -> None:
-    scorer = MockLanguageModel(cue_score)
-    CAPPrior.from_dataset(dataset(), model=scorer)({"text": TEXTS, "label": GOLD})
-    assert len({query.prefix for query in scorer.calls}) == 2
+    model = MockLanguageModel(cue_score)
+    CAPPrior.from_dataset(dataset(), model=model)({"text": TEXTS, "label": GOLD})
+    assert len({query.prefix for query in model.calls}) == 2
 
 
 def test_map_is_a_pure_function_of_the_rows() -> None:
@@ -226,17 +215,13 @@ def test_dataset_map_adds_the_columns() -> None:
 
 
 def test_settings_are_the_cache_key() -> None:
-    from datasets.fingerprint import Hasher
-
     one, same, other = (CAPPrior(labels=LABELS, n=n) for n in (100, 100, 99))
     assert Hasher.hash(one) == Hasher.hash(same) != Hasher.hash(other)
 
 
 def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> None:
-    from datasets.fingerprint import Hasher
-
     own = tmp_path / "own.yaml"
-    text = (prompts._BUILT_IN / "cap.yaml").read_text()
+    text = (Path(prompts.__file__).parent / "templates" / "cap.yaml").read_text()
 
     def made(instruction: str) -> CAPPrior:
         own.write_text(text.replace("Name the category", instruction))
@@ -245,13 +230,11 @@ def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> N
     first = made("Name the category")
     assert Hasher.hash(made("Name the category")) == Hasher.hash(first)
     assert Hasher.hash(made("Say the category")) != Hasher.hash(first)
-    with pytest.raises(ModelError, match=r"own.yaml' changed on disk"):
+    with pytest.raises(ModelError, match=r"own.yaml' changed on disk after"):
         first.open()
 
 
 def test_the_number_format_of_the_device_is_part_of_the_cache_key() -> None:
-    from datasets.fingerprint import Hasher
-
     with using_runtime(LMRuntime(device="cpu")):
         on_cpu = CAPPrior(labels=LABELS)
     with using_runtime(LMRuntime(device="mps")):
@@ -261,11 +244,41 @@ def test_the_number_format_of_the_device_is_part_of_the_cache_key() -> None:
     assert Hasher.hash(on_cpu) == Hasher.hash(asked)
 
 
+def test_a_loaded_model_counts_by_its_fingerprint() -> None:
+    one, same, other = (
+        LocalLanguageModel(llama(seed=seed), byte_tokenizer()) for seed in (0, 0, 1)
+    )
+    sources = [CAPPrior(labels=LABELS, model=model) for model in (one, same, other)]
+    sources[0]({"text": ["pay it"], "label": [1]})  # what it counts is not its state
+    first, second, third = map(Hasher.hash, sources)
+    assert first == second != third
+    with pytest.raises(ConfigError, match="cannot be sent to another process"):
+        pickle.loads(pickle.dumps(sources[0]))  # noqa: S301
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "model and tokenizer", "folder"])
+def test_a_loaded_pipeline_is_used_inside_map(kind: str, tmp_path: Path) -> None:
+    model, tokenizer = llama(), byte_tokenizer()
+    given: Any = (model, tokenizer)
+    if kind == "pipeline":
+        given = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    elif kind == "folder":
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        given = str(tmp_path)
+    data = dataset()
+    with using_runtime(LMRuntime(device="cpu", store="none")):
+        made = data.map(CAPPrior.from_dataset(data, model=given, n=9), batched=True)
+        direct = LocalLanguageModel(llama(), byte_tokenizer())
+        expected = CAPPrior.from_dataset(data, model=direct, n=9)(data[:])
+    assert made["prior_cap"][:] == expected["prior_cap"]
+
+
 class Narrow(MockLanguageModel):
     """Reads prompts of at most `room` characters after the prefix."""
 
-    def __init__(self, room: int) -> None:
-        super().__init__(cue_score)
+    def __init__(self, room: int, function: Any = cue_score) -> None:
+        super().__init__(function)
         self.room = room
 
     def excess(self, query: Query) -> int:
@@ -298,7 +311,7 @@ class NarrowInBytes(Narrow):
     def excess(self, query: Query) -> int:
         return len((query.body + query.answer).encode()) - self.room
 
-    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+    def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
         assert all(self.excess(query) <= 0 for query in queries), "the language model refuses it"
         return super().log_probs(queries)
 
@@ -308,9 +321,8 @@ def test_the_label_of_most_tokens_must_fit() -> None:
         return -1.0
 
     many = "退款请求我" * 2  # fewer characters than the other label and more bytes
-    scorer = NarrowInBytes(60)
-    scorer.log_prob = score
-    source = CAPPrior(labels=("renew_my_book", many), model=scorer, keep_label_scores=True, n=5)
+    model = NarrowInBytes(60, score)
+    source = CAPPrior(labels=("renew_my_book", many), model=model, keep_label_scores=True, n=5)
     made = source({"text": ["one two three four five six"], "label": [0]})
     assert made["cap_cut"] == [2]
     assert len(f" one two three four\nCategory: {many}".encode()) == 60
@@ -347,9 +359,7 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
     expected = " email querycontact" + ("<|im_end|>" if chat else "\n")
 
     class Writes(LocalLanguageModel):
-        def log_probs(
-            self, queries: Sequence[Query], on_result: OnScore | None = None
-        ) -> list[Scored]:
+        def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
             asked = [query.answer for query in queries]
             agreed = [common(answer, expected) for answer in asked]
             return [
@@ -357,9 +367,9 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
                 for answer, same in zip(asked, agreed, strict=True)
             ]
 
-    scorer = Writes(llama(), byte_tokenizer())
+    model = Writes(llama(), byte_tokenizer())
     source = CAPPrior(
-        labels=(QUERY, CONTACT, "other"), model=scorer, chat=chat, n=2, keep_label_scores=True
+        labels=(QUERY, CONTACT, "other"), model=model, chat=chat, n=2, keep_label_scores=True
     )
     made = source({"text": ["write to me"], "label": [CONTACT]})
     assert made["cap_rank"] == [1]
@@ -371,8 +381,8 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
 @pytest.mark.parametrize("verbalise", [False, True])
 def test_only_labels_that_begin_another_are_ended(model: LanguageModel, verbalise: bool) -> None:
     source = CAPPrior(labels=(QUERY, CONTACT, "mail"), model=model, verbalise=verbalise)
-    asker = source.open()
-    answers = [asker.answer(asker.prompts[0], label) for label in asker.labels]
+    opened = source.open()
+    answers = [opened.answer(opened.prompts[0], label) for label in opened.labels]
     end = "<|im_end|>" if isinstance(model, LocalLanguageModel) else "\n\n"
     names = [" ".join(name.split("_")) if verbalise else name for name in source.labels]
     assert answers == [f" {names[0]}{end}", f" {names[1]}", f" {names[2]}"]
@@ -398,10 +408,10 @@ def test_only_labels_that_begin_another_are_ended(model: LanguageModel, verbalis
 def test_bad_rows_are_refused_before_any_scoring(
     batch: dict[str, list[Any]], error: type[CAPError], message: str
 ) -> None:
-    scorer = MockLanguageModel(cue_score)
+    model = MockLanguageModel(cue_score)
     with pytest.raises(error, match=message):
-        prior(model=scorer)(batch)
-    assert scorer.calls == []
+        prior(model=model)(batch)
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,17 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import OnScore, Query, Scored
+from hf_cap.lm.base import Query, Scored
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.lm.mock import MockLanguageModel
-from hf_cap.priors.channel import EVIDENCE, ChannelPrior, posterior_evidence, uniform_evidence
-from hf_cap.priors.prompts import Evidence
+from hf_cap.priors.channel import (
+    EVIDENCE,
+    ChannelPrior,
+    Evidence,
+    posterior_evidence,
+    uniform_evidence,
+)
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -30,7 +35,7 @@ class WordScorer(MockLanguageModel):
         super().__init__(lambda prompt, answer: 0.0)
         self.table = table
 
-    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+    def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
         self.calls += queries
         return [self._one(query) for query in queries]
 
@@ -55,8 +60,8 @@ def random_log_probs(tokens: int) -> torch.Tensor:
 
 
 def test_pmi_on_paper() -> None:
-    scorer = WordScorer({("renew book", "renew"): 0.0, ("renew book", "my"): -1.0})
-    made = channel(model=scorer, evidence="uniform")({"text": ["renew my"], "label": [2]})
+    model = WordScorer({("renew book", "renew"): 0.0, ("renew book", "my"): -1.0})
+    made = channel(model=model, evidence="uniform")({"text": ["renew my"], "label": [2]})
     expected = 0 - math.log((1 + 2 * math.exp(-1)) / 3)
     np.testing.assert_allclose(made["prior_channel"][0], [expected, 0.0], atol=1e-12)
     assert made["channel_rank"] == [1]
@@ -70,8 +75,8 @@ class ShortScorer(WordScorer):
 
 
 def test_words_without_room_come_last_and_score_nothing() -> None:
-    scorer = ShortScorer({("renew book", "renew"): 1.0, ("renew book", "book"): 1.0})
-    made = channel(model=scorer)({"text": ["renew book for me", "renew"], "label": [2, 2]})
+    model = ShortScorer({("renew book", "renew"): 1.0, ("renew book", "book"): 1.0})
+    made = channel(model=model)({"text": ["renew book for me", "renew"], "label": [2, 2]})
     assert made["channel_cut"] == [2, 0]
     assert made["prior_channel"][0][2:] == [0.0, 0.0]
     assert min(made["prior_channel"][0][:2]) > 0
@@ -139,10 +144,10 @@ def test_prior_is_the_same_in_any_batch() -> None:
 
 
 def test_prefix_is_shared_by_labels_and_texts() -> None:
-    scorer = WordScorer({})
-    channel(model=scorer)({"text": ["a b", "c"], "label": [0, 1]})
-    assert len({query.prefix for query in scorer.calls}) == 1
-    assert len(scorer.calls) == 2 * len(LABELS)
+    model = WordScorer({})
+    channel(model=model)({"text": ["a b", "c"], "label": [0, 1]})
+    assert len({query.prefix for query in model.calls}) == 1
+    assert len(model.calls) == 2 * len(LABELS)
 
 
 def training_data() -> Dataset:
@@ -152,13 +157,13 @@ def training_data() -> Dataset:
 
 
 def test_demonstrations_come_from_the_data_and_leave_the_text_out() -> None:
-    data, scorer = training_data(), WordScorer({})
-    source = ChannelPrior.from_dataset(data, model=scorer)
+    data, model = training_data(), WordScorer({})
+    source = ChannelPrior.from_dataset(data, model=model)
     for text, label in zip(data["text"], data["label"], strict=True):
-        scorer.calls.clear()
+        model.calls.clear()
         source({"text": [text], "label": [label]})
-        assert all(f"Message: {text}\n" not in query.prefix for query in scorer.calls)
-        assert "Message: " in scorer.calls[0].prefix
+        assert all(f"Message: {text}\n" not in query.prefix for query in model.calls)
+        assert "Message: " in model.calls[0].prefix
 
 
 def test_with_demonstrations_a_text_depends_on_no_other() -> None:
@@ -174,8 +179,8 @@ def test_with_demonstrations_a_text_depends_on_no_other() -> None:
 
 def test_scores_are_remembered_with_demonstrations_too(tmp_path: Path) -> None:
     inside = WordScorer({("lost card", "card"): 0.0})
-    scorer = CachedLanguageModel(inside, tmp_path / "scores.sqlite")
-    source = ChannelPrior.from_dataset(training_data(), model=scorer)
+    model = CachedLanguageModel(inside, tmp_path / "scores.sqlite")
+    source = ChannelPrior.from_dataset(training_data(), model=model)
     first = source({"text": TEXTS, "label": GOLD})
     assert len(inside.calls) == len(TEXTS) * len(LABELS)
     inside.calls.clear()

@@ -1,15 +1,26 @@
+"""The wording of prompts, and which labelled texts they show."""
+
 import logging
+import random
 from pathlib import Path
 
 import pytest
 
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.priors import prompts
-from hf_cap.priors.prompts import build_prompt, load_template, verbalise, written_labels
-from tests.tiny import byte_tokenizer
+from hf_cap.priors.prompts import (
+    NO_DEMONSTRATIONS,
+    build_prompt,
+    choose_demonstrations,
+    held_out_demonstrations,
+    load_template,
+    written_labels,
+)
 
 LABELS = ["card arrival", "lost card"]
 SHOWN = [("it is {label} late", "card arrival")]
+CAP = load_template("default", "cap")
+WORDING = (Path(prompts.__file__).parent / "templates" / "cap.yaml").read_text()
 
 
 def chat(user: str) -> str:
@@ -17,74 +28,57 @@ def chat(user: str) -> str:
 
 
 def test_plain_prompt_is_whole_and_in_order() -> None:
-    prompt = build_prompt(load_template("default", "cap"), LABELS, SHOWN)
-    whole = prompt.prefix + prompt.body("where is it") + prompt.answer("lost card")
+    prompt = build_prompt(CAP, LABELS, SHOWN)
+    whole = prompt.prefix + prompt.body("where is {text}") + prompt.answer("lost card")
     assert whole.endswith(
-        "Categories: card arrival, lost card.\n\nMessage: it is {label} late\nCategory: card arrival\n\n"
-        "Message: where is it\nCategory: lost card"
+        "Categories: card arrival, lost card.\n\n"
+        "Message: it is {label} late\nCategory: card arrival\n\n"
+        "Message: where is {text}\nCategory: lost card"
     )
 
 
-def test_cut_falls_before_the_space_of_a_word() -> None:
-    prompt = build_prompt(load_template("default", "cap"), LABELS, SHOWN)
+def test_the_prefix_ends_before_the_space_of_a_word() -> None:
+    prompt = build_prompt(CAP, LABELS, SHOWN)
     assert prompt.prefix.endswith("Message:")
-    assert prompt.before == " "
+    assert prompt.body("hi").startswith(" hi")
     assert prompt.answer("x") == " x"
 
 
-def test_chat_template_goes_around_the_prompt() -> None:
-    prompt = build_prompt(load_template("default", "cap"), LABELS, [], chat)
+def test_the_chat_template_goes_around_the_prompt() -> None:
+    prompt = build_prompt(CAP, LABELS, [], chat, "<end>")
     assert prompt.prefix.startswith("<user>")
     assert prompt.body("hi") == " hi</user>\n<bot>Category:"
+    assert prompt.end == "<end>"
+    assert build_prompt(CAP, LABELS, [], None, "<end>").end == "\n\n"
 
 
-def test_answer_on_a_line_of_its_own_has_no_space(tmp_path: Path) -> None:
-    template = (prompts._BUILT_IN / "cap.yaml").read_text().replace('"Category:"', '""')
-    (tmp_path / "own.yaml").write_text(template)
+def test_an_answer_on_a_line_of_its_own_has_no_space(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(WORDING.replace('"Category:"', '""'))
     prompt = build_prompt(load_template(str(tmp_path / "own.yaml"), "cap"), LABELS, [])
     assert prompt.body("hi").endswith("hi\n")
     assert prompt.answer("x") == "x"
 
 
-def test_channel_prompt_ends_before_the_text() -> None:
+def test_the_channel_prompt_ends_before_the_text() -> None:
     prompt = build_prompt(load_template("default", "channel"), LABELS, SHOWN)
     assert prompt.body("lost card") + prompt.answer("hi") == " lost card\nMessage: hi"
     assert prompt.prefix.endswith("Category:")
 
 
-def test_text_is_never_read_as_a_placeholder() -> None:
-    prompt = build_prompt(load_template("default", "cap"), LABELS, [])
-    assert "{text} {labels}" in prompt.body("{text} {labels}")
-
-
-def test_model_without_chat_template_is_asked_plainly_with_one_notice(
+def test_a_model_without_chat_template_is_asked_plainly_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    prompts._notify_no_chat.cache_clear()
-    template = load_template("default", "cap")
+    prompts._warn_of_no_chat.cache_clear()
     with caplog.at_level(logging.WARNING):
-        asked = [build_prompt(template, LABELS, [], lambda user: None) for _ in range(3)]
-    assert asked[0] == build_prompt(template, LABELS, [])
+        asked = [build_prompt(CAP, LABELS, [], lambda user: None, "<end>") for _ in range(3)]
+    assert asked[0] == build_prompt(CAP, LABELS, [])
     assert len(caplog.records) == 1
 
 
-def test_real_chat_template_of_a_tokenizer() -> None:
-    tokenizer = byte_tokenizer()
-
-    def render(user: str) -> str:
-        message = [{"role": "user", "content": user}]
-        return str(
-            tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        )
-
-    prompt = build_prompt(load_template("default", "cap"), LABELS, SHOWN, render)
-    assert prompt.body("hi") == " hi<|im_end|>\n<|im_start|>assistant\nCategory:"
-
-
 @pytest.mark.parametrize("render", [lambda user: "lost", lambda user: user + user])
-def test_chat_template_that_loses_the_message_is_refused(render: object) -> None:
+def test_a_chat_template_that_loses_the_message_is_refused(render: object) -> None:
     with pytest.raises(ModelError, match="must contain the user's message once"):
-        build_prompt(load_template("default", "cap"), LABELS, [], render)  # type: ignore[arg-type]
+        build_prompt(CAP, LABELS, [], render)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -93,10 +87,11 @@ def test_chat_template_that_loses_the_message_is_refused(render: object) -> None
         ("instruction: [", "is not YAML"),
         ("instruction: hello", "exactly the text fields"),
         ("- a", "exactly the text fields"),
+        (WORDING.replace('question: "Message: {text}"', "question: hm"), r"question.*'text'"),
         (None, "There is no prompt template"),
     ],
 )
-def test_broken_template_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_broken_template_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "own.yaml"
     if content is not None:
         path.write_text(content)
@@ -104,37 +99,78 @@ def test_broken_template_is_refused(tmp_path: Path, content: str | None, message
         load_template(str(path), "cap")
 
 
-def test_template_without_its_placeholder_is_refused(tmp_path: Path) -> None:
-    template = (prompts._BUILT_IN / "cap.yaml").read_text()
-    (tmp_path / "own.yaml").write_text(
-        template.replace('question: "Message: {text}"', "question: hm")
-    )
-    with pytest.raises(ConfigError, match=r"question.*'text'"):
-        load_template(str(tmp_path / "own.yaml"), "cap")
-
-
 def test_an_edited_template_is_read_anew(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    text = (prompts._BUILT_IN / "cap.yaml").read_text()
-    own.write_text(text)
-    before = load_template(str(own), "cap")
-    own.write_text(text.replace("Name the category", "Say the category"))
+    own.write_text(WORDING)
+    assert load_template(str(own), "cap").digest == CAP.digest
+    own.write_text(WORDING.replace("Name the category", "Say the category"))
     assert load_template(str(own), "cap").instruction.startswith("Say")
-    assert load_template(str(own), "cap").digest != before.digest
+    assert load_template(str(own), "cap").digest != CAP.digest
 
 
 def test_labels_are_written_as_words() -> None:
-    assert verbalise("card_arrival") == "card arrival"
-    assert written_labels(["a_b", "c"], verbalised=True) == ["a b", "c"]
-    assert written_labels(["a_b", "c"], verbalised=False) == ["a_b", "c"]
+    assert written_labels(["card_arrival", "c"], verbalise=True) == ["card arrival", "c"]
+    assert written_labels(["a_b", "c"], verbalise=False) == ["a_b", "c"]
 
 
 @pytest.mark.parametrize("labels", [["a_b", "a b"], ["_"]])
 def test_labels_that_are_written_alike_are_refused(labels: list[str]) -> None:
     with pytest.raises(DataError, match="verbalise=False"):
-        written_labels(labels, verbalised=True)
+        written_labels(labels, verbalise=True)
 
 
-def test_digest_tells_wordings_apart() -> None:
-    digests = {load_template("default", prior).digest for prior in ("cap", "channel")}
-    assert len(digests) == 2
+# --- Demonstrations.
+
+
+TEXTS = [f"{label} text {i}" for label in ("red", "blue", "green") for i in range(6)]
+GOLD = [label for label in ("red", "blue", "green") for _ in range(6)]
+
+
+@pytest.mark.parametrize("per_label", [1, 2, 3])
+def test_two_disjoint_sets_with_k_of_each_label(per_label: int) -> None:
+    sets = choose_demonstrations(TEXTS, GOLD, per_label=per_label, seed=0)
+    assert len(sets) == 2
+    for part in sets:
+        shown = [label for _, label in part]
+        assert {label: shown.count(label) for label in shown} == dict.fromkeys(GOLD, per_label)
+        assert all(text.startswith(label) for text, label in part)
+    assert not {text for text, _ in sets[0]} & {text for text, _ in sets[1]}
+
+
+def test_the_choice_depends_on_the_seed_not_on_the_order() -> None:
+    chosen = choose_demonstrations(TEXTS, GOLD, per_label=1, seed=0)
+    rows = list(zip(TEXTS, GOLD, strict=True))
+    random.Random(0).shuffle(rows)
+    texts, labels = zip(*rows, strict=True)
+    assert choose_demonstrations(texts, labels, per_label=1, seed=0) == chosen
+    assert choose_demonstrations(texts, labels, per_label=1, seed=1) != chosen
+
+
+def test_no_text_is_scored_under_a_set_that_it_is_in() -> None:
+    sets = choose_demonstrations(TEXTS, GOLD, per_label=3, seed=0)
+    for text in TEXTS:
+        for variant in (text, f"  {text.upper()}\n", text.replace(" ", "  ")):
+            shown = [shown for shown, _ in sets[held_out_demonstrations(sets, variant)]]
+            assert text not in shown
+
+
+def test_duplicates_are_in_one_set_only() -> None:
+    texts = ["Hello there", "hello  THERE ", "hello there", "bye"]
+    labels = ["greet", "greet", "leave", "leave"]
+    sets = choose_demonstrations(texts, labels, per_label=1, seed=0)
+    same = [text for part in sets for text, _ in part if text.casefold() == "hello there"]
+    assert len(same) == 1
+
+
+def test_short_classes_are_shared_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        sets = choose_demonstrations([*TEXTS, "only one"], [*GOLD, "rare"], per_label=1, seed=0)
+    assert sorted(label for part in sets for _, label in part).count("rare") == 1
+    (record,) = caplog.records
+    assert "1 of 4 labels" in record.message
+    assert "rare" in record.message
+
+
+def test_no_demonstrations() -> None:
+    assert choose_demonstrations(TEXTS, GOLD, per_label=0, seed=0) == NO_DEMONSTRATIONS
+    assert held_out_demonstrations(NO_DEMONSTRATIONS, "anything") == 0

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from hf_cap import priors
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors import base
 from hf_cap.priors.base import SOURCES, Row, Source, SourceResult, register_source, source_class
@@ -89,10 +90,20 @@ def test_a_source_takes_batches() -> None:
 
 
 def test_importing_sources_imports_no_model_library() -> None:
-    modules = ["base", "prompts"]
+    modules = ["base", "language_model", "cap", "channel", "llm_gradient", "extract"]
     code = (
         f"import sys, {', '.join('hf_cap.priors.' + module for module in modules)}\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_namespace_exports_what_its_modules_have() -> None:
+    listed = {name for names in priors._MODULES.values() for name in names}
+    assert listed == set(priors.__all__) == set(dir(priors))
+    assert {source_class(name).__name__ for name in SOURCES} <= listed
+    for name in listed:
+        assert getattr(priors, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = priors.Nothing

@@ -1,19 +1,86 @@
+"""Masks follow the scheme, and the ridge regression finds the weights that made the scores."""
+
+import subprocess
+import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
-from hf_cap.errors import ConfigError, ExtractError
-from hf_cap.priors.cap import Masks, draw_masks, fit_words, solve_ridge
+from hf_cap.errors import ExtractError
+from hf_cap.priors.masks import Masks, distinct_masks, draw_masks, masked_counts
+from hf_cap.priors.ridge import fit_words
 
 Z = NDArray[Any]
 
 
-def linear(masks: Masks, weights: Z, offset: float = -20.0) -> list[float]:
-    return [float(score) for score in masks.kept @ weights + offset]
+@pytest.mark.parametrize(
+    ("words", "expected"), [(0, []), (1, []), (2, [1]), (3, [2]), (4, [2, 3]), (9, [2, 3, 4, 5])]
+)
+def test_number_of_masked_words(words: int, expected: list[int]) -> None:
+    assert list(masked_counts(words)) == expected
+
+
+def test_short_texts_are_enumerated() -> None:
+    assert [distinct_masks(words) for words in (1, 2, 3, 7, 8)] == [0, 2, 3, 91, 210]
+    assert draw_masks("help", 1, 100, 0).kept.shape == (0, 1)
+
+
+def test_enumerated_masks_have_their_exact_probability() -> None:
+    # four words: s = 2 (6 masks) and s = 3 (4 masks), each with probability 1/2
+    masks = draw_masks("a b c d", 4, 48, 0)
+    pairs = zip(masks.kept.tolist(), masks.weights, strict=True)
+    found = {tuple(kept): float(weight) for kept, weight in pairs}
+    assert len(found) == 10
+    counts = Counter((sum(kept), weight) for kept, weight in found.items())
+    assert counts == {(2, 4.0): 6, (1, 6.0): 4}
+
+
+@pytest.mark.parametrize(("words", "n"), [(2, 5), (7, 100), (8, 100), (30, 100), (200, 10)])
+def test_masks_are_distinct_lawful_and_weigh_n(words: int, n: int) -> None:
+    masks = draw_masks("some text \ud800", words, n, 3)
+    assert len(np.unique(masks.kept, axis=0)) == len(masks)
+    assert set((~masks.kept).sum(1)) <= set(masked_counts(words))
+    assert masks.weights.sum() == pytest.approx(n)
+
+
+def test_drawn_masks_follow_the_scheme() -> None:
+    words, n = 12, 60_000
+    masks = draw_masks("some text", words, n, 0)
+    share = masks.weights / n
+    counts = (~masks.kept).sum(1)
+    for masked in masked_counts(words):
+        assert share[counts == masked].sum() == pytest.approx(1 / 6, abs=0.01)
+    # E[s]/d of the time a word is masked, each word alike
+    expected = np.mean(masked_counts(words)) / words
+    np.testing.assert_allclose((~masks.kept).T @ share, expected, atol=0.01)
+
+
+def test_a_draw_depends_on_seed_and_text_alone() -> None:
+    kept = draw_masks("some téxt", 20, 50, 1).kept
+    assert not np.array_equal(kept, draw_masks("some téxt", 20, 50, 2).kept)
+    assert not np.array_equal(kept, draw_masks("other text", 20, 50, 1).kept)
+    code = (
+        "from hf_cap.priors.masks import draw_masks;"
+        "print(draw_masks('some téxt', 20, 50, 1).kept.tobytes().hex())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == kept.tobytes().hex()
+
+
+def test_larger_n_contains_the_draws_of_a_smaller_one() -> None:
+    small = {tuple(row) for row in draw_masks("some text", 20, 40, 1).kept.tolist()}
+    assert small < {tuple(row) for row in draw_masks("some text", 20, 400, 1).kept.tolist()}
+
+
+# --- Ridge.
+
+
+def linear(masks: Masks, weights: Z) -> list[float]:
+    return [float(score) for score in masks.kept @ weights - 20.0]
 
 
 def noisy(masks: Masks, seed: int = 0) -> list[float]:
@@ -21,7 +88,7 @@ def noisy(masks: Masks, seed: int = 0) -> list[float]:
 
 
 @pytest.mark.parametrize("words", [4, 7, 15])
-def test_linear_scorer_gets_its_own_weights_back(words: int) -> None:
+def test_a_linear_model_gets_its_own_weights_back(words: int) -> None:
     masks = draw_masks("text", words, 100, 0)
     truth = np.random.default_rng(1).normal(size=words)
     (fit,) = fit_words([masks], [linear(masks, truth)], 1e-9)
@@ -39,19 +106,14 @@ def test_equally_many_masked_words_leave_the_weights_relative(words: int) -> Non
     np.testing.assert_allclose(fit.coefficients, truth - truth.mean(), atol=1e-6)
 
 
-def test_a_constant_changes_nothing() -> None:
-    masks = draw_masks("text", 9, 100, 0)
-    scores = noisy(masks)
-    plain, shifted = fit_words([masks, masks], [scores, [z + 1000 for z in scores]], 0.1)
-    np.testing.assert_allclose(plain.coefficients, shifted.coefficients, atol=1e-9)
-
-
-def test_permuted_words_permute_the_scores() -> None:
+def test_a_constant_changes_nothing_and_permuted_words_permute_the_scores() -> None:
     masks = draw_masks("text", 9, 100, 0)
     order = np.random.default_rng(0).permutation(9)
     permuted = Masks(np.ascontiguousarray(masks.kept[:, order]), masks.weights)
     scores = noisy(masks)
-    one, other = fit_words([masks, permuted], [scores, scores], 0.1)
+    shifted = [z + 1000 for z in scores]
+    one, moved, other = fit_words([masks, masks, permuted], [scores, shifted, scores], 0.1)
+    np.testing.assert_allclose(one.coefficients, moved.coefficients, atol=1e-9)
     np.testing.assert_allclose(np.array(one.coefficients)[order], other.coefficients, atol=1e-12)
     np.testing.assert_allclose(np.array(one.std)[order], other.std, atol=1e-12)
 
@@ -92,8 +154,7 @@ def test_posterior_deviation_is_the_formula() -> None:
 
 
 def test_a_fit_does_not_depend_on_its_batch() -> None:
-    texts = [(f"text {i}", words) for i, words in enumerate([5, 12, 12, 9, 12, 2])]
-    masks = [draw_masks(text, words, 60, 0) for text, words in texts]
+    masks = [draw_masks(f"text {i}", words, 60, 0) for i, words in enumerate([5, 12, 12, 9, 12, 2])]
     scores = [noisy(mask, seed) for seed, mask in enumerate(masks)]
     together = fit_words(masks, scores, 0.1)
     for mask, z, fit in zip(masks, scores, together, strict=True):
@@ -115,9 +176,3 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     masks = draw_masks("text", 4, 100, 0)
     with pytest.raises(ExtractError, match="NaN or infinite"):
         fit_words([masks], [[float("-inf")] * len(masks)], 0.1)
-
-
-def test_penalty_must_be_positive() -> None:
-    one = torch.ones(1, 2, 2, dtype=torch.float64)
-    with pytest.raises(ConfigError, match="got 0"):
-        solve_ridge(one, one[0], one[0], 0)
