@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from hf_cap.priors.channel import ChannelPrior as ChannelPrior
     from hf_cap.priors.extract import extract_priors as extract_priors
     from hf_cap.priors.fusion import fuse_priors as fuse_priors
-    from hf_cap.priors.pipeline import register_prior_pipeline as register_prior_pipeline
     from hf_cap.report.page import write_report as write_report
     from hf_cap.training.callbacks import HeatMapCallback as HeatMapCallback
     from hf_cap.training.collator import CAPCollator as CAPCollator
@@ -77,7 +76,6 @@ _EXPORTS = {
     "open_language_model": "lm.open",
     "push_prior_dataset": "hub",
     "register_pipeline": "pipelines",
-    "register_prior_pipeline": "priors.pipeline",
     "save_splits": "data",
     "show_attributions": "pipelines",
     "source_class": "priors.base",

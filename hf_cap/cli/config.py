@@ -113,7 +113,8 @@ def settings_of(*classes: type) -> dict[str, Setting]:
     for cls in classes:
         hints = get_type_hints(cls)
         for item in fields(cls):
-            if item.init and not item.name.startswith("_"):
+            learned = item.metadata.get("learned")  # from a data set: no setting
+            if item.init and not learned and not item.name.startswith("_"):
                 found.setdefault(item.name, _setting(item, hints[item.name]))
     return found
 

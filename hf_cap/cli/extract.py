@@ -18,7 +18,9 @@ from hf_cap.priors.base import (
     RationaleSettings,
     ShapSettings,
 )
-from hf_cap.priors.prompts import CAPSettings, ChannelSettings, ExtractionSettings, PromptSettings
+from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.channel import ChannelPrior
+from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import documented, option, real_path, required
 from hf_cap.words import WORD_PATTERN
@@ -71,11 +73,10 @@ class ExtractPlaces:
 SETTINGS = (
     ExtractPlaces,
     ExtractionSettings,
-    PromptSettings,
-    CAPSettings,
-    ChannelSettings,
     LMSettings,
     LMRuntime,
+    CAPPrior,
+    ChannelPrior,
     IntegratedGradientsSettings,
     LimeSettings,
     ShapSettings,

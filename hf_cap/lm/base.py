@@ -115,6 +115,9 @@ class LMStatistics:
     def __add__(self, other: "LMStatistics") -> "LMStatistics":
         return LMStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
+    def __sub__(self, other: "LMStatistics") -> "LMStatistics":
+        return LMStatistics(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
 
 class LanguageModel:
     """A language model that scores answers, generates replies, or both.

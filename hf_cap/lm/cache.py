@@ -161,7 +161,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
     )
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         # in WAL mode NORMAL keeps every commit through a killed process; only a power cut may lose the last
         connection.execute("PRAGMA synchronous=NORMAL")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -178,6 +178,19 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode; SQLite itself does not wait for another process that does so."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def new_owner() -> str:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_cap.priors.audit import AuditSettings, audit_dataset
+    from hf_cap.priors.audit import audit_dataset
     from hf_cap.priors.base import (
         LEARNED,
         SOURCES,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ShapPrior,
     )
     from hf_cap.priors.extract import ExtractionSettings, extract_priors
-    from hf_cap.priors.fusion import FusionSettings, fuse_priors, fuse_with_summary
+    from hf_cap.priors.fusion import fuse_priors, fuse_with_summary
     from hf_cap.priors.keywords import (
         KeywordsPrior,
         RationalePrior,
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from hf_cap.priors.summary import ExtractionSummary
 
 __all__ = [
-    "LEARNED", "SOURCES", "AuditSettings", "CAPPrior", "ChannelPrior", "ClassifierSource",
-    "ExtractionSettings", "ExtractionSummary", "FusionSettings", "IntegratedGradientsPrior",
+    "LEARNED", "SOURCES", "CAPPrior", "ChannelPrior", "ClassifierSource",
+    "ExtractionSettings", "ExtractionSummary", "IntegratedGradientsPrior",
     "KeywordsPrior", "LLMGradientPrior", "LanguageModelSource", "LimePrior", "OcclusionPrior",
     "RationalePrior", "Row", "ShapPrior", "Source", "SourceResult", "WordLengthPrior",
     "audit_dataset", "extract_priors", "fuse_priors", "fuse_with_summary", "register_source",
@@ -45,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "audit": ("AuditSettings", "audit_dataset"),
+    "audit": ("audit_dataset",),
     "base": (
         "LEARNED", "SOURCES", "Row", "Source", "SourceResult", "register_source", "source_class",
     ),
@@ -55,7 +55,7 @@ _MODULES = {
         "ClassifierSource", "IntegratedGradientsPrior", "LimePrior", "OcclusionPrior", "ShapPrior",
     ),
     "extract": ("ExtractionSettings", "extract_priors"),
-    "fusion": ("FusionSettings", "fuse_priors", "fuse_with_summary"),
+    "fusion": ("fuse_priors", "fuse_with_summary"),
     "keywords": ("KeywordsPrior", "RationalePrior", "WordLengthPrior", "with_control"),
     "language_model": ("LanguageModelSource",),
     "llm_gradient": ("LLMGradientPrior",),

@@ -127,8 +127,8 @@ class CAPPrior(LanguageModelSource):
         label_scores = _label_scores(opened, texts) if needed else [[]] * len(texts)
         asked = [[row.label] for row in rows]
         if self.score == "contrast":
-            for labels, scores in zip(asked, label_scores, strict=True):
-                labels += self._strongest_rivals(labels[0], scores)
+            for labels, totals in zip(asked, label_scores, strict=True):
+                labels += self._strongest_rivals(labels[0], totals)
         fits = self._fits(texts, self._mask_scores(opened, texts, asked))
         cuts = [count_cut(row, text.row) for row, text in zip(rows, texts, strict=True)]
         diagnostics: dict[str, list[Any]] = {
@@ -140,7 +140,7 @@ class CAPPrior(LanguageModelSource):
         if self.keep_label_scores:
             diagnostics["label_scores"] = label_scores
             pairs = zip(rows, label_scores, strict=True)
-            diagnostics["rank"] = [rank_of(row.label, scores) for row, scores in pairs]
+            diagnostics["rank"] = [rank_of(row.label, totals) for row, totals in pairs]
         scores = [
             [*self.signed(fit.coefficients), *[0.0] * cut]
             for fit, cut in zip(fits, cuts, strict=True)

@@ -49,12 +49,12 @@ def fit_words(
         kept = [torch.from_numpy(masks[text].kept).double() for text in texts]
         weights = [torch.from_numpy(masks[text].weights) for text in texts]
         values = [torch.tensor(scores[text], dtype=torch.float64) for text in texts]
-        batch = [pad_sequence(tensors, batch_first=True) for tensors in (kept, values, weights)]
-        if not batch[1].isfinite().all():
+        x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
+        if not z.isfinite().all():
             raise ExtractError(
                 "A score of a perturbed text is NaN or infinite; the fit needs finite ones."
             )
-        fit = [values.tolist() for values in solve_ridge(*batch, penalty)]
+        fit = [values.tolist() for values in solve_ridge(x, z, w, penalty)]
         fits |= {text: WordFit(*row) for text, *row in zip(texts, *fit, strict=True)}
     return [fits[text] for text in range(len(masks))]
 

@@ -1,7 +1,6 @@
 import json
 import logging
 import math
-import pickle
 import typing
 from collections.abc import Sequence
 from functools import partial
@@ -252,8 +251,6 @@ def test_a_loaded_model_counts_by_its_fingerprint() -> None:
     sources[0]({"text": ["pay it"], "label": [1]})  # what it counts is not its state
     first, second, third = map(Hasher.hash, sources)
     assert first == second != third
-    with pytest.raises(ConfigError, match="cannot be sent to another process"):
-        pickle.loads(pickle.dumps(sources[0]))  # noqa: S301
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "model and tokenizer", "folder"])
