@@ -44,7 +44,6 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "adapt": Command("adapt", "teach a language model the task by LoRA, before extract"),
     "extract": Command("extract", "add prior columns to a labelled data set"),
     "fuse": Command("fuse", "fuse the prior columns into one prior"),
     "audit": Command("audit", "look into the priors of a data set: figures and a JSON"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ShapPrior,
     )
     from hf_cap.priors.extract import ExtractionSettings, extract_priors
-    from hf_cap.priors.fusion import fuse_priors, fuse_with_summary
+    from hf_cap.priors.fusion import PriorFusion, fuse_priors
     from hf_cap.priors.keywords import (
         KeywordsPrior,
         RationalePrior,
@@ -39,8 +39,8 @@ __all__ = [
     "LEARNED", "SOURCES", "CAPPrior", "ChannelPrior", "ClassifierSource",
     "ExtractionSettings", "ExtractionSummary", "IntegratedGradientsPrior",
     "KeywordsPrior", "LLMGradientPrior", "LanguageModelSource", "LimePrior", "OcclusionPrior",
-    "RationalePrior", "Row", "ShapPrior", "Source", "SourceResult", "WordLengthPrior",
-    "audit_dataset", "extract_priors", "fuse_priors", "fuse_with_summary", "register_source",
+    "PriorFusion", "RationalePrior", "Row", "ShapPrior", "Source", "SourceResult", "WordLengthPrior",
+    "audit_dataset", "extract_priors", "fuse_priors", "register_source",
     "source_class", "with_control",
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ _MODULES = {
         "ClassifierSource", "IntegratedGradientsPrior", "LimePrior", "OcclusionPrior", "ShapPrior",
     ),
     "extract": ("ExtractionSettings", "extract_priors"),
-    "fusion": ("fuse_priors", "fuse_with_summary"),
+    "fusion": ("PriorFusion", "fuse_priors"),
     "keywords": ("KeywordsPrior", "RationalePrior", "WordLengthPrior", "with_control"),
     "language_model": ("LanguageModelSource",),
     "llm_gradient": ("LLMGradientPrior",),
