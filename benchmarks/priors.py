@@ -31,10 +31,10 @@ from hf_cap.data import label_names, load_splits
 from hf_cap.embedded import ENCODER, resolve_model
 from hf_cap.priors.classifier import (
     IntegratedGradientsPrior,
-    LimePrior,
     OcclusionPrior,
     ReferenceClassifier,
 )
+from hf_cap.priors.lime import LimePrior
 from hf_cap.utils import text_seed, versions, write_json
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 
@@ -56,13 +56,18 @@ def captum_integrated_gradients(
     classifier: ReferenceClassifier, text: str, gold: int
 ) -> Sequence[float]:
     """One text at a time through captum's `LayerIntegratedGradients`, all 50 steps in one batch."""
-    encoded = classifier.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+    encoded = classifier.text_classifier.tokenizer(
+        text, return_tensors="pt", return_offsets_mapping=True
+    )
     spans = split_words(text)
-    ids = encoded["input_ids"].to(classifier.model.device)
+    ids = encoded["input_ids"].to(classifier.text_classifier.model.device)
     words = torch.tensor(token_words(encoded["offset_mapping"][0].tolist(), spans, text)).to(ids)
-    baselines = torch.where(words == NO_WORD, ids, classifier.tokenizer.pad_token_id)
+    baselines = torch.where(
+        words == NO_WORD, ids, classifier.text_classifier.tokenizer.pad_token_id
+    )
     gradients = LayerIntegratedGradients(
-        lambda ids: classifier.model(input_ids=ids).logits, classifier.model.get_input_embeddings()
+        lambda ids: classifier.text_classifier.model(input_ids=ids).logits,
+        classifier.text_classifier.model.get_input_embeddings(),
     )
     scores = gradients.attribute(
         ids, baselines=baselines, target=classifier.outputs[gold], n_steps=50
@@ -77,8 +82,12 @@ def captum_occlusion(classifier: ReferenceClassifier, text: str, gold: int) -> S
 
     def log_prob(kept: torch.Tensor) -> torch.Tensor:
         shortened = keep_words(text, spans, kept[0].bool().tolist())
-        inputs = classifier.tokenizer(shortened, return_tensors="pt").to(classifier.model.device)
-        log_probs: torch.Tensor = classifier.model(**inputs).logits.log_softmax(-1).cpu()
+        inputs = classifier.text_classifier.tokenizer(shortened, return_tensors="pt").to(
+            classifier.text_classifier.model.device
+        )
+        log_probs: torch.Tensor = (
+            classifier.text_classifier.model(**inputs).logits.log_softmax(-1).cpu()
+        )
         return log_probs[:, classifier.outputs[gold]]
 
     with torch.no_grad():
@@ -93,9 +102,11 @@ def library_lime(samples: int) -> Explain:
 
     def explain(classifier: ReferenceClassifier, text: str, gold: int) -> Sequence[float]:
         def predict(texts: list[str]) -> NDArray[np.float64]:
-            batch = classifier.tokenizer(texts, padding=True, return_tensors="pt")
+            batch = classifier.text_classifier.tokenizer(texts, padding=True, return_tensors="pt")
             with torch.no_grad():
-                logits = classifier.model(**batch.to(classifier.model.device)).logits
+                logits = classifier.text_classifier.model(
+                    **batch.to(classifier.text_classifier.model.device)
+                ).logits
             probs = logits.softmax(-1)[:, list(classifier.outputs)]
             found: NDArray[np.float64] = probs.double().cpu().numpy()
             return found

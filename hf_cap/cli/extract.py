@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
-from hf_cap.priors.base import (
-    IntegratedGradientsSettings,
-    KeywordSettings,
-    LimeSettings,
-    RationaleSettings,
-    ShapSettings,
-)
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
+from hf_cap.priors.classifier import IntegratedGradientsPrior
 from hf_cap.priors.extract import ExtractionSettings
+from hf_cap.priors.keywords import KeywordsPrior, RationalePrior
+from hf_cap.priors.lime import LimePrior
+from hf_cap.priors.shap import ShapPrior
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import documented, option, real_path, required
 from hf_cap.words import WORD_PATTERN
@@ -77,11 +74,11 @@ SETTINGS = (
     LMRuntime,
     CAPPrior,
     ChannelPrior,
-    IntegratedGradientsSettings,
-    LimeSettings,
-    ShapSettings,
-    KeywordSettings,
-    RationaleSettings,
+    IntegratedGradientsPrior,
+    LimePrior,
+    ShapPrior,
+    KeywordsPrior,
+    RationalePrior,
 )
 
 

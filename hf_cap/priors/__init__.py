@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from hf_cap.priors.classifier import (
         ClassifierSource,
         IntegratedGradientsPrior,
-        LimePrior,
         OcclusionPrior,
-        ShapPrior,
     )
     from hf_cap.priors.extract import ExtractionSettings, extract_priors
     from hf_cap.priors.fusion import PriorFusion, fuse_priors
@@ -32,7 +30,9 @@ if TYPE_CHECKING:
         with_control,
     )
     from hf_cap.priors.language_model import LanguageModelSource
+    from hf_cap.priors.lime import LimePrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior
+    from hf_cap.priors.shap import ShapPrior
     from hf_cap.priors.summary import ExtractionSummary
 
 __all__ = [
@@ -52,13 +52,15 @@ _MODULES = {
     "cap": ("CAPPrior",),
     "channel": ("ChannelPrior",),
     "classifier": (
-        "ClassifierSource", "IntegratedGradientsPrior", "LimePrior", "OcclusionPrior", "ShapPrior",
+        "ClassifierSource", "IntegratedGradientsPrior", "OcclusionPrior",
     ),
     "extract": ("ExtractionSettings", "extract_priors"),
     "fusion": ("PriorFusion", "fuse_priors"),
     "keywords": ("KeywordsPrior", "RationalePrior", "WordLengthPrior", "with_control"),
     "language_model": ("LanguageModelSource",),
+    "lime": ("LimePrior",),
     "llm_gradient": ("LLMGradientPrior",),
+    "shap": ("ShapPrior",),
     "summary": ("ExtractionSummary",),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import (
@@ -23,7 +23,6 @@ from hf_cap.utils import (
     fingerprint,
     load_object,
     option,
-    required,
     versions,
 )
 from hf_cap.words import WORD_PATTERN, Span, split_words
@@ -235,11 +234,11 @@ SOURCES: dict[str, str | type[Source]] = {
     "channel": "hf_cap.priors.channel:ChannelPrior",
     "integrated_gradients": "hf_cap.priors.classifier:IntegratedGradientsPrior",
     "keywords": "hf_cap.priors.keywords:KeywordsPrior",
-    "lime": "hf_cap.priors.classifier:LimePrior",
+    "lime": "hf_cap.priors.lime:LimePrior",
     "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
     "rationale": "hf_cap.priors.keywords:RationalePrior",
-    "shap": "hf_cap.priors.classifier:ShapPrior",
+    "shap": "hf_cap.priors.shap:ShapPrior",
     "word_length": "hf_cap.priors.keywords:WordLengthPrior",
 }
 """Name of a source to its class, as `module:Class` where it is not loaded yet."""
@@ -287,95 +286,6 @@ def source_class(name: str) -> type[Source]:
 
 
 # --- Settings of other modules.
-
-Statistic = Literal["chi_squared", "tfidf", "log_odds"]
-Control = Literal["uniform", "random", "shuffled"]
-RationaleUnit = Literal["characters", "words", "flags"]
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class ReferenceSettings:
-    """The classifier that a source explains: best one trained on the same split without alignment."""
-
-    classifier: str = required(
-        "Sequence classifier with the label space of the data: a folder written by `hf-cap train` or "
-        "`save_pretrained`, or a Hub id."
-    )
-    revision: str | None = option(None, "Branch, tag or commit of a classifier on the Hub.")
-    trust_remote_code: bool = option(False, "Run code that comes with the classifier.")
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class IntegratedGradientsSettings:
-    """Settings of the source `integrated_gradients`."""
-
-    steps: int = option(50, "Points on the path from the baseline to the text, at least 1.")
-
-    def __post_init__(self) -> None:
-        check_range(self, "steps", at_least=1)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class LimeSettings:
-    """Settings of the source `lime`."""
-
-    samples: int = option(
-        500,
-        "Perturbed texts a text, at least 2. Enough for texts of up to about 20 words; the library's own "
-        "default of 5,000 is for long documents.",
-    )
-    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
-    seed: int = option(0, "Determines, together with the text, which words are taken out.")
-
-    def __post_init__(self) -> None:
-        check_range(self, "samples", at_least=2)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class ShapSettings:
-    """Settings of the source `shap`."""
-
-    evaluations: int = option(500, "Most perturbed texts a text, at least 2 a word.")
-    replacement: str = option("", "What stands in for a word that is taken out; empty deletes it.")
-
-    def __post_init__(self) -> None:
-        check_range(self, "evaluations", at_least=2)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class KeywordSettings:
-    """Settings of the source `keywords`."""
-
-    statistic: Statistic = option(
-        "chi_squared",
-        "What ties a word to a label: the signed root of chi-squared, the TF-IDF weight, or log-odds.",
-    )
-    word_list: tuple[str, ...] = option(
-        (), "Words that matter whatever the label; given, nothing is counted."
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class RationaleSettings:
-    """Settings of the source `rationale`."""
-
-    rationale_column: str = option("rationale", "Column with what people marked in each text.")
-    rationale_unit: RationaleUnit = option(
-        "characters",
-        "How it is marked: half-open ranges [start, end) of characters or of words, or one flag a word.",
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 @documented

@@ -1,58 +1,56 @@
-"""The source `keywords`: words given or counted in the training data. The rival without a model."""
+"""Sources without a model: `keywords`, `word_length` and `rationale`, and the control priors."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeVar
-
-from datasets import Dataset, DatasetDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.priors.base import (
-    LEARNED,
-    Batch,
-    Control,
-    KeywordSettings,
-    RationaleSettings,
-    RationaleUnit,
-    Row,
-    Source,
-    SourceResult,
-    Statistic,
-)
+from hf_cap.priors.base import LEARNED, Batch, Row, Source, SourceResult
 from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
-from hf_cap.utils import text_seed
+from hf_cap.utils import documented, option, text_seed
 from hf_cap.words import WordCounts, count_words, fold, log_odds, phi, tfidf
 
-STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = MappingProxyType(
-    {"chi_squared": phi, "tfidf": tfidf, "log_odds": log_odds}
-)
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+Statistic = Literal["chi_squared", "tfidf", "log_odds"]
+RationaleUnit = Literal["characters", "words", "flags"]
+Control = Literal["uniform", "random", "shuffled"]
+
+STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = {
+    "chi_squared": phi,
+    "tfidf": tfidf,
+    "log_odds": log_odds,
+}
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class KeywordsPrior(Source, KeywordSettings):
-    """Scores each word by how it goes together with the gold label in the training data.
+class KeywordsPrior(Source):
+    """Scores each word by its association with the gold label in the training data.
 
-    `chi_squared` is the signed root of that statistic over the number of texts (Yang & Pedersen 1997), see
-    `word_counts`. With a `word_list` each listed word scores 1 and every other 0, whatever the label.
+    `chi_squared` is the signed root of that statistic over the number of texts (Yang & Pedersen 1997).
+    With a `word_list` each listed word scores 1 and every other 0, whatever the label.
 
     Attributes:
-        table: Score of each known word for each label; `from_dataset` counts it. Words in the form of
-            `word_counts.fold`.
+        table: Folded word to its score for each label; `from_dataset` counts it.
     """
 
     name: ClassVar[str] = "keywords"
 
+    statistic: Statistic = option(
+        "chi_squared",
+        "What ties a word to a label: the signed root of chi-squared, the TF-IDF weight, or log-odds.",
+    )
+    word_list: tuple[str, ...] = option(
+        (), "Words that matter whatever the label; given, nothing is counted."
+    )
     table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNED)
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset, **options: Any) -> Self:
-        """A source for the label space of a training split, with the words counted in it.
-
-        Args:
-            dataset: Training examples, with a `ClassLabel` column.
-            options: The settings of the source. With a `word_list` nothing is counted.
+    def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
+        """Create the source for a training split, and count its words unless there is a `word_list`.
 
         Raises:
             ConfigError: there is no such statistic.
@@ -75,26 +73,22 @@ class KeywordsPrior(Source, KeywordSettings):
         """Score the words of some rows; unknown words get 0."""
         if not (self.table or self.word_list):
             raise ConfigError(
-                "KeywordsPrior knows no words. Make it with `KeywordsPrior.from_dataset(train)`, or give a "
-                "`word_list`."
+                "KeywordsPrior has no words. Create it with `KeywordsPrior.from_dataset(train)`, or "
+                "give a `word_list`."
             )
-        listed = frozenset(map(fold, self.word_list))
+        table = self.table
+        if self.word_list:
+            table = {fold(word): [1.0] * len(self.labels) for word in self.word_list}
+        unknown = [0.0] * len(self.labels)
         return SourceResult(
-            [[self._score(fold(word), row.label, listed) for word in row.words] for row in rows]
+            [[table.get(fold(word), unknown)[row.label] for word in row.words] for row in rows]
         )
 
-    def _score(self, word: str, label: int, listed: frozenset[str]) -> float:
-        if listed:
-            return float(word in listed)
-        return self.table[word][label] if word in self.table else 0.0
 
-
-# --- The control `word_length`: the number of characters of each word.
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class WordLengthPrior(Source):
-    """Scores each word by its length in characters, whatever the label."""
+    """Scores each word by its length in characters, whatever the label: a control."""
 
     name: ClassVar[str] = "word_length"
 
@@ -103,40 +97,44 @@ class WordLengthPrior(Source):
         return SourceResult([[end - start for start, end in row.spans] for row in rows])
 
 
-# --- The source `rationale`: what people marked as decisive, from a column of the data set.
+# --- Rationales: what people marked as decisive.
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class RationalePrior(Source, RationaleSettings):
-    """Scores each word by how far people marked it: 1 for a whole word, 0 for one that is not marked.
+class RationalePrior(Source):
+    """Scores each word by how far people marked it: 1 for a whole word, 0 for an unmarked one.
 
-    With character ranges a word that is marked in part gets the share of its characters. A null or empty
-    rationale gives zeros, which fusion leaves out.
+    With character ranges a word that is marked in part gets the share of its characters. A null or
+    empty rationale gives zeros, which fusion leaves out.
     """
 
     name: ClassVar[str] = "rationale"
 
+    rationale_column: str = option("rationale", "Column with what people marked in each text.")
+    rationale_unit: RationaleUnit = option(
+        "characters",
+        "How it is marked: half-open ranges [start, end) of characters or of words, or one flag per word.",
+    )
+
     def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
-        """The batch with `words`, `prior_rationale` and `provenance`.
+        """Add `words`, `prior_rationale` and `provenance` to a batch.
 
         Raises:
-            DataError: a column is missing, a text has no words, or a label is outside the label space.
+            DataError: a column is missing, a text has no words, or a label is unknown.
             PriorError: a rationale does not fit its text.
         """
         rows = self.read_rows(batch)
         if self.rationale_column not in batch:
             raise DataError(
-                f"There is no column {self.rationale_column!r}; found {sorted(batch)}. Name the right one "
-                "with `rationale_column`."
+                f"There is no column {self.rationale_column!r}; found {sorted(batch)}. Name the right "
+                "one with `rationale_column`."
             )
-        marks = batch[self.rationale_column]
-        scores = [self._scores(row, mark) for row, mark in zip(rows, marks, strict=True)]
+        scores = [
+            UNITS[self.rationale_unit](row, mark) if mark else [0.0] * len(row.spans)
+            for row, mark in zip(rows, batch[self.rationale_column], strict=True)
+        ]
         return self.columns(batch, rows, SourceResult(scores))
-
-    def _scores(self, row: Row, mark: Sequence[Any] | None) -> list[float]:
-        if not mark:
-            return [0.0] * len(row.spans)
-        return UNITS[self.rationale_unit](row, mark)
 
 
 def _from_characters(row: Row, ranges: Sequence[Sequence[int]]) -> list[float]:
@@ -163,21 +161,20 @@ def _marked(row: Row, ranges: Sequence[Sequence[int]], size: int, unit: str) -> 
 def _from_flags(row: Row, flags: Sequence[float]) -> list[float]:
     if len(flags) != len(row.spans):
         raise PriorError(
-            f"A rationale has {len(flags)} flags for the {len(row.spans)} words of {row.text!r:.80}. Give "
-            "one a word, or `word_pattern` of the words that were marked."
+            f"A rationale has {len(flags)} flags for the {len(row.spans)} words of {row.text!r:.80}. "
+            "Give one per word, or the `word_pattern` of the words that were marked."
         )
     return list(map(float, flags))
 
 
-UNITS: Mapping[RationaleUnit, Callable[[Row, Sequence[Any]], list[float]]] = MappingProxyType(
-    {"characters": _from_characters, "words": _from_words, "flags": _from_flags}
-)
+UNITS: Mapping[RationaleUnit, Callable[[Row, Sequence[Any]], list[float]]] = {
+    "characters": _from_characters,
+    "words": _from_words,
+    "flags": _from_flags,
+}
 
 
-# --- Controls: priors that carry no information, to compare a real one with.
-
-
-Splits = TypeVar("Splits", Dataset, DatasetDict)
+# --- Controls: priors that carry no information about the label, to compare a real one with.
 
 
 def uniform(scores: Sequence[float], text: str = "", seed: int = 0) -> list[float]:
@@ -196,9 +193,13 @@ def shuffled(scores: Sequence[float], text: str, seed: int = 0) -> list[float]:
     return random.Random(text_seed(seed, text)).sample(list(scores), len(scores))
 
 
-CONTROLS: Mapping[Control, Callable[[Sequence[float], str, int], list[float]]] = MappingProxyType(
-    {"uniform": uniform, "random": random_scores, "shuffled": shuffled}
-)
+CONTROLS: Mapping[Control, Callable[[Sequence[float], str, int], list[float]]] = {
+    "uniform": uniform,
+    "random": random_scores,
+    "shuffled": shuffled,
+}
+
+Splits = TypeVar("Splits", "Dataset", "DatasetDict")
 
 
 def with_control(
@@ -209,7 +210,7 @@ def with_control(
     column: str = PRIOR,
     text_column: str = TEXT,
 ) -> Splits:
-    """The data set with a prior column replaced by its control; null stays null.
+    """Replace a prior column of a data set, or of its splits, by a control; null stays null.
 
     Args:
         dataset: Data set, or splits of one, with a prior column.
