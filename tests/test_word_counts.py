@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from hf_cap.priors.base import Statistic
-from hf_cap.priors.keywords import STATISTICS
+from hf_cap.priors.keywords import STATISTICS, Statistic
 from hf_cap.words import count_words, fold, log_odds, phi, tfidf
 
 TEXTS = ["Renew the book!", "renew, renew my card", "lost the card", "lost book", "pay the card"]

@@ -1,13 +1,14 @@
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_cap.classifiers import Encoded, TextClassifier
 from hf_cap.errors import ModelError
 from hf_cap.priors.classifier import ClassifierSource, OcclusionPrior
-from hf_cap.utils import length_batches
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -44,39 +45,26 @@ def test_no_texts_give_no_rows(reference: str) -> None:
 def test_each_distinct_text_is_computed_once(
     reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = open_source(reference).open()
-    asked: list[int] = []
-    encode = type(classifier).encode
+    encoded: list[str] = []
+    encode = TextClassifier.encode
 
-    def counted(self: object, texts: list[str], **options: bool) -> object:
-        asked.append(len(texts))
-        return encode(classifier, texts, **options)
+    def counted(self: TextClassifier, texts: Sequence[str], **options: bool) -> list[Encoded]:
+        encoded.extend(texts)
+        return encode(self, texts, **options)
 
-    monkeypatch.setattr(type(classifier), "encode", counted)
-    classifier.log_probs(["a", "b", "a", "a"])
-    assert asked == [2]
+    monkeypatch.setattr(TextClassifier, "encode", counted)
+    open_source(reference).open().log_probs(["a", "b", "a", "a"])
+    assert encoded == ["a", "b"]
 
 
 def test_texts_beyond_the_limit_are_cut(reference: str) -> None:
-    classifier = open_source(reference).open()
+    opened = open_source(reference).open()
+    classifier = opened.text_classifier
     assert classifier.max_length == 64
     long = "book " * 100
     (encoded,) = classifier.encode([long])
     assert len(encoded["input_ids"]) == 64
-    assert torch.equal(classifier.log_probs([long])[0], classifier.log_probs(["book " * 62])[0])
-
-
-def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
-    lengths = [5, 1, 9, 1, 5, 30]
-    found = list(length_batches(lengths, 10))
-    assert found == [[1, 3], [0, 4], [2], [5]]
-    assert list(length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
-    assert list(length_batches([], 10)) == []
-
-
-def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
-    assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
-    assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]
+    assert torch.equal(opened.log_probs([long])[0], opened.log_probs(["book " * 62])[0])
 
 
 def test_other_labels_are_refused_by_name(reference: str) -> None:
@@ -108,7 +96,7 @@ def test_a_classifier_trained_anew_in_the_same_folder_is_another_source(
     after = open_source(str(folder))
     assert after != before
     assert not torch.equal(after.open().log_probs(["lost"]), old)
-    with pytest.raises(ModelError, match="has changed since the source was made"):
+    with pytest.raises(ModelError, match="changed on disk after the prior source was created"):
         unopened.open()
 
 

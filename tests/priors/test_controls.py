@@ -5,8 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hf_cap.errors import ConfigError
-from hf_cap.priors.base import Control
-from hf_cap.priors.keywords import CONTROLS, random_scores, shuffled, uniform, with_control
+from hf_cap.priors.keywords import CONTROLS, Control, random_scores, shuffled, uniform, with_control
 
 SCORES = [float(i) for i in range(12)]
 

@@ -8,8 +8,9 @@ import torch
 from captum.attr import LayerIntegratedGradients
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError
-from hf_cap.priors.classifier import IntegratedGradientsPrior, ReferenceClassifier
+from hf_cap.priors.classifier import IntegratedGradientsPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -92,7 +93,7 @@ def test_padding_and_batch_change_nothing(
     reference: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = source(reference)({"text": TEXTS, "label": GOLD})["prior_integrated_gradients"]
-    monkeypatch.setattr(ReferenceClassifier, "tokens_per_pass", tokens)
+    monkeypatch.setattr(TextClassifier, "tokens_per_pass", tokens)
     found = source(reference)({"text": TEXTS, "label": GOLD})["prior_integrated_gradients"]
     for scores, again in zip(expected, found, strict=True):
         assert again == pytest.approx(scores, abs=1e-5)
@@ -101,13 +102,13 @@ def test_padding_and_batch_change_nothing(
 def test_a_tokenizer_that_pads_on_the_left_changes_nothing(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ReferenceClassifier, "tokens_per_pass", 100_000)
+    monkeypatch.setattr(TextClassifier, "tokens_per_pass", 100_000)
     names = {0: "pay", 1: "renew", 2: "lost"}
     roberta_classifier(3, id2label=names).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     batch = {"text": TEXTS, "label": GOLD}
     left = source(str(tmp_path))
-    left.open().tokenizer.padding_side = "left"
+    left.open().text_classifier.tokenizer.padding_side = "left"
     for expected, found in zip(
         left({"text": TEXTS[:1], "label": GOLD[:1]})["prior_integrated_gradients"],
         left(batch)["prior_integrated_gradients"][:1],

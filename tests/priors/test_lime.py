@@ -1,3 +1,4 @@
+import sys
 from typing import Any
 
 import numpy as np
@@ -5,9 +6,8 @@ import pytest
 from lime.lime_text import LimeTextExplainer
 from numpy.typing import NDArray
 
-from hf_cap.errors import ConfigError
-from hf_cap.priors import classifier as lime
-from hf_cap.priors.classifier import LimePrior
+from hf_cap.errors import ConfigError, MissingExtra
+from hf_cap.priors.lime import LimePrior
 from hf_cap.utils import text_seed
 from tests.priors.conftest import LABELS
 
@@ -50,12 +50,9 @@ def test_scores_are_the_librarys_own_for_one_example_at_a_time(
         assert made["lime_r2"][row] == pytest.approx(explained.score, abs=1e-5)
 
 
-def test_scores_depend_on_neither_order_nor_batch(
-    reference: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_do_not_depend_on_the_order_of_the_texts(reference: str) -> None:
     prior = source(reference)
     expected = prior({"text": TEXTS, "label": GOLD})["prior_lime"]
-    monkeypatch.setattr(lime, "_ROWS", 3)
     reverse = prior({"text": TEXTS[::-1], "label": GOLD[::-1]})["prior_lime"][::-1]
     for scores, again in zip(expected, reverse, strict=True):
         assert again == pytest.approx(scores, abs=1e-6)
@@ -71,6 +68,14 @@ def test_the_seed_determines_the_perturbations(reference: str) -> None:
     first = source(reference, seed=1)(batch)["prior_lime"]
     assert source(reference, seed=1)(batch)["prior_lime"] == first
     assert source(reference, seed=2)(batch)["prior_lime"] != first
+
+
+def test_without_the_package_the_error_names_the_extra(
+    reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lime.lime_text", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[lime\]'"):
+        source(reference)({"text": TEXTS, "label": GOLD})
 
 
 def test_too_few_samples_are_refused(reference: str) -> None:

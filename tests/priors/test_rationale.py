@@ -3,8 +3,7 @@ from typing import Any, get_args
 import pytest
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.priors.base import RationaleUnit
-from hf_cap.priors.keywords import UNITS, RationalePrior
+from hf_cap.priors.keywords import UNITS, RationalePrior, RationaleUnit
 from tests.priors.conftest import LABELS
 
 TEXT = "renew  my book"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import ConfigError, MissingExtra
-from hf_cap.priors.classifier import ShapPrior, word_tree
+from hf_cap.priors.shap import ShapPrior, word_tree
 from hf_cap.words import keep_words, split_words
 from tests.priors.conftest import LABELS
 
