@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
     from hf_cap.evaluation.evaluate import evaluate_classifier as evaluate_classifier
     from hf_cap.evaluation.few_shot import few_shot as few_shot
+    from hf_cap.evaluation.metrics import ScoredTexts as ScoredTexts
     from hf_cap.evaluation.metrics import comprehensiveness as comprehensiveness
     from hf_cap.evaluation.metrics import cosine as cosine
     from hf_cap.evaluation.metrics import plausibility as plausibility
@@ -36,6 +37,7 @@ _EXPORTS = {
     "Estimate": "results",
     "Evaluation": "evaluate",
     "EvaluationSettings": "evaluate",
+    "ScoredTexts": "metrics",
     "attack_dataset": "attacks.attack",
     "compare": "results",
     "comprehensiveness": "metrics",

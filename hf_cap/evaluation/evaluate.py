@@ -14,6 +14,7 @@ from hf_cap.evaluation.metrics import (
     PERCENTAGES,
     SOFT_SAMPLES,
     FloatArray,
+    ScoredTexts,
     SoftDistance,
     comprehensiveness,
     cosine,
@@ -165,23 +166,26 @@ def evaluate_classifier(
     gold = gold_labels(dataset, classifier.labels)
     texts = list(dataset[TEXT])
     priors = _priors(dataset, texts, settings)
+    explain = _explainer(classifier, settings)
     probabilities = classifier(texts)
     predicted = probabilities.argmax(axis=1)
-    explain = _explainer(classifier, settings)
-    explained = settings.faithfulness or settings.soft or settings.records
-    attributions = explain(texts, predicted.tolist()) if explained else None
+    measured: dict[str, Any] = {}
+    attributions = None
+    if settings.faithfulness or settings.soft or settings.records:
+        attributions = explain(texts, predicted.tolist())
+        scored = ScoredTexts(texts, predicted.tolist(), attributions, settings.word_pattern)
+        measured |= _faithfulness(classifier, scored, settings)
+    measured |= _alignment(explain, texts, gold.tolist(), predicted.tolist(), attributions, priors)
+    if settings.records:
+        columns = (texts, gold, predicted, probabilities.tolist(), attributions or (), priors)
+        records = map(partial(_record, classifier.labels, settings.word_pattern), *columns)
+        measured["records"] = tuple(records)
     return Evaluation(
         texts=len(texts),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
-        **_faithfulness(classifier, texts, predicted.tolist(), attributions, settings),
-        **_alignment(explain, texts, gold.tolist(), predicted.tolist(), attributions, priors),
         labels=tuple(classifier.labels),
-        records=_records(
-            classifier.labels, texts, gold, probabilities, attributions, priors, settings
-        )
-        if settings.records
-        else (),
+        **measured,
     )
 
 
@@ -241,32 +245,17 @@ def _explainer(classifier: "Classifier", settings: EvaluationSettings) -> Explai
 
 
 def _faithfulness(
-    classifier: "Classifier",
-    texts: Sequence[str],
-    predicted: Sequence[int],
-    attributions: WordScores | None,
-    settings: EvaluationSettings,
-) -> dict[str, Any]:
-    if attributions is None:
-        return {}
-    explained = (classifier, texts, predicted, attributions)
-    hard: dict[str, Any] = {"percentages": settings.percentages}
-    soft: dict[str, Any] = {
-        "samples": settings.soft_samples,
-        "distance": settings.soft_distance,
-        "seed": settings.seed,
-    }
-    wanted: list[tuple[Callable[..., FloatArray], dict[str, Any]]] = []
+    classifier: "Classifier", scored: ScoredTexts, settings: EvaluationSettings
+) -> dict[str, float | None]:
+    values: dict[str, FloatArray] = {}
     if settings.faithfulness:
-        wanted += [(comprehensiveness, hard), (sufficiency, hard)]
+        values["comprehensiveness"] = comprehensiveness(classifier, scored, settings.percentages)
+        values["sufficiency"] = sufficiency(classifier, scored, settings.percentages)
     if settings.soft:
-        wanted += [(soft_nc, soft), (soft_ns, soft)]
-    return {
-        metric.__name__: mean_defined(
-            metric(*explained, **options, word_pattern=settings.word_pattern)
-        )
-        for metric, options in wanted
-    }
+        soft = (settings.soft_samples, settings.soft_distance, settings.seed)
+        values["soft_nc"] = soft_nc(classifier, scored, *soft)
+        values["soft_ns"] = soft_ns(classifier, scored, *soft)
+    return {name: mean_defined(value) for name, value in values.items()}
 
 
 def mean_defined(values: FloatArray) -> float | None:
@@ -297,24 +286,22 @@ def _alignment(
     return {"alignment": float(np.mean(cosines)), "alignment_texts": len(references)}
 
 
-def _records(
+def _record(
     labels: Sequence[str],
-    texts: Sequence[str],
-    gold: NDArray[np.intp],
-    probabilities: FloatArray,
-    attributions: WordScores | None,
-    priors: Sequence[Prior],
-    settings: EvaluationSettings,
-) -> tuple[Record, ...]:
-    return tuple(
-        Record(
-            text=text,
-            label=labels[gold[row]],
-            prediction=labels[int(probabilities[row].argmax())],
-            probabilities=tuple(probabilities[row].tolist()),
-            words=tuple(word_strings(text, settings.word_pattern)),
-            attributions=None if attributions is None else tuple(attributions[row]),
-            prior=None if (prior := priors[row]) is None else tuple(prior),
-        )
-        for row, text in enumerate(texts)
+    word_pattern: str,
+    text: str,
+    gold: int,
+    predicted: int,
+    probabilities: Sequence[float],
+    attributions: Sequence[float],
+    prior: Prior,
+) -> Record:
+    return Record(
+        text=text,
+        label=labels[gold],
+        prediction=labels[predicted],
+        probabilities=tuple(probabilities),
+        words=tuple(word_strings(text, word_pattern)),
+        attributions=tuple(attributions),
+        prior=None if prior is None else tuple(prior),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +26,41 @@ SoftDistance = Literal["probability", "hellinger"]
 PERCENTAGES = (1, 5, 10, 20, 50)
 SOFT_SAMPLES = 4
 _LEAST_DISTANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class ScoredTexts:
+    """Texts, the explained class of each (usually the predicted one), and its word scores.
+
+    Raises:
+        DataError: the lists differ in length, or a text's words and scores in number.
+    """
+
+    texts: Sequence[str]
+    targets: Sequence[int]
+    scores: Sequence[Scores]
+    word_pattern: str = WORD_PATTERN
+
+    def __post_init__(self) -> None:
+        counts = len(self.texts), len(self.targets), len(self.scores)
+        if len(set(counts)) > 1:
+            raise DataError(
+                f"{counts[0]} texts but {counts[1]} targets and {counts[2]} lists of word scores; "
+                "give one of each per text."
+            )
+        for row, (words, scores) in enumerate(zip(self.spans, self.scores, strict=True)):
+            if len(words) != len(scores):
+                raise DataError(
+                    f"Text {row} has {len(words)} words for word_pattern={self.word_pattern!r}, but "
+                    f"{len(scores)} scores: {self.texts[row][:80]!r}. Score every word, with the same "
+                    "pattern."
+                )
+
+    @cached_property
+    def spans(self) -> list[list[Span]]:
+        """The words of each text."""
+        return [split_words(text, self.word_pattern) for text in self.texts]
+
 
 # --- Agreement with a prior
 
@@ -138,95 +174,48 @@ def rationale(scores: Scores, percent: int) -> list[bool]:
 
 
 def comprehensiveness(
-    predict: Predict,
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    *,
-    percentages: Sequence[int] = PERCENTAGES,
-    word_pattern: str = WORD_PATTERN,
+    predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
     """Drop of the target's probability without the rationale: `p(y|x) - p(y|x without r)`.
 
     Args:
         predict: Gives class probabilities.
-        texts: The texts.
-        targets: Explained class of each text, usually the predicted one.
-        attributions: Word scores of each text.
+        scored: Texts with word scores.
         percentages: Sizes of the rationale in percent of the words; the result is the mean.
-        word_pattern: Regular expression of a word.
 
     Returns:
         One value per text in [-1, 1]; higher is better: the named words were needed.
-
-    Raises:
-        DataError: the lists differ in length, or a text's words and scores in number.
     """
-    return _mean_drop(predict, texts, targets, attributions, percentages, word_pattern, keep=False)
+    return _mean_drop(predict, scored, percentages, keep=False)
 
 
 def sufficiency(
-    predict: Predict,
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    *,
-    percentages: Sequence[int] = PERCENTAGES,
-    word_pattern: str = WORD_PATTERN,
+    predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
     """Drop of the target's probability with the rationale alone: `p(y|x) - p(y|r)`.
 
-    Arguments and errors as for `comprehensiveness`.
+    Arguments as for `comprehensiveness`.
 
     Returns:
         One value per text in [-1, 1]; lower is better: the named words were enough.
     """
-    return _mean_drop(predict, texts, targets, attributions, percentages, word_pattern, keep=True)
+    return _mean_drop(predict, scored, percentages, keep=True)
 
 
 def _mean_drop(
-    predict: Predict,
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    percentages: Sequence[int],
-    word_pattern: str,
-    *,
-    keep: bool,
+    predict: Predict, scored: ScoredTexts, percentages: Sequence[int], *, keep: bool
 ) -> FloatArray:
     """Mean of `p(y|x) - p(y|x')` over the sizes, x' the rationale (`keep`) or the rest."""
-    spans = _word_spans(texts, targets, attributions, word_pattern)
     erased = [
         keep_words(text, words, [flag is keep for flag in rationale(scores, percent)])
         for percent in percentages
-        for text, words, scores in zip(texts, spans, attributions, strict=True)
+        for text, words, scores in zip(scored.texts, scored.spans, scored.scores, strict=True)
     ]
     versions = len(percentages) + 1
-    of_target = _of_target(predict([*texts, *erased]), list(targets) * versions)
-    whole, *parts = of_target.reshape(versions, len(texts))
+    probabilities = predict([*scored.texts, *erased])
+    of_target = _of_target(probabilities, list(scored.targets) * versions)
+    whole, *parts = of_target.reshape(versions, len(scored.texts))
     return np.asarray(whole - np.mean(parts, axis=0))
-
-
-def _word_spans(
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    word_pattern: str,
-) -> list[list[Span]]:
-    """The words of each text, checked against its target and its scores."""
-    if not len(texts) == len(targets) == len(attributions):
-        raise DataError(
-            f"{len(texts)} texts but {len(targets)} targets and {len(attributions)} lists of word "
-            "scores; give one of each per text."
-        )
-    spans = [split_words(text, word_pattern) for text in texts]
-    for row, (words, scores) in enumerate(zip(spans, attributions, strict=True)):
-        if len(words) != len(scores):
-            raise DataError(
-                f"Text {row} has {len(words)} words for word_pattern={word_pattern!r}, but "
-                f"{len(scores)} scores: {texts[row][:80]!r}. Score every word, with the same pattern."
-            )
-    return spans
 
 
 def _of_target(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
@@ -239,51 +228,38 @@ def _of_target(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
 
 def soft_nc(
     classifier: "Classifier",
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    *,
+    scored: ScoredTexts,
     samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
     seed: int = 0,
-    word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
     """Soft normalised comprehensiveness: important words are erased, relative to erasing all.
 
     Args:
         classifier: The model that is explained.
-        texts: The texts.
-        targets: Explained class of each text, usually the predicted one.
-        attributions: Word scores of each text.
+        scored: Texts with word scores.
         samples: Random masks per text; the distance is their mean.
         distance: What erasure changes: the target's probability (0 where it rises), or the
             Hellinger distance of the whole output.
         seed: Seed of the masks, which depend on it and the text alone.
-        word_pattern: Regular expression of a word.
 
     Returns:
         One value per text in [0, 1], clipped; higher is better. NaN where even erasing all words
         does not move the output.
 
     Raises:
-        DataError: the lists differ in length, or a text's words and scores in number.
         ModelError: the tokenizer gives no character offsets.
     """
-    kept = [1.0 - importance(scores) for scores in attributions]
-    options = (samples, distance, seed, word_pattern)
-    return np.clip(_soft_distance(classifier, texts, targets, kept, *options), 0.0, 1.0)
+    kept = [1.0 - importance(scores) for scores in scored.scores]
+    return np.clip(_soft_distance(classifier, scored, kept, samples, distance, seed), 0.0, 1.0)
 
 
 def soft_ns(
     classifier: "Classifier",
-    texts: Sequence[str],
-    targets: Sequence[int],
-    attributions: Sequence[Scores],
-    *,
+    scored: ScoredTexts,
     samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
     seed: int = 0,
-    word_pattern: str = WORD_PATTERN,
 ) -> FloatArray:
     """Soft normalised sufficiency: 1 minus the effect of erasing unimportant words.
 
@@ -292,9 +268,9 @@ def soft_ns(
     Returns:
         One value per text in [0, 1], clipped; higher is better, unlike plain `sufficiency`.
     """
-    kept = [importance(scores) for scores in attributions]
-    options = (samples, distance, seed, word_pattern)
-    return np.clip(1.0 - _soft_distance(classifier, texts, targets, kept, *options), 0.0, 1.0)
+    kept = [importance(scores) for scores in scored.scores]
+    moved = _soft_distance(classifier, scored, kept, samples, distance, seed)
+    return np.clip(1.0 - moved, 0.0, 1.0)
 
 
 def importance(scores: Scores) -> FloatArray:
@@ -323,24 +299,20 @@ DISTANCES: Mapping[SoftDistance, Callable[[FloatArray, FloatArray, Sequence[int]
 
 def _soft_distance(
     classifier: "Classifier",
-    texts: Sequence[str],
-    targets: Sequence[int],
+    scored: ScoredTexts,
     kept: Sequence[FloatArray],
     samples: int,
     distance: SoftDistance,
     seed: int,
-    word_pattern: str,
 ) -> FloatArray:
     """Mean distance under random masks over that of the zero input, `(texts,)`; NaN where it is 0.
 
     Elements of a word are kept with probability `kept`; tokens outside every word always stay.
     """
-    move = DISTANCES[distance]
-    spans = _word_spans(texts, targets, [row.tolist() for row in kept], word_pattern)
-    width = classifier.embedding_width
+    texts, move, width = scored.texts, DISTANCES[distance], classifier.embedding_width
     words = [
         np.array(token_words(offsets, row, text), dtype=np.intp)
-        for offsets, row, text in zip(classifier.offsets(texts), spans, texts, strict=True)
+        for offsets, row, text in zip(classifier.offsets(texts), scored.spans, texts, strict=True)
     ]
     # NO_WORD is -1 and so takes the appended 1: random numbers are below it
     token_kept = [np.append(p, 1.0)[row] for row, p in zip(words, kept, strict=True)]
@@ -352,9 +324,9 @@ def _soft_distance(
             (rng.random((len(row), width)) < row[:, None]).astype(np.float64)
             for rng, row in zip(generators, token_kept, strict=True)
         ]
-        moved += move(whole, classifier.masked(texts, masks), targets) / samples
+        moved += move(whole, classifier.masked(texts, masks), scored.targets) / samples
     nothing = [np.repeat((row == NO_WORD).astype(np.float64)[:, None], width, 1) for row in words]
-    zero = move(whole, classifier.masked(texts, nothing), targets)
+    zero = move(whole, classifier.masked(texts, nothing), scored.targets)
     return np.asarray(moved / np.where(zero > _LEAST_DISTANCE, zero, np.nan))
 
 

@@ -1,14 +1,12 @@
 """The metrics as modules of `evaluate`, and the folders that make Spaces of them.
 
-from hf_cap.evaluation import load_metric
-
 load_metric("plausibility").compute(predictions=word_scores, references=rationales)
 """
 
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +22,7 @@ from hf_cap.evaluation.metrics import (
     AGREEMENTS,
     FloatArray,
     Plausibility,
+    ScoredTexts,
     comprehensiveness,
     plausibility,
     robustness,
@@ -31,84 +30,68 @@ from hf_cap.evaluation.metrics import (
     soft_ns,
     sufficiency,
 )
+from hf_cap.utils import write_text
+from hf_cap.words import WORD_PATTERN
 
-_ERASER = """\
-@inproceedings{deyoung2020eraser,
+ERASER = """@inproceedings{deyoung2020eraser,
     title = {{ERASER}: A Benchmark to Evaluate Rationalized {NLP} Models},
     author = {DeYoung, Jay and Jain, Sarthak and Rajani, Nazneen Fatema and Lehman, Eric and
         Xiong, Caiming and Socher, Richard and Wallace, Byron C.},
-    booktitle = {Proceedings of ACL},
-    year = {2020},
-    url = {https://arxiv.org/abs/1911.03429},
+    booktitle = {Proceedings of ACL}, year = {2020}, url = {https://arxiv.org/abs/1911.03429},
 }"""
-_SOFT = """\
-@inproceedings{zhao2023incorporating,
+SOFT_ERASURE = """@inproceedings{zhao2023incorporating,
     title = {Incorporating Attribution Importance for Improving Faithfulness Metrics},
     author = {Zhao, Zhixue and Aletras, Nikolaos},
-    booktitle = {Proceedings of ACL},
-    year = {2023},
-    url = {https://arxiv.org/abs/2305.10496},
+    booktitle = {Proceedings of ACL}, year = {2023}, url = {https://arxiv.org/abs/2305.10496},
 }"""
-_CAP = """\
-@misc{cap2025,
+CAP = """@misc{cap2025,
     title = {Hybrid Attribution Priors for Explainable and Robust Model Training},
-    year = {2025},
-    url = {https://arxiv.org/abs/2512.14719},
+    year = {2025}, url = {https://arxiv.org/abs/2512.14719},
 }"""
 _SCORES = ListOf(Value("float64"))
-_WORD_SCORES = "one list of word scores per text; positive = evidence for the explained class."
-
-
-@dataclass(frozen=True)
-class _About:
-    """What `evaluate` and the page of a Space show, beside the docstring of the metric."""
-
-    paper: str
-    columns: Mapping[str, Any]
-    """Columns of the inputs to their types."""
-    inputs: Mapping[str, str]
-    """Arguments of `compute` to their meaning."""
-    outputs: Mapping[str, str]
 
 
 class _Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
-    about: ClassVar[_About]
+    """A metric that its docstring describes: a paragraph or more, then `Args:` and `Returns:`."""
+
+    paper: ClassVar[str]
+    columns: ClassVar[Features]
+    common: ClassVar[str] = ""
+    """Lines of `Args:` that several metrics share."""
+
+    @classmethod
+    def texts(cls) -> tuple[str, str]:
+        """The description, and the arguments and results."""
+        description, _, usage = (inspect.getdoc(cls) or "").partition("\n\nArgs:\n")
+        return description, f"Args:\n{cls.common}{usage}\n"
 
     def _info(self) -> evaluate.MetricInfo:
-        inputs, outputs = _lines(self.about.inputs), _lines(self.about.outputs)
+        description, usage = self.texts()
         return evaluate.MetricInfo(
-            description=inspect.getdoc(type(self)) or "",
-            citation=self.about.paper,
-            inputs_description=f"Args:\n{inputs}\nReturns:\n{outputs}\n",
-            features=Features(dict(self.about.columns)),
+            description=description,
+            citation=self.paper,
+            inputs_description=usage,
+            features=self.columns,
             license="Apache-2.0",
-            reference_urls=[self.about.paper.rpartition("url = {")[2].partition("}")[0]],
+            reference_urls=[self.paper.rpartition("url = {")[2].partition("}")[0]],
         )
-
-
-def _lines(entries: Mapping[str, str], before: str = "    ", after: str = "") -> str:
-    return "\n".join(f"{before}{name}{after}: {text}" for name, text in entries.items())
-
-
-def _about_faithfulness(paper: str, output: Mapping[str, str], **options: str) -> _About:
-    columns = {"predictions": _SCORES, "references": Value("int64"), "texts": Value("string")}
-    inputs = {
-        "predictions": _WORD_SCORES,
-        "references": "explained class of each text as the model numbers it.",
-        "texts": "the texts.",
-        "model": "a sequence classifier: loaded, or a folder or Hub id.",
-        "tokenizer": "its tokenizer or where it is; by default the one beside `model`.",
-        "batch_size": "most texts per forward pass; changes the speed, not the result.",
-        "word_pattern": "regular expression of a word; white space separates words by default.",
-        "per_text": "also return the value of each text, as `per_text`.",
-    }
-    return _About(paper, columns, {**inputs, **options}, output)
 
 
 class _Faithfulness(_Metric):
     """A measure of word scores against a classifier, averaged over texts where it is defined."""
 
     measure: ClassVar[Callable[..., FloatArray]]
+    columns = Features(predictions=_SCORES, references=Value("int64"), texts=Value("string"))
+    common = """\
+    predictions: one list of word scores per text; positive = evidence for the explained class.
+    references: explained class of each text as the model numbers it, usually the predicted one.
+    texts: the texts.
+    model: a sequence classifier: loaded, or a folder or Hub id.
+    tokenizer: its tokenizer or where it is; by default the one beside `model`.
+    batch_size: most texts per forward pass; changes the speed, not the result.
+    word_pattern: regular expression of a word; white space separates words by default.
+    per_text: also return the value of each text, as `per_text`.
+"""
 
     def _compute(
         self,
@@ -118,12 +101,14 @@ class _Faithfulness(_Metric):
         model: Any,
         tokenizer: Any = None,
         batch_size: int = 32,
+        word_pattern: str = WORD_PATTERN,
         per_text: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
         measure = type(self).measure
         classifier = load_classifier(model, tokenizer, batch_size=batch_size)
-        values = measure(classifier, texts, references, predictions, **options)
+        scored = ScoredTexts(texts, references, predictions, word_pattern)
+        values = measure(classifier, scored, **options)
         result = {measure.__name__: mean_defined(values)}
         return {**result, "per_text": values.tolist()} if per_text else result
 
@@ -132,107 +117,97 @@ class Comprehensiveness(_Faithfulness):
     """Drop of the class's probability when the highest-scoring words are taken out.
 
     `p(y|x) - p(y|x without r)`, r the top 1, 5, 10, 20 and 50 % of the words (rounded up), averaged
-    over these sizes and the texts; in [-1, 1], higher is better (DeYoung et al. 2020).
+    over these sizes and the texts. Erased texts are not natural: a model may react to their oddness.
+    A model trained on word scores can be good at this very metric without being more honest; report
+    Soft-NC and Soft-NS beside it.
 
-    Erased texts are not natural: a model may react to their oddness. A model trained on word scores
-    can be good at this very metric without being more honest; report Soft-NC and Soft-NS beside it.
+    Args:
+        percentages: sizes of the rationale in percent of the words.
+
+    Returns:
+        comprehensiveness: mean over the texts, in [-1, 1]; higher is better.
     """
 
     measure = staticmethod(comprehensiveness)
-    about = _about_faithfulness(
-        _ERASER,
-        {"comprehensiveness": "mean over the texts, in [-1, 1]; higher is better."},
-        percentages="sizes of the rationale in percent of the words.",
-    )
+    paper = ERASER
 
 
 class Sufficiency(_Faithfulness):
     """Drop of the class's probability when only the highest-scoring words are left.
 
     `p(y|x) - p(y|r)`, r the top 1, 5, 10, 20 and 50 % of the words (rounded up), averaged over these
-    sizes and the texts; in [-1, 1], lower is better (DeYoung et al. 2020).
+    sizes and the texts. Its limits are those of comprehensiveness.
 
-    Erased texts are not natural: a model may react to their oddness. A model trained on word scores
-    can be good at this very metric without being more honest; report Soft-NC and Soft-NS beside it.
+    Args:
+        percentages: sizes of the rationale in percent of the words.
+
+    Returns:
+        sufficiency: mean over the texts, in [-1, 1]; lower is better.
     """
 
     measure = staticmethod(sufficiency)
-    about = _about_faithfulness(
-        _ERASER,
-        {"sufficiency": "mean over the texts, in [-1, 1]; lower is better."},
-        percentages="sizes of the rationale in percent of the words.",
-    )
-
-
-_SOFT_OPTIONS = {
-    "samples": "random masks per text.",
-    "seed": "seed of the masks.",
-    "distance": "`probability` of the class (the paper), or `hellinger` distance of the output.",
-}
+    paper = ERASER
 
 
 class SoftNC(_Faithfulness):
     """Change of the output when embedding elements of important words are erased at random.
 
     Relative to erasing every element; each is kept with probability 1 - importance, the scores of a
-    text scaled to [0, 1]; in [0, 1], higher is better (Zhao and Aletras 2023).
+    text scaled to [0, 1]. An estimate: more `samples` make it steadier. Texts where even the zero
+    input does not move the output are left out. Tokens outside every word are never erased.
 
-    An estimate: more `samples` make it steadier. Texts where even the zero input does not move the
-    output are left out of the mean. Tokens outside every word are never erased.
+    Args:
+        samples: random masks per text.
+        seed: seed of the masks.
+        distance: `probability` of the class (the paper), or `hellinger` distance of the output.
+
+    Returns:
+        soft_nc: mean over the texts where it is defined, in [0, 1]; higher is better.
     """
 
     measure = staticmethod(soft_nc)
-    about = _about_faithfulness(
-        _SOFT,
-        {"soft_nc": "mean over the texts where it is defined, in [0, 1]; higher is better."},
-        **_SOFT_OPTIONS,
-    )
+    paper = SOFT_ERASURE
 
 
 class SoftNS(_Faithfulness):
     """Share of the output that stays when embedding elements of unimportant words are erased.
 
     Relative to erasing every element; each is kept with probability importance, the scores of a
-    text scaled to [0, 1]; in [0, 1], higher is better (Zhao and Aletras 2023).
+    text scaled to [0, 1]. Its limits are those of Soft-NC.
 
-    An estimate: more `samples` make it steadier. Texts where even the zero input does not move the
-    output are left out of the mean. Tokens outside every word are never erased.
+    Args:
+        samples: random masks per text.
+        seed: seed of the masks.
+        distance: `probability` of the class (the paper), or `hellinger` distance of the output.
+
+    Returns:
+        soft_ns: mean over the texts where it is defined, in [0, 1]; higher is better.
     """
 
     measure = staticmethod(soft_ns)
-    about = _about_faithfulness(
-        _SOFT,
-        {"soft_ns": "mean over the texts where it is defined, in [0, 1]; higher is better."},
-        **_SOFT_OPTIONS,
-    )
+    paper = SOFT_ERASURE
 
 
 class PlausibilityMetric(_Metric):
     """Agreement of word scores with the words that a person marked.
 
     Token F1 and intersection over union of the highest-scoring words, and the area under the
-    precision-recall curve; each in [0, 1], higher is better (DeYoung et al. 2020).
+    precision-recall curve. Plausible is not faithful: a model may use other words than a person.
 
-    Plausible is not faithful: a model may use other words than a person would.
+    Args:
+        predictions: one list of word scores per text; positive = evidence for the explained class.
+        references: one list of 0 and 1 per text; 1 marks a word of the human rationale.
+        size: words to choose in every text; by default as many as are marked in it.
+
+    Returns:
+        token_f1, auprc, iou: means over the texts with a marked word, in [0, 1]; higher is better.
+        texts: number of such texts.
     """
 
-    about = _About(
-        _ERASER,
-        {"predictions": _SCORES, "references": ListOf(Value("bool"))},
-        {
-            "predictions": _WORD_SCORES,
-            "references": "one list of 0 and 1 per text; 1 marks a word of the human rationale.",
-            "size": "words to choose in every text; by default as many as are marked in it.",
-        },
-        {
-            "token_f1, auprc, iou": "means over the texts with a marked word, each in [0, 1].",
-            "texts": "number of such texts.",
-        },
-    )
+    paper = ERASER
+    columns = Features(predictions=_SCORES, references=ListOf(Value("bool")))
 
-    def _compute(
-        self, predictions: Any, references: Any, size: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: Any, references: Any, size: Any = None) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
         found = [asdict(item) for pair in pairs if (item := plausibility(*pair, size))]
         names = [field.name for field in fields(Plausibility)]
@@ -241,26 +216,19 @@ class PlausibilityMetric(_Metric):
 
 
 class Alignment(_Metric):
-    """Agreement of word scores with an attribution prior.
+    """Agreement of word scores with an attribution prior; not whether the prior is right.
 
-    Mean cosine and mean Spearman rank correlation over the texts whose prior is not empty or all
-    zero; each in [-1, 1], higher is better.
+    Args:
+        predictions: one list of word scores per text; positive = evidence for the class.
+        references: its prior, one score per word; an empty list for a text without one.
 
-    It does not measure whether the prior is right.
+    Returns:
+        cosine, spearman: means over the texts whose prior is not all zero, in [-1, 1].
+        texts: number of such texts.
     """
 
-    about = _About(
-        _CAP,
-        {"predictions": _SCORES, "references": _SCORES},
-        {
-            "predictions": _WORD_SCORES,
-            "references": "its prior, one score per word; an empty list for a text without one.",
-        },
-        {
-            "cosine, spearman": "means over the texts with a prior, each in [-1, 1].",
-            "texts": "number of such texts.",
-        },
-    )
+    paper = CAP
+    columns = Features(predictions=_SCORES, references=_SCORES)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         pairs = [pair for pair in zip(predictions, references, strict=True) if any(pair[1])]
@@ -273,30 +241,23 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 class RobustAccuracy(_Metric):
-    """Share of texts of which every attacked version is predicted right.
+    """Share of texts of which every attacked version is predicted right, under the given attacks.
 
-    Beside it the accuracy on the original texts, the mean accuracy over attacked versions, and the
-    share of rightly predicted texts that an attack turns; each in [0, 1].
+    Args:
+        predictions: for each text the predicted labels of its attacked versions, at least one.
+        references: gold label of each text.
+        clean_predictions: predicted label of each original text.
 
-    It measures robustness against the given attacks, not against others.
+    Returns:
+        robust_accuracy, mean_attacked_accuracy, clean_accuracy: in [0, 1]; higher is better.
+        attack_success: share of rightly predicted texts that an attack turns; lower is better.
     """
 
-    about = _About(
-        _CAP,
-        {
-            "predictions": ListOf(Value("int64")),
-            "references": Value("int64"),
-            "clean_predictions": Value("int64"),
-        },
-        {
-            "predictions": "for each text the predicted labels of its attacked versions.",
-            "references": "gold label of each text.",
-            "clean_predictions": "predicted label of each original text.",
-        },
-        {
-            "robust_accuracy, mean_attacked_accuracy, clean_accuracy": "higher is better.",
-            "attack_success": "lower is better.",
-        },
+    paper = CAP
+    columns = Features(
+        predictions=ListOf(Value("int64")),
+        references=Value("int64"),
+        clean_predictions=Value("int64"),
     )
 
     def _compute(self, predictions: Any, references: Any, clean_predictions: Any) -> dict[str, Any]:
@@ -329,13 +290,8 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     return _metric_class(name)(**options)
 
 
-_SCRIPT = '''\
-"""{title}"""
-
-from hf_cap.evaluation.modules import {module} as {module}
-'''
-_APP = '''\
-"""Demo page of the metric."""
+_SCRIPT = '"""{title}"""\n\nfrom hf_cap.evaluation.modules import {module} as {module}\n'
+_APP = '''"""Demo page of the metric."""
 
 from functools import partial
 from pathlib import Path
@@ -346,8 +302,7 @@ from evaluate.utils import launch_gradio_widget
 metric = evaluate.load(str(Path(__file__).with_name("{name}.py")))
 {fixed}launch_gradio_widget(metric)
 '''
-_FIXED = """\
-# the form asks for texts and scores only, so the page fixes the classifier
+_FIXED = """# the form asks for texts and scores only, so the page fixes the classifier
 metric.compute = partial(
     metric.compute, model="distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 )
@@ -355,11 +310,11 @@ metric.compute = partial(
 
 
 def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Write the files of a Space of a metric; `evaluate.load(folder)` loads it too.
+    """Write the files of a metric's Space; `evaluate.load(folder)` loads it too.
 
     Args:
-        name: One of `METRICS`, which should be the folder's name too.
-        folder: Where to write; made where it does not exist.
+        name: One of `METRICS`.
+        folder: Where to write; called `name`, or `evaluate.load` does not find the module.
 
     Returns:
         The folder.
@@ -368,25 +323,20 @@ def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
         ConfigError: there is no such metric.
     """
     metric, folder = _metric_class(name), Path(folder)
-    description = inspect.getdoc(metric) or ""
+    description, usage = metric.texts()
     facts = {
         "name": name,
         "module": metric.__name__,
         "title": description.partition("\n")[0],
         "description": description,
-        "arguments": ", ".join(f"{argument}={argument}" for argument in metric.about.columns),
-        "inputs": _lines(metric.about.inputs, "- **", "**"),
-        "outputs": _lines(metric.about.outputs, "- **", "**"),
-        "citation": metric.about.paper,
+        "usage": usage,
+        "arguments": ", ".join(f"{column}={column}" for column in metric.columns),
+        "citation": metric.paper,
         "fixed": _FIXED if issubclass(metric, _Faithfulness) else "",
     }
-    files = {
-        f"{name}.py": _SCRIPT,
-        "app.py": _APP,
-        "README.md": Path(__file__).with_name("metric_space.md").read_text(encoding="utf-8"),
-        "requirements.txt": "evaluate>=0.4.6\nhf-cap\n",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
+    page = Path(__file__).with_name("metric_space.md").read_text(encoding="utf-8")
+    files = {f"{name}.py": _SCRIPT, "app.py": _APP, "README.md": page}
     for file, template in files.items():
-        (folder / file).write_text(template.format(**facts), encoding="utf-8")
+        write_text(folder / file, template.format(**facts))
+    write_text(folder / "requirements.txt", "evaluate>=0.4.6\nhf-cap\n")
     return folder

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
-from hf_cap.evaluation.metrics import comprehensiveness, sufficiency
+from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
@@ -92,8 +92,8 @@ def test_faithfulness_explains_the_predicted_class() -> None:
     found = evaluate(dataset(WRONG))
     attributions = PlantedAttribution()(None, None, TEXTS, PREDICTED)
     predict = Classifier(MODEL, TOKENIZER)
-    comp = comprehensiveness(predict, TEXTS, PREDICTED, attributions)
-    suff = sufficiency(predict, TEXTS, PREDICTED, attributions)
+    scored = ScoredTexts(TEXTS, PREDICTED, attributions)
+    comp, suff = comprehensiveness(predict, scored), sufficiency(predict, scored)
     assert found.comprehensiveness == pytest.approx(comp.mean())
     assert found.sufficiency == pytest.approx(suff.mean())
 

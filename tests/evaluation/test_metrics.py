@@ -16,6 +16,7 @@ from hf_cap.evaluation.metrics import (
     Agreement,
     FloatArray,
     Robustness,
+    ScoredTexts,
     SoftDistance,
     comprehensiveness,
     cosine,
@@ -64,8 +65,8 @@ def test_rationale_rounds_up_and_prefers_earlier_words() -> None:
 def test_known_values_with_the_true_rationale() -> None:
     # p(x) = 0.9; 25 %: erase "lost" -> 0.4, keep it alone -> 0.6; 50 %: erase both -> 0.1, keep both -> 0.9
     scores = [[0.0, 0.5, 0.0, 0.3]]
-    comp = comprehensiveness(MODEL, [TEXT], [1], scores, percentages=(25, 50))
-    suff = sufficiency(MODEL, [TEXT], [1], scores, percentages=(25, 50))
+    comp = comprehensiveness(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
+    suff = sufficiency(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
     np.testing.assert_allclose(comp, [(0.5 + 0.8) / 2])
     np.testing.assert_allclose(suff, [(0.3 + 0.0) / 2])
 
@@ -73,24 +74,24 @@ def test_known_values_with_the_true_rationale() -> None:
 def test_the_wrong_rationale_scores_worse() -> None:
     scores = [[0.5, 0.0, 0.3, 0.0]]
     np.testing.assert_allclose(
-        comprehensiveness(MODEL, [TEXT], [1], scores, percentages=(50,)), [0.0]
+        comprehensiveness(MODEL, ScoredTexts([TEXT], [1], scores), (50,)), [0.0]
     )
-    np.testing.assert_allclose(sufficiency(MODEL, [TEXT], [1], scores, percentages=(50,)), [0.8])
+    np.testing.assert_allclose(sufficiency(MODEL, ScoredTexts([TEXT], [1], scores), (50,)), [0.8])
 
 
 def test_the_target_class_is_the_one_explained() -> None:
     scores = [[0.0, 0.5, 0.0, 0.3]]
     np.testing.assert_allclose(
-        comprehensiveness(MODEL, [TEXT], [0], scores, percentages=(50,)), [-0.8]
+        comprehensiveness(MODEL, ScoredTexts([TEXT], [0], scores), (50,)), [-0.8]
     )
 
 
 def test_every_text_keeps_its_own_values_in_a_batch() -> None:
     texts = [TEXT, "card", "nothing here"]
     scores = [[0.0, 0.5, 0.0, 0.3], [1.0], [0.0, 1.0]]
-    together = comprehensiveness(MODEL, texts, [1, 1, 0], scores)
+    together = comprehensiveness(MODEL, ScoredTexts(texts, [1, 1, 0], scores))
     alone = [
-        comprehensiveness(MODEL, [t], [y], [s])[0]
+        comprehensiveness(MODEL, ScoredTexts([t], [y], [s]))[0]
         for t, y, s in zip(texts, [1, 1, 0], scores, strict=True)
     ]
     np.testing.assert_allclose(together, alone)
@@ -105,8 +106,8 @@ def test_agrees_with_a_plain_loop_on_random_models() -> None:
     for text, row, comp, suff in zip(
         texts,
         scores,
-        comprehensiveness(model, texts, [1] * 20, scores),
-        sufficiency(model, texts, [1] * 20, scores),
+        comprehensiveness(model, ScoredTexts(texts, [1] * 20, scores)),
+        sufficiency(model, ScoredTexts(texts, [1] * 20, scores)),
         strict=True,
     ):
         words = text.split()
@@ -125,7 +126,7 @@ def test_agrees_with_a_plain_loop_on_random_models() -> None:
 
 def test_one_call_of_the_model_a_metric() -> None:
     model = WeightedWords({"lost": 0.5})
-    comprehensiveness(model, [TEXT] * 3, [1] * 3, [[0.0] * 4] * 3)
+    comprehensiveness(model, ScoredTexts([TEXT] * 3, [1] * 3, [[0.0] * 4] * 3))
     assert len(model.calls) == 1
 
 
@@ -141,7 +142,7 @@ def test_mismatches_are_refused(
     targets: list[int], scores: list[list[float]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        sufficiency(MODEL, [TEXT], targets, scores)
+        sufficiency(MODEL, ScoredTexts([TEXT], targets, scores))
 
 
 TEXTS = ["i lost my card", "renew the loan please", "close"]
@@ -183,8 +184,8 @@ def test_certain_masks_have_certain_values(distance: SoftDistance) -> None:
     zero = move(whole, output(0, 1, 2, 3), target)[0]
     without, only = move(whole, output(1, 3), target)[0], move(whole, output(0, 2), target)[0]
     assert zero > 0.01
-    nc = soft_nc(CLASSIFIER, [text], target, [scores], distance=distance)[0]
-    ns = soft_ns(CLASSIFIER, [text], target, [scores], distance=distance)[0]
+    nc = soft_nc(CLASSIFIER, ScoredTexts([text], target, [scores]), distance=distance)[0]
+    ns = soft_ns(CLASSIFIER, ScoredTexts([text], target, [scores]), distance=distance)[0]
     assert nc == pytest.approx(np.clip(without / zero, 0, 1), abs=1e-6)
     assert ns == pytest.approx(np.clip(1 - only / zero, 0, 1), abs=1e-6)
 
@@ -230,22 +231,18 @@ def test_a_planted_word_that_carries_the_decision(
     # single elements are erased: were it whole tokens, a word would be there or not in each of 4 masks
     planted: typing.Any = Planted()
     text = ["i lost my card"]
-    assert soft_nc(planted, text, [1], [scores])[0] == pytest.approx(nc, abs=0.02)
-    assert soft_ns(planted, text, [1], [scores])[0] == pytest.approx(ns, abs=0.02)
-
-
-@pytest.mark.parametrize("metric", [soft_nc, soft_ns])
-def test_one_target_for_many_texts_is_refused(metric: typing.Any) -> None:
-    with pytest.raises(DataError, match="3 texts but 1 targets"):
-        metric(CLASSIFIER, TEXTS, [0], [[0.1] * 4, [0.2] * 4, [0.3]])
+    assert soft_nc(planted, ScoredTexts(text, [1], [scores]))[0] == pytest.approx(nc, abs=0.02)
+    assert soft_ns(planted, ScoredTexts(text, [1], [scores]))[0] == pytest.approx(ns, abs=0.02)
 
 
 def test_masks_depend_on_seed_and_text_only() -> None:
     scores = [[0.1, 0.5, 0.2, 0.9], [0.4, 0.3, 0.2, 0.1], [1.0]]
     targets = CLASSIFIER(TEXTS).argmax(1).tolist()
-    together = soft_nc(CLASSIFIER, TEXTS, targets, scores, distance="hellinger")
-    alone = soft_nc(CLASSIFIER, TEXTS[1:2], targets[1:2], scores[1:2], distance="hellinger")
-    other = soft_nc(CLASSIFIER, TEXTS, targets, scores, distance="hellinger", seed=1)
+    together = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, scores), distance="hellinger")
+    alone = soft_nc(
+        CLASSIFIER, ScoredTexts(TEXTS[1:2], targets[1:2], scores[1:2]), distance="hellinger"
+    )
+    other = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, scores), distance="hellinger", seed=1)
     np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
     assert np.abs(together - other).max() > 1e-4
 
@@ -253,7 +250,7 @@ def test_masks_depend_on_seed_and_text_only() -> None:
 def test_undefined_where_the_zero_input_moves_nothing() -> None:
     # the class that the model likes least for the whole text can only gain: no drop to normalise by
     targets = CLASSIFIER(TEXTS).argmin(1).tolist()
-    values = soft_nc(CLASSIFIER, TEXTS, targets, [[1.0, 2.0, 3.0, 4.0]] * 2 + [[1.0]])
+    values = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, [[1.0, 2.0, 3.0, 4.0]] * 2 + [[1.0]]))
     assert np.isnan(values).any()
 
 

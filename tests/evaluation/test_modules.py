@@ -1,5 +1,6 @@
 """The `evaluate` modules: equal to the functions below them, and loadable as the Spaces they become."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.tiny import roberta_classifier, word_tokenizer
 TEXTS = ["i lost my card", "renew the loan please"]
 SCORES = [[0.0, 0.9, 0.1, 0.4], [0.8, 0.0, 0.3, -0.2]]
 TARGETS = [1, 0]
+SCORED = metrics.ScoredTexts(TEXTS, TARGETS, SCORES)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_metrics_that_run_a_model(name: str, options: dict[str, Any], tmp_path: 
     inputs: dict[str, Any] = {"predictions": SCORES, "references": TARGETS, "texts": TEXTS}
     metric = load_metric(name, **options)
     found = metric.compute(**inputs, model=model, tokenizer=tokenizer, batch_size=1, per_text=True)
-    expected = getattr(metrics, name)(Classifier(model, tokenizer), TEXTS, TARGETS, SCORES)
+    expected = getattr(metrics, name)(Classifier(model, tokenizer), SCORED)
     np.testing.assert_allclose(found["per_text"], expected, atol=1e-5)
     assert found[name] == pytest.approx(np.nanmean(expected), abs=1e-5)
     again = metric.compute(**inputs, model=str(tmp_path / "model"))
@@ -51,9 +53,7 @@ def test_options_of_a_metric_reach_the_function(options: dict[str, Any]) -> None
     found = load_metric("comprehensiveness", **options).compute(
         **inputs, model=parts[0], tokenizer=parts[1], percentages=(50,)
     )
-    expected = metrics.comprehensiveness(
-        Classifier(*parts), TEXTS, TARGETS, SCORES, percentages=(50,)
-    )
+    expected = metrics.comprehensiveness(Classifier(*parts), SCORED, (50,))
     assert found["comprehensiveness"] == pytest.approx(expected.mean(), abs=1e-5)
 
 
@@ -94,8 +94,10 @@ def test_a_space_loads_and_computes(name: str, options: dict[str, Any], tmp_path
     assert isinstance(metric, METRICS[name])
     assert metric.info.citation.startswith("@")
     assert metric.info.reference_urls[0].startswith("https://arxiv.org/abs/")
-    for part in (*METRICS[name].about.inputs, *METRICS[name].about.outputs):
-        assert f"    {part}: " in metric.inputs_description
+    for argument in set(inspect.signature(metric._compute).parameters) - {"options"}:
+        assert f"    {argument}: " in metric.inputs_description
+    assert metric.description.startswith(("Drop", "Change", "Share", "Agreement"))
+    assert "\nReturns:\n" in metric.inputs_description
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -111,4 +113,4 @@ def test_the_page_of_a_space_is_whole(name: str, tmp_path: Path) -> None:
     app = (folder / "app.py").read_text()
     compile(app, "app.py", "exec")
     assert f'"{name}.py"' in app
-    assert ("model=" in app) == ("model" in METRICS[name].about.inputs)
+    assert ("model=" in app) == ("    model: " in METRICS[name].texts()[1])
