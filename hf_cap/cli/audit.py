@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_cap.cli.config import build
-from hf_cap.priors.base import AuditSettings
+from hf_cap.priors.audit import AuditSettings
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import documented, option, required
+from hf_cap.utils import documented, option, required, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -28,9 +28,7 @@ class AuditPlaces:
     reference_split: str = option("train", "Split of the reference.")
     text_column: str = option(TEXT, "Column of the reference that holds the text.")
     label_column: str = option(LABEL, "Column of the reference that holds the label.")
-    output_dir: str | None = option(
-        None, "Folder for `audit.json` and the figures (PNG and SVG). Default: `DATASET-audit`."
-    )
+    output_dir: str | None = option(None, "Folder for `audit.json`. Default: `DATASET-audit`.")
 
 
 SETTINGS = (AuditPlaces, AuditSettings)
@@ -53,7 +51,8 @@ def run(values: dict[str, Any]) -> None:
             label_column=places.label_column,
         )[places.reference_split]
     folder = Path(places.output_dir or f"{places.dataset.rstrip('/')}-audit")
-    audit = audit_dataset(dataset, reference, folder, build(AuditSettings, values))
+    audit = audit_dataset(dataset, reference, build(AuditSettings, values))
+    write_json(folder / "audit.json", audit.to_dict())
     if audit.log_odds:
         print(
             "agreement with the log-odds of the words in the reference (rank correlation, top word):"
@@ -62,4 +61,4 @@ def run(values: dict[str, Any]) -> None:
         numbers = (found.rank_correlation.value, found.top_word.value)
         shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
         print(f"  {source:<22}{shown[0]:>7}{shown[1]:>7}")
-    _logger.info("Wrote audit.json and the figures to %s", folder)
+    _logger.info("Wrote audit.json to %s", folder)

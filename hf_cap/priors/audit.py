@@ -1,27 +1,19 @@
-"""What can be measured on priors without training: pure functions of words and scores.
+"""Audit of priors without training: what each source names, and whether sources say the same.
 
-A prior is one list of scores a word, or null for a text without one. Texts of a single word say nothing about
-an order of words and are left out of every measure of order.
+Measures are pure functions of words and scores. A prior is one list of scores per text, or null.
+Texts of a single word have no order of words and are left out of every measure of order.
 """
 
 import math
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from datasets import Dataset
-from scipy.stats import rankdata
-
-from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.priors.base import AuditSettings
 from hf_cap.priors.fusion import normalise
 from hf_cap.priors.keywords import random_scores
 from hf_cap.schema import (
@@ -35,8 +27,11 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
-from hf_cap.utils import write_json
+from hf_cap.utils import check_range, documented, option
 from hf_cap.words import WORD_PATTERN, count_words, fold, log_odds
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Prior = Sequence[float] | None
 
@@ -52,60 +47,44 @@ KINDS = ("stop word", "number", "punctuation", "other")
 DEGENERATE = ("missing", "constant", "one_word", "label_copied")
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """Mean over texts.
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Settings of the audit of priors."""
 
-    Attributes:
-        value: The mean; `None` where no text could be measured.
-        half_width: Half the width of its 95 % interval, from the standard error over texts.
-        texts: Texts measured.
-    """
+    top_k: int = option(3, "Highest words of a text that are compared between two sources.")
+    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
+    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
+    word_pattern: str | None = option(
+        None,
+        "Regular expression of a word in the reference data; by default the one of the priors.",
+    )
 
-    value: float | None
-    half_width: float | None
-    texts: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClassPair:
-    """Two classes whose keywords overlap.
-
-    Attributes:
-        classes: Their names.
-        overlap: Jaccard index of their keywords, in [0, 1].
-        shared: The keywords that both have.
-    """
-
-    classes: tuple[str, str]
-    overlap: float
-    shared: tuple[str, ...]
+    def __post_init__(self) -> None:
+        check_range(self, "top_k", "keywords", "pairs", at_least=1)
 
 
-def mean(values: Sequence[float | None]) -> Mean:
-    """Mean of what could be measured."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return Mean(None, None, 0)
-    error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
-    return Mean(fmean(found), None if error is None else 1.96 * error, len(found))
+# --- Measures of the priors of one text.
 
 
 def spearman(first: Prior, second: Prior) -> float | None:
-    """Spearman's rank correlation of two priors of one text, in [-1, 1]; ties get their mean rank.
+    """Spearman's rank correlation, in [-1, 1]; ties get their mean rank.
 
     `None` where a prior is missing or the same for every word.
     """
+    import numpy as np
+    from scipy.stats import rankdata
+
     if first is None or second is None or len(set(first)) < 2 or len(set(second)) < 2:
         return None
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def top_agreement(first: Prior, second: Prior, k: int = 1) -> float | None:
-    """Share of the k highest words that two priors of one text have in common, in [0, 1].
+    """Share of the k highest words that two priors have in common, in [0, 1].
 
-    A word that ties with the k-th counts by the chance to be among the k. `None` where a prior is missing,
-    or where k is not less than the number of words.
+    A word that ties with the k-th counts by its chance to be among the k. `None` where a prior is
+    missing, or where k is not less than the number of words.
     """
     if first is None or second is None or k >= len(first):
         return None
@@ -122,15 +101,19 @@ def _top_chances(scores: Sequence[float], k: int) -> list[float]:
     ]
 
 
-def pairwise(
-    priors: Mapping[str, Sequence[Prior]], measure: Callable[[Prior, Prior], float | None]
-) -> dict[str, dict[str, float | None]]:
-    """Mean over the texts of a measure between every two sources, as a symmetric table with 1 inside."""
-    table: dict[str, dict[str, float | None]] = {name: {name: 1.0} for name in priors}
-    for first, second in combinations(priors, 2):
-        found = mean([measure(*pair) for pair in zip(priors[first], priors[second], strict=True)])
-        table[first][second] = table[second][first] = found.value
-    return table
+def average_precision(prior: Prior, marked: Prior) -> float | None:
+    """Average precision of the words with a positive mark, ranked by the prior, in [0, 1].
+
+    Tied words enter the ranking together. `None` where a prior is missing, or no word or all are marked.
+    """
+    if prior is None or marked is None or len({score > 0 for score in marked}) < 2:
+        return None
+    total, found, seen, area = sum(score > 0 for score in marked), 0, 0, 0.0
+    for level in sorted(set(prior), reverse=True):
+        here = [mark > 0 for score, mark in zip(prior, marked, strict=True) if score == level]
+        seen, found = seen + len(here), found + sum(here)
+        area += sum(here) / total * found / seen
+    return area
 
 
 def word_kind(word: str) -> str:
@@ -142,8 +125,43 @@ def word_kind(word: str) -> str:
     return "stop word" if fold(word) in STOP_WORDS else "other"
 
 
+# --- Measures over texts.
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean over the `texts` that could be measured, `None` without any.
+
+    `half_width` is half the width of the 95 % interval, from the standard error over texts.
+    """
+
+    value: float | None
+    half_width: float | None
+    texts: int
+
+
+def mean(values: Iterable[float | None]) -> Mean:
+    """Mean of the values that are not `None`."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return Mean(None, None, 0)
+    error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return Mean(fmean(found), None if error is None else 1.96 * error, len(found))
+
+
+def pairwise(
+    priors: Mapping[str, Sequence[Prior]], measure: Callable[[Prior, Prior], float | None]
+) -> dict[str, dict[str, float | None]]:
+    """Mean of a measure between every two sources, as a symmetric table with 1 on the diagonal."""
+    table: dict[str, dict[str, float | None]] = {name: {name: 1.0} for name in priors}
+    for first, second in combinations(priors, 2):
+        found = mean(map(measure, priors[first], priors[second]))
+        table[first][second] = table[second][first] = found.value
+    return table
+
+
 def mass_by_kind(words: Sequence[Sequence[str]], priors: Sequence[Prior]) -> dict[str, float]:
-    """Share of the absolute scores that falls on each kind of word, averaged over the texts."""
+    """Share of the absolute scores on each kind of word, averaged over the texts."""
     shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for row, prior in zip(words, priors, strict=True):
         if prior is None or not any(prior):
@@ -163,11 +181,10 @@ def class_keywords(
     classes: int,
     k: int,
 ) -> list[list[tuple[str, float]]]:
-    """The k words with the highest mean prior in each class, with that mean.
+    """The k words with the highest mean prior in each class, with that mean if it is positive.
 
-    Priors are L2-normalised over each text, and a word's score is averaged over all texts of the class, 0
-    where the word is absent, so that a word seen once does not win. Words whose mean is not positive are
-    no keywords.
+    Priors are L2-normalised over each text. A word's score is averaged over all texts of the class,
+    0 where the word is absent, so that a word seen once does not win.
     """
     sums: list[defaultdict[str, float]] = [defaultdict(float) for _ in range(classes)]
     texts = Counter(labels)
@@ -184,6 +201,15 @@ def class_keywords(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class ClassPair:
+    """Two classes with the keywords that both have, and the Jaccard index of their keywords."""
+
+    classes: tuple[str, str]
+    overlap: float
+    shared: tuple[str, ...]
+
+
 def class_overlaps(keywords: Mapping[str, Sequence[str]]) -> list[ClassPair]:
     """Every two classes that share a keyword, the most confused pair first."""
     pairs = []
@@ -197,11 +223,11 @@ def class_overlaps(keywords: Mapping[str, Sequence[str]]) -> list[ClassPair]:
 def degenerate_cases(
     words: Sequence[Sequence[str]], label_names: Sequence[str], priors: Sequence[Prior]
 ) -> dict[str, float]:
-    """Shares of texts whose prior says little, in [0, 1].
+    """Shares of texts with an uninformative prior, in [0, 1].
 
-    `missing` is null or all zero. Of the texts of two words and more: `constant` has one score for every
-    word, `one_word` has a single word that is not 0. `label_copied`: the highest word is a word of the
-    label's name.
+    `missing` is null or all zero. Of the texts of two words and more: `constant` has one score for
+    every word, `one_word` a single word that is not 0. `label_copied`: the highest word is a word of
+    the label's name.
     """
     counts: Counter[str] = Counter()
     for row, label, prior in zip(words, label_names, priors, strict=True):
@@ -211,41 +237,16 @@ def degenerate_cases(
         counts["constant"] += len(prior) > 1 and len(set(prior)) == 1
         counts["one_word"] += len(prior) > 1 and sum(map(bool, prior)) == 1
         label_words = label.replace("_", " ").replace("-", " ").casefold().split()
-        counts["label_copied"] += fold(row[int(np.argmax(prior))]) in label_words
+        counts["label_copied"] += fold(row[prior.index(max(prior))]) in label_words
     return {case: counts[case] / max(1, len(priors)) for case in DEGENERATE}
 
 
-def average_precision(prior: Prior, marked: Prior) -> float | None:
-    """Average precision of the words that people marked, ranked by the prior, in [0, 1].
-
-    Tied words enter the ranking together. `None` where a prior is missing, or people marked no word or all.
-    """
-    if prior is None or marked is None or len({score > 0 for score in marked}) < 2:
-        return None
-    total, found, seen, area = sum(score > 0 for score in marked), 0, 0, 0.0
-    for level in sorted(set(prior), reverse=True):
-        here = [mark > 0 for score, mark in zip(prior, marked, strict=True) if score == level]
-        seen, found = seen + len(here), found + sum(here)
-        area += sum(here) / total * found / seen
-    return area
-
-
-# --- Audit of priors: what each source names, whether sources say the same, whether classes share keywords.
-
-
-_RATIONALE = "rationale"
-_BINS = 20
+# --- The audit.
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A diagnostic column over the texts.
-
-    Attributes:
-        quantiles: Minimum, quartiles and maximum.
-        edges: Edges of the histogram's bins, one more than counts.
-        counts: Texts in each bin.
-    """
+    """A diagnostic column: minimum, quartiles and maximum, and a histogram (edges, texts per bin)."""
 
     quantiles: tuple[float, ...]
     edges: tuple[float, ...]
@@ -254,12 +255,12 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well a source orders the words of a text, against a standard for each word.
+    """How well a source orders the words of a text, against a standard score for each word.
 
     Attributes:
-        rank_correlation: Spearman's correlation with the standard over the words of a text.
+        rank_correlation: Spearman's correlation with the standard.
         top_word: How often the source's highest word is the standard's.
-        average_precision: Of the words that the standard speaks for (score above 0), ranked by the source.
+        average_precision: Of the words whose standard is above 0, ranked by the source.
     """
 
     rank_correlation: Mean
@@ -272,20 +273,21 @@ class Audit:
     """Result of an audit; every table is keyed by source.
 
     Attributes:
-        texts: Texts audited.
+        texts: Number of texts.
         sources: Sources audited; `prior` is the fused column.
-        rank_correlation: Spearman's correlation between two sources (and the controls) over the words of
-            a text, averaged over texts. High values everywhere: the sources say the same (homogenisation).
+        top_k: Highest words that were compared.
+        rank_correlation: Spearman's correlation between two sources (and the controls), averaged over
+            texts. High values everywhere: the sources say the same.
         top_k_agreement: Share of the `top_k` highest words that two sources have in common.
         keywords: For each class its keywords with their mean prior.
         class_overlap: Mean Jaccard index of the keywords over all pairs of classes.
         confused_classes: The pairs of classes with the most overlap.
         mass: Share of the absolute scores on each kind of word.
-        degenerate: Shares of texts with a prior that says little.
+        degenerate: Shares of texts with an uninformative prior.
         certainty: Distribution of each diagnostic column.
         rationales: Agreement with what people marked, where there is a `prior_rationale`.
-        log_odds: Agreement with the log-odds of each word for the gold class in the reference data
-            (`word_counts.log_odds`), where there are any: a measure of a prior's worth without training.
+        log_odds: Agreement with the log-odds of each word for the gold class in the reference data,
+            where there are any: a measure of a prior's worth without training.
     """
 
     texts: int
@@ -308,35 +310,32 @@ class Audit:
 
 
 def audit_dataset(
-    dataset: Dataset,
-    reference: Dataset | None = None,
-    output: str | os.PathLike[str] | None = None,
+    dataset: "Dataset",
+    reference: "Dataset | None" = None,
     settings: AuditSettings | None = None,
 ) -> Audit:
     """Audit the priors of a data set.
 
     Args:
         dataset: With `words`, a `ClassLabel` column `label`, and at least one prior column.
-        reference: A larger labelled split of the same label space, with `text` and `label`. It should be
-            data that no source has learnt from, or has seen as a whole.
-        output: Folder for `audit.json` and the figures; nothing is written by default.
+        reference: A larger labelled split of the same label space, with `text` and `label`; best data
+            that no source has learned from.
         settings: Settings of the audit.
 
     Raises:
-        ConfigError: the priors were made with another word pattern than that of the settings, or with
-            several.
+        ConfigError: the word pattern is not that of the priors, or they have several.
         DataError: a column is missing, or the reference has other labels.
-        PriorError: a prior has not one finite score a word.
-        MissingExtra: figures are asked for, and matplotlib is not installed.
+        PriorError: a prior has not one finite score per word.
     """
     settings = settings or AuditSettings()
     data = _read(dataset)
-    compared = {**data.priors, **_controls(data)}
+    compared = data.priors | {n: s for n, s in _controls(data).items() if n not in data.priors}
     standard = None
     if reference is not None:
         pattern = _word_pattern(dataset, settings.word_pattern)
         standard = _reference_scores(data, reference, pattern)
-    audit = Audit(
+    gold = [data.names[label] for label in data.labels]
+    return Audit(
         texts=len(dataset),
         sources=tuple(data.priors),
         top_k=settings.top_k,
@@ -345,55 +344,36 @@ def audit_dataset(
         **_keyword_tables(data, settings),
         mass={source: mass_by_kind(data.words, scores) for source, scores in compared.items()},
         degenerate={
-            source: degenerate_cases(data.words, data.gold, scores)
+            source: degenerate_cases(data.words, gold, scores)
             for source, scores in data.priors.items()
         },
         certainty=_certainty(dataset, data.priors),
-        rationales=_agreements(compared, compared.get(_RATIONALE)),
+        rationales=_agreements(compared, compared.get("rationale")),
         log_odds=_agreements(compared, standard),
     )
-    if output is not None:
-        write_audit(audit, output)
-    return audit
-
-
-def write_audit(audit: Audit, output: str | os.PathLike[str]) -> None:
-    """Write `audit.json` and the figures, each as PNG and SVG, into a folder.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    from hf_cap.priors.audit_figures import draw_figures
-
-    folder = Path(output)
-    write_json(folder / "audit.json", audit.to_dict())
-    draw_figures(audit, folder)
 
 
 class _Data(NamedTuple):
-    """What is audited: words and label of each text, label names, and the priors of each source."""
+    """Words and label of each text, label names, and the priors of each source."""
 
     words: list[list[str]]
     labels: list[int]
     names: list[str]
     priors: dict[str, list[Prior]]
 
-    @property
-    def gold(self) -> list[str]:
-        return [self.names[label] for label in self.labels]
 
+def _read(dataset: "Dataset") -> _Data:
+    from hf_cap.data import label_names
 
-def _read(dataset: Dataset) -> _Data:
     columns = {source: prior_column(source) for source in prior_sources(dataset.features)}
     if PRIOR in dataset.column_names:
         columns[PRIOR] = PRIOR
     if not columns or WORDS not in dataset.column_names:
         raise DataError(
-            f"There are no priors to audit: the data set has the columns {dataset.column_names}, but needs "
-            f"{WORDS!r} and a column prior_<source>. Run `hf-cap extract` first."
+            f"There are no priors to audit: the data set has the columns {dataset.column_names}, but "
+            f"needs {WORDS!r} and a column prior_<source>. Run `hf-cap extract` first."
         )
-    names = label_names(dataset)
-    words = list(dataset[WORDS])
+    names, words = label_names(dataset), list(dataset[WORDS])
     priors = {source: list(dataset[column]) for source, column in columns.items()}
     for source, scores in priors.items():
         for row, (one, row_words) in enumerate(zip(scores, words, strict=True)):
@@ -402,32 +382,27 @@ def _read(dataset: Dataset) -> _Data:
 
 
 def _controls(data: _Data) -> dict[str, list[Prior]]:
-    controls: dict[str, list[Prior]] = {
+    return {
         "random": [random_scores([0.0] * len(row), " ".join(row)) for row in data.words],
         "word_length": [list(map(len, row)) for row in data.words],
     }
-    return {name: scores for name, scores in controls.items() if name not in data.priors}
 
 
 def _keyword_tables(data: _Data, settings: AuditSettings) -> dict[str, Any]:
     """The fields of `Audit` about the keywords of classes."""
+    tables: dict[str, Any] = {"keywords": {}, "class_overlap": {}, "confused_classes": {}}
     classes = len(data.names)
-    keywords, overlaps = {}, {}
     for source, scores in data.priors.items():
         found = class_keywords(data.words, data.labels, scores, classes, settings.keywords)
-        keywords[source] = dict(zip(data.names, found, strict=True))
-        overlaps[source] = class_overlaps(
-            {name: [word for word, _ in kept] for name, kept in keywords[source].items()}
+        keywords = dict(zip(data.names, found, strict=True))
+        pairs = class_overlaps(
+            {name: [word for word, _ in kept] for name, kept in keywords.items()}
         )
-    all_pairs = max(1, classes * (classes - 1) // 2)
-    return {
-        "keywords": keywords,
-        "class_overlap": {
-            source: sum(pair.overlap for pair in pairs) / all_pairs
-            for source, pairs in overlaps.items()
-        },
-        "confused_classes": {source: pairs[: settings.pairs] for source, pairs in overlaps.items()},
-    }
+        tables["keywords"][source] = keywords
+        overlap = sum(pair.overlap for pair in pairs)
+        tables["class_overlap"][source] = overlap / max(1, classes * (classes - 1) // 2)
+        tables["confused_classes"][source] = pairs[: settings.pairs]
+    return tables
 
 
 def _agreements(
@@ -436,40 +411,36 @@ def _agreements(
     """Agreement of each source with a standard; `None` without one."""
     if standard is None:
         return None
+    measures = (spearman, top_agreement, average_precision)
     return {
-        source: Agreement(
-            *(
-                mean([measure(*pair) for pair in zip(scores, standard, strict=True)])
-                for measure in (spearman, top_agreement, average_precision)
-            )
-        )
+        source: Agreement(*(mean(map(measure, scores, standard)) for measure in measures))
         for source, scores in priors.items()
         if scores is not standard
     }
 
 
-def _word_pattern(dataset: Dataset, asked: str | None) -> str:
-    """The pattern of the words that have scores: that of the provenance, else `asked`, else the default."""
+def _word_pattern(dataset: "Dataset", asked: str | None) -> str:
+    """Pattern of the words that have scores: from the provenance, else `asked`, else the default."""
     cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
     facts = [made for cell in cells for made in read_provenance(cell).values()]
     patterns = {made["word_pattern"] for made in facts if "word_pattern" in made}
-    if asked is None:
-        if len(patterns) > 1:
-            raise ConfigError(
-                f"The priors were made with several word patterns, {sorted(patterns)}. Name one of them as "
-                "`word_pattern`, or extract the sources again with the same."
-            )
-        return next(iter(patterns), WORD_PATTERN)
-    if patterns and asked not in patterns:
+    if asked is None and len(patterns) > 1:
         raise ConfigError(
-            f"word_pattern={asked!r} finds other words in the reference than the priors were made for, by "
-            f"{sorted(patterns)}. Leave it out."
+            f"The priors were made with several word patterns, {sorted(patterns)}. Name one of them as "
+            "`word_pattern`, or extract the sources again with the same."
         )
-    return asked
+    if asked is not None and patterns and asked not in patterns:
+        raise ConfigError(
+            f"word_pattern={asked!r} finds other words in the reference than the priors were made for, "
+            f"by {sorted(patterns)}. Leave it out."
+        )
+    return asked or next(iter(patterns), WORD_PATTERN)
 
 
-def _reference_scores(data: _Data, reference: Dataset, pattern: str) -> list[Prior]:
+def _reference_scores(data: _Data, reference: "Dataset", pattern: str) -> list[Prior]:
     """Log-odds of each word for the gold class of its text, counted in the reference."""
+    from hf_cap.data import label_names
+
     others = label_names(reference)
     if set(others) != set(data.names):
         raise DataError(
@@ -478,12 +449,8 @@ def _reference_scores(data: _Data, reference: Dataset, pattern: str) -> list[Pri
             "this data."
         )
     index = [data.names.index(name) for name in others]
-    counts = count_words(
-        reference[TEXT],
-        [index[label] for label in reference[LABEL]],
-        len(data.names),
-        pattern,
-    )
+    labels = [index[label] for label in reference[LABEL]]
+    counts = count_words(reference[TEXT], labels, len(data.names), pattern)
     table = {word: log_odds(counts, word) for row in data.words for word in map(fold, row)}
     return [
         [table[fold(word)][label] for word in row]
@@ -491,15 +458,18 @@ def _reference_scores(data: _Data, reference: Dataset, pattern: str) -> list[Pri
     ]
 
 
-def _certainty(dataset: Dataset, sources: Mapping[str, Any]) -> dict[str, Distribution]:
+def _certainty(dataset: "Dataset", sources: Iterable[str]) -> dict[str, Distribution]:
     """Distributions of the numeric diagnostic columns `<source>_<what>`."""
+    import numpy as np
+
     found = {}
-    for column in dataset.column_names:
-        numeric = getattr(dataset.features[column], "dtype", "").startswith(("float", "int"))
-        if numeric and any(column.startswith(f"{source}_") for source in sources):
+    prefixes = tuple(f"{source}_" for source in sources)
+    for column, feature in dataset.features.items():
+        numeric = str(getattr(feature, "dtype", "")).startswith(("float", "int"))
+        if numeric and column.startswith(prefixes):
             values = np.array([v for v in dataset[column] if v is not None], dtype=float)
             if values.size and np.isfinite(values).all():
-                counts, edges = np.histogram(values, bins=_BINS)
+                counts, edges = np.histogram(values, bins=20)
                 quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
                 found[column] = Distribution(
                     tuple(quantiles.tolist()), tuple(edges.tolist()), tuple(counts.tolist())

@@ -18,7 +18,6 @@ from hf_cap.schema import (
 )
 from hf_cap.utils import (
     check_choices,
-    check_range,
     documented,
     fingerprint,
     load_object,
@@ -283,23 +282,3 @@ def source_class(name: str) -> type[Source]:
             f"{name!r} is not a prior source: {place!r} does not derive from `Source`."
         )
     return place
-
-
-# --- Settings of other modules.
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Settings of the audit of priors."""
-
-    top_k: int = option(3, "Highest words of a text that are compared between two sources.")
-    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
-    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
-    word_pattern: str | None = option(
-        None,
-        "Regular expression of a word in the reference data; by default the one of the priors.",
-    )
-
-    def __post_init__(self) -> None:
-        check_range(self, "top_k", "keywords", "pairs", at_least=1)
