@@ -4,73 +4,70 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_cap.priors.audit import audit_dataset
-    from hf_cap.priors.base import (
-        LEARNED,
-        SOURCES,
-        Row,
-        Source,
-        SourceResult,
-        register_source,
-        source_class,
-    )
-    from hf_cap.priors.cap import CAPPrior
-    from hf_cap.priors.channel import ChannelPrior
-    from hf_cap.priors.classifier import (
-        ClassifierSource,
-        IntegratedGradientsPrior,
-        OcclusionPrior,
-    )
-    from hf_cap.priors.extract import ExtractionSettings, extract_priors
-    from hf_cap.priors.fusion import PriorFusion, fuse_priors
-    from hf_cap.priors.keywords import (
-        KeywordsPrior,
-        RationalePrior,
-        WordLengthPrior,
-        with_control,
-    )
-    from hf_cap.priors.language_model import LanguageModelSource
-    from hf_cap.priors.lime import LimePrior
-    from hf_cap.priors.llm_gradient import LLMGradientPrior
-    from hf_cap.priors.shap import ShapPrior
-    from hf_cap.priors.summary import ExtractionSummary
+    from hf_cap.priors.audit import audit_dataset as audit_dataset
+    from hf_cap.priors.base import LEARNED as LEARNED
+    from hf_cap.priors.base import SOURCES as SOURCES
+    from hf_cap.priors.base import Row as Row
+    from hf_cap.priors.base import Source as Source
+    from hf_cap.priors.base import SourceResult as SourceResult
+    from hf_cap.priors.base import register_source as register_source
+    from hf_cap.priors.base import source_class as source_class
+    from hf_cap.priors.cap import CAPPrior as CAPPrior
+    from hf_cap.priors.channel import ChannelPrior as ChannelPrior
+    from hf_cap.priors.classifier import ClassifierSource as ClassifierSource
+    from hf_cap.priors.classifier import IntegratedGradientsPrior as IntegratedGradientsPrior
+    from hf_cap.priors.classifier import OcclusionPrior as OcclusionPrior
+    from hf_cap.priors.extract import ExtractionSettings as ExtractionSettings
+    from hf_cap.priors.extract import extract_priors as extract_priors
+    from hf_cap.priors.fusion import PriorFusion as PriorFusion
+    from hf_cap.priors.fusion import fuse_priors as fuse_priors
+    from hf_cap.priors.keywords import KeywordsPrior as KeywordsPrior
+    from hf_cap.priors.keywords import RationalePrior as RationalePrior
+    from hf_cap.priors.keywords import WordLengthPrior as WordLengthPrior
+    from hf_cap.priors.keywords import with_control as with_control
+    from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
+    from hf_cap.priors.lime import LimePrior as LimePrior
+    from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
+    from hf_cap.priors.shap import ShapPrior as ShapPrior
+    from hf_cap.priors.summary import ExtractionSummary as ExtractionSummary
 
-__all__ = [
-    "LEARNED", "SOURCES", "CAPPrior", "ChannelPrior", "ClassifierSource",
-    "ExtractionSettings", "ExtractionSummary", "IntegratedGradientsPrior",
-    "KeywordsPrior", "LLMGradientPrior", "LanguageModelSource", "LimePrior", "OcclusionPrior",
-    "PriorFusion", "RationalePrior", "Row", "ShapPrior", "Source", "SourceResult", "WordLengthPrior",
-    "audit_dataset", "extract_priors", "fuse_priors", "register_source",
-    "source_class", "with_control",
-]  # fmt: skip
+_EXPORTS = {
+    "CAPPrior": "cap",
+    "ChannelPrior": "channel",
+    "ClassifierSource": "classifier",
+    "ExtractionSettings": "extract",
+    "ExtractionSummary": "summary",
+    "IntegratedGradientsPrior": "classifier",
+    "KeywordsPrior": "keywords",
+    "LEARNED": "base",
+    "LLMGradientPrior": "llm_gradient",
+    "LanguageModelSource": "language_model",
+    "LimePrior": "lime",
+    "OcclusionPrior": "classifier",
+    "PriorFusion": "fusion",
+    "RationalePrior": "keywords",
+    "Row": "base",
+    "SOURCES": "base",
+    "ShapPrior": "shap",
+    "Source": "base",
+    "SourceResult": "base",
+    "WordLengthPrior": "keywords",
+    "audit_dataset": "audit",
+    "extract_priors": "extract",
+    "fuse_priors": "fusion",
+    "register_source": "base",
+    "source_class": "base",
+    "with_control": "keywords",
+}
 
-_MODULES = {
-    "audit": ("audit_dataset",),
-    "base": (
-        "LEARNED", "SOURCES", "Row", "Source", "SourceResult", "register_source", "source_class",
-    ),
-    "cap": ("CAPPrior",),
-    "channel": ("ChannelPrior",),
-    "classifier": (
-        "ClassifierSource", "IntegratedGradientsPrior", "OcclusionPrior",
-    ),
-    "extract": ("ExtractionSettings", "extract_priors"),
-    "fusion": ("PriorFusion", "fuse_priors"),
-    "keywords": ("KeywordsPrior", "RationalePrior", "WordLengthPrior", "with_control"),
-    "language_model": ("LanguageModelSource",),
-    "lime": ("LimePrior",),
-    "llm_gradient": ("LLMGradientPrior",),
-    "shap": ("ShapPrior",),
-    "summary": ("ExtractionSummary",),
-}  # fmt: skip
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"hf_cap.priors.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

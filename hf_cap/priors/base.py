@@ -38,13 +38,7 @@ LEARNED = MappingProxyType({"learned": True})
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled text.
-
-    Attributes:
-        text: The text as it stands in the data set.
-        spans: Its words, at least one.
-        label: Index of the gold label in the label space.
-    """
+    """One labelled text: as it stands in the data set, its words (at least one), its gold label."""
 
     text: str
     spans: tuple[Span, ...]
@@ -63,17 +57,14 @@ class Row:
 
 
 class SourceResult(NamedTuple):
-    """Word scores of some rows.
-
-    Attributes:
-        scores: One list per row, one score per word; positive = evidence for the gold label.
-        diagnostics: Name of a diagnostic to its value for each row.
-        facts: More facts for the provenance, such as the model that was explained.
-    """
+    """Word scores of some rows."""
 
     scores: Sequence[Sequence[float]]
+    """One list per row, one score per word; positive = evidence for the gold label."""
     diagnostics: Mapping[str, Sequence[Any]] = {}
+    """Name of a diagnostic to its value for each row."""
     facts: Mapping[str, Any] = {}
+    """More facts for the provenance, such as the model that was explained."""
 
 
 @documented
@@ -120,7 +111,13 @@ class Source:
         Raises:
             DataError: the label column is missing or is no `ClassLabel`.
         """
-        return cls(labels=label_space(dataset, options.get("label_column", LABEL)), **options)
+        from hf_cap.data import label_names
+
+        column = options.get("label_column", LABEL)
+        if column not in dataset.column_names:
+            raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
+        labels = label_names(dataset.select_columns(column).rename_columns({column: LABEL}))
+        return cls(labels=tuple(labels), **options)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows. The scores of a row depend on no other row."""
@@ -215,19 +212,6 @@ def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: 
     return Row(text, spans, position)
 
 
-def label_space(dataset: "Dataset", column: str) -> tuple[str, ...]:
-    """Label names of a data set whose label column is a `ClassLabel`.
-
-    Raises:
-        DataError: there is no such column, or it holds plain values.
-    """
-    from hf_cap.data import label_names
-
-    if column not in dataset.column_names:
-        raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
-    return tuple(label_names(dataset.select_columns(column).rename_columns({column: LABEL})))
-
-
 SOURCES: dict[str, str | type[Source]] = {
     "cap": "hf_cap.priors.cap:CAPPrior",
     "channel": "hf_cap.priors.channel:ChannelPrior",
@@ -269,16 +253,13 @@ def source_class(name: str) -> type[Source]:
     Raises:
         ConfigError: there is no such source.
     """
-    place = SOURCES.get(name, name)
-    if isinstance(place, str) and ":" in place:
-        place = load_object(place)
-    if isinstance(place, str):
+    place: Any = SOURCES.get(name, name)
+    if place == name and ":" not in name:
         raise ConfigError(
             f"There is no prior source {name!r}; there are {sorted(SOURCES)}. Name a class of your "
             "own as `module:Class`."
         )
-    if not (isinstance(place, type) and issubclass(place, Source)):
-        raise ConfigError(
-            f"{name!r} is not a prior source: {place!r} does not derive from `Source`."
-        )
-    return place
+    cls = load_object(place) if isinstance(place, str) else place
+    if not (isinstance(cls, type) and issubclass(cls, Source)):
+        raise ConfigError(f"{name!r} is no prior source: {cls!r} does not derive from `Source`.")
+    return cls

@@ -77,8 +77,7 @@ def load_template(name: str, prior: str) -> PromptTemplate:
         prior: The prior (`cap`, `channel`) whose default it is.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or has missing or unknown fields or
-            placeholders.
+        ConfigError: the file is missing or no YAML, or its fields or placeholders are wrong.
     """
     default = _TEMPLATES / f"{prior}.yaml"
     path = default if name == DEFAULT_TEMPLATE else Path(name).expanduser()
