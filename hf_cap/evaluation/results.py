@@ -122,23 +122,11 @@ def compare(
         DataError: a column is missing, a value is not finite, or several rows fit one pair.
     """
     by = [name for name in by if name != "method"]
-    keys = [*by, *pair_on]
-    marked = _marked(frame, [*by, "method"], pair_on)
-    if marked.duplicated([*keys, "method"]).any():
-        raise DataError(
-            f"Several rows have the same {[*keys, 'method']!r}: name the columns that tell them "
-            "apart in `by`, or select one measure and test set first."
-        )
-    of_baseline = marked.loc[marked["method"] == baseline, [*keys, "value"]]
-    pairs = marked[marked["method"] != baseline].merge(
-        of_baseline, on=keys, suffixes=("", "_baseline")
-    )
-    units = _units(pairs, [*by, "method"], ["value", "value_baseline"])
-    units["difference"] = units["value"] - units["value_baseline"]
+    units = _paired_units(frame, baseline, by, pair_on)
     p_value = {"t": _t_test, "bootstrap": paired_bootstrap}[test]
     groups, found = [], []
     for group, rows in units.groupby([*by, "method"], sort=False, dropna=False):
-        differences = rows["difference"].to_numpy()
+        differences = (rows["value"] - rows["value_baseline"]).to_numpy()
         e = estimate(differences, confidence)
         groups.append(group)
         found.append((e.mean, e.low, e.high, p_value(differences), e.n))
@@ -146,6 +134,24 @@ def compare(
     family = table.groupby(by, dropna=False)["p"] if by else table["p"]
     table.insert(4, "p_holm", family.transform(holm) if by else holm(table["p"]))
     return table
+
+
+def _paired_units(
+    frame: pd.DataFrame, baseline: str, by: Sequence[str], pair_on: Sequence[str]
+) -> pd.DataFrame:
+    """One row per group, method and unit, over the runs that the baseline has too."""
+    keys = [*by, *pair_on]
+    marked = _marked(frame, [*by, "method"], pair_on)
+    if marked.duplicated([*keys, "method"]).any():
+        raise DataError(
+            f"Several rows have the same {[*keys, 'method']!r}: name the columns that tell them "
+            "apart in `by`, or select one measure and test set first."
+        )
+    of_baseline = marked["method"] == baseline
+    pairs = marked[~of_baseline].merge(
+        marked.loc[of_baseline, [*keys, "value"]], on=keys, suffixes=("", "_baseline")
+    )
+    return _units(pairs, [*by, "method"], ["value", "value_baseline"])
 
 
 def holm(p_values: ArrayLike) -> FloatArray:

@@ -16,7 +16,7 @@ from hf_cap.evaluation.attacks.keywords import (
 )
 from hf_cap.evaluation.attacks.rewriting import Kind, Plan, rewrite
 from hf_cap.evaluation.attacks.rules import Lexicon, add_mention, load_lexicon, replace_keywords
-from hf_cap.lm.base import LanguageModel, LMSettings, Sampling
+from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.utils import check_choices, check_range, documented, generator, option
 from hf_cap.words import WORD_PATTERN, fold, word_strings
@@ -160,11 +160,15 @@ class Attack:
         return Plan(text, name, (keyword,), self.labels[source], levels[source])
 
     def _write(self, plans: Sequence[Plan]) -> list[Outcome]:
+        from hf_cap.lm.open import open_language_model
+
         settings, lexicon = self.settings, load_lexicon(self.settings.synonyms)
         if settings.maker == "rules":
             return [self._by_rule(plan, lexicon) for plan in plans]
         sampling = Sampling(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
-        found = rewrite(self._opened(), settings.kind, plans, sampling, settings.word_pattern)
+        named = LMSettings(model=settings.model, base_url=settings.base_url)
+        model = open_language_model(named if self.model is None else self.model)
+        found = rewrite(model, settings.kind, plans, sampling, settings.word_pattern)
         outcomes = []
         for plan, (text, fault) in zip(plans, found, strict=True):
             outcome = Outcome(text, plan.keywords, "chat")
@@ -186,12 +190,6 @@ class Attack:
         if not replaced:
             return Outcome(plan.text, plan.keywords, note="no synonym")
         return Outcome(text, tuple(replaced), "rules")
-
-    def _opened(self) -> LanguageModel:
-        from hf_cap.lm.open import open_language_model
-
-        named = LMSettings(model=self.settings.model, base_url=self.settings.base_url)
-        return open_language_model(named if self.model is None else self.model)
 
 
 def prepare_attack(
@@ -315,14 +313,21 @@ def run_attack(
         desc=f"Attack {attack.settings.kind}",
     )
     kept = [row for row, changed in enumerate(attacked[CHANGED]) if changed]
-    dropping = attack.settings.unchanged == "drop"
-    summary = _summary(attacked, kept, dropped=len(attacked) - len(kept) if dropping else 0)
+    dropping, changed = attack.settings.unchanged == "drop", attacked.select(kept)
+    summary = AttackSummary(
+        texts=len(attacked),
+        changed=len(kept),
+        dropped=len(attacked) - len(kept) if dropping else 0,
+        makers=_counted(changed["maker"]),
+        difficulties=_counted(changed["difficulty"]),
+        notes=_counted(attacked["note"]),
+    )
     if not summary.changed:
         raise DataError(
             f"The attack {attack.settings.kind} changes nothing: {summary}. Take another kind or "
             "maker, more `keywords`, or your own `synonyms`."
         )
-    return (attacked.select(kept) if dropping else attacked), summary
+    return (changed if dropping else attacked), summary
 
 
 def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
@@ -342,20 +347,6 @@ def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
             f"training text: {[labels[label] for label in unseen][:5]!r}. Keywords come from training "
             "texts: give some of each label (the full training set, say), or leave those texts out."
         )
-
-
-def _summary(attacked: "Dataset", changed: Sequence[int], *, dropped: int) -> AttackSummary:
-    counts: dict[str, dict[str, int]] = {
-        name: _counted(attacked.select(changed)[name]) for name in ("maker", "difficulty")
-    }
-    return AttackSummary(
-        texts=len(attacked),
-        changed=len(changed),
-        dropped=dropped,
-        makers=counts["maker"],
-        difficulties=counts["difficulty"],
-        notes=_counted(attacked["note"]),
-    )
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

@@ -23,20 +23,9 @@ REQUESTS: Mapping[Kind, str] = {
 JUDGE_PROMPT = (
     'Is the topic of the message below "{label}"?\nMessage: {text}\nReply with yes or no.'
 )
-REFUSALS = (
-    "i'm sorry",
-    "i am sorry, but",
-    "sorry, but",
-    "sorry, i can",
-    "unfortunately, i can",
-    "i can't",
-    "i cannot",
-    "i won't",
-    "i'm unable",
-    "i am unable",
-    "i'm not able",
-    "as an ai",
-    "i am an ai",
+REFUSALS = tuple(
+    "i'm sorry|i am sorry, but|sorry, but|sorry, i can|unfortunately, i can|i can't|i cannot|i won't"
+    "|i'm unable|i am unable|i'm not able|as an ai|i am an ai".split("|")
 )
 ECHO = re.compile(
     r"\brewritten\b|\brewrite\b|\breply with\b|the topic stays|\bthe message\b", re.IGNORECASE
@@ -58,21 +47,17 @@ class Plan(NamedTuple):
     difficulty: str = ""
 
 
-class Rewritten(NamedTuple):
-    """A cleaned reply, and why it is no attack (`None` where it passes)."""
-
-    text: str
-    fault: str | None
-
-
 def rewrite(
     model: LanguageModel,
     kind: Kind,
     plans: Sequence[Plan],
     sampling: Sampling,
     pattern: str = WORD_PATTERN,
-) -> list[Rewritten]:
+) -> list[tuple[str, str | None]]:
     """Let the model rewrite texts, check the replies, and let a second call confirm their labels.
+
+    Returns:
+        For each plan the cleaned reply, and why it is no attack (`None` where it passes).
 
     Raises:
         ModelError: the model cannot generate.
@@ -93,7 +78,7 @@ def rewrite(
     ]
     for row, verdict in zip(passing, replies(questions), strict=True):
         faults[row] = None if agrees(verdict) else "label not confirmed"
-    return list(map(Rewritten, texts, faults))
+    return list(zip(texts, faults, strict=True))
 
 
 def _request(kind: Kind, plan: Plan) -> str:
