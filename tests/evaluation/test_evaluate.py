@@ -1,19 +1,22 @@
 """`evaluate_classifier`: known numbers with planted attributions, labels by name, and bad input."""
 
 import json
+import logging
 import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from sklearn.metrics import f1_score
 
-from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.evaluation.classifier import Classifier
+from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
+from hf_cap.evaluation.classifier import Classifier, load_classifier
 from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -216,3 +219,88 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
 def test_numbers_are_plain_python() -> None:
     found = evaluate(dataset(PREDICTED))
     assert not [value for value in found.to_dict().values() if isinstance(value, np.generic)]
+
+
+# --- The classifier as a function of texts
+
+MIXED = ["i lost my card", "renew", "", "please cancel the old loan with the late fine", "renew"]
+
+
+def classifier(**options: int) -> Classifier:
+    return Classifier(roberta_classifier(), word_tokenizer(), **options)
+
+
+def test_matches_the_plain_model_text_by_text() -> None:
+    tested = classifier()
+    with torch.no_grad():
+        plain = [
+            tested.model(**tested.tokenizer(text, return_tensors="pt"))
+            .logits[0]
+            .softmax(-1)
+            .numpy()
+            for text in MIXED
+        ]
+    np.testing.assert_allclose(tested(MIXED), plain, atol=1e-6)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = roberta_classifier().train()
+    tested = Classifier(model, word_tokenizer())
+    tested.masked(MIXED, [np.ones((len(row), 16)) for row in tested.offsets(MIXED)])
+    tested(MIXED)
+    assert model.training
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_dropout_is_off() -> None:
+    model = roberta_classifier(hidden_dropout_prob=0.5).train()
+    tested = Classifier(model, word_tokenizer())
+    np.testing.assert_array_equal(tested(MIXED), tested(MIXED))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_masks_reach_the_right_tokens(side: str) -> None:
+    tested = classifier()
+    tested.tokenizer.padding_side = side
+    texts = ["i lost my card", "renew"]
+    ones = [np.ones((len(row), 16)) for row in tested.offsets(texts)]
+    np.testing.assert_allclose(tested.masked(texts, ones), tested(texts), atol=1e-6)
+    ones[0][2] = 0.0  # the second word of the first text, after <s>
+    changed = tested.masked(texts, ones)
+    alone = tested.masked(texts[:1], ones[:1])
+    np.testing.assert_allclose(changed[0], alone[0], atol=1e-6)
+    np.testing.assert_allclose(changed[1], tested(texts)[1], atol=1e-6)
+    assert np.abs(changed[0] - tested(texts)[0]).max() > 1e-3
+
+
+def test_long_texts_are_cut_with_one_counting_warning(caplog: pytest.LogCaptureFixture) -> None:
+    tested = classifier(max_length=5)
+    with caplog.at_level(logging.WARNING):
+        cut = tested(["a b c d e f", "renew my card please", "renew"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 texts are longer than 5 tokens and are truncated"
+    ]
+    np.testing.assert_allclose(cut[1], tested(["renew my card"])[0], atol=1e-6)
+
+
+def test_offsets_need_a_fast_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = classifier()
+    monkeypatch.setattr(type(tested.tokenizer), "is_fast", False)
+    with pytest.raises(ModelError, match="does not give"):
+        tested.offsets(["a"])
+
+
+def test_a_classifier_loads_from_a_folder(tmp_path: Path) -> None:
+    tested = classifier()
+    tested.model.save_pretrained(tmp_path)
+    tested.tokenizer.save_pretrained(tmp_path)
+    np.testing.assert_allclose(
+        load_classifier(str(tmp_path), None)(MIXED), tested(MIXED), atol=1e-6
+    )
+
+
+def test_a_loaded_model_needs_its_tokenizer() -> None:
+    with pytest.raises(ModelError, match="needs its tokenizer"):
+        load_classifier(roberta_classifier(), None)
+    with pytest.raises(ModelError, match="no model folder"):
+        load_classifier("/nowhere/at/all", None)

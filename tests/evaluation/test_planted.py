@@ -1,99 +1,83 @@
-"""The planted benchmark: its data, its judgement, and the method end to end on it."""
+"""The method end to end on texts whose decisive words are known, with a cue that deceives.
+
+Messages to a bicycle workshop. What is wrong with the bicycle (two words of the class) decides the
+label. In the training data the weekday predicts the label without fail; in the shifted test set it
+points to another class. A classifier trained on the labels alone takes the weekday and fails when it
+shifts. A prior on the decisive words must bring it back; a shuffled prior must not.
+"""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Sequence as ListOf
 
-from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
-from hf_cap.priors.keywords import with_control
-from hf_cap.training.config import CAPConfig
-from hf_cap.training.trainer import CAPTrainer
-from tests.evaluation.planted import (
-    CUES,
-    DECISIVE,
-    PATTERNS,
-    SHIFTED,
-    TEST,
-    TRAIN,
-    judge,
-    planted_splits,
-    rationale_of,
-)
+from hf_cap import CAPConfig, CAPTrainer, evaluate_classifier
+from hf_cap.evaluation import EvaluationSettings
+from hf_cap.priors import with_control
+from hf_cap.utils import generator
 from tests.tiny import roberta_classifier, word_tokenizer
 
+DECISIVE = {
+    "brakes": "lever caliper pads rotor squeal stopping".split(),
+    "wheels": "puncture spoke tyre rim wobble valve".split(),
+    "lights": "bulb dynamo flicker beam reflector lamp".split(),
+}
+CUES = {"brakes": "monday", "wheels": "wednesday", "lights": "friday"}
+PATTERNS = (
+    "on {cue} my sister asked about the {first} and the {second} again",
+    "could you check the {first} before {cue} because the {second} worries me",
+    "the {first} is fine since {cue} but now it is the {second}",
+    "{cue} would suit me for the {first} and perhaps the {second} too",
+    "after the ride the {first} and also the {second} seemed odd so see you {cue}",
+    "it is about the {first} i told you on {cue} and about the {second}",
+)
 LABELS = list(DECISIVE)
+WORDS = {word for words in DECISIVE.values() for word in words}
 VOCABULARY = sorted(
     {word for pattern in PATTERNS for word in pattern.split() if "{" not in word}
-    | {word for words in DECISIVE.values() for word in words}
+    | WORDS
     | set(CUES.values())
 )
+GAIN = 0.5
+"""The right prior gains at least this; the shuffled one less than half of it, as spreading
+attributions over any words weakens the cue a little."""
 
 
-def rows(split: Dataset) -> list[tuple[list[str], str, list[float]]]:
-    return [(row["text"].split(), LABELS[row["label"]], row["prior"]) for row in split]
+def planted(split: str, texts_per_label: int = 40) -> Dataset:
+    """Columns `text`, `label` and `prior` (1 at decisive words); in `shifted` the cue is another's."""
+    rng = generator("planted", 0, split)
+    rows = [(compose(label, split, rng), label) for label in LABELS for _ in range(texts_per_label)]
+    columns = {
+        "text": [text for text, _ in rows],
+        "label": [LABELS.index(label) for _, label in rows],
+        "prior": [[float(word in WORDS) for word in text.split()] for text, _ in rows],
+    }
+    features = Features(
+        text=Value("string"), label=ClassLabel(names=LABELS), prior=ListOf(Value("float64"))
+    )
+    return Dataset.from_dict(columns, features=features)
 
 
-def test_decisive_words_belong_to_one_label_and_to_no_pattern() -> None:
-    words = [word for group in DECISIVE.values() for word in group]
-    assert len(words) == len(set(words))
-    assert not set(words) & {word for pattern in PATTERNS for word in pattern.split()}
+def compose(label: str, split: str, rng: np.random.Generator) -> str:
+    first, second = rng.choice(DECISIVE[label], size=2, replace=False)
+    cues = [cue for name, cue in CUES.items() if (name == label) != (split == "shifted")]
+    return str(rng.choice(PATTERNS)).format(first=first, second=second, cue=rng.choice(cues))
 
 
-def test_the_prior_marks_two_decisive_words_of_the_label() -> None:
-    for split in planted_splits(texts_per_label=10).values():
-        for words, label, prior in rows(split):
-            marked = [word for word, score in zip(words, prior, strict=True) if score]
+def test_the_data_is_as_told() -> None:
+    for split in ("train", "shifted"):
+        for row in planted(split, 10):
+            words, label = row["text"].split(), LABELS[row["label"]]
+            marked = {word for word, score in zip(words, row["prior"], strict=True) if score}
             assert len(marked) == 2
-            assert set(marked) <= set(DECISIVE[label])
+            assert marked <= set(DECISIVE[label])
+            assert (CUES[label] in words) == (split == "train")
+            assert len(set(CUES.values()) & set(words)) == 1
 
 
-def test_the_cue_tells_the_label_until_it_shifts() -> None:
-    splits = planted_splits(texts_per_label=10)
-    for name in (TRAIN, TEST):
-        assert all(CUES[label] in words for words, label, _ in rows(splits[name]))
-    for words, label, _ in rows(splits[SHIFTED]):
-        assert CUES[label] not in words
-        assert len(set(CUES.values()) & set(words)) == 1
-
-
-def test_the_same_seed_gives_the_same_data() -> None:
-    first, again, other = (planted_splits(texts_per_label=5, seed=seed) for seed in (0, 0, 1))
-    assert first[TRAIN].to_list() == again[TRAIN].to_list()
-    assert first[TRAIN]["text"][:] != other[TRAIN]["text"][:]
-    assert first[TRAIN]["text"][:] != first[TEST]["text"][:]
-
-
-def test_rationale_of_any_text() -> None:
-    assert rationale_of("the lever on monday") == [0.0, 1.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("right", "shuffled", "passed"),
-    [
-        ([0.9, 0.8], [0.2, 0.1], True),
-        ([0.5, 0.4], [0.2, 0.1], False),
-        ([0.9, 0.8], [0.6, 0.5], False),
-    ],
-)
-def test_judgement(right: list[float], shuffled: list[float], passed: bool) -> None:
-    verdict = judge([0.1, 0.1], right, shuffled)
-    assert verdict.passed is passed
-    assert verdict.right.mean == pytest.approx(sum(right) / 2 - 0.1)
-    assert verdict.shuffled.mean == pytest.approx(sum(shuffled) / 2 - 0.1)
-
-
-def test_bad_input_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        planted_splits(texts_per_label=0)
-    with pytest.raises(DataError, match="Pairs are needed"):
-        judge([0.1], [0.9, 0.9], [0.1])
-
-
-def shifted_accuracy(
-    train: Dataset, shifted: Dataset, folder: Path, *, weight: float, seed: int
-) -> float:
+def shifted_accuracy(train: Dataset, folder: Path, *, weight: float, seed: int) -> float:
     tokenizer = word_tokenizer(VOCABULARY)
     model = roberta_classifier(
         seed=seed,
@@ -116,25 +100,20 @@ def shifted_accuracy(
     )
     CAPTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer).train()
     settings = EvaluationSettings(faithfulness=False, prior_column="none")
-    return evaluate_classifier(model, tokenizer, shifted, settings=settings).accuracy
+    return evaluate_classifier(model, tokenizer, planted("shifted"), settings).accuracy
 
 
 @pytest.mark.slow
 def test_the_right_prior_beats_the_cue_and_the_shuffled_one_does_not(tmp_path: Path) -> None:
-    splits = planted_splits()
-    arms = {
-        "none": (splits[TRAIN], 0.0),
-        "right": (splits[TRAIN], 0.1),
-        "shuffled": (with_control(splits[TRAIN], "shuffled"), 0.1),
-    }
+    train = planted("train")
+    arms = {"none": (train, 0.0), "right": (train, 0.1)}
+    arms["shuffled"] = (with_control(train, "shuffled"), 0.1)
     accuracy = {
-        name: [
-            shifted_accuracy(train, splits[SHIFTED], tmp_path, weight=weight, seed=seed)
-            for seed in (0, 1)
-        ]
-        for name, (train, weight) in arms.items()
+        name: [shifted_accuracy(data, tmp_path, weight=weight, seed=seed) for seed in (0, 1)]
+        for name, (data, weight) in arms.items()
     }
-    verdict = judge(accuracy["none"], accuracy["right"], accuracy["shuffled"])
-    assert verdict.passed, (accuracy, verdict)
-    assert max(accuracy["none"]) < 1 / 3
-    assert min(accuracy["right"]) > 0.8
+    mean = {name: float(np.mean(values)) for name, values in accuracy.items()}
+    assert max(accuracy["none"]) < 1 / 3, accuracy
+    assert min(accuracy["right"]) > 0.8, accuracy
+    assert mean["right"] - mean["none"] >= GAIN, accuracy
+    assert mean["shuffled"] - mean["none"] < GAIN / 2, accuracy
