@@ -280,3 +280,13 @@ def test_an_attack_is_hashed_by_its_settings(tmp_path: Path) -> None:
         Attack(AttackSettings(seed=1), first.labels, first.keywords)
     )
     assert json.dumps(first.keywords)
+
+
+def test_the_attacked_texts_never_change() -> None:
+    # published results name their test texts by kind and seed
+    assert attack_dataset(TEST, train())["text"][:] == [
+        "Never mind the fine thing. I lost it, the card.",
+        "renew this, the fine thing can wait",
+        "can i pay now, i did not say renew",
+        "hello, i did not say lost",
+    ]
