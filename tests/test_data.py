@@ -18,7 +18,6 @@ from hf_cap.data import (
 )
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import prior_sources
-from hf_cap.utils import subsample
 
 
 @pytest.fixture
@@ -40,11 +39,7 @@ def test_a_folder_is_read_with_its_label_space(folder: Path) -> None:
     assert label_names(splits["train"]) == ["z", "y", "x"]
     assert splits["train"]["label"][:] == [1, 2]
     assert splits["test"]["label"][:] == [0]
-
-
-def test_given_labels_win(folder: Path) -> None:
-    splits = load_splits(folder, labels=["x", "y", "z"])
-    assert splits["train"]["label"][:] == [1, 0]
+    assert load_splits(folder, labels=["x", "y", "z"])["train"]["label"][:] == [1, 0]
 
 
 def test_without_a_label_file_the_training_split_says_the_labels(folder: Path) -> None:
@@ -96,24 +91,26 @@ def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path) -> None:
     assert label_names(data) == ["None", "greet"]
 
 
-def test_a_name_that_is_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr("hf_cap.data.load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"'me/nowhere' is no file or folder here.*no network"):
-        load_splits("me/nowhere")
-
-
-def test_a_loading_script_of_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "me/nowhere",
+            ConnectionError("no network"),
+            "'me/nowhere' is no file or folder here.*no net",
+        ),
+        ("a/bank", RuntimeError("Dataset scripts are out"), "'a/bank' of the Hub: Dataset scripts"),
+    ],
+)
+def test_a_data_set_that_the_hub_does_not_give(
+    name: str, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*_: Any, **__: Any) -> None:
-        raise RuntimeError("Dataset scripts are no longer supported, but found bank.py")
+        raise error
 
     monkeypatch.setattr("hf_cap.data.load_dataset", load)
-    with pytest.raises(
-        DataError, match="Cannot load the data set 'a/bank' of the Hub: Dataset scripts"
-    ):
-        load_splits("a/bank")
+    with pytest.raises(DataError, match=message):
+        load_splits(name)
 
 
 def test_csv_and_single_files(tmp_path: Path) -> None:
@@ -133,16 +130,20 @@ def test_a_wrong_column_shows_those_that_exist(folder: Path) -> None:
         load_splits(folder, text_column="sentence")
 
 
-@pytest.mark.parametrize("text", ["", " \n", None])
-def test_an_empty_text_is_refused(tmp_path: Path, text: str | None) -> None:
-    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": text, "label": "x"}])
-    with pytest.raises(DataError, match="row 1: the text is"):
-        load_splits(tmp_path / "t.jsonl")
-
-
-def test_a_missing_label_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": None}])
-    with pytest.raises(DataError, match="row 1: the label None"):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "", "label": "x"}, "row 1: the text is ''"),
+        ({"text": " \n", "label": "x"}, "row 1: the text is"),
+        ({"text": None, "label": "x"}, "row 1: the text is None"),
+        ({"text": "b", "label": None}, "row 1: the label None"),
+    ],
+)
+def test_a_row_without_text_or_label_is_refused(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, row])
+    with pytest.raises(DataError, match=message):
         load_splits(tmp_path / "t.jsonl")
 
 
@@ -227,12 +228,6 @@ def test_places_without_data(tmp_path: Path) -> None:
         load_splits(tmp_path / "x.pkl")
     with pytest.raises(ConfigError, match="embedded/library-desk"):
         load_splits("embedded/nothing")
-
-
-def test_thinning_out_is_even() -> None:
-    assert subsample(range(10), 5) == [0, 2, 4, 6, 8]
-    assert subsample("abc", 5) == ["a", "b", "c"]
-    assert subsample([], 5) == subsample(range(3), 0) == []
 
 
 def test_plain_label_columns_are_no_label_space() -> None:

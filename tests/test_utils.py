@@ -1,0 +1,238 @@
+"""Settings, files, batches and memory: what several rooms share."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from hf_cap.errors import ConfigError
+from hf_cap.utils import (
+    atomic_path,
+    check_choices,
+    check_range,
+    finite,
+    folder_stamp,
+    length_batches,
+    subsample,
+    write_json,
+    write_text,
+)
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="concerns glibc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    method: Literal["mean", "max"] = "mean"
+    order: Literal[1, 2] = 1
+    note: str = ""
+    n: float | None = 1
+    share: float = 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(method="sum"), r"^`method` must be one of 'mean', 'max', got 'sum'\.$"),  # type: ignore[arg-type]
+        (Settings(order=3), r"^`order` must be one of 1, 2, got 3\.$"),  # type: ignore[arg-type]
+    ],
+)
+def test_any_other_choice_is_refused(settings: Settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_choices(settings)
+
+
+@pytest.mark.parametrize("n", [1, 2.5, None])
+def test_at_least_admits_its_bound_and_a_default(n: float | None) -> None:
+    check_range(Settings(n=n), "n", "share", at_least=0.5)
+
+
+@pytest.mark.parametrize("n", [0, -1, math.nan])
+def test_at_least_refuses_what_is_below_and_not_a_number(n: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^`n` must be at least 1, got {n}\.$"):
+        check_range(Settings(n=n), "n", at_least=1)
+
+
+def test_above_and_below_leave_their_bounds_out_and_at_most_admits_its_own() -> None:
+    check_range(Settings(share=1), "share", above=0, at_most=1)
+    with pytest.raises(ConfigError, match="must be more than 0 and at most 1, got 0"):
+        check_range(Settings(share=0), "share", above=0, at_most=1)
+    check_range(Settings(share=0), "share", at_least=0, below=1)
+    with pytest.raises(ConfigError, match="must be at least 0 and less than 1, got 1"):
+        check_range(Settings(share=1), "share", at_least=0, below=1)
+    with pytest.raises(ConfigError, match="less than inf, got inf"):
+        check_range(Settings(n=math.inf), "share", "n", at_least=0, below=math.inf)
+
+
+# --- Files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
+    target = tmp_path / "result.txt"
+    write_text(target, "old")
+
+    def fail() -> None:
+        with atomic_path(target) as path:
+            path.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    for name in ("first", "second"):
+        with atomic_path(target) as path:
+            path.mkdir()
+            (path / name).touch()
+    assert [file.name for file in target.iterdir()] == ["second"]
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    (target / "kept").touch()
+
+    def write_nothing() -> None:
+        with atomic_path(target):
+            pass
+
+    with pytest.raises(FileNotFoundError):
+        write_nothing()
+    assert [file.name for file in target.iterdir()] == ["kept"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk")
+    with atomic_path(link) as path:
+        path.mkdir()
+        (path / "file").touch()
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "file").exists()
+
+
+def test_missing_parents_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "c.txt", "x")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
+
+
+def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    write_json(target, {"b": "é", "a": 1})
+    assert target.read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, {"a": float("nan")})
+    assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
+
+
+def test_a_log_with_numbers_that_are_not_finite_can_be_written(tmp_path: Path) -> None:
+    log = [{"step": 1, "loss": 0.5, "grad_norm": float("inf")}, {"loss": float("nan"), "ok": True}]
+    write_json(tmp_path / "log.json", finite(log))
+    assert json.loads((tmp_path / "log.json").read_text()) == [
+        {"step": 1, "loss": 0.5, "grad_norm": None},
+        {"loss": None, "ok": True},
+    ]
+
+
+def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("a")
+    before = folder_stamp(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "test.json").write_text("{}")
+    assert folder_stamp(tmp_path) == before
+    (tmp_path / "model.safetensors").write_text("ab")
+    assert folder_stamp(tmp_path) != before
+    assert folder_stamp(tmp_path / "nowhere") == ""
+
+
+# --- Rows
+
+
+def test_subsamples_are_evenly_spread() -> None:
+    assert subsample(range(10), 5) == [0, 2, 4, 6, 8]
+    assert subsample("abc", 5) == ["a", "b", "c"]
+    assert subsample([], 5) == subsample(range(3), 0) == []
+
+
+def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
+    lengths = [5, 1, 9, 1, 5, 30]
+    found = list(length_batches(lengths, 10))
+    assert found == [[1, 3], [0, 4], [2], [5]]
+    assert list(length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
+    assert list(length_batches([], 10)) == []
+
+
+def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
+    assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
+    assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]
+
+
+# --- Freed memory: kept by the command line, and only there
+
+
+FAULTS = """
+import resource
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        b"x" * 40_000_000  # glibc by itself keeps no block over 32 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+PAGES = 20 * 40_000_000 // 4096
+
+
+def faults(before: str, **environment: str) -> int:
+    """Pages that 20 blocks of 40 MB cost after running `before`."""
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", before + FAULTS],
+        env=clean | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return int(done.stdout.split()[-1])
+
+
+KEEP = "from hf_cap.utils import keep_freed_memory; keep_freed_memory()\n"
+
+
+@LINUX
+def test_importing_the_package_changes_nothing() -> None:
+    assert faults("import hf_cap\n") > PAGES // 2
+
+
+@LINUX
+def test_every_command_keeps_it() -> None:
+    assert faults("from hf_cap.cli import main; main(['env'])\n") < PAGES // 100
+
+
+@LINUX
+def test_children_keep_it() -> None:
+    child = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', CODE])"
+    assert faults(f"{KEEP}CODE = {FAULTS!r}\n{child}\n") < PAGES // 100
+
+
+@LINUX
+def test_settings_of_the_user_hold() -> None:
+    """The threshold is the user's, beyond which every block is mapped anew."""
+    assert faults(KEEP, MALLOC_MMAP_THRESHOLD_="1000000") > PAGES // 2
