@@ -1,13 +1,39 @@
+"""Sources without a model: keywords, word length and rationales, and the controls."""
+
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from hf_cap.errors import ConfigError
-from hf_cap.priors.keywords import STATISTICS, KeywordsPrior
+from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.priors.keywords import (
+    CONTROLS,
+    STATISTICS,
+    UNITS,
+    Control,
+    KeywordsPrior,
+    RationalePrior,
+    RationaleUnit,
+    Statistic,
+    WordLengthPrior,
+    random_scores,
+    shuffled,
+    uniform,
+    with_control,
+)
 from hf_cap.words import count_words
 from tests.priors.conftest import LABELS
+
+
+def test_every_choice_has_a_function() -> None:
+    assert set(STATISTICS) == set(get_args(Statistic))
+    assert set(UNITS) == set(get_args(RationaleUnit))
+    assert set(CONTROLS) == set(get_args(Control))
+
+
+# --- Keywords
+
 
 TEXTS = ["Renew the book!", "renew my card", "lost the card", "lost book", "pay the card"]
 GOLD = [0, 0, 1, 1, 2]
@@ -56,3 +82,156 @@ def test_one_that_has_learnt_nothing_says_how_to_make_one() -> None:
 def test_an_unknown_statistic_is_refused() -> None:
     with pytest.raises(ConfigError, match="got 'gini'"):
         KeywordsPrior(labels=LABELS, statistic="gini")  # type: ignore[arg-type]
+
+
+# --- Word length
+
+
+def test_each_word_scores_its_characters() -> None:
+    batch: dict[str, list[Any]] = {"text": ["renew my  book!"], "label": ["renew"], "id": [7]}
+    made = WordLengthPrior(labels=LABELS)(batch)
+    assert made["prior_word_length"] == [[5.0, 2.0, 5.0]]
+    assert made["words"] == [["renew", "my", "book!"]]
+    assert made["id"] == [7]
+
+
+def test_words_are_those_of_the_pattern() -> None:
+    prior = WordLengthPrior(labels=LABELS, word_pattern=r"\w+|[^\w\s]")
+    made = prior({"text": ["book!"], "label": [0]})
+    assert made["prior_word_length"] == [[4.0, 1.0]]
+    assert made["words"] == [["book", "!"]]
+
+
+def test_provenance_is_added_to_what_is_there() -> None:
+    cell = json.dumps({"cap": {"n": 100}})
+    made = WordLengthPrior(labels=LABELS)({"text": ["a"], "label": [0], "provenance": [cell]})
+    facts = json.loads(made["provenance"][0])
+    assert facts["cap"] == {"n": 100}
+    assert facts["word_length"]["source"] == "word_length"
+    assert set(facts["word_length"]) == {
+        "source",
+        "label_space",
+        "versions",
+        "word_pattern",
+        "text_column",
+        "label_column",
+    }
+
+
+def test_a_single_row_is_refused() -> None:
+    with pytest.raises(DataError, match=r"`dataset.map\(source, batched=True\)`"):
+        WordLengthPrior(labels=LABELS)({"text": "a b", "label": 0})  # type: ignore[dict-item]
+
+
+def test_the_label_space_has_one_digest_whatever_the_source() -> None:
+    first = WordLengthPrior(labels=LABELS).facts["label_space"]
+    assert WordLengthPrior(labels=LABELS, word_pattern=r"\S").facts["label_space"] == first
+    assert WordLengthPrior(labels=LABELS[::-1]).facts["label_space"] != first
+
+
+@pytest.mark.parametrize("text", ["", "  ", None])
+def test_a_text_without_words_is_refused(text: str | None) -> None:
+    with pytest.raises(DataError, match="finds no words"):
+        WordLengthPrior(labels=LABELS)({"text": [text], "label": [0]})
+
+
+# --- Rationales
+
+
+TEXT = "renew  my book"
+
+
+def scores(unit: RationaleUnit, mark: Any) -> list[float]:
+    prior = RationalePrior(labels=LABELS, rationale_unit=unit)
+    made = prior({"text": [TEXT], "label": [0], "rationale": [mark]})
+    found: list[float] = made["prior_rationale"][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("unit", "mark", "expected"),
+    [
+        ("characters", [[0, 5]], [1, 0, 0]),
+        ("characters", [[3, 11]], [0.4, 1, 0.25]),
+        ("characters", [[0, 4], [2, 5]], [1, 0, 0]),
+        ("words", [[0, 1], [2, 3]], [1, 0, 1]),
+        ("flags", [0, 1, 1], [0, 1, 1]),
+        ("flags", [0.5, 0, 1], [0.5, 0, 1]),
+        ("characters", None, [0, 0, 0]),
+        ("words", [], [0, 0, 0]),
+    ],
+)
+def test_marks_become_word_scores(unit: RationaleUnit, mark: Any, expected: list[float]) -> None:
+    assert scores(unit, mark) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("unit", "mark", "message"),
+    [
+        ("characters", [[0, 15]], r"\[0, 15\) lies outside the 14 characters"),
+        ("words", [[2, 2]], r"\[2, 2\) lies outside the 3 words"),
+        ("words", [[-1, 2]], r"\[-1, 2\) lies outside the 3 words"),
+        ("flags", [1], "1 flags for the 3 words"),
+    ],
+)
+def test_marks_that_do_not_fit_the_text_are_refused(
+    unit: RationaleUnit, mark: Any, message: str
+) -> None:
+    with pytest.raises(PriorError, match=message):
+        scores(unit, mark)
+
+
+def test_a_missing_column_is_named_with_those_that_exist() -> None:
+    with pytest.raises(DataError, match=r"no column 'marks'; found \['label', 'text'\]"):
+        RationalePrior(labels=LABELS, rationale_column="marks")({"text": [TEXT], "label": [0]})
+
+
+def test_an_unknown_unit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got 'tokens'"):
+        RationalePrior(labels=LABELS, rationale_unit="tokens")  # type: ignore[arg-type]
+
+
+# --- Controls
+
+
+SCORES = [float(i) for i in range(12)]
+
+
+def test_uniform_gives_every_word_the_same() -> None:
+    assert uniform([0.3, -1.0]) == [1.0, 1.0]
+
+
+def test_shuffled_keeps_the_scores_and_moves_them() -> None:
+    moved = shuffled(SCORES, "a text", 0)
+    assert sorted(moved) == SCORES
+    assert moved != SCORES
+    assert shuffled([2.0], "a text", 0) == [2.0]
+
+
+@pytest.mark.parametrize("control", [random_scores, shuffled])
+def test_what_is_random_depends_on_text_and_seed_only(control: object) -> None:
+    assert callable(control)
+    first = control(SCORES, "a text", 0)
+    assert control(SCORES, "a text", 0) == first
+    assert control(SCORES, "a text", 1) != first
+    assert control(SCORES, "another text", 0) != first
+
+
+def test_random_scores_are_uniform_over_the_unit_interval() -> None:
+    found = random_scores([0.0] * 4000, "a text", 0)
+    assert 0 <= min(found) < 0.01
+    assert 0.99 < max(found) < 1
+    assert sum(found) / 4000 == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_column_is_replaced_and_null_stays_null() -> None:
+    data = Dataset.from_dict({"text": ["one two", "x"], "prior": [[1.0, 5.0], None]})
+    replaced = with_control(data, "uniform", seed=4)
+    assert replaced["prior"][:] == [[1.0, 1.0], None]
+    facts = json.loads(replaced["provenance"][0])["control"]
+    assert facts == {"control": "uniform", "seed": 4, "column": "prior"}
+
+
+def test_an_unknown_control_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no control 'ones'; there are"):
+        with_control(Dataset.from_dict({"text": []}), "ones")  # type: ignore[arg-type]
