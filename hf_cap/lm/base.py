@@ -1,10 +1,4 @@
-"""The language model as the rest of hf_cap sees it, its settings, and how it is run.
-
-A `Query` is one prompt and one answer. The prompt comes in two parts so that the shared part is computed
-once: `prefix` (instruction, label space, demonstrations: the same for many queries) and `body` (the text
-and the answer slot). The tokens of a query are those of the *whole* prompt `prefix + body` followed by
-those of the answer.
-"""
+"""The language model as the rest of hf_cap sees it, its settings, and how it is run."""
 
 import json
 import os
@@ -21,14 +15,18 @@ from hf_cap.utils import check_choices, check_range, documented, option
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """How likely is `answer` after `prefix + body`?"""
+    """How likely is `answer` after the prompt `prefix + body`?
+
+    The tokens are those of the whole prompt followed by those of the answer; the prompt comes in two parts
+    so that the shared one is computed once.
+    """
 
     prefix: str
-    """Beginning of the prompt, shared by many queries. May be empty."""
+    """Beginning of the prompt, shared by many queries (instruction, labels, demonstrations)."""
     body: str
-    """Rest of the prompt, up to the answer. May be empty if `prefix` is not."""
+    """Rest of the prompt, up to the answer. Not both of them are empty."""
     answer: str
-    """Continuation whose tokens are scored. Never empty; begins with a space where one belongs."""
+    """Continuation that is scored. Never empty; begins with a space where one belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,7 @@ OnReply: TypeAlias = Callable[[str, Reply], object]
 
 @dataclass(frozen=True)
 class LMStatistics:
-    """Running totals of a language model. Tokens are tokens that the model would have to read.
-
-    `naive_tokens` = `distinct_saved` + `prefix_saved` + `trie_saved` + `tokens_computed`, always.
-    """
+    """Running totals of a language model's scoring."""
 
     queries: int = 0
     """Queries asked, repeats included."""
@@ -89,15 +84,9 @@ class LMStatistics:
     distinct: int = 0
     """Different queries that reached the language model."""
     naive_tokens: int = 0
-    """Tokens if every query were a prompt of its own."""
-    distinct_saved: int = 0
-    """Tokens saved because equal queries are scored once."""
-    prefix_saved: int = 0
-    """Tokens saved because a prefix is encoded once."""
-    trie_saved: int = 0
-    """Tokens saved because equal beginnings of texts and answers are computed once."""
+    """Tokens to read if every query were a prompt of its own."""
     tokens_computed: int = 0
-    """Tokens that went through the model."""
+    """Tokens that went through the model: fewer by repeats, cached prefixes and shared beginnings."""
     seconds: float = 0.0
     """Wall time spent in `log_probs`."""
 
@@ -105,12 +94,6 @@ class LMStatistics:
     def tokens_per_second(self) -> float:
         """Tokens computed per second; 0 before the first."""
         return self.tokens_computed / self.seconds if self.seconds else 0.0
-
-    @property
-    def naive_seconds(self) -> float:
-        """Estimated time of the naive way: all its tokens at the rate reached here."""
-        rate = self.tokens_per_second
-        return self.naive_tokens / rate if rate else 0.0
 
     def __add__(self, other: "LMStatistics") -> "LMStatistics":
         return LMStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -154,12 +137,7 @@ class LanguageModel:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
     ) -> list[Reply]:
-        """Reply to each prompt as a user's turn, in order.
-
-        Args:
-            prompts: User turns.
-            sampling: Length, temperature and seed.
-            on_result: Called with each prompt and its reply as soon as it is there, as for `log_probs`.
+        """Reply to each prompt as a user's turn, in order; `on_result` as for `log_probs`.
 
         Raises:
             ModelError: the model cannot generate, or has no chat template.
@@ -168,10 +146,7 @@ class LanguageModel:
         raise ModelError(f"{type(self).__name__} gives log-probabilities but generates no text.")
 
     def chat_prompt(self, user: str) -> str | None:
-        """`user` as the user's turn of a chat, up to where the model's answer begins.
-
-        `None` where the model has no chat template; the caller falls back to plain text.
-        """
+        """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
         return None
 
     def end_of_turn(self) -> str | None:
@@ -292,11 +267,10 @@ class LMRuntime:
     @property
     def store_path(self) -> Path | None:
         """File of the store, or `None` where there is none."""
-        if self.store is None or self.store == "none":
+        if self.store in (None, "none"):
             return None
-        if self.store == DEFAULT_STORE:
-            return cache_folder() / "scores.sqlite"
-        return Path(self.store).expanduser()
+        default = cache_folder() / "scores.sqlite"
+        return default if self.store == DEFAULT_STORE else Path(str(self.store)).expanduser()
 
 
 def current_runtime() -> LMRuntime:
@@ -305,9 +279,7 @@ def current_runtime() -> LMRuntime:
     Raises:
         ConfigError: the environment variable does not hold a runtime.
     """
-    text = os.environ.get(RUNTIME_VARIABLE)
-    if not text:
-        return LMRuntime()
+    text = os.environ.get(RUNTIME_VARIABLE) or "{}"
     try:
         return LMRuntime(**json.loads(text))
     except (TypeError, ValueError) as error:

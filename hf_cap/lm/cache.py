@@ -8,20 +8,22 @@ is killed at any moment loses at most what was in flight.
 import json
 import logging
 import os
-import platform
 import sqlite3
 import threading
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
+from hf_cap.errors import ConfigError
 from hf_cap.lm.base import (
     LanguageModel,
     LMStatistics,
@@ -40,16 +42,14 @@ V = TypeVar("V")
 _BUSY_SECONDS = 60.0
 _LOOKUP = 500
 """Keys per SELECT; SQLite allows 999 parameters in old builds."""
-_FOREIGN_SECONDS = 600.0
-"""Age at which a claim from another machine counts as abandoned: its process cannot be looked up here."""
 _LONGEST_PAUSE = 1.0
+_CLOCK_SECONDS = 2.0
+"""By how much the time that a process started may be told differently, as the clock is set."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class AnswerStore:
-    """Answers by key, in an SQLite file.
-
-    A file that is no database, or a damaged one, is reported, moved aside and begun anew; a single value
-    that cannot be read is reported and counts as absent.
+    """Answers by key, in an SQLite file. A value that cannot be read is reported and counts as absent.
 
     Args:
         path: The file; created where it does not exist.
@@ -65,118 +65,83 @@ class AnswerStore:
         """The answers that are there, as JSON values."""
         found: dict[bytes, Any] = {}
         for some in chunks(keys, _LOOKUP):
-            for key, packed in self._select("SELECT key, value FROM answers WHERE key IN", some):
-                body = packed[4:]
-                if zlib.crc32(body).to_bytes(4, "little") == packed[:4]:
-                    found[key] = json.loads(body)
+            marks = ",".join("?" * len(some))
+            with self.transaction("BEGIN") as run:
+                rows = run(f"SELECT * FROM answers WHERE key IN ({marks})", some).fetchall()
+            for key, packed in rows:
+                if _checksum(packed[4:]) == packed[:4]:
+                    found[key] = json.loads(packed[4:])
                 else:
                     _logger.warning("A value in %s is damaged; it is computed again.", self.path)
         return found
 
-    def put(self, values: Mapping[bytes, Any]) -> None:
-        """Add answers, all or none, and end the claims on them; answers of the same key are replaced."""
-        bodies = {key: json.dumps(value).encode() for key, value in values.items()}
-        rows = [(k, zlib.crc32(b).to_bytes(4, "little") + b) for k, b in bodies.items()]
-        with self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
-            connection.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in values])
+    def put(self, key: bytes, value: Any) -> None:
+        """Add an answer and end the claim on it."""
+        body = json.dumps(value).encode()
+        with self.transaction() as run:
+            run("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, _checksum(body) + body))
+            run("DELETE FROM claims WHERE key = ?", (key,))
 
-    def claim(self, keys: Sequence[bytes], owner: str) -> set[bytes]:
-        """The keys that `owner` may compute now: no live owner has claimed them.
+    def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
+        """The keys that `owner` may compute now: no other process that still runs has claimed them.
 
         An answer may have come in meanwhile: look a claimed key up once more before computing it.
         """
-        with self._transaction() as connection:
-            for other, since in connection.execute(
-                "SELECT owner, min(time) FROM claims GROUP BY 1"
-            ):
-                if not _alive(other, since):
-                    connection.execute("DELETE FROM claims WHERE owner = ?", (other,))
-            rows = [(key, owner, time.time()) for key in keys]
-            connection.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", rows)
-            mine = connection.execute("SELECT key FROM claims WHERE owner = ?", (owner,))
-            return {key for (key,) in mine}
+        with self.transaction() as run:
+            for (other,) in run("SELECT DISTINCT owner FROM claims").fetchall():
+                if not _runs(other):
+                    run("DELETE FROM claims WHERE owner = ?", (other,))
+            for key in keys:
+                run("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, owner))
+            return {key for (key,) in run("SELECT key FROM claims WHERE owner = ?", (owner,))}
 
     def release(self, owner: str) -> None:
         """End all claims of `owner`."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
-
-    def close(self) -> None:
-        """Close the file; it opens again by itself."""
-        if self._connection is not None and self._process == os.getpid():
-            self._connection.close()
-        self._connection = None
-
-    def _select(self, statement: str, values: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        marks = ",".join("?" * len(values))
-        with self._lock:
-            try:
-                return self._open().execute(f"{statement} ({marks})", values).fetchall()
-            except sqlite3.DatabaseError as error:
-                self._set_aside(error)
-                return []
+        with self.transaction() as run:
+            run("DELETE FROM claims WHERE owner = ?", (owner,))
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:  # commits, or rolls back after an error
-                yield connection
+    def transaction(
+        self, begin: str = "BEGIN IMMEDIATE"
+    ) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Runs statements, all or none.
+
+        Raises:
+            ConfigError: the file is damaged, or no database.
+        """
+        try:
+            with self._lock, self._open() as connection:  # commits, or rolls back after an error
+                connection.execute(begin)
+                yield connection.execute
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                raise
+            raise ConfigError(
+                f"The store {str(self.path)!r} is damaged ({error}). Remove it, or name another file; what "
+                "it held is computed again when it is needed."
+            ) from error
 
     def _open(self) -> sqlite3.Connection:
         # a connection must not be used across a fork
         if self._connection is None or self._process != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._connection = _connect(self.path)
-            except sqlite3.DatabaseError as error:
-                self._set_aside(error)
-                self._connection = _connect(self.path)
+            self._connection = _connect(self.path)
             self._process = os.getpid()
         return self._connection
-
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        """Move a damaged file aside; any other error (a full disk, a lock held too long) is raised."""
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is None or code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise error
-        self.close()
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        _logger.warning(
-            "The store %s is damaged (%s). It was moved to %s and a new one begun; what it held is computed "
-            "again when it is needed.",
-            self.path,
-            error,
-            aside.name,
-        )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
     )
-    try:
-        _use_wal(connection)
-        # in WAL mode NORMAL keeps every commit through a killed process; only a power cut may lose the last
-        connection.execute("PRAGMA synchronous=NORMAL")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            error = sqlite3.DatabaseError(verdict)
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-        for table in (
-            "answers (key BLOB PRIMARY KEY, value BLOB NOT NULL)",
-            "claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL, time REAL NOT NULL)",
-        ):
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
+    _use_wal(connection)
+    # in WAL mode NORMAL keeps every commit through a killed process; only a power cut may lose the last
+    connection.execute("PRAGMA synchronous=NORMAL")
+    for table in (
+        "answers (key BLOB PRIMARY KEY, value BLOB)",
+        "claims (key BLOB PRIMARY KEY, owner TEXT)",
+    ):
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
     return connection
 
 
@@ -193,31 +158,26 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.02)
 
 
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "little")
+
+
 def new_owner() -> str:
     """A name for this process's next claims, by which others can tell whether it still runs."""
-    return json.dumps([platform.node(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex])
+    return f"{os.getpid()} {psutil.Process().create_time()} {uuid.uuid4().hex}"
 
 
-def _alive(owner: str, since: float) -> bool:
-    """Whether the process that made a claim still runs."""
-    node, pid, started, _ = json.loads(owner)
-    if node != platform.node() or os.name != "posix":
-        return time.time() - since < _FOREIGN_SECONDS
-    with suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return bool(_started(pid) == started)
-
-
-def _started(pid: int) -> str:
-    """When a process started, so that its number used again is told apart; empty where not known."""
+def _runs(owner: str) -> bool:
+    """Whether the process that made a claim still runs; its number may be used again."""
+    pid, started, _ = owner.split(" ")
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]  # killed, but not yet collected by its parent
+        process = psutil.Process(int(pid))
+        dead = (
+            process.status() == psutil.STATUS_ZOMBIE
+        )  # killed, but not yet collected by its parent
+        return not dead and abs(process.create_time() - float(started)) < _CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return False
 
 
 def key_of(*parts: Any) -> bytes:
@@ -303,28 +263,30 @@ class CachedLanguageModel(LanguageModel):
                 on_result(item, answer)
 
         def keep(item: T, answer: V) -> None:
-            self.store.put({keys[item]: astuple(answer) if isinstance(answer, Scored) else answer})
-            learn(item, answer)
+            if item not in known:
+                self.store.put(
+                    keys[item], astuple(answer) if isinstance(answer, Scored) else answer
+                )
+                learn(item, answer)
 
-        def look_up(items: Sequence[T]) -> None:
-            found = self.store.get([keys[item] for item in items])
+        def look_up(items: Iterable[T]) -> None:
+            found = self.store.get(keys[item] for item in items)
             for item in items:
                 if keys[item] in found:
                     learn(item, read(found[keys[item]]))
 
-        look_up(list(keys))
+        look_up(keys)
         owner, pause = new_owner(), 0.05
         while missing := [item for item in keys if item not in known]:
             before = len(known)
             for chunk in chunks(missing, self.chunk):
                 try:
-                    mine = self.store.claim([keys[item] for item in chunk], owner)
+                    mine = self.store.claim((keys[item] for item in chunk), owner)
                     look_up(chunk)  # what came in since the last time
                     rest = [item for item in chunk if item not in known and keys[item] in mine]
                     asked.update(rest)
                     for item, answer in zip(rest, ask(rest, keep) if rest else (), strict=True):
-                        if item not in known:  # the model does not call back
-                            keep(item, answer)
+                        keep(item, answer)  # for a model that does not call back
                 finally:
                     self.store.release(owner)
             if len(known) == before:
@@ -333,20 +295,16 @@ class CachedLanguageModel(LanguageModel):
                 pause = min(_LONGEST_PAUSE, 2 * pause)
         return known, asked
 
-    def chat_prompt(self, user: str) -> str | None:
-        """That of the model inside."""
+    def chat_prompt(self, user: str) -> str | None:  # noqa: D102 (as the model inside)
         return self.inner.chat_prompt(user)
 
-    def answer_tokens(self, answer: str) -> tuple[int, ...]:
-        """Those of the model inside."""
+    def answer_tokens(self, answer: str) -> tuple[int, ...]:  # noqa: D102
         return self.inner.answer_tokens(answer)
 
-    def end_of_turn(self) -> str | None:
-        """That of the model inside."""
+    def end_of_turn(self) -> str | None:  # noqa: D102
         return self.inner.end_of_turn()
 
-    def excess(self, query: Query) -> int:
-        """That of the model inside."""
+    def excess(self, query: Query) -> int:  # noqa: D102
         return self.inner.excess(query)
 
 

@@ -24,8 +24,9 @@ from hf_cap.lm.base import (
     Scored,
 )
 from hf_cap.lm.loading import choose_device, load_language_model, model_fingerprint
-from hf_cap.lm.packed import MemoryBudget, PackedModel
-from hf_cap.lm.packing_check import PlainModel, declared_reach, longest_prompt, packs_soundly
+from hf_cap.lm.packed import PackedModel
+from hf_cap.lm.packing_check import packing_reach
+from hf_cap.lm.plain import MemoryBudget, PlainModel
 from hf_cap.lm.tokens import PromptTokenizer
 from hf_cap.lm.trie import Continuation
 from hf_cap.utils import text_seed
@@ -33,9 +34,8 @@ from hf_cap.utils import text_seed
 _logger = logging.getLogger(__name__)
 _SHORT_PREFIX = 64
 """Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
-_CPU_BUDGET, _ACCELERATOR_BUDGET = 1024, 8192
-_BLOCK = 64
-"""Nodes of a block of `tree_attention`: 32 and 128 were no faster."""
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 384, 8192
+"""Tokens per forward pass. On a CPU longer ones lose more to attention than they gain in products."""
 _BATCH = 16
 """Prompts replied to at a time; fixed, because a sampled reply depends on its batch."""
 
@@ -82,10 +82,11 @@ class LocalLanguageModel(LanguageModel):
         self.tokens = PromptTokenizer(tokenizer)
         self.name = name
         self.budget = MemoryBudget(runtime.token_budget or default)
-        self._prefix_memory = runtime.prefix_memory * 1e9
-        self._may_pack = packed
         self._plain = PlainModel(model, self.budget)
-        self._longest = longest_prompt(model)
+        self._packed = PackedModel(model, self.budget, runtime.prefix_memory * 1e9)
+        self._may_pack = packed
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._longest = longest if isinstance(longest, int) and longest > 0 else math.inf
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,11 +97,6 @@ class LocalLanguageModel(LanguageModel):
     def packs(self) -> bool:
         """Whether prompts (up to some length) are packed, or all are scored as a whole."""
         return self._reach > 0
-
-    @property
-    def attends_by_blocks(self) -> bool:
-        """Whether packed runs skip the keys that the tree hides (`tree_attention`)."""
-        return self._packed.block > 0
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         """Score each query; equal ones once.
@@ -122,7 +118,13 @@ class LocalLanguageModel(LanguageModel):
                 results[query] = self._scored(query, log_probs)
                 if on_result:
                     on_result(query, results[query])
-        self._count(queries, prompts, before, time.perf_counter() - started)
+        self.statistics += LMStatistics(
+            queries=len(queries),
+            distinct=len(prompts),
+            naive_tokens=sum(prompts[query].length for query in queries),
+            tokens_computed=self._computed - before,
+            seconds=time.perf_counter() - started,
+        )
         return [results[query] for query in queries]
 
     def generate(
@@ -156,33 +158,15 @@ class LocalLanguageModel(LanguageModel):
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
-        if self._longest is None:
+        if self._longest == math.inf:
             return 0
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
-        return len(prompt + self.tokens.answer(query.answer).ids) - self._longest
+        return len(prompt + self.tokens.answer(query.answer).ids) - int(self._longest)
 
     @cached_property
     def _reach(self) -> float:
         """Longest prompt that is packed; 0 sends every query down the plain path."""
-        if not self._may_pack:
-            return 0
-        reach, reason = declared_reach(self.model)
-        name = type(self.model).__name__
-        if reason:
-            _logger.warning(
-                "%s: prompts over %d tokens are scored one by one: %s.", name, reach, reason
-            )
-        if reach == 0:
-            return 0
-        if not packs_soundly(self.model):
-            _logger.warning("%s: every prompt is scored as a whole, which takes far longer.", name)
-            return 0
-        return math.inf if reach is None else reach
-
-    @cached_property
-    def _packed(self) -> PackedModel:
-        block = _BLOCK if self._reach and _takes_blocks(self.model) else 0
-        return PackedModel(self.model, self.budget, self._prefix_memory, block)
+        return packing_reach(self.model) if self._may_pack else 0
 
     def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
         if not all(map(math.isfinite, log_probs)):
@@ -199,7 +183,7 @@ class LocalLanguageModel(LanguageModel):
         if not prefix + body:
             raise ExtractError(f"The prompt of {query!r} has no tokens; give a prefix or a body.")
         length = len(prefix + body + answer)
-        if self._longest is not None and length > self._longest:
+        if length > self._longest:
             raise ExtractError(
                 f"A prompt of {length} tokens is longer than the {self._longest} that the model can read. "
                 f"Use fewer demonstrations or labels, or another model. The text: {query.body!r}"
@@ -210,33 +194,8 @@ class LocalLanguageModel(LanguageModel):
         return _Prompt(prefix, Continuation(body + answer, len(answer)), packed)
 
     @property
-    def _computed(self) -> tuple[int, int]:
-        """Tokens that went through the model so far: of texts and answers, of prefixes."""
-        texts = self._plain.tokens_computed + self._packed.tokens_computed
-        return texts, self._packed.prefix_tokens
-
-    def _count(
-        self,
-        queries: Sequence[Query],
-        prompts: dict[Query, _Prompt],
-        before: tuple[int, int],
-        seconds: float,
-    ) -> None:
-        """Add one call to the statistics; what each way saved is the difference to the step before."""
-        texts, prefixes = (now - then for now, then in zip(self._computed, before, strict=True))
-        naive = sum(prompts[query].length for query in queries)
-        distinct = sum(prompt.length for prompt in prompts.values())
-        rest = sum(len(prompt.rest.ids) - 1 for prompt in prompts.values())
-        self.statistics += LMStatistics(
-            queries=len(queries),
-            distinct=len(prompts),
-            naive_tokens=naive,
-            distinct_saved=naive - distinct,
-            prefix_saved=distinct - rest - prefixes,
-            trie_saved=rest - texts,
-            tokens_computed=texts + prefixes,
-            seconds=seconds,
-        )
+    def _computed(self) -> int:
+        return self._plain.tokens_computed + self._packed.tokens_computed
 
     @torch.no_grad()
     def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
@@ -272,12 +231,6 @@ class LocalLanguageModel(LanguageModel):
                 "Choose an instruction-tuned model (its name often ends in -Instruct)."
             )
         return rendered
-
-
-def _takes_blocks(model: PreTrainedModel) -> bool:
-    """Whether `tree_attention` can stand in for the model's own: on a CPU, for SDPA, with equal scores."""
-    stands_in = model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
-    return stands_in and packs_soundly(model, block=2)
 
 
 def _generation(temperature: float) -> dict[str, Any]:

@@ -26,15 +26,6 @@ class Continuation(NamedTuple):
     scored: int
 
 
-class Blocks(NamedTuple):
-    """Consecutive nodes of a run, block by block, with the keys that they see among `[path | run]`."""
-
-    keys: Integers
-    """`(blocks, width)` place of each key; 0 where a block needs fewer than `width`."""
-    visible: NDArray[np.bool_]
-    """`(blocks, size, width)` true for an ancestor or the node itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Trie:
     """Distinct token prefixes of many continuations, and the steps whose probability is wanted.
@@ -77,30 +68,6 @@ class Trie:
         queries = np.arange(start, stop)[:, None]
         keys = np.concatenate([above, np.arange(start, stop)])
         return np.asarray((keys <= queries) & (queries < self.end[keys]))
-
-    def blocks(self, above: Integers, start: int, stop: int, size: int) -> Blocks:
-        """The same in blocks of `size` consecutive nodes, each with the keys that it may need.
-
-        Args:
-            above: The ancestors of `start`.
-            start: First node of the run.
-            stop: Node after the last.
-            size: Nodes of a block; the last one may have fewer.
-        """
-        held = np.concatenate([above, np.arange(start, stop)])
-        firsts = range(start, stop, size)
-        needed = [
-            np.flatnonzero((held < min(first + size, stop)) & (self.end[held] > first))
-            for first in firsts
-        ]
-        keys = np.zeros((len(firsts), max(map(len, needed))), dtype=np.int64)
-        seen = np.zeros((len(firsts), size, keys.shape[1]), dtype=bool)
-        for block, (first, places) in enumerate(zip(firsts, needed, strict=True)):
-            keys[block, : len(places)] = places
-            queries = np.arange(first, min(first + size, stop))[:, None]
-            visible = (held[places] <= queries) & (queries < self.end[held[places]])
-            seen[block, : len(queries), : len(places)] = visible
-        return Blocks(keys, seen)
 
 
 def build_trie(rows: Sequence[Continuation]) -> Trie:

@@ -1,6 +1,7 @@
 """The local lm gives the scores of whole prompts one at a time, whatever way it takes."""
 
 import inspect
+import math
 import random
 from dataclasses import fields
 from pathlib import Path
@@ -21,15 +22,12 @@ from transformers import (
 )
 
 from hf_cap.errors import ExtractError, ModelError
-from hf_cap.lm import packed
-from hf_cap.lm import packed as tree_attention
 from hf_cap.lm.base import LMRuntime, LMStatistics, Query, Sampling, Scored
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.loading import weights_fingerprint
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.packed import MemoryBudget, PackedModel
+from hf_cap.lm.packed import gather_log_probs
 from hf_cap.lm.packing_check import declared_reach, packs_soundly
-from hf_cap.lm.trie import Continuation
 from tests.lm.queries import (
     ANSWERS,
     LONG,
@@ -73,52 +71,12 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
         assert largest_difference(lm.log_probs(queries), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("block", [0, 1, 5, 64])
-def test_blocks_of_any_size_give_the_scores_of_one_masked_product(block: int) -> None:
-    model, draw = llama(), random.Random(1)
-    rows = [
-        Continuation(tuple(draw.randrange(60) for _ in range(draw.randrange(2, 9))), 1)
-        for _ in range(40)
-    ]
-    for prefix in ((), (7, 3, 9)):
-        dense = PackedModel(model, MemoryBudget(1000), 1.0).log_probs(prefix, rows)
-        packed = PackedModel(model, MemoryBudget(33), 1.0, block).log_probs(prefix, rows)
-        assert np.allclose(np.ravel(packed), np.ravel(dense), atol=1e-5)
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_blocks_stand_in_for_sdpa_where_they_give_its_scores(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, queries = llama(), all_queries()[::5]
-    assert LocalLanguageModel(model, byte_tokenizer()).attends_by_blocks
-    model.set_attn_implementation("eager")
-    assert not LocalLanguageModel(model, byte_tokenizer()).attends_by_blocks
-    model.set_attn_implementation("sdpa")
-    # a kernel with another idea of what it returns must not reach the scores
-    monkeypatch.setattr(tree_attention, "_to_prefix", _without_mass)
-    lm = LocalLanguageModel(model, byte_tokenizer())
-    assert lm.packs
-    assert not lm.attends_by_blocks
-    assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
-
-
-_to_prefix = tree_attention._to_prefix
-
-
-def _without_mass(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: int, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    output, mass = _to_prefix(query, key, value, prefix, scale)
-    return output, torch.zeros_like(mass)
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_the_plain_path_gives_the_same_scores(name: str) -> None:
     model, queries = build(name), all_queries()[::5]
     lm = LocalLanguageModel(model, byte_tokenizer(), packed=False)
     assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
-    assert lm.statistics.prefix_saved == lm.statistics.trie_saved == 0
+    assert lm.statistics.tokens_computed == lm.statistics.naive_tokens
 
 
 def test_a_score_depends_neither_on_order_nor_on_company() -> None:
@@ -147,10 +105,9 @@ def test_every_token_is_accounted_for() -> None:
     done = lm.statistics
     naive = 2 * sum(len((q.prefix + q.body + q.answer).encode()) - 1 for q in queries)
     assert (done.queries, done.distinct, done.naive_tokens) == (12, 6, naive)
-    assert done.distinct_saved == naive / 2
-    assert done.prefix_saved > done.trie_saved > 0
-    parts = done.distinct_saved + done.prefix_saved + done.trie_saved + done.tokens_computed
-    assert parts == naive
+    # the prefix once, then a trie of the texts and answers without their last tokens
+    trie = len("my cardt") + 2 * len(" card losarriva")
+    assert done.tokens_computed == len(LONG.encode()) + trie
     before = done.tokens_computed
     lm.log_probs([Query(LONG, "my dog", " card")])
     # the prefix is not read again: only its few uncached last tokens, the text and the answer
@@ -203,7 +160,7 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(
 
 def test_out_of_memory_for_a_single_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = LocalLanguageModel(llama(), byte_tokenizer())
-    assert lm.attends_by_blocks
+    assert lm.packs
 
     def full(**kw: object) -> object:
         raise torch.OutOfMemoryError("gone")
@@ -217,7 +174,7 @@ def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lm = LocalLanguageModel(llama(), byte_tokenizer())
-    assert lm.attends_by_blocks
+    assert lm.packs
 
     def broken(**kw: object) -> object:
         raise RuntimeError("shapes do not match")
@@ -237,7 +194,7 @@ def test_prompts_beyond_a_sliding_window_take_the_plain_path(
     assert lm.packs
     assert "over 90 tokens" in caplog.text
     assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
-    assert lm.statistics.trie_saved > 0  # the short ones are packed all the same
+    assert lm.statistics.tokens_computed < lm.statistics.naive_tokens  # the short ones are packed
 
 
 def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture) -> None:
@@ -252,10 +209,8 @@ def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture
     assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("kinds", "reach"), [(["global", "local"], 0), (["global"], None)])
-def test_a_model_with_local_layers_takes_the_plain_path(
-    kinds: list[str], reach: int | None
-) -> None:
+@pytest.mark.parametrize(("kinds", "reach"), [(["global", "local"], 0), (["global"], math.inf)])
+def test_a_model_with_local_layers_takes_the_plain_path(kinds: list[str], reach: float) -> None:
     torch.manual_seed(0)
     model = GPTNeoForCausalLM(
         GPTNeoConfig(
@@ -294,16 +249,16 @@ def test_a_device_without_double_precision_gives_the_same() -> None:
     with WithoutDoubles("mps"):
         assert weights_fingerprint(model) == expected
     logits, places = torch.randn(4, 7), np.arange(4)
-    plain = packed._gather(logits, places, places)
+    plain = gather_log_probs(logits, places, places)
     with WithoutDoubles("cpu"):
-        assert (packed._gather(logits, places, places) == plain).all()
+        assert (gather_log_probs(logits, places, places) == plain).all()
 
 
 def test_the_self_check_finds_a_model_that_ignores_its_mask(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = llama()
-    assert declared_reach(model) == (None, "")
+    assert declared_reach(model) == (math.inf, "")
     forward = model.forward
 
     def maskless(attention_mask: torch.Tensor | None = None, **kw: object) -> object:
@@ -438,9 +393,9 @@ def test_a_stopped_run_ends_as_it_would_have(writer: LocalLanguageModel, tmp_pat
 def test_statistics_add_up_field_by_field() -> None:
     one = LMStatistics(*range(len(fields(LMStatistics))))
     assert one + one == LMStatistics(*(2 * i for i in range(len(fields(LMStatistics)))))
-    assert LMStatistics().tokens_per_second == LMStatistics().naive_seconds == 0
-    timed = LMStatistics(naive_tokens=100, tokens_computed=10, seconds=2.0)
-    assert (timed.tokens_per_second, timed.naive_seconds) == (5.0, 20.0)
+    assert one + one - one == one
+    assert LMStatistics().tokens_per_second == 0
+    assert LMStatistics(tokens_computed=10, seconds=2.0).tokens_per_second == 5.0
 
 
 @pytest.mark.real

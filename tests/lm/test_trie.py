@@ -4,8 +4,7 @@ import random
 
 import numpy as np
 
-from hf_cap.lm.packing_check import batches
-from hf_cap.lm.trie import Continuation, Trie, build_trie
+from hf_cap.lm.trie import Continuation, build_trie
 
 
 def test_a_trie_on_paper() -> None:
@@ -60,26 +59,3 @@ def test_paths_and_masks_against_their_definition() -> None:
         assert np.array_equal(trie.visible(held, start, stop), expected)
         run = range(start, stop)
         assert {k for q in run for k in range(start) if is_above(k, q)} == set(held.tolist())
-        for size in (1, 4, 200):
-            assert seen_in_blocks(trie, start, stop, size) == {
-                (query, key) for query in run for key in keys if is_above(key, query)
-            }
-
-
-def seen_in_blocks(trie: Trie, start: int, stop: int, size: int) -> set[tuple[int, int]]:
-    """The pairs of a node and a node that it sees, as `Trie.blocks` tells them."""
-    above = trie.ancestors(start)
-    places, visible = trie.blocks(above, start, stop, size)
-    assert visible.shape == (len(places), size, places.shape[1])
-    nodes = [*above.tolist(), *range(start, stop)]
-    return {
-        (start + block * size + row, nodes[places[block, column]])
-        for block, row, column in zip(*visible.nonzero(), strict=True)
-    }
-
-
-def test_batches_hold_rows_of_like_length_up_to_the_budget() -> None:
-    lengths = [5, 50, 6, 5, 200, 7]
-    groups = batches(lengths, 20)
-    assert groups == [[0, 3, 2], [5], [1], [4]]
-    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 20 for g in groups)
