@@ -40,7 +40,7 @@ from torch.nn.functional import cross_entropy
 
 from hf_cap.cli.config import build, merge, read_yaml, settings_of
 from hf_cap.errors import CAPError, ConfigError, DataError
-from hf_cap.evaluation.results import Cell, Outcome, table
+from hf_cap.evaluation import results
 from hf_cap.laat.elicitation import CONTROLS, FeatureScores, load_scores
 from hf_cap.laat.models import (
     TabularConfig,
@@ -72,6 +72,22 @@ RECORD = "made_with.json"
 ALL = "mean of the tables"
 STUDENTS = {"lr": "logistic", "mlp": "mlp"}
 METRICS = {"roc_auc": "ROC-AUC", "macro_f1": "macro F1", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    dataset: str
+    regime: str
+    draw: int
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Relative place of its numbers."""
+        return f"{self.dataset}/{self.regime}/draw_{self.draw}/{self.method}/seed_{self.seed}"
 
 
 @documented
@@ -484,25 +500,20 @@ def finished(plan: Plan) -> list[Cell]:
     return [cell for cell in plan.cells if cell_file(plan, cell).exists()]
 
 
-def outcomes(plan: Plan, metric: str, test_set: str) -> list[Outcome]:
+def numbers(plan: Plan, metric: str, test_set: str) -> pd.DataFrame:
     """Numbers of the finished cells, and the mean of the tables for the draws that all of them have."""
-    found = []
-    means: dict[tuple[str, int, str], list[float]] = defaultdict(list)
+    rows = []
     for cell in finished(plan):
         metrics = json.loads(cell_file(plan, cell).read_text())["metrics"]
         if test_set in metrics:
-            value = metrics[test_set][metric]
-            found.append(Outcome(cell, test_set, value))
-            means[cell.regime, cell.draw, cell.method].append(value)
-    tables = {
-        regime: len({o.cell.dataset for o in found if o.cell.regime == regime})
-        for regime in plan.regimes
-    }
-    return found + [
-        Outcome(Cell(ALL, regime, draw, method, draw), test_set, float(np.mean(values)))
-        for (regime, draw, method), values in means.items()
-        if len(values) == tables[regime]
-    ]
+            rows.append({**asdict(cell), "value": metrics[test_set][metric]})
+    frame = pd.DataFrame(rows, columns=["dataset", "regime", "draw", "method", "seed", "value"])
+    tables = frame.groupby("regime")["dataset"].nunique()
+    means = frame.groupby(["regime", "draw", "method", "seed"])["value"].agg(["mean", "size"])
+    means = means.reset_index()
+    means = means[means["size"] == means["regime"].map(tables)]
+    means = means.drop(columns="size").rename(columns={"mean": "value"}).assign(dataset=ALL)
+    return pd.concat([frame, means]) if len(means) else frame
 
 
 def families(plan: Plan) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -517,14 +528,55 @@ def compare(plan: Plan) -> list[dict[str, Any]]:
     test_sets = ["all", *(["group"] if plan.dropped else [])]
     found = []
     for metric, test_set in product(METRICS, test_sets):
-        numbers = outcomes(plan, metric, test_set)
+        frame = numbers(plan, metric, test_set)
         for name, methods, controls in families(plan):
-            rows = table(
-                [o for o in numbers if o.cell.method in methods],
-                baseline=name, controls=controls, ceiling=f"laat_{name}_hand",
-            )  # fmt: skip
-            found += [{"student": name, "metric": metric, **asdict(row)} for row in rows]
+            facts = {"student": name, "metric": metric, "test_set": test_set}
+            of_family = frame[frame["method"].isin(methods)]
+            for (dataset, regime), group in of_family.groupby(["dataset", "regime"]):
+                rows = table(group, name, controls, f"laat_{name}_hand")
+                found += [{**facts, "dataset": dataset, "regime": regime, **row} for row in rows]
     return found
+
+
+def table(
+    frame: pd.DataFrame, baseline: str, controls: Sequence[str], ceiling: str
+) -> list[dict[str, Any]]:
+    """Each method against the student without scores and the best control, the best method first."""
+    values, plain = results.summarize(frame, ["method"]), results.compare(frame, baseline, [])
+    of_controls = frame[frame["method"].isin(controls)].pivot(
+        index="draw", columns="method", values="value"
+    )
+    shared = of_controls.dropna()
+    means = (shared if len(shared) else of_controls).mean().sort_values(ascending=False)
+    ranked = list(means.index)
+    against = {control: results.compare(frame, control, []) for control in ranked[:2]}
+    competing = frame[~frame["method"].isin({baseline, ceiling, *controls} - set(ranked[:1]))]
+    p = results.compare(competing, ranked[0], [], test="bootstrap") if ranked else None
+    rows = []
+    for method in sorted(values.index, key=lambda name: (-values.loc[name, "mean"], name)):
+        best = next((control for control in ranked if control != method), None)
+        rows.append(
+            {
+                "method": method,
+                "value": _estimate(values, method, "mean"),
+                "from_baseline": _estimate(plain, method, "difference"),
+                "best_control": best,
+                "from_control": best and _estimate(against[best], method, "difference"),
+                "p": float(p.loc[method, "p"]) if p is not None and method in p.index else None,
+                "p_holm": float(p.loc[method, "p_holm"])
+                if p is not None and method in p.index
+                else None,
+            }
+        )
+    return rows
+
+
+def _estimate(found: pd.DataFrame, method: str, mean: str) -> dict[str, Any] | None:
+    if method not in found.index:
+        return None
+    row = found.loc[method]
+    width = None if row["n"] == 1 else float(row["high"] - row[mean])
+    return {"mean": float(row[mean]), "half_width": width, "count": int(row["n"])}
 
 
 @cache

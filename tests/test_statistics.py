@@ -34,7 +34,8 @@ def runs(rows: list[tuple[str, int, int, float]], **columns: str) -> pd.DataFram
 
 
 def row(table: pd.DataFrame, method: str, columns: str) -> Any:
-    return table.xs(method, level="method").iloc[0][columns.split()].tolist()
+    rows = table[table.index.get_level_values("method") == method]
+    return rows.iloc[0][columns.split()].tolist()
 
 
 def test_interval_on_paper() -> None:

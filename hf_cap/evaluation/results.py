@@ -269,7 +269,9 @@ def _indexed(
     """A frame of numbers whose index are the groups."""
     parts = [group if isinstance(group, tuple) else (group,) for group in groups]
     levels = [[part[level] for part in parts] for level in range(len(by))]
-    index = pd.MultiIndex.from_arrays(levels, names=by)
+    index = pd.Index(levels[0], name=by[0])
+    if len(by) > 1:
+        index = pd.MultiIndex.from_arrays(levels, names=by)
     table = pd.DataFrame(rows, index=index, columns=columns)
     return table.astype({name: int if name == "n" else float for name in columns})
 
