@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_cap.errors import MissingExtra
 from hf_cap.priors.base import Row, SourceResult
-from hf_cap.priors.classifier import ClassifierSource, ReferenceClassifier
+from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.utils import check_range, documented, option, text_seed
 from hf_cap.words import word_strings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_ROWS = 32
+"""Texts whose perturbations are predicted together: enough to share, few enough to hold in memory."""
 
 
 @documented
@@ -45,34 +48,64 @@ class LimePrior(ClassifierSource):
             MissingExtra: the `lime` package is not installed.
         """
         explainer, classifier = _explainer_class(), self.open()
-        explained = [self._explain(explainer, classifier, row) for row in rows]
+        fits: list[tuple[list[float], float]] = []
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            models = [self._perturb(explainer, row) for row in some]
+            texts = [text for model in models for text in model.texts]
+            gold = [row.label for row in some for _ in range(self.samples)]
+            log_probs = classifier.log_probs(texts)[range(len(gold)), gold]
+            probs = log_probs.double().exp().split(self.samples)
+            fits += [model.fit(part.numpy()) for model, part in zip(models, probs, strict=True)]
         return SourceResult(
-            [scores for scores, _ in explained],
-            {"r2": [r2 for _, r2 in explained]},
+            [scores for scores, _ in fits],
+            {"r2": [r2 for _, r2 in fits]},
             {"identity": classifier.identity},
         )
 
-    def _explain(
-        self, explainer: Any, classifier: ReferenceClassifier, row: Row
-    ) -> tuple[list[float], float]:
-        def predict(texts: list[str]) -> "NDArray[np.float64]":
-            return classifier.log_probs(texts).double().exp().numpy()
+    def _perturb(self, explainer_class: Any, row: Row) -> "_DeferredModel":
+        """Let the library draw the perturbations of a text; the linear model is fitted later."""
+        import numpy as np
 
-        found = explainer(
+        explainer = explainer_class(
             bow=False,
             split_expression=lambda text: word_strings(text, self.word_pattern),
             mask_string=self.replacement,
             feature_selection="none",
             random_state=text_seed(self.seed, row.text),
-        ).explain_instance(
-            row.text,
-            predict,
-            labels=(row.label,),
-            num_features=len(row.spans),
-            num_samples=self.samples,
         )
-        weights = dict(found.as_map()[row.label])
-        return [float(weights[word]) for word in range(len(row.spans))], float(found.score)
+        model = explainer.base = _DeferredModel(explainer.base)
+
+        def predict(texts: list[str]) -> "NDArray[np.float64]":
+            model.texts = texts
+            return np.zeros((len(texts), 1))
+
+        words, samples = len(row.spans), self.samples
+        explainer.explain_instance(
+            row.text, predict, labels=(0,), num_features=words, num_samples=samples
+        )
+        return model
+
+
+class _DeferredModel:
+    """Stands for the library's linear model until the texts of several rows are predicted together."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.texts: list[str] = []
+
+    def explain_instance_with_data(self, *data: Any, **options: Any) -> tuple[float, ...]:
+        """Keep what the library would fit."""
+        self.data, self.options = data, options
+        return (0.0,) * 4
+
+    def fit(self, probs: "NDArray[np.float64]") -> tuple[list[float], float]:
+        """Weight of each word in order, and R²."""
+        masks, _, *others = self.data
+        _, weights, r2, _ = self.model.explain_instance_with_data(
+            masks, probs[:, None], *others, **self.options
+        )
+        return [float(weight) for _, weight in sorted(weights)], float(r2)
 
 
 def _explainer_class() -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from hf_cap.errors import MissingExtra
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.classifier import ClassifierSource, ReferenceClassifier
@@ -13,6 +11,7 @@ from hf_cap.utils import check_range, documented, option
 from hf_cap.words import keep_words
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _MASKS_PER_CALL = 64
@@ -52,6 +51,8 @@ class ShapPrior(ClassifierSource):
         return SourceResult(scores, facts={"identity": classifier.identity})
 
     def _owen_values(self, library: Any, classifier: ReferenceClassifier, row: Row) -> list[float]:
+        import numpy as np
+
         def gold(texts: "NDArray[np.str_]") -> "NDArray[np.float64]":
             return classifier.log_probs(texts.tolist())[:, row.label].double().numpy()
 
@@ -83,6 +84,8 @@ class _WordMasker:
 
     def __call__(self, mask: "NDArray[np.bool_]", text: str) -> tuple["NDArray[np.str_]"]:
         """The text with only the words of the mask."""
+        import numpy as np
+
         kept = keep_words(self.row.text, self.row.spans, mask.tolist(), self.replacement)
         return (np.array([kept]),)
 
@@ -96,6 +99,8 @@ def word_tree(words: int) -> "NDArray[np.float64]":
 
     Each part is cut into halves, the left one the longer. `(words - 1, 4)`.
     """
+    import numpy as np
+
     links: list[tuple[float, float, float, float]] = []
 
     def join(start: int, end: int) -> int:
