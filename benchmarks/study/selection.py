@@ -19,8 +19,8 @@ from benchmarks.study.settings import BenchmarkSettings
 from benchmarks.study.students import train_student
 from benchmarks.study.texts import load_texts, training_texts
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
-from hf_cap.evaluation.few_shot import few_shot
 from hf_cap.evaluation.results import BASELINE, Cell
+from hf_cap.evaluation.sampling import few_shot
 from hf_cap.schema import TEXT
 from hf_cap.utils import write_json
 

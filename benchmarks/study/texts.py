@@ -16,8 +16,8 @@ from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.errors import DataError
 from hf_cap.evaluation.attacks.attack import AttackSettings, attack_dataset
 from hf_cap.evaluation.attacks.rewriting import Kind
-from hf_cap.evaluation.few_shot import few_shot
 from hf_cap.evaluation.results import Cell
+from hf_cap.evaluation.sampling import few_shot
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import rank
 from hf_cap.words import WORD_PATTERN

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.evaluate import Evaluation as Evaluation
     from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
     from hf_cap.evaluation.evaluate import evaluate_classifier as evaluate_classifier
-    from hf_cap.evaluation.few_shot import few_shot as few_shot
     from hf_cap.evaluation.metrics import ScoredTexts as ScoredTexts
     from hf_cap.evaluation.metrics import comprehensiveness as comprehensiveness
     from hf_cap.evaluation.metrics import cosine as cosine
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.results import holm as holm
     from hf_cap.evaluation.results import paired_bootstrap as paired_bootstrap
     from hf_cap.evaluation.results import summarize as summarize
+    from hf_cap.evaluation.sampling import few_shot as few_shot
 
 _EXPORTS = {
     "AttackSettings": "attacks.attack",
@@ -44,7 +44,7 @@ _EXPORTS = {
     "cosine": "metrics",
     "estimate": "results",
     "evaluate_classifier": "evaluate",
-    "few_shot": "few_shot",
+    "few_shot": "sampling",
     "holm": "results",
     "load_classifier": "classifier",
     "load_metric": "modules",

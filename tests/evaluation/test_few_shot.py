@@ -6,7 +6,8 @@ import pytest
 from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.few_shot import few_shot, few_shot_rows
+from hf_cap.evaluation import few_shot
+from hf_cap.evaluation.sampling import few_shot_rows
 
 NAMES = ["card", "loan", "fine"]
 TEXTS = [f"{name} text {i}" for i in range(20) for name in NAMES]
