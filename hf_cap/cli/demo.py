@@ -120,11 +120,11 @@ def collect(room: Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]
 
 
 def _cell(values: list[float], digits: int) -> str:
-    from hf_cap.evaluation.results import mean_interval
+    from hf_cap.evaluation import estimate
 
-    interval = mean_interval(values)
-    spread = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
-    return f"{interval.mean:.{digits}f}{spread}"
+    found = estimate(values)
+    spread = "" if found.high is None else f" ± {found.high - found.mean:.{digits}f}"
+    return f"{found.mean:.{digits}f}{spread}"
 
 
 def _rows(results: dict[str, dict[str, list[float]]], digits: int) -> list[list[str]]:

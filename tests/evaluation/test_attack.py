@@ -290,3 +290,12 @@ def test_the_attacked_texts_never_change() -> None:
         "can i pay now, i did not say renew",
         "hello, i did not say lost",
     ]
+
+
+def test_an_added_word_is_neither_in_the_text_nor_a_keyword_of_its_class() -> None:
+    keywords = (("card", "bank"), ("card", "loan"))
+    for seed in range(8):
+        attack = Attack(AttackSettings(seed=seed), ("lost_card", "renew_loan"), keywords)
+        found = attack({"text": ["hello", "a Loan?"], "label": [0, 0]})
+        assert found["keyword"] == ["loan", ""]
+        assert found["note"] == ["", "no keyword"]
