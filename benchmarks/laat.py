@@ -53,7 +53,7 @@ from hf_cap.laat.schema import TableSchema, infer_schema
 from hf_cap.laat.settings import StudentOptions, TableOptions
 from hf_cap.laat.table import Preprocessor
 from hf_cap.laat.trainer import LAATConfig, ScoreRows, read_schema, student_trainer
-from hf_cap.training.losses import alignment_loss
+from hf_cap.training.losses import LOSSES, alignment_loss
 from hf_cap.utils import (
     documented,
     fingerprint,
@@ -309,7 +309,7 @@ def alignment(logits: Tensor, features: Tensor, rows: Sequence[ScoreRows]) -> Te
     prior, known = (torch.cat([getattr(one, what) for one in rows]) for what in ("scores", "known"))
     weight = torch.ones(len(prior))
     found: Tensor = alignment_loss(
-        "mse", gradients.mean(2).flatten(0, 1), prior, known, weight, reduction="mean"
+        LOSSES["mse_mean"], gradients.mean(2).flatten(0, 1), prior, known, weight
     )
     return found
 

@@ -1,12 +1,11 @@
-"""Names for tensors by role, with their shapes, for readers and type checkers.
+"""Word attributions of a classifier: Integrated Gradients and its relatives, plain and differentiable.
 
-`batch` examples, `tokens` positions of the padded batch, `words` words of the longest text in the
-batch, `hidden` embedding width, `labels` size of the label space, `masks` perturbations of one text.
+Tensor roles are named types with shapes: `batch` texts, `tokens` positions of the padded batch, `words`
+words of the longest text in the batch, `hidden` embedding width, `labels` size of the label space.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -299,20 +298,6 @@ def _embedding_layers(model: nn.Module) -> list[nn.Module]:
     return twins or [layer]
 
 
-def only_path(seen: list[Path], model: nn.Module) -> Path:
-    """The record of the pass that ran under `on_path`.
-
-    Raises:
-        ModelError: the pass did not go through the word-embedding layer.
-    """
-    if not seen:
-        raise ModelError(
-            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward "
-            "pass, so its words cannot be attributed. Give a model that embeds `input_ids` itself."
-        )
-    return seen[0]
-
-
 # --- Passes through the classifier and the token scores that their gradients give.
 
 
@@ -359,86 +344,75 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-@dataclass(frozen=True)
-class Explained:
-    """A classifier, a batch and the labels to explain; calling it runs a pass at points of the path."""
+class TextBatch(NamedTuple):
+    """A batch of tokenised texts and what is attributed to their words."""
 
-    model: nn.Module
     inputs: Inputs
     labels: Labels
     words: TokenWords
     target: str = "gold"
 
-    def __call__(
-        self, alpha: Float[Tensor, "steps batch"], shift: Shift | None = None
-    ) -> tuple[Float[Tensor, "steps batch"], Path]:
-        """Scores at several points of each example's path, in one forward pass.
 
-        Args:
-            alpha: Positions on the path, a row for each step.
-            shift: As for `on_path`.
-
-        Returns:
-            The scores, and the record of the pass with `steps · batch` rows, step by step.
-        """
-        steps = len(alpha)
-        repeated = {
-            name: value.repeat(steps, *[1] * (value.dim() - 1))
-            for name, value in self.inputs.items()
-        }
-        with on_path(self.model, self.words.repeat(steps, 1), alpha.flatten(), shift) as seen:
-            outputs = self.model(**repeated)
-        path = only_path(seen, self.model)
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        scores = target_score(logits, self.labels.repeat(steps), self.target)
-        return scores.view(steps, -1), path
-
-
-def token_scores(
-    score: Float[Tensor, "steps batch"],
-    path: Path,
-    weights: Float[Tensor, " steps"],
-    *,
-    create_graph: bool = False,
-    keep: bool = False,
-) -> tuple[TokenScores, Embeddings]:
-    """Token scores from one forward pass at points of the path.
+def score_points(
+    model: nn.Module,
+    batch: TextBatch,
+    alpha: Float[Tensor, "steps batch"],
+    shift: Shift | None = None,
+) -> tuple[Float[Tensor, "steps batch"], Path]:
+    """Target scores at several points of each text's path, in one forward pass.
 
     Args:
-        score: Scores of the pass.
-        path: Its record.
-        weights: q_k of each step.
-        create_graph: Keep the graph of the gradient, so that the scores can be differentiated.
-        keep: Keep the graph of the forward pass, for another use of it.
+        model: The classifier itself, not a distributed wrapper around it.
+        batch: The texts.
+        alpha: Positions on the path, one row per step.
+        shift: As for `on_path`.
 
     Returns:
-        Token scores Σ_k q_k ∇f · (e − b), and the mean gradient Σ_k q_k ∇f that they are made of.
+        The scores, and the record of the pass with `steps · batch` rows, step by step.
     """
-    (gradient,) = torch.autograd.grad(
-        score.sum(), path.point, create_graph=create_graph, retain_graph=create_graph or keep
-    )
-    gradient = torch.einsum(
-        "k,kbth->bth", weights.to(gradient.dtype), gradient.unflatten(0, (len(weights), -1))
-    )
-    return at_least_float32(gradient * path.difference[: len(gradient)]).sum(-1), gradient
+    steps = len(alpha)
+    repeated = {
+        name: value.repeat(steps, *[1] * (value.dim() - 1)) for name, value in batch.inputs.items()
+    }
+    with on_path(model, batch.words.repeat(steps, 1), alpha.flatten(), shift) as seen:
+        outputs = model(**repeated)
+    if not seen:
+        raise ModelError(
+            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward "
+            "pass, so its words cannot be attributed. Use a model that embeds `input_ids` itself."
+        )
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    scores = target_score(logits, batch.labels.repeat(steps), batch.target)
+    return scores.view(steps, -1), seen[0]
 
 
 def path_scores(
-    explained: Explained, points: Points, *, rows: int | None = None, create_graph: bool = False
+    model: nn.Module,
+    batch: TextBatch,
+    points: Points,
+    *,
+    rows: int | None = None,
+    create_graph: bool = False,
 ) -> tuple[TokenScores, Embeddings]:
-    """Token scores and mean gradient over a whole path.
+    """Token scores Σ_k q_k ∇f(x_k) · (e − b), and the mean gradient Σ_k q_k ∇f(x_k).
 
     Args:
-        explained: Model, batch and labels.
+        model: The classifier itself.
+        batch: The texts.
         points: Where the gradient is taken, and with what weights.
-        rows: Most path points (steps · batch) in one pass; one step at least, all by default.
-        create_graph: As for `token_scores`.
+        rows: Most path points (steps · batch) in one pass, at least one step; all by default.
+        create_graph: Keep the graph of the gradient, so that the scores can be differentiated.
     """
-    parts = [
-        token_scores(*explained(alpha), weights, create_graph=create_graph)
-        for alpha, weights in split_points(points, rows)
-    ]
-    return torch.stack([s for s, _ in parts]).sum(0), torch.stack([g for _, g in parts]).sum(0)
+    scores, gradients = [], []
+    for alpha, weights in split_points(points, rows):
+        score, path = score_points(model, batch, alpha)
+        (gradient,) = torch.autograd.grad(score.sum(), path.point, create_graph=create_graph)
+        gradient = torch.einsum(
+            "k,kbth->bth", weights.to(gradient.dtype), gradient.unflatten(0, (len(weights), -1))
+        )
+        scores.append(at_least_float32(gradient * path.difference[: len(gradient)]).sum(-1))
+        gradients.append(gradient)
+    return torch.stack(scores).sum(0), torch.stack(gradients).sum(0)
 
 
 # --- Word attributions of plain texts, without a graph: what evaluation, pipelines and callbacks use.
@@ -500,8 +474,8 @@ def attribute_words(
                 method, inputs["input_ids"], inputs["attention_mask"],
                 steps=steps, rule=rule, seed=seed,
             )  # fmt: skip
-            explained = Explained(model, inputs, labels, words, target)
-            scores, _ = path_scores(explained, points, rows=batch_size)
+            batch = TextBatch(inputs, labels, words, target)
+            scores, _ = path_scores(model, batch, points, rows=batch_size)
             counts = [len(split_words(text, word_pattern)) for text in some]
             pooled = pool_words(scores, words, max(counts)).tolist()
             for i, count, row in zip(rows, counts, pooled, strict=True):
@@ -549,32 +523,3 @@ def _to(
 
 
 # --- Word attributions of a text classifier: how much each word moves the score of a label.
-
-
-__all__ = [
-    "METHODS",
-    "QUADRATURES",
-    "TARGETS",
-    "Explained",
-    "Inputs",
-    "Path",
-    "Points",
-    "Shift",
-    "at_least_float32",
-    "attribute_words",
-    "check_offsets",
-    "common_attention",
-    "math_attention",
-    "on_path",
-    "only_path",
-    "pad_token",
-    "path_points",
-    "path_scores",
-    "pool_words",
-    "quadrature",
-    "random_points",
-    "split_points",
-    "target_score",
-    "token_scores",
-    "without_dropout",
-]

@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
-from hf_cap.errors import ModelError
+from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.utils import length_batches
 
 TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
@@ -177,6 +177,28 @@ def new_classifier(
         # decoder classifiers find the last token of a row by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return NewClassifier(model, tokenizer, _owners(model, {*loading["missing_keys"], *resized}))
+
+
+def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any:
+    """The model with adapters of a `peft` configuration; its head and the modules `fresh` train in full.
+
+    Raises:
+        ConfigError: the model has no layers for the adapters.
+        MissingExtra: peft is not installed.
+    """
+    try:
+        from peft import get_peft_model
+    except ImportError as error:
+        raise MissingExtra("Adapters need the extra `peft`: pip install 'hf-cap[peft]'.") from error
+    # peft itself knows heads by two names only; what it does not save is random at each load
+    kept = {*(peft_config.modules_to_save or ()), *fresh}
+    peft_config.modules_to_save = sorted(kept) or None
+    peft_config.task_type = peft_config.task_type or "SEQ_CLS"
+    try:
+        return get_peft_model(model, peft_config)
+    except ValueError as error:
+        name = getattr(model.config, "_name_or_path", type(model).__name__)
+        raise ConfigError(f"Cannot put adapters on {name!r}: {error}") from error
 
 
 def _check_resized(name: str, model: PreTrainedModel, resized: Iterable[str]) -> None:

@@ -13,20 +13,21 @@ from hf_cap.attribution import (
     METHODS,
     QUADRATURES,
     TARGETS,
-    Explained,
+    TextBatch,
     attribute_words,
     path_points,
     path_scores,
     pool_words,
     quadrature,
     random_points,
+    score_points,
     target_score,
     without_dropout,
 )
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionMethod, AttributionTarget, Quadrature
 from tests.tiny import roberta_classifier, word_tokenizer
-from tests.training.cases import FAMILIES, explained_batch, family
+from tests.training.cases import FAMILIES, family, text_batch
 
 
 class Linear(nn.Module):
@@ -54,8 +55,8 @@ def test_a_linear_model_is_weight_times_input(method: str) -> None:
         torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
     )
     words, labels = torch.tensor([[-1, 0, 1, -1], [-1, 0, -1, -1]]), torch.tensor([1, 0])
-    explained = Explained(model, {"input_ids": ids, "attention_mask": mask}, labels, words)
-    scores, _ = path_scores(explained, path_points(method, ids, mask, steps=3, seed=5))
+    batch = TextBatch({"input_ids": ids, "attention_mask": mask}, labels, words)
+    scores, _ = path_scores(model, batch, path_points(method, ids, mask, steps=3, seed=5))
     difference = model.embed(ids) - model.embed.weight[1]
     expected = (difference * model.head.weight[labels][:, None]).sum(-1) * (words >= 0)
     torch.testing.assert_close(scores, expected)
@@ -65,10 +66,10 @@ def test_a_linear_model_is_weight_times_input(method: str) -> None:
 @pytest.mark.parametrize("name", [*FAMILIES, "t5-encoder"])
 def test_every_family_agrees_with_captum(name: str, side: str) -> None:
     model = family(name)
-    explained, _ = explained_batch(model, padding_side=side)
-    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+    batch, _ = text_batch(padding_side=side)
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     points = path_points("integrated_gradients", ids, mask, steps=8, rule="gauss_legendre")
-    ours, _ = path_scores(explained, points, rows=10)
+    ours, _ = path_scores(model, batch, points, rows=10)
 
     def gold(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         chosen: Tensor = model(input_ids=ids, attention_mask=mask)["logits"].gather(
@@ -76,12 +77,12 @@ def test_every_family_agrees_with_captum(name: str, side: str) -> None:
         )
         return chosen[:, 0]
 
-    baseline = torch.where(explained.words >= 0, 1, ids)
+    baseline = torch.where(batch.words >= 0, 1, ids)
     layer = model.get_input_embeddings()  # type: ignore[operator]
     if name == "t5-encoder":  # reads the shared table through a layer of its own
         layer = model.get_submodule("encoder.encoder.embed_tokens")
     captum = LayerIntegratedGradients(gold, layer).attribute(
-        ids, baselines=baseline, additional_forward_args=(mask, explained.labels), n_steps=8
+        ids, baselines=baseline, additional_forward_args=(mask, batch.labels), n_steps=8
     )
     torch.testing.assert_close(ours, captum.sum(-1).float(), rtol=1e-4, atol=1e-5)
 
@@ -89,13 +90,13 @@ def test_every_family_agrees_with_captum(name: str, side: str) -> None:
 @pytest.mark.parametrize("name", ["roberta", "gpt2"])
 def test_word_scores_add_up_to_the_change_of_the_logit(name: str) -> None:
     model = family(name)
-    explained, _ = explained_batch(model, padding_side="left")
-    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+    batch, _ = text_batch(padding_side="left")
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     many = path_points("integrated_gradients", ids, mask, steps=64, rule="gauss_legendre")
     with torch.no_grad():
-        full, _ = explained(torch.ones(1, len(ids)))
-        empty, _ = explained(torch.zeros(1, len(ids)))
-    total = path_scores(explained, many)[0].sum(-1)
+        full, _ = score_points(model, batch, torch.ones(1, len(ids)))
+        empty, _ = score_points(model, batch, torch.zeros(1, len(ids)))
+    total = path_scores(model, batch, many)[0].sum(-1)
     torch.testing.assert_close(total, (full - empty)[0], rtol=1e-3, atol=1e-3)
 
 
@@ -221,11 +222,11 @@ def test_models_that_cannot_be_explained_are_refused() -> None:
     )
     points = path_points("input_x_gradient", ids, ids)
     with pytest.raises(ModelError, match="pad_token_id"):
-        path_scores(Explained(model, inputs, labels, words), points)
+        path_scores(model, TextBatch(inputs, labels, words), points)
     model.config.pad_token_id = 1
     model.get_input_embeddings = lambda: nn.Embedding(8, 3)  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="get_input_embeddings"):
-        path_scores(Explained(model, inputs, labels, words), points)
+        path_scores(model, TextBatch(inputs, labels, words), points)
 
 
 def test_a_slow_tokenizer_is_refused() -> None:

@@ -16,8 +16,8 @@ from hf_cap.cli import train_tabular
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
 from hf_cap.laat.settings import LAATOptions, StudentOptions, TableOptions
-from hf_cap.schema import LABEL, TEXT
-from hf_cap.training.config import AlignmentOptions
+from hf_cap.schema import LABEL, TEXT, find_prior_column
+from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import documented, option, required
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
 
     from hf_cap.data import load_splits
     from hf_cap.training.trainer import CAPTrainer
-    from hf_cap.training.validation import check_has_prior
 
     names = [places.train_split, *([places.eval_split] if places.eval_split else [])]
     splits = load_splits(
@@ -116,7 +115,8 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         label_column=places.label_column,
     )
     dataset = splits[places.train_split]
-    check_has_prior(dataset, config)
+    if config.alignment_weight:
+        find_prior_column(dataset.features, config.prior_column)
     check_start(config)
     set_seed(config.seed)
     model, tokenizer = load_student(places, dataset)

@@ -36,7 +36,7 @@ from hf_cap.laat.models import (
 )
 from hf_cap.laat.settings import ScorePush
 from hf_cap.laat.table import EncodedTable, Table, read_table
-from hf_cap.training.trainer import changed_settings
+from hf_cap.training.card import changed_settings
 from hf_cap.utils import versions, write_text
 
 

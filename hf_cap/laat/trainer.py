@@ -1,7 +1,6 @@
 """Configuration of `LAATTrainer`."""
 
 import math
-from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,9 @@ from hf_cap.laat.table import (
     read_table,
 )
 from hf_cap.schema import CONFIG_KEY
-from hf_cap.training.config import CAPConfig, Reduction
-from hf_cap.training.losses import alignment_loss, unit
-from hf_cap.training.trainer import AlignedTrainer, Aligner, Alignment
+from hf_cap.training.base import AlignedTrainer
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.losses import alignment_loss, find_loss, unit
 from hf_cap.utils import option
 
 EPOCHS, STEPS = 200, 5_000
@@ -56,10 +55,11 @@ class LAATConfig(LAATOptions, CAPConfig):
         100.0,
         "Weight γ of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`.",
     )
-    alignment_reduction: Reduction = option(
-        "mean", "Sum or mean of the squared distance over the features; `mse` alone has both."
+    alignment_loss: str = option(
+        "mse_mean",
+        "Distance between gradients and scores: the mean over the features of the squared distance of unit "
+        "vectors, or another of `CAPConfig.alignment_loss`.",
     )
-    alignment_every: int = option(1, "Align on every n-th optimizer step, with n times the weight.")
     learning_rate: float = option(1e-2, "Learning rate of AdamW.")
     num_train_epochs: float = option(
         -1.0,
@@ -79,8 +79,6 @@ class LAATConfig(LAATOptions, CAPConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.alignment_loss != "mse" and self.alignment_reduction == "mean":
-            self.alignment_reduction = "sum"  # the default here, which the other losses have not
         super().__post_init__()
         if self.alignment_gradient == "finite_difference":
             raise ConfigError(
@@ -127,42 +125,6 @@ class ScoreRows:
             torch.tensor(values[scored], dtype=torch.float32, device=device),
             torch.tensor(known[scored], device=device),
         )
-
-
-@dataclass(frozen=True)
-class InputGradientAligner:
-    """An `Aligner` of input gradients."""
-
-    features: Float[Tensor, "batch features"]
-    """The batch; requires a gradient."""
-    rows: ScoreRows
-    options: LAATConfig
-    training: bool
-
-    def sharing(self) -> AbstractContextManager[object]:
-        """Gradients on during the task's pass, which evaluation makes without."""
-        return torch.enable_grad()
-
-    def __call__(self, outputs: Any) -> Alignment:
-        """Alignment loss of the batch, with its gradient in training."""
-        gradients = input_gradients(
-            outputs.logits, self.features, self.rows.outputs, differentiable=self.training
-        )
-        attribution = scoped(gradients, self.options.attribution_scope)
-        repeats = len(attribution) // len(self.rows.outputs)
-        prior, known = self.rows.scores.repeat(repeats, 1), self.rows.known.repeat(repeats, 1)
-        weight = attribution.new_ones(len(attribution))
-        loss = alignment_loss(
-            self.options.alignment_loss,
-            attribution,
-            prior,
-            known,
-            weight,
-            reduction=self.options.alignment_reduction,
-            floor=self.options.alignment_norm_floor,
-        )
-        cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
-        return Alignment(loss if self.training else loss.detach(), cosine, weight)
 
 
 # --- `LAATTrainer`: alignment training with another prior and another attribution than `CAPTrainer`.
@@ -218,15 +180,40 @@ class LAATTrainer(AlignedTrainer):
         self.scores = scores
         self._rows = self._score_rows(model) if args.alignment_weight else None
 
-    def aligner(
-        self, model: nn.Module, inputs: dict[str, Any]
-    ) -> tuple[dict[str, Any], Aligner | None]:
-        """The student's inputs, and the alignment of their gradients."""
-        if self._rows is None or LABELS not in inputs:
-            return inputs, None
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """L = L_task + γ · d(input gradient of each output, its feature scores)."""
+        gamma = self.beta(model.training)
+        if self._rows is None or LABELS not in inputs or not gamma:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         features = inputs[FEATURES].detach().requires_grad_()
-        aligner = InputGradientAligner(features, self._rows, self.alignment, model.training)
-        return {**inputs, FEATURES: features}, aligner
+        inputs = {**inputs, FEATURES: features}
+        with torch.enable_grad():  # evaluation runs under no_grad, yet an attribution is a gradient
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            align_loss, cosine = self.align(outputs.logits, features, self._rows, model.training)
+        self.record(model.training, inputs, loss, align_loss, cosine, torch.ones_like(cosine))
+        loss = loss + gamma * align_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def align(
+        self, logits: Tensor, features: Tensor, rows: ScoreRows, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
+        gradients = input_gradients(logits, features, rows.outputs, differentiable=training)
+        attribution = scoped(gradients, self.alignment.attribution_scope)
+        repeats = len(attribution) // len(rows.outputs)
+        prior, known = rows.scores.repeat(repeats, 1), rows.known.repeat(repeats, 1)
+        weight = attribution.new_ones(len(attribution))
+        distance = find_loss(self.alignment.alignment_loss)
+        floor = self.alignment.alignment_norm_floor
+        loss = alignment_loss(distance, attribution, prior, known, weight, floor)
+        cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
+        return loss if training else loss.detach(), cosine
 
     def _score_rows(self, model: TabularStudent) -> ScoreRows:
         """The scores as tensors, after refusing what cannot be aligned."""

@@ -21,8 +21,9 @@ from hf_cap.words import NO_WORD, keep_words, token_words
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from transformers import PreTrainedModel
 
-    from hf_cap.attribution import Explained, TokenScores
+    from hf_cap.attribution import TextBatch, TokenScores
     from hf_cap.classifiers import Encoded, TextClassifier
 
 
@@ -150,43 +151,44 @@ class IntegratedGradientsPrior(ClassifierSource):
         lengths = [len(one["input_ids"]) * self.steps for one in encoded]
         for batch in length_batches(lengths, budget):
             some = [rows[index] for index in batch]
-            explained = _explained(classifier, some, [encoded[index] for index in batch])
-            token_scores, change = self._integrate(explained, budget)
-            pooled = pool_words(token_scores, explained.words, max(len(r.spans) for r in some))
+            texts = _text_batch(classifier, some, [encoded[index] for index in batch])
+            model = classifier.text_classifier.model
+            token_scores, change = self._integrate(model, texts, budget)
+            pooled = pool_words(token_scores, texts.words, max(len(r.spans) for r in some))
             batch_gaps = (token_scores.sum(1) - change).tolist()
             for index, row_scores, gap in zip(batch, pooled.tolist(), batch_gaps, strict=True):
                 scores[index], gaps[index] = row_scores[: len(rows[index].spans)], gap
         return SourceResult(scores, {"gap": gaps}, {"identity": classifier.identity})
 
     def _integrate(
-        self, explained: "Explained", budget: int
+        self, model: "PreTrainedModel", batch: "TextBatch", budget: int
     ) -> "tuple[TokenScores, Float[Tensor, ' rows']]":
         """Token scores, and the change of the gold logit from the baseline to the text."""
         import torch
 
-        from hf_cap.attribution import path_points, path_scores
+        from hf_cap.attribution import path_points, path_scores, score_points
         from hf_cap.classifiers import first_token_only
 
-        ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         points = path_points(
             "integrated_gradients", ids, mask, steps=self.steps, rule="gauss_legendre"
         )
-        with first_token_only(explained.model):
+        with first_token_only(model):
             with torch.enable_grad():
-                scores, _ = path_scores(explained, points, rows=budget // ids.shape[1])
+                scores, _ = path_scores(model, batch, points, rows=budget // ids.shape[1])
             with torch.no_grad():
                 ends = torch.tensor([[0.0], [1.0]], device=ids.device).expand(-1, len(ids))
-                baseline, text = explained(ends)[0]
+                baseline, text = score_points(model, batch, ends)[0]
         return scores, text - baseline
 
 
-def _explained(
+def _text_batch(
     classifier: ReferenceClassifier, rows: Sequence[Row], encoded: Sequence["Encoded"]
-) -> "Explained":
-    """The classifier with some rows, padded, the word of each token, and the gold labels."""
+) -> "TextBatch":
+    """Some rows, padded, the word of each token, and the gold labels."""
     import torch
 
-    from hf_cap.attribution import Explained
+    from hf_cap.attribution import TextBatch
 
     inputs = classifier.text_classifier.pad(
         [{k: v for k, v in one.items() if k != "offset_mapping"} for one in encoded]
@@ -197,9 +199,7 @@ def _explained(
         offsets: list[tuple[int, int]] = one["offset_mapping"]  # type: ignore[assignment]
         words[number, : len(offsets)] = torch.tensor(token_words(offsets, row.spans, row.text))
     gold = torch.tensor([classifier.outputs[row.label] for row in rows])
-    return Explained(
-        classifier.text_classifier.model, inputs, gold.to(ids.device), words.to(ids.device)
-    )
+    return TextBatch(inputs, gold.to(ids.device), words.to(ids.device))
 
 
 @documented

@@ -59,7 +59,7 @@ class HeatMapCallback(TrainerCallback):
         count: int = 4,
         *,
         word_pattern: str = WORD_PATTERN,
-        prior_column: str = PRIOR,
+        prior_column: str | None = None,
         max_length: int | None = None,
     ) -> None:
         if count < 1:
@@ -71,6 +71,7 @@ class HeatMapCallback(TrainerCallback):
         self.rows = rows
         self.texts: list[str] = list(rows[TEXT])
         self.labels = [names[label] for label in rows[LABEL]]
+        prior_column = prior_column or PRIOR
         has_priors = prior_column in rows.column_names
         self.priors = list(rows[prior_column]) if has_priors else [None] * len(rows)
         for row, (text, prior) in enumerate(zip(self.texts, self.priors, strict=True)):

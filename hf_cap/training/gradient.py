@@ -1,7 +1,7 @@
-"""Two ways to the gradient of a loss on attributions.
+"""Two ways to the gradient of a distance between attributions and priors.
 
 `double_backward` differentiates the inner gradient: exact, but attention needs a kernel with a second
-derivative, and sharded models refuse. `finite_difference` needs only ordinary passes. With the loss L,
+derivative, and sharded models cannot do it. `finite_difference` needs only ordinary passes. With the loss L,
 u = ∂L/∂φ and the *constant* direction v = u · (e − b),
 
     ∂L/∂θ = ∂/∂θ Σ_k q_k D_v f(x_k; θ)  +  the direct term through (e − b),
@@ -9,141 +9,129 @@ u = ∂L/∂φ and the *constant* direction v = u · (e − b),
 
 so two forward passes and one ordinary backward give it, up to O(h²).
 
-A way is a function `(explained, plan, loss, shared) -> (value of the loss, token scores)`; the value carries
-the gradient with respect to the weights, and the caller's one `backward()` collects it with the task's.
+Each returns the loss, which carries the gradient with respect to the weights, and the token scores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hf_cap.attribution import (
     Embeddings,
-    Explained,
     Path,
     PerExample,
     Points,
     Scalar,
+    TextBatch,
     TokenScores,
     common_attention,
     math_attention,
     path_scores,
+    score_points,
     split_points,
-    token_scores,
     without_dropout,
 )
 
-TokenLoss = Callable[[TokenScores], Scalar]
+Distance = Callable[[TokenScores], Scalar]
+"""Distance of the token scores of a batch from its priors."""
+
+STEP = 8e-3
+"""Length of a finite-difference step, as a part of the norm of the embeddings at the point."""
 
 
-@dataclass(frozen=True)
-class Shared:
-    """A pass of the text itself (α = 1) that the task makes anyway."""
-
-    score: PerExample
-    path: Path
-    weight: Float[Tensor, " one"]
-    """q of this point."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which passes to make."""
-
-    points: Points
-    """All points of the path but the shared one."""
-    chosen: tuple[int, ...] | None = None
-    """Steps that carry the second derivative; `None` for all, the shared one included."""
-    rows: int | None = None
-    """Most path points in one pass."""
-    recompute: bool = False
-    """Make the graph of a finite difference again in the backward pass instead of keeping it."""
-    step: float = 8e-3
-    """Finite-difference step, as a part of the norm of the point."""
-
-    def share(self, score: PerExample, path: Path) -> "tuple[Plan, Shared]":
-        """Take the last point, at α = 1, from the pass that left `score` and `path`."""
-        alpha, weights = self.points
-        return replace(self, points=(alpha[:-1], weights[:-1])), Shared(score, path, weights[-1:])
-
-    def pick(self, steps: list[int]) -> Points:
-        """The points of some steps."""
-        return self.points[0][steps], self.points[1][steps]
+def value_only(
+    model: nn.Module, batch: TextBatch, points: Points, distance: Distance, rows: int | None = None
+) -> tuple[Scalar, TokenScores]:
+    """The loss without a gradient, as evaluation needs it."""
+    scores, _ = path_scores(model, batch, points, rows=rows)
+    return distance(scores).detach(), scores
 
 
 def double_backward(
-    explained: Explained, plan: Plan, loss: TokenLoss, shared: Shared | None = None
+    model: nn.Module,
+    batch: TextBatch,
+    points: Points,
+    distance: Distance,
+    *,
+    chosen: Sequence[int] | None = None,
+    rows: int | None = None,
 ) -> tuple[Scalar, TokenScores]:
-    """The exact gradient, through the graph of the inner gradient."""
-    steps = len(plan.points[1])
-    count = steps + (shared is not None)
-    chosen = tuple(range(count)) if plan.chosen is None else plan.chosen
-    carrying: list[TokenScores] = []
-    plain: list[TokenScores] = []
-    model = explained.model
+    """The exact gradient, through the graph of the inner gradient.
+
+    Args:
+        model: The classifier itself.
+        batch: The texts.
+        points: All points of the path, and their weights.
+        distance: Of the token scores from the priors.
+        chosen: Steps that carry the second derivative; all by default. The gradient stays unbiased.
+        rows: Most path points in one pass.
+    """
+    alpha, weights = points
+    steps = len(weights)
+    carrying = list(range(steps)) if chosen is None else list(chosen)
+    plain = [k for k in range(steps) if k not in carrying]
     with common_attention(model), math_attention(), without_dropout(model):
-        for group, create in ((carrying, True), (plain, False)):
-            some = [k for k in range(steps) if (k in chosen) == create]
-            if some:
-                group.append(
-                    path_scores(explained, plan.pick(some), rows=plan.rows, create_graph=create)[0]
-                )
-    if shared is not None:
-        create = steps in chosen
-        scores, _ = token_scores(
-            shared.score[None], shared.path, shared.weight, create_graph=create, keep=True
-        )
-        (carrying if create else plain).append(scores)
-    total = torch.stack(carrying).sum(0)
-    if plain:
-        # value: all points; gradient: that of the chosen ones, scaled to be unbiased for all
-        scaled = total * (count / len(chosen))
-        total = scaled + (total - scaled + torch.stack(plain).sum(0)).detach()
-    return loss(total), total
+        some = (alpha[carrying], weights[carrying])
+        total, _ = path_scores(model, batch, some, rows=rows, create_graph=True)
+        if plain:
+            rest, _ = path_scores(model, batch, (alpha[plain], weights[plain]), rows=rows)
+            # value: all points; gradient: that of the chosen ones, scaled to be unbiased for all
+            scaled = total * (steps / len(carrying))
+            total = scaled + (total - scaled + rest).detach()
+    return distance(total), total
 
 
 def finite_difference(
-    explained: Explained, plan: Plan, loss: TokenLoss, shared: Shared | None = None
+    model: nn.Module,
+    batch: TextBatch,
+    points: Points,
+    distance: Distance,
+    *,
+    chosen: Sequence[int] | None = None,
+    rows: int | None = None,
+    step: float = STEP,
+    recompute: bool = False,
 ) -> tuple[Scalar, TokenScores]:
-    """The gradient by central differences in embedding space, in float32; without use for a shared pass."""
-    with difference_passes(explained.model):
-        found, gradient = path_scores(explained, plan.points, rows=plan.rows)
+    """The gradient by central differences in embedding space, in float32.
+
+    Args:
+        model: The classifier itself.
+        batch: The texts.
+        points: All points of the path, and their weights.
+        distance: Of the token scores from the priors.
+        chosen: Steps whose differences are computed; all by default. The gradient stays unbiased.
+        rows: Most path points in one pass.
+        step: Length of a step, as a part of the norm of the embeddings at the point.
+        recompute: Compute the graph again in the backward pass instead of keeping it.
+    """
+    with difference_passes(model):
+        found, gradient = path_scores(model, batch, points, rows=rows)
     scores = found.detach().requires_grad_()
-    value = loss(scores)
+    value = distance(scores)
     (direction,) = torch.autograd.grad(value, scores)
-    carrier = value.detach()
-    for term in _terms(explained, plan, direction, gradient):
-        carrier = carrier + (term - term.detach())
-    return carrier, scores.detach()
-
-
-def _terms(
-    explained: Explained, plan: Plan, direction: TokenScores, gradient: Embeddings
-) -> Iterator[Scalar]:
-    """Terms whose gradients add up to that of the loss, one for each group of steps."""
-    steps = len(plan.points[1])
-    chosen = list(range(steps)) if plan.chosen is None else list(plan.chosen)
-    alpha, weights = plan.pick(chosen)
-    groups = list(
-        split_points((alpha, weights * (steps / len(chosen))), plan.rows and plan.rows // 2)
-    )
+    alpha, weights = points
+    carrying = list(range(len(weights))) if chosen is None else list(chosen)
+    scaled = (alpha[carrying], weights[carrying] * (len(weights) / len(carrying)))
+    groups = list(split_points(scaled, rows and rows // 2))
+    loss = value.detach()
     for index, group in enumerate(groups):
-        arguments = (explained, group, direction, gradient if index == 0 else None, plan.step)
-        if len(groups) == 1 and not plan.recompute:
-            yield _directional(*arguments)
-        else:  # one group's graph at a time: each is made again when backward comes to it
-            yield checkpoint(
+        arguments = (model, batch, group, direction, gradient if index == 0 else None, step)
+        if len(groups) == 1 and not recompute:
+            term = _directional(*arguments)
+        else:  # one group's graph at a time: each is computed again when backward reaches it
+            term = checkpoint(
                 _directional, *arguments, use_reentrant=False, preserve_rng_state=False
             )
+        loss = loss + (term - term.detach())
+    return loss, scores.detach()
 
 
 def _directional(
-    explained: Explained,
+    model: nn.Module,
+    batch: TextBatch,
     points: Points,
     direction: TokenScores,
     gradient: Embeddings | None,
@@ -152,7 +140,7 @@ def _directional(
     """Σ_k q_k D_v f(x_k) for the constant v = direction · (e − b); with `gradient`, plus the direct term."""
     alpha, weights = points
     copies = 2 * len(alpha)
-    word = (explained.words >= 0)[..., None]
+    word = (batch.words >= 0)[..., None]
 
     def move(path: Path) -> tuple[Embeddings, PerExample]:
         """Direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero."""
@@ -166,8 +154,8 @@ def _directional(
         forth, back = (h[:, None, None] * v).chunk(2)
         return torch.cat([forth, -back])
 
-    with difference_passes(explained.model):
-        score, path = explained(torch.cat([alpha, alpha]), shift)
+    with difference_passes(model):
+        score, path = score_points(model, batch, torch.cat([alpha, alpha]), shift)
         forth, back = score.chunk(2)
         h = move(path)[1].view(copies, -1)[: len(alpha)]
         slope = (forth - back) * torch.where(h > 0, 0.5 / h, 0.0)
@@ -182,8 +170,8 @@ def _directional(
 def difference_passes(model: nn.Module) -> Iterator[None]:
     """Without dropout, foreign attention and autocast, also where accelerate put that round `forward`.
 
-    A difference of two nearly equal scores has no correct digit left in bfloat16. What FSDP and DeepSpeed
-    cast cannot be switched off here; `choose_gradient` refuses it.
+    A difference of two nearly equal scores has no correct digit left in bfloat16. The casts of FSDP and
+    DeepSpeed cannot be switched off here; `choose_gradient` refuses them.
     """
     patched, original = model.forward, model.__dict__.get("_original_forward")
     if original is not None:
@@ -197,9 +185,7 @@ def difference_passes(model: nn.Module) -> Iterator[None]:
             model.forward = patched
 
 
-GRADIENTS: dict[
-    str, Callable[[Explained, Plan, TokenLoss, Shared | None], tuple[Tensor, TokenScores]]
-] = {
+GRADIENTS: dict[str, Callable[..., tuple[Scalar, TokenScores]]] = {
     "double_backward": double_backward,
     "finite_difference": finite_difference,
 }

@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import kl_div, softplus
 
 from hf_cap.attribution import PerExample, WordMask, WordScores
+from hf_cap.errors import ConfigError
+from hf_cap.utils import load_object
 
 _TINY = 1e-12
 
@@ -81,32 +83,71 @@ def order_disagreement(
     return (apart * loss).sum((1, 2)) / apart.sum((1, 2)).clamp_min(_TINY)
 
 
-Loss = Callable[[WordScores, WordScores, WordMask, float], PerExample]
+Loss = Callable[..., PerExample]
+"""`(attribution, prior, mask, floor)` to one distance per example; a loss of your own may take three."""
 
-LOSSES: dict[tuple[str, str], Loss] = {
-    ("mse", "sum"): squared_distance,
-    ("mse", "mean"): mean_squared_distance,
-    ("cosine", "sum"): cosine_distance,
-    ("kl", "sum"): divergence,
-    ("order", "sum"): order_disagreement,
+LOSSES: dict[str, Loss] = {
+    "mse": squared_distance,
+    "mse_mean": mean_squared_distance,
+    "cosine": cosine_distance,
+    "kl": divergence,
+    "order": order_disagreement,
 }
-"""(`alignment_loss`, `alignment_reduction`) to the distance."""
+"""Name (`alignment_loss`) to the distance."""
+
+
+def register_loss(name: str, loss: Loss) -> None:
+    """Make a distance known by a name.
+
+    Args:
+        name: What `alignment_loss` calls it.
+        loss: `(attribution, prior, mask)` to one distance per example, from `(batch, words)` to `(batch,)`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in LOSSES:
+        raise ConfigError(f"There is a loss {name!r} already; give yours another name.")
+    LOSSES[name] = lambda attribution, prior, mask, floor: loss(attribution, prior, mask)
+
+
+def find_loss(name: str) -> Loss:
+    """The distance with this name, or a function of your own as `module:function`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    if ":" not in name:
+        raise ConfigError(
+            f"There is no `alignment_loss` {name!r}; there are {sorted(LOSSES)}. Name a function of your own "
+            "as `module:function`."
+        )
+    loss = load_object(name)
+    return lambda attribution, prior, mask, floor: loss(attribution, prior, mask)
 
 
 def alignment_loss(
-    name: str,
+    loss: Loss,
     attribution: WordScores,
     prior: WordScores,
     mask: WordMask,
     weight: PerExample,
-    *,
-    reduction: str = "sum",
     floor: float = 0.0,
 ) -> torch.Tensor:
-    """Mean over *all* examples of the batch of `weight · distance`.
+    """Mean over *all* examples of the batch of `weight · loss`.
 
     Examples without a prior count with weight 0. Dividing by the size of the batch, and not by the sum of the
     weights, keeps the value independent of how a batch is split over accumulation steps and processes.
+
+    Raises:
+        ConfigError: the loss does not return one value per example.
     """
-    losses = LOSSES[name, reduction](attribution, prior, mask, floor)
+    losses = loss(attribution, prior, mask, floor)
+    if losses.shape != weight.shape:
+        raise ConfigError(
+            f"An alignment loss returns one value per example, shape {tuple(weight.shape)}; got "
+            f"{tuple(losses.shape)}."
+        )
     return (weight * losses).sum() / max(len(losses), 1)

@@ -1,19 +1,17 @@
-"""What is refused before training: models and set-ups whose attributions cannot be differentiated."""
+"""Validate model, data and set-up before training."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 
-from hf_cap.attribution import Explained, pad_token
+from hf_cap.attribution import pad_token
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
-from hf_cap.schema import PRIOR, prior_sources
+from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
-from hf_cap.training.config import AlignmentOptions
-from hf_cap.training.gradient import GRADIENTS, Plan, TokenLoss
 
 _logger = logging.getLogger(__name__)
 _KINKS = (
@@ -42,23 +40,6 @@ def check_classifier(model: nn.Module) -> None:
             f"problem_type={problem!r}. Load it with two labels or more and one label a text."
         )
     pad_token(model)
-
-
-def check_has_prior(dataset: Dataset, options: AlignmentOptions) -> None:
-    """Refuse to align with priors that are not there.
-
-    Raises:
-        PriorError: the alignment is on and the data set has no prior column.
-    """
-    column = options.prior_column
-    if not options.alignment_weight or column in dataset.column_names:
-        return
-    fuse = "`hf-cap fuse` (in Python `fuse_priors`)"
-    steps = fuse if prior_sources(dataset.features) else f"`hf-cap extract`, then {fuse}"
-    raise PriorError(
-        f"alignment_weight={options.alignment_weight!r}, but there is no column {column!r}; the data set has "
-        f"{dataset.column_names}. Run {steps}, or train without alignment: `alignment_weight=0`."
-    )
 
 
 def check_encoded(dataset: Dataset) -> None:
@@ -153,22 +134,20 @@ def _blocks_finite_difference(
     return None
 
 
-def check_gradient(mode: str, explained: Explained, plan: Plan, loss: TokenLoss) -> None:
+def check_gradient(mode: str, model: nn.Module, loss: Callable[[], Tensor]) -> None:
     """Compute one alignment gradient and refuse to go on if it is not finite or misses a layer.
 
     Args:
-        mode: Gradient mode to try.
-        explained: The bare model, with a few examples that have priors.
-        plan: The passes.
-        loss: Alignment loss of those examples.
+        mode: Gradient mode, for the messages.
+        model: The bare model.
+        loss: Computes the alignment loss of a few texts with priors.
 
     Raises:
         AlignmentError: the gradient cannot be computed, is not finite, or does not reach a layer.
     """
-    named = [(name, p) for name, p in explained.model.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     try:
-        value, _ = GRADIENTS[mode](explained, plan, loss, None)
-        gradients = torch.autograd.grad(value, [p for _, p in named], allow_unused=True)
+        gradients = torch.autograd.grad(loss(), [p for _, p in named], allow_unused=True)
     except RuntimeError as error:
         raise AlignmentError(
             f"The gradient of the attribution cannot be computed by {mode!r}: {error}. "
@@ -181,7 +160,7 @@ def check_gradient(mode: str, explained: Explained, plan: Plan, loss: TokenLoss)
             f"The alignment gradient is not finite at {bad[:3]!r} ({len(bad)} of {len(found)} weights). Try "
             "`alignment_norm_floor=0.1`, and look at the prior of the first examples."
         )
-    missed = _missed_layers(explained.model, {name for name, g in found.items() if g.any()})
+    missed = _missed_layers(model, {name for name, g in found.items() if g.any()})
     if missed:
         raise AlignmentError(
             f"The alignment gradient does not reach {missed!r}. Something between these layers "
@@ -206,7 +185,7 @@ def _missed_layers(model: nn.Module, reached: set[str]) -> list[str]:
     return missed
 
 
-def telling_rows(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
+def probe_batch(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
     """Of the first encoded rows, those on which a missing gradient would show.
 
     They are the longest whose prior counts and is not constant; there may be none.

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from hf_cap.classifiers import load_model
 from hf_cap.cli import main
-from hf_cap.training.trainer import AlignedTrainer
+from hf_cap.training.base import AlignedTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import family
 

@@ -83,9 +83,7 @@ def train_on(name: str, folder: str) -> list[dict[str, Any]]:
     from tests.tiny import roberta_classifier, word_tokenizer
 
     priors = load_prior_dataset(name)
-    config = CAPConfig(
-        folder, num_train_epochs=1.0, alignment_every=1, logging_steps=1, report_to="none"
-    )
+    config = CAPConfig(folder, num_train_epochs=1.0, logging_steps=1, report_to="none")
     model = roberta_classifier(len(priors["train"].features["label"].names))
     trainer = CAPTrainer(
         model, config, train_dataset=priors["train"], processing_class=word_tokenizer()

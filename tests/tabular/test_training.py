@@ -14,7 +14,6 @@ from hf_cap.laat.publishing import attribute_features, load_student, predict_tab
 from hf_cap.laat.settings import Scope
 from hf_cap.laat.table import EncodedTable
 from hf_cap.laat.trainer import (
-    InputGradientAligner,
     LAATConfig,
     LAATTrainer,
     ScoreRows,
@@ -131,10 +130,10 @@ def test_a_feature_without_a_score_is_left_free() -> None:
     scores = scores_of(schema, [[-1, 0, np.nan, -2], [1, 0, np.nan, 2]])
     rows = ScoreRows.of(scores, schema, sharpen=False, device=torch.device("cpu"))
     features = torch.from_numpy(preprocessor.features(frame)).requires_grad_()
-    aligner = InputGradientAligner(features, rows, LAATConfig("x", use_cpu=True), training=True)
-    found = aligner(model(features=features))
-    assert found.loss.item() == pytest.approx(0, abs=1e-6)
-    assert found.cosine.tolist() == pytest.approx([1, 1])
+    run = LAATTrainer(model, LAATConfig("x", use_cpu=True), scores)
+    loss, cosine = run.align(model(features=features).logits, features, rows, True)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert cosine.tolist() == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])
@@ -168,8 +167,8 @@ def test_the_gradient_of_the_alignment_reaches_every_layer(activation: str, scop
     rows = ScoreRows.of(scores, preprocessor.schema, sharpen=False, device=torch.device("cpu"))
     features = torch.from_numpy(preprocessor.features(frame)).requires_grad_()
     options = LAATConfig("x", use_cpu=True, attribution_scope=scope)
-    aligner = InputGradientAligner(features, rows, options, training=True)
-    aligner(model(features=features)).loss.backward()
+    run = LAATTrainer(model, options, scores)
+    run.align(model(features=features).logits, features, rows, True)[0].backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     weights = {name for name, _ in model.named_parameters() if name.endswith("weight")}
     assert weights <= reached
@@ -336,7 +335,6 @@ def test_what_cannot_be_aligned_is_refused(
 def test_settings_that_tables_have_no_use_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="finite_difference"):
         LAATConfig("x", alignment_gradient="finite_difference", use_cpu=True)
-    assert LAATConfig("x", alignment_loss="cosine", use_cpu=True).alignment_reduction == "sum"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_cap.attribution import Explained
+from hf_cap.attribution import TextBatch
 from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
@@ -47,15 +47,15 @@ def batch_of(rows: Dataset, *, padding_side: str = "right") -> tuple[dict[str, T
     return inputs, priors
 
 
-def explained_batch(
-    model: nn.Module, *, count: int = 4, padding_side: str = "right", target: str = "gold"
-) -> tuple[Explained, Priors]:
-    """A batch with a prior for each text, ready to be explained."""
+def text_batch(
+    *, count: int = 4, padding_side: str = "right", target: str = "gold"
+) -> tuple[TextBatch, Priors]:
+    """A batch with a prior for each text."""
     inputs, priors = batch_of(
         raw_rows(count + 1, seed=3, without=100).skip(1), padding_side=padding_side
     )
     labels = inputs.pop("labels")
-    return Explained(model, inputs, labels, priors.token_words, target), priors
+    return TextBatch(inputs, labels, priors.token_words, target), priors
 
 
 _SMALL = {
@@ -143,7 +143,6 @@ def config(folder: Path, **settings: Any) -> CAPConfig:
             "lr_scheduler_type": "constant",
             "per_device_train_batch_size": 4,
             "max_steps": 4,
-            "alignment_every": 1,
             "alignment_weight": 0.5,
             "report_to": "none",
             "disable_tqdm": True,

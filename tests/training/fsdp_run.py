@@ -8,8 +8,8 @@ from torch.distributed.fsdp import fully_shard
 
 from hf_cap.training.gradient import finite_difference
 from tests.tiny import roberta_classifier
-from tests.training.cases import explained_batch
-from tests.training.test_gradient import loss_for, plan_for
+from tests.training.cases import text_batch
+from tests.training.test_gradient import loss_for, points_for
 
 
 def gradients(*, sharded: bool) -> dict[str, torch.Tensor]:
@@ -18,9 +18,9 @@ def gradients(*, sharded: bool) -> dict[str, torch.Tensor]:
         for layer in model.roberta.encoder.layer:
             fully_shard(layer)
         fully_shard(model)
-    explained, priors = explained_batch(model)
-    task = model(**explained.inputs, labels=explained.labels).loss
-    align, _ = finite_difference(explained, plan_for(explained), loss_for(priors))
+    batch, priors = text_batch()
+    task = model(**batch.inputs, labels=batch.labels).loss
+    align, _ = finite_difference(model, batch, points_for(batch), loss_for(priors))
     (task + align).backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in found.items()}

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
+from hf_cap.training.card import changed_settings, run_record
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.trainer import changed_settings, run_record
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import trainer
 

@@ -7,29 +7,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_cap.attribution import Explained, math_attention, on_path, path_points, target_score
+from hf_cap.attribution import Points, TextBatch, path_points, pool_words
 from hf_cap.errors import ConfigError
 from hf_cap.training.collator import Priors
-from hf_cap.training.config import AlignmentOptions, GradientMode
-from hf_cap.training.gradient import GRADIENTS, Plan, double_backward, finite_difference
-from hf_cap.training.trainer import token_loss
+from hf_cap.training.gradient import GRADIENTS, double_backward, finite_difference
+from hf_cap.training.losses import LOSSES, alignment_loss
+from hf_cap.training.options import GradientMode
 from hf_cap.training.validation import choose_gradient
 from tests.tiny import roberta_classifier
-from tests.training.cases import FAMILIES, explained_batch, family
+from tests.training.cases import FAMILIES, family, text_batch
 
 ALL_FAMILIES = [*FAMILIES, "t5-encoder"]
 
 
-def plan_for(explained: Explained, steps: int = 2, **settings: object) -> Plan:
-    ids = explained.inputs["input_ids"]
-    points = path_points(
-        "integrated_gradients", ids, explained.inputs["attention_mask"], steps=steps
-    )
-    return Plan(points, **settings)  # type: ignore[arg-type]
+def points_for(batch: TextBatch, steps: int = 2) -> Points:
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    return path_points("integrated_gradients", ids, mask, steps=steps)
 
 
-def loss_for(priors: Priors, **settings: object) -> Callable[[Tensor], Tensor]:
-    return token_loss(AlignmentOptions(**settings), priors)  # type: ignore[arg-type]
+def loss_for(priors: Priors) -> Callable[[Tensor], Tensor]:
+    def loss(token_scores: Tensor) -> Tensor:
+        words = pool_words(token_scores, priors.token_words, priors.scores.shape[1])
+        return alignment_loss(LOSSES["mse"], words, priors.scores, priors.mask, priors.weight)
+
+    return loss
 
 
 def gradients(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
@@ -52,11 +53,11 @@ def relative(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_both_ways_agree_on_every_family_and_reach_every_layer(name: str, side: str) -> None:
     model = family(name)
-    explained, priors = explained_batch(model, padding_side=side)
-    loss, plan = loss_for(priors), plan_for(explained)
-    exact_value, exact_scores = double_backward(explained, plan, loss)
+    batch, priors = text_batch(padding_side=side)
+    loss, points = loss_for(priors), points_for(batch)
+    exact_value, exact_scores = double_backward(model, batch, points, loss)
     exact = gradients(model, exact_value)
-    value, scores = finite_difference(explained, plan, loss)
+    value, scores = finite_difference(model, batch, points, loss)
     torch.testing.assert_close(value, exact_value)
     torch.testing.assert_close(scores, exact_scores.detach(), rtol=1e-4, atol=1e-6)
     assert relative(gradients(model, value), exact) < 1e-3
@@ -70,9 +71,9 @@ def test_both_ways_agree_on_every_family_and_reach_every_layer(name: str, side: 
 @pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_the_gradient_is_the_slope_of_the_loss(name: str) -> None:
     model = family(name).double()
-    explained, priors = explained_batch(model)
-    loss, plan = loss_for(priors), plan_for(explained)
-    exact = gradients(model, double_backward(explained, plan, loss)[0])
+    batch, priors = text_batch()
+    loss, points = loss_for(priors), points_for(batch)
+    exact = gradients(model, double_backward(model, batch, points, loss)[0])
     generator = torch.Generator().manual_seed(1)
     # by PyTorch's rule (`padding_idx`) the pad row gets no gradient, though the baseline moves with it
     way = {
@@ -84,7 +85,7 @@ def test_the_gradient_is_the_slope_of_the_loss(name: str) -> None:
         with torch.no_grad():
             for n, p in model.named_parameters():
                 p.add_(by * way[n])
-        return float(double_backward(explained, plan, loss)[0].detach())
+        return float(double_backward(model, batch, points, loss)[0].detach())
 
     # RMSNorm computes in float32 whatever it is given, so the step cannot be smaller
     forth, back = moved(1e-4), moved(-2e-4)
@@ -105,35 +106,37 @@ def test_the_step_follows_the_scale_of_embeddings_and_loss(scale: float) -> None
             if "embeddings" in name:
                 weight *= scale
         model.classifier.out_proj.weight *= scale
-    explained, priors = explained_batch(model)
-    plan = plan_for(explained)
+    batch, priors = text_batch()
+    points = points_for(batch)
 
     def loss(scores: Tensor) -> Tensor:
         return loss_for(priors)(scores) * scale
 
-    exact = gradients(model, double_backward(explained, plan, loss)[0])
-    assert relative(gradients(model, finite_difference(explained, plan, loss)[0]), exact) < 2e-3
+    exact = gradients(model, double_backward(model, batch, points, loss)[0])
+    assert (
+        relative(gradients(model, finite_difference(model, batch, points, loss)[0]), exact) < 2e-3
+    )
 
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_splitting_the_passes_changes_nothing(mode: str) -> None:
     model: Any = roberta_classifier()
-    explained, priors = explained_batch(model)
+    batch, priors = text_batch()
     loss = loss_for(priors)
-    whole = gradients(model, GRADIENTS[mode](explained, plan_for(explained, 5), loss, None)[0])
-    split = GRADIENTS[mode](explained, plan_for(explained, 5, rows=8), loss, None)[0]
+    whole = gradients(model, GRADIENTS[mode](model, batch, points_for(batch, 5), loss)[0])
+    split = GRADIENTS[mode](model, batch, points_for(batch, 5), loss, rows=8)[0]
     assert relative(gradients(model, split), whole) < 1e-3
 
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_chosen_points_give_the_gradient_in_the_mean(mode: str) -> None:
     model: Any = roberta_classifier()
-    explained, priors = explained_batch(model)
+    batch, priors = text_batch()
     loss = loss_for(priors)
-    value, _ = GRADIENTS[mode](explained, plan_for(explained, 3), loss, None)
+    value, _ = GRADIENTS[mode](model, batch, points_for(batch, 3), loss)
     whole, parts = gradients(model, value), []
     for k in range(3):
-        some, _ = GRADIENTS[mode](explained, plan_for(explained, 3, chosen=(k,)), loss, None)
+        some, _ = GRADIENTS[mode](model, batch, points_for(batch, 3), loss, chosen=[k])
         torch.testing.assert_close(some, value)
         parts.append(gradients(model, some))
     mean = {name: torch.stack([part[name] for part in parts]).mean(0) for name in whole}
@@ -141,28 +144,12 @@ def test_chosen_points_give_the_gradient_in_the_mean(mode: str) -> None:
     assert relative(parts[0], whole) > 0.01
 
 
-@pytest.mark.parametrize("chosen", [None, (1,), (0,)])
-def test_a_shared_pass_serves_as_the_last_point(chosen: tuple[int, ...] | None) -> None:
-    model: Any = roberta_classifier()
-    explained, priors = explained_batch(model)
-    ids, mask = explained.inputs["input_ids"], explained.inputs["attention_mask"]
-    points = path_points("integrated_gradients", ids, mask, steps=2, rule="gauss_radau")
-    loss, plan = loss_for(priors), Plan(points, chosen)
-    alone, _ = double_backward(explained, plan, loss)
-    with math_attention(), on_path(model, explained.words) as seen:
-        logits = model(**explained.inputs).logits
-    rest, shared = plan.share(target_score(logits, explained.labels), seen[0])
-    together, _ = double_backward(explained, rest, loss, shared)
-    torch.testing.assert_close(together, alone)
-    assert relative(gradients(model, together + 0 * logits.sum()), gradients(model, alone)) < 1e-4
-
-
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_priors_of_weight_zero_pull_at_nothing(mode: str) -> None:
     model: Any = roberta_classifier()
-    explained, priors = explained_batch(model)
+    batch, priors = text_batch()
     loss = loss_for(priors._replace(weight=torch.zeros_like(priors.weight)))
-    value, _ = GRADIENTS[mode](explained, plan_for(explained), loss, None)
+    value, _ = GRADIENTS[mode](model, batch, points_for(batch), loss)
     assert float(value.detach()) == 0.0
     assert not any(bool(g.any()) for g in gradients(model, value).values())
 
@@ -179,14 +166,16 @@ def test_finite_difference_needs_no_second_derivative() -> None:
             return grad
 
     model: Any = roberta_classifier()
-    explained, priors = explained_batch(model)
-    plan, loss = plan_for(explained), loss_for(priors)
-    exact = gradients(model, double_backward(explained, plan, loss)[0])
+    batch, priors = text_batch()
+    points, loss = points_for(batch), loss_for(priors)
+    exact = gradients(model, double_backward(model, batch, points, loss)[0])
     model.roberta.encoder.layer[0].output.register_forward_hook(
         lambda module, args, output: Once.apply(output)  # type: ignore[no-untyped-call]
     )
-    assert relative(gradients(model, finite_difference(explained, plan, loss)[0]), exact) < 1e-3
-    assert relative(gradients(model, double_backward(explained, plan, loss)[0]), exact) > 0.1
+    assert (
+        relative(gradients(model, finite_difference(model, batch, points, loss)[0]), exact) < 1e-3
+    )
+    assert relative(gradients(model, double_backward(model, batch, points, loss)[0]), exact) > 0.1
 
 
 def test_the_table_holds_the_names_of_the_settings() -> None:
@@ -197,10 +186,10 @@ def test_finite_difference_sees_the_kinks_of_relu_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = family("t5-encoder", feed_forward="relu").double()
-    explained, priors = explained_batch(model)
+    batch, priors = text_batch()
     loss = loss_for(priors)
-    exact = gradients(model, double_backward(explained, plan_for(explained), loss)[0])
-    found = gradients(model, finite_difference(explained, plan_for(explained), loss)[0])
+    exact = gradients(model, double_backward(model, batch, points_for(batch), loss)[0])
+    found = gradients(model, finite_difference(model, batch, points_for(batch), loss)[0])
     assert relative(found, exact) > 0.1
     choose_gradient("auto", model, fsdp=False, deepspeed=False)
     assert not caplog.records

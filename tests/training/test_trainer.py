@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from hf_cap.attribution import attribute_words
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
 from hf_cap.schema import AttributionSettings
-from hf_cap.training.collator import CAPCollator, encode_dataset
-from hf_cap.training.config import AlignmentOptions
-from hf_cap.training.trainer import AlignedTrainer, Aligner, Alignment, CAPTrainer, WordAligner
+from hf_cap.training.base import AlignedTrainer
+from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
+from hf_cap.training.gradient import double_backward
+from hf_cap.training.options import AlignmentOptions, weight_at
+from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
@@ -140,7 +141,7 @@ def test_held_out_texts_without_priors_are_not_called_aligned(
     def explain(*_: Any, **__: Any) -> None:
         raise AssertionError("explained without need")
 
-    monkeypatch.setattr("hf_cap.training.trainer.path_scores", explain)
+    monkeypatch.setattr("hf_cap.training.trainer.value_only", explain)
     found = subject.evaluate(plain)
     assert found["eval_loss_task"] == pytest.approx(found["eval_loss"])
     assert not {"eval_loss_align", "eval_align_cosine"} & set(found)
@@ -229,15 +230,6 @@ def test_alignment_draws_nothing_from_the_global_generator(tmp_path: Path) -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_left_out_steps_carry_the_task_alone(tmp_path: Path) -> None:
-    subject = trainer(tmp_path, alignment_every=2, alignment_weight=0.5)
-    plain = trainer(tmp_path, alignment_weight=0.0)
-    full = trainer(tmp_path, alignment_weight=1.0)
-    torch.testing.assert_close(batch_loss(subject)[0], batch_loss(full)[0])
-    subject.state.global_step = 1
-    torch.testing.assert_close(batch_loss(subject)[0], batch_loss(plain)[0])
-
-
 def test_the_parts_of_the_loss_are_logged_raw(tmp_path: Path) -> None:
     subject = trainer(tmp_path, logging_strategy="steps", logging_steps=2, alignment_weight=0.25)
     subject.train()
@@ -315,7 +307,7 @@ def test_attention_of_half_precision_alone(
         "alignment_gradient": mode,
         "attribution_method": method,
         "bf16": True,
-        "max_steps": 2,
+        "max_steps": 1,
     }
     flash = trainer(tmp_path, model=model("half_only"), **settings)
     flash.train()
@@ -398,7 +390,7 @@ def test_several_evaluation_sets(tmp_path: Path) -> None:
 
 def test_an_alignment_without_priors_is_refused(tmp_path: Path) -> None:
     rows = raw_rows().remove_columns("prior")
-    with pytest.raises(PriorError, match=r"no column 'prior'.*fuse_priors"):
+    with pytest.raises(PriorError, match=r"no prior column 'prior'.*hf-cap extract"):
         trainer(tmp_path, rows=rows)
     trainer(tmp_path, rows=rows, alignment_weight=0.0)
 
@@ -502,10 +494,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "`alignment_weight` must be at least 0 and less than inf, got -1.0",
     ),
     ({"alignment_weight": float("nan")}, "less than inf, got nan"),
-    ({"alignment_loss": "l1"}, "`alignment_loss` must be one of 'mse', .*, got 'l1'"),
-    ({"alignment_loss": "kl", "alignment_reduction": "mean"}, "`alignment_reduction` is 'mean'"),
+    ({"alignment_loss": "l1"}, "There is no `alignment_loss` 'l1'; there are .*'mse'"),
     ({"attribution_steps": 0}, "`attribution_steps` must be at least 1, got 0"),
-    ({"alignment_every": 0}, "`alignment_every` must be at least 1, got 0"),
     ({"finite_difference_step": 0.0}, "`finite_difference_step` must be more than 0, got 0.0"),
     ({"alignment_warmup": 0.0}, "`alignment_warmup` must be more than 0 and at most 1, got 0.0"),
     ({"attribution_backward_steps": 2}, "`attribution_backward_steps` is 2"),
@@ -541,16 +531,12 @@ def test_defaults_of_training_arguments_are_unchanged() -> None:
 
 
 def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
-    from hf_cap.training.config import weight_at
-
     rising = AlignmentOptions(
-        alignment_weight=2.0, alignment_every=1, alignment_schedule="warmup", alignment_warmup=0.5
+        alignment_weight=2.0, alignment_schedule="warmup", alignment_warmup=0.5
     )
     assert [weight_at(rising, step, 8) for step in (0, 2, 4, 8)] == [0.0, 1.0, 2.0, 2.0]
-    cosine = AlignmentOptions(alignment_weight=2.0, alignment_every=2, alignment_schedule="cosine")
-    assert [weight_at(cosine, step, 8) for step in (0, 1, 4, 8)] == pytest.approx(
-        [4.0, 0.0, 2.0, 0.0]
-    )
+    cosine = AlignmentOptions(alignment_weight=2.0, alignment_schedule="cosine")
+    assert [weight_at(cosine, step, 8) for step in (0, 4, 8)] == pytest.approx([2.0, 1.0, 0.0])
 
 
 COMPILERS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
@@ -587,13 +573,31 @@ def test_encoded_data_and_a_collator_of_ones_own(tmp_path: Path) -> None:
     torch.testing.assert_close(batch_loss(subject)[0], expected)
 
 
-def aligned(subject: CAPTrainer, step: int = 0) -> WordAligner:
-    """The alignment of the whole training set as one batch on an optimizer step."""
+def whole_batch(subject: CAPTrainer) -> tuple[dict[str, Any], Priors]:
+    """The whole training set as one batch."""
+    inputs, priors = take_priors(subject.data_collator(list(subject.train_dataset)))
+    assert priors is not None
+    return inputs, priors
+
+
+def aligned(subject: CAPTrainer) -> Tensor:
+    """The alignment loss of the whole training set."""
+    return subject.align(subject.model.train(), *whole_batch(subject))[0]
+
+
+def passes_at(subject: CAPTrainer, step: int, **changes: Any) -> tuple[Any, ...]:
+    """Points and settings of the gradient function on a step of training or evaluation."""
+    seen: list[Any] = []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        seen.append((arguments[2], options))
+        return double_backward(*arguments)
+
+    inputs, priors = whole_batch(subject)
     subject.state.global_step = step
-    batch = subject.data_collator(list(subject.train_dataset))
-    _, aligner = subject.aligner(subject.model.train(), batch)
-    assert isinstance(aligner, WordAligner)
-    return aligner
+    subject.gradient = lambda model: spy  # type: ignore[method-assign]
+    subject.align(subject.model.train(), inputs, priors)
+    return tuple(seen[0])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -603,23 +607,26 @@ def test_the_attribution_is_that_of_the_network_without_dropout(tmp_path: Path, 
 
     dropping = trainer(tmp_path, model=model, alignment_gradient=mode)
     exact = trainer(tmp_path, alignment_gradient=mode)
-    torch.testing.assert_close(aligned(dropping)(None).loss, aligned(exact)(None).loss)
+    torch.testing.assert_close(aligned(dropping), aligned(exact))
     assert dropping.model.training
 
 
-def test_settings_reach_plan_and_loss(tmp_path: Path) -> None:
-    def of(**settings: Any) -> WordAligner:
-        return aligned(trainer(tmp_path, attribution_steps=2, **settings))
+def test_settings_reach_passes_and_loss(tmp_path: Path) -> None:
+    def of(**settings: Any) -> tuple[Any, Any]:
+        points, options = passes_at(trainer(tmp_path, attribution_steps=2, **settings), 0)
+        return points[0][:, 0].tolist(), options
 
-    assert of(attribution_quadrature="midpoint").plan.points[0][:, 0].tolist() == [0.25, 0.75]
-    radau = of(attribution_quadrature="gauss_radau").plan.points[0][:, 0].tolist()
+    assert of(attribution_quadrature="midpoint")[0] == [0.25, 0.75]
+    radau = of(attribution_quadrature="gauss_radau")[0]
     assert radau == [pytest.approx(1 / 3), pytest.approx(1.0)]
-    assert of(attribution_rows=3).plan.rows == 3
-    assert of().plan.rows is None
-    assert of(finite_difference_step=1e-2).plan.step == 1e-2
+    assert of(attribution_rows=3)[1]["rows"] == 3
+    assert of()[1]["rows"] is None
+    step = of(finite_difference_step=1e-2, alignment_gradient="finite_difference")[1]["step"]
+    assert step == 1e-2
     # a floor far above every norm leaves no attribution: what is left are the unit priors, of 12 texts in 16
-    assert of(alignment_norm_floor=1e6)(None).loss.item() == pytest.approx(12 / 16, abs=1e-4)
-    assert of(alignment_norm_floor=0.0)(None).loss.item() != pytest.approx(12 / 16, abs=1e-2)
+    far = aligned(trainer(tmp_path, alignment_norm_floor=1e6))
+    assert far.item() == pytest.approx(12 / 16, abs=1e-4)
+    assert aligned(trainer(tmp_path)).item() != pytest.approx(12 / 16, abs=1e-2)
 
 
 def test_settings_reach_the_encoding(tmp_path: Path) -> None:
@@ -641,20 +648,26 @@ def test_random_points_and_the_carrying_ones_are_drawn_anew_on_each_step(tmp_pat
         attribution_steps=3,
         attribution_backward_steps=1,
     )
-    plans = [aligned(subject, step).plan for step in range(12)]
-    assert {plan.chosen for plan in plans} == {(0,), (1,), (2,)}
-    assert len({float(plan.points[0][0, 0]) for plan in plans}) == 12
-    again = aligned(subject, 3).plan
-    assert torch.equal(again.points[0], plans[3].points[0])
+    made = [passes_at(subject, step) for step in range(12)]
+    assert {tuple(options["chosen"]) for _, options in made} == {(0,), (1,), (2,)}
+    assert len({float(points[0][0, 0]) for points, _ in made}) == 12
+    assert torch.equal(passes_at(subject, 3)[0][0], made[3][0][0])
     other = trainer(tmp_path, attribution_method="expected_gradients", attribution_steps=3, seed=1)
-    assert not torch.equal(aligned(other, 3).plan.points[0], plans[3].points[0])
+    assert not torch.equal(passes_at(other, 3)[0][0], made[3][0][0])
+
+
+def test_evaluation_is_always_at_the_same_points(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, attribution_method="expected_gradients", attribution_steps=2)
+    first = subject.evaluate()["eval_loss_align"]
+    subject.state.global_step = 5
+    assert subject.evaluate()["eval_loss_align"] == first
 
 
 def test_finite_differences_are_float32_under_autocast(tmp_path: Path) -> None:
     def gradient(enabled: bool) -> Tensor:
         subject = trainer(tmp_path, alignment_gradient="finite_difference")
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = aligned(subject)(None).loss
+            loss = aligned(subject)
         loss.backward()
         found = [p.grad for p in subject.model.parameters() if p.grad is not None]
         return torch.cat([g.flatten() for g in found])
@@ -664,20 +677,17 @@ def test_finite_differences_are_float32_under_autocast(tmp_path: Path) -> None:
 
 
 class Pull(AlignedTrainer):
-    """Another attribution: the embedding table itself, pulled to zero; every batch has this prior."""
+    """Another attribution: the embedding table itself, pulled to zero."""
 
-    def aligner(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[dict[str, Any], Aligner]:
-        table = self.model.get_input_embeddings().weight
-
-        class Zero:
-            def sharing(self) -> AbstractContextManager[None]:
-                return nullcontext()
-
-            def __call__(self, outputs: Any) -> Alignment:
-                assert outputs["logits"].shape[1] == 3
-                return Alignment(table.square().sum(), torch.tensor([0.5]), torch.ones(1))
-
-        return inputs, Zero()
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any
+    ) -> Any:
+        loss, outputs = Trainer.compute_loss(self, model, inputs, True)
+        pull = self.model.get_input_embeddings().weight.square().sum()
+        half = torch.tensor([0.5])
+        self.record(model.training, inputs, loss, pull, half, torch.ones(1))
+        loss = loss + self.beta(model.training) * pull
+        return (loss, outputs) if return_outputs else loss
 
 
 def test_another_attribution_needs_one_method(tmp_path: Path) -> None:
