@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_cap.priors.audit import AuditSettings as AuditSettings
     from hf_cap.priors.audit import audit_dataset as audit_dataset
     from hf_cap.priors.base import LEARNED as LEARNED
     from hf_cap.priors.base import SOURCES as SOURCES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hf_cap.priors.summary import ExtractionSummary as ExtractionSummary
 
 _EXPORTS = {
+    "AuditSettings": "audit",
     "CAPPrior": "cap",
     "ChannelPrior": "channel",
     "ClassifierSource": "classifier",

@@ -219,7 +219,7 @@ def test_summary_in_words() -> None:
 # --- Several processes.
 
 
-ROWS = 28
+ROWS = 16
 PROGRAM = """
 import json, os, sys, time
 from dataclasses import replace
