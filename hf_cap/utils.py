@@ -291,7 +291,7 @@ def keep_freed_memory() -> None:
     """Let this process and its children keep the memory of freed tensors for the next ones.
 
     glibc returns large freed blocks to the system, so that every forward pass maps and zeroes its
-    memory again (docs/scoring.md has the cost). Kept are at most 1 GiB, in blocks of at most 128 MiB.
+    memory again (docs/findings.md has the cost). Kept are at most 1 GiB, in blocks of at most 128 MiB.
     Does nothing where the user has settings for malloc or the C library is not glibc. Only command
     lines call it, since it holds for the whole process.
     """
