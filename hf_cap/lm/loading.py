@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_cap.embedded import resolve_model
+from hf_cap.embedded import require_gguf, resolve_model
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.lm.base import Dtype, LMRuntime, LMSettings
 
@@ -70,8 +70,7 @@ def _where(settings: LMSettings) -> dict[str, Any]:
     file = Path(settings.model).expanduser()
     if not file.is_file():
         raise ModelError(f"There is no file {settings.model!r}.")
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingExtra("A .gguf file needs the extra `demo`: pip install 'hf-cap[demo]'.")
+    require_gguf()
     return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, **common}
 
 

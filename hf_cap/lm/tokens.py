@@ -6,6 +6,7 @@ front where the tokenizer puts one) followed by those of the answer, tokenised a
 
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -35,7 +36,7 @@ class AnswerTokens(NamedTuple):
 
 
 class PrefixTokens(NamedTuple):
-    """A prefix in two parts: tokens that no body can change, and the text from there on.
+    """Tokens that no body can change, and the character of the prefix at which the rest begins.
 
     `cut` is `None` where no such place was found; the whole prompt is then tokenised at once.
     """
@@ -74,38 +75,30 @@ class PromptTokenizer:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
         if not self.tokenizer.chat_template:
             return None
-        return self._render([{"role": "user", "content": user}], add_generation_prompt=True)
+        return self._rendered([{"role": "user", "content": user}], add_generation_prompt=True)
 
     @cached_property
     def end_of_turn(self) -> str | None:
         """What the chat template puts behind the model's answer; `None` where it takes or ends none."""
-        if not self.tokenizer.chat_template:
-            return None
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SLOT}]
         with suppress(TemplateError):
-            return self._render(turns).rpartition(_SLOT)[2].strip() or None
+            if self.tokenizer.chat_template:
+                return self._rendered(turns).rpartition(_SLOT)[2].strip() or None
         return None
 
-    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, tokenize=False, date_string=FIXED_DATE, **options
-            )
-        )
+    def _rendered(self, turns: list[dict[str, str]], **options: Any) -> str:
+        dated = {"tokenize": False, "date_string": FIXED_DATE, **options}
+        return str(self.tokenizer.apply_chat_template(turns, **dated))
 
     def _prefix(self, prefix: str) -> PrefixTokens:
         """Split a prefix at the last token boundary that holds whatever follows.
 
         Each candidate is checked against the joint tokenisation of the prefix with every probe.
         """
-        joint = [self.prompt(prefix + probe) for probe in _PROBES]
+        joint = {probe: self.prompt(prefix + probe) for probe in _PROBES}
         for cut in self._boundaries(prefix):
-            ids = self.prompt(prefix[:cut])
-            rest = prefix[cut:]
-            if all(
-                ids + self.plain(rest + probe) == whole
-                for probe, whole in zip(_PROBES, joint, strict=True)
-            ):
+            ids, rest = self.prompt(prefix[:cut]), prefix[cut:]
+            if all(ids + self.plain(rest + probe) == whole for probe, whole in joint.items()):
                 return PrefixTokens(ids, cut)
         return PrefixTokens((), None)
 
@@ -114,31 +107,25 @@ class PromptTokenizer:
         if not prefix or not self.tokenizer.is_fast:
             return []
         tail = max(0, len(prefix) - 200)
-        starts = self._offsets(prefix[tail:])
-        return [tail + start for start in sorted(set(starts), reverse=True)[:16] if start > 0]
+        starts = sorted(set(self._offsets(prefix[tail:])), reverse=True)
+        return [tail + start for start in starts[:16] if start > 0]
 
     def _answer(self, answer: str) -> AnswerTokens:
-        for anchor in _ANCHORS:
+        for anchor in (*_ANCHORS, ""):
             before, whole = self.plain(anchor), self.plain(anchor + answer)
             if len(whole) > len(before) and whole[: len(before)] == before:
                 ids = whole[len(before) :]
                 return AnswerTokens(ids, self._starts(anchor, answer, len(before), ids))
-        ids = self.plain(answer)
-        if not ids:
-            raise ExtractError(
-                f"The answer {answer!r} has no tokens; give a label that can be written."
-            )
-        return AnswerTokens(ids, self._starts("", answer, 0, ids))
+        raise ExtractError(
+            f"The answer {answer!r} has no tokens; give a label that can be written."
+        )
 
     def _starts(self, anchor: str, answer: str, skip: int, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.tokenizer.is_fast:
-            raw = [start - len(anchor) for start in self._offsets(anchor + answer)[skip:]]
+            starts = [start - len(anchor) for start in self._offsets(anchor + answer)[skip:]]
         else:  # no offsets: where the text decoded so far ends
-            raw = [len(str(self.tokenizer.decode(list(ids[:index])))) for index in range(len(ids))]
-        starts: list[int] = []
-        for start in raw:
-            starts.append(min(max(start, starts[-1] if starts else 0), len(answer)))
-        return tuple(starts)
+            starts = [len(str(self.tokenizer.decode(list(ids[:end])))) for end in range(len(ids))]
+        return tuple(accumulate((min(max(start, 0), len(answer)) for start in starts), max))
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Tokens of a text alone, without special tokens around it."""

@@ -96,7 +96,18 @@ def build_trie(rows: Sequence[Continuation]) -> Trie:
         ]
     for node in path:
         end[node] = len(tokens)
-    return _with_sorted_steps(tokens, depth, end, steps, answers)
+    pairs = np.array(list(steps), dtype=np.int64).reshape(-1, 2)
+    order = np.argsort(pairs[:, 0], kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return Trie(
+        tokens=np.array(tokens, dtype=np.int64),
+        depth=np.array(depth, dtype=np.int64),
+        end=np.array(end, dtype=np.int64),
+        step_nodes=pairs[order, 0],
+        step_tokens=pairs[order, 1],
+        answers=[place[answer] for answer in answers],
+    )
 
 
 def _shared(path: list[int], tokens: list[int], ids: tuple[int, ...]) -> int:
@@ -106,24 +117,3 @@ def _shared(path: list[int], tokens: list[int], ids: tuple[int, ...]) -> int:
         if tokens[path[position]] != ids[position]:
             return position
     return limit
-
-
-def _with_sorted_steps(
-    tokens: list[int],
-    depth: list[int],
-    end: list[int],
-    steps: dict[tuple[int, int], int],
-    answers: list[list[int]],
-) -> Trie:
-    pairs = np.array(list(steps), dtype=np.int64).reshape(-1, 2)
-    order = np.argsort(pairs[:, 0], kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return Trie(
-        tokens=np.array(tokens, dtype=np.int64),
-        depth=np.array(depth, dtype=np.int64),
-        end=np.array(end, dtype=np.int64),
-        step_nodes=pairs[order, 0],
-        step_tokens=pairs[order, 1],
-        answers=[rank[answer] for answer in answers],
-    )

@@ -171,7 +171,7 @@ def test_models_that_cannot_be_loaded_are_refused(
     with pytest.raises(ModelError, match=r"no file 'a\.gguf'"):
         load_language_model(LMSettings(model="a.gguf"), cpu)
     (tmp_path / "a.gguf").touch()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("hf_cap.embedded.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="extra `demo`"):
         load_language_model(LMSettings(model=str(tmp_path / "a.gguf")), cpu)
 
