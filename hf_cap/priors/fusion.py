@@ -195,7 +195,7 @@ class PriorFusion:
             weight = self.weights.get(source, 1.0)
             if source in self.certainty:
                 value = batch[self.certainty[source]][row]
-                weight *= max(value, 0.0) if value is not None and math.isfinite(value) else 0.0
+                weight *= value if value is not None and math.isfinite(value) else 0.0
             weights.append(weight)
         return weights
 
