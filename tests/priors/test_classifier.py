@@ -117,10 +117,6 @@ def test_log_probabilities_are_the_models_own_in_the_order_of_the_datas_labels(
             torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_no_texts_give_no_rows(reference: str) -> None:
-    assert open_source(reference).open().log_probs([]).shape == (0, 3)
-
-
 def test_each_distinct_text_is_computed_once(
     reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +157,7 @@ def test_a_folder_without_a_classifier_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path)).open()
 
 
-def test_a_classifier_trained_anew_in_the_same_folder_is_another_source(
+def test_a_classifier_trained_again_in_the_same_folder_is_another_source(
     reference: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
@@ -259,17 +255,6 @@ def test_the_gap_measures_against_the_true_baseline(reference: str) -> None:
     assert made["integrated_gradients_gap"][0] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [1, 100_000])
-def test_padding_and_batch_change_nothing(
-    reference: str, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = made(gradients(reference))["prior_integrated_gradients"]
-    monkeypatch.setattr(TextClassifier, "tokens_per_pass", tokens)
-    found = made(gradients(reference))["prior_integrated_gradients"]
-    for scores, again in zip(expected, found, strict=True):
-        assert again == pytest.approx(scores, abs=1e-5)
-
-
 def test_a_tokenizer_that_pads_on_the_left_changes_nothing(
     reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,31 +334,25 @@ def test_the_seed_determines_the_perturbations(reference: str) -> None:
 # --- Occlusion
 
 
-def test_a_word_scores_what_its_absence_costs(reference: str) -> None:
-    made = open_source(reference)({"text": TEXTS[:1], "label": GOLD[:1]})
-    shortened = [
-        "please renew  my book",
-        "renew  my book",
-        "please  my book",
-        "please renew  book",
-        "please renew  my",
-    ]
-    whole, *without = open_source(reference).open().log_probs(shortened)[:, 0].tolist()
-    assert made["prior_occlusion"][0] == pytest.approx([whole - one for one in without], abs=1e-6)
-    assert made["occlusion_log_prob"][0] == pytest.approx(whole, abs=1e-6)
-
-
-def test_a_single_word_is_compared_with_the_empty_text(reference: str) -> None:
-    made = open_source(reference)({"text": ["pay"], "label": [2]})
-    log_probs = open_source(reference).open().log_probs(["pay", ""])[:, 2].tolist()
-    assert made["prior_occlusion"] == [[pytest.approx(log_probs[0] - log_probs[1], abs=1e-6)]]
-
-
-def test_of_a_word_that_comes_twice_only_one_is_left_out(reference: str) -> None:
-    made = open_source(reference)({"text": ["pay my pay"], "label": [2]})
-    texts = ["pay my pay", "my pay", "pay pay", "pay my"]
-    whole, *without = open_source(reference).open().log_probs(texts)[:, 2].tolist()
-    assert made["prior_occlusion"][0] == pytest.approx([whole - one for one in without], abs=1e-6)
+@pytest.mark.parametrize(
+    ("text", "gold", "shortened"),
+    [
+        (
+            "please renew  my book",
+            0,
+            ["renew  my book", "please  my book", "please renew  book", "please renew  my"],
+        ),
+        ("pay", 2, [""]),
+        ("pay my pay", 2, ["my pay", "pay pay", "pay my"]),
+    ],
+)
+def test_a_word_scores_what_its_absence_costs(
+    reference: str, text: str, gold: int, shortened: list[str]
+) -> None:
+    found = made(open_source(reference), [text], [gold])
+    whole, *without = open_source(reference).open().log_probs([text, *shortened])[:, gold].tolist()
+    assert found["prior_occlusion"][0] == pytest.approx([whole - one for one in without], abs=1e-6)
+    assert found["occlusion_log_prob"][0] == pytest.approx(whole, abs=1e-6)
 
 
 def test_it_maps_over_a_data_set_with_names_words_and_provenance(reference: str) -> None:

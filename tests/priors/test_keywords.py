@@ -61,7 +61,7 @@ def test_a_word_list_holds_for_every_label(train: Dataset) -> None:
     assert not prior.table
 
 
-def test_what_was_learnt_is_part_of_the_cache_key_and_a_digest_in_the_provenance(
+def test_what_was_learned_is_part_of_the_cache_key_and_a_digest_in_the_provenance(
     train: Dataset,
 ) -> None:
     prior = KeywordsPrior.from_dataset(train)
@@ -74,7 +74,7 @@ def test_what_was_learnt_is_part_of_the_cache_key_and_a_digest_in_the_provenance
     assert len(facts["table"]) == 16
 
 
-def test_one_that_has_learnt_nothing_says_how_to_make_one() -> None:
+def test_without_words_the_error_says_how_to_count_them() -> None:
     with pytest.raises(ConfigError, match=r"from_dataset\(train\)"):
         KeywordsPrior(labels=LABELS)({"text": ["pay"], "label": [0]})
 
