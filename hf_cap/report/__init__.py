@@ -1,1 +1,1 @@
-"""The report: what runs learned, in one self-contained HTML page. Begin with `writer.write_report`."""
+"""One self-contained HTML page on what runs learned: `page.write_report`."""

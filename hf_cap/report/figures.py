@@ -1,453 +1,382 @@
-"""What every figure shares: matplotlib (extra `plots`) without a display, one style, two files."""
+"""Charts as SVG text from plain data, drawn by matplotlib (extra `plots`).
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+A chart is 360 units wide and scales to its place. Its colours are CSS variables of
+`page/colours.css`, so that it follows light and dark. It has no style, link or script that a strict
+content policy would refuse.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from hf_cap.errors import MissingExtra
-from hf_cap.evaluation.results import Interval
-from hf_cap.report.contents import (
-    AuditTable,
-    Calibration,
-    Confusion,
-    FeatureTable,
-    Group,
-    Panel,
-    PriorAudit,
-    Row,
-)
-from hf_cap.report.load import estimate_text, number_text, tick_text
+from hf_cap.report.contents import FUSED, estimate_text, number_text
+from hf_cap.schema import CONTROL_PRIORS, PRIOR
+from hf_cap.utils import write_text
 
-Facts = TypeVar("Facts")
-
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's colours, which the colour-blind can tell apart."""
-GREY = "#999999"
-"""For what is not in the race: controls, the rest."""
-
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "figure.titleweight": "bold",
-    "svg.hashsalt": "hf_cap",  # equal facts give equal files
+MARKERS = "●■◆▲✚▼"
+"""Marks of the groups, in their order; beyond six, shapes and colours repeat."""
+AUDIT_FIGURES = {
+    "log_odds": (
+        "What is a source worth?",
+        "Mean rank correlation of its scores with the log-odds of each word for the label in "
+        "reference data, with its 95 % interval. A prior should beat random scores and word length.",
+    ),
+    "rationales": (
+        "Does it mark what people mark?",
+        "Mean rank correlation with the words that people marked, with its 95 % interval.",
+    ),
+    "rank_correlation": (
+        "Do the sources say the same?",
+        "Mean rank correlation of two sources over the words of a text, from −1 to 1.",
+    ),
+    "top_k_agreement": (
+        "Do the sources pick the same words?",
+        "Share of the highest words of a text that two sources have in common.",
+    ),
+    "mass": ("How much is on stop words?", "Share of the absolute scores on stop words."),
+    "class_overlap": (
+        "Do labels share keywords?",
+        "Mean Jaccard index of the keywords of two labels; high values confuse classes.",
+    ),
+    "certainty": ("How sure are the sources?", "Texts by diagnostic; the line is the median."),
 }
+"""Name of a chart of an audit to its title and what it shows."""
+
+_PAGE = Path(__file__).parent / "page"
+_SHAPES = "osD^Pv"
+_INK, _SOFT, _FOR, _AGAINST = "#22211d", "#66625a", "#2171b5", "#d9660a"
+_GROUPS = ("#6d6a64", "#0067a3", "#c24d00", "#00805d", "#a8467f", "#8a6d00")
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _FOR: "rgb(var(--for))",
+    _AGAINST: "rgb(var(--against))",
+    "#e2ded5": "var(--line)",
+    "#fbfaf7": "var(--paper)",
+    **{colour: f"var(--g{number})" for number, colour in enumerate(_GROUPS)},
+}
+_NAMED_LABELS, _FEATURES = 24, 16
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_TOOLTIP = "tooltip: "
 
 
-def save_figures(
-    drawings: Mapping[str, Callable[[Facts], Any]], facts: Facts, folder: Path
-) -> list[Path]:
-    """Draw figures in our own style, which ends with the call, and save each as PNG and SVG.
+# --- Charts of the report. `groups` are names, in the order of the values.
+
+
+def interval_chart(
+    title: str, named_rows: Sequence[tuple[str, Mapping[str, Any]]], groups: Sequence[str]
+) -> Markup:
+    """One measure over evaluation sets: a mark per group, with a line for its 95 % interval.
 
     Args:
-        drawings: File name without suffix -> what draws it with [`new_figure`]; it returns `None` where the
-            facts do not suffice.
-        facts: What every drawing is given.
-        folder: Where the files go; it must exist.
+        title: Name of the measure.
+        named_rows: Name of an evaluation set, and the row of the measure in it.
+        groups: Names of the groups.
+    """
+    said, place = [], 0.0
+    lines = sum(1.8 + sum(value is not None for value in row["values"]) for _, row in named_rows)
+    with _chart(30 + 16 * lines) as (figure, axes):
+        for name, row in named_rows:
+            percent, unit = row["percent"], 100 if row["percent"] else 1
+            place += 1.3
+            axes.text(0, place, _short(name), va="center", transform=axes.get_yaxis_transform())
+            for group, value in ((g, value) for g, value in enumerate(row["values"]) if value):
+                place += 1
+                said.append(f"{name}, {groups[group]}: {estimate_text(value, percent)}")
+                if value["low"] is not None:
+                    ends = [unit * value["low"], unit * value["high"]]
+                    axes.plot(ends, [place, place], color=_colour(group), alpha=0.6)
+                _mark(axes, unit * value["mean"], place, group, said[-1])
+            place += 0.5
+        axes.set(ylim=(place + 0.3, 0.4), yticks=[])
+        _grid(axes, "x", 4)
+        return _svg(figure, title, said)
 
-    Returns:
-        The files written.
+
+def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
+    """A logged quantity over the training steps: mean of each group, and the range of its runs."""
+    said = []
+    with _chart(216) as (figure, axes):
+        for curve in panel["curves"]:
+            group, steps, last = curve["group"], curve["step"], curve["mean"][-1]
+            said.append(f"{groups[group]}: {last:.4g} at step {steps[-1]:g}")
+            range_ = curve["min"], curve["max"]
+            axes.fill_between(steps, *range_, color=_colour(group), alpha=0.14, linewidth=0)
+            axes.plot(steps, curve["mean"], color=_colour(group))
+            _mark(axes, steps[-1], last, group, said[-1])
+        axes.set_xlim(left=0)
+        axes.set_xlabel("training step", loc="right")
+        _grid(axes, "y", 5)
+        return _svg(figure, panel["title"], ["Last values", *said])
+
+
+def calibration_chart(calibrations: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Markup:
+    """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
+    said = []
+    with _chart(310) as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=_SOFT, linewidth=1, linestyle=(0, (3, 4)))
+        for found in calibrations:
+            group, bins = found["group"], found["bins"]
+            places = [[100 * one[what] for one in bins] for what in ("confidence", "accuracy")]
+            axes.plot(*places, color=_colour(group))
+            for x, y, one in zip(*places, bins, strict=True):
+                told = f"{x:.1f} % sure, {y:.1f} % right ({one['texts']} texts)"
+                _mark(axes, x, y, group, f"{groups[group]}: {told}")
+            said.append(f"{groups[group]}: expected calibration error {100 * found['error']:.1f} %")
+        axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", ylabel="right, %")
+        axes.set_xlabel("confidence, %", loc="right")
+        _grid(axes, "both", 5)
+        return _svg(figure, "Calibration", said)
+
+
+def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
+    """Gold labels down, predicted labels across; errors stand out, the diagonal is pale."""
+    labels, counts = confusion["labels"], confusion["counts"]
+    place = {label: number for number, label in enumerate(labels)}
+    most = max((count for (gold, label), count in counts.items() if gold != label), default=1)
+    of = {gold: sum(n for (one, _), n in counts.items() if one == gold) for gold in labels}
+    right = sum(count for (gold, label), count in counts.items() if gold == label)
+    # names are drawn where there is room for them
+    named = labels if len(labels) <= _NAMED_LABELS else []
+    with _chart(270 if named else 360) as (figure, axes):
+        for (gold, label), count in counts.items():
+            pale, strong = 0.3 * count / of[gold], 0.9 * (0.25 + 0.75 * count / most)
+            look = (_FOR, pale) if gold == label else (_AGAINST, strong)
+            told = f"{gold} predicted as {label}: {count} of {of[gold]}"
+            _cell(axes, place[label], place[gold], *look, told)
+        _square(axes, len(labels), len(labels))
+        axes.set(xticks=[], yticks=range(len(named)))
+        axes.set_yticklabels(map(_short, named), fontsize=10.5)
+        told = f"{right} of {sum(of.values())} predictions are on the diagonal"
+        return _svg(figure, f"Confusion matrix: {group}", [told])
+
+
+def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
+    """The largest features: a bar for the elicited score, a mark for what each group learned."""
+    features, said = table["features"][:_FEATURES], []
+    with _chart(34 + 24 * len(features)) as (figure, axes):
+        for place, feature in enumerate(features):
+            name, score = feature["name"], feature["elicited_score"]
+            if score is not None:
+                said.append(f"{name} elicited {number_text(score)}")
+                _bar(axes, place, score, said[-1])
+            for group, value in enumerate(feature["learned_gradient"]):
+                if value:
+                    told = f"{name}, {groups[group]}: {estimate_text(value)}"
+                    _mark(axes, value["mean"], place, group, told)
+        _name_bars(axes, [feature["name"] for feature in features])
+        return _svg(figure, f"Features for {table['output']}", said)
+
+
+# --- Charts of an audit of priors
+
+
+def audit_figures(audit: Mapping[str, Any]) -> dict[str, Markup]:
+    """Every chart of `AUDIT_FIGURES` that an audit has the facts for, by name.
+
+    Args:
+        audit: Content of `audit.json`.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    library = _matplotlib()
-    written = []
-    with library.style.context("default"), library.rc_context(_STYLE):
-        for name, draw in drawings.items():
-            if (figure := draw(facts)) is not None:
-                written += _save(figure, folder / name)
-    return written
+    drawn: dict[str, Markup] = {}
+    for name, (title, _) in AUDIT_FIGURES.items():
+        found = audit.get(name) or {}
+        if name in ("rank_correlation", "top_k_agreement", "certainty"):
+            if found:
+                drawn[name] = (_histograms if name == "certainty" else _pairs)(title, found)
+        elif values := {source: _value(one) for source, one in found.items() if _value(one)}:
+            drawn[name] = _bars(title, values)
+    return drawn
 
 
-def new_figure(width: float, height: float) -> Any:
-    """A figure of its own, sizes in inches: `pyplot` would choose a backend and keep it."""
-    return _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
+def _value(found: Any) -> tuple[float, float] | None:
+    """What an audit found on a source, with half the width of its interval (0 without one)."""
+    if isinstance(found, Mapping) and "rank_correlation" in found:
+        mean = found["rank_correlation"]
+        return None if mean["value"] is None else (mean["value"], mean["half_width"] or 0.0)
+    share = found.get("stop word") if isinstance(found, Mapping) else found
+    return None if share is None else (float(share), 0.0)
 
 
-def _save(figure: Any, path: Path) -> list[Path]:
-    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
-    for file in files:
-        # without a date, so that equal facts give equal files
-        figure.savefig(file, dpi=160, metadata={"Date": None} if file.suffix == ".svg" else None)
-    return files
+def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Markup:
+    """A measure of each pair of sources in [-1, 1], as a number on a coloured square."""
+    names, said = [FUSED if name == PRIOR else name for name in table], []
+    with _chart(50 + 36 * min(len(names), 6)) as (figure, axes):
+        for y, row in enumerate(table.values()):
+            for x, other in enumerate(list(table)[:y]):
+                if (value := row.get(other)) is not None:
+                    said.append(f"{names[y]} and {names[x]}: {number_text(value)}")
+                    _cell(axes, x, y, _FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
+                    look = {"ha": "center", "va": "center", "fontsize": 9}
+                    axes.text(x, y, number_text(value)[:-1], **look)
+        _square(axes, len(names) - 1, len(names))
+        axes.set_xticks(range(len(names) - 1), range(1, len(names)))
+        axes.set_yticks(range(len(names)), [f"{_short(n)} {y}" for y, n in enumerate(names, 1)])
+        return _svg(figure, title, said)
 
 
-def _matplotlib() -> Any:
+def _bars(title: str, values: Mapping[str, tuple[float, float]]) -> Markup:
+    """A value per source as a bar, with its interval; controls are grey."""
+    names = [FUSED if name == PRIOR else name for name in values]
+    said = [f"{name}: {number_text(value)}" for name, (value, _) in values.items()]
+    with _chart(34 + 24 * len(values)) as (figure, axes):
+        for place, (name, (value, half)) in enumerate(values.items()):
+            _bar(axes, place, value, said[place], _SOFT if name in CONTROL_PRIORS else "")
+            if half:
+                ends = [value - half, value + half]
+                axes.plot(ends, [place, place], color=_INK, linewidth=1)
+            look = {"textcoords": "offset points", "va": "center"}
+            axes.annotate(number_text(value), (max(value + half, 0), place), (6, 0), **look)
+        axes.margins(x=0.2)
+        _name_bars(axes, names)
+        return _svg(figure, title, said)
+
+
+def _histograms(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """The distribution of each diagnostic column, with a line at its median."""
+    said = [f"{name}: median {one['quantiles'][2]:.3g}" for name, one in columns.items()]
+    with _chart(110 * len(columns), len(columns)) as (figure, _):
+        for panel, (name, one) in zip(figure.axes, columns.items(), strict=True):
+            panel.stairs(one["counts"], one["edges"], fill=True, color=_FOR, alpha=0.75)
+            panel.axvline(one["quantiles"][2], color=_INK, linewidth=1)
+            panel.set_title(_short(name, 40), fontsize=12, loc="left")
+            panel.locator_params(nbins=4)
+        return _svg(figure, title, said)
+
+
+def save_figures(figures: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write each chart to an SVG file, which follows light and dark by itself; return the files."""
+    colours = (_PAGE / "colours.css").read_text("utf-8")
+    style = f"<style>{colours} svg {{ background: var(--paper); font-family: sans-serif }}</style>"
+    files = {folder / f"{name}.svg": svg for name, svg in figures.items()}
+    for file, svg in files.items():
+        write_text(file, svg.replace("<title>", f"{style}<title>", 1))
+    return list(files)
+
+
+# --- Parts of charts. A group is told by its shape as well as by its colour.
+
+
+@contextmanager
+def _chart(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure of 360 by `height` units and its axes, in our own style whatever the user's is."""
     try:
         import matplotlib.figure
         import matplotlib.style
     except ImportError as error:
         raise MissingExtra("Figures need matplotlib: pip install 'hf-cap[plots]'") from error
-    return matplotlib
+    style = ["default", str(_PAGE / "figures.mplstyle")]
+    with matplotlib.style.context(style), warnings.catch_warnings():
+        # the font that is only measured here may lack what the reader's font has
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = matplotlib.figure.Figure(figsize=(5, height / 72), layout="constrained")
+        yield figure, figure.subplots(rows)
 
 
-# --- Building blocks of charts as inline SVG: escaped elements, scales, axes. No style but class names.
+def _mark(axes: Any, x: float, y: float, group: int, tooltip: str) -> None:
+    shape, gid = _SHAPES[group % len(_SHAPES)], _TOOLTIP + _printable(tooltip)
+    axes.plot([x], [y], shape, color=_colour(group), clip_on=False, zorder=3, gid=gid)
 
 
-WIDTH = 360
-
-_SHAPES = (
-    "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0",
-    "M-4,-4h8v8h-8z",
-    "M0,-5.5l5.5,5.5l-5.5,5.5l-5.5,-5.5z",
-    "M0,-5l5,9h-10z",
-    "M-5,-2h3v-3h4v3h3v4h-3v3h-4v-3h-3z",
-    "M0,5l5,-9h-10z",
-)
-"""Circle, square, diamond, triangles and cross, about 10 units wide, around the origin."""
+def _bar(axes: Any, place: float, value: float, tooltip: str, colour: str = "") -> None:
+    colour = colour or (_FOR if value >= 0 else _AGAINST)
+    _rectangle(axes, (0, place - 0.29), (value, 0.58), colour, 0.75, tooltip)
 
 
-class Scale(NamedTuple):
-    """A linear map from values to places, with round tick values."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: tuple[float, ...]
-
-    def __call__(self, value: float) -> float:
-        """Place of a value."""
-        part = (value - self.low) / (self.high - self.low)
-        return self.start + part * (self.end - self.start)
+def _cell(axes: Any, x: float, y: float, colour: str, alpha: float, tooltip: str) -> None:
+    _rectangle(axes, (x - 0.48, y - 0.48), (0.96, 0.96), colour, alpha, tooltip)
 
 
-def element(name: str, *content: str, **attributes: object) -> Markup:
-    """An SVG element; attribute `class_` is `class`, other underscores are hyphens, values are escaped."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _number(value))
-        for key, value in attributes.items()
-    )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, Markup("").join(content))
+def _rectangle(
+    axes: Any, corner: tuple[float, float], size: Any, colour: str, alpha: float, tooltip: str
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    patch = Rectangle(corner, *size, facecolor=colour, alpha=alpha, linewidth=0)
+    patch.set_gid(_TOOLTIP + _printable(tooltip))
+    axes.add_patch(patch)
 
 
-def figure(title: str, description: str, height: float, *content: str) -> Markup:
-    """A chart with the accessible name `title` and what it shows in words."""
-    return element(
-        "svg",
-        element("title", title),
-        element("desc", description),
-        *content,
-        viewBox=f"0 0 {WIDTH} {_number(height)}",
-        role="img",
-        aria_label=f"{title}. {description}",
-        class_="chart",
-    )
+def _name_bars(axes: Any, names: Sequence[str]) -> None:
+    axes.axvline(0, color=_SOFT, linewidth=1)
+    axes.set_yticks(range(len(names)), map(_short, names), color=_INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    _grid(axes, "x", 4)
 
 
-def scale(values: Sequence[float], start: float, end: float, *, ticks: int = 5) -> Scale:
-    """A scale from `start` to `end` that holds all values, with about `ticks` round ticks."""
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        pad = max(abs(high) * 0.1, 1e-6)
-        low, high = low - pad, high + pad
-    step = _round_step((high - low) / ticks)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    marks = tuple(number * step for number in range(first, last + 1))
-    return Scale(marks[0], marks[-1], start, end, marks)
+def _square(axes: Any, columns: int, rows: int) -> None:
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
 
 
-def text(x: float, y: float, content: str, *, anchor: str = "start", kind: str = "tick") -> Markup:
-    """A label at a place."""
-    return element("text", content, x=x, y=y, text_anchor=anchor, class_=kind)
+def _grid(axes: Any, along: str, ticks: int) -> None:
+    axes.grid(axis=along)
+    axes.locator_params(axis=along, nbins=ticks)
 
 
-def x_axis(along: Scale, top: float, bottom: float, write: Callable[[float], str]) -> Markup:
-    """Vertical grid lines with their values under them."""
-    return Markup("").join(
-        element("line", x1=along(tick), x2=along(tick), y1=top, y2=bottom, class_="grid")
-        + text(along(tick), bottom + 14, write(tick), anchor="middle")
-        for tick in along.ticks
-    )
+def _colour(group: int) -> str:
+    return _GROUPS[group % len(_GROUPS)]
 
 
-def y_axis(along: Scale, left: float, right: float, write: Callable[[float], str]) -> Markup:
-    """Horizontal grid lines with their values on the left."""
-    return Markup("").join(
-        element("line", x1=left, x2=right, y1=along(tick), y2=along(tick), class_="grid")
-        + text(left - 6, along(tick) + 4, write(tick), anchor="end")
-        for tick in along.ticks
-    )
-
-
-def mark(group: int, x: float, y: float, title: str) -> Markup:
-    """The mark of a group: its shape as well as its colour tells it from others."""
-    return element(
-        "path",
-        element("title", title),
-        d=_SHAPES[group % len(_SHAPES)],
-        transform=f"translate({_number(x)},{_number(y)})",
-        class_=group_class("mark", group),
-    )
-
-
-def group_class(kind: str, group: int) -> str:
-    """CSS class of something that belongs to a group."""
-    return f"{kind} g{group % len(_SHAPES)}"
-
-
-def line(places: Sequence[tuple[float, float]], kind: str) -> Markup:
-    """A line through some places."""
-    return element("polyline", points=_path(places), class_=kind)
-
-
-def band(places: Sequence[tuple[float, float]], kind: str) -> Markup:
-    """A filled area."""
-    return element("polygon", points=_path(places), class_=kind)
-
-
-def _path(places: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{_number(float(x))},{_number(float(y))}" for x, y in places)
-
-
-def _round_step(rough: float) -> float:
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough - 1e-12)
-
-
-def _number(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-# --- The charts of the report: pure functions from values to inline SVG.
-
-
-_LEFT, _RIGHT, _TOP = 44.0, WIDTH - 10.0, 12.0
-_SQUARE = 250.0
-_NAMED_LABELS = 24
-_BAR_NAMES = 130.0
-_BARS = 16
-"""Features that are drawn; the table beside the chart has all."""
-
-
-def interval_chart(
-    title: str, named_rows: Sequence[tuple[str, Row]], groups: Sequence[Group]
-) -> Markup:
-    """One measure over evaluation sets: a mark a group, with a line for its 95 % interval.
-
-    Args:
-        title: Name of the measure.
-        named_rows: Name of an evaluation set and the row of the measure in it.
-        groups: The groups, in the order of the values.
-    """
-    percent = named_rows[0][1].percent
-    estimates = [value for _, row in named_rows for value in row.values if value]
-    ends = [e for v in estimates for e in (v.mean, v.low, v.high) if e is not None]
-    along = scale([100 * end if percent else end for end in ends], 14, _RIGHT - 10, ticks=4)
-    parts: list[str] = []
-    described = []
-    y = 4.0
-    for name, row in named_rows:
-        parts.append(text(0, y + 12, name, kind="name"))
-        y += 26
-        for index, value in enumerate(row.values):
-            if value:
-                said = f"{name}, {groups[index].name}: {estimate_text(value, percent)}"
-                described.append(said)
-                parts.append(_interval(along, index, y, value, percent, said))
-                y += 15
-        y += 4
-    return figure(title, "; ".join(described), y + 18, x_axis(along, 4, y, tick_text), *parts)
-
-
-def _interval(
-    along: Scale, group: int, y: float, value: Interval, percent: bool, said: str
-) -> Markup:
-    unit = 100 if percent else 1
-    whisker = Markup("")
-    if value.low is not None and value.high is not None:
-        ends = [(along(unit * value.low), y), (along(unit * value.high), y)]
-        whisker = line(ends, group_class("whisker", group))
-    return whisker + mark(group, along(unit * value.mean), y, said)
-
-
-def curve_chart(panel: Panel, groups: Sequence[Group]) -> Markup:
-    """A logged quantity over the training steps: the mean of each group, and the range of its runs."""
-    points = [point for curve in panel.curves for point in curve.points]
-    across = scale([point.step for point in points] + [0.0], _LEFT, _RIGHT, ticks=4)
-    up = scale([end for p in points for end in (p.low, p.high)], 180, _TOP)
-    parts: list[str] = []
-    described = []
-    for curve in panel.curves:
-        upper = [(across(p.step), up(p.high)) for p in curve.points]
-        lower = [(across(p.step), up(p.low)) for p in reversed(curve.points)]
-        middle = [(across(p.step), up(p.mean)) for p in curve.points]
-        parts.append(band([*upper, *lower], group_class("band", curve.group)))
-        parts.append(line(middle, group_class("curve", curve.group)))
-        last = curve.points[-1]
-        said = f"{groups[curve.group].name}: {tick_text(round(last.mean, 3))} at step {last.step:g}"
-        parts.append(mark(curve.group, *middle[-1], said))
-        described.append(said)
-    axes = y_axis(up, _LEFT, _RIGHT, tick_text) + x_axis(across, 180, 180, tick_text)
-    name = text(_RIGHT, 212, "training step", anchor="end", kind="axis")
-    return figure(panel.title, f"Last values: {'; '.join(described)}", 216, axes, *parts, name)
-
-
-def calibration_chart(calibrations: Sequence[Calibration], groups: Sequence[Group]) -> Markup:
-    """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
-    across = scale([0.0, 100.0], _LEFT, _LEFT + _SQUARE, ticks=4)
-    up = scale([0.0, 100.0], _TOP + _SQUARE, _TOP, ticks=4)
-    parts = [line([(across(0), up(0)), (across(100), up(100))], "diagonal")]
-    described = []
-    for found in calibrations:
-        name = groups[found.group].name
-        places = [(across(100 * b.confidence), up(100 * b.accuracy)) for b in found.bins]
-        parts.append(line(places, group_class("curve", found.group)))
-        for place, b in zip(places, found.bins, strict=True):
-            said = (
-                f"{name}: {number_text(b.confidence, True)} % sure, {number_text(b.accuracy, True)} % right "
-                f"({b.texts} texts)"
-            )
-            parts.append(mark(found.group, *place, said))
-        described.append(f"{name}: expected calibration error {number_text(found.error, True)} %")
-    bottom = _TOP + _SQUARE
-    axes = y_axis(up, _LEFT, _LEFT + _SQUARE, tick_text) + x_axis(across, bottom, bottom, tick_text)
-    names = text(_LEFT + _SQUARE, bottom + 32, "confidence, %", anchor="end", kind="axis")
-    return figure("Calibration", "; ".join(described), bottom + 38, axes, *parts, names)
-
-
-def confusion_chart(confusion: Confusion, group: Group) -> Markup:
-    """Gold labels down, predicted labels across; errors stand out, the diagonal is pale."""
-    size = len(confusion.labels)
-    # names of labels are drawn at the rows where there is room for them
-    left = 112.0 if size <= _NAMED_LABELS else 8.0
-    cell = (WIDTH - left - 4) / size
-    most = max((n for (g, p), n in confusion.counts.items() if g != p), default=1)
-    totals: dict[int, int] = {}
-    for (gold, _), count in confusion.counts.items():
-        totals[gold] = totals.get(gold, 0) + count
-    parts: list[str] = [
-        element("rect", x=left, y=4.0, width=cell * size, height=cell * size, class_="frame")
-    ]
-    for (gold, said), count in confusion.counts.items():
-        right = gold == said
-        strength = count / totals[gold] if right else 0.25 + 0.75 * count / most
-        title = f"{confusion.labels[gold]} predicted as {confusion.labels[said]}: {count} of {totals[gold]}"
-        place = {"x": left + said * cell, "y": 4 + gold * cell, "width": cell, "height": cell}
-        parts.append(
-            element(
-                "rect",
-                element("title", title),
-                **place,
-                class_="right" if right else "wrong",
-                fill_opacity=strength * (0.3 if right else 0.9),
-            )
-        )
-    for number, label in enumerate(confusion.labels if size <= _NAMED_LABELS else ()):
-        middle = 4 + (number + 0.5) * cell
-        parts.append(text(left - 6, middle + 4, _shortened(label, 16), anchor="end", kind="label"))
-    right_texts = sum(count for (g, p), count in confusion.counts.items() if g == p)
-    described = f"{right_texts} of {sum(totals.values())} predictions lie on the diagonal"
-    return figure(f"Confusion matrix: {group.name}", described, cell * size + 8, *parts)
-
-
-def correlation_chart(audit: PriorAudit) -> Markup:
-    """Rank correlation of each pair of sources, as a number on a coloured square."""
-    size = len(audit.sources)
-    left = 132.0
-    cell = min((WIDTH - left - 4) / size, 48.0)
-    parts: list[str] = []
-    for row, one in enumerate(audit.sources):
-        middle = (row + 0.5) * cell
-        parts.append(text(left - 6, middle + 8, f"{one} {row + 1}", anchor="end", kind="label"))
-        parts.append(
-            text(left + middle, size * cell + 18, str(row + 1), anchor="middle", kind="label")
-        )
-        for column, other in enumerate(audit.sources[:row]):
-            value = audit.correlations.get((one, other))
-            if value is not None:
-                parts.append(_correlation(left + column * cell, 4 + row * cell, cell, value))
-    described = "; ".join(
-        f"{one} and {other}: {number_text(value)}"
-        for (one, other), value in audit.correlations.items()
-        if audit.sources.index(one) > audit.sources.index(other)
-    )
-    return figure("Rank correlation between sources", described, size * cell + 24, *parts)
-
-
-def _correlation(x: float, y: float, cell: float, value: float) -> Markup:
-    square = element(
-        "rect",
-        x=x + 1,
-        y=y + 1,
-        width=cell - 2,
-        height=cell - 2,
-        rx=3,
-        class_="for" if value >= 0 else "against",
-        fill_opacity=0.7 * abs(value),
-    )
-    shown = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-    return square + text(x + cell / 2, y + cell / 2 + 4, shown, anchor="middle", kind="label")
-
-
-def bar_chart(table: AuditTable) -> Markup:
-    """One number a source, as a bar from zero."""
-    values = [figure.value for figure in table.figures]
-    along = scale([0.0, *values], _BAR_NAMES, _RIGHT - 46)
-    parts: list[str] = []
-    for number, found in enumerate(table.figures):
-        y = 6.0 + 24 * number
-        end = max(along(0), along(found.value))
-        parts.append(text(_BAR_NAMES - 8, y + 13, found.source, anchor="end", kind="name"))
-        parts.append(_bar(along, y + 2, found.value))
-        parts.append(text(end + 6, y + 13, number_text(found.value), kind="value"))
-    described = "; ".join(f"{f.source}: {number_text(f.value)}" for f in table.figures)
-    zero = line([(along(0), 2), (along(0), 24.0 * len(values) + 4)], "zero")
-    return figure(table.title, described, 24.0 * len(values) + 10, *parts, zero)
-
-
-def feature_chart(table: FeatureTable, groups: Sequence[Group]) -> Markup:
-    """What was told of each feature as a bar, what each group learnt as a mark; the strongest come first."""
-    shown = table.features[:_BARS]
-    values = [
-        v for f in shown for v in (f.told, *(one.mean for one in f.learnt if one)) if v is not None
-    ]
-    along = scale([0.0, *values], _BAR_NAMES, _RIGHT, ticks=4)
-    bottom = 6.0 + 24 * len(shown)
-    parts: list[str] = [
-        x_axis(along, 2, bottom, tick_text),
-        line([(along(0), 2), (along(0), bottom)], "zero"),
-    ]
-    described = []
-    for number, feature in enumerate(shown):
-        y = 6.0 + 24 * number
-        parts.append(
-            text(_BAR_NAMES - 8, y + 13, _shortened(feature.name), anchor="end", kind="name")
-        )
-        if feature.told is not None:
-            parts.append(
-                _bar(
-                    along, y + 2, feature.told, f"{feature.name}, told: {number_text(feature.told)}"
-                )
-            )
-            described.append(f"{feature.name} told {number_text(feature.told)}")
-        for group, learnt in enumerate(feature.learnt):
-            if learnt:
-                said = f"{feature.name}, {groups[group].name}: {estimate_text(learnt)}"
-                parts.append(mark(group, along(learnt.mean), y + 9, said))
-    return figure(f"Features for {table.output}", "; ".join(described), bottom + 20, *parts)
-
-
-def _bar(along: Scale, y: float, value: float, said: str = "") -> Markup:
-    """A bar from zero."""
-    start, end = sorted((along(0), along(value)))
-    return element(
-        "rect",
-        *([element("title", said)] if said else []),
-        x=start,
-        y=y,
-        width=max(end - start, 1.0),
-        height=14,
-        rx=2,
-        class_="for" if value >= 0 else "against",
-        fill_opacity=0.75,
-    )
-
-
-def _shortened(name: str, most: int = 18) -> str:
+def _short(name: str, most: int = 18) -> str:
+    name = _printable(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _printable(text: str) -> str:
+    """The text without characters that XML forbids or that turn the reading direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+# --- From matplotlib's SVG to ours
+
+
+def _svg(figure: Any, title: str, said: Sequence[str]) -> Markup:
+    """The figure as one SVG element with a name, a description, and a tooltip for each `gid`."""
+    import matplotlib
+
+    title, description = _printable(title), _printable("; ".join(said))
+    out = StringIO()
+    # ids are unique on the page, and the same whenever the same is drawn
+    with matplotlib.rc_context({"svg.hashsalt": title + description}):
+        figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
+    root = ElementTree.fromstring(out.getvalue())
+    height = root.get("viewBox", "").split()[-1]
+    for element in list(root.iter()):
+        _simplify(element)
+    root.attrib = {"xmlns": _SVG, "viewBox": f"0 0 360 {height}", "class": "chart", "role": "img"}
+    root.set("aria-label", f"{title}. {description}")
+    root[:0] = [_text_element("title", title), _text_element("desc", description)]
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _text_element(tag: str, text: str) -> ElementTree.Element:
+    element = ElementTree.Element(tag)
+    element.text = text
+    return element
+
+
+def _simplify(element: ElementTree.Element) -> None:
+    """Styles become attributes, which a policy allows, colours variables, and a `gid` a tooltip."""
+    element.tag, element.tail = element.tag.removeprefix(f"{{{_SVG}}}"), None
+    for child in [child for child in element if child.tag.endswith(("}metadata", "}style"))]:
+        element.remove(child)
+    for part in element.attrib.pop("style", "").split(";"):
+        name, _, value = (text.strip() for text in part.partition(":"))
+        if name and name != "font-family":  # text is drawn in the font of the page
+            element.set(name, _VARIABLES.get(value, value))
+    if target := element.attrib.pop(f"{{{_XLINK}}}href", None):
+        element.set("href", target)
+    if element.tag == "g" and (tooltip := element.attrib.pop("id", "")).startswith(_TOOLTIP):
+        element.insert(0, _text_element("title", tooltip.removeprefix(_TOOLTIP)))
+    for name in element.attrib.keys() & {"d", "x", "y", "transform"}:
+        element.set(name, re.sub(r"(\.\d\d)\d+|\s(?=\s)", r"\1", element.attrib[name]))

@@ -1,4 +1,7 @@
-"""Numbers as text, with a true minus sign."""
+"""Read what the commands leave on disk: run folders, as groups, and folders of priors.
+
+Imports nothing heavy, since the command line reads `ReportSettings`.
+"""
 
 import json
 import os
@@ -7,38 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
-from hf_cap.cards import EVALUATIONS, RUN_FILE
-from hf_cap.errors import DataError
-from hf_cap.evaluation.results import Interval
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.schema import CONTROL_PRIORS, LABEL, WORDS
 from hf_cap.utils import check_range, documented, option
 
+AUDIT_FILE = "audit.json"
+_RECORD_COLUMNS = ("text", LABEL, "prediction", "probabilities", WORDS, "attributions")
+_SECTIONS = {"settings": dict, "alignment": dict, "data": dict, "scores": dict, "versions": dict}
+_SECTIONS |= {"history": list, "features": list}
 
-def number_text(value: float, percent: bool = False, *, signed: bool = False) -> str:
-    """A value: three decimals, or percent with one. Trailing zeros stay, so that columns line up."""
-    text = f"{100 * value:.1f}" if percent else f"{value:.3f}"
-    if signed and not text.startswith("-"):
-        text = f"+{text}"
-    return text.replace("-", "\N{MINUS SIGN}")
+ROLES = ("baseline", "control", "aligned")
+# what differs between the seeds of one experiment, or says only where and how it ran
+_NOT_COMPARED = frozenset(
+    "seed data_seed output_dir run_name logging_dir report_to resume_from_checkpoint push_to_hub "
+    "hub_model_id disable_tqdm logging_steps save_strategy save_steps save_total_limit "
+    "eval_split".split()
+)
 
-
-def tick_text(value: float) -> str:
-    """A value on an axis, as short as it can be."""
-    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
-
-
-def estimate_text(value: Interval, percent: bool = False, *, signed: bool = False) -> str:
-    """A mean with its interval, such as `76.5 (75.2 to 77.8)`; percent carries its sign."""
-    unit = " %" if percent else ""
-    mean = number_text(value.mean, percent, signed=signed)
-    if value.low is None or value.high is None:
-        return f"{mean}{unit}"
-    low, high = (number_text(end, percent, signed=signed) for end in (value.low, value.high))
-    return f"{mean}{unit} ({low} to {high})"
-
-
-# --- Settings of the report. Imports nothing heavy, so that `hf-cap report --help` is instant.
+Facts = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+"""Column name to value, for each text."""
 
 
 @documented
@@ -53,7 +44,7 @@ class ReportSettings:
     )
     examples: int = option(
         1000,
-        "At most so many texts in the example browser, evenly spread over the data; at least 0.",
+        "Number of texts in the example browser, evenly spread over the data; at least 0.",
     )
     megabytes: float = option(
         4.0, "Room for the texts and their scores; fewer texts are shown where they need more."
@@ -64,31 +55,22 @@ class ReportSettings:
         check_range(self, "megabytes", above=0)
 
 
-# --- Read what the command line leaves on disk: run folders and folders of priors.
-
-
-AUDIT_FILE = "audit.json"
-
-Columns = Mapping[str, Sequence[Any]]
-"""Column name to one value a row."""
-
-
 @dataclass(frozen=True)
 class Run:
-    """What one training run left behind.
+    """One training run.
 
     Attributes:
         name: Name of its folder.
         facts: Content of `run.json`.
         evaluations: Name of an evaluation set to its numbers.
-        records: Name of an evaluation set to its texts: `text, label, prediction, probabilities, words,
-            attributions, prior` and perhaps `prior_<source>`.
+        records: Name of an evaluation set to its texts, with `text, label, prediction,
+            probabilities, words, attributions, prior` and perhaps `prior_<source>`.
     """
 
     name: str
     facts: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    records: Mapping[str, Columns] = field(default_factory=dict)
+    records: Mapping[str, Rows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,11 +78,11 @@ class PriorFolder:
     """A data set with priors.
 
     Attributes:
-        splits: Split name to its columns, with label names in `label`.
-        audit: Content of `audit.json`; `None` where the folder was not audited.
+        splits: Split name to its texts, with label names in `label`.
+        audit: Content of `audit.json`; `None` where the priors were not audited.
     """
 
-    splits: Mapping[str, Columns]
+    splits: Mapping[str, Rows]
     audit: Mapping[str, Any] | None = None
 
 
@@ -108,36 +90,49 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read a run folder.
 
     Raises:
-        DataError: there is no such folder, or it was not written by `hf-cap train`.
+        DataError: there is no such folder, `hf-cap train` did not write it, or a file is damaged.
     """
+    from hf_cap.cards import EVALUATIONS, RUN_FILE
+
     path = Path(folder).expanduser()
     if not (path / RUN_FILE).is_file():
         found = sorted(item.name for item in path.iterdir())[:8] if path.is_dir() else "nothing"
         raise DataError(
-            f"{str(path)!r} is not a run: it holds no {RUN_FILE} (found {found}). Give a folder that "
-            "`hf-cap train` wrote."
+            f"{str(path)!r} is not a run: it holds no {RUN_FILE} (found {found}). Give a folder "
+            "that `hf-cap train` wrote."
         )
+    facts = _read_json(path / RUN_FILE)
+    for name, kind in _SECTIONS.items():
+        if not isinstance(facts.get(name), kind | None):
+            raise DataError(
+                f"{name!r} in {str(path / RUN_FILE)!r} must be a JSON "
+                f"{'object' if kind is dict else 'array'}, got {facts[name]!r}."
+            )
     evaluations = path / EVALUATIONS
     return Run(
         name=path.resolve().name,
-        facts=_read_json(path / RUN_FILE),
+        facts=facts,
         evaluations={file.stem: _read_json(file) for file in sorted(evaluations.glob("*.json"))},
-        records={file.stem: read_columns(file) for file in sorted(evaluations.glob("*.parquet"))},
+        records={
+            file.stem: read_rows(file, _RECORD_COLUMNS)
+            for file in sorted(evaluations.glob("*.parquet"))
+        },
     )
 
 
 def load_priors(
     folder: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
 ) -> PriorFolder:
-    """Read a folder of priors, one parquet file a split.
+    """Read a folder of priors, one parquet file per split.
 
     Args:
         folder: The folder.
-        audit: Folder with the `audit.json` of these priors; by default the folder itself, or the one
-            beside it whose name ends in `-audit`, where `hf-cap audit` puts it.
+        audit: Folder with the `audit.json` of these priors; by default the folder itself, or the
+            one beside it whose name ends in `-audit`, where `hf-cap audit` puts it.
 
     Raises:
-        DataError: there is no such folder, it holds no parquet file, or `audit` no `audit.json`.
+        DataError: there is no such folder, it holds no parquet file, `audit` holds no `audit.json`,
+            or a file is damaged.
     """
     path = Path(folder).expanduser()
     files = sorted(path.glob("*.parquet"))
@@ -146,41 +141,139 @@ def load_priors(
             f"{str(path)!r} holds no priors: there is no parquet file in it. Give a folder that "
             "`hf-cap extract` or `hf-cap fuse` wrote."
         )
-    places = (
-        [path, path.with_name(f"{path.name}-audit")]
-        if audit is None
-        else [Path(audit).expanduser()]
-    )
+    usual = [path, path.with_name(f"{path.name}-audit")]
+    places = usual if audit is None else [Path(audit).expanduser()]
     audits = [place / AUDIT_FILE for place in places if (place / AUDIT_FILE).is_file()]
     if audit is not None and not audits:
         raise DataError(
             f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
         )
     return PriorFolder(
-        splits={file.stem: read_columns(file) for file in files},
+        splits={file.stem: read_rows(file, ["text"]) for file in files},
         audit=_read_json(audits[0]) if audits else None,
     )
 
 
-def read_columns(file: Path) -> dict[str, list[Any]]:
-    """The columns of a parquet file; class indices become label names where the file knows them."""
-    table = pyarrow.parquet.read_table(file)
-    columns: dict[str, list[Any]] = table.to_pydict()
-    stored = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(stored).get("info", {}).get("features", {})
-    names = features.get("label", {}).get("names")
+def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a parquet file; class indices become label names where the file knows them.
+
+    Raises:
+        DataError: the file is damaged, or lacks one of `columns`.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{str(file)!r} cannot be read as parquet: {error}. Write it again."
+        ) from error
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise DataError(f"{str(file)!r} lacks the columns {missing}; it has {table.column_names}.")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = stored.get("info", {}).get("features", {}).get(LABEL, {}).get("names")
     if names:
-        columns["label"] = [None if label is None else names[label] for label in columns["label"]]
-    return columns
+        rows = [{**row, LABEL: None if row[LABEL] is None else names[row[LABEL]]} for row in rows]
+    return rows
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise DataError(
             f"{str(file)!r} is not valid JSON: {error}. Write it again with the command that made it."
         ) from error
     if not isinstance(content, dict):
         raise DataError(f"{str(file)!r} must hold a JSON object, got {type(content).__name__}.")
     return content
+
+
+# --- Groups of runs
+
+
+def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts]:
+    """Group runs that differ in nothing but their seed: baselines, then controls, then aligned ones.
+
+    Args:
+        runs: Any runs; those with an alignment weight of 0 are baselines.
+        baselines: Further runs that are baselines whatever their settings say.
+
+    Returns:
+        Groups with `name, role, runs, seeds, model, settings, command` and `baseline`, the position
+        of the group to compare with. Names hold the settings that tell groups apart, or a number
+        where these settings must not be shown.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    from hf_cap.cards import public_name, public_settings, public_text
+
+    members = [(("baseline", "no alignment"), run) for run in baselines]
+    found: dict[Any, list[Run]] = {}
+    for (role, name), run in [*members, *((_role(run), run) for run in runs)]:
+        found.setdefault((ROLES.index(role), name, tuple(_settings(run).items())), []).append(run)
+    if not found:
+        raise ConfigError("A report needs at least one run; got none.")
+    keys = sorted(found, key=lambda key: key[0])
+    settings = [public_settings(dict(own)) for _, _, own in keys]
+    names = [
+        _told_apart(name, own, [s for k, s in zip(keys, settings, strict=True) if k[1] == name])
+        for (_, name, _), own in zip(keys, settings, strict=True)
+    ]
+    groups: list[Facts] = []
+    for place, (name, key, own) in enumerate(zip(names, keys, settings, strict=True)):
+        number = f", group {names[:place].count(name) + 1}" if names.count(name) > 1 else ""
+        facts = found[key][0].facts
+        group = {
+            "name": name + number,
+            "role": ROLES[key[0]],
+            "runs": found[key],
+            "seeds": [run.facts.get("seed") for run in found[key]],
+            "model": public_name(facts.get("model")),
+            "settings": own,
+            "command": public_text(str(facts["command"])) if facts.get("command") else None,
+        }
+        groups.append(group | {"baseline": _baseline(group, groups)})
+    return groups
+
+
+def _role(run: Run) -> tuple[str, str]:
+    """Role of a run, and the name of its group."""
+    given = run.facts.get("settings") or {}
+    weight = {**given, **(run.facts.get("alignment") or {})}.get("alignment_weight")
+    if weight is not None and float(weight) == 0:
+        return "baseline", "no alignment"
+    column = str(given.get("prior_column", ""))
+    control = (run.facts.get("scores") or {}).get("control")
+    control = control or next((name for name in CONTROL_PRIORS if column.endswith(name)), None)
+    return ("control", f"control: {control}") if control else ("aligned", "aligned")
+
+
+def _settings(run: Run) -> dict[str, str]:
+    given = {"model": run.facts.get("model"), **(run.facts.get("settings") or {})}
+    return {
+        name: str(value)
+        for name, value in sorted(given.items())
+        if name not in _NOT_COMPARED and value is not None
+    }
+
+
+def _told_apart(name: str, own: Mapping[str, str], alike: Sequence[Mapping[str, str]]) -> str:
+    told = [f"{key}={own[key]}" for key in own if any(one.get(key) != own[key] for one in alike)]
+    return f"{name} ({', '.join(told)})" if told else name
+
+
+def _baseline(group: Facts, before: Sequence[Facts]) -> int | None:
+    """The first baseline on the same data and model, else the first; `None` for a baseline."""
+
+    def trained_on(one: Facts) -> tuple[Any, ...]:
+        # not the data set's name: the same texts with priors are in another folder
+        data = one["runs"][0].facts.get("data") or {}
+        return data.get("rows"), data.get("labels"), one["runs"][0].facts.get("model")
+
+    places = [place for place, one in enumerate(before) if one["role"] == "baseline"]
+    alike = [place for place in places if trained_on(before[place]) == trained_on(group)]
+    return None if group["role"] == "baseline" else next(iter([*alike, *places]), None)

@@ -3,49 +3,49 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const [list, lanes, readout] = [byId("list"), byId("lanes"), byId("readout")];
+  const [list, rows, readout] = [byId("list"), byId("rows"), byId("readout")];
 
-  const rows = data.rows.map(([set, gold, words, text, scores, before, after], id) => {
+  const examples = data.examples.map(([set, gold, words, text, scores, before, after], id) => {
     const whole = text ?? words.join(" ");
     return { id, set, gold, words, text: whole, scores, before, after,
       sought: `${whole}\n${[gold, before?.[0], after?.[0]].map((label) => data.labels[label] ?? "").join("\n")}`.toLowerCase() };
   });
-  const lane = (kind) => data.lanes.findIndex((found) => found.kind === kind);
-  const prior = lane("prior");
-  const models = data.lanes.flatMap((found, index) => (found.kind === "attribution" ? [index] : []));
-  const sources = data.lanes.flatMap((found, index) => (found.kind === "source" ? [index] : []));
+  const row = (kind) => data.rows.findIndex((found) => found.kind === kind);
+  const prior = row("prior");
+  const models = data.rows.flatMap((found, index) => (found.kind === "attribution" ? [index] : []));
+  const sources = data.rows.flatMap((found, index) => (found.kind === "source" ? [index] : []));
 
   // --- what the orders sort by: the larger, the earlier; -Infinity where it cannot be told
-  const cosine = (row, one, other) => {
-    const [a, b] = [row.scores[one], row.scores[other]];
+  const cosine = (example, one, other) => {
+    const [a, b] = [example.scores[one], example.scores[other]];
     if (!a || !b) return null;
     let [dot, aa, bb] = [0, 0, 0];
     for (let i = 1; i < a.length; i++) { dot += a[i] * b[i]; aa += a[i] * a[i]; bb += b[i] * b[i]; }
     return aa && bb ? dot / Math.sqrt(aa * bb) : 0;
   };
-  const apart = (row, pairs) => {
-    const found = pairs.map(([one, other]) => cosine(row, one, other)).filter((value) => value !== null);
+  const apart = (example, pairs) => {
+    const found = pairs.map(([one, other]) => cosine(example, one, other)).filter((value) => value !== null);
     return found.length ? 1 - found.reduce((sum, value) => sum + value, 0) / found.length : -Infinity;
   };
   const last = models.at(-1) ?? -1;
   const sourcePairs = sources.flatMap((one, i) => sources.slice(i + 1).map((other) => [one, other]));
-  const said = (row) => row.after ?? row.before;
+  const said = (example) => example.after ?? example.before;
   const ORDERS = {
-    given: (row) => -row.id,
-    shift: (row) => (models.length > 1 ? apart(row, [models]) : -Infinity),
-    prior: (row) => apart(row, [[prior, last]]),
-    sources: (row) => apart(row, sourcePairs),
-    unsure: (row) => (said(row) ? -said(row)[1] : -Infinity),
+    given: (example) => -example.id,
+    shift: (example) => (models.length > 1 ? apart(example, [models]) : -Infinity),
+    prior: (example) => apart(example, [[prior, last]]),
+    sources: (example) => apart(example, sourcePairs),
+    unsure: (example) => (said(example) ? -said(example)[1] : -Infinity),
   };
-  const right = (row, prediction) => prediction?.[0] === row.gold;
-  const both = (row) => row.before && row.after;
+  const right = (example, prediction) => prediction?.[0] === example.gold;
+  const both = (example) => example.before && example.after;
   const OUTCOMES = {
     all: () => true,
-    right: (row) => said(row) && right(row, said(row)),
-    wrong: (row) => said(row) && !right(row, said(row)),
-    changed: (row) => both(row) && row.before[0] !== row.after[0],
-    fixed: (row) => both(row) && !right(row, row.before) && right(row, row.after),
-    broken: (row) => both(row) && right(row, row.before) && !right(row, row.after),
+    right: (example) => said(example) && right(example, said(example)),
+    wrong: (example) => said(example) && !right(example, said(example)),
+    changed: (example) => both(example) && example.before[0] !== example.after[0],
+    fixed: (example) => both(example) && !right(example, example.before) && right(example, example.after),
+    broken: (example) => both(example) && right(example, example.before) && !right(example, example.after),
   };
 
   // --- small makers
@@ -61,20 +61,20 @@
     const text = number === 0 ? "0" : Math.abs(number) < 0.001 ? Math.abs(number).toExponential(1) : Math.abs(number).toPrecision(3);
     return (number > 0 ? "+" : number < 0 ? "\u2212" : "") + text;
   };
-  const verdict = (row, prediction) => make("span", { className: right(row, prediction) ? "ok" : "bad" },
-    right(row, prediction) ? "✓ " : "✗ ", bdi(data.labels[prediction[0]]), ` ${percent(prediction[1])}`);
+  const verdict = (example, prediction) => make("span", { className: right(example, prediction) ? "ok" : "bad" },
+    right(example, prediction) ? "✓ " : "✗ ", bdi(data.labels[prediction[0]]), ` ${percent(prediction[1])}`);
 
   // --- the list
-  const items = rows.map((row) => {
-    const meta = make("span", { className: "line meta" }, bdi(data.labels[row.gold]));
-    if (said(row)) meta.append(right(row, said(row)) ? " ✓" : " ✗ ", right(row, said(row)) ? "" : bdi(data.labels[said(row)[0]]));
-    const item = make("li", { id: `example-${row.id}` },
-      make("span", { className: "line", dir: "auto", textContent: row.text.slice(0, 160) }), meta);
+  const items = examples.map((example) => {
+    const meta = make("span", { className: "line meta" }, bdi(data.labels[example.gold]));
+    if (said(example)) meta.append(right(example, said(example)) ? " ✓" : " ✗ ", right(example, said(example)) ? "" : bdi(data.labels[said(example)[0]]));
+    const item = make("li", { id: `example-${example.id}` },
+      make("span", { className: "line", dir: "auto", textContent: example.text.slice(0, 160) }), meta);
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", "false");
     return item;
   });
-  let shown = rows;
+  let shown = examples;
   let current = null;
   let word = -1;
 
@@ -83,25 +83,25 @@
     const [set, label] = [byId("set").value, byId("label").value];
     const outcome = OUTCOMES[byId("outcome").value];
     const rank = ORDERS[byId("order").value];
-    const found = rows.filter((row) =>
-      (!sought || row.sought.includes(sought)) && (set === "" || row.set === +set) &&
-      (label === "" || row.gold === +label) && outcome(row));
-    const ranks = new Map(found.map((row) => [row, rank(row)]));
+    const found = examples.filter((example) =>
+      (!sought || example.sought.includes(sought)) && (set === "" || example.set === +set) &&
+      (label === "" || example.gold === +label) && outcome(example));
+    const ranks = new Map(found.map((example) => [example, rank(example)]));
     shown = found.sort((a, b) => (ranks.get(a) === ranks.get(b) ? a.id - b.id : ranks.get(b) - ranks.get(a)));
-    list.replaceChildren(...shown.map((row) => items[row.id]));
+    list.replaceChildren(...shown.map((example) => items[example.id]));
     select(shown.includes(current) && byId("order").value === "given" ? current : shown[0] ?? null);
   };
 
-  const select = (row) => {
+  const select = (example) => {
     if (current) items[current.id].setAttribute("aria-selected", "false");
-    current = row;
+    current = example;
     word = -1;
-    const place = shown.indexOf(row);
-    byId("count").textContent = row ? `${place + 1} of ${shown.length} examples` : "No example fits these filters.";
-    if (row) {
-      items[row.id].setAttribute("aria-selected", "true");
-      list.setAttribute("aria-activedescendant", items[row.id].id);
-      reveal(items[row.id]);
+    const place = shown.indexOf(example);
+    byId("count").textContent = example ? `${place + 1} of ${shown.length} examples` : "No example fits these filters.";
+    if (example) {
+      items[example.id].setAttribute("aria-selected", "true");
+      list.setAttribute("aria-activedescendant", items[example.id].id);
+      reveal(items[example.id]);
     } else list.removeAttribute("aria-activedescendant");
     draw();
   };
@@ -118,60 +118,60 @@
 
   // --- one example
   const draw = () => {
-    const row = current;
-    byId("detail-title").replaceChildren(...(row ? [bdi(data.labels[row.gold]), " ", make("small", {}, "gold label · ", bdi(data.sets[row.set]))] : []));
-    byId("verdict").replaceChildren(...(row ? verdicts(row) : []));
+    const example = current;
+    byId("detail-title").replaceChildren(...(example ? [bdi(data.labels[example.gold]), " ", make("small", {}, "gold label · ", bdi(data.sets[example.set]))] : []));
+    byId("verdict").replaceChildren(...(example ? verdicts(example) : []));
     const view = byId("view").value;
-    lanes.className = view;
-    lanes.replaceChildren(...(row ? (view === "table" ? [table(row)] : allLanes(row)) : []));
+    rows.className = view;
+    rows.replaceChildren(...(example ? (view === "table" ? [table(example)] : allRows(example)) : []));
     readout.replaceChildren();
   };
-  const verdicts = (row) => [["before", row.before], ["after", row.after]].flatMap(([when, prediction], index) =>
-    prediction ? [make("div", {}, make("small", {}, bdi(modelName(when, index))), verdict(row, prediction))] : []);
+  const verdicts = (example) => [["before", example.before], ["after", example.after]].flatMap(([when, prediction], index) =>
+    prediction ? [make("div", {}, make("small", {}, bdi(modelName(when, index))), verdict(example, prediction))] : []);
   const modelName = (when, index) => {
     const found = models.length > 1 ? models[index] : last;
-    return found >= 0 ? data.lanes[found].name : `model ${when} alignment`;
+    return found >= 0 ? data.rows[found].name : `model ${when} alignment`;
   };
-  const wordNode = (row, scores, index) => {
+  const wordNode = (example, scores, index) => {
     const number = value(scores, index);
-    const node = make("span", { className: `w${number > 0 ? " for" : number < 0 ? " against" : ""}`, title: written(number) }, row.words[index]);
+    const node = make("span", { className: `w${number > 0 ? " for" : number < 0 ? " against" : ""}`, title: written(number) }, example.words[index]);
     node.dataset.word = index;
     node.dataset.value = written(number);
     node.style.setProperty("--a", Math.abs(scores[index + 1]) / data.steps);
     node.setAttribute("role", "listitem");
-    node.setAttribute("aria-label", `${row.words[index]}: ${written(number)}`);
+    node.setAttribute("aria-label", `${example.words[index]}: ${written(number)}`);
     return node;
   };
-  const allLanes = (row) => data.lanes.flatMap(({ note }, index) => [
-    ...(note === data.lanes[index - 1]?.note ? [] : [make("p", { className: "kind", textContent: note })]), drawLane(row, index)]);
-  const drawLane = (row, index) => {
-    const { name } = data.lanes[index];
+  const allRows = (example) => data.rows.flatMap(({ note }, index) => [
+    ...(note === data.rows[index - 1]?.note ? [] : [make("p", { className: "kind", textContent: note })]), drawRow(example, index)]);
+  const drawRow = (example, index) => {
+    const { name } = data.rows[index];
     const head = make("h4", {}, bdi(name));
-    if (!row.scores[index]) return make("div", { className: "lane" }, head, make("p", { className: "missing", textContent: "no scores for this text" }));
+    if (!example.scores[index]) return make("div", { className: "row" }, head, make("p", { className: "missing", textContent: "no scores for this text" }));
     const words = make("div", { className: "words", dir: "auto" });
     words.setAttribute("role", "list");
     words.setAttribute("aria-label", `${name}: score of each word`);
     let from = 0;
-    row.words.forEach((text, number) => {
-      const start = row.text.indexOf(text, from);
-      if (start > from) words.append(row.text.slice(from, start));
-      words.append(wordNode(row, row.scores[index], number));
+    example.words.forEach((text, number) => {
+      const start = example.text.indexOf(text, from);
+      if (start > from) words.append(example.text.slice(from, start));
+      words.append(wordNode(example, example.scores[index], number));
       from = Math.max(from, start + text.length);
     });
-    return make("div", { className: "lane" }, head, words);
+    return make("div", { className: "row" }, head, words);
   };
-  const table = (row) => {
-    const used = data.lanes.map((_, index) => index).filter((index) => row.scores[index]);
+  const table = (example) => {
+    const used = data.rows.map((_, index) => index).filter((index) => example.scores[index]);
     const head = (tag, scope, ...content) => { const cell = make(tag, {}, ...content); cell.setAttribute("scope", scope); return cell; };
-    const body = row.words.map((text, number) => make("tr", {}, head("th", "row", bdi(text)),
+    const body = example.words.map((text, number) => make("tr", {}, head("th", "row", bdi(text)),
       ...used.map((index) => {
-        const node = wordNode(row, row.scores[index], number);
+        const node = wordNode(example, example.scores[index], number);
         node.textContent = node.dataset.value;
         node.removeAttribute("role");
         node.removeAttribute("aria-label");
         return make("td", {}, node);
       })));
-    const top = make("tr", {}, head("th", "col", "word"), ...used.map((index) => head("th", "col", bdi(data.lanes[index].name))));
+    const top = make("tr", {}, head("th", "col", "word"), ...used.map((index) => head("th", "col", bdi(data.rows[index].name))));
     return make("div", { className: "scroll" }, make("table", { className: "scores" }, make("thead", {}, top), make("tbody", {}, ...body)));
   };
 
@@ -179,9 +179,9 @@
   const point = (index) => {
     if (!current || index < 0 || index >= current.words.length) return;
     word = index;
-    for (const node of lanes.querySelectorAll(".at")) node.classList.remove("at");
-    for (const node of lanes.querySelectorAll(`[data-word="${index}"]`)) node.classList.add("at");
-    const values = data.lanes.flatMap(({ name }, number) =>
+    for (const node of rows.querySelectorAll(".at")) node.classList.remove("at");
+    for (const node of rows.querySelectorAll(`[data-word="${index}"]`)) node.classList.add("at");
+    const values = data.rows.flatMap(({ name }, number) =>
       current.scores[number] ? [make("span", {}, bdi(name), ` ${written(value(current.scores[number], index))}`)] : []);
     readout.replaceChildren(make("q", { dir: "auto", textContent: current.words[index] }), ...values);
   };
@@ -190,7 +190,7 @@
   const options = (select, names, all) => select.append(make("option", { value: "", textContent: all }),
     ...names.map(([name, number]) => make("option", { value: number, textContent: name })));
   options(byId("set"), data.sets.map((name, number) => [name, number]), "all");
-  const labels = [...new Set(rows.map((row) => row.gold))].map((label) => [data.labels[label], label]);
+  const labels = [...new Set(examples.map((example) => example.gold))].map((label) => [data.labels[label], label]);
   options(byId("label"), labels.sort(([a], [b]) => a.localeCompare(b)), "all");
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("search").addEventListener("input", apply);
@@ -200,9 +200,9 @@
   byId("next").addEventListener("click", () => step(1));
   list.addEventListener("click", (event) => {
     const item = event.target.closest("li");
-    if (item) select(rows[+item.id.slice("example-".length)]);
+    if (item) select(examples[+item.id.slice("example-".length)]);
   });
-  for (const kind of ["pointerover", "click"]) lanes.addEventListener(kind, (event) => {
+  for (const kind of ["pointerover", "click"]) rows.addEventListener(kind, (event) => {
     const node = event.target.closest("[data-word]");
     if (node) point(+node.dataset.word);
   });
