@@ -49,7 +49,7 @@ test-deepspeed: install ## alignment under DeepSpeed ZeRO 2 and 3, two processes
 	$(BIN)/python -m pytest -m slow tests/training/test_launch.py -k zero
 
 test-browser: install ## the report in a real browser (needs Debian's chromium)
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser tests/report
 
 clean: ## remove environments and build products
 	rm -rf $(VENV) .venv-vllm build dist runs .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -18,8 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hf_cap.report.page import write_report
-from tests.browser.conftest import FLAGS
-from tests.publishing.report_runs import SOURCES, demo_rows, write_priors, write_runs
+from tests.report.runs import CHROMIUM_FLAGS, SOURCES, demo_rows, write_priors, write_runs
 
 # from the event to the next frame that shows its effect
 ACTION = """([id, value]) => new Promise((done) => {
@@ -70,7 +69,7 @@ def write(room: Path, page_file: Path, texts: int) -> dict[str, float]:
 def look(page_file: Path, chromium: str, rounds: int) -> dict[str, float]:
     """Medians over some rounds of opening the page, and of the slowest of each kind of action."""
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = play.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         found = [one_round(browser.new_page(), page_file) for _ in range(rounds)]
         browser.close()
     return {name: round(statistics.median(one[name] for one in found), 1) for name in found[0]}

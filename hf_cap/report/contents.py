@@ -141,14 +141,14 @@ def _versions(groups: Sequence[Facts]) -> dict[str, str]:
 
 
 def results_frame(groups: Sequence[Facts]) -> pd.DataFrame:
-    """One row per number of every evaluation; `method` is the name of a group."""
+    """One row per number of every evaluation; `method` is the position of a group, as text."""
     rows = []
-    for group in groups:
+    for number, group in enumerate(groups):
         for place, (run, seed) in enumerate(zip(group["runs"], group["seeds"], strict=True)):
             # a second run of one seed counts too, but has no partner in the baseline
-            again = "" if group["seeds"].index(seed) == place else f" ({group['name']}, {place})"
+            again = "" if group["seeds"].index(seed) == place else f" ({number}, {place})"
             rows += [
-                ("", group["name"], f"{seed}{again}", 0, test_set, measure, float(value))
+                ("", str(number), f"{seed}{again}", 0, test_set, measure, float(value))
                 for test_set, numbers in run.evaluations.items()
                 for measure in MEASURES
                 if isinstance(value := numbers.get(measure), int | float) and math.isfinite(value)
@@ -167,16 +167,17 @@ def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[F
     frame = results_frame(groups)
     if frame.empty:
         return []
-    by, names = ["test_set", "measure"], [group["name"] for group in groups]
-    values, changes = _estimates(summarize(frame, [*by, "method"])), {}
+    by, names = ["test_set", "measure"], [str(number) for number in range(len(groups))]
+    values: dict[Any, Facts] = _estimates(summarize(frame, [*by, "method"]))
+    changes: dict[Any, Facts] = {}
     for baseline in {group["baseline"] for group in groups} - {None}:
-        compared = [group["name"] for group in groups if group["baseline"] == baseline]
+        compared = [n for n in names if groups[int(n)]["baseline"] == baseline]
         chosen = frame[frame["method"].isin([*compared, names[baseline]])]
         table = compare(chosen, names[baseline], by).rename(columns={"difference": "mean"})
         changes |= _estimates(table)
     found = []
     for test_set in sorted(frame["test_set"].unique(), key=lambda name: name != first):
-        rows = [
+        rows: list[Facts] = [
             {"measure": measure, "title": title, "better": better, "percent": percent}
             | {"values": [values.get((test_set, measure, name)) for name in names]}
             | {"differences": [changes.get((test_set, measure, name)) for name in names]}
@@ -298,14 +299,14 @@ def collect_examples(
     examples = subsample(found, most)
     keys = dict.fromkeys(key for one in examples for key in one["scores"])
     of_prior, of_model = "Priors, for the gold label", "Models, for the label that each predicts"
-    rest = [
-        (PRIOR, FUSED, "prior", of_prior),
-        ("before", names[0], "attribution", of_model),
-        ("after", names[1], "attribution", of_model),
-    ]
-    rows = [(key, key, "source", of_prior) for key in keys if key not in [one[0] for one in rest]]
-    rows += [one for one in rest if one[0] in keys]
-    shown = [dict(zip(("key", "name", "kind", "note"), row, strict=True)) for row in rows]
+    last = {
+        PRIOR: (FUSED, "prior", of_prior),
+        "before": (names[0], "attribution", of_model),
+        "after": (names[1], "attribution", of_model),
+    }
+    order = [*(key for key in keys if key not in last), *(key for key in last if key in keys)]
+    told = ((key, last.get(key, (key, "source", of_prior))) for key in order)
+    shown = [{"key": k, "name": name, "kind": kind, "note": note} for k, (name, kind, note) in told]
     return {"sets": sets, "rows": shown, "examples": examples, "total": len(found)}
 
 
@@ -422,9 +423,9 @@ def feature_tables(groups: Sequence[Facts]) -> list[Facts]:
     for run in _runs(groups):
         for one in run.facts.get("features") or ():
             names[str(one["class"])][str(one["feature"])] = None
-    found = (_of_features(one["runs"][0], "score") for one in groups if one["role"] == "aligned")
-    found = [*found, *(_of_features(one["runs"][0], "score") for one in groups)]
-    elicited = next(filter(None, found), {})
+    first = sorted(groups, key=lambda one: one["role"] != "aligned")
+    found = (_of_features(one["runs"][0], "score") for one in first)
+    elicited: dict[tuple[str, str], float] = next(filter(None, found), {})
     learned = [[_of_features(run, "attribution") for run in one["runs"]] for one in groups]
     return [_feature_table(output, list(names[output]), elicited, learned) for output in names]
 
@@ -446,7 +447,7 @@ def _feature_table(
 
     def size(row: Facts) -> float:
         values = [row["elicited_score"] or 0.0, *(g["mean"] for g in row["learned_gradient"] if g)]
-        return max(map(abs, values))
+        return max(abs(float(value)) for value in values)
 
     keys = [(output, name) for name in names]
     known = np.array([key in elicited for key in keys])

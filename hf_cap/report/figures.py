@@ -114,7 +114,8 @@ def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
             _mark(axes, steps[-1], last, group, said[-1])
         axes.set_xlim(left=0)
         axes.set_xlabel("training step", loc="right")
-        _grid(axes, "y", 5)
+        axes.grid(axis="y")
+        axes.locator_params(nbins=5)
         return _svg(figure, panel["title"], ["Last values", *said])
 
 
@@ -194,8 +195,10 @@ def audit_figures(audit: Mapping[str, Any]) -> dict[str, Markup]:
         if name in ("rank_correlation", "top_k_agreement", "certainty"):
             if found:
                 drawn[name] = (_histograms if name == "certainty" else _pairs)(title, found)
-        elif values := {source: _value(one) for source, one in found.items() if _value(one)}:
-            drawn[name] = _bars(title, values)
+        else:
+            known = ((source, _value(one)) for source, one in found.items())
+            if values := {source: value for source, value in known if value}:
+                drawn[name] = _bars(title, values)
     return drawn
 
 
@@ -218,7 +221,7 @@ def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Marku
                     said.append(f"{names[y]} and {names[x]}: {number_text(value)}")
                     _cell(axes, x, y, _FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
                     look = {"ha": "center", "va": "center", "fontsize": 9}
-                    axes.text(x, y, number_text(value)[:-1], **look)
+                    axes.text(x, y, f"{value:.2f}".replace("-", "\N{MINUS SIGN}"), **look)
         _square(axes, len(names) - 1, len(names))
         axes.set_xticks(range(len(names) - 1), range(1, len(names)))
         axes.set_yticks(range(len(names)), [f"{_short(n)} {y}" for y, n in enumerate(names, 1)])
@@ -228,7 +231,7 @@ def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Marku
 def _bars(title: str, values: Mapping[str, tuple[float, float]]) -> Markup:
     """A value per source as a bar, with its interval; controls are grey."""
     names = [FUSED if name == PRIOR else name for name in values]
-    said = [f"{name}: {number_text(value)}" for name, (value, _) in values.items()]
+    said = [f"{n}: {number_text(v)}" for n, (v, _) in zip(names, values.values(), strict=True)]
     with _chart(34 + 24 * len(values)) as (figure, axes):
         for place, (name, (value, half)) in enumerate(values.items()):
             _bar(axes, place, value, said[place], _SOFT if name in CONTROL_PRIORS else "")
@@ -260,7 +263,7 @@ def save_figures(figures: Mapping[str, str], folder: Path) -> list[Path]:
     style = f"<style>{colours} svg {{ background: var(--paper); font-family: sans-serif }}</style>"
     files = {folder / f"{name}.svg": svg for name, svg in figures.items()}
     for file, svg in files.items():
-        write_text(file, svg.replace("<title>", f"{style}<title>", 1))
+        write_text(file, str(svg).replace("<title>", f"{style}<title>", 1))
     return list(files)
 
 

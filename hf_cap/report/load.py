@@ -16,8 +16,8 @@ from hf_cap.utils import check_range, documented, option
 
 AUDIT_FILE = "audit.json"
 _RECORD_COLUMNS = ("text", LABEL, "prediction", "probabilities", WORDS, "attributions")
-_SECTIONS = {"settings": dict, "alignment": dict, "data": dict, "scores": dict, "versions": dict}
-_SECTIONS |= {"history": list, "features": list}
+_OBJECTS = ("settings", "alignment", "data", "scores", "versions")
+_ARRAYS = ("history", "features")
 
 ROLES = ("baseline", "control", "aligned")
 # what differs between the seeds of one experiment, or says only where and how it ran
@@ -102,12 +102,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             "that `hf-cap train` wrote."
         )
     facts = _read_json(path / RUN_FILE)
-    for name, kind in _SECTIONS.items():
-        if not isinstance(facts.get(name), kind | None):
-            raise DataError(
-                f"{name!r} in {str(path / RUN_FILE)!r} must be a JSON "
-                f"{'object' if kind is dict else 'array'}, got {facts[name]!r}."
-            )
+    for names, kind, what in ((_OBJECTS, dict, "object"), (_ARRAYS, list, "array")):
+        for name in names:
+            if not isinstance(facts.get(name), kind | None):
+                where = f"{name!r} in {str(path / RUN_FILE)!r}"
+                raise DataError(f"{where} must be a JSON {what}, got {facts[name]!r}.")
     evaluations = path / EVALUATIONS
     return Run(
         name=path.resolve().name,

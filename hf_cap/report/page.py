@@ -145,14 +145,14 @@ def _compact(example: Mapping[str, Any], keys: Sequence[str], labels: dict[str, 
         largest = max(map(abs, scores), default=0.0)
         return [float(f"{largest:.3g}"), *(round(s / (largest or 1) * STEPS) for s in scores)]
 
-    text, words = example["text"], list(example["words"])
+    gold, text, words = index(example["label"]), example["text"], list(example["words"])
     said = [
         example[key] and [index(example[key][0]), round(1000 * example[key][1])]
         for key in ("before", "after")
     ]
     return [
         example["set"],
-        index(example["label"]),
+        gold,
         words,
         None if text == " ".join(words) else text,
         [parts(example["scores"].get(key)) for key in keys],

@@ -1,6 +1,7 @@
 """Heat maps in a notebook and in the terminal: values, signs, hostile words."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,8 +9,8 @@ from rich.console import Console
 from hf_cap import pipelines as show
 from hf_cap.errors import PriorError
 from hf_cap.pipelines import HeatMaps, show_attributions
-from hf_cap.report.page import _PAGE
-from tests.publishing.report_runs import HOSTILE
+from hf_cap.report import page as report_page
+from tests.report.runs import HOSTILE
 
 
 def in_terminal(shown: HeatMaps) -> str:
@@ -68,7 +69,7 @@ def test_plain_text_has_bars() -> None:
 
 
 def test_the_colours_are_those_of_the_report() -> None:
-    style = (_PAGE / "report.css").read_text()
+    style = (Path(report_page.__file__).parent / "page" / "colours.css").read_text()
     assert (
         f"--for: {' '.join(map(str, show.FOR))}; --against: {' '.join(map(str, show.AGAINST))};"
         in style

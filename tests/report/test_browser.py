@@ -1,6 +1,7 @@
-"""The report in a real browser: safety, filters, orders, keys, screen readers, dark mode, phone."""
+"""The report with hostile texts in Debian's chromium: safety, filters, orders, keys, readers, dark, phone."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
-from tests.browser.conftest import ROWS
-from tests.publishing.report_runs import HOSTILE
+from hf_cap.report.contents import report_contents
+from hf_cap.report.page import render_report, write_report
+from tests.report.runs import (
+    CHROMIUM_FLAGS,
+    EVIL,
+    HOSTILE,
+    SOURCES,
+    TABLE_RUNS,
+    demo_rows,
+    write_priors,
+    write_runs,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -18,7 +29,37 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 TITLE = "What the model learned"
-CONTRAST = Path(__file__).parent / "contrast.js"
+ROWS = demo_rows()[:40] + [(text, "renew_loan") for text in HOSTILE]
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    with api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the page on texts."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = write_runs(folder, ROWS, seeds=(0, 1))
+    write_report(runs, folder / "r.html", priors=write_priors(folder / "priors", ROWS, SOURCES))
+    return (folder / "r.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the page on tables."""
+    path = tmp_path_factory.mktemp("tables") / "r.html"
+    path.write_text(render_report(report_contents(TABLE_RUNS)), encoding="utf-8")
+    return path.as_uri()
 
 
 class Watched:
@@ -38,7 +79,7 @@ class Watched:
         return self.page.locator("#list li").count()
 
     def shown_text(self) -> str:
-        return self.page.locator("#lanes .words").first.text_content() or ""
+        return self.page.locator("#rows .words").first.text_content() or ""
 
 
 @pytest.fixture
@@ -54,7 +95,7 @@ def opened(browser: "Browser", report: str) -> Iterator[Watched]:
 
 def predictions(watched: Watched) -> list[tuple[int, int, int]]:
     """Gold label, label before and label after of each row."""
-    return [(row[1], row[5][0], row[6][0]) for row in watched.data["rows"]]
+    return [(row[1], row[5][0], row[6][0]) for row in watched.data["examples"]]
 
 
 def test_every_text_can_be_read(opened: Watched) -> None:
@@ -94,7 +135,7 @@ def test_the_policy_refuses_a_request(browser: "Browser", report: str) -> None:
 
 
 def test_search_and_filters_leave_what_fits(opened: Watched) -> None:
-    page, rows = opened.page, opened.data["rows"]
+    page, rows = opened.page, opened.data["examples"]
     found = predictions(opened)
     expected = {
         "all": len(found),
@@ -123,7 +164,7 @@ def test_nothing_found_is_said(opened: Watched) -> None:
     opened.page.fill("#search", "no text has this")
     assert opened.count() == 0
     assert opened.page.locator("#count").text_content() == "No example fits these filters."
-    assert opened.page.locator("#lanes .w").count() == 0
+    assert opened.page.locator("#rows .w").count() == 0
     opened.page.fill("#search", "")
     assert opened.count() == 2 * len(ROWS)
 
@@ -135,15 +176,15 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("order", "lanes"),
+    ("order", "names"),
     [("shift", ("no alignment", "aligned")), ("prior", ("fused prior", "aligned"))],
 )
 def test_orders_begin_with_the_largest_difference(
-    opened: Watched, order: str, lanes: tuple[str, str]
+    opened: Watched, order: str, names: tuple[str, str]
 ) -> None:
-    names = [lane["name"] for lane in opened.data["lanes"]]
-    one, other = map(names.index, lanes)
-    apart = [1 - cosine(row[4][one], row[4][other]) for row in opened.data["rows"]]
+    all_names = [row["name"] for row in opened.data["rows"]]
+    one, other = map(all_names.index, names)
+    apart = [1 - cosine(row[4][one], row[4][other]) for row in opened.data["examples"]]
     opened.page.select_option("#order", order)
     ids = opened.page.locator("#list li").evaluate_all(
         "(items) => items.map((item) => +item.id.slice(8))"
@@ -158,7 +199,7 @@ def test_least_sure_first(opened: Watched) -> None:
     ids = opened.page.locator("#list li").evaluate_all(
         "(items) => items.map((item) => +item.id.slice(8))"
     )
-    sure = [opened.data["rows"][number][6][1] for number in ids]
+    sure = [opened.data["examples"][number][6][1] for number in ids]
     assert sure == sorted(sure)
 
 
@@ -199,18 +240,18 @@ def test_the_chosen_example_stays_in_view(opened: Watched) -> None:
 
 
 def test_a_word_shows_its_value_in_every_row(opened: Watched) -> None:
-    opened.page.locator("#lanes .w").nth(1).hover()
-    row = opened.data["rows"][0]
+    opened.page.locator("#rows .w").nth(1).hover()
+    row = opened.data["examples"][0]
     readout = opened.page.locator("#readout span").all_text_contents()
-    for lane, scores, said in zip(opened.data["lanes"], row[4], readout, strict=True):
-        value = float(said.removeprefix(lane["name"]).replace("\N{MINUS SIGN}", "-"))
+    for shown, scores, said in zip(opened.data["rows"], row[4], readout, strict=True):
+        value = float(said.removeprefix(shown["name"]).replace("\N{MINUS SIGN}", "-"))
         assert value == pytest.approx(scores[0] * scores[2] / 999, rel=0.01)
-    assert opened.page.locator("#lanes .w.at").count() == len(opened.data["lanes"])
+    assert opened.page.locator("#rows .w.at").count() == len(opened.data["rows"])
 
 
 def test_a_screen_reader_hears_each_value(opened: Watched) -> None:
     heard = opened.page.locator("#detail").aria_snapshot()
-    row = opened.data["rows"][0]
+    row = opened.data["examples"][0]
     first = row[4][0][0] * row[4][0][1] / 999
     assert 'list "cap: score of each word"' in heard
     assert f'listitem "{row[2][0]}: ' in heard
@@ -241,7 +282,7 @@ def test_all_text_has_enough_contrast(
     page = browser.new_page(color_scheme=scheme)
     page.goto(report)
     page.select_option("#outcome", "wrong")
-    ratio, where = page.evaluate(CONTRAST.read_text())
+    ratio, where = page.evaluate(CONTRAST)
     # WCAG 2.2, 1.4.3
     assert ratio >= 4.5, where
     page.close()
@@ -277,3 +318,42 @@ def test_without_script_the_rest_can_be_read(browser: "Browser", report: str) ->
     assert page.locator("#results table").count() == 2
     assert page.locator("noscript").is_visible()
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(
+    browser: "Browser", tables: str, scheme: Literal["light", "dark"]
+) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(tables)
+    for table in page.locator("#features details").all():
+        table.locator("summary").click()
+    ratio, where = page.evaluate(CONTRAST)
+    assert ratio >= 4.5, where
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#features tbody th").all_text_contents() == ["age", EVIL, "job=cook"] * 2
+    assert page.locator("img").count() == 0
+    assert complaints == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_are_drawn_in_the_colours_of_the_scheme_and_in_legible_letters(
+    browser: "Browser", report: str, scheme: Literal["light", "dark"]
+) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page.goto(report)
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    name = page.locator("#results svg text", has_text="test").first
+    assert name.evaluate("(node) => getComputedStyle(node).fill") == ink
+    heights = page.locator("svg.chart text").evaluate_all(
+        "(nodes) => nodes.map((node) => node.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 9
+    mark = page.locator("#results use").nth(1)
+    colour = page.locator(".glyph.g1").first.evaluate("(node) => getComputedStyle(node).color")
+    assert mark.evaluate("(node) => getComputedStyle(node).fill") == colour
+    page.close()

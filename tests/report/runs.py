@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap.embedded import DEMO_DATA, resolve_data
-from hf_cap.evaluation.evaluate import Evaluation, Record
+from hf_cap.evaluation.evaluate import Record
+from hf_cap.report.load import Run
 from hf_cap.words import word_strings
 
 HOSTILE = (
@@ -25,7 +27,17 @@ HOSTILE = (
 )
 """Texts that show as text, or break a page that was not written with care."""
 
+EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
+"""A name that tries to break the page."""
+FEATURES = ("age", EVIL, "job=cook")
+SCORES = (3.0, -4.0, None)
 SOURCES = ("cap", "channel", "lime", "integrated_gradients", "word_length")
+
+
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
 
 
 def demo_rows(split: str = "test", count: int | None = None) -> list[tuple[str, str]]:
@@ -72,19 +84,17 @@ def make_record(text: str, label: str, labels: Sequence[str], *, skill: float, s
 
 def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int = 0) -> None:
     """The JSON and the parquet of one evaluation."""
-    labels = tuple(sorted({record.label for record in records} | {r.prediction for r in records}))
     right = float(np.mean([record.label == record.prediction for record in records]))
-    evaluation = Evaluation(
-        texts=len(records),
-        accuracy=right,
-        macro_f1=right - 0.01,
-        comprehensiveness=0.3 * right + 0.005 * seed,
-        sufficiency=0.1 - 0.05 * right,
-        alignment=0.6 * right,
-        alignment_texts=len(records),
-        labels=labels,
-    )
-    numbers = {key: value for key, value in asdict(evaluation).items() if key != "records"}
+    labels = {label for record in records for label in (record.label, record.prediction)}
+    numbers = {
+        "texts": len(records),
+        "accuracy": right,
+        "macro_f1": right - 0.01,
+        "comprehensiveness": 0.3 * right + 0.005 * seed,
+        "sufficiency": 0.1 - 0.05 * right,
+        "alignment": 0.6 * right,
+        "labels": sorted(labels),
+    }
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     (folder / "evaluation" / f"{name}.json").write_text(json.dumps(numbers))
     rows = Dataset.from_list([asdict(record) for record in records])
@@ -101,31 +111,18 @@ def write_run(
 ) -> Path:
     """`run.json` of a training run, with a history."""
     folder.mkdir(parents=True, exist_ok=True)
-    history = [
-        {
-            "step": step,
-            "loss_task": 2.5 * 0.97**step + 0.02 * seed,
-            **(
-                {"loss_align": 1.4 * 0.985**step + 0.1, "align_cosine": 1 - 0.9 * 0.98**step}
-                if weight
-                else {}
-            ),
-        }
-        for step in range(5, 101, 5)
-    ]
+    aligned = {"loss_align": 1.0, "align_cosine": 0.5} if weight else {}
+    own = {"alignment_weight": weight, "learning_rate": 2e-5, "output_dir": str(folder)}
     facts = {
         "kind": "train",
         "model": "embedded/minilm-l6",
         "seed": seed,
-        "settings": {
-            "alignment_weight": weight,
-            "learning_rate": 2e-5,
-            "output_dir": str(folder),
-            "seed": seed,
-            **(settings or {}),
-        },
+        "settings": {**own, "seed": seed, **(settings or {})},
         "data": {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": list(labels)},
-        "history": history,
+        "history": [
+            {"step": step, "loss_task": 2.5 * 0.97**step + 0.02 * seed, **aligned}
+            for step in range(5, 101, 5)
+        ],
         "versions": {"hf-cap": "0.1.0", "transformers": "5.23.0"},
         "command": f"hf-cap train --alignment_weight {weight} --seed {seed}",
     }
@@ -134,30 +131,29 @@ def write_run(
 
 
 def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequence[str]) -> Path:
-    """A folder of priors with one column a source, and the fused one."""
+    """A folder of priors with one column per source, and the fused one."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = sorted({label for _, label in rows})
-    columns: dict[str, list[Any]] = {"text": [], "label": [], "words": []}
-    for text, label in rows:
-        columns["text"].append(text)
-        columns["label"].append(labels.index(label))
-        columns["words"].append(word_strings(text))
-    for number, source in enumerate(sources):
-        columns[f"prior_{source}"] = [
-            word_scores(words, label, 0.2 + 0.2 * number, number)
-            for words, (_, label) in zip(columns["words"], rows, strict=True)
+    words = [word_strings(text) for text, _ in rows]
+    priors = {
+        f"prior_{source}": [
+            word_scores(one, label, 0.2 + 0.2 * number, number)
+            for one, (_, label) in zip(words, rows, strict=True)
         ]
-    columns["prior"] = columns[f"prior_{sources[0]}"]
-    scores = {name: List(Value("float64")) for name in columns if name.startswith("prior")}
-    features = Features(
-        {
-            "text": Value("string"),
-            "label": ClassLabel(names=labels),
-            "words": List(Value("string")),
-            **scores,
-        }
-    )
-    Dataset.from_dict(columns, features=features).to_parquet(str(folder / "test.parquet"))
+        for number, source in enumerate(sources)
+    }
+    columns = {
+        "text": [text for text, _ in rows],
+        "label": [labels.index(label) for _, label in rows],
+        "words": words,
+        **priors,
+        "prior": priors[f"prior_{sources[0]}"],
+    }
+    features = {"text": Value("string"), "label": ClassLabel(names=labels)}
+    features |= {"words": List(Value("string"))}
+    features |= {name: List(Value("float64")) for name in columns if name.startswith("prior")}
+    data = Dataset.from_dict(columns, features=Features(features))
+    data.to_parquet(str(folder / "test.parquet"))
     return folder
 
 
@@ -172,17 +168,52 @@ def write_runs(
         ("aligned", 0.1, 0.8, {}),
     ]
     folders = []
-    for name, weight, skill, settings in kinds:
-        for seed in seeds:
-            folder = root / f"{name}-{seed}"
+    for (name, weight, skill, settings), seed in product(kinds, seeds):
+        folder = root / f"{name}-{seed}"
+        folders.append(
             write_run(folder, seed=seed, weight=weight, settings=settings, labels=labels)
-            for split, loss in (("test", 0.0), ("keyword_addition", 0.12)):
-                records = [
-                    make_record(
-                        text, label, labels, skill=skill - loss, seed=10 * seed + int(loss > 0)
-                    )
-                    for text, label in rows
-                ]
-                write_evaluation(folder, split, records, seed)
-            folders.append(folder)
+        )
+        for split, loss in (("test", 0.0), ("keyword_addition", 0.12)):
+            number = 10 * seed + int(loss > 0)
+            records = [
+                make_record(text, label, labels, skill=skill - loss, seed=number)
+                for text, label in rows
+            ]
+            write_evaluation(folder, split, records, seed)
     return folders
+
+
+def table_run(
+    name: str, learned: tuple[float, ...], *, weight: float = 100.0, seed: int = 0, **facts: Any
+) -> Run:
+    """A run on a table with two classes; the second has scores and gradients of the other sign."""
+    rows = [
+        {
+            "class": label,
+            "feature": feature,
+            "score": None if score is None or not weight else sign * score,
+            "attribution": sign * value,
+        }
+        for label, sign in (("no", -1), ("yes", 1))
+        for feature, score, value in zip(FEATURES, SCORES, learned, strict=True)
+    ]
+    record: Mapping[str, Any] = {
+        "kind": "train_tabular",
+        "seed": seed,
+        "settings": {"model_kind": "logistic"},
+        "alignment": {"alignment_weight": weight},
+        "data": {"dataset": "desk.csv", "train_split": "train", "rows": 8, "labels": ["no", "yes"]},
+        "scores": {"method": "chat"} if weight else None,
+        "features": rows,
+        "history": [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25}],
+        **facts,
+    }
+    numbers = {"rows": 40, "roc_auc": 0.75, "macro_f1": 0.5, "accuracy": 0.5 + weight / 1000}
+    return Run(name, record, {"test": numbers})
+
+
+TABLE_RUNS = [
+    table_run("plain", (1.0, 0.0, 0.0), weight=0.0),
+    table_run("shuffled", (0.0, 3.0, 0.0), scores={"control": "shuffled"}),
+    table_run("aligned", (6.0, -8.0, 0.0)),
+]

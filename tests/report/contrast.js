@@ -15,7 +15,7 @@
     for (; node; node = node.parentElement) found.unshift(getComputedStyle(node).backgroundColor);
     return [getComputedStyle(document.body).backgroundColor, ...found];
   };
-  const kinds = "#lanes .w, #list li span, #verdict span, .note, figcaption, th, td, dt, dd, a, p, small, h3";
+  const kinds = "#rows .w, #list li span, #verdict span, .note, figcaption, th, td, dt, dd, a, p, small, h3";
   return [...document.querySelectorAll(kinds)]
     .filter((node) => node.textContent.trim() && node.offsetParent)
     .map((node) => {

@@ -1,0 +1,425 @@
+"""What the report shows, with answers known on paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hf_cap.cards import METRICS
+from hf_cap.errors import ConfigError
+from hf_cap.evaluation.evaluate import Evaluation
+from hf_cap.laat.models import classification_metrics, regression_metrics
+from hf_cap.report.contents import (
+    FUSED,
+    MEASURES,
+    audit_keywords,
+    calibration,
+    choose_pair,
+    collect_examples,
+    confusion,
+    evaluation_sets,
+    feature_tables,
+    findings,
+    number_text,
+    prior_audit,
+    report_contents,
+    training_curves,
+)
+from hf_cap.report.load import PriorFolder, ReportSettings, Run, group_runs
+from tests.report.runs import EVIL, TABLE_RUNS, table_run
+
+
+def make_run(
+    name: str,
+    *,
+    seed: int = 0,
+    weight: float = 0.1,
+    accuracy: float | None = None,
+    history: list[dict[str, float]] | None = None,
+    rows: int = 8,
+    **settings: Any,
+) -> Run:
+    evaluations: Mapping[str, Any] = {}
+    if accuracy is not None:
+        evaluations = {"test": {"texts": 100, "accuracy": accuracy, "macro_f1": None}}
+    own = {"alignment_weight": weight, "seed": seed, "output_dir": f"runs/{name}"}
+    facts = {
+        "model": "tiny",
+        "seed": seed,
+        "settings": {**own, **settings},
+        "data": {"dataset": "d", "train_split": "train", "rows": rows, "labels": ["a", "b"]},
+        "history": history,
+    }
+    return Run(name, facts, evaluations)
+
+
+def accuracies(gains: tuple[float, ...]) -> list[Run]:
+    """Runs whose accuracy varies much between seeds, but gains so much by alignment in each."""
+    runs = [make_run(f"p{s}", seed=s, weight=0.0, accuracy=0.2 * s) for s in range(len(gains))]
+    return runs + [make_run(f"a{s}", seed=s, accuracy=0.2 * s + g) for s, g in enumerate(gains)]
+
+
+# --- Groups
+
+
+def test_runs_that_differ_in_seed_and_place_alone_are_one_group() -> None:
+    (group,) = group_runs([make_run("one", seed=0), make_run("two", seed=1)])
+    assert [run.name for run in group["runs"]] == ["one", "two"]
+    assert group["seeds"] == [0, 1]
+    assert (group["name"], group["role"]) == ("aligned", "aligned")
+
+
+def test_baseline_comes_first_then_controls() -> None:
+    control = make_run("control", prior_column="prior_shuffled")
+    groups = group_runs([make_run("aligned"), control, make_run("plain", weight=0.0)])
+    assert [group["role"] for group in groups] == ["baseline", "control", "aligned"]
+    assert [group["name"] for group in groups] == ["no alignment", "control: shuffled", "aligned"]
+    assert [group["baseline"] for group in groups] == [None, 0, 0]
+
+
+def test_a_run_given_as_baseline_is_one_whatever_its_weight() -> None:
+    (group,) = group_runs([], [make_run("one", weight=0.1)])
+    assert group["role"] == "baseline"
+
+
+def test_groups_of_one_role_are_named_by_the_settings_that_differ() -> None:
+    runs = [make_run("a", learning_rate=1e-3), make_run("b", learning_rate=1e-4), make_run("c")]
+    names = [group["name"] for group in group_runs(runs)]
+    assert names == ["aligned (learning_rate=0.001)", "aligned (learning_rate=0.0001)", "aligned"]
+
+
+def test_a_group_is_compared_with_the_baseline_on_its_own_data() -> None:
+    runs = [
+        make_run("other", weight=0.0, rows=5),
+        make_run("plain", weight=0.0, rows=8, learning_rate=1.0),
+        make_run("aligned", rows=8),
+    ]
+    assert [group["baseline"] for group in group_runs(runs)] == [None, None, 1]
+    assert group_runs([make_run("aligned")])[0]["baseline"] is None
+
+
+def test_names_and_settings_hold_no_folders_and_secrets() -> None:
+    hidden: dict[str, Any] = {"hub_token": "hf_secret", "template": "/home/me/work/prompt.yaml"}
+    runs = [
+        make_run("a", dataset="/home/me/clients/acme/cap", **hidden),
+        make_run("b", dataset="/home/me/clients/acme/lime", **hidden),
+    ]
+    groups = group_runs(runs)
+    assert [group["name"] for group in groups] == [
+        "aligned (dataset=cap)",
+        "aligned (dataset=lime)",
+    ]
+    assert "hub_token" not in groups[0]["settings"]
+    assert groups[0]["settings"]["template"] == "prompt.yaml"
+
+
+@pytest.mark.parametrize("setting", ["dataset", "base_url"])
+def test_groups_that_only_what_is_hidden_tells_apart_are_numbered(setting: str) -> None:
+    places: list[dict[str, Any]] = [{setting: f"/home/me/{name}/cap"} for name in ("acme", "other")]
+    runs = [make_run("a", **places[0]), make_run("b", **places[1]), make_run("c", epochs=3)]
+    groups = group_runs(runs)
+    first, second, third = (group["name"] for group in groups)
+    assert third == "aligned (epochs=3)"
+    assert first.endswith(", group 1")
+    assert second == first.replace("group 1", "group 2")
+    assert "/home" not in "".join((first, second, third))
+    assert [run.name for group in groups for run in group["runs"]] == ["a", "b", "c"]
+
+
+# --- Results and curves
+
+
+def test_differences_are_paired_by_seed() -> None:
+    runs = [*accuracies((0.1, 0.1, 0.1)), make_run("a9", seed=9, accuracy=1.0)]
+    (test,) = evaluation_sets(group_runs(runs))
+    assert (test["name"], test["size"]) == ("test", 100)
+    (row,) = test["rows"]
+    assert row["differences"][0] is None
+    difference, value = row["differences"][1], row["values"][1]
+    assert difference["n"] == 3
+    assert [difference[end] for end in ("mean", "low", "high")] == pytest.approx([0.1] * 3)
+    assert value["n"] == 4
+
+
+def test_two_runs_of_one_seed_both_count_and_one_has_no_interval() -> None:
+    runs = [make_run("a", accuracy=0.5), make_run("b", accuracy=0.7)]
+    (value,) = evaluation_sets(group_runs(runs))[0]["rows"][0]["values"]
+    assert (value["n"], value["mean"]) == (2, pytest.approx(0.6))
+    (value,) = evaluation_sets(group_runs(runs[:1]))[0]["rows"][0]["values"]
+    assert value == {"mean": 0.5, "low": None, "high": None, "n": 1}
+
+
+def test_the_first_set_is_the_chosen_one() -> None:
+    numbers = {"attacked": {"accuracy": 0.5}, "test": {"accuracy": 0.5, "macro_f1": float("nan")}}
+    sets = evaluation_sets(group_runs([Run("one", {}, numbers)]), "test")
+    assert [found["name"] for found in sets] == ["test", "attacked"]
+    assert [row["measure"] for row in sets[0]["rows"]] == ["accuracy"]
+
+
+def test_curves_are_the_mean_and_range_over_the_runs() -> None:
+    histories = [
+        [{"step": 1, "loss_task": value}, {"step": 2, "loss": 9.0}] for value in (1.0, 3.0)
+    ]
+    runs = [make_run(f"r{i}", seed=i, history=found) for i, found in enumerate(histories)]
+    (panel,) = training_curves(group_runs(runs))
+    (curve,) = panel["curves"]
+    assert curve == {"group": 0, "step": [1.0], "mean": [2.0], "min": [1.0], "max": [3.0]}
+
+
+def test_the_whole_loss_of_a_plain_run_is_its_task_loss() -> None:
+    (panel,) = training_curves(group_runs([make_run("p", history=[{"step": 1, "loss": 2.5}])]))
+    assert panel["title"] == "Task loss"
+    assert panel["curves"][0]["mean"] == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ((0.10, 0.11, 0.12), "a change beyond the spread"),
+        ((-0.10, -0.11, -0.12), "a change beyond the spread"),
+        ((-0.10, 0.1, 0.05), "no change that stands out"),
+        ((0.2,), "One seed says nothing"),
+    ],
+)
+def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said: str) -> None:
+    groups = group_runs(accuracies(gains))
+    (sentence,) = findings(groups, evaluation_sets(groups))
+    assert said in sentence
+    assert f"against {20 * (len(gains) - 1) / 2:.1f} % without alignment" in sentence
+    assert f": {number_text(float(np.mean(gains)), True, signed=True)} points" in sentence
+
+
+def test_measures_are_fields_of_an_evaluation_and_have_their_place_on_cards() -> None:
+    of_tables = {
+        *classification_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])),
+        *regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 1.0])),
+    }
+    assert of_tables <= MEASURES.keys() & METRICS.keys()
+    assert MEASURES.keys() - of_tables <= set(Evaluation.__dataclass_fields__)
+
+
+# --- Errors
+
+
+def records(**columns: list[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def test_calibration_error_by_hand() -> None:
+    # two texts at 0.95, one of them right: |0.95 - 0.5| * 2/3; one at 0.6, right: |0.6 - 1| * 1/3
+    found = calibration(
+        records(
+            label=["a", "a", "b"],
+            prediction=["a", "b", "b"],
+            probabilities=[[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]],
+        )
+    )
+    assert found["error"] == pytest.approx(0.45 * 2 / 3 + 0.4 / 3)
+    assert [one["confidence"] for one in found["bins"]] == pytest.approx([0.6, 0.95])
+    assert [(one["accuracy"], one["texts"]) for one in found["bins"]] == [(1.0, 1), (0.5, 2)]
+
+
+def test_full_confidence_belongs_to_the_last_bin() -> None:
+    found = calibration(records(label=["a"], prediction=["a"], probabilities=[[1.0, 0.0]]))
+    assert (found["error"], found["bins"][0]["texts"]) == (0.0, 1)
+
+
+def test_confusions_are_counted_and_sorted() -> None:
+    rows = records(label=list("aaabbb"), prediction=list("abbbba"))
+    found = confusion(rows, {"a": ["card", "my"], "b": ["my", "loan"]})
+    assert found["labels"] == ["a", "b"]
+    assert found["counts"] == {("a", "a"): 1, ("a", "b"): 2, ("b", "b"): 2, ("b", "a"): 1}
+    assert [tuple(pair.values()) for pair in found["pairs"]] == [
+        ("a", "b", 2, 3, ["my"]),
+        ("b", "a", 1, 3, ["my"]),
+    ]
+
+
+def test_keywords_of_the_models_are_the_highest_positive_totals() -> None:
+    rows = records(
+        words=[["Lost", "card"], ["lost", "loan"], ["card"], ["lost", "my"]],
+        attributions=[[1.0, 0.5], [1.0, -3.0], None, [2.0, 1.0]],
+        label=["a", "a", "b", "a"],
+        prediction=["a", "a", "b", "b"],
+        probabilities=[[0.6, 0.4]] * 4,
+        text=list("stuv"),
+    )
+    found = report_contents([Run("run", {}, {}, {"test": rows})])
+    assert found["keywords_from"] == "attribution"
+    (confused,) = found["confusions"]
+    assert confused["pairs"][0]["shared"] == ["lost"]
+
+
+# --- Texts
+
+
+def texts_of(prediction: str, score: float, *texts: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": text,
+            "label": "card",
+            "prediction": prediction,
+            "probabilities": [0.25, 0.75],
+            "words": text.split(),
+            "attributions": [score, -1.0],
+            "prior": None,
+        }
+        for text in texts or ("my card", "a loan")
+    ]
+
+
+def run_on(name: str, weight: float, found: list[dict[str, Any]], seed: int = 0) -> Run:
+    return Run(name, make_run(name, weight=weight, seed=seed).facts, {}, {"test": found})
+
+
+def collect(
+    runs: list[Run], priors: PriorFolder | None = None, most: int = 100
+) -> Mapping[str, Any]:
+    return collect_examples(group_runs(runs), priors, first="test", most=most)
+
+
+def scores(found: Mapping[str, Any]) -> list[list[Any]]:
+    keys = [row["key"] for row in found["rows"]]
+    return [[example["scores"].get(key) for key in keys] for example in found["examples"]]
+
+
+def test_the_pair_has_one_seed() -> None:
+    runs = [run_on("p0", 0.0, []), run_on("p1", 0.0, [], seed=1), run_on("a1", 0.1, [], seed=1)]
+    before, after, names = choose_pair(group_runs(runs))
+    assert before is runs[1]
+    assert after is runs[2]
+    assert names == ("no alignment", "aligned")
+
+
+def test_before_and_after_are_joined_by_text() -> None:
+    before = texts_of("loan", 1.0, "a loan", "my card")
+    after = texts_of("card", 2.0, "my card", "new text")
+    found = collect([run_on("p", 0.0, before), run_on("a", 0.1, after)])
+    assert [row["name"] for row in found["rows"]] == ["no alignment", "aligned"]
+    assert scores(found) == [[[1.0, -1.0], [2.0, -1.0]], [None, [2.0, -1.0]]]
+    first, second = found["examples"]
+    assert (first["text"], first["before"], first["after"]) == (
+        "my card",
+        ("loan", 0.75),
+        ("card", 0.75),
+    )
+    assert second["before"] is None
+
+
+def test_priors_are_joined_and_their_other_splits_added() -> None:
+    row = {"text": "my card", "label": "card", "words": ["my", "card"], "prior_cap": [0.0, 1.0]}
+    other = {**row, "text": "lost card", "words": ["lost", "card"], "prior": [0.4, 0.9]}
+    priors = PriorFolder({"test": [row], "train": [other]})
+    found = collect([run_on("a", 0.1, texts_of("card", 2.0))], priors)
+    assert found["sets"] == ["test", "train (priors only)"]
+    assert [row["name"] for row in found["rows"]] == ["cap", FUSED, "aligned"]
+    assert scores(found) == [
+        [[0.0, 1.0], None, [2.0, -1.0]],
+        [None, None, [2.0, -1.0]],
+        [[0.0, 1.0], [0.4, 0.9], None],
+    ]
+
+
+@pytest.mark.parametrize("bad", [[1.0], [1.0, float("nan")], [1.0, None]])
+def test_scores_that_cannot_be_drawn_are_left_out(bad: list[Any]) -> None:
+    rows = [{**row, "attributions": bad} for row in texts_of("card", 1.0, "my card")]
+    found = collect([run_on("a", 0.1, rows)])
+    assert [example["scores"] for example in found["examples"]] == [{}]
+
+
+def test_texts_are_thinned_out_evenly() -> None:
+    texts = [f"text {number}" for number in range(9)]
+    found = collect([run_on("a", 0.1, texts_of("card", 1.0, *texts))], most=3)
+    assert [row["text"] for row in found["examples"]] == ["text 0", "text 3", "text 6"]
+    assert found["total"] == 9
+    assert collect([make_run("a")])["examples"] == []
+
+
+# --- Tables
+
+
+def test_scores_and_what_was_learned_are_compared_as_directions() -> None:
+    no, yes = feature_tables(group_runs(TABLE_RUNS))
+    assert (no["output"], yes["output"]) == ("no", "yes")
+    assert [feature["name"] for feature in yes["features"]] == ["age", EVIL, "job=cook"]
+    age, evil, job = yes["features"]
+    assert job["elicited_score"] is None
+    assert [age["elicited_score"], evil["elicited_score"]] == pytest.approx([0.6, -0.8])
+    assert [one["mean"] for one in age["learned_gradient"]] == pytest.approx([1, 0, 0.6])
+    assert [one["mean"] for one in evil["learned_gradient"]] == pytest.approx([0, 1, -0.8])
+    cosines = {group: found["mean"] for group, found in yes["agreement"].items()}
+    assert cosines == pytest.approx({0: 0.6, 1: -0.8, 2: 1.0})
+    assert no["features"][0]["elicited_score"] == pytest.approx(-0.6)
+    assert not feature_tables(group_runs(TABLE_RUNS[:1]))[0]["agreement"]
+
+
+def test_features_without_a_score_do_not_count_in_the_agreement() -> None:
+    (_, yes) = feature_tables(group_runs([table_run("aligned", (3.0, -4.0, 100.0))]))
+    assert yes["agreement"][0]["mean"] == pytest.approx(1)
+    assert yes["features"][0]["name"] == "job=cook"
+
+
+def test_gradients_of_several_seeds_have_an_interval() -> None:
+    runs = [table_run(f"a{seed}", (1.0, seed - 1.0, 0.0), seed=seed) for seed in range(3)]
+    (_, yes) = feature_tables(group_runs(runs))
+    learned = {feature["name"]: feature["learned_gradient"][0] for feature in yes["features"]}[EVIL]
+    assert learned["mean"] == pytest.approx(0)
+    assert learned["high"] == pytest.approx(4.303 * np.sqrt(0.5) / np.sqrt(3), rel=1e-3)
+
+
+def test_a_page_on_tables_and_texts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"models of tables \(plain\).*models of texts \(text\)"):
+        report_contents([TABLE_RUNS[0], Run("text", {"kind": "train"})])
+    with pytest.raises(ConfigError, match="`priors` are scores of the words of texts"):
+        report_contents(TABLE_RUNS, priors=PriorFolder({}))
+
+
+# --- The audit, and what is missing
+
+
+def test_an_audit_is_read() -> None:
+    overlap = {"classes": ["a", "b"], "overlap": 0.25, "shared": ["my"]}
+    audit = {
+        "texts": 12,
+        "keywords": {"prior": {"a": [["card", 0.4], ["my", 0.1]]}, "cap": {"a": [["cap", 0.1]]}},
+        "confused_classes": {"prior": [overlap]},
+        "degenerate": {"cap": {"missing": 0.0, "constant": 0.125}},
+    }
+    found = prior_audit(audit)
+    assert found is not None
+    assert (found["texts"], found["overlaps"]) == (12, [overlap])
+    assert found["keywords"] == {"a": ["card", "my"]}
+    assert found["warnings"] == ["cap: 12.5 % of the texts have the same score on every word."]
+    assert prior_audit({}) is None
+    assert audit_keywords({"keywords": {"cap": {"a": [["lost", 1.0]]}}}) == {"a": ["lost"]}
+
+
+def test_what_is_missing_is_said() -> None:
+    gaps = report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
+    for said in (
+        "no run without alignment to compare with: `hf-cap train --alignment_weight 0`",
+        "no control run",
+        "no interval",
+        "no training history",
+        "no records of single texts of test",
+        "priors were not audited",
+    ):
+        assert any(said in gap for gap in gaps), said
+    other = Run("lonely", make_run("lonely", seed=7).facts)
+    gaps = report_contents([make_run("one", accuracy=0.5), other])["gaps"]
+    assert "Not evaluated on test, and so left out of its figures: lonely." in gaps
+    gaps = report_contents(TABLE_RUNS[2:])["gaps"]
+    assert any("`hf-cap train --task tabular` without `--scores`" in gap for gap in gaps)
+    assert not any("priors" in gap or "records" in gap for gap in gaps)
+
+
+def test_the_split_with_records_is_the_main_one() -> None:
+    attacked = {"test": {"accuracy": 0.5}, "attacked": {"accuracy": 0.4}}
+    run = Run("run", {}, attacked, {"attacked": texts_of("card", 1.0)})
+    assert report_contents([run])["split"] == "test"
+    chosen = report_contents([run], settings=ReportSettings(split="attacked"))
+    assert chosen["evaluations"][0]["name"] == "attacked"
+    assert report_contents([Run("run", {}, {"dev": {"accuracy": 0.5}})])["split"] == "dev"
+    with pytest.raises(ConfigError, match="at least one run"):
+        report_contents([])
