@@ -6,7 +6,7 @@ folder), `method`, `seed`, `draw` (number of the few-shot sample, 0 where there 
 
 The independent unit is a draw, by the mean of its seeds: runs on the same texts are no evidence of
 their own about other texts. Where a group has one draw only, the unit is a seed, and the result
-says nothing about other draws.
+does not hold for other draws.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ class Estimate:
 
     mean: float
     low: float | None
-    """`None` for a single value, which says nothing about its spread; `high` likewise."""
+    """`None` for a single value, which has no spread; `high` likewise."""
     high: float | None
     n: int
 

@@ -17,7 +17,6 @@ from hf_cap.evaluation.attacks.attack import (
     prepare_attack,
     run_attack,
 )
-from hf_cap.evaluation.attacks.rewriting import fault
 from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.lm.mock import MockLanguageModel
 
@@ -196,26 +195,6 @@ def test_a_chat_model_rewrites_and_is_judged() -> None:
     assert '"lost", "card"' in rewriting[0]
     assert "The topic stays: lost card." in rewriting[0]
     assert len(judging) == 2
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "I’m sorry, but I can’t help with my pass.",
-        "Sorry, I can't do that with my pass.",
-        "Unfortunately, I cannot rewrite my pass.",
-        "I won’t write of my pass.",
-    ],
-)
-def test_refusals_with_any_apostrophe_are_refusals(reply: str) -> None:
-    assert fault("i lost my card", reply) == "refusal"
-    assert fault("sorry, i can not find my card", "sorry, i cannot find my pass") is None
-
-
-def test_nothing_is_judged_when_every_rewriting_fails() -> None:
-    chat = chatty()
-    assert {note for _, note in written(chat)} == {"empty reply", "no keyword"}
-    assert len(chat.asked) == 3
 
 
 def test_the_rules_write_what_the_chat_model_cannot() -> None:

@@ -15,7 +15,6 @@ from hf_cap.evaluation.attacks.keywords import (
     FUNCTION_WORDS,
     chi_squared_keywords,
     difficulties,
-    overlap,
     prior_keywords,
 )
 from hf_cap.evaluation.attacks.rules import (
@@ -76,11 +75,6 @@ def test_prior_keywords_are_those_of_the_highest_sum() -> None:
     assert found == (("card", "lost"), ("loan", "renew"), ("fine",))
 
 
-def test_overlap_on_paper() -> None:
-    assert overlap(["a", "b", "c"], ["b", "c", "d"]) == 0.5
-    assert overlap([], []) == 0.0
-
-
 def test_difficulty_follows_the_overlap() -> None:
     keywords = (("a", "b"), ("x", "y"), ("a", "b"), ("a", "z"))
     assert difficulties(0, keywords) == {2: "hard", 3: "medium", 1: "easy"}
@@ -127,10 +121,6 @@ def test_a_mention_stands_where_a_remark_can(text: str, places: set[str]) -> Non
         for small, big in zip(lower, exact, strict=True)
     }
     assert found == possible
-
-
-def test_every_mention_has_its_place_for_the_keyword() -> None:
-    assert all(mention.count("{keyword}") == 1 for mention in MENTIONS)
 
 
 def test_replacement_keeps_capitals_punctuation_and_the_rest() -> None:
@@ -229,6 +219,8 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
     [
         ("", "empty reply"),
         ("I'm sorry, but I can't help with that.", "refusal"),
+        ("I’m sorry, but I can’t help with my pass.", "refusal"),
+        ("Unfortunately, I cannot rewrite my pass.", "refusal"),
         ("I lost my loan\ncard", "several lines"),
         ("i LOST my card.", "nothing changed"),
         ("loan", "wrong length"),
@@ -242,6 +234,11 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
 def test_faults_of_a_rewritten_text(rewritten: str, reason: str | None) -> None:
     found = rewriting.fault("I lost my card", rewritten, required=["loan"], forbidden=["card"])
     assert found == reason
+
+
+def test_an_apology_of_the_writer_is_no_refusal() -> None:
+    original, rewritten = "sorry, i can not find my card", "sorry, i cannot find my pass"
+    assert rewriting.fault(original, rewritten) is None
 
 
 def test_only_a_plain_yes_agrees() -> None:
