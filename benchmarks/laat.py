@@ -1,6 +1,6 @@
 """Do a language model's feature scores help a small tabular model? Few shots, skewed and noisy training rows.
 
-    python benchmarks/laat.py --config recipes/benchmark/laat_few_shot.yaml --data FOLDER [--minutes 5]
+    python benchmarks/laat.py --config recipes/study/laat_few_shot.yaml --data FOLDER [--minutes 5]
 
 FOLDER holds the tables. Each training run is a cell with a JSON file of its own: stopped at any moment, or
 after `--minutes`, the same command goes on. `--report FILE...` writes `results/laat.json` and

@@ -1,189 +1,296 @@
-"""What the finished cells say together: as outcomes for the statistics, and as one row a number."""
+"""Tables of a study from its finished runs: a tidy frame, compared by `hf_cap.evaluation.results`."""
 
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from benchmarks.study.bench import CELL_FILE
-from benchmarks.study.texts import CLEAN
-from hf_cap.evaluation.results import BASELINE, CEILING, Cell, Outcome, TableRow, table
+import pandas as pd
+
+from benchmarks.study.settings import BASELINE, CEILING, CLEAN, RESULT_FILE
+from hf_cap.evaluation import compare, summarize
 from hf_cap.schema import CONTROL_PRIORS
+from hf_cap.utils import write_json, write_text
 
 _logger = logging.getLogger(__name__)
 
-Better = Literal["higher", "lower"]
-EXPLANATIONS: Mapping[str, Better] = {
-    "comprehensiveness": "higher",
-    "sufficiency": "lower",
-    "soft_nc": "higher",
-    "soft_ns": "higher",
-    "oracle_alignment": "higher",
-    "prior_alignment": "higher",
+NOTES = (
+    "Accuracy in percent: mean ± half-width of the 95 % interval over the samples of training texts, each by "
+    "the mean of its seeds; over the seeds where there is one sample. Differences are paired, in points.",
+    "A gain counts only over the best control: `shuffled` (the scores of a prior on the wrong words), "
+    "`uniform`, `random` and `word_length` know nothing of the task. `oracle` is the log-odds of the whole "
+    "training split, a ceiling.",
+    "p: paired bootstrap of the difference from the best control; Holm's correction over the methods of a "
+    "table. With n samples it is never below 2^(1 − n).",
+    "Tables over several data sets (`a + b`) hold the methods that each of them has.",
+)
+EXPLANATIONS = {
+    "comprehensiveness": "↑",
+    "sufficiency": "↓",
+    "soft_nc": "↑",
+    "soft_ns": "↑",
+    "oracle_alignment": "↑",
+    "prior_alignment": "↑",
 }
-"""Measures of a cell's explanations; the alignments are cosines with the oracle and with the own prior."""
-
-_MEASURES = ("accuracy", "macro_f1", "accuracy_changed")
-"""Measures of a cell on a test set; the last where an attack leaves some texts as they are."""
-
-_NUMERICS = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
-"""Settings of training or of a prior that say where and in which number format, but not what is computed."""
+_NUMBER_FORMAT = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
+"""Settings that say where and in which number format, but not what is computed."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished cell and what its `cell.json` holds."""
+def read_frame(folder: Path) -> pd.DataFrame:
+    """One row per number of every finished run that may be compared.
 
-    cell: Cell
-    numbers: Mapping[str, Any]
-
-
-def read_results(room: Path) -> list[Result]:
-    """All finished cells of a benchmark's folder that may be compared, sorted.
-
-    The runs of a method count together only if they were made with the same settings, and those of a data
-    set and regime only if they were measured on the same texts in the same way. Where settings were changed
-    on the way, those of the most cells count, and a warning says what is left out. The number format may
-    differ between machines, and so between runs, but not between the methods of one draw and seed, which
-    are compared with each other.
+    Runs of a data set count together only if they were measured on the same texts in the same way, those of
+    a method only if they were trained alike. Of several settings those of the most runs count, and a warning
+    tells what is left out. The number format may differ between samples and seeds, not within one.
     """
-    found = []
-    for file in (room / "cells").glob(f"*/*/draw_*/*/seed_*/{CELL_FILE}"):
-        numbers = json.loads(file.read_text(encoding="utf-8"))
-        found.append(Result(Cell(**numbers["settings"]["cell"]), numbers))
-    found.sort(key=lambda result: result.cell)
-    kept = _of_one_kind(found, ("dataset", "regime"), _measured)
-    kept = _of_one_kind(kept, ("dataset", "regime", "method"), _made)
-    return _of_one_kind(kept, ("dataset", "regime", "draw", "seed"), _computed)
+    found = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted((folder / "cells").glob(f"*/*/draw_*/*/seed_*/{RESULT_FILE}"))
+    ]
+    for place, kind in (
+        (("dataset", "regime"), lambda s: [s.get("data"), s.get("evaluation")]),
+        (
+            ("dataset", "regime", "method"),
+            lambda s: [_plain(s.get("training")), _plain(s.get("prior"))],
+        ),
+        (("dataset", "regime", "draw", "seed"), _number_format),
+    ):
+        found = _of_one_kind(found, place, kind)
+    rows = [row for result in found for row in _rows(result)]
+    columns = [
+        "dataset", "regime", "draw", "method", "seed", "test_set", "measure", "value", "run",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _measured(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts and the way of measuring."""
-    return {name: settings.get(name) for name in ("data", "evaluation")}
+def _rows(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    run = result["settings"]["cell"]
+    place = {**run, "run": f"{run['dataset']}, {run['regime']}"}
+    for test_set, numbers in result["test_sets"].items():
+        for measure in ("accuracy", "macro_f1", "accuracy_changed"):
+            if measure in numbers:
+                value = numbers[measure]
+                yield {**place, "test_set": test_set, "measure": measure, "value": value}
+    for measure in EXPLANATIONS:
+        if (value := result["explanations"].get(measure)) is not None:
+            yield {**place, "test_set": CLEAN, "measure": measure, "value": value}
 
 
-def _made(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What is trained, from which prior, but not in which number format."""
-    return {name: _without_numerics(settings.get(name)) for name in ("training", "prior")}
-
-
-def _computed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The number format of training; a switch that is off is none."""
-    training = settings.get("training", {})
-    return {"training": {name: training[name] for name in _NUMERICS if training.get(name)}}
-
-
-def _without_numerics(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {
-        name: _without_numerics(inner) for name, inner in value.items() if name not in _NUMERICS
-    }
+    return {name: _plain(v) for name, v in value.items() if name not in _NUMBER_FORMAT}
 
 
-def _of_one_kind(
-    results: Sequence[Result],
-    place: Sequence[str],
-    kind: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-) -> list[Result]:
-    """The results without those whose settings are of another kind than most of the same place."""
-    kinds: dict[tuple[Any, ...], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        where = tuple(getattr(result.cell, name) for name in place)
-        of_kind = json.dumps(kind(result.numbers["settings"]), sort_keys=True)
-        kinds[where][of_kind].append(result)
+def _number_format(settings: Mapping[str, Any]) -> Any:
+    training = settings.get("training", {})
+    return {name: training[name] for name in sorted(_NUMBER_FORMAT) if training.get(name)}
+
+
+def _of_one_kind(results: list[Any], place: Sequence[str], kind: Any) -> list[Any]:
+    """The results whose settings are those of the most runs of the same place."""
+    frame = pd.DataFrame(
+        {
+            "place": [tuple(r["settings"]["cell"][name] for name in place) for r in results],
+            "kind": [json.dumps(kind(r["settings"]), sort_keys=True) for r in results],
+        }
+    )
     kept = []
-    for where, found in kinds.items():
-        most = max(found.values(), key=len)
-        kept += most
-        if others := sum(map(len, found.values())) - len(most):
+    for where, group in frame.groupby("place", sort=False):
+        most = group["kind"].value_counts(sort=True).index[0]
+        kept += group.index[group["kind"] == most].tolist()
+        if others := int((group["kind"] != most).sum()):
             _logger.warning(
-                "%s: %d finished cells were made with other settings (%s) than the %d others, and are in no "
-                "table.",
-                ", ".join(f"{name} {value}" for name, value in zip(place, where, strict=True)),
-                others,
-                " or ".join(kind(most[0].numbers["settings"])),
-                len(most),
-            )
-    return sorted(kept, key=lambda result: result.cell)
+                "%s: %d finished runs were made with other settings than the %d others, and are in no table.",
+                ", ".join(map(str, where)), others, len(group) - others,
+            )  # fmt: skip
+    return [results[index] for index in sorted(kept)]
 
 
-def rows(results: Iterable[Result]) -> Iterator[dict[str, Any]]:
-    """One row a cell, test set and measure, as in `results.parquet`."""
-    for result in results:
-        place = asdict(result.cell)
-        for test_set, found in result.numbers["test_sets"].items():
-            for measure in _MEASURES:
-                if measure in found:
-                    value = found[measure]
-                    yield {**place, "test_set": test_set, "measure": measure, "value": value}
-        for measure in EXPLANATIONS:
-            value = result.numbers["explanations"].get(measure)
-            if value is not None:
-                yield {**place, "test_set": CLEAN, "measure": measure, "value": value}
+def over_datasets(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of several data sets as those of one, with the methods that each of them has."""
+    parts = []
+    for _, group in frame.groupby(["regime", "test_set", "measure"], sort=False):
+        names = sorted(group["dataset"].unique())
+        if len(names) < 2:
+            continue
+        everywhere = group.groupby("method")["dataset"].nunique() == len(names)
+        group = group[group["method"].map(everywhere)].copy()
+        group["draw"] = group.groupby(["dataset", "draw"]).ngroup()
+        group["run"] = " + ".join(names) + ", " + group["regime"]
+        parts.append(group)
+    return pd.concat(parts) if parts else frame.iloc[:0]
 
 
-def outcomes(results: Iterable[Result], measure: str = "accuracy") -> list[Outcome]:
-    """The values of one measure, one a cell and test set."""
-    names = Cell.__dataclass_fields__
-    return [
-        Outcome(Cell(**{name: row[name] for name in names}), row["test_set"], row["value"])
-        for row in rows(results)
-        if row["measure"] == measure
-    ]
+def compare_methods(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every method of one measure against `none` and against the best control.
 
-
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """The best method of each data set, and by how much it beats the best control.
+    Args:
+        frame: Rows of one measure.
 
     Returns:
-        For each data set, of its regime with the fewest texts: `regime`, then for the clean test set
-        `best_method` (the highest mean difference from `none` over the runs that both have, so that no method
-        wins by having run on easy draws only; `none`, controls and `oracle` do not compete), its
-        `accuracy`, `best_control`, `gain_over_best_control` with `gain_half_width` (95 % interval),
-        `gain_over_none`, `p` and `p_holm`; the same for each attack under `attacks`. A difference of
-        accuracies lies in [-1, 1]; what cannot be told yet is null.
+        One row per run (data set and regime), test set and method, the best method first: `mean`, `low`,
+        `high`, `n`; `none_difference` and its `none_low`, `none_high`; `best_control` and
+        `control_difference` likewise; `p` and `p_holm` of that difference, for methods that compete.
     """
+    place = ["run", "test_set"]
+    table = summarize(frame, [*place, "method"])
+    table = table.join(_difference(frame, BASELINE, "none"))
+    outside = [BASELINE, CEILING, *CONTROL_PRIORS]
+    groups = dict(iter(frame.groupby(place, sort=False)))
+    parts = []
+    for where, part in table.groupby(level=place, sort=False):
+        group, part = groups[where], part.copy()
+        ranked = _rank_controls(group)
+        part["best_control"] = [
+            next((c for c in ranked if c != method), None) for *_, method in part.index
+        ]
+        for control in part["best_control"].dropna().unique():
+            rows = part["best_control"] == control
+            found = _difference(group, control, "control")
+            part.loc[rows, found.columns] = found.reindex(part.index[rows])
+        if ranked:
+            competing = group[~group["method"].isin(set(outside) - {ranked[0]})]
+            found = compare(competing, ranked[0], place, test="bootstrap")[["p", "p_holm"]]
+            part[["p", "p_holm"]] = found.reindex(part.index)
+        parts.append(part.sort_values("mean", ascending=False, kind="stable"))
+    return pd.concat(parts) if parts else table
+
+
+def _difference(frame: pd.DataFrame, baseline: str, prefix: str) -> pd.DataFrame:
+    found = compare(frame, baseline, ["run", "test_set"])[["difference", "low", "high"]]
+    return found.add_prefix(f"{prefix}_")
+
+
+def _rank_controls(group: pd.DataFrame) -> list[str]:
+    """The controls, the best first, on the runs that all of them have (or on their own, if none)."""
+    controls = group[group["method"].isin(CONTROL_PRIORS)]
+    values = controls.pivot_table(index=["draw", "seed"], columns="method", values="value")
+    shared = values.dropna()
+    means = (shared if len(shared) else values).groupby("draw").mean().mean()
+    return [str(name) for name in means.sort_values(ascending=False, kind="stable").index]
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write `table.md`, `results.parquet` and `summary.json` into the folder of a study."""
+    frame = read_frame(folder)
+    written = [folder / "table.md"]
+    write_text(written[0], markdown(frame))
+    if len(frame):
+        frame.to_parquet(folder / "results.parquet", index=False)
+        write_json(folder / "summary.json", summary(frame))
+        written += [folder / "results.parquet", folder / "summary.json"]
+    return written
+
+
+def summary(frame: pd.DataFrame) -> dict[str, Any]:
+    """For each data set and regime, and each test set, the method furthest above `none`.
+
+    Returns:
+        `{run: {test_set: {best_method, accuracy, best_control, p_holm,
+        ...}}}`; accuracies in [0, 1], differences in [-1, 1], null where there is nothing to tell.
+    """
+    table = compare_methods(frame[frame["measure"] == "accuracy"])
+    competing = table[
+        ~table.index.get_level_values("method").isin([BASELINE, CEILING, *CONTROL_PRIORS])
+    ]
     found: dict[str, Any] = {}
-    compared = table(outcomes(results))
-    for dataset in dict.fromkeys(row.dataset for row in compared):
-        of_set = [row for row in compared if row.dataset == dataset]
-        regime = min({row.regime for row in of_set}, key=size_of)
-        by_test = {
-            test_set: _best([r for r in of_set if (r.regime, r.test_set) == (regime, test_set)])
-            for test_set in dict.fromkeys(row.test_set for row in of_set)
-        }
-        clean = by_test.pop(CLEAN, _best([]))
-        found[dataset] = {"regime": regime, **clean, "attacks": by_test}
+    for (run, test_set), group in competing.groupby(["run", "test_set"], sort=False):
+        key = "none_difference" if group["none_difference"].notna().any() else "mean"
+        best = group.loc[group[key].idxmax()]
+        numbers = {str(k): _plain_number(v) for k, v in best.to_dict().items()}
+        found.setdefault(run, {})[test_set] = {"best_method": best.name[-1], **numbers}
     return found
 
 
-def _best(of_place: Sequence[TableRow]) -> dict[str, Any]:
-    outside = (BASELINE, CEILING, *CONTROL_PRIORS)
-    competing = [row for row in of_place if row.method not in outside]
-    row = max(competing, key=_lead, default=None)
-    gain, change = (row.from_control, row.from_baseline) if row else (None, None)
-    return {
-        "best_method": row and row.method,
-        "accuracy": row and row.value.mean,
-        "runs": row.value.count if row else 0,
-        "best_control": row and row.best_control,
-        "gain_over_best_control": gain and gain.mean,
-        "gain_half_width": gain and gain.half_width,
-        "gain_over_none": change and change.mean,
-        "p": row and row.p,
-        "p_holm": row and row.p_holm,
-    }
+def _plain_number(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    return round(value, 6) if isinstance(value, float) else value
 
 
-def _lead(row: TableRow) -> tuple[bool, float]:
-    """Sort key: how far a method is over `none`; behind those, its mean where no run is shared."""
-    return row.from_baseline is not None, (row.from_baseline or row.value).mean
+def markdown(frame: pd.DataFrame) -> str:
+    """All tables as one Markdown document."""
+    parts = ["# Study", "", *(f"- {note}" for note in NOTES), ""]
+    accuracy = frame[frame["measure"].isin(["accuracy", "accuracy_changed"])]
+    for measure, group in accuracy.groupby("measure", sort=True):
+        for rows in (group, over_datasets(group)):
+            table = compare_methods(rows)
+            for (run, test_set), part in table.groupby(["run", "test_set"], sort=True):
+                title = f"{str(measure).replace('_', ' ').capitalize()}: {run}, {test_set}"
+                parts += [f"## {title}", "", _accuracy_table(part), ""]
+    for run, group in frame[frame["measure"].isin(EXPLANATIONS)].groupby("run", sort=True):
+        parts += [f"## Explanations: {run}", "", _explanation_table(group), ""]
+    return "\n".join(parts)
 
 
-def size_of(regime: str) -> float:
-    """Texts a class of a regime, to sort by."""
-    return float("inf") if regime == "full" else int(regime.removesuffix("_shot"))
+def _accuracy_table(part: pd.DataFrame) -> str:
+    rows = [
+        [
+            str(name[-1]),
+            str(row["n"]),
+            interval(row["mean"], row["low"], row["high"], 100),
+            interval(row["none_difference"], row["none_low"], row["none_high"], 100, signed=True),
+            interval(
+                row.get("control_difference"), row.get("control_low"), row.get("control_high"),
+                100, signed=True,
+            ),
+            row.get("best_control") or "",
+            p_text(row.get("p")),
+            p_text(row.get("p_holm")),
+        ]
+        for name, row in part.iterrows()
+    ]  # fmt: skip
+    header = [
+        "method",
+        "n",
+        "accuracy",
+        "− none",
+        "− best control",
+        "best control",
+        "p",
+        "p (Holm)",
+    ]
+    return table_text(header, rows)
+
+
+def _explanation_table(group: pd.DataFrame) -> str:
+    means = summarize(group, ["measure", "method"])
+    changes = compare(group, BASELINE, ["measure"])
+    measures = [name for name in EXPLANATIONS if (group["measure"] == name).any()]
+    header, rows = ["method"], {method: [method] for method in sorted(group["method"].unique())}
+    for measure in measures:
+        header += [f"{measure} {EXPLANATIONS[measure]}", f"{measure} − {BASELINE}"]
+        for method, row in rows.items():
+            key = (measure, method)
+            row += [
+                interval(*means.loc[key, ["mean", "low", "high"]]) if key in means.index else "",
+                interval(*changes.loc[key, ["difference", "low", "high"]], signed=True)
+                if key in changes.index
+                else "",
+            ]
+    return table_text(header, rows.values())
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in (list(header), *cells)]
+    return "\n".join([lines[0], "|" + " --- |" * len(header), *lines[1:]])
+
+
+def interval(mean: Any, low: Any, high: Any, scale: float = 1, *, signed: bool = False) -> str:
+    """A mean with the half-width of its interval; one decimal in percent, else three."""
+    if mean is None or pd.isna(mean):
+        return ""
+    places = 1 if scale == 100 else 3
+    text = f"{scale * mean:{'+' if signed else ''}.{places}f}"
+    return text if pd.isna(low) else f"{text} ± {scale * (high - low) / 2:.{places}f}"
+
+
+def p_text(value: Any) -> str:
+    """A p-value, never as zero."""
+    if value is None or pd.isna(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

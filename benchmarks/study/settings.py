@@ -1,116 +1,126 @@
-"""Settings of `hf-cap benchmark`; torch-free, so that its `--help` is instant."""
+"""Settings of a study: data sets × shots × samples × methods × seeds, read from a recipe."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.attacks.rewriting import Kind
-from hf_cap.priors.fusion import Normalisation
-from hf_cap.priors.prompts import Sign
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import check_choices, check_range, documented, option, required
+from hf_cap.utils import check_range
 from hf_cap.words import WORD_PATTERN
 
+BASELINE, CEILING = "none", "oracle"
+CLEAN = "clean"
+RESULT_FILE = "cell.json"
 
-@documented
+_DECIDED = frozenset(
+    """output_dir seed sign classifier text_column label_column labels prior_column word_pattern
+    save_strategy eval_strategy report_to disable_tqdm push_to_hub faithfulness""".split()
+)
+"""Settings of training, extraction and evaluation that the study itself sets."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Run:
+    """One training run of a study, and where its result is kept."""
+
+    dataset: str
+    regime: str
+    """`full`, or `<k>_shot` for k texts per label."""
+    draw: int
+    """Seed of the few-shot sample; the same for every method."""
+    method: str
+    """`none`, a prior source, `hybrid_mean`, `hybrid_max`, a control or `oracle`."""
+    seed: int
+    """Training seed."""
+
+    @property
+    def n_shots(self) -> int | None:
+        """Texts per label; `None` for the full training set."""
+        return None if self.regime == "full" else int(self.regime.removesuffix("_shot"))
+
+    @property
+    def sample_folder(self) -> str:
+        """Relative folder of what all methods share: `<data set>/<regime>/draw_<n>`."""
+        return f"{self.dataset.replace('/', '--')}/{self.regime}/draw_{self.draw}"
+
+    @property
+    def folder(self) -> str:
+        """Relative folder of the run: `<data set>/<regime>/draw_<n>/<method>/seed_<n>`."""
+        return f"{self.sample_folder}/{self.method}/seed_{self.seed}"
+
+
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings:
-    """The matrix data set × regime × draw × method × seed, and how a cell of it is run."""
+class StudySettings:
+    """What is compared, and how each run is made.
 
-    dataset: tuple[str, ...] = required(
-        "Labelled data sets with a training and a test split: folders, `embedded/...` or Hub ids."
-    )
-    output_dir: str = required("Folder for texts, priors, cells and tables. A later run goes on.")
-    regimes: tuple[str, ...] = option(
-        ("5_shot",), "Training sets: `full`, or `<k>_shot` for k texts a class."
-    )
-    draws: int = option(3, "Few-shot draws, the same for every method; at least 1.")
-    seeds: tuple[int, ...] = option((0, 1), "Training seeds of each draw.")
-    methods: tuple[str, ...] = option(
-        (
-            "none",
-            "cap",
-            "channel",
-            "hybrid_mean",
-            "hybrid_max",
-            "shuffled",
-            "word_length",
-            "oracle",
-        ),
-        "`none`, any prior source, `hybrid_mean`, `hybrid_max`, the controls `shuffled`, `uniform`, "
-        "`random`, `word_length`, and `oracle`, the log-odds of the whole training split.",
-    )
-    hybrid: tuple[str, ...] = option(("cap", "channel"), "Sources that the hybrids are fused from.")
-    control_of: str = option("cap", "Method whose scores the control `shuffled` permutes.")
-    sign: Sign = option(
-        "positive",
-        "Which scores of every source count: evidence for the label only, signed, or absolute values.",
-    )
-    normalisation: Normalisation = option(
-        "l2", "Puts the prior of every method on one scale over the words of a text."
-    )
-    attacks: tuple[Kind, ...] = option(
-        ("keyword_addition", "keyword_replacement"),
-        "Attacked test sets, made by rule from the words of the training split.",
-    )
-    training: Mapping[str, Any] = option(
-        help="Settings of `hf-cap train` for every cell, such as model and learning_rate.",
-        factory=dict,
-    )
-    extraction: Mapping[str, Any] = option(
-        help="Settings of `hf-cap extract` for the sources, such as model and n.", factory=dict
-    )
-    evaluation: Mapping[str, Any] = option(
-        help="Settings of `hf-cap evaluate`, such as attribution_steps.", factory=dict
-    )
-    candidates: tuple[Mapping[str, Any], ...] = option(
-        (),
-        "Training settings to choose from for each aligned method, on validation texts; none: no choice.",
-    )
-    baseline_candidates: tuple[Mapping[str, Any], ...] = option(
-        (), "The same for `none`; as many, so that every method has the same budget."
-    )
-    select: bool = option(
-        True,
-        "Choose among the candidates, if there are any; else `training` holds for every method.",
-    )
-    validation_shots: int = option(
-        5, "Validation texts a class, from the training texts that draw 0 left."
-    )
-    faithfulness_texts: int = option(
-        200,
-        "Test texts (the same for every cell) whose explanations are measured, and training texts whose "
-        "agreement with the prior is; 0 measures neither.",
-    )
-    keep_models: bool = option(
-        False, "Keep the trained models; else only those that a prior source explains."
-    )
-    jobs: int = option(1, "Processes that share the cells; each takes its part of the cores.")
-    redo_changed: bool = option(
-        False, "Run finished cells again whose settings have changed since; else they are refused."
-    )
-    report_only: bool = option(False, "Run nothing; make the tables of the finished cells again.")
-    train_split: str = option("train", "Split that training texts, keywords and oracle come from.")
-    test_split: str = option("test", "Split to measure on.")
-    text_column: str = option(TEXT, "Column that holds the text.")
-    label_column: str = option(LABEL, "Column that holds the label.")
-    word_pattern: str = option(
-        WORD_PATTERN,
-        "Regular expression of a word, in priors, attributions and attacks alike.",
-    )
+    Attributes:
+        dataset: Labelled data sets with a training and a test split: folders, embedded names or Hub ids.
+        output_dir: Folder of samples, priors, results and tables; a later call continues there.
+        regimes: Training sets: `full`, or `<k>_shot`.
+        draws: Number of few-shot samples, the same for every method; at least 1.
+        seeds: Training seeds per sample.
+        methods: See `Run.method`; controls are `shuffled`, `uniform`, `random` and `word_length`, `oracle`
+            is the log-odds of the whole training split, a ceiling.
+        hybrid: Sources that the hybrids fuse.
+        control_of: Method whose scores `shuffled` permutes.
+        sign: Which scores of every source count: `positive`, `signed` or `absolute`.
+        normalisation: Scale of every prior over the words of a text.
+        attacks: Rule-based attacks on the test split.
+        training: Settings of `CAPConfig`, and `model`.
+        extraction: Settings of the sources that have them; under the name of a source, of that one alone.
+        evaluation: Settings of `EvaluationSettings`.
+        candidates: Training settings to choose from per aligned method, on validation texts.
+        baseline_candidates: The same for `none`; as many, so that every method has the same budget.
+        select: Choose among the candidates, if there are any.
+        validation_shots: Validation texts per label, from the training texts that sample 0 left.
+        faithfulness_texts: Texts whose explanations are measured; 0 measures none.
+        jobs: Processes that share the runs.
+        redo_changed: Repeat finished runs whose settings changed; otherwise they are an error.
+        report_only: Only write the tables of the finished runs.
+        train_split: Split of training texts, attack keywords and `oracle`.
+        test_split: Split to measure on.
+        text_column: Column with the texts.
+        label_column: Column with the labels.
+        word_pattern: Regular expression of a word.
+    """
+
+    dataset: tuple[str, ...]
+    output_dir: str
+    regimes: tuple[str, ...] = ("5_shot",)
+    draws: int = 3
+    seeds: tuple[int, ...] = (0, 1)
+    methods: tuple[str, ...] = (BASELINE, "cap", "channel", "hybrid_mean", "shuffled", CEILING)
+    hybrid: tuple[str, ...] = ("cap", "channel")
+    control_of: str = "cap"
+    sign: str = "positive"
+    normalisation: str = "l2"
+    attacks: tuple[str, ...] = ("keyword_addition", "keyword_replacement")
+    training: Mapping[str, Any] = field(default_factory=dict)
+    extraction: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    candidates: tuple[Mapping[str, Any], ...] = ()
+    baseline_candidates: tuple[Mapping[str, Any], ...] = ()
+    select: bool = True
+    validation_shots: int = 5
+    faithfulness_texts: int = 200
+    jobs: int = 1
+    redo_changed: bool = False
+    report_only: bool = False
+    train_split: str = "train"
+    test_split: str = "test"
+    text_column: str = TEXT
+    label_column: str = LABEL
+    word_pattern: str = WORD_PATTERN
 
     def __post_init__(self) -> None:
-        check_choices(self)
         check_range(self, "draws", "jobs", "validation_shots", at_least=1)
         check_range(self, "faithfulness_texts", at_least=0)
-        if "" in self.names:
-            raise ConfigError(
-                f"{self.names['']!r} has no name that cells could go by; give a folder that has."
-            )
-        if len(set(self.names)) < len(self.dataset):
-            raise ConfigError(f"Two data sets have one name: {list(self.dataset)!r}.")
+        if len(self.names) < len(self.dataset):
+            raise ConfigError(f"Two data sets have the same name: {list(self.dataset)!r}.")
         if len(self.candidates) != len(self.baseline_candidates):
             raise ConfigError(
                 f"`candidates` has {len(self.candidates)} entries and `baseline_candidates` "
@@ -118,19 +128,57 @@ class BenchmarkSettings:
             )
         if not self.seeds:
             raise ConfigError("`seeds` is empty; give at least one.")
+        if self.control_of in (BASELINE, "shuffled", "uniform", "random", "word_length"):
+            raise ConfigError(
+                f"`control_of` is {self.control_of!r}, which has no scores to shuffle."
+            )
+        for name in ("training", "extraction", "evaluation"):
+            if taken := sorted(_DECIDED & set(getattr(self, name))):
+                raise ConfigError(f"`{name}` sets {taken[0]!r}, which the study itself sets.")
 
     @property
     def names(self) -> dict[str, str]:
         """Short name of each data set (the last part of its path) to where it is."""
-        return {_name(place): place for place in self.dataset}
+        return {Path(place).resolve().name: place for place in self.dataset}
 
-    @property
-    def room(self) -> Path:
-        """The folder of the benchmark."""
-        return Path(self.output_dir)
+    def runs(self) -> list[Run]:
+        """Every run, those that complete a comparison soonest first; `full` has one sample only.
+
+        Raises:
+            ConfigError: a regime is neither `full` nor `<k>_shot`.
+        """
+        for regime in self.regimes:
+            shots = regime.removesuffix("_shot")
+            if regime != "full" and (shots == regime or not shots.isdigit() or int(shots) < 1):
+                raise ConfigError(f"A regime is 'full' or like '5_shot', got {regime!r}.")
+        return [
+            Run(dataset, regime, draw, method, seed)
+            for draw in range(self.draws)
+            for seed in self.seeds
+            for dataset in self.names
+            for regime in self.regimes
+            for method in self.methods
+            if draw == 0 or regime != "full"
+        ]
 
 
-def _name(place: str) -> str:
-    """The last part of a path; of `.` and `..` that of the folder they stand for."""
-    name = Path(place).name
-    return Path(place).resolve().name if name in ("", "..") else name
+def read_settings(recipe: str | None, given: Mapping[str, Any]) -> StudySettings:
+    """Settings from a YAML recipe, changed by `given`, where `training.model` is an entry of `training`.
+
+    Raises:
+        ConfigError: a setting is unknown or missing, or cannot work.
+    """
+    values = dict(yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))) if recipe else {}
+    for name, value in given.items():
+        group, _, entry = name.partition(".")
+        values[group] = {**values.get(group, {}), entry: value} if entry else value
+    known = {item.name: item for item in fields(StudySettings)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError(f"There is no setting {unknown[0]!r}; there are {sorted(known)}.")
+    if missing := [name for name in ("dataset", "output_dir") if name not in values]:
+        raise ConfigError(f"The setting {missing[0]!r} is missing.")
+    return StudySettings(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -165,10 +165,10 @@ def test_a_recipe_is_found_among_the_installed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_yaml("recipes/benchmark/demo.yaml")["dataset"] == ["embedded/library-desk"]
+    assert read_yaml("recipes/study/demo.yaml")["dataset"] == ["embedded/library-desk"]
     (tmp_path / "recipes" / "benchmark").mkdir(parents=True)
     (tmp_path / "recipes" / "benchmark" / "demo.yaml").write_text("dataset: [mine]\n")
-    assert read_yaml("recipes/benchmark/demo.yaml") == {"dataset": ["mine"]}
+    assert read_yaml("recipes/study/demo.yaml") == {"dataset": ["mine"]}
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""A study from a recipe to its tables, on a tiny classifier."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.study.priors import source_options, source_scores, with_prior
+from benchmarks.study.results import read_frame
+from benchmarks.study.runs import run_study
+from benchmarks.study.samples import training_texts, validation_texts
+from benchmarks.study.settings import Run, StudySettings, read_settings
+from hf_cap.errors import CAPError, ConfigError
+from hf_cap.schema import PRIOR, TEXT
+from tests.tiny import roberta_classifier, word_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "study"
+TEXTS = {
+    "lost_card": (
+        ["i lost my card please help", "my card is lost", "the card is stolen", "a lost card"],
+        ["lost the card", "my stolen card help"],
+    ),
+    "renew_loan": (
+        ["renew my loan please", "i want to renew the loan", "can i renew a loan", "renew it"],
+        ["renew the loan", "please renew it"],
+    ),
+    "pay_fine": (
+        ["i want to pay my fine", "pay the late fine", "how is the fine", "my fine is late"],
+        ["the fine is late", "pay it"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    room = tmp_path_factory.mktemp("study")
+    (room / "bank").mkdir()
+    for number, split in enumerate(("train", "test")):
+        rows = [{"text": t, "label": label} for label, s in TEXTS.items() for t in s[number]]
+        (room / "bank" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    roberta_classifier(labels=3).save_pretrained(room / "encoder")
+    word_tokenizer().save_pretrained(room / "encoder")
+    return room
+
+
+def settings(room: Path, output: Path, **changes: Any) -> StudySettings:
+    values: dict[str, Any] = {
+        "dataset": (str(room / "bank"),),
+        "output_dir": str(output),
+        "regimes": ("2_shot",),
+        "draws": 1,
+        "seeds": (0, 1),
+        "methods": ("none", "keywords", "shuffled", "hybrid_mean", "oracle"),
+        "hybrid": ("keywords", "word_length"),
+        "control_of": "keywords",
+        "attacks": ("keyword_addition",),
+        "training": {
+            "model": str(room / "encoder"),
+            "num_train_epochs": 1,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+        },
+        "evaluation": {"attribution_steps": 2},
+        "faithfulness_texts": 2,
+    }
+    return StudySettings(**{**values, **changes})
+
+
+def written(output: Path) -> dict[str, int]:
+    files = (output / "cells").rglob("cell.json")
+    return {str(file.relative_to(output)): file.stat().st_mtime_ns for file in files}
+
+
+@pytest.fixture(scope="module")
+def done(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("done")
+    assert run_study(settings(room, output)) == {}
+    return output
+
+
+def test_every_run_has_a_result(done: Path) -> None:
+    frame = read_frame(done)
+    assert len(frame.drop_duplicates(["method", "seed"])) == 10
+    assert set(frame["measure"]) >= {"accuracy", "macro_f1", "comprehensiveness", "prior_alignment"}
+    assert frame.loc[frame["measure"] == "accuracy", "value"].between(0, 1).all()
+
+
+def test_a_second_call_repeats_nothing(room: Path, done: Path) -> None:
+    before = written(done)
+    assert run_study(settings(room, done)) == {}
+    assert written(done) == before
+
+
+def test_changed_settings_are_an_error_by_name(room: Path, done: Path) -> None:
+    changed = settings(
+        room, done, seeds=(0,), methods=("none",), evaluation={"attribution_steps": 3}
+    )
+    failed = run_study(changed)
+    assert len(failed) == 1
+    assert "evaluation changed" in next(iter(failed.values()))
+
+
+def test_a_failed_run_stops_no_other(room: Path, tmp_path: Path) -> None:
+    broken = settings(
+        room, tmp_path, seeds=(0,), methods=("integrated_gradients", "none"),
+        extraction={"integrated_gradients": {"steps": 0}},
+    )  # fmt: skip
+    failed = run_study(broken)
+    assert [run.method for run in failed] == ["integrated_gradients"]
+    assert list(written(tmp_path)) == ["cells/bank/2_shot/draw_0/none/seed_0/cell.json"]
+    assert list(tmp_path.rglob("failure.json"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_runs(room: Path, done: Path, tmp_path: Path) -> None:
+    assert run_study(settings(room, tmp_path, jobs=2)) == {}
+    columns = ["method", "seed", "test_set", "measure", "value"]
+    one, two = (read_frame(folder)[columns] for folder in (done, tmp_path))
+    assert one.equals(two)
+
+
+def test_methods_share_sample_and_scores(room: Path, done: Path) -> None:
+    study = settings(room, done)
+    plain = Run("bank", "2_shot", 0, "keywords", 0)
+    shuffled = Run("bank", "2_shot", 0, "shuffled", 0)
+    assert training_texts(study, plain)[TEXT] == training_texts(study, shuffled)[TEXT]
+    pairs = list(
+        zip(with_prior(study, plain)[PRIOR], with_prior(study, shuffled)[PRIOR], strict=True)
+    )
+    assert all(sorted(a) == sorted(b) for a, b in pairs)
+    assert any(a != b for a, b in pairs)
+
+
+def test_validation_texts_are_not_trained_on(room: Path, done: Path) -> None:
+    study = settings(room, done, validation_shots=2)
+    run = Run("bank", "2_shot", 0, "none", 0)
+    training, validation = training_texts(study, run)[TEXT], validation_texts(study, run)[TEXT]
+    assert len(validation) == 6
+    assert not set(training) & set(validation)
+
+
+def test_the_best_candidate_on_validation_texts_is_used(room: Path, tmp_path: Path) -> None:
+    study = settings(
+        room, tmp_path, seeds=(0,), methods=("none", "keywords"), validation_shots=1,
+        candidates=({"learning_rate": 0.0}, {"learning_rate": 2e-2}),
+        baseline_candidates=({"learning_rate": 0.0}, {"learning_rate": 2e-2}),
+    )  # fmt: skip
+    assert run_study(study) == {}
+    choices = [json.loads(file.read_text()) for file in (tmp_path / "selection").rglob("*.json")]
+    assert len(choices) == 2
+    for choice in choices:
+        best = max(choice["tried"], key=lambda one: (one["accuracy"], one["macro_f1"]))
+        assert choice["chosen"] == best["settings"]
+
+
+def test_scores_of_other_texts_are_an_error(room: Path, done: Path, tmp_path: Path) -> None:
+    study = settings(room, tmp_path)
+    run = Run("bank", "2_shot", 0, "keywords", 0)
+    source_scores(study, run, "keywords")
+    (file,) = (tmp_path / "scores").rglob("*.parquet")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(CAPError, match="belong to other texts"):
+        source_scores(study, run, "keywords")
+
+
+def test_settings_under_a_source_name_are_its_own(room: Path, tmp_path: Path) -> None:
+    study = settings(room, tmp_path, extraction={"seed_of_all": 1, "n": 7, "cap": {"n": 9}})
+    assert source_options(study, "cap") == {"n": 9}
+    assert source_options(study, "word_length") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"regimes": ("few",)}, "like '5_shot'"),
+        ({"draws": 0}, "draws"),
+        ({"seeds": ()}, "`seeds` is empty"),
+        ({"control_of": "none"}, "no scores to shuffle"),
+        ({"candidates": ({},)}, "same number of trials"),
+        ({"training": {"seed": 3}}, "the study itself sets"),
+        ({"methods": ("lmie",)}, "no prior source 'lmie'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(
+    room: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_study(settings(room, tmp_path, **changes))
+
+
+def test_unknown_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no setting 'datasets'"):
+        read_settings(None, {"datasets": ["a"], "output_dir": "b"})
+    with pytest.raises(ConfigError, match="'output_dir' is missing"):
+        read_settings(None, {"dataset": ["a"]})
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("[!l]*.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_is_read_whole(recipe: Path) -> None:
+    found = read_settings(str(recipe), {})
+    assert found.runs()
+    assert yaml.safe_load(recipe.read_text())["methods"] == list(found.methods)
