@@ -18,14 +18,14 @@ from hf_cap.errors import DataError
 from hf_cap.lm.base import LMSettings
 from hf_cap.priors.base import source_class
 from hf_cap.priors.classifier import ClassifierSource
-from hf_cap.priors.fusion import fuse_priors
+from hf_cap.priors.fusion import Method, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, KeywordsPrior, with_control
 from hf_cap.priors.language_model import SIGNS, LanguageModelSource
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, WORDS, check_prior, prior_column
 from hf_cap.utils import atomic_path, fingerprint
 from hf_cap.words import word_strings
 
-HYBRIDS = {"hybrid_mean": "mean", "hybrid_max": "max"}
+HYBRIDS: dict[str, Method] = {"hybrid_mean": "mean", "hybrid_max": "max"}
 
 
 def sources_of(settings: StudySettings, method: str) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def source_options(settings: StudySettings, source: str) -> dict[str, Any]:
     if source == CEILING:
         return {}
     cls = source_class(source)
-    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    known = {item.name for item in fields(cls)}
     if issubclass(cls, LanguageModelSource):
         known |= {item.name for item in fields(LMSettings)}
     shared = {name: value for name, value in settings.extraction.items() if name in known}
@@ -102,10 +102,10 @@ def with_prior(settings: StudySettings, run: Run) -> Dataset:
         texts.add_column(WORDS, words),
         sources,
         method=HYBRIDS.get(base, "mean"),
-        normalisation=settings.normalisation,
+        normalisation=settings.normalisation,  # type: ignore[arg-type]
     )
     control = run.method if run.method in CONTROLS else None
-    return fused if control is None else with_control(fused, control, seed=run.draw)
+    return fused if control is None else with_control(fused, control, seed=run.draw)  # type: ignore[arg-type]
 
 
 def source_scores(settings: StudySettings, run: Run, source: str) -> list[list[float] | None]:

@@ -113,7 +113,7 @@ def make_run(settings: StudySettings, run: Run) -> None:
     tests, missing = test_sets(settings, run)
     classifier = train_classifier(data, training_settings(settings, run), run.seed)
     started = time.monotonic()
-    result = {
+    result: dict[str, Any] = {
         "settings": facts,
         "hash": short_hash(facts),
         "test_sets": {name: classifier.accuracy(settings, test) for name, test in tests.items()},
