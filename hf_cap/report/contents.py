@@ -2,17 +2,27 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hf_cap.cards import public_name
-from hf_cap.errors import ConfigError
 from hf_cap.evaluation.results import COLUMNS, compare, estimate, summarize
-from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
+from hf_cap.report.load import (
+    ROLES,
+    Facts,
+    PriorFolder,
+    ReportSettings,
+    Rows,
+    Run,
+    all_runs,
+    all_versions,
+    group_runs,
+    training_data,
+    unit_of,
+)
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 
@@ -66,9 +76,9 @@ def report_contents(
     """
     settings = settings or ReportSettings()
     groups = group_runs(runs, baselines)
-    unit = _unit([*runs, *baselines], priors)
-    names = [name for run in _runs(groups) for name in run.records]
-    names += [name for run in _runs(groups) for name in run.evaluations]
+    unit = unit_of([*runs, *baselines], priors)
+    names = [name for run in all_runs(groups) for name in run.records]
+    names += [name for run in all_runs(groups) for name in run.evaluations]
     split = settings.split or ("test" if "test" in names or not names else names[0])
     audit = (priors.audit if priors else None) or {}
     sets = evaluation_sets(groups, split)
@@ -78,7 +88,7 @@ def report_contents(
         "unit": unit,
         "split": split,
         "groups": groups,
-        "data": _training_data(groups),
+        "data": training_data(groups),
         "findings": findings(groups, sets, unit),
         "evaluations": sets,
         "panels": training_curves(groups),
@@ -88,53 +98,9 @@ def report_contents(
         "keywords_from": "prior" if audit_keywords(audit) else "attribution",
         "audit": prior_audit(audit),
         "examples": collect_examples(groups, priors, first=split, most=settings.examples),
-        "versions": _versions(groups),
-        "gaps": list(_gaps(groups, split, priors, unit)),
+        "versions": all_versions(groups),
+        "gaps": _gaps(groups, split, priors, unit),
     }
-
-
-# --- What the runs are
-
-
-def _runs(groups: Sequence[Facts]) -> list[Run]:
-    return [run for group in groups for run in group["runs"]]
-
-
-def _unit(runs: Sequence[Run], priors: PriorFolder | None) -> str:
-    """`texts`, or `rows` where the runs learned from tables."""
-    tables = [run.name for run in runs if run.facts.get("kind") == "train_tabular"]
-    if tables and len(tables) < len(runs):
-        others = sorted({run.name for run in runs} - set(tables))
-        raise ConfigError(
-            f"One page cannot compare models of tables ({', '.join(tables)}) with models of texts "
-            f"({', '.join(others)}). Make a report of each."
-        )
-    if tables and priors is not None:
-        raise ConfigError(
-            "`priors` are scores of the words of texts, and these runs are models of tables, whose "
-            "feature scores are read from the runs. Leave `priors` out."
-        )
-    return "rows" if tables else "texts"
-
-
-def _training_data(groups: Sequence[Facts]) -> list[Facts]:
-    """The data sets that the runs were trained on, each once."""
-    found: dict[str, Facts] = {}
-    for run in _runs(groups):
-        if data := run.facts.get("data"):
-            name, labels = public_name(data.get("dataset")), len(data.get("labels") or ())
-            one = {"dataset": name or "unknown", "rows": data.get("rows"), "labels": labels}
-            one["split"] = str(data.get("train_split", "unknown"))
-            found[repr(one)] = one
-    return list(found.values())
-
-
-def _versions(groups: Sequence[Facts]) -> dict[str, str]:
-    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for run in _runs(groups):
-        for name, version in (run.facts.get("versions") or {}).items():
-            found[str(name)][str(version)] = None
-    return {name: ", ".join(versions) for name, versions in found.items()}
 
 
 # --- Results over seeds, and training curves
@@ -183,7 +149,7 @@ def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[F
             | {"differences": [changes.get((test_set, measure, name)) for name in names]}
             for measure, (title, better, percent) in MEASURES.items()
         ]
-        sizes = [one for run in _runs(groups) if (one := run.evaluations.get(test_set))]
+        sizes = [one for run in all_runs(groups) if (one := run.evaluations.get(test_set))]
         size = sizes[0].get("texts", sizes[0].get("rows"))
         rows = [row for row in rows if any(row["values"])]
         found.append({"name": test_set, "size": size, "rows": rows})
@@ -397,7 +363,7 @@ def confusion(rows: Rows, keywords: Mapping[str, Sequence[str]]) -> Facts:
 def _model_keywords(groups: Sequence[Facts], split: str) -> dict[str, list[str]]:
     """The words that models count most for each label they predict, with a positive total."""
     totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in (row for run in _runs(groups) for row in run.records.get(split, ())):
+    for row in (row for run in all_runs(groups) for row in run.records.get(split, ())):
         for word, score in zip(row[WORDS], row["attributions"] or (), strict=False):
             totals[str(row["prediction"])][word.lower()] += score
     return {
@@ -419,52 +385,43 @@ def feature_tables(groups: Sequence[Facts]) -> list[Facts]:
         Tables with `output`; `features`, the largest first, with `name`, `elicited_score` and one
         `learned_gradient` per group; and `agreement`, a dict from group to the cosine of both.
     """
-    names: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for run in _runs(groups):
-        for one in run.facts.get("features") or ():
-            names[str(one["class"])][str(one["feature"])] = None
-    first = sorted(groups, key=lambda one: one["role"] != "aligned")
-    found = (_of_features(one["runs"][0], "score") for one in first)
-    elicited: dict[tuple[str, str], float] = next(filter(None, found), {})
-    learned = [[_of_features(run, "attribution") for run in one["runs"]] for one in groups]
-    return [_feature_table(output, list(names[output]), elicited, learned) for output in names]
-
-
-def _of_features(run: Run, what: str) -> dict[tuple[str, str], float]:
-    features = run.facts.get("features") or ()
-    found = {(str(one["class"]), str(one["feature"])): one.get(what) for one in features}
-    return {key: float(value) for key, value in found.items() if value is not None}
-
-
-def _feature_table(
-    output: str, names: Sequence[str], elicited: Mapping[Any, float], learned: Sequence[Any]
-) -> Facts:
-    def unit_vector(values: Any) -> Any:
-        return np.asarray(values) / (np.linalg.norm(values) or 1.0)
-
-    def mean(values: Sequence[float]) -> Facts | None:
-        return asdict(estimate(values)) if values else None
-
-    def size(row: Facts) -> float:
-        values = [row["elicited_score"] or 0.0, *(g["mean"] for g in row["learned_gradient"] if g)]
-        return max(abs(float(value)) for value in values)
-
-    keys = [(output, name) for name in names]
-    known = np.array([key in elicited for key in keys])
-    scores = unit_vector([elicited.get(key, 0.0) for key in keys])
-    vectors = [
-        [unit_vector([run.get(key, 0.0) for key in keys]) for run in runs if run.keys() & set(keys)]
-        for runs in learned
+    rows = [
+        (str(one["class"]), str(one["feature"]), place, number, one["score"], one["attribution"])
+        for place, group in enumerate(groups)
+        for number, run in enumerate(group["runs"])
+        for one in run.facts.get("features") or ()
     ]
+    frame = pd.DataFrame(rows, columns=["output", "name", "group", "run", "score", "gradient"])
+    scored = frame[frame["score"].notna() & (frame["run"] == 0)]
+    ranked = sorted(scored["group"].unique(), key=lambda place: groups[place]["role"] != "aligned")
+    scored = scored[scored["group"].isin(ranked[:1])].set_index(["output", "name"])["score"]
+    return [
+        _feature_table(str(output), part, scored[scored.index.get_level_values(0) == output])
+        for output, part in frame.groupby("output", sort=False)
+    ]
+
+
+def _feature_table(output: str, part: pd.DataFrame, scored: "pd.Series[float]") -> Facts:
+    def unit(vectors: Any) -> Any:
+        lengths = np.linalg.norm(vectors, axis=0)
+        return vectors / np.where(lengths == 0, 1.0, lengths)
+
+    def by_group(values: "pd.Series[float]") -> dict[int, Facts]:
+        return {int(g): asdict(estimate(one)) for g, one in values.groupby(level="group")}
+
+    gradients = part.pivot_table("gradient", "name", ["group", "run"], sort=False).fillna(0.0)
+    scores = scored.droplevel("output").reindex(gradients.index).astype(float)
+    known, gradients = scores.notna(), unit(gradients)
+    scores = unit(scores.fillna(0.0))
+    means = gradients.T.groupby(level="group").mean().T.abs().max(axis=1)
+    largest = np.maximum(means, scores.abs()).sort_values(ascending=False, kind="stable")
     features = [
-        {"name": name, "elicited_score": float(scores[place]) if known[place] else None}
-        | {"learned_gradient": [mean([one[place] for one in of_group]) for of_group in vectors]}
-        for place, name in enumerate(names)
+        {"name": name, "elicited_score": float(scores[name]) if known[name] else None}
+        | {"learned_gradient": by_group(gradients.loc[name])}
+        for name in largest.index
     ]
-    cosines = [mean([scores @ unit_vector(one * known) for one in runs]) for runs in vectors]
-    agreement = {place: cosine for place, cosine in enumerate(cosines) if cosine and scores.any()}
-    features = sorted(features, key=size, reverse=True)
-    return {"output": output, "features": features, "agreement": agreement}
+    cosines = by_group(scores @ unit(gradients.mul(known, axis=0)))
+    return {"output": output, "features": features, "agreement": cosines if any(scores) else {}}
 
 
 def audit_keywords(audit: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -487,37 +444,36 @@ def prior_audit(audit: Mapping[str, Any]) -> Facts | None:
     return shown | {"keywords": audit_keywords(audit), "warnings": warnings} if audit else None
 
 
-def _gaps(
-    groups: Sequence[Facts], split: str, priors: PriorFolder | None, unit: str
-) -> Iterator[str]:
+def _gaps(groups: Sequence[Facts], split: str, priors: PriorFolder | None, unit: str) -> list[str]:
     """What is missing, and the command that makes it."""
-    runs, roles = _runs(groups), {group["role"] for group in groups}
+    runs, roles = all_runs(groups), {group["role"] for group in groups}
     baseline = {"texts": "--alignment_weight 0", "rows": "--task tabular` without `--scores"}[unit]
+    evaluated = any(run.evaluations for run in runs)
     missing = [run.name for run in runs if split not in run.evaluations]
-    if not any(run.evaluations for run in runs):
-        yield "No run was evaluated: `hf-cap evaluate --model RUN --dataset DATA`."
-    elif missing:
-        yield f"Not evaluated on {split}, and so left out of its figures: {', '.join(missing)}."
-    if "baseline" not in roles:
-        yield f"There is no run without alignment to compare with: `hf-cap train {baseline}`."
-    if roles == {"aligned"} or roles == {"aligned", "baseline"}:
-        yield (
-            f"There is no control run. A gain is due to the {'priors' if unit == 'texts' else 'scores'}"
-            " only if it exceeds that of shuffled ones."
-        )
-    if any(len(group["runs"]) == 1 for group in groups):
-        yield "A group of one run has no interval: train with several seeds."
-    if not any(run.facts.get("history") for run in runs):
-        yield "The runs carry no training history, so there are no training curves."
-    if unit == "texts" and not any(split in run.records for run in runs):
-        yield (
-            f"There are no records of single texts of {split}, so calibration, confusions and heat "
-            "maps of the models are left out: `hf-cap evaluate --records`."
-        )
-    if unit == "texts" and priors is None:
-        yield "No priors were given, so their audit is left out: `hf-cap report RUN --priors FOLDER`."
-    if priors is not None and priors.audit is None:
-        yield "The priors were not audited, so there are no figures on them: `hf-cap audit`."
+    of_texts = unit == "texts"
+    checks = [
+        (not evaluated, "No run was evaluated: `hf-cap evaluate --model RUN --dataset DATA`."),
+        (evaluated and missing, f"Not evaluated on {split}: {', '.join(missing)}."),
+        ("baseline" not in roles, f"No run without alignment: `hf-cap train {baseline}`."),
+        (
+            "aligned" in roles and "control" not in roles,
+            "No control run. A gain is due to what is in the prior only if it exceeds that of a "
+            "shuffled one.",
+        ),
+        (
+            any(len(group["runs"]) == 1 for group in groups),
+            "A group of one run has no interval: train with several seeds.",
+        ),
+        (not any(run.facts.get("history") for run in runs), "No training history, so no curves."),
+        (
+            of_texts and not any(split in run.records for run in runs),
+            f"No records of single texts of {split}, so no calibration, confusions and heat maps of "
+            "the models: `hf-cap evaluate --records`.",
+        ),
+        (of_texts and not priors, "No priors were given: `hf-cap report RUN --priors FOLDER`."),
+        (priors and priors.audit is None, "The priors were not audited: `hf-cap audit`."),
+    ]
+    return [said for is_missing, said in checks if is_missing]
 
 
 def number_text(value: float, percent: bool = False, *, signed: bool = False) -> str:

@@ -169,10 +169,9 @@ def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
             if score is not None:
                 said.append(f"{name} elicited {number_text(score)}")
                 _bar(axes, place, score, said[-1])
-            for group, value in enumerate(feature["learned_gradient"]):
-                if value:
-                    told = f"{name}, {groups[group]}: {estimate_text(value)}"
-                    _mark(axes, value["mean"], place, group, told)
+            for group, value in feature["learned_gradient"].items():
+                told = f"{name}, {groups[group]}: {estimate_text(value)}"
+                _mark(axes, value["mean"], place, group, told)
         _name_bars(axes, [feature["name"] for feature in features])
         return _svg(figure, f"Features for {table['output']}", said)
 

@@ -5,6 +5,7 @@ Imports nothing heavy, since the command line reads `ReportSettings`.
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,3 +277,51 @@ def _baseline(group: Facts, before: Sequence[Facts]) -> int | None:
     places = [place for place, one in enumerate(before) if one["role"] == "baseline"]
     alike = [place for place in places if trained_on(before[place]) == trained_on(group)]
     return None if group["role"] == "baseline" else next(iter([*alike, *places]), None)
+
+
+# --- Facts of all runs together
+
+
+def all_runs(groups: Sequence[Facts]) -> list[Run]:
+    """The runs of all groups."""
+    return [run for group in groups for run in group["runs"]]
+
+
+def unit_of(runs: Sequence[Run], priors: PriorFolder | None) -> str:
+    """`texts`, or `rows` where the runs learned from tables."""
+    tables = [run.name for run in runs if run.facts.get("kind") == "train_tabular"]
+    if tables and len(tables) < len(runs):
+        others = sorted({run.name for run in runs} - set(tables))
+        raise ConfigError(
+            f"One page cannot compare models of tables ({', '.join(tables)}) with models of texts "
+            f"({', '.join(others)}). Make a report of each."
+        )
+    if tables and priors is not None:
+        raise ConfigError(
+            "`priors` are scores of the words of texts, and these runs are models of tables, whose "
+            "feature scores are read from the runs. Leave `priors` out."
+        )
+    return "rows" if tables else "texts"
+
+
+def training_data(groups: Sequence[Facts]) -> list[Facts]:
+    """The data sets that the runs were trained on, each once."""
+    from hf_cap.cards import public_name
+
+    found: dict[str, Facts] = {}
+    for run in all_runs(groups):
+        if data := run.facts.get("data"):
+            name, labels = public_name(data.get("dataset")), len(data.get("labels") or ())
+            one = {"dataset": name or "unknown", "rows": data.get("rows"), "labels": labels}
+            one["split"] = str(data.get("train_split", "unknown"))
+            found[repr(one)] = one
+    return list(found.values())
+
+
+def all_versions(groups: Sequence[Facts]) -> dict[str, str]:
+    """Package to its versions, as text."""
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for run in all_runs(groups):
+        for name, version in (run.facts.get("versions") or {}).items():
+            found[str(name)][str(version)] = None
+    return {name: ", ".join(versions) for name, versions in found.items()}

@@ -346,8 +346,8 @@ def test_scores_and_what_was_learned_are_compared_as_directions() -> None:
     age, evil, job = yes["features"]
     assert job["elicited_score"] is None
     assert [age["elicited_score"], evil["elicited_score"]] == pytest.approx([0.6, -0.8])
-    assert [one["mean"] for one in age["learned_gradient"]] == pytest.approx([1, 0, 0.6])
-    assert [one["mean"] for one in evil["learned_gradient"]] == pytest.approx([0, 1, -0.8])
+    assert [one["mean"] for one in age["learned_gradient"].values()] == pytest.approx([1, 0, 0.6])
+    assert [one["mean"] for one in evil["learned_gradient"].values()] == pytest.approx([0, 1, -0.8])
     cosines = {group: found["mean"] for group, found in yes["agreement"].items()}
     assert cosines == pytest.approx({0: 0.6, 1: -0.8, 2: 1.0})
     assert no["features"][0]["elicited_score"] == pytest.approx(-0.6)
@@ -398,17 +398,17 @@ def test_an_audit_is_read() -> None:
 def test_what_is_missing_is_said() -> None:
     gaps = report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
     for said in (
-        "no run without alignment to compare with: `hf-cap train --alignment_weight 0`",
-        "no control run",
+        "No run without alignment: `hf-cap train --alignment_weight 0`",
+        "No control run",
         "no interval",
-        "no training history",
-        "no records of single texts of test",
+        "No training history",
+        "No records of single texts of test",
         "priors were not audited",
     ):
         assert any(said in gap for gap in gaps), said
     other = Run("lonely", make_run("lonely", seed=7).facts)
     gaps = report_contents([make_run("one", accuracy=0.5), other])["gaps"]
-    assert "Not evaluated on test, and so left out of its figures: lonely." in gaps
+    assert "Not evaluated on test: lonely." in gaps
     gaps = report_contents(TABLE_RUNS[2:])["gaps"]
     assert any("`hf-cap train --task tabular` without `--scores`" in gap for gap in gaps)
     assert not any("priors" in gap or "records" in gap for gap in gaps)
