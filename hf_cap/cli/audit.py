@@ -28,7 +28,9 @@ class AuditPlaces:
     reference_split: str = option("train", "Split of the reference.")
     text_column: str = option(TEXT, "Column of the reference that holds the text.")
     label_column: str = option(LABEL, "Column of the reference that holds the label.")
-    output_dir: str | None = option(None, "Folder for `audit.json`. Default: `DATASET-audit`.")
+    output_dir: str | None = option(
+        None, "Folder for `audit.json` and the figures (SVG). Default: `DATASET-audit`."
+    )
 
 
 SETTINGS = (AuditPlaces, AuditSettings)
@@ -38,6 +40,7 @@ def run(values: dict[str, Any]) -> None:
     """Audit, write, and print the training-free measure of each source's worth."""
     from hf_cap.data import label_names, load_splits
     from hf_cap.priors.audit import audit_dataset
+    from hf_cap.report.figures import audit_figures, save_figures
 
     places = build(AuditPlaces, values)
     dataset = load_splits(places.dataset, splits=[places.split])[places.split]
@@ -53,6 +56,7 @@ def run(values: dict[str, Any]) -> None:
     folder = Path(places.output_dir or f"{places.dataset.rstrip('/')}-audit")
     audit = audit_dataset(dataset, reference, build(AuditSettings, values))
     write_json(folder / "audit.json", audit.to_dict())
+    save_figures(audit_figures(audit.to_dict()), folder)
     if audit.log_odds:
         print(
             "agreement with the log-odds of the words in the reference (rank correlation, top word):"
@@ -61,4 +65,4 @@ def run(values: dict[str, Any]) -> None:
         numbers = (found.rank_correlation.value, found.top_word.value)
         shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
         print(f"  {source:<22}{shown[0]:>7}{shown[1]:>7}")
-    _logger.info("Wrote audit.json to %s", folder)
+    _logger.info("Wrote audit.json and the figures to %s", folder)
