@@ -7,7 +7,6 @@
     ├── ModelError      (ValueError)    a model or tokenizer cannot serve the purpose
     ├── ExtractError    (RuntimeError)  the language model gave no usable score
     ├── AlignmentError  (RuntimeError)  the alignment gradient is blocked or not finite
-    ├── BenchmarkError  (RuntimeError)  cells of a benchmark failed
     ├── ServerError     (ConnectionError)  a server refused, or does not offer what is needed
     └── MissingExtra    (ImportError)   an optional part of hf_cap is not installed
 
@@ -41,10 +40,6 @@ class ExtractError(CAPError, RuntimeError):
 
 class AlignmentError(CAPError, RuntimeError):
     """The gradient of the alignment loss is blocked, or is not finite."""
-
-
-class BenchmarkError(CAPError, RuntimeError):
-    """Cells of a benchmark failed; the others have their results."""
 
 
 class ServerError(CAPError, ConnectionError):
