@@ -16,14 +16,7 @@ from hf_cap.schema import (
     diagnostic_column,
     prior_column,
 )
-from hf_cap.utils import (
-    check_choices,
-    documented,
-    fingerprint,
-    load_object,
-    option,
-    versions,
-)
+from hf_cap.utils import check_choices, documented, fingerprint, load_object, option, versions
 from hf_cap.words import WORD_PATTERN, Span, split_words
 
 if TYPE_CHECKING:

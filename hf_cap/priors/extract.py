@@ -19,11 +19,7 @@ from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.priors.summary import ExtractionSummary, summarize_extraction
-from hf_cap.schema import (
-    PROVENANCE,
-    add_provenance,
-    read_provenance,
-)
+from hf_cap.schema import PROVENANCE, add_provenance, read_provenance
 from hf_cap.utils import check_range, documented, fingerprint, option, real_path
 
 if TYPE_CHECKING:

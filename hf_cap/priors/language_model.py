@@ -45,12 +45,7 @@ Variants = Callable[[Row, int], Sequence[str]]
 class PromptedModel:
     """A language model with the prompts of one source, one per demonstration set.
 
-    Attributes:
-        model: The language model.
-        labels: The label space as written in the prompts.
-        sets: Demonstration sets, with label names.
-        prompts: The prompt of each set.
-        prefix_labels: Labels whose tokens are the first tokens of another label; see `answer`.
+    `labels` are written as in the prompts. The tokens of `prefix_labels` begin another label.
     """
 
     model: LanguageModel

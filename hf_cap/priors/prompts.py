@@ -16,6 +16,7 @@ from hf_cap.utils import fingerprint
 _logger = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent / "templates"
 _SLOT = "hfcapslot"
+_PLACEHOLDERS = {"label_space": {"labels"}, "demonstration": {"text", "label"}}
 
 DEFAULT_TEMPLATE = "default"
 """Stands for the template that comes with the prior."""
@@ -28,14 +29,8 @@ Example = tuple[str, str]
 class PromptTemplate:
     """Wording of a prompt. Only `{text}`, `{label}` and `{labels}` are filled in, as plain strings.
 
-    Attributes:
-        instruction: What to do; the first words of the prompt. May be empty.
-        label_space: Line with `{labels}`, or empty to leave the label space out.
-        label_separator: Stands between two labels.
-        demonstration: One worked example, with `{text}` and `{label}`.
-        question: What is asked: with `{text}` for `cap`, with `{label}` for `channel`.
-        answer: Beginning of the answer that the scored words continue. May be empty.
-        separator: Stands between two parts of the prompt.
+    `instruction`, `label_space` (with `{labels}`) and `answer` (which the scored words continue) may
+    be empty. `question` has `{text}` for `cap` and `{label}` for `channel`, `demonstration` has both.
     """
 
     instruction: str
@@ -96,20 +91,14 @@ def load_template(name: str, prior: str) -> PromptTemplate:
             f"The prompt template {str(path)!r} must have exactly the text fields "
             f"{sorted(expected)}, got {values!r:.300}."
         )
-    _check_placeholders(values, path, question={"cap": "text", "channel": "label"}[prior])
-    return PromptTemplate(**values)
-
-
-def _check_placeholders(values: dict[str, str], path: Path, question: str) -> None:
-    expected = {
-        "label_space": {"labels"}, "demonstration": {"text", "label"}, "question": {question},
-    }  # fmt: skip
-    for name, needed in expected.items():
+    question = {"cap": {"text"}, "channel": {"label"}}[prior]
+    for name, needed in (_PLACEHOLDERS | {"question": question}).items():
         if values[name] and set(re.findall(r"\{(text|labels?)\}", values[name])) != needed:
             raise ConfigError(
                 f"Field {name!r} of the prompt template {str(path)!r} must hold the placeholders "
                 f"{sorted(needed)} and no other, got {values[name]!r}."
             )
+    return PromptTemplate(**values)
 
 
 @dataclass(frozen=True)
