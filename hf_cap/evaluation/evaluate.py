@@ -145,8 +145,8 @@ def evaluate_classifier(
     Faithfulness explains the *predicted* class, alignment the *gold* one, as in training.
 
     Args:
-        model: A loaded model, or the name of a folder, Hub model or `embedded/...` model.
-        tokenizer: Its tokenizer or where that is; `None` for the one in the folder `model`.
+        model: A loaded model, or a folder, Hub id or `embedded/...` name.
+        tokenizer: Its tokenizer or where that is; `None` for the one beside the model.
         dataset: Columns `text` and `label` (a `ClassLabel`, or label names), and perhaps a prior.
         settings: What to measure; the defaults of `EvaluationSettings` if not given.
 
@@ -155,35 +155,31 @@ def evaluate_classifier(
         PriorError: a prior does not fit its text.
         ModelError: the model or tokenizer cannot be loaded or used.
     """
-    from sklearn.metrics import f1_score
-
     from hf_cap.evaluation.classifier import load_classifier
 
     settings = settings or EvaluationSettings()
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
     )
-    gold = gold_labels(dataset, classifier.labels)
-    texts = list(dataset[TEXT])
-    priors = _priors(dataset, texts, settings)
-    explain = _explainer(classifier, settings)
+    gold, texts = gold_labels(dataset, classifier.labels), list(dataset[TEXT])
+    priors, explain = _priors(dataset, texts, settings), _explainer(classifier, settings)
     probabilities = classifier(texts)
     predicted = probabilities.argmax(axis=1)
     measured: dict[str, Any] = {}
-    attributions = None
+    attributions: WordScores = []
     if settings.faithfulness or settings.soft or settings.records:
         attributions = explain(texts, predicted.tolist())
         scored = ScoredTexts(texts, predicted.tolist(), attributions, settings.word_pattern)
         measured |= _faithfulness(classifier, scored, settings)
     measured |= _alignment(explain, texts, gold.tolist(), predicted.tolist(), attributions, priors)
     if settings.records:
-        columns = (texts, gold, predicted, probabilities.tolist(), attributions or (), priors)
-        records = map(partial(_record, classifier.labels, settings.word_pattern), *columns)
-        measured["records"] = tuple(records)
+        record = partial(_record, classifier.labels, settings.word_pattern)
+        columns = (texts, gold, predicted, probabilities.tolist(), attributions, priors)
+        measured["records"] = tuple(map(record, *columns))
     return Evaluation(
         texts=len(texts),
         accuracy=float(np.mean(predicted == gold)),
-        macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        macro_f1=_macro_f1(gold, predicted),
         labels=tuple(classifier.labels),
         **measured,
     )
@@ -216,6 +212,12 @@ def gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
         )
     index = {name: position for position, name in enumerate(labels)}
     return np.array([index[name] for name in names], dtype=np.intp)
+
+
+def _macro_f1(gold: NDArray[np.intp], predicted: NDArray[np.intp]) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, predicted, average="macro", zero_division=0.0))
 
 
 def _priors(dataset: "Dataset", texts: Sequence[str], settings: EvaluationSettings) -> list[Prior]:
@@ -269,7 +271,7 @@ def _alignment(
     texts: Sequence[str],
     gold: Sequence[int],
     predicted: Sequence[int],
-    attributions: WordScores | None,
+    attributions: WordScores,
     priors: Sequence[Prior],
 ) -> dict[str, Any]:
     """Mean cosine with the prior; attributions of rightly predicted texts are used again."""
@@ -277,7 +279,7 @@ def _alignment(
     if not references:
         return {}
     known: dict[int, list[float]] = {}
-    if attributions is not None:
+    if attributions:
         known = {row: attributions[row] for row in references if predicted[row] == gold[row]}
     if missing := [row for row in references if row not in known]:
         scores = explain([texts[row] for row in missing], [gold[row] for row in missing])

@@ -20,7 +20,6 @@ Scores: TypeAlias = Sequence[float]
 """One score per word; positive = evidence for the explained class."""
 Predict: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Texts to class probabilities, `(texts, labels)`; a row depends on its own text only."""
-Agreement = Literal["cosine", "spearman"]
 SoftDistance = Literal["probability", "hellinger"]
 
 PERCENTAGES = (1, 5, 10, 20, 50)
@@ -90,12 +89,6 @@ def spearman(scores: Scores, reference: Scores) -> float:
     return cosine(left - left.mean(), right - right.mean()) if len(left) else 0.0
 
 
-AGREEMENTS: Mapping[Agreement, Callable[[Scores, Scores], float]] = {
-    "cosine": cosine,
-    "spearman": spearman,
-}
-
-
 def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
     if len(scores) != len(reference):
         raise DataError(
@@ -109,14 +102,17 @@ def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
-    """Agreement of word scores with a human rationale; each in [0, 1], higher is better."""
+    """Agreement of word scores with a human rationale; each in [0, 1], higher is better.
+
+    Attributes:
+        token_f1: F1 of the chosen words against the marked ones.
+        auprc: Area under the precision-recall curve of the scores, by trapezoids.
+        iou: Words both chosen and marked, over words chosen or marked.
+    """
 
     token_f1: float
-    """F1 of the chosen words against the marked ones."""
     auprc: float
-    """Area under the precision-recall curve of the scores, by trapezoids."""
     iou: float
-    """Words both chosen and marked, over words chosen or marked."""
 
 
 def plausibility(
@@ -335,16 +331,19 @@ def _soft_distance(
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """Accuracy before and under attacks; every number in [0, 1]."""
+    """Accuracy before and under attacks; every number in [0, 1], higher is better but for the last.
+
+    Attributes:
+        clean_accuracy: Share of the original texts predicted right.
+        robust_accuracy: Share of texts of which every attacked version is predicted right.
+        mean_attacked_accuracy: Mean over texts of the share of versions predicted right.
+        attack_success: Share of the rightly predicted texts that an attack turns; `None` if none.
+    """
 
     clean_accuracy: float
-    """Share of the original texts predicted right. Higher is better."""
     robust_accuracy: float
-    """Share of texts of which every attacked version is predicted right. Higher is better."""
     mean_attacked_accuracy: float
-    """Mean over texts of the share of attacked versions predicted right. Higher is better."""
     attack_success: float | None
-    """Share of the rightly predicted texts that an attack turns. Lower is better; `None` if none."""
 
 
 def robustness(

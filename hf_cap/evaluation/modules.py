@@ -19,15 +19,16 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.evaluate import mean_defined
 from hf_cap.evaluation.metrics import (
-    AGREEMENTS,
     FloatArray,
     Plausibility,
     ScoredTexts,
     comprehensiveness,
+    cosine,
     plausibility,
     robustness,
     soft_nc,
     soft_ns,
+    spearman,
     sufficiency,
 )
 from hf_cap.utils import write_text
@@ -35,19 +36,15 @@ from hf_cap.words import WORD_PATTERN
 
 ERASER = """@inproceedings{deyoung2020eraser,
     title = {{ERASER}: A Benchmark to Evaluate Rationalized {NLP} Models},
-    author = {DeYoung, Jay and Jain, Sarthak and Rajani, Nazneen Fatema and Lehman, Eric and
-        Xiong, Caiming and Socher, Richard and Wallace, Byron C.},
-    booktitle = {Proceedings of ACL}, year = {2020}, url = {https://arxiv.org/abs/1911.03429},
-}"""
+    author = {DeYoung, Jay and others}, booktitle = {ACL}, year = {2020},
+    url = {https://arxiv.org/abs/1911.03429}}"""
 SOFT_ERASURE = """@inproceedings{zhao2023incorporating,
     title = {Incorporating Attribution Importance for Improving Faithfulness Metrics},
-    author = {Zhao, Zhixue and Aletras, Nikolaos},
-    booktitle = {Proceedings of ACL}, year = {2023}, url = {https://arxiv.org/abs/2305.10496},
-}"""
+    author = {Zhao, Zhixue and Aletras, Nikolaos}, booktitle = {ACL}, year = {2023},
+    url = {https://arxiv.org/abs/2305.10496}}"""
 CAP = """@misc{cap2025,
     title = {Hybrid Attribution Priors for Explainable and Robust Model Training},
-    year = {2025}, url = {https://arxiv.org/abs/2512.14719},
-}"""
+    year = {2025}, url = {https://arxiv.org/abs/2512.14719}}"""
 _SCORES = ListOf(Value("float64"))
 
 
@@ -232,7 +229,7 @@ class Alignment(_Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         pairs = [pair for pair in zip(predictions, references, strict=True) if any(pair[1])]
-        means = {str(name): _mean([f(*pair) for pair in pairs]) for name, f in AGREEMENTS.items()}
+        means = {f.__name__: _mean([f(*pair) for pair in pairs]) for f in (cosine, spearman)}
         return {**means, "texts": len(pairs)}
 
 
@@ -291,17 +288,6 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
 
 
 _SCRIPT = '"""{title}"""\n\nfrom hf_cap.evaluation.modules import {module} as {module}\n'
-_APP = '''"""Demo page of the metric."""
-
-from functools import partial
-from pathlib import Path
-
-import evaluate
-from evaluate.utils import launch_gradio_widget
-
-metric = evaluate.load(str(Path(__file__).with_name("{name}.py")))
-{fixed}launch_gradio_widget(metric)
-'''
 _FIXED = """# the form asks for texts and scores only, so the page fixes the classifier
 metric.compute = partial(
     metric.compute, model="distilbert/distilbert-base-uncased-finetuned-sst-2-english"
@@ -334,9 +320,10 @@ def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
         "citation": metric.paper,
         "fixed": _FIXED if issubclass(metric, _Faithfulness) else "",
     }
-    page = Path(__file__).with_name("metric_space.md").read_text(encoding="utf-8")
-    files = {f"{name}.py": _SCRIPT, "app.py": _APP, "README.md": page}
-    for file, template in files.items():
-        write_text(folder / file, template.format(**facts))
+    here = Path(__file__).parent
+    write_text(folder / f"{name}.py", _SCRIPT.format(**facts))
+    for file, template in {"app.py": "metric_app.txt", "README.md": "metric_space.md"}.items():
+        text = (here / template).read_text(encoding="utf-8")
+        write_text(folder / file, text.format(**facts))
     write_text(folder / "requirements.txt", "evaluate>=0.4.6\nhf-cap\n")
     return folder

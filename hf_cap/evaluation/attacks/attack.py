@@ -232,19 +232,23 @@ def prepare_attack(
 
 @dataclass(frozen=True, slots=True)
 class AttackSummary:
-    """What an attack did to a test set, in numbers of texts."""
+    """What an attack did to a test set, in numbers of texts.
+
+    Attributes:
+        texts: Texts of the test set.
+        changed: Texts that the attack changed.
+        dropped: Unchanged texts that were left out.
+        makers: Changed texts by who wrote them.
+        difficulties: Changed texts by difficulty; empty for a kind of attack that has none.
+        notes: Why texts are unchanged, or why the rules had to write them.
+    """
 
     texts: int
-    """Texts that were to be attacked."""
     changed: int
     dropped: int
-    """Unchanged texts that were left out."""
     makers: Mapping[str, int]
-    """Changed texts by who wrote them."""
     difficulties: Mapping[str, int]
-    """Changed texts by difficulty; empty for a kind of attack that has none."""
     notes: Mapping[str, int]
-    """Why texts are unchanged, or why the rules had to write them."""
 
     def __str__(self) -> str:
         """A sentence or two for the end of a run."""

@@ -35,16 +35,9 @@ def chi_squared_keywords(
 ) -> Keywords:
     """The words most strongly tied to each class by chi-squared (Yang and Pedersen 1997).
 
-    A word counts once per text. Only words that occur in the class more often than elsewhere are
-    its keywords; ties are broken alphabetically.
-
-    Args:
-        texts: Training texts.
-        labels: Class of each text, in [0, `classes`).
-        classes: Size of the label space.
-        top: Most keywords per class.
-        least_texts: Texts of the class that a keyword must occur in.
-        pattern: Regular expression of a word.
+    A word counts once per text. Keywords of a class, at most `top`, occur in it more often than
+    elsewhere and in at least `least_texts` of its texts; ties are broken alphabetically. `labels`
+    are in [0, `classes`).
     """
     counts = count_words(texts, labels, classes, pattern)
     scores: list[dict[str, float]] = [{} for _ in range(classes)]
@@ -65,16 +58,10 @@ def prior_keywords(
     pattern: str = WORD_PATTERN,
     column: str = PRIOR,
 ) -> Keywords:
-    """The words with the highest sum of prior scores over the texts of each class.
+    """The words with the highest sum of prior scores over the texts of each class, at most `top`.
 
-    Args:
-        texts: Training texts.
-        labels: Class of each text, in [0, `classes`).
-        priors: One score per word of each text; `None` for a text that has none.
-        classes: Size of the label space.
-        top: Most keywords per class.
-        pattern: Regular expression of a word, the one that the prior was made with.
-        column: Name of the prior in an error.
+    `priors` have one score per word as `pattern` splits the text, or are `None`; `column` is their
+    name in an error.
 
     Raises:
         PriorError: a prior does not fit the words of its text.
