@@ -179,6 +179,14 @@ def new_classifier(
     return NewClassifier(model, tokenizer, _owners(model, {*loading["missing_keys"], *resized}))
 
 
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtra("Adapters need the extra `peft`: pip install 'hf-cap[peft]'.") from error
+    return peft
+
+
 def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any:
     """The model with adapters of a `peft` configuration; its head and the modules `fresh` train in full.
 
@@ -186,16 +194,13 @@ def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any
         ConfigError: the model has no layers for the adapters.
         MissingExtra: peft is not installed.
     """
-    try:
-        from peft import get_peft_model
-    except ImportError as error:
-        raise MissingExtra("Adapters need the extra `peft`: pip install 'hf-cap[peft]'.") from error
+    peft = _peft()
     # peft itself knows heads by two names only; what it does not save is random at each load
     kept = {*(peft_config.modules_to_save or ()), *fresh}
     peft_config.modules_to_save = sorted(kept) or None
     peft_config.task_type = peft_config.task_type or "SEQ_CLS"
     try:
-        return get_peft_model(model, peft_config)
+        return peft.get_peft_model(model, peft_config)
     except ValueError as error:
         name = getattr(model.config, "_name_or_path", type(model).__name__)
         raise ConfigError(f"Cannot put adapters on {name!r}: {error}") from error
@@ -279,8 +284,6 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
     Raises:
         ModelError: the base model is not there.
     """
-    from peft import PeftModel
-
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     base = new_classifier(
         run["model"],
@@ -288,7 +291,9 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
         revision=run["settings"].get("model_revision"),
         trust_remote_code=trust_remote_code,
     ).model
-    merged: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    merged: PreTrainedModel = (
+        _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    )
     return merged
 
 
