@@ -213,14 +213,15 @@ def _value(found: Any) -> tuple[float, float] | None:
 def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Markup:
     """A measure of each pair of sources in [-1, 1], as a number on a coloured square."""
     names, said = [FUSED if name == PRIOR else name for name in table], []
-    with _chart(50 + 36 * min(len(names), 6)) as (figure, axes):
+    zero = "0." if len(names) <= 6 else "."  # where there is little room
+    with _chart(34 + min(36 * len(names), 270)) as (figure, axes):
         for y, row in enumerate(table.values()):
             for x, other in enumerate(list(table)[:y]):
                 if (value := row.get(other)) is not None:
                     said.append(f"{names[y]} and {names[x]}: {number_text(value)}")
                     _cell(axes, x, y, _FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
                     look = {"ha": "center", "va": "center", "fontsize": 9}
-                    axes.text(x, y, f"{value:.2f}".replace("-", "\N{MINUS SIGN}"), **look)
+                    axes.text(x, y, number_text(round(value, 2))[:-1].replace("0.", zero), **look)
         _square(axes, len(names) - 1, len(names))
         axes.set_xticks(range(len(names) - 1), range(1, len(names)))
         axes.set_yticks(range(len(names)), [f"{_short(n)} {y}" for y, n in enumerate(names, 1)])
@@ -304,8 +305,9 @@ def _rectangle(
 ) -> None:
     from matplotlib.patches import Rectangle
 
-    patch = Rectangle(corner, *size, facecolor=colour, alpha=alpha, linewidth=0)
+    patch = Rectangle(corner, *size, facecolor=colour, alpha=alpha, linewidth=0, clip_on=False)
     patch.set_gid(_TOOLTIP + _printable(tooltip))
+    patch.set_in_layout(False)  # a matrix has thousands
     axes.add_patch(patch)
 
 
@@ -370,6 +372,7 @@ def _text_element(tag: str, text: str) -> ElementTree.Element:
 def _simplify(element: ElementTree.Element) -> None:
     """Styles become attributes, which a policy allows, colours variables, and a `gid` a tooltip."""
     element.tag, element.tail = element.tag.removeprefix(f"{{{_SVG}}}"), None
+    element.text = (element.text or "").strip() or None
     for child in [child for child in element if child.tag.endswith(("}metadata", "}style"))]:
         element.remove(child)
     for part in element.attrib.pop("style", "").split(";"):

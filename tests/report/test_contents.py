@@ -146,6 +146,9 @@ def test_two_runs_of_one_seed_both_count_and_one_has_no_interval() -> None:
     runs = [make_run("a", accuracy=0.5), make_run("b", accuracy=0.7)]
     (value,) = evaluation_sets(group_runs(runs))[0]["rows"][0]["values"]
     assert (value["n"], value["mean"]) == (2, pytest.approx(0.6))
+    plain = make_run("plain", weight=0.0, accuracy=0.4)
+    row = evaluation_sets(group_runs([plain, *runs]))[0]["rows"][0]
+    assert (row["differences"][1]["n"], row["differences"][1]["mean"]) == (1, pytest.approx(0.1))
     (value,) = evaluation_sets(group_runs(runs[:1]))[0]["rows"][0]["values"]
     assert value == {"mean": 0.5, "low": None, "high": None, "n": 1}
 
@@ -221,8 +224,10 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_full_confidence_belongs_to_the_last_bin() -> None:
-    found = calibration(records(label=["a"], prediction=["a"], probabilities=[[1.0, 0.0]]))
-    assert (found["error"], found["bins"][0]["texts"]) == (0.0, 1)
+    sure = [[1.0, 0.0], [0.96, 0.04]]
+    found = calibration(records(label=["a", "a"], prediction=["a", "a"], probabilities=sure))
+    assert [one["texts"] for one in found["bins"]] == [2]
+    assert found["error"] == pytest.approx(0.02)
 
 
 def test_confusions_are_counted_and_sorted() -> None:
