@@ -29,7 +29,7 @@ from torch import nn
 
 from hf_cap.lm.base import LMRuntime, LMSettings, Query, Scored
 from hf_cap.lm.local import LocalLanguageModel, load_local
-from hf_cap.utils import keep_freed_memory, write_json
+from hf_cap.utils import write_json
 from hf_cap.words import keep_words, split_words
 
 RESULTS = Path(__file__).parent / "results" / "extraction.json"
@@ -346,7 +346,6 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    keep_freed_memory()  # as `hf-cap` does; all sides gain by it
     settings = LMSettings(model=options.model, dtype="float32")
     model = load_local(settings, LMRuntime(device="cpu", store=None))
     if options.growth_only:

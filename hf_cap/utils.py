@@ -1,6 +1,5 @@
 """What several rooms share: settings, files, seeds, batches. Imports nothing heavy."""
 
-import ctypes
 import hashlib
 import importlib
 import importlib.metadata
@@ -282,27 +281,3 @@ def length_batches(
         batch.append(index)
     if batch:
         yield batch
-
-
-# --- Memory of the process.
-
-
-def keep_freed_memory() -> None:
-    """Let this process and its children keep the memory of freed tensors for the next ones.
-
-    glibc returns large freed blocks to the system, so that every forward pass maps and zeroes its
-    memory again (docs/findings.md has the cost). Kept are at most 1 GiB, in blocks of at most 128 MiB.
-    Does nothing where the user has settings for malloc or the C library is not glibc. Only command
-    lines call it, since it holds for the whole process.
-    """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if chosen or mallopt is None:
-        return
-    # environment variable, number of the same parameter of mallopt, bytes
-    for name, parameter, size in (
-        ("MALLOC_MMAP_THRESHOLD_", -3, 128 * 2**20),
-        ("MALLOC_TRIM_THRESHOLD_", -1, 2**30),
-    ):
-        mallopt(parameter, size)
-        os.environ[name] = str(size)

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,8 +20,6 @@ from hf_cap.utils import (
     write_json,
     write_text,
 )
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="concerns glibc")
 
 
 @dataclass(frozen=True)
@@ -177,62 +172,3 @@ def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
 def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
     assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
     assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]
-
-
-# --- Freed memory: kept by the command line, and only there
-
-
-FAULTS = """
-import resource
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        b"x" * 40_000_000  # glibc by itself keeps no block over 32 MiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
-"""
-PAGES = 20 * 40_000_000 // 4096
-
-
-def faults(before: str, **environment: str) -> int:
-    """Pages that 20 blocks of 40 MB cost after running `before`."""
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", before + FAULTS],
-        env=clean | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return int(done.stdout.split()[-1])
-
-
-KEEP = "from hf_cap.utils import keep_freed_memory; keep_freed_memory()\n"
-
-
-@LINUX
-def test_importing_the_package_changes_nothing() -> None:
-    assert faults("import hf_cap\n") > PAGES // 2
-
-
-@LINUX
-def test_every_command_keeps_it() -> None:
-    assert faults("from hf_cap.cli import main; main(['env'])\n") < PAGES // 100
-
-
-@LINUX
-def test_children_keep_it() -> None:
-    child = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', CODE])"
-    assert faults(f"{KEEP}CODE = {FAULTS!r}\n{child}\n") < PAGES // 100
-
-
-@LINUX
-def test_settings_of_the_user_hold() -> None:
-    """The threshold is the user's, beyond which every block is mapped anew."""
-    assert faults(KEEP, MALLOC_MMAP_THRESHOLD_="1000000") > PAGES // 2

@@ -33,7 +33,6 @@ from hf_cap.cli.config import (
     unknown_key,
 )
 from hf_cap.errors import CAPError, ConfigError
-from hf_cap.utils import keep_freed_memory
 
 
 class Command(NamedTuple):
@@ -67,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # one line a request or file is noise beside a progress bar
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    keep_freed_memory()
     try:
         return _run(arguments)
     except CAPError as error:
