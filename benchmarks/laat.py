@@ -44,15 +44,14 @@ from hf_cap.evaluation import results
 from hf_cap.laat.elicitation import CONTROLS, FeatureScores, load_scores
 from hf_cap.laat.models import (
     TabularConfig,
-    TabularStudent,
+    TabularModel,
     classification_metrics,
     input_gradients,
     predict,
 )
-from hf_cap.laat.schema import TableSchema, infer_schema
-from hf_cap.laat.settings import StudentOptions, TableOptions
-from hf_cap.laat.table import Preprocessor
-from hf_cap.laat.trainer import LAATConfig, ScoreRows, read_schema, student_trainer
+from hf_cap.laat.settings import TableOptions, TabularModelOptions
+from hf_cap.laat.table import Preprocessor, TableSchema, infer_schema, read_schema
+from hf_cap.laat.trainer import LAATConfig, ScoreRows, tabular_trainer
 from hf_cap.training.losses import LOSSES, alignment_loss
 from hf_cap.utils import (
     documented,
@@ -246,18 +245,18 @@ def through_trainer(
             use_cpu=True,
             dataloader_pin_memory=False,
         )
-        trainer = student_trainer(
+        trainer = tabular_trainer(
             task.train, task.schema, config,
-            options=student_options(name), scores=scores, unlabelled=task.unlabelled,
+            options=model_options(name), scores=scores, unlabelled=task.unlabelled,
         )  # fmt: skip
         trainer.train()
     features = torch.from_numpy(trainer.model.config.preprocessor.features(task.test))
     return predict(trainer.model, features).double().numpy()
 
 
-def student_options(name: str) -> StudentOptions:
+def model_options(name: str) -> TabularModelOptions:
     """The settings of a student."""
-    return StudentOptions(student=STUDENTS[name])  # type: ignore[arg-type]
+    return TabularModelOptions(architecture=STUDENTS[name])  # type: ignore[arg-type]
 
 
 def side_by_side(
@@ -314,10 +313,10 @@ def alignment(logits: Tensor, features: Tensor, rows: Sequence[ScoreRows]) -> Te
     return found
 
 
-def fresh_student(name: str, one: Encoded) -> TabularStudent:
+def fresh_student(name: str, one: Encoded) -> TabularModel:
     """The student that the trainer would begin with."""
     transformers.set_seed(one.task.seed)
-    return TabularStudent(TabularConfig.of(one.preprocessor, student_options(name)))
+    return TabularModel(TabularConfig.of(one.preprocessor, model_options(name)))
 
 
 def score_rows(one: Encoded, scores: FeatureScores) -> ScoreRows:

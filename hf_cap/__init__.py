@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hf_cap.laat.elicitation import FeatureScores as FeatureScores
     from hf_cap.laat.trainer import LAATConfig as LAATConfig
     from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
-    from hf_cap.laat.trainer import student_trainer as student_trainer
     from hf_cap.lm.base import LanguageModel as LanguageModel
     from hf_cap.lm.base import LMRuntime as LMRuntime
     from hf_cap.lm.base import LMSettings as LMSettings
@@ -79,7 +78,6 @@ _EXPORTS = {
     "save_splits": "data",
     "show_attributions": "pipelines",
     "source_class": "priors.base",
-    "student_trainer": "laat.trainer",
     "using_runtime": "lm.base",
     "write_report": "report.page",
 }

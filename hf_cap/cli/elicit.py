@@ -6,18 +6,13 @@ Scores and replies are kept as they come, so a run that was stopped asks nothing
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
 from hf_cap.laat.settings import ElicitOptions, TableOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.utils import documented, option, required
-
-if TYPE_CHECKING:
-    from hf_cap.laat.elicitation import FeatureScores
-    from hf_cap.laat.schema import TableSchema
-
 
 _logger = logging.getLogger(__name__)
 
@@ -45,39 +40,31 @@ SETTINGS = (ElicitPlaces, ElicitOptions, TableOptions, LMSettings, LMRuntime)
 
 
 def run(values: dict[str, Any]) -> None:
-    """Ask, write the scores with their card, and say what it took."""
-    from hf_cap.hub import check_access, upload
+    """Ask, write the scores with their card, and log what it took."""
+    from hf_cap.hub import PushOptions, check_access, publish
+    from hf_cap.laat.elicitation import elicit_scores
     from hf_cap.laat.publishing import write_scores
-    from hf_cap.laat.trainer import read_schema
+    from hf_cap.laat.table import read_schema
+    from hf_cap.lm.base import using_runtime
 
-    places = build(ElicitPlaces, values)
+    places, settings = build(ElicitPlaces, values), build(LMSettings, values)
+    if places.push and places.repo_id is None:
+        raise ConfigError("`push` needs a repository: `--repo_id user/name`.")
     if places.push:
-        if places.repo_id is None:
-            raise ConfigError("`push` needs a repository: `--repo_id user/name`.")
-        check_access(places.repo_id, "dataset")
+        check_access(str(places.repo_id), "dataset")
     _, schema = read_schema(places.dataset, build(TableOptions, values), target=places.label_column)
-    scores = elicit(schema, values)
+    with using_runtime(build(LMRuntime, values)):
+        scores = elicit_scores(schema, settings, build(ElicitOptions, values))
+    facts = {"model": settings.model, "question": schema.question, "command": command_line()}
+    scores = replace(scores, provenance={**scores.provenance, **facts})
     folder = Path(places.output_dir)
-    write_scores(scores, folder, places.repo_id, license=places.license)
+    options = PushOptions(
+        repo_id=places.repo_id or folder.name, push=places.push, private=places.private
+    )
+    publish(
+        options,
+        "dataset",
+        lambda target: write_scores(target, scores, repo_id=places.repo_id, license=places.license),
+        folder,
+    )
     _logger.info("Wrote the scores of %d features to %s", len(schema.features), folder)
-    if places.push and places.repo_id:
-        _logger.info(
-            "Uploaded to %s", upload(folder, places.repo_id, "dataset", private=places.private)
-        )
-
-
-def elicit(schema: "TableSchema", values: dict[str, Any]) -> "FeatureScores":
-    """The scores of a table's features, by the way that the settings name."""
-    from hf_cap.laat.elicitation import elicit_chat, elicit_expectation
-    from hf_cap.lm.open import open_language_model
-
-    options, settings = build(ElicitOptions, values), build(LMSettings, values)
-    runtime = build(LMRuntime, values)
-    elicit_scores = elicit_chat if options.method == "chat" else elicit_expectation
-    scores = elicit_scores(schema, open_language_model(settings, runtime), options)
-    facts = {
-        "model": settings.model,
-        "question": schema.question,
-        "command": command_line(),
-    }
-    return replace(scores, provenance={**scores.provenance, **facts})

@@ -41,11 +41,11 @@ SETTINGS = (EvaluatePlaces, EvaluationSettings)
 
 def run(values: dict[str, Any]) -> None:
     """Print the numbers and write them, with one row a text where records are asked for."""
-    from hf_cap.laat.models import is_student
+    from hf_cap.laat.models import is_tabular_model
 
     places = build(EvaluatePlaces, values)
     folder = _output(places)
-    evaluate = _evaluate_student if is_student(places.model) else _evaluate_classifier
+    evaluate = _evaluate_table if is_tabular_model(places.model) else _evaluate_classifier
     numbers = evaluate(places, build(EvaluationSettings, values))
     _logger.info("Wrote %s", write_evaluation(numbers, folder, places.name or places.split))
 
@@ -85,14 +85,14 @@ def _evaluate_classifier(places: EvaluatePlaces, settings: EvaluationSettings) -
     return evaluation.to_dict()
 
 
-def _evaluate_student(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
-    """The student knows its columns and target; `settings` are about texts."""
-    from hf_cap.laat.publishing import evaluate_student, load_student, read_rows
+def _evaluate_table(places: EvaluatePlaces, settings: EvaluationSettings) -> dict[str, Any]:
+    """The model knows its columns and target; `settings` are about texts."""
+    from hf_cap.laat.models import evaluate_tabular, load_tabular_model, read_rows
     from hf_cap.laat.table import EncodedTable
 
-    student = load_student(places.model)
-    frame = read_rows(student, places.dataset, split=places.split)
-    return dict(evaluate_student(student, EncodedTable.of(frame, student.config.preprocessor)))
+    model = load_tabular_model(places.model)
+    frame = read_rows(model, places.dataset, split=places.split)
+    return evaluate_tabular(model, EncodedTable.of(frame, model.config.preprocessor))
 
 
 def write_evaluation(evaluation: dict[str, Any], folder: Path, name: str) -> Path:

@@ -1,89 +1,74 @@
 """`hf-cap push`: publish a model, priors, feature scores or a metric on the Hub, with a card."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hf_cap.cli.config import build
-from hf_cap.hub import MetricPush, ModelPush, PriorCard, PriorPush, PushOptions
-from hf_cap.laat.settings import ScorePush
-from hf_cap.utils import documented, option, required
-
-What = Literal["model", "priors", "scores", "metric"]
+from hf_cap.hub import PushOptions
+from hf_cap.utils import documented, required
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PushPlaces:
-    """What is published, and where it lies."""
+    """What is published."""
 
-    what: What = required(
+    what: Literal["model", "priors", "scores", "metric"] = required(
         "What is published: a trained `model` (of texts or of tables), `priors`, feature `scores`, or a "
         "`metric`."
     )
     folder: str = required(
-        "Its folder: what `hf-cap train`, `hf-cap extract`, `hf-cap fuse` or `hf-cap elicit` wrote, or an "
-        "`evaluate` module."
-    )
-    examples: int | None = option(
-        None,
-        "Texts that the card shows with their scores; they become as public as the card. Default: none for a "
-        "model, 3 for each source of priors.",
-    )
-    audit: str | None = option(
-        None, "For priors: the JSON file that `hf-cap audit` wrote, for the card."
+        "Its folder: what `hf-cap train`, `hf-cap extract`, `hf-cap fuse` or `hf-cap elicit` wrote; of a "
+        "metric its name, such as `comprehensiveness`."
     )
 
 
-SETTINGS = (PushPlaces, PushOptions, PriorCard)
+SETTINGS = (PushPlaces, PushOptions)
 POSITIONAL = "what"
 
 
 def run(values: dict[str, Any]) -> None:
-    """Write the folder, list it, and upload it where `--push` says so."""
-    places = build(PushPlaces, values)
-    given = {name: value for name, value in values.items() if value is not None}
-    settings, field, publish = PUSHES[places.what]
-    publish(build(settings, {**given, field: places.folder}))
+    """Write the folder, list it, and upload it if `--push` is given."""
+    from hf_cap import hub
 
-
-def _push_model(options: ModelPush) -> None:
-    from hf_cap.hub import push_model
-    from hf_cap.laat.models import is_student
-    from hf_cap.laat.publishing import stage_student
-
-    if is_student(options.run):
-        push_model(options, stage=stage_student)
+    places, options = build(PushPlaces, values), build(PushOptions, values)
+    if places.what == "model":
+        _push_model(places.folder, options)
+    elif places.what == "priors":
+        hub.push_priors(places.folder, options)
+    elif places.what == "scores":
+        _push_scores(Path(places.folder), options)
     else:
-        push_model(options)
+        hub.push_metric(places.folder, options)
 
 
-def _push_priors(options: PriorPush) -> None:
-    from hf_cap.hub import push_priors
+def _push_model(folder: str, options: PushOptions) -> None:
+    from hf_cap.hub import push_model
+    from hf_cap.laat.models import is_tabular_model
+    from hf_cap.laat.publishing import facts_of_run
 
-    push_priors(options)
-
-
-def _push_scores(options: ScorePush) -> None:
-    from hf_cap.hub import push_folder
-    from hf_cap.laat.publishing import stage_scores
-
-    source = Path(options.scores)
-    folder = Path(options.output_dir or source.with_name(f"{source.stem}-hub"))
-    push_folder(options, "dataset", lambda: stage_scores(options, folder))
+    if is_tabular_model(folder):
+        push_model(folder, options, facts=facts_of_run(folder, options.examples))
+    else:
+        push_model(folder, options)
 
 
-def _push_metric(options: MetricPush) -> None:
-    from hf_cap.hub import push_metric
+def _push_scores(folder: Path, options: PushOptions) -> None:
+    from hf_cap.hub import publish
+    from hf_cap.laat.elicitation import load_scores
+    from hf_cap.laat.publishing import write_scores
 
-    push_metric(options)
-
-
-PUSHES: dict[What, tuple[type[PushOptions], str, Callable[[Any], None]]] = {
-    "model": (ModelPush, "run", _push_model),
-    "priors": (PriorPush, "dataset", _push_priors),
-    "scores": (ScorePush, "scores", _push_scores),
-    "metric": (MetricPush, "metric", _push_metric),
-}
-"""What is published to its settings, their field for the folder, and what publishes it."""
+    scores = load_scores(folder)
+    publish(
+        options,
+        "dataset",
+        lambda target: write_scores(
+            target,
+            scores,
+            repo_id=options.repo_id,
+            license=options.license,
+            template=options.template,
+        ),
+        folder.with_name(f"{folder.stem}-hub"),
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_cap.cli import train_tabular
 from hf_cap.cli.config import build, command_line
 from hf_cap.errors import ConfigError
-from hf_cap.laat.settings import LAATOptions, StudentOptions, TableOptions
+from hf_cap.laat.settings import LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.schema import LABEL, TEXT, find_prior_column
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import documented, option, required
@@ -66,7 +66,7 @@ class TrainPlaces:
     trust_remote_code: bool = option(False, "Run code that comes with a model on the Hub.")
 
 
-SETTINGS = (TrainPlaces, AlignmentOptions, TableOptions, StudentOptions, LAATOptions)
+SETTINGS = (TrainPlaces, AlignmentOptions, TableOptions, TabularModelOptions, LAATOptions)
 
 
 def more_settings() -> tuple[type, ...]:
@@ -119,7 +119,7 @@ def train(places: TrainPlaces, config: "CAPConfig", *, settings: dict[str, Any])
         find_prior_column(dataset.features, config.prior_column)
     check_start(config)
     set_seed(config.seed)
-    model, tokenizer = load_student(places, dataset)
+    model, tokenizer = load_classifier(places, dataset)
     trainer = CAPTrainer(
         model=model,
         args=config,
@@ -199,7 +199,9 @@ def heat_maps(dataset: "Dataset", config: "CAPConfig") -> "list[TrainerCallback]
     ]
 
 
-def load_student(places: TrainPlaces, dataset: "Dataset") -> "tuple[Any, PreTrainedTokenizerBase]":
+def load_classifier(
+    places: TrainPlaces, dataset: "Dataset"
+) -> "tuple[Any, PreTrainedTokenizerBase]":
     """The classifier with a head for the label space of the data, and its tokenizer.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_cap.cli.config import build, command_line
-from hf_cap.laat.settings import StudentOptions, TableOptions
+from hf_cap.laat.settings import TableOptions, TabularModelOptions
 
 if TYPE_CHECKING:
     from hf_cap.cli.train import TrainPlaces
@@ -23,10 +23,10 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
     """
     from hf_cap.cli.train import check_start, train_and_save
     from hf_cap.laat.elicitation import load_scores
-    from hf_cap.laat.table import read_table
-    from hf_cap.laat.trainer import LAATConfig, read_schema, student_trainer
+    from hf_cap.laat.table import read_schema, read_table
+    from hf_cap.laat.trainer import LAATConfig, tabular_trainer
 
-    config, options = build(LAATConfig, values), build(StudentOptions, values)
+    config, options = build(LAATConfig, values), build(TabularModelOptions, values)
     table = build(TableOptions, values)
     frame, schema = read_schema(
         places.dataset, table, target=values.get("label_column"), split=places.train_split
@@ -38,7 +38,7 @@ def run(places: "TrainPlaces", values: dict[str, Any]) -> Path:
         )
     check_start(config)
     scores = load_scores(options.scores) if options.scores else None
-    trainer = student_trainer(
+    trainer = tabular_trainer(
         frame, schema, config, options=options, scores=scores, eval_frame=evaluated
     )
     train_and_save(trainer)
@@ -55,16 +55,12 @@ def _finish(
     """Evaluate, and leave a folder of safetensors and JSON, with a card and `run.json`."""
     from hf_cap.cards import EVALUATIONS, RUN_FILE
     from hf_cap.cli.evaluate import write_evaluation
-    from hf_cap.laat.publishing import (
-        evaluate_student,
-        student_facts,
-        student_record,
-        write_student_card,
-    )
+    from hf_cap.laat.models import evaluate_tabular
+    from hf_cap.laat.publishing import tabular_record, write_tabular_card
     from hf_cap.utils import write_json
 
     folder = Path(places.output_dir)
-    record = student_record(trainer, trainer.scores, dataset=places.dataset)
+    record = tabular_record(trainer, trainer.scores, dataset=places.dataset)
     record |= {
         "kind": "train_tabular",
         "settings": settings,
@@ -75,14 +71,14 @@ def _finish(
     evaluations: dict[str, dict[str, float]] = {}
     if places.eval_split:
         rows: Any = trainer.eval_dataset
-        evaluations[places.eval_split] = evaluate_student(trainer.model, rows)
+        evaluations[places.eval_split] = evaluate_tabular(trainer.model, rows)
         write_evaluation(evaluations[places.eval_split], folder / EVALUATIONS, places.eval_split)
-    facts = student_facts(
+    write_tabular_card(
+        folder,
         record,
         config=trainer.model.config,
         name=folder.name,
         repo_id=getattr(trainer, "hub_model_id", None),
         evaluations=evaluations,
     )
-    write_student_card(folder, facts)
     _logger.info("Wrote the model to %s", folder)

@@ -1,8 +1,67 @@
 """LAAT: a language model's scores of the features of a table regularise a small model.
 
 "Large Language Models as Attribution Regularizers for Efficient Model Training" (arXiv 2502.20268). The
-idea of CAP with another prior, one for the whole data set instead of one a text, and another attribution, the
-plain gradient with respect to the input:
+idea of CAP with another prior, one for the whole table instead of one per text, and another attribution,
+the plain gradient with respect to the input:
 
-    table, schema ── elicit ─> feature scores ── train ─> student (logistic regression or a small network)
+    table, schema ── elicit ─> feature scores ── train ─> logistic regression or a small network
+
+Names are imported lazily.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_cap.laat.elicitation import FeatureScores as FeatureScores
+    from hf_cap.laat.elicitation import elicit_scores as elicit_scores
+    from hf_cap.laat.elicitation import load_scores as load_scores
+    from hf_cap.laat.models import TabularModel as TabularModel
+    from hf_cap.laat.models import attribute_features as attribute_features
+    from hf_cap.laat.models import evaluate_tabular as evaluate_tabular
+    from hf_cap.laat.models import load_tabular_model as load_tabular_model
+    from hf_cap.laat.models import predict_table as predict_table
+    from hf_cap.laat.settings import ElicitOptions as ElicitOptions
+    from hf_cap.laat.settings import TableOptions as TableOptions
+    from hf_cap.laat.settings import TabularModelOptions as TabularModelOptions
+    from hf_cap.laat.table import Description as Description
+    from hf_cap.laat.table import infer_schema as infer_schema
+    from hf_cap.laat.table import read_schema as read_schema
+    from hf_cap.laat.table import read_table as read_table
+    from hf_cap.laat.trainer import LAATConfig as LAATConfig
+    from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
+    from hf_cap.laat.trainer import tabular_trainer as tabular_trainer
+
+_EXPORTS = {
+    "Description": "table",
+    "ElicitOptions": "settings",
+    "FeatureScores": "elicitation",
+    "LAATConfig": "trainer",
+    "LAATTrainer": "trainer",
+    "TableOptions": "settings",
+    "TabularModel": "models",
+    "TabularModelOptions": "settings",
+    "attribute_features": "models",
+    "elicit_scores": "elicitation",
+    "evaluate_tabular": "models",
+    "infer_schema": "table",
+    "load_scores": "elicitation",
+    "load_tabular_model": "models",
+    "predict_table": "models",
+    "read_schema": "table",
+    "read_table": "table",
+    "tabular_trainer": "trainer",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""What the language model is asked, and how its answer is read."""
+"""Feature scores: how much each feature of a table speaks for each class, as a language model sees it."""
 
 import json
 import logging
@@ -6,9 +6,9 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -18,113 +18,18 @@ from tqdm.auto import tqdm
 
 from hf_cap.data import read_parquet
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
-from hf_cap.laat.schema import Feature, TableSchema, read_words
 from hf_cap.laat.settings import HIGHEST, LOWEST, ElicitOptions
+from hf_cap.laat.table import Feature, TableSchema, read_words
 from hf_cap.lm.base import LanguageModel, Query, Reply
+from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.schema import PROVENANCE
 from hf_cap.utils import generator, versions
 
+_logger = logging.getLogger(__name__)
+
 ANSWERS = tuple(range(LOWEST, HIGHEST + 1))
 """Every score that can be answered."""
-
-_EXAMPLES = (
-    # feature, output, score: from a domain that no table is likely to be about
-    ("price of the dish in euros", "the guest orders the dish", -5),
-    ("the dish is recommended by the waiter", "the guest orders the dish", 7),
-    ("number on the page of the menu", "the guest orders the dish", 0),
-)
-_ANSWER = re.compile(r"score\W{0,4}?[:=]\W{0,4}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One feature and one output of a table."""
-
-    schema: TableSchema
-    feature: Feature
-    output: str
-    description: str
-    """Of the output."""
-
-    @property
-    def feature_text(self) -> str:
-        """The feature in words: name and description, and for a category its level."""
-        feature = self.feature
-        known = "" if feature.description == feature.column else f" ({feature.description})"
-        if feature.level is None:
-            return f"{feature.column}{known}"
-        return f"{feature.column}{known} is {feature.level}"
-
-    @property
-    def output_text(self) -> str:
-        """The output in words."""
-        if self.schema.kind == "regression":
-            return f"a higher value of {self.description}"
-        same = self.description == self.output
-        return self.output if same else f"{self.output} ({self.description})"
-
-
-def questions(schema: TableSchema) -> list[Question]:
-    """A question for each output and feature, outputs slowest."""
-    return [
-        Question(schema, feature, output, description)
-        for output, description in zip(schema.outputs, schema.output_descriptions, strict=True)
-        for feature in schema.features
-    ]
-
-
-def expectation_prefix(question: Question) -> str:
-    """The beginning of the prompt, the same for all features of an output."""
-    examples = "\n\n".join(
-        f"Feature: {feature}\nOutcome: {output}\nScore: {score}"
-        for feature, output, score in _EXAMPLES
-    )
-    task = f"\n\n{question.schema.question}" if question.schema.question else ""
-    return (
-        f"Rate from {LOWEST} to {HIGHEST} how much a feature speaks for an outcome: positive if a larger "
-        "value of the feature (or, for a category, that it applies) makes the outcome more likely, negative "
-        f"if less likely, 0 if it does not matter.\n\n{examples}{task}\n\n"
-    )
-
-
-def expectation_body(question: Question) -> str:
-    """The rest of the prompt, up to the score."""
-    return f"Feature: {question.feature_text}\nOutcome: {question.output_text}\nScore:"
-
-
-def answer_text(score: int) -> str:
-    """A score as it is answered; the line's end tells 1 from 10."""
-    return f" {score}\n"
-
-
-def chat_prompt(question: Question) -> str:
-    """The request to a chat model that reasons before it answers."""
-    task = question.schema.question or f"The target is {question.schema.target}."
-    names = ", ".join(column.name for column in question.schema.columns)
-    larger = "a larger value" if question.feature.level is None else "that this applies"
-    return (
-        f"You help to predict an outcome from the columns of a table.\nTask: {task}\nColumns: {names}\n"
-        f"Feature: {question.feature_text}\nOutcome: {question.output_text}\n\n"
-        f"How much does the feature speak for the outcome? Give an integer from {LOWEST} to {HIGHEST}: "
-        f"positive if {larger} makes the outcome more likely, negative if less likely, 0 if it does not "
-        "matter. Think step by step in a few sentences, then end with one line of the form\nScore: <integer>"
-    )
-
-
-def read_answer(text: str) -> int | None:
-    """The last score that an answer names, or `None` where there is none in the range."""
-    found = _ANSWER.findall(text)
-    if not found:
-        return None
-    score = int(re.sub(r"[−–]", "-", found[-1]).replace(" ", ""))
-    return score if LOWEST <= score <= HIGHEST else None
-
-
-# --- Feature scores: how much each feature speaks for each class, with what is known of how they were made.
-
-
 CLASS, FEATURE, SCORE = "class", "feature", "score"
-
 COLUMNS = Features(
     {
         CLASS: Value("string"),
@@ -137,6 +42,15 @@ COLUMNS = Features(
         PROVENANCE: Value("string"),
     }
 )
+CONTROLS = {
+    "shuffled": lambda scores, rng: rng.permutation(scores),
+    "sign_flipped": lambda scores, rng: -scores,
+    "random": lambda scores, rng: rng.normal(size=len(scores)),
+}
+"""Name of a control to a function of the scores of one class and a generator."""
+
+
+# --- Scores.
 
 
 @dataclass(frozen=True)
@@ -147,14 +61,14 @@ class FeatureScore:
     """The class, or the target of a regression."""
     feature: str
     score: float | None
-    """Positive where a larger value makes the class likelier; in [-10, 10] as elicited. `None`: not known."""
+    """Positive where a larger value makes the class more likely; in [-10, 10]. `None`: unknown."""
     description: str = ""
     estimates: tuple[float, ...] = ()
     """The answers that the score is the mean of."""
     missing: int = 0
-    """Answers in which no score was found."""
+    """Answers without a score."""
     reasons: tuple[str, ...] = ()
-    """What the language model wrote, one a counted answer."""
+    """What the language model wrote, one per counted answer."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +99,12 @@ class FeatureScores:
         cls, values: Mapping[str, Mapping[str, float | None]], **provenance: Any
     ) -> "FeatureScores":
         """Scores given as class -> feature -> score."""
-        return cls(
-            tuple(
-                FeatureScore(label, str(feature), None if score is None else float(score))
-                for label, row in values.items()
-                for feature, score in row.items()
-            ),
-            provenance,
-        )
+        scores = [
+            FeatureScore(label, str(feature), None if score is None else float(score))
+            for label, row in values.items()
+            for feature, score in row.items()
+        ]
+        return cls(tuple(scores), provenance)
 
     def matrix(
         self, outputs: Sequence[str], features: Sequence[str]
@@ -200,34 +112,30 @@ class FeatureScores:
         """Scores as `(outputs, features)`, 0 where there is none, and where there is one.
 
         Raises:
-            PriorError: no score fits, or scores name a class or feature that the model has not.
+            PriorError: no score fits, or scores are for a class or feature that the model does not have.
         """
-        rows = {name: index for index, name in enumerate(outputs)}
-        places = {name: index for index, name in enumerate(features)}
         for kind, got, known in (
-            ("class", {one.label for one in self.scores}, rows),
-            ("feature", {one.feature for one in self.scores}, places),
+            (CLASS, {one.label for one in self.scores}, outputs),
+            (FEATURE, {one.feature for one in self.scores}, features),
         ):
-            if strange := sorted(got - known.keys()):
+            if strange := sorted(got - set(known)):
                 raise PriorError(
                     f"There are scores for the {kind} {strange[:3]!r}, but the table has "
                     f"{list(known)[:8]!r}. Elicit them for this table and description."
                 )
-        values = np.zeros((len(outputs), len(features)))
-        known_ = np.zeros_like(values, dtype=bool)
-        for one in self.scores:
-            if one.score is not None:
-                values[rows[one.label], places[one.feature]] = one.score
-                known_[rows[one.label], places[one.feature]] = True
-        if not values.any():
+        found = {(one.label, one.feature): one.score for one in self.scores}
+        rows = [[found.get((label, name)) for name in features] for label in outputs]
+        values = np.array(rows, dtype=np.float64)
+        known_ = ~np.isnan(values)
+        if not np.nan_to_num(values).any():
             raise PriorError("All feature scores are 0 or missing; there is nothing to align with.")
-        return values, known_
+        return np.where(known_, values, 0.0), known_
 
     def control(self, name: str, seed: int = 0) -> "FeatureScores":
-        """Scores that a control of `CONTROLS` puts in the place of these, drawn by `seed`.
+        """Scores of a control in place of these, drawn by `seed`.
 
         Raises:
-            ConfigError: there is no such control.
+            ConfigError: `CONTROLS` has no such control.
         """
         if name not in CONTROLS:
             raise ConfigError(f"There is no control {name!r}; there are {sorted(CONTROLS)}.")
@@ -243,20 +151,8 @@ class FeatureScores:
     def to_dataset(self) -> Dataset:
         """The scores as a data set with the columns `COLUMNS`."""
         cell = json.dumps(dict(self.provenance), sort_keys=True)
-        rows = [
-            {
-                CLASS: one.label,
-                FEATURE: one.feature,
-                "description": one.description,
-                SCORE: one.score,
-                "estimates": list(one.estimates),
-                "missing": one.missing,
-                "reasons": list(one.reasons),
-                PROVENANCE: cell,
-            }
-            for one in self.scores
-        ]
-        return Dataset.from_list(rows, features=COLUMNS)
+        rows = [{**asdict(one), CLASS: one.label, PROVENANCE: cell} for one in self.scores]
+        return Dataset.from_list([{c: row[c] for c in COLUMNS} for row in rows], features=COLUMNS)
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> "FeatureScores":
@@ -286,6 +182,11 @@ class FeatureScores:
         return cls(scores, json.loads(cell) if cell else {})
 
 
+def sharpened(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """sign(s)·exp|s|; 0 stays 0."""
+    return np.sign(scores) * np.exp(np.abs(scores))
+
+
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
     """Scores from a YAML or JSON file (class: {feature: score}), a folder of `hf-cap elicit`, or the Hub.
 
@@ -305,71 +206,159 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
             ) from error
         return FeatureScores.of(values, source="file")
     try:
-        if path.is_dir():
-            dataset = read_parquet(path / "train.parquet")
-        else:
-            dataset = load_dataset(str(name), split="train")
+        dataset = (
+            read_parquet(path / "train.parquet")
+            if path.is_dir()
+            else load_dataset(str(name), split="train")
+        )
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"There are no feature scores {str(name)!r}: {error}") from error
     return FeatureScores.from_dataset(dataset)
 
 
-CONTROLS = {
-    "shuffled": lambda scores, rng: rng.permutation(scores),
-    "sign_flipped": lambda scores, rng: -scores,
-    "random": lambda scores, rng: rng.normal(size=len(scores)),
-}
-"""Name of a control to a function of the scores of one class and a generator."""
+# --- What the language model is asked.
+
+_EXAMPLES = (
+    # feature, output, score: from a domain that no table is likely to be about
+    ("price of the dish in euros", "the guest orders the dish", -5),
+    ("the dish is recommended by the waiter", "the guest orders the dish", 7),
+    ("number on the page of the menu", "the guest orders the dish", 0),
+)
+_ANSWER = re.compile(r"score\W{0,4}?[:=]\W{0,4}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
 
 
-def sharpened(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sign(s)·exp|s|; 0 stays 0."""
-    return np.sign(scores) * np.exp(np.abs(scores))
+class Question(NamedTuple):
+    """One feature and one output of a table."""
+
+    schema: TableSchema
+    feature: Feature
+    output: str
+    description: str
+    """Of the output."""
+
+    @property
+    def feature_text(self) -> str:
+        """The feature in words: name and description, and for a category its level."""
+        feature = self.feature
+        known = "" if feature.description == feature.column else f" ({feature.description})"
+        level = "" if feature.level is None else f" is {feature.level}"
+        return f"{feature.column}{known}{level}"
+
+    @property
+    def output_text(self) -> str:
+        """The output in words."""
+        if self.schema.kind == "regression":
+            return f"a higher value of {self.description}"
+        same = self.description == self.output
+        return self.output if same else f"{self.output} ({self.description})"
 
 
-# --- Feature scores from a language model: the expectation over all answers, or the mean of a few in words.
+def questions(schema: TableSchema) -> list[Question]:
+    """A question for each output and feature, outputs slowest."""
+    descriptions = schema.class_descriptions or schema.outputs
+    return [
+        Question(schema, feature, output, description)
+        for output, description in zip(schema.outputs, descriptions, strict=True)
+        for feature in schema.features
+    ]
 
 
-_logger = logging.getLogger(__name__)
+def expectation_prefix(question: Question) -> str:
+    """The beginning of the prompt, the same for all features of an output."""
+    examples = "\n\n".join(
+        f"Feature: {feature}\nOutcome: {output}\nScore: {score}"
+        for feature, output, score in _EXAMPLES
+    )
+    task = f"\n\n{question.schema.question}" if question.schema.question else ""
+    return (
+        f"Rate from {LOWEST} to {HIGHEST} how much a feature speaks for an outcome: positive if a larger "
+        "value of the feature (or, for a category, that it applies) makes the outcome more likely, negative "
+        f"if less likely, 0 if it does not matter.\n\n{examples}{task}\n\n"
+    )
 
 
-def elicit_expectation(
-    schema: TableSchema, model: LanguageModel, options: ElicitOptions | None = None
+def expectation_body(question: Question) -> str:
+    """The rest of the prompt, up to the score."""
+    return f"Feature: {question.feature_text}\nOutcome: {question.output_text}\nScore:"
+
+
+def answer_text(score: int) -> str:
+    """A score as it is answered; the line's end distinguishes 1 from 10."""
+    return f" {score}\n"
+
+
+def chat_prompt(question: Question) -> str:
+    """The request to a chat model that reasons before it answers."""
+    task = question.schema.question or f"The target is {question.schema.target}."
+    names = ", ".join(column.name for column in question.schema.columns)
+    larger = "a larger value" if question.feature.level is None else "that this applies"
+    return (
+        f"You help to predict an outcome from the columns of a table.\nTask: {task}\nColumns: {names}\n"
+        f"Feature: {question.feature_text}\nOutcome: {question.output_text}\n\n"
+        f"How much does the feature speak for the outcome? Give an integer from {LOWEST} to {HIGHEST}: "
+        f"positive if {larger} makes the outcome more likely, negative if less likely, 0 if it does not "
+        "matter. Think step by step in a few sentences, then end with one line of the form\nScore: <integer>"
+    )
+
+
+def read_answer(text: str) -> int | None:
+    """The last score of an answer, or `None` where there is none in the range."""
+    found = _ANSWER.findall(text)
+    score = int(re.sub(r"[−–]", "-", found[-1]).replace(" ", "")) if found else HIGHEST + 1
+    return score if LOWEST <= score <= HIGHEST else None
+
+
+# --- Elicitation.
+
+
+def elicit_scores(
+    schema: TableSchema, model: ModelLike, options: ElicitOptions | None = None
 ) -> FeatureScores:
-    """The mean of the integers from -10 to 10 under the probability that the model gives each as the answer.
+    """Ask a language model for the score of each feature and class.
 
-    Deterministic, and one short pass a feature and class: all else is shared.
+    Only names, descriptions and categories are shown to it, never a row. An opened model that keeps its
+    answers (`open_language_model` gives one) is asked nothing twice, so a stopped run continues.
 
     Args:
         schema: The table.
-        model: The language model.
-        options: `chat` and `calibrate`; the defaults where not given.
+        model: What `open_language_model` accepts.
+        options: How to ask; the defaults where not given.
 
     Raises:
-        ExtractError: the model cannot score a prompt.
+        ModelError: the model cannot score, or (`method='chat'`) cannot generate.
+        ExtractError: not one answer held a score.
+        ServerError: the server of the model keeps failing.
     """
-    options = options or ElicitOptions()
+    opened, options = open_language_model(model), options or ElicitOptions()
+    scores, facts = (_by_chat if options.method == "chat" else _by_expectation)(
+        schema, opened, options
+    )
+    known = {"method": options.method, "model": opened.fingerprint, **facts, "versions": versions()}
+    return FeatureScores(tuple(scores), known)
+
+
+def _by_expectation(
+    schema: TableSchema, model: LanguageModel, options: ElicitOptions
+) -> tuple[list[FeatureScore], dict[str, Any]]:
+    """The mean integer under the model's probabilities: deterministic, one short pass per question."""
     asked = questions(schema)
     answers = [answer_text(score) for score in ANSWERS]
     prompts = [_prompt(question, model, options.chat) for question in asked]
     scored = model.log_probs([Query(*prompt, answer) for prompt in prompts for answer in answers])
     log_probs = np.array([one.total for one in scored]).reshape(len(asked), len(answers))
-    scores = expectations(log_probs, calibrate=options.calibrate)
-    return _assemble(
-        [
-            FeatureScore(
-                one.output, one.feature.name, float(score), one.feature.description, (float(score),)
-            )
-            for one, score in zip(asked, scores, strict=True)
-        ],
-        method="expectation",
-        model=model.fingerprint,
-        chat=options.chat,
-        calibrate=options.calibrate,
-        calls=len(scored),
-        tokens=model.statistics.tokens_computed,
-        tokens_without_sharing=model.statistics.naive_tokens,
-    )
+    means = expectations(log_probs, calibrate=options.calibrate).tolist()
+    scores = [
+        FeatureScore(one.output, one.feature.name, mean, one.feature.description, (mean,))
+        for one, mean in zip(asked, means, strict=True)
+    ]
+    facts = {
+        "chat": options.chat,
+        "calibrate": options.calibrate,
+        "calls": len(scored),
+        "tokens": model.statistics.tokens_computed,
+        "tokens_without_sharing": model.statistics.naive_tokens,
+    }
+    return scores, facts
 
 
 def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[np.float64]:
@@ -385,59 +374,65 @@ def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[
     if calibrate:
         log_probs = log_probs - log_probs.mean(0)
     probs = np.exp(log_probs - log_probs.max(1, keepdims=True))
-    mean: NDArray[np.float64] = (probs / probs.sum(1, keepdims=True)) @ np.array(
-        ANSWERS, dtype=float
-    )
+    mean: NDArray[np.float64] = probs / probs.sum(1, keepdims=True) @ np.array(ANSWERS, dtype=float)
     return mean
 
 
-def elicit_chat(
-    schema: TableSchema, chat: LanguageModel, options: ElicitOptions | None = None
-) -> FeatureScores:
-    """The mean of a few answers in words, each after reasoning step by step.
+def _prompt(question: Question, model: LanguageModel, chat: bool) -> tuple[str, str]:
+    """Prefix and body, inside the model's chat template where it has one; the answer continues its turn."""
+    prefix, body = expectation_prefix(question), expectation_body(question)
+    request, slot = body.rsplit("\n", 1)
+    rendered = model.chat_prompt(prefix + request) if chat else None
+    if rendered is None:
+        return prefix, body
+    at = rendered.rfind(request)
+    return rendered[:at], rendered[at:] + slot
 
-    An answer without a score is asked again; after the last attempt it counts as missing.
 
-    Args:
-        schema: The table.
-        chat: The language model; opened by `open_language_model` it keeps its replies.
-        options: Estimates, attempts and sampling; the defaults where not given.
-
-    Raises:
-        ExtractError: not one answer held a score.
-        ServerError: the server of the model keeps failing.
-    """
-    options = options or ElicitOptions()
+def _by_chat(
+    schema: TableSchema, model: LanguageModel, options: ElicitOptions
+) -> tuple[list[FeatureScore], dict[str, Any]]:
+    """The mean of a few answers in words; one without a score is asked again, then counts as missing."""
     asked = questions(schema)
-    found, costs = _ask([chat_prompt(question) for question in asked], chat, options)
-    missing = sum(options.estimates - len(one) for one in found)
+    found, replies = _ask([chat_prompt(question) for question in asked], model, options)
     if not any(found):
         raise ExtractError(
-            f"None of the {len(costs)} answers held a score; the last one was {costs[-1].text[-200:]!r}. "
+            f"None of the {len(replies)} answers held a score; the last one was {replies[-1].text[-200:]!r}. "
             "Use a stronger model, more `max_new_tokens`, or `method='expectation'`."
         )
-    if missing:
-        _logger.warning("%d of %d answers held no score.", missing, options.estimates * len(asked))
-    return _assemble(
-        [_averaged(*pair, options.estimates) for pair in zip(asked, found, strict=True)],
-        method="chat",
-        model=chat.fingerprint,
-        estimates=options.estimates,
-        temperature=options.temperature,
-        seed=options.seed,
-        calls=len(costs),
-        prompt_tokens=sum(reply.prompt_tokens for reply in costs),
-        completion_tokens=sum(reply.completion_tokens for reply in costs),
-    )
+    wanted = options.estimates * len(asked)
+    if missing := wanted - sum(map(len, found)):
+        _logger.warning("%d of %d answers held no score.", missing, wanted)
+    scores = [
+        FeatureScore(
+            one.output,
+            one.feature.name,
+            float(np.mean([score for score, _ in answers])) if answers else None,
+            one.feature.description,
+            tuple(float(score) for score, _ in answers),
+            options.estimates - len(answers),
+            tuple(text for _, text in answers),
+        )
+        for one, answers in zip(asked, found, strict=True)
+    ]
+    facts = {
+        "estimates": options.estimates,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "calls": len(replies),
+        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+        "completion_tokens": sum(reply.completion_tokens for reply in replies),
+    }
+    return scores, facts
 
 
 def _ask(
-    prompts: Sequence[str], chat: LanguageModel, options: ElicitOptions
+    prompts: Sequence[str], model: LanguageModel, options: ElicitOptions
 ) -> tuple[list[list[tuple[int, str]]], list[Reply]]:
-    """The scores that each prompt was answered, with the answers; and all replies."""
+    """Per prompt the scores that were answered, with the answers; and all replies."""
     found: list[list[tuple[int, str]]] = [[] for _ in prompts]
     replies: list[Reply] = []
-    with tqdm(total=options.estimates * len(prompts), desc="scores told", disable=None) as bar:
+    with tqdm(total=options.estimates * len(prompts), desc="answers", disable=None) as bar:
 
         def count(_: str, reply: Reply) -> None:
             bar.update(read_answer(reply.text) is not None)
@@ -445,57 +440,13 @@ def _ask(
         for estimate in range(options.estimates):
             waiting = list(range(len(prompts)))
             for attempt in range(options.attempts + 1):
-                made = chat.generate(
-                    [prompts[index] for index in waiting],
-                    options.sampling(estimate, attempt),
-                    count,
-                )
+                asked = [prompts[index] for index in waiting]
+                made = model.generate(asked, options.sampling(estimate, attempt), count)
                 replies += made
-                waiting = _sort(waiting, made, found)
+                scores = [read_answer(reply.text) for reply in made]
+                for index, score, reply in zip(waiting, scores, made, strict=True):
+                    found[index] += [] if score is None else [(score, reply.text)]
+                waiting = [i for i, score in zip(waiting, scores, strict=True) if score is None]
                 if not waiting:
                     break
     return found, replies
-
-
-def _sort(
-    waiting: Sequence[int], replies: Sequence[Reply], found: list[list[tuple[int, str]]]
-) -> list[int]:
-    """Put the scores that were answered into `found`; returns the questions that must be asked again."""
-    again = []
-    for index, reply in zip(waiting, replies, strict=True):
-        score = read_answer(reply.text)
-        if score is None:
-            again.append(index)
-        else:
-            found[index].append((score, reply.text))
-    return again
-
-
-def _averaged(question: Question, found: Sequence[tuple[int, str]], wanted: int) -> FeatureScore:
-    scores = [float(score) for score, _ in found]
-    return FeatureScore(
-        question.output,
-        question.feature.name,
-        float(np.mean(scores)) if scores else None,
-        question.feature.description,
-        tuple(scores),
-        wanted - len(scores),
-        tuple(text for _, text in found),
-    )
-
-
-def _prompt(question: Question, model: LanguageModel, chat: bool) -> tuple[str, str]:
-    """Prefix and body; the model's chat template goes round them, and the answer continues its turn."""
-    prefix, body = expectation_prefix(question), expectation_body(question)
-    if not chat:
-        return prefix, body
-    request, slot = body.rsplit("\n", 1)
-    rendered = model.chat_prompt(prefix + request)
-    if rendered is None:
-        return prefix, body
-    at = rendered.rfind(request)
-    return rendered[:at], rendered[at:] + slot
-
-
-def _assemble(scores: Sequence[FeatureScore], **facts: Any) -> FeatureScores:
-    return FeatureScores(tuple(scores), {**facts, "versions": versions()})

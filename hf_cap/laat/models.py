@@ -1,12 +1,13 @@
 """The small models: logistic (or linear) regression and a network with a few hidden layers."""
 
 import json
-from collections.abc import Mapping
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
@@ -24,20 +25,21 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.attribution import Logits
-from hf_cap.errors import DataError
-from hf_cap.laat.settings import Scope, StudentOptions
-from hf_cap.laat.table import Preprocessor
+from hf_cap.errors import DataError, ModelError
+from hf_cap.laat.settings import Scope, TabularModelOptions
+from hf_cap.laat.table import EncodedTable, Preprocessor, Table, read_table
 
 Features = Float[Tensor, "batch features"]
+ClassGradients = Float[Tensor, "batch classes features"]
 
 
 class TabularConfig(PreTrainedConfig):
-    """Configuration of a `TabularStudent`.
+    """Configuration of a `TabularModel`.
 
     Args:
         hidden_sizes: Units of each hidden layer; none for a linear model.
         activation: Activation of the hidden layers.
-        preprocessing: `Preprocessor.to_dict()`: the table's schema and what was learnt of its columns.
+        preprocessing: `Preprocessor.to_dict()`: the table's schema and what was learned about its columns.
         initializer_range: Standard deviation of the weights before training.
         kwargs: All else that `PreTrainedConfig` takes, such as `id2label`.
     """
@@ -50,12 +52,12 @@ class TabularConfig(PreTrainedConfig):
     initializer_range: float = 0.1
 
     @classmethod
-    def of(cls, preprocessor: Preprocessor, options: StudentOptions) -> "TabularConfig":
-        """The configuration of a student for tables of this kind."""
+    def of(cls, preprocessor: Preprocessor, options: TabularModelOptions) -> "TabularConfig":
+        """The configuration of a model for tables of this kind."""
         outputs = preprocessor.schema.outputs
         regression = preprocessor.schema.kind == "regression"
         config: TabularConfig = cls(
-            hidden_sizes=list(options.layers),
+            hidden_sizes=list(options.hidden_sizes) if options.architecture == "mlp" else [],
             activation=options.activation,
             preprocessing=preprocessor.to_dict(),
             id2label=dict(enumerate(outputs)),
@@ -66,14 +68,14 @@ class TabularConfig(PreTrainedConfig):
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """What makes inputs of a table's rows."""
+        """What turns a table's rows into inputs."""
         return Preprocessor.from_dict(self.preprocessing or {})
 
 
-class TabularStudent(PreTrainedModel):
+class TabularModel(PreTrainedModel):
     """Linear layers with an activation between them; without hidden layers, logistic regression.
 
-    One output a class, or for regression one output, the standardised target.
+    One output per class, or for regression one output, the standardised target.
     """
 
     config_class = TabularConfig
@@ -99,19 +101,17 @@ class TabularStudent(PreTrainedModel):
         Args:
             features: What `Preprocessor.features` gave.
             labels: `(batch,)`: class indices, or standardised numbers for regression.
-            kwargs: Ignored; the trainer may say more than a small model wants to know.
+            kwargs: Ignored; the trainer may pass more.
         """
-        logits = self.layers(features)
-        loss = None
-        if labels is not None and self.config.problem_type == "regression":
-            loss = mse_loss(logits[:, 0], labels)
-        elif labels is not None:
-            loss = cross_entropy(logits, labels)
+        logits, loss = self.layers(features), None
+        if labels is not None:
+            regression = self.config.problem_type == "regression"
+            loss = mse_loss(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def is_student(folder: str | Path) -> bool:
-    """Whether a folder holds a tabular student, whatever else may be wrong with it."""
+def is_tabular_model(folder: str | Path) -> bool:
+    """Whether a folder holds a tabular model, whatever else may be wrong with it."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,66 +119,72 @@ def is_student(folder: str | Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == TabularConfig.model_type
 
 
+def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
+    """A model that `hf-cap train --task tabular` or `save_pretrained` wrote, or one on the Hub.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    try:
+        model: TabularModel = TabularModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Cannot load a tabular model from {str(name)!r}: {error}") from error
+    return model
+
+
+# --- Predictions, and how good they are.
+
+
+def read_rows(model: TabularModel, table: Table, *, split: str = "train") -> pd.DataFrame:
+    """A table, read as the model's training table was: the same cells mean a missing value.
+
+    Raises:
+        DataError: there is no such table or split, or it has no rows.
+    """
+    missing_values = model.config.preprocessor.schema.missing_values
+    return read_table(table, split=split, missing_values=missing_values)
+
+
 @torch.no_grad()
-def predict(model: TabularStudent, features: Features) -> Tensor:
+def predict(model: TabularModel, features: Features) -> Tensor:
     """Class probabilities, `(batch, classes)`, or for regression the standardised target, `(batch,)`."""
     logits: Tensor = model(features=features.to(model.device)).logits
     return logits[:, 0] if model.config.problem_type == "regression" else logits.softmax(-1)
 
 
-# --- Input gradients of a tabular model: how its scores rise with each feature.
+def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
+    """Predictions for the rows of a table, which needs no target.
 
-
-ClassGradients = Float[Tensor, "batch classes features"]
-
-
-def class_scores(logits: Logits) -> Logits:
-    """What is attributed: each class's logit minus the mean over the classes; a single output as it is.
-
-    Logits mean something only up to a number that all classes share. With two classes the score is half the
-    margin between them.
+    Returns:
+        A frame with a column of probabilities per class, or for regression one of numbers, named as the
+        target.
     """
-    return logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
+    preprocessor = model.config.preprocessor
+    features = torch.from_numpy(preprocessor.features(read_rows(model, table)))
+    found = predict(model, features).double().cpu().numpy()
+    if preprocessor.schema.kind == "regression":
+        found = preprocessor.numbers(found)[:, None]
+    return pd.DataFrame(found, columns=list(preprocessor.schema.outputs))
 
 
-def input_gradients(
-    logits: Logits,
-    features: Float[Tensor, "batch features"],
-    classes: Int[Tensor, " classes"],
-    *,
-    differentiable: bool,
-) -> ClassGradients:
-    """∂ score_c / ∂ x for each example and class; positive where a larger value speaks for the class.
+def evaluate_tabular(model: TabularModel, rows: EncodedTable) -> dict[str, float]:
+    """Number of rows as `rows`, and `classification_metrics`, or `regression_metrics` in the target's unit.
 
-    Args:
-        logits: Outputs of the model for `features`, which must require a gradient.
-        features: The inputs.
-        classes: Which outputs to attribute.
-        differentiable: Whether a loss on the gradients will be differentiated.
+    Raises:
+        DataError: only one class occurs among the rows.
     """
-    # examples do not meet in the model, so that the gradient of a sum over them is each one's own
-    totals = class_scores(logits).sum(0)[classes]
-    gradients = [
-        torch.autograd.grad(total, features, create_graph=differentiable, retain_graph=True)[0]
-        for total in totals
-    ]
-    return torch.stack(gradients, dim=1)
-
-
-def scoped(gradients: ClassGradients, scope: Scope) -> Float[Tensor, "rows features"]:
-    """Rows: one a class (`global`, the mean over the batch), or one an example and class (`local`).
-
-    Classes run fastest in `local` rows.
-    """
-    return gradients.mean(0) if scope == "global" else gradients.flatten(0, 1)
-
-
-# --- How good predictions are.
+    outputs = predict(model, rows.features).double().cpu().numpy()
+    preprocessor, known = model.config.preprocessor, rows.labels.numpy()
+    if preprocessor.schema.kind == "regression":
+        measured = regression_metrics(preprocessor.numbers(outputs), preprocessor.numbers(known))
+    else:
+        measured = classification_metrics(outputs, known)
+    return {"rows": len(rows), **measured}
 
 
 def classification_metrics(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """ROC-AUC (one class against the rest, averaged), macro F1 and accuracy, each in [0, 1].
 
     Args:
@@ -204,9 +210,69 @@ def classification_metrics(
 
 def regression_metrics(
     predicted: NDArray[np.float64], targets: NDArray[np.float64]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """R² (at most 1) and root mean squared error (in the unit of the target)."""
-    return {
-        "r2": float(r2_score(targets, predicted)),
-        "rmse": float(root_mean_squared_error(targets, predicted)),
-    }
+    error = root_mean_squared_error(targets, predicted)
+    return {"r2": float(r2_score(targets, predicted)), "rmse": float(error)}
+
+
+# --- Input gradients: how the scores of the classes rise with each feature.
+
+
+def class_scores(logits: Logits) -> Logits:
+    """What is attributed: each class's logit minus the mean over the classes; a single output as it is.
+
+    Logits have a meaning only up to a number that all classes share. With two classes the score is half
+    the margin between them.
+    """
+    return logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
+
+
+def input_gradients(
+    logits: Logits,
+    features: Features,
+    classes: Int[Tensor, " classes"],
+    *,
+    differentiable: bool,
+) -> ClassGradients:
+    """∂ score_c / ∂ x for each example and class; positive where a larger value speaks for the class.
+
+    Args:
+        logits: Outputs of the model for `features`, which must require a gradient.
+        features: The inputs.
+        classes: Which outputs to attribute.
+        differentiable: Whether a loss on the gradients will be differentiated.
+    """
+    # examples are independent in the model, so the gradient of a sum over them is each one's own
+    gradients = [
+        torch.autograd.grad(total, features, create_graph=differentiable, retain_graph=True)[0]
+        for total in class_scores(logits).sum(0)[classes]
+    ]
+    return torch.stack(gradients, dim=1)
+
+
+def scoped(gradients: ClassGradients, scope: Scope) -> Float[Tensor, "rows features"]:
+    """One row per class (`global`, the mean over the batch), or per example and class (`local`).
+
+    Classes run fastest in `local` rows.
+    """
+    return gradients.mean(0) if scope == "global" else gradients.flatten(0, 1)
+
+
+def mean_gradients(model: TabularModel, features: Features) -> NDArray[np.float64]:
+    """Input gradients of each output, averaged over encoded rows, `(outputs, features)`."""
+    features = features.detach().to(model.device).requires_grad_()
+    logits = model(features=features).logits
+    outputs = torch.arange(logits.shape[1], device=logits.device)
+    gradients = input_gradients(logits, features, outputs, differentiable=False)
+    averaged: NDArray[np.float64] = gradients.mean(0).double().cpu().numpy()
+    return averaged
+
+
+def attribute_features(model: TabularModel, table: Table) -> NDArray[np.float64]:
+    """Input gradients of each output, averaged over the rows of a table, `(outputs, features)`.
+
+    Positive where a larger value of the (scaled) feature speaks for the class.
+    """
+    features = model.config.preprocessor.features(read_rows(model, table))
+    return mean_gradients(model, torch.from_numpy(features))

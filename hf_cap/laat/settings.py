@@ -1,16 +1,15 @@
-"""Settings of the tabular commands, without torch, so that `--help` is instant."""
+"""Settings for tables, without torch, so that `--help` is instant."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from hf_cap.errors import ConfigError
-from hf_cap.hub import PushOptions
 from hf_cap.lm.base import Sampling
-from hf_cap.utils import check_choices, check_range, documented, option, required
+from hf_cap.utils import check_choices, check_range, documented, option
 
 TargetKind = Literal["classification", "regression"]
 Scaling = Literal["min_max", "standard", "none"]
-Student = Literal["logistic", "mlp"]
+Architecture = Literal["logistic", "mlp"]
 Activation = Literal["relu", "gelu", "tanh"]
 Scope = Literal["global", "local"]
 Method = Literal["expectation", "chat"]
@@ -18,7 +17,6 @@ Method = Literal["expectation", "chat"]
 LOWEST, HIGHEST = -10, 10
 """Range of the integers that the language model chooses from."""
 MISSING_VALUES = ("?",)
-"""Cells of a csv file that mean a missing value, beside empty ones, unless something else is said."""
 
 
 @documented
@@ -34,9 +32,9 @@ class TableOptions:
     target_kind: TargetKind = option(
         "classification", "What the target is: one of some classes, or a number."
     )
-    ignore: tuple[str, ...] = option((), "Columns that are no features, such as an id.")
+    ignore: tuple[str, ...] = option((), "Columns that are not features, such as an id.")
     missing_values: tuple[str, ...] = option(
-        MISSING_VALUES, "Cells that mean a missing value, beside empty ones."
+        MISSING_VALUES, "Cells of a csv file that mean a missing value, beside empty ones."
     )
     max_levels: int = option(50, "Most levels that a categorical column may have.")
 
@@ -46,10 +44,10 @@ class TableOptions:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class StudentOptions:
+class TabularModelOptions:
     """The small model and its input."""
 
-    student: Student = option(
+    architecture: Architecture = option(
         "logistic",
         "`logistic` (regression; linear for a number as target), or `mlp` with hidden layers.",
     )
@@ -58,7 +56,7 @@ class StudentOptions:
     scaling: Scaling = option(
         "min_max",
         "How numbers are scaled: to [0, 1], or to mean 0 and standard deviation 1. Input gradients of "
-        "unscaled numbers mean nothing, so alignment refuses `none` where it matters.",
+        "unscaled numbers depend on the unit, so alignment refuses `none` where it matters.",
     )
     scores: str | None = option(
         None,
@@ -68,11 +66,6 @@ class StudentOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Hidden sizes of the student: none for a linear one."""
-        return self.hidden_sizes if self.student == "mlp" else ()
 
 
 @documented
@@ -127,17 +120,6 @@ class ElicitOptions:
             )
 
     def sampling(self, estimate: int, attempt: int) -> Sampling:
-        """How the answers of one round are drawn: each round has a seed of its own.
-
-        Neither `estimates` nor `attempts` is part of it, so that raising them asks only what is new.
-        """
+        """How one round is sampled; raising `estimates` or `attempts` asks only what is new."""
         seed = (self.seed * 1_009 + estimate) * 101 + attempt
         return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class ScorePush(PushOptions):
-    """A data set of feature scores with its card."""
-
-    scores: str = required("Folder that `hf-cap elicit` wrote, or a YAML or JSON file of scores.")

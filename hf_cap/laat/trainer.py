@@ -15,19 +15,10 @@ from transformers import set_seed
 
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.laat.elicitation import FeatureScores, sharpened
-from hf_cap.laat.models import TabularConfig, TabularStudent, input_gradients, scoped
-from hf_cap.laat.publishing import trainer_facts, write_student_card
-from hf_cap.laat.schema import Description, TableSchema, infer_schema
-from hf_cap.laat.settings import LAATOptions, StudentOptions, TableOptions
-from hf_cap.laat.table import (
-    FEATURES,
-    LABELS,
-    EncodedTable,
-    Preprocessor,
-    Table,
-    collate,
-    read_table,
-)
+from hf_cap.laat.models import TabularConfig, TabularModel, input_gradients, scoped
+from hf_cap.laat.publishing import tabular_record, write_tabular_card
+from hf_cap.laat.settings import LAATOptions, TabularModelOptions
+from hf_cap.laat.table import FEATURES, LABELS, EncodedTable, Preprocessor, TableSchema, collate
 from hf_cap.schema import CONFIG_KEY
 from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.config import CAPConfig
@@ -135,14 +126,14 @@ _LARGEST_SPREAD = 10.0
 
 
 class LAATTrainer(AlignedTrainer):
-    """Trains a tabular student so that its input gradients agree with feature scores.
+    """Trains a tabular model so that its input gradients agree with feature scores.
 
         loss = task loss + γ · mean over the classes of distance(gradient of its score, its feature scores)
 
     It logs what `CAPTrainer` logs. Resuming, accumulation, evaluation and publishing are the trainer's own.
 
     Args:
-        model: The student.
+        model: What is trained.
         args: A `LAATConfig`; `alignment_weight=0` trains on the task alone.
         scores: Feature scores, needed where the weight is not 0. Features without a score are left free.
         train_dataset: An `EncodedTable`.
@@ -151,7 +142,7 @@ class LAATTrainer(AlignedTrainer):
     Raises:
         ConfigError: there are no scores to align with.
         DataError: an input is not scaled.
-        ModelError: the model is no tabular student.
+        ModelError: the model is not a tabular one.
         PriorError: the scores do not fit the table.
     """
 
@@ -160,15 +151,15 @@ class LAATTrainer(AlignedTrainer):
 
     def __init__(
         self,
-        model: TabularStudent,
+        model: TabularModel,
         args: LAATConfig,
         scores: FeatureScores | None = None,
         train_dataset: EncodedTable | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(model, TabularStudent):
+        if not isinstance(model, TabularModel):
             raise ModelError(
-                f"LAATTrainer trains a TabularStudent, got {type(model).__name__}. For texts there is "
+                f"LAATTrainer trains a TabularModel, got {type(model).__name__}. For texts there is "
                 "CAPTrainer."
             )
         if train_dataset is not None:
@@ -215,7 +206,7 @@ class LAATTrainer(AlignedTrainer):
         cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
         return loss if training else loss.detach(), cosine
 
-    def _score_rows(self, model: TabularStudent) -> ScoreRows:
+    def _score_rows(self, model: TabularModel) -> ScoreRows:
         """The scores as tensors, after refusing what cannot be aligned."""
         args, schema = self.alignment, model.config.preprocessor.schema
         if self.scores is None:
@@ -236,10 +227,17 @@ class LAATTrainer(AlignedTrainer):
         return ScoreRows.of(self.scores, schema, sharpen=args.sharpen, device=args.device)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card of the student into the output folder. Arguments: those of `Trainer` by name."""
+        """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
-            facts = trainer_facts(self, self.scores, **kwargs)
-            write_student_card(Path(str(self.args.output_dir)), facts)
+            folder = Path(str(self.args.output_dir))
+            write_tabular_card(
+                folder,
+                tabular_record(self, self.scores, dataset=kwargs.get("dataset")),
+                config=self.model.config,
+                name=kwargs.get("model_name") or folder.name,
+                repo_id=getattr(self, "hub_model_id", None),
+                license=kwargs.get("license"),
+            )
 
 
 def check_scaled(table: EncodedTable, names: list[str]) -> None:
@@ -261,54 +259,26 @@ def check_scaled(table: EncodedTable, names: list[str]) -> None:
         )
 
 
-# --- From a table to a trainer: the schema, the scaling, the student.
+# --- From a table to a trainer: the scaling and the model.
 
 
-def read_schema(
-    table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
-) -> tuple[pd.DataFrame, TableSchema]:
-    """A training table and what it means.
-
-    Args:
-        table: What `read_table` takes.
-        options: Description, kind of the target, and what to ignore.
-        target: Column that is predicted, where the description does not name it.
-        split: The split to read.
-
-    Raises:
-        DataError: the table or its target cannot be used.
-        ConfigError: the description cannot be read.
-    """
-    frame = read_table(table, split=split, missing_values=options.missing_values)
-    schema = infer_schema(
-        frame,
-        Description.read(options.table) if options.table else None,
-        target=target,
-        kind=options.target_kind,
-        ignore=options.ignore,
-        max_levels=options.max_levels,
-        missing_values=options.missing_values,
-    )
-    return frame, schema
-
-
-def student_trainer(
+def tabular_trainer(
     frame: pd.DataFrame,
     schema: TableSchema,
     config: LAATConfig,
     *,
-    options: StudentOptions | None = None,
+    options: TabularModelOptions | None = None,
     scores: FeatureScores | None = None,
     eval_frame: pd.DataFrame | None = None,
     unlabelled: pd.DataFrame | None = None,
 ) -> LAATTrainer:
-    """A trainer of a fresh student, seeded by `config.seed`.
+    """A trainer of a fresh model, seeded by `config.seed`.
 
     Args:
         frame: Training rows.
         schema: What they mean.
         config: How to train; where there are no scores, the alignment is off whatever its weight.
-        options: The student and the scaling of its inputs.
+        options: The model and the scaling of its inputs.
         scores: Feature scores to align with.
         eval_frame: Rows to evaluate on.
         unlabelled: Rows to learn the scaling from, where the training rows are too few; their target counts
@@ -318,14 +288,14 @@ def student_trainer(
         DataError: rows do not fit the schema, or are not scaled.
         PriorError: the scores do not fit the schema.
     """
-    options = options or StudentOptions()
+    options = options or TabularModelOptions()
     if scores is None:
         config = copy(config)  # the caller's may serve a run with scores next
         config.alignment_weight = 0.0
     set_seed(config.seed)
     fitted_on = frame if unlabelled is None else unlabelled
     preprocessor = Preprocessor.fit(fitted_on, schema, options.scaling)
-    model = TabularStudent(TabularConfig.of(preprocessor, options))
+    model = TabularModel(TabularConfig.of(preprocessor, options))
     return LAATTrainer(
         model,
         config,

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from hf_cap.laat.table import TableSchema, infer_schema
 
 from hf_cap.laat.elicitation import FeatureScores
-from hf_cap.laat.models import TabularConfig, TabularStudent
-from hf_cap.laat.schema import TableSchema, infer_schema
-from hf_cap.laat.settings import Scaling, StudentOptions, TargetKind
+from hf_cap.laat.models import TabularConfig, TabularModel
+from hf_cap.laat.settings import Scaling, TabularModelOptions, TargetKind
 from hf_cap.laat.table import EncodedTable, Preprocessor
 from hf_cap.laat.trainer import LAATConfig, LAATTrainer
 
@@ -30,10 +30,10 @@ def fitted(
     return Preprocessor.fit(frame, infer_schema(frame, target="y", kind=kind), scaling)
 
 
-def student(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) -> TabularStudent:
+def student(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) -> TabularModel:
     """A student with fresh weights."""
     torch.manual_seed(seed)
-    return TabularStudent(TabularConfig.of(preprocessor, StudentOptions(**options)))
+    return TabularModel(TabularConfig.of(preprocessor, TabularModelOptions(**options)))
 
 
 def scores_of(schema: TableSchema, values: Any) -> FeatureScores:
@@ -50,7 +50,7 @@ def scores_of(schema: TableSchema, values: Any) -> FeatureScores:
 
 
 def trainer(
-    model: TabularStudent,
+    model: TabularModel,
     frame: pd.DataFrame,
     folder: Path,
     scores: FeatureScores | None = None,

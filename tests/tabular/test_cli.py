@@ -9,7 +9,7 @@ import pytest
 
 from hf_cap.cli import main
 from hf_cap.laat.elicitation import FeatureScores, load_scores
-from hf_cap.laat.publishing import attribute_features, load_student, predict_table
+from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
 from tests.tabular.cases import fitted, numbers, student
 from tests.tiny import byte_tokenizer, llama
 
@@ -57,7 +57,7 @@ def test_scores_are_elicited_and_a_student_is_aligned_with_them(
     (first, *_) = record["features"]
     assert (first["class"], first["feature"]) == ("c0", "x0")
     assert first["score"] == made.scores[0].score
-    assert set(predict_table(load_student(run), data / "test.csv").columns) == {"c0", "c1"}
+    assert set(predict_table(load_tabular_model(run), data / "test.csv").columns) == {"c0", "c1"}
     assert not (run / "training_args.bin").exists()
     assert (run / "README.md").exists()
 
@@ -112,7 +112,7 @@ def test_cells_that_meant_a_missing_value_in_training_mean_it_ever_after(
     told = ["--model", str(run), "--dataset", str(data), "--split", "test", "--name", "again"]
     assert main(["evaluate", *told]) == 0
     assert json.loads((run / "evaluation" / "again.json").read_text()) == measured
-    student, rows = load_student(run), data / "test.csv"
+    student, rows = load_tabular_model(run), data / "test.csv"
     pd.testing.assert_frame_equal(predict_table(student, rows), predict_table(student, frame))
     np.testing.assert_array_equal(
         attribute_features(student, rows), attribute_features(student, frame)
@@ -130,7 +130,7 @@ def test_a_model_stored_before_missing_values_were_kept_still_reads_the_usual_on
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
     frame.loc[0, "x0"] = np.nan
     frame.to_csv(tmp_path / "rows.csv", index=False, na_rep="?")
-    found = predict_table(load_student(tmp_path / "old"), tmp_path / "rows.csv")
+    found = predict_table(load_tabular_model(tmp_path / "old"), tmp_path / "rows.csv")
     pd.testing.assert_frame_equal(found, predict_table(made, frame))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hf_cap.laat.table import Description, TableSchema, infer_schema
 
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.elicitation import (
@@ -22,7 +23,6 @@ from hf_cap.laat.elicitation import (
     questions,
     read_answer,
 )
-from hf_cap.laat.schema import Description, TableSchema, infer_schema
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.lm.base import LanguageModel, LMSettings, OnReply, Reply, Sampling
 from hf_cap.lm.cache import CachedLanguageModel

@@ -5,7 +5,7 @@ import pytest
 
 from hf_cap.errors import DataError, ModelError
 from hf_cap.laat.models import classification_metrics, regression_metrics
-from hf_cap.laat.publishing import load_student
+from hf_cap.laat.publishing import load_tabular_model
 
 
 def test_metrics_of_two_classes() -> None:
@@ -35,4 +35,4 @@ def test_metrics_of_numbers() -> None:
 
 def test_a_student_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="tabular student"):
-        load_student("/nowhere/at/all")
+        load_tabular_model("/nowhere/at/all")

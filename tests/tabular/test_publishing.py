@@ -11,13 +11,13 @@ from hf_cap.cli import main
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.hub import ModelPush
 from hf_cap.laat.elicitation import FeatureScores, load_scores
-from hf_cap.laat.models import is_student
+from hf_cap.laat.models import is_tabular_model
 from hf_cap.laat.publishing import (
-    load_student,
+    load_tabular_model,
     predict_table,
     stage_scores,
     stage_student,
-    student_record,
+    tabular_record,
 )
 from hf_cap.laat.settings import ScorePush
 from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     made = trainer(model, FRAME, tmp_path / "desk", scores, max_steps=3)
     made.train()
     made.save_model()
-    record = student_record(made, scores, dataset="/home/alice/desk.csv")
+    record = tabular_record(made, scores, dataset="/home/alice/desk.csv")
     (tmp_path / "desk" / "run.json").write_text(json.dumps({**record, "kind": "train_tabular"}))
     (tmp_path / "desk" / "evaluation").mkdir()
     numbers_ = {"rows": 40, "roc_auc": 0.75, "macro_f1": 0.5, "accuracy": 0.625}
@@ -48,7 +48,7 @@ def test_the_staged_student_is_the_student(run: Path) -> None:
     folder = stage_student(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
     names = sorted(file.name for file in folder.iterdir())
     assert names == ["README.md", "config.json", "model.safetensors"]
-    before, after = (predict_table(load_student(place), FRAME) for place in (run, folder))
+    before, after = (predict_table(load_tabular_model(place), FRAME) for place in (run, folder))
     assert before.equals(after)
     config = json.loads((folder / "config.json").read_text())
     assert config["hf_cap"] == {"method": "input_gradient", "scope": "global"}
@@ -57,7 +57,7 @@ def test_the_staged_student_is_the_student(run: Path) -> None:
 def test_the_card_tells_what_was_told_and_learnt_and_no_path(run: Path) -> None:
     options = ModelPush(run=str(run), repo_id="alice/desk", license="mit")
     card = (stage_student(options, run / "hub") / "README.md").read_text()
-    assert 'load_student("alice/desk")' in card
+    assert 'load_tabular_model("alice/desk")' in card
     assert "| Input | Description | c0: score | c0: attribution |" in card
     assert "| test | 40 | 0.625 | 0.5 | 0.75 |" in card
     assert "| `method` | `chat` |" in card
@@ -95,7 +95,7 @@ def test_a_student_is_told_from_a_text_model(run: Path, tmp_path: Path) -> None:
     roberta_classifier().save_pretrained(tmp_path / "text")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    found = [is_student(place) for place in (run, tmp_path / "text", tmp_path / "broken", "none")]
+    found = [is_tabular_model(place) for place in (run, tmp_path / "text", tmp_path / "broken", "none")]
     assert found == [True, False, False, False]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from hf_cap.laat.table import Description, TableSchema, infer_schema
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.laat.schema import Description, TableSchema, infer_schema
 from hf_cap.laat.table import read_table
 
 

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
-from hf_cap.laat.models import TabularStudent, class_scores, input_gradients
-from hf_cap.laat.publishing import attribute_features, load_student, predict_table
+from hf_cap.laat.models import TabularModel, class_scores, input_gradients
+from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
 from hf_cap.laat.settings import Scope
 from hf_cap.laat.table import EncodedTable
 from hf_cap.laat.trainer import (
     LAATConfig,
     LAATTrainer,
     ScoreRows,
-    student_trainer,
+    tabular_trainer,
 )
 from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
 from tests.tiny import roberta_classifier
 
 
-def first(model: TabularStudent) -> Tensor:
+def first(model: TabularModel) -> Tensor:
     """Weights of the first layer, `(units, features)`."""
     weight = model.layers[0].weight
     assert isinstance(weight, Tensor)
@@ -38,7 +38,7 @@ def unit(rows: Any) -> Any:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def gradients_of(model: TabularStudent, frame: Any, *, differentiable: bool = False) -> Tensor:
+def gradients_of(model: TabularModel, frame: Any, *, differentiable: bool = False) -> Tensor:
     features = torch.from_numpy(model.config.preprocessor.features(frame)).requires_grad_()
     logits = model(features=features).logits
     classes = torch.arange(logits.shape[1])
@@ -230,12 +230,12 @@ def test_a_student_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> 
     run = trainer(model, frame, tmp_path / "a", scores, max_steps=2)
     run.train()
     run.save_model(str(tmp_path / "b"))
-    found = predict_table(load_student(tmp_path / "b"), frame.drop(columns="y"))
+    found = predict_table(load_tabular_model(tmp_path / "b"), frame.drop(columns="y"))
     assert list(found.columns) == ["c0", "c1", "c2"]
     np.testing.assert_allclose(found, predict_table(model, frame), atol=1e-7)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
     assert {"config.json", "model.safetensors"} <= {f.name for f in (tmp_path / "b").iterdir()}
-    assert load_student(tmp_path / "b").config.hf_cap["method"] == "input_gradient"
+    assert load_tabular_model(tmp_path / "b").config.hf_cap["method"] == "input_gradient"
 
 
 def test_a_number_as_target_is_learnt_and_predicted_in_its_unit(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_the_card_tells_features_and_scores(tmp_path: Path) -> None:
     [
         ("no scores", ConfigError, "needs feature scores"),
         ("unscaled", DataError, "'x0'.* not scaled"),
-        ("text model", ModelError, "TabularStudent"),
+        ("text model", ModelError, "TabularModel"),
         ("strange scores", PriorError, "feature .'z'"),
         ("zero scores", PriorError, "0 or missing"),
     ],
@@ -370,6 +370,6 @@ def test_a_run_without_scores_leaves_the_configuration_to_one_with_scores(tmp_pa
     frame = numbers()
     schema = fitted(frame).schema
     config = LAATConfig(str(tmp_path), use_cpu=True, report_to="none")
-    plain = student_trainer(frame, schema, config)
-    aligned = student_trainer(frame, schema, config, scores=scores_of(schema, np.eye(2, 4)))
+    plain = tabular_trainer(frame, schema, config)
+    aligned = tabular_trainer(frame, schema, config, scores=scores_of(schema, np.eye(2, 4)))
     assert [made.alignment.alignment_weight for made in (plain, aligned)] == [0, 100]

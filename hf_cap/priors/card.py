@@ -1,0 +1,217 @@
+"""A data set with priors as it is published: one configuration per source, the fused one, and the card."""
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCardData
+
+from hf_cap.cards import (
+    TAGS,
+    prior_facts,
+    public_id,
+    public_name,
+    public_settings,
+    public_text,
+    render_card,
+)
+from hf_cap.errors import PriorError
+from hf_cap.schema import (
+    LABEL,
+    PRIOR,
+    PROVENANCE,
+    TEXT,
+    WORDS,
+    add_provenance,
+    diagnostic_column,
+    prior_column,
+    prior_sources,
+    read_provenance,
+)
+from hf_cap.words import WORD_PATTERN, word_strings
+
+HYBRID = "hybrid"
+"""Configuration of the fused prior. It has every column, so that other fusions can be made from it."""
+
+
+def write_prior_dataset(
+    folder: Path, splits: Mapping[str, Dataset], *, template: str | None = None, **card: Any
+) -> None:
+    """Write `<configuration>/<split>.parquet` and the card into an empty folder.
+
+    Args:
+        folder: Where.
+        splits: With prior columns.
+        template: File of another template for the card than the one that ships.
+        card: Further arguments of `prior_dataset_facts`.
+
+    Raises:
+        PriorError: there is no prior to publish, or the splits have different columns.
+    """
+    found = configurations(splits)
+    for name, parts in found.items():
+        (folder / name).mkdir()
+        for split, data in parts.items():
+            data.to_parquet(str(folder / name / f"{split}.parquet"))
+    card_text = render_card(prior_dataset_facts(found, **card), template)
+    (folder / "README.md").write_text(card_text, encoding="utf-8")
+
+
+def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
+    """Configuration name to splits, the default one and the split `train` first. Each has a column `prior`.
+
+    Raises:
+        PriorError: there is no prior column, or the splits have different columns.
+    """
+    splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
+    columns = next(iter(splits.values())).features
+    for split, data in splits.items():
+        if set(data.column_names) != set(columns):
+            raise PriorError(
+                f"All splits of a prior data set need the same columns, but {split!r} has "
+                f"{sorted(data.column_names)} and another one {sorted(columns)}. "
+                "Extract the priors of every split."
+            )
+    names = [HYBRID] * (PRIOR in columns) + prior_sources(columns)
+    if not names:
+        raise PriorError(
+            f"There is no prior to publish: no column 'prior' or 'prior_<source>' among {sorted(columns)}. "
+            "Run `hf-cap extract` first."
+        )
+    return {
+        name: DatasetDict({split: _configuration(data, name) for split, data in splits.items()})
+        for name in names
+    }
+
+
+def _configuration(data: Dataset, name: str) -> Dataset:
+    """The columns of one configuration, with the public part of its provenance."""
+    if name != HYBRID:
+        column, prefix = prior_column(name), diagnostic_column(name, "")
+        diagnostics = [one for one in data.column_names if one.startswith(prefix)]
+        wanted = [TEXT, LABEL, WORDS, column, *diagnostics, PROVENANCE]
+        data = data.select_columns([one for one in wanted if one in data.column_names])
+        data = data.rename_column(column, PRIOR)
+    if PROVENANCE not in data.column_names:
+        return data
+    cells = {cell: _public_cell(cell, name) for cell in data.unique(PROVENANCE)}
+    return data.map(
+        lambda batch: {PROVENANCE: [cells[cell] for cell in batch[PROVENANCE]]},
+        batched=True,
+        features=data.features,
+        load_from_cache_file=False,
+    )
+
+
+def _public_cell(cell: str | None, name: str) -> str | None:
+    public = None
+    for source, made in read_provenance(cell).items():
+        if name in (HYBRID, source):
+            model = {"model": public_name(made["model"])} if "model" in made else {}
+            public = add_provenance(public, source, {**public_settings(made), **model})
+    return public
+
+
+def prior_dataset_facts(
+    found: Mapping[str, DatasetDict],
+    *,
+    repo_id: str,
+    source_dataset: str | None = None,
+    license: str | None = None,
+    language: str | None = None,
+    examples: int = 3,
+    audit: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The facts of the card of a data set with priors.
+
+    Args:
+        found: Its configurations, the default one (with the prior of `prior` or of a source) first.
+        repo_id: Where it will be on the Hub.
+        source_dataset: Hub id of the data set that the texts are from.
+        license, language: As the Hub spells them.
+        examples: Texts to show per configuration.
+        audit: Figures of `hf-cap audit`; numbers in nested groups are named `group: figure`.
+
+    Returns:
+        `name`, `repo_id`, `source_dataset`, `license`, `language`, `labels`, `splits` (split to rows),
+        `audit` (figure to value), `command`, `versions`, and `configurations`: each with `name`, `source`,
+        `model`, `settings`, `rows`, `with_prior`, `columns` (name to type) and `examples` (each with
+        `label`, `words`, `scores`).
+    """
+    name, on_hub = repo_id.split("/")[-1], public_id(source_dataset)
+    default, splits = next(iter(found.items()))
+    rows = sum(map(len, splits.values()))
+    sizes = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6}
+    metadata = DatasetCardData(
+        pretty_name=name,
+        language=language,
+        license=license,
+        source_datasets=[on_hub] if on_hub else None,
+        task_categories=["text-classification"],
+        size_categories=next((size for size, limit in sizes.items() if rows < limit), "n>1M"),
+        tags=[*TAGS, "attribution-priors"],
+        configs=[
+            {
+                "config_name": one,
+                **({"default": True} if one == default else {}),
+                "data_files": [{"split": part, "path": f"{one}/{part}.parquet"} for part in parts],
+            }
+            for one, parts in found.items()
+        ],
+    )
+    made = {one: _made_by(parts, one) for one, parts in found.items()}
+    commands = dict.fromkeys(one["command"] for one in made.values() if one.get("command"))
+    figures = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records")
+    return {
+        "template": "priors.md.jinja",
+        "metadata": metadata,
+        "name": name,
+        "repo_id": repo_id,
+        "source_dataset": public_name(source_dataset),
+        "license": license,
+        "language": language,
+        "labels": next(iter(splits.values())).features[LABEL].names,
+        "splits": {split: len(data) for split, data in splits.items()},
+        "audit": {k: v for one in figures for k, v in one.items() if isinstance(v, int | float)},
+        "command": public_text("\n".join(commands)) or None,
+        "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
+        "configurations": [
+            _configuration_facts(one, parts, made[one], examples) for one, parts in found.items()
+        ],
+    }
+
+
+def _made_by(splits: DatasetDict, name: str) -> dict[str, Any]:
+    """Provenance of a configuration; empty where there is none."""
+    for data in splits.values():
+        for cell in data.unique(PROVENANCE) if PROVENANCE in data.column_names else ():
+            if made := read_provenance(cell).get(PRIOR if name == HYBRID else name):
+                return made
+    return {}
+
+
+def _configuration_facts(
+    name: str, splits: DatasetDict, made: Mapping[str, Any], examples: int
+) -> dict[str, Any]:
+    first = next(iter(splits.values()))
+    priors = [prior for data in splits.values() for prior in data[PRIOR]]
+    pattern = made.get("word_pattern", WORD_PATTERN)
+    shown = islice((row for row in first if row[PRIOR]), examples)
+    return {
+        **prior_facts({PRIOR if name == HYBRID else name: made})[0],
+        "name": name,
+        "rows": len(priors),
+        "with_prior": sum(prior is not None for prior in priors),
+        "columns": first.column_names,
+        "examples": [
+            {
+                "label": first.features[LABEL].int2str(row[LABEL]),
+                "words": word_strings(row[TEXT], pattern),
+                "scores": row[PRIOR],
+            }
+            for row in shown
+        ],
+    }
