@@ -315,7 +315,7 @@ def _write_weights(run: Path, target: Path) -> None:
                 shutil.copyfile(file, target / file.name)
     if not any(target.glob("*.safetensors")):
         raise ModelError(
-            f"{str(run)!r} holds no model in safetensors, but {sorted(f.name for f in run.glob('*'))}. "
+            f"{str(run)!r} holds no model in safetensors, but {sorted(f.name for f in run.glob('[!.]*'))}. "
             "Give the `output_dir` of `hf-cap train`, or a folder of `save_pretrained`."
         )
 

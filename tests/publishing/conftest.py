@@ -34,6 +34,10 @@ class HubControl:
         """Let the next requests like this go wrong: `status` and `headers`, or `cut=True`."""
         self._ask("faults", [{"method": method, "path": path, "times": times, **fault}])
 
+    def commit_before(self, path: str, kind: str, name: str, files: dict[str, str]) -> None:
+        """Let somebody else commit these files just before the next POST to such a path is answered."""
+        self.fail("POST", path, commit={"kind": kind, "name": name, "files": files})
+
     def accept(self, **tokens: str) -> None:
         """Which tokens are valid from now on, and their roles."""
         self._ask("tokens", tokens)

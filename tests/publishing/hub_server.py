@@ -90,6 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.body = self._read_body()
+        if fault and "commit" in fault:
+            self._commit_of_another(**fault.pop("commit"))
+            fault = None
         if fault and not fault.get("lost"):
             self._send(fault["status"], {"error": "made to fail"}, fault.get("headers", {}))
             return
@@ -103,6 +106,11 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self._send(*answer)
+
+    def _commit_of_another(self, kind: str, name: str, files: dict[str, str]) -> None:
+        repository = self.hub.repositories[kind, name]
+        added = {path: Blob(text.encode(), False) for path, text in files.items()}
+        repository.commit("of another", {**repository.at("main")[1], **added})
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

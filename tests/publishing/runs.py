@@ -76,7 +76,7 @@ def prior_splits() -> DatasetDict:
     """Two splits with the priors `cap` and `lime` and their fusion; one text has none."""
     cell = add_provenance(None, "cap", CAP_FACTS)
     cell = add_provenance(cell, "lime", {"model": "roberta-base", "samples": 1000})
-    cell = add_provenance(cell, "prior", {"sources": ["cap", "lime"], "how": "mean"})
+    cell = add_provenance(cell, "prior", {"sources": ["cap", "lime"], "method": "mean"})
     rows = [
         ("renew my card", 0, [1.0, 0.0, -0.5], [0.5, 0.25, 0.25]),
         ("cancel the hold", 1, [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]),

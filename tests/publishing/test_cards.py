@@ -1,32 +1,43 @@
-"""Cards: facts in, Markdown out."""
+"""Cards: facts in, Markdown out; nothing private in it."""
 
-import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from huggingface_hub import DatasetCard, ModelCard
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from huggingface_hub import DatasetCard, ModelCard, RepoCard
 from markdown_it import MarkdownIt
 
 from hf_cap.cards import (
-    ConfigurationFacts,
-    EvaluationFacts,
-    ExampleFacts,
-    ModelCardFacts,
-    PriorCardFacts,
-    PriorFacts,
     block,
     code,
     escape,
+    find_secret,
+    heat_map,
     model_facts,
+    public_id,
+    public_name,
+    public_settings,
+    public_text,
     render_card,
-    spread,
     table,
 )
 from hf_cap.errors import ConfigError
+from hf_cap.laat.elicitation import FeatureScore, FeatureScores
+from hf_cap.laat.models import TabularConfig
+from hf_cap.laat.publishing import score_facts, tabular_facts
+from hf_cap.laat.settings import TabularModelOptions
+from hf_cap.laat.table import Preprocessor, infer_schema
+from hf_cap.priors.card import configurations, prior_dataset_facts
+from hf_cap.utils import bundled
 from tests.publishing.runs import RECORD
 
 HOSTILE = "a|b <script>alert(1)</script> *x* [y](http://z) `c` $d$ ~~e~~ &lt; # f\n- g"
+EXAMPLES = bundled("model_cards") / "examples"
+RECORDS = Path(__file__).with_name("example_records")
 
 
 def as_html(markdown: str) -> str:
@@ -39,96 +50,171 @@ def body(card: str) -> str:
     return card.split("---\n", 2)[2]
 
 
-def test_nothing_known_prints_as_unknown() -> None:
-    card = render_card(ModelCardFacts(name="desk"))
-    assert "| Base model | unknown |" in card
-    assert "| Licence | unknown |" in card
-    assert "Results: unknown." in card
-    assert "Course of the loss: unknown." in card
-    assert "None" not in card
-    assert "without alignment to a prior" in card
+# --- Whole cards, compared with those that ship; `python -m tests.publishing.test_cards` writes these anew.
 
 
-def test_a_fact_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(TypeError, match="licence"):
-        ModelCardFacts(name="desk", licence="mit")  # type: ignore[call-arg]
-
-
-def test_a_run_is_told_without_where_it_lay() -> None:
-    card = render_card(
-        model_facts(
-            RECORD,
-            name="desk",
-            repo_id="alice/desk",
-            evaluations={
-                "test": {"accuracy": 0.76543, "macro_f1": 0.5, "texts": 168, "records": []}
-            },
-        )
+def model_card() -> dict[str, Any]:
+    record = json.loads((RECORDS / "model.json").read_text(encoding="utf-8"))
+    return model_facts(
+        record["run"],
+        name="library-desk-minilm",
+        repo_id="your-name/library-desk-minilm",
+        evaluations=record["evaluations"],
+        records=record["examples"],
+        license="apache-2.0",
+        language="en",
     )
+
+
+def prior_card() -> dict[str, Any]:
+    record = json.loads((RECORDS / "priors.json").read_text(encoding="utf-8"))
+    names = [name for name in record["rows"][0] if name.startswith("prior")]
+    features = Features(
+        {
+            "text": Value("string"),
+            "label": ClassLabel(names=record["labels"]),
+            "words": List(Value("string")),
+            **dict.fromkeys(names, List(Value("float64"))),
+            "provenance": Value("string"),
+        }
+    )
+    data = DatasetDict({"train": Dataset.from_list(record["rows"], features=features)})
+    named = {"repo_id": "your-name/library-desk-priors", "license": "apache-2.0", "language": "en"}
+    audit = {"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"}
+    return prior_dataset_facts(configurations(data), **named, examples=2, audit=audit)
+
+
+SCORES = FeatureScores(
+    (
+        FeatureScore("c0", "x0", -2.5, "age in years"),
+        FeatureScore("c0", "x1", None, "blood pressure"),
+        FeatureScore("c1", "x0", 3.0, "age in years"),
+        FeatureScore("c1", "x1", 0.0, "blood pressure"),
+    ),
+    {
+        "method": "expectation",
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "calls": 84,
+        "command": "hf-cap elicit --dataset /home/alice/desk.csv --output_dir runs/scores",
+        "versions": {"hf-cap": "0.1.0"},
+    },
+)
+
+
+def tabular_card() -> dict[str, Any]:
+    frame = pd.DataFrame({"x0": [20.0, 60.0], "x1": [80.0, 120.0], "y": ["c0", "c1"]})
+    preprocessor = Preprocessor.fit(frame, infer_schema(frame, target="y"))
+    config = TabularConfig.of(preprocessor, TabularModelOptions())
+    elicited = {(one.label, one.feature): one.score for one in SCORES.scores}
+    record = {
+        "seed": 0,
+        "settings": {"learning_rate": 0.02, "output_dir": "/home/alice/runs/desk"},
+        "alignment": {"alignment_weight": 100.0, "attribution_scope": "global"},
+        "data": {"dataset": "/home/alice/desk.csv", "rows": 40},
+        "scores": SCORES.provenance,
+        "features": [
+            {"class": label, "feature": name, "score": score, "attribution": 0.25}
+            for (label, name), score in elicited.items()
+        ],
+        "history": [{"step": 1, "loss": 0.75, "loss_task": 0.5, "loss_align": 0.0025}],
+    }
+    named: dict[str, Any] = {"name": "desk-table", "repo_id": "your-name/desk-table"}
+    evaluations = {"test": {"rows": 20, "roc_auc": 0.875, "macro_f1": 0.75, "accuracy": 0.75}}
+    return tabular_facts(
+        record, config=config, **named, evaluations=evaluations, license="apache-2.0"
+    )
+
+
+def score_card() -> dict[str, Any]:
+    return score_facts(SCORES, "desk-scores", "your-name/desk-scores", "apache-2.0")
+
+
+CARDS: dict[str, Callable[[], dict[str, Any]]] = {
+    "model.md": model_card,
+    "priors.md": prior_card,
+    "scores.md": score_card,
+    "tabular.md": tabular_card,
+}
+
+
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_a_whole_card_is_the_one_that_ships(name: str) -> None:
+    card = render_card(CARDS[name]())
+    assert card == (EXAMPLES / name).read_text(encoding="utf-8")
+    assert vars(RepoCard(card).data)["license"] == "apache-2.0"
+    html = as_html(body(card))
+    assert html.count("<h1>") == 1
+    assert html.count("<table>") == html.count("</table>") >= 3
+    assert "|---" not in html
+    assert "```" not in html
+    assert "/home/alice" not in card
+
+
+def test_every_template_has_an_example() -> None:
+    templates = {file.name.removesuffix(".jinja") for file in EXAMPLES.parent.glob("*.jinja")}
+    assert {file.name for file in EXAMPLES.iterdir()} == set(CARDS) == templates
+
+
+# --- Facts.
+
+
+def test_what_is_not_known_is_unknown() -> None:
+    card = render_card(model_facts({}, name="desk"))
+    for line in ("| Base model | unknown |", "| Licence | unknown |", "Results: unknown.",
+                 "Training log: unknown.", "without alignment to a prior"):  # fmt: skip
+        assert line in card
+    assert "None" not in card
+
+
+def test_a_run_is_described_without_its_folders() -> None:
+    numbers_: dict[str, Any] = {
+        "accuracy": 0.76543,
+        "macro_f1": 0.5,
+        "soft_nc": None,
+        "texts": 168,
+        "records": [],
+    }
+    facts = model_facts(RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers_})
+    card = render_card(facts)
     assert "/home/alice" not in card
     assert "~/" not in card
-    assert "hf-cap train --dataset library-desk --output_dir desk" in card
-    assert "| test | 168 | 0.7654 | 0.5 |" in card
-    assert "| 2 | 1 | 1 | 0.9 | 0.8 |" in card
-    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in card
-    assert "`learning_rate` | `0.0001`" in card
+    for line in ("hf-cap train --dataset library-desk --output_dir desk", "| test | 168 | 0.7654 | 0.5 |",
+                 "| 2 | 1 | 1 | 0.9 | 0.8 |", "`learning_rate` | `0.0001`"):  # fmt: skip
+        assert line in card
     assert "output_dir`" not in card
-
-
-def test_the_metadata_is_what_the_hub_reads() -> None:
-    facts = ModelCardFacts(
-        name="desk",
-        base_model="FacebookAI/roberta-base",
-        dataset="mteb/banking77",
-        dataset_on_hub=True,
-        license="mit",
-        language="en",
-        evaluations=(EvaluationFacts(name="test", accuracy=0.5, macro_f1=0.25, soft_nc=None),),
+    assert facts["dataset"] == "library-desk"
+    data: Any = ModelCard(card).data
+    assert data.datasets is None  # a local folder is not on the Hub
+    assert (data.base_model, data.pipeline_tag) == (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "text-classification",
     )
-    data: Any = ModelCard(render_card(facts)).data
-    assert data.base_model == "FacebookAI/roberta-base"
-    assert data.datasets == ["mteb/banking77"]
-    assert data.pipeline_tag == "text-classification"
-    assert data.license == "mit"
-    assert data.eval_results is not None
-    assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [
-        ("accuracy", 0.5),
-        ("f1", 0.25),
-    ]
-    assert {r.dataset_split for r in data.eval_results} == {"test"}
-
-
-def test_local_data_is_no_data_set_of_the_hub() -> None:
-    facts = model_facts(RECORD, name="desk")
-    assert facts.dataset == "library-desk"
-    assert facts.metadata().datasets is None
+    measured = [(one.metric_type, one.metric_value) for one in data.eval_results]
+    assert measured == [("accuracy", 0.7654), ("f1", 0.5)]
+    hub = model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)["metadata"]
+    assert (hub.datasets, hub.library_name) == (["mteb/banking77"], "peft")
 
 
 def test_hostile_values_are_shown_and_not_obeyed() -> None:
-    facts = ModelCardFacts(
+    evaluated = {"prediction": HOSTILE, "label": HOSTILE, "words": ["```", "</code>", "x"]}
+    record = {
+        "settings": {HOSTILE: HOSTILE},
+        "alignment": {"alignment_weight": 1, HOSTILE: HOSTILE},
+        "data": {"dataset": HOSTILE, "labels": [HOSTILE], "provenance": [{HOSTILE: {"a": HOSTILE}}]},
+        "versions": {HOSTILE: HOSTILE},
+        "command": "hf-cap train ```\n# heading",
+    }  # fmt: skip
+    facts = model_facts(
+        record,
         name=HOSTILE,
-        dataset=HOSTILE,
-        labels=(HOSTILE,),
-        alignment={"alignment_weight": 1, HOSTILE: HOSTILE},
-        settings={HOSTILE: HOSTILE},
-        evaluations=(EvaluationFacts(name=HOSTILE, texts=1, accuracy=1.0),),
-        examples=(
-            ExampleFacts(
-                label=HOSTILE, gold=HOSTILE, words=("```", "</code>", "x"), scores=(1.0, 0.0, -1.0)
-            ),
-        ),
-        priors=(PriorFacts(source=HOSTILE, model=HOSTILE, settings={"a": HOSTILE}),),
-        versions={HOSTILE: HOSTILE},
-        command="hf-cap train ```\n# heading",
+        evaluations={HOSTILE: {"texts": 1, "accuracy": 1.0}},
+        records=[{**evaluated, "attributions": [1.0, 0.0, -1.0]}],
     )
     html = as_html(body(render_card(facts)))
-    assert "<script>" not in html
-    assert 'href="http://z"' not in html
-    assert "<em>x</em>" not in html
-    assert "<s>e</s>" not in html
-    assert "<h1>heading" not in html
+    for obeyed in ("<script>", 'href="http://z"', "<em>x</em>", "<s>e</s>", "<h1>heading"):
+        assert obeyed not in html
     assert html.count("<h1>") == 1
-    assert "<td>a|b &lt;script&gt;" in html
+    assert "a|b &lt;script&gt;" in html
 
 
 @pytest.mark.parametrize("value", [HOSTILE, "a\\|b", "_x_", "trailing\\"])
@@ -141,82 +227,21 @@ def test_escaped_text_reads_as_it_was(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a`b", "``", "a|b", "`x`"])
-def test_a_code_span_holds_any_value(value: str) -> None:
-    html = as_html(f"| h |\n|---|\n| {code(value)} |")
-    assert f"<code>{value}</code>" in html
+def test_code_in_a_table_cell_reads_as_it_was(value: str) -> None:
+    html = as_html(str(table([["h"], [code(value)]])))
+    assert f"<td><code>{value}</code></td>" in html
 
 
-def test_a_code_block_cannot_be_left() -> None:
-    html = as_html(block("a\n```\n# b\n````\nc"))
-    assert html == '<pre><code class="language-text">a\n```\n# b\n````\nc\n</code></pre>\n'
+def test_a_block_cannot_be_broken_out_of() -> None:
+    html = as_html(str(block("```\n# heading\n````")))
+    assert "<h1>" not in html
+    assert html.count("<pre>") == 1
 
 
-def test_values_are_printed_by_their_kind() -> None:
-    assert escape(None) == "unknown"
-    assert escape(0.123456) == "0.1235"
-    assert escape(True) == "yes"
-    assert escape(12345) == "12345"
-    assert escape(["a", None]) == "a, unknown"
-    assert escape([]) == "none"
-    assert code(None) == "unknown"
-
-
-def test_numbers_stand_on_the_right() -> None:
-    drawn = table([["Set", "Texts"], ["test", 3]])
-    assert drawn == "| Set | Texts |\n|---|---:|\n| test | 3 |"
-
-
-def test_a_long_log_is_thinned_evenly() -> None:
-    rows = list(range(100))
-    assert spread(rows, 4) == [0, 33, 66, 99]
-    assert spread(rows[:4], 4) == [0, 1, 2, 3]
-
-
-PRIORS = PriorCardFacts(
-    name="priors",
-    repo_id="alice/priors",
-    labels=("renew", "cancel"),
-    splits={"train": 1500, "test": 500},
-    configurations=(
-        ConfigurationFacts(
-            name="hybrid",
-            default=True,
-            prior=PriorFacts(source="prior", settings={"how": "mean"}),
-            columns={"text": "string"},
-            with_prior=1999,
-            rows=2000,
-        ),
-    ),
-    examples={"hybrid": (ExampleFacts(label="renew", words=("renew", "it"), scores=(1.0, 0.0)),)},
-)
-
-
-def test_a_prior_card_tells_how_it_was_made() -> None:
-    card = render_card(PRIORS)
-    data: Any = DatasetCard(card).data
-    assert data.size_categories == "1K<n<10K"
-    assert data.task_categories == ["text-classification"]
-    assert "| hybrid | 2000 | 1999 | unknown |" in card
-    assert "renew  it\n█      ·" in card
-    assert 'load_prior_dataset("alice/priors")' in card
-    assert "Audit figures: unknown." in card
-    assert "Command: unknown." in card
-
-
-@pytest.mark.parametrize(
-    ("rows", "size"),
-    [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "n>1M")],
-)
-def test_the_size_category_is_that_of_all_splits(rows: int, size: str) -> None:
-    facts = dataclasses.replace(PRIORS, splits={"train": rows})
-    assert facts.metadata().size_categories == size
-
-
-def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
-    template = tmp_path / "card.md"
-    template.write_text("---\n{{ metadata }}\n---\n{{ name }}, {{ seed }}, {{ facts.aligned }}\n")
-    card = render_card(ModelCardFacts(name="a_b", seed=None), template)
-    assert body(card) == "a\\_b, unknown, no\n"
+def test_numbers_are_written_short_and_on_the_right() -> None:
+    shown = str(table([["name", "x"], ["a", 0.123456], ["b", None]]))
+    assert shown == "| name | x |\n|---|---:|\n| a | 0.1235 |\n| b | unknown |"
+    assert [escape(one) for one in (True, [], ["a", 1])] == ["yes", "none", "a, 1"]
 
 
 @pytest.mark.parametrize(
@@ -226,15 +251,118 @@ def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
         ("---\n{{ metadata }}\n---\n{% if %}", "Expected an expression"),
         ("no front matter {{ name }}", "no front matter"),
         ("---\n- a\n---\n", "bad front matter"),
+        (None, "Cannot read"),
     ],
 )
-def test_a_template_that_fails_says_how(tmp_path: Path, template: str, message: str) -> None:
+def test_a_template_that_fails_is_an_error(
+    tmp_path: Path, template: str | None, message: str
+) -> None:
     path = tmp_path / "card.md"
-    path.write_text(template)
+    if template is not None:
+        path.write_text(template)
     with pytest.raises(ConfigError, match=message):
-        render_card(ModelCardFacts(name="desk"), path)
+        render_card(model_facts({}, name="desk"), path)
 
 
-def test_a_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Cannot read"):
-        render_card(ModelCardFacts(name="desk"), tmp_path / "card.md")
+def test_the_front_matter_names_the_files_of_each_configuration() -> None:
+    data: Any = DatasetCard(render_card(prior_card())).data
+    assert [one["config_name"] for one in data.configs] == ["hybrid", "keywords", "word_length"]
+    assert [one.get("default") for one in data.configs] == [True, None, None]
+    assert data.configs[1]["data_files"] == [{"split": "train", "path": "keywords/train.parquet"}]
+
+
+# --- What may leave the machine.
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("FacebookAI/roberta-base", "FacebookAI/roberta-base"),
+        ("gpt2", "gpt2"),
+        ("embedded/minilm-l6", "sentence-transformers/all-MiniLM-L6-v2"),
+        *dict.fromkeys(["embedded/library-desk", "/home/alice/model", "~/model"]).items(),
+        *dict.fromkeys(["./model", "C:\\model", "a/b/c", "", None]).items(),
+    ],
+)
+def test_only_hub_ids_are_public(name: str | None, public: str | None) -> None:
+    assert public_id(name) == public
+
+
+def test_a_local_folder_keeps_its_last_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "desk").mkdir(parents=True)
+    assert public_id("runs/desk") == "runs/desk"
+    monkeypatch.chdir(tmp_path)
+    assert public_id("runs/desk") is None  # a folder that looks like an id
+    assert public_name("runs/desk") == "desk"
+    assert public_name("/home/alice/data/desk") == "desk"
+    assert public_name("embedded/library-desk") == "library-desk"
+    assert public_name(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("--dataset /home/alice/desk --n 3", "--dataset desk --n 3"),
+        ("--dir=~/runs/x", "--dir=x"),
+        ("'/home/alice/my' b", "'my' b"),
+        ("C:\\runs\\x", "x"),
+        ("a/b and/or 1/2", "a/b and/or 1/2"),
+        ("--base_url http://gpu7.corp:8000/v1 --n 3", "--base_url *** --n 3"),
+        ("'https://user:word@gpu7/v1'", "'***'"),
+        ("http://u:pw@gpu7:8000/v1|m|served|echo|text", "***|m|served|echo|text"),
+        (r"\S+|[^\w\s]", r"\S+|[^\w\s]"),
+        ("--token hf_" + "a" * 34, "--token ***"),
+    ],
+)
+def test_paths_are_cut_and_servers_and_secrets_hidden(text: str, public: str) -> None:
+    assert public_text(text) == public
+
+
+def test_private_settings_are_left_out() -> None:
+    kept = {"learning_rate": 1e-4, "max_length": 64, "template": "a1", "prompt_tokens": 3}
+    private = ("output_dir", "hub_token", "hub_model_id", "base_url", "api_key", "push_to_hub")
+    assert public_settings({**kept, **dict.fromkeys(private, "x")}) == kept
+
+
+@pytest.mark.parametrize(
+    "secret", ["hf_" + "A1" * 17, "sk-" + "a_b" * 14, "ghp_" + "a" * 36, "hf_oauth_eyJhbGciOi"]
+)
+def test_secrets_are_found_as_they_are_and_as_a_card_escapes_them(secret: str) -> None:
+    assert find_secret(f"x={secret} ") == secret
+    assert find_secret(f"| {escape(secret)} |") == secret
+
+
+def test_ordinary_names_are_no_secrets() -> None:
+    assert not find_secret("hf_cap hf_hub_download sk-learn task-specific-language-modelling")
+
+
+# --- Word scores in plain characters.
+
+
+@pytest.mark.parametrize(
+    ("words", "scores", "drawn"),
+    [
+        (["renew", "my", "card"], [2.0, 0.0, -1.0], "renew  my  card\n█      ·   -▅"),
+        (["a", "b"], [0.0, 0.0], "a  b\n·  ·"),
+        ([], [], "\n"),
+        (["a", "b"], None, "a b"),
+        (["本", "a"], [1.0, 1.0], "本  a\n█   █"),  # a wide character takes two columns
+        *((["a" + one + "b"], None, "a\ufffdb") for one in "\n\u202e\u2028\x1b"),
+    ],
+)
+def test_bars_stand_below_their_words(words: list[str], scores: Any, drawn: str) -> None:
+    assert heat_map(words, scores) == drawn
+
+
+def test_only_ratios_count_and_long_texts_continue_below() -> None:
+    scores = [0.5, -0.25, 0.125]
+    assert heat_map(["a", "b", "c"], scores) == heat_map(["a", "b", "c"], [1e6 * s for s in scores])
+    lines = heat_map(["word"] * 5, [1.0] * 5, width=14).splitlines()
+    assert lines == ["word  word", "█     █", ""] * 2 + ["word", "█"]
+
+
+if __name__ == "__main__":
+    for file, facts_of in CARDS.items():
+        (EXAMPLES / file).write_text(render_card(facts_of()), encoding="utf-8")

@@ -14,21 +14,6 @@ from tests.publishing.runs import LABELS, write_priors, write_run
 
 pytestmark = pytest.mark.slow
 
-METRIC = """
-import datasets
-import evaluate
-
-
-class Right(evaluate.Metric):
-    def _info(self):
-        number = datasets.Value("int64")
-        features = datasets.Features({"predictions": number, "references": number})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
-
-    def _compute(self, predictions, references):
-        return {"right": sum(p == r for p, r in zip(predictions, references))}
-"""
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,8 +28,8 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_goes_there_and_back(
     hub: HubControl, client: ProcessPoolExecutor, run: Path
 ) -> None:
-    client.submit(visitor.push_run, str(run), "alice/desk").result()
-    files = client.submit(visitor.download, "alice/desk").result()
+    client.submit(visitor.push_model, str(run), "alice/desk").result()
+    files, private = client.submit(visitor.download, "alice/desk").result()
     assert set(files) == {
         ".gitattributes",
         "README.md",
@@ -55,22 +40,16 @@ def test_a_model_goes_there_and_back(
     }
     assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
     assert not any(b"/home/alice" in content for content in files.values())
-    assert client.submit(visitor.visibility, "alice/desk").result() is True
-    (plain,) = client.submit(visitor.classify, "alice/desk", "renew my card").result()
-    explained = client.submit(visitor.explain, "alice/desk", "renew my card").result()
+    assert private is True
+    assert json.loads(files["config.json"])["hf_cap"]["method"] == "input_x_gradient"
+    asked = ("alice/desk", "renew my card")
+    (plain,) = client.submit(visitor.pipeline, "text-classification", *asked).result()
+    task = "explained-text-classification"
+    explained = client.submit(visitor.pipeline, task, *asked, steps=4).result()
     assert plain["label"] == explained["label"]
     assert plain["label"] in LABELS
     assert plain["score"] == pytest.approx(explained["score"], abs=1e-6)
     assert explained["words"] == ["renew", "my", "card"]
-
-
-def test_the_published_config_tells_how_to_explain(
-    hub: HubControl, client: ProcessPoolExecutor, run: Path
-) -> None:
-    client.submit(visitor.push_run, str(run), "library/desk", private=False).result()
-    files = client.submit(visitor.download, "library/desk").result()
-    assert json.loads(files["config.json"])["hf_cap"]["method"] == "input_x_gradient"
-    assert client.submit(visitor.visibility, "library/desk").result() is False
 
 
 def test_priors_go_there_and_back_and_train_without_a_language_model(
@@ -84,11 +63,13 @@ def test_priors_go_there_and_back_and_train_without_a_language_model(
     assert set(hybrid["train"][0]) >= {"prior_cap", "prior_lime", "cap_r2"}
     assert cap["test"][0]["prior"] == [2.0, 0.0, 1.0]
     assert set(cap["train"][0]) == {"text", "label", "words", "prior", "cap_r2", "provenance"}
-    feature = client.submit(visitor.feature_of, "alice/priors", "lime", "label").result()
-    assert "ClassLabel" in feature
-    *log, asked = client.submit(visitor.train_on, "alice/priors", str(tmp_path / "run")).result()
+    log, asked = client.submit(visitor.train_on, "alice/priors", str(tmp_path / "run")).result()
     assert any("loss_align" in line for line in log)
-    assert asked == {"asked": []}
+    assert asked == []
+    with pytest.raises(DataError, match=r"'shap' of 'alice/priors'.*hybrid"):
+        client.submit(visitor.load_priors, "alice/priors", "shap").result()
+    with pytest.raises(DataError, match="There is no data set 'alice/nothing'"):
+        client.submit(visitor.load_priors, "alice/nothing").result()
 
 
 def test_a_trainer_pushes_its_model_with_its_card(
@@ -96,7 +77,7 @@ def test_a_trainer_pushes_its_model_with_its_card(
 ) -> None:
     folder = str(tmp_path / "run")
     client.submit(visitor.push_trainer, folder, "alice/trained", str(priors)).result()
-    files = client.submit(visitor.download, "alice/trained").result()
+    files, _ = client.submit(visitor.download, "alice/trained").result()
     assert "training_args.bin" not in files
     assert not any(folder.encode() in content for content in files.values())
     card = files["README.md"].decode()
@@ -105,10 +86,6 @@ def test_a_trainer_pushes_its_model_with_its_card(
     assert "| `learning_rate` | `0.001` |" in card
     assert "| Step | Epoch | Loss | Task loss | Alignment loss | Cosine with the prior |" in card
     assert json.loads(files["config.json"])["hf_cap"]["method"] == "integrated_gradients"
-    assert client.submit(visitor.explain, "alice/trained", "pay fine").result()["words"] == [
-        "pay",
-        "fine",
-    ]
 
 
 def test_priors_in_memory_go_there_and_back(
@@ -116,50 +93,31 @@ def test_priors_in_memory_go_there_and_back(
 ) -> None:
     address = client.submit(visitor.push_in_memory, str(priors), "alice/memory").result()
     assert address == f"{hub.address}/datasets/alice/memory"
-    assert client.submit(visitor.visibility, "alice/memory", "dataset").result() is False
+    _, private = client.submit(visitor.download, "alice/memory", "dataset").result()
+    assert private is False
     loaded = client.submit(visitor.load_priors, "alice/memory", "lime").result()
     assert loaded["train"][2]["prior"] is None
-
-
-def test_an_unknown_configuration_is_refused_by_name(
-    hub: HubControl, client: ProcessPoolExecutor, priors: Path
-) -> None:
-    client.submit(visitor.push_priors, str(priors), "alice/known").result()
-    with pytest.raises(DataError, match=r"'shap' of 'alice/known'.*hybrid"):
-        client.submit(visitor.load_priors, "alice/known", "shap").result()
-    with pytest.raises(DataError, match="There is no data set 'alice/nothing'"):
-        client.submit(visitor.load_priors, "alice/nothing").result()
 
 
 def test_a_metric_becomes_a_space_that_evaluate_loads(
     hub: HubControl, client: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "right"
-    folder.mkdir()
-    (folder / "right.py").write_text(METRIC)
-    (folder / "README.md").write_text("---\ntitle: right\nsdk: gradio\n---\n")
-    client.submit(visitor.push_metric, str(folder), "alice/right").result()
-    assert client.submit(visitor.measure, "alice/right").result() == {"right": 1}
-    with pytest.raises(ConfigError, match=r"looks for 'wrong\.py'"):
-        client.submit(visitor.push_metric, str(folder), "alice/wrong").result()
+    there = ("plausibility", "alice/plausibility", str(tmp_path / "plausibility"))
+    client.submit(visitor.push_metric, *there).result()
+    assert client.submit(visitor.measure, "alice/plausibility").result()["auprc"] == 1.0
 
 
 @pytest.mark.parametrize(
     ("name", "method", "path", "fault"),
     [
-        ("pause", "POST", "/api/repos/create", {"status": 429, "headers": {"Retry-After": "1"}}),
-        ("down", "POST", "/api/repos/create", {"status": 503}),
         ("busy", "POST", "/preupload/", {"status": 429, "headers": {"Retry-After": "1"}}),
         ("batch", "POST", "/objects/batch", {"status": 500}),
         ("cut", "PUT", "/_lfs/", {"cut": True}),
         ("storage", "PUT", "/_lfs/", {"status": 500}),
-        ("conflict", "POST", "/commit/", {"status": 409}),
-        ("cut-commit", "POST", "/commit/", {"cut": True}),
-        ("lost-commit", "POST", "/commit/", {"lost": True}),
     ],
     ids=str,
 )
-def test_a_passing_fault_is_survived(
+def test_a_passing_fault_of_an_upload_is_survived(
     hub: HubControl,
     client: ProcessPoolExecutor,
     priors: Path,
@@ -174,27 +132,62 @@ def test_a_passing_fault_is_survived(
     assert client.submit(visitor.load_priors, f"alice/{name}").result()["train"]
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "fault", "message"),
+    [
+        ("down", "/api/repos/create", {"status": 503}, "The Hub answered 503"),
+        ("pause", "/api/repos/create", {"status": 429}, "too many requests"),
+        ("change", "/commit/", {"status": 409}, "is changing 'alice/change'"),
+        ("cut-commit", "/commit/", {"cut": True}, "The connection to the Hub failed"),
+        ("lost", "/commit/", {"lost": True}, "The connection to the Hub failed"),
+    ],
+    ids=str,
+)
+def test_any_other_fault_ends_in_a_sentence_and_the_same_command_goes_on(
+    hub: HubControl,
+    client: ProcessPoolExecutor,
+    priors: Path,
+    name: str,
+    path: str,
+    fault: dict[str, Any],
+    message: str,
+) -> None:
+    hub.fail("POST", path, **fault)
+    with pytest.raises(ServerError, match=rf"{message}.*run the same command again"):
+        client.submit(visitor.push_priors, str(priors), f"alice/{name}").result()
+    client.submit(visitor.push_priors, str(priors), f"alice/{name}").result()
+    assert client.submit(visitor.load_priors, f"alice/{name}").result()["train"]
+
+
+def test_what_somebody_else_pushed_in_between_is_not_overwritten(
+    hub: HubControl, client: ProcessPoolExecutor, priors: Path
+) -> None:
+    client.submit(visitor.push_priors, str(priors), "alice/shared").result()
+    hub.commit_before("/preupload/", "datasets", "alice/shared", {"theirs.txt": "new"})
+    pushed = client.submit(visitor.push_priors, str(priors), "alice/shared", language="en")
+    with pytest.raises(ServerError, match="Somebody else pushed to 'alice/shared' in the meantime"):
+        pushed.result()
+    files, _ = client.submit(visitor.download, "alice/shared", "dataset").result()
+    assert files["theirs.txt"] == b"new"
+    assert b"language: en" not in files["README.md"]
+    client.submit(visitor.push_priors, str(priors), "alice/shared", language="en").result()
+    files, _ = client.submit(visitor.download, "alice/shared", "dataset").result()
+    assert files["theirs.txt"] == b"new"
+    assert b"language: en" in files["README.md"]
+
+
 def test_a_broken_upload_loses_nothing_and_goes_on_where_it_was(
     hub: HubControl, client: ProcessPoolExecutor, run: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
     hub.fail("POST", "/api/models/alice/broken/commit/", times=99, status=403)
     with pytest.raises(ServerError, match=r"may not write to 'alice/broken'.*run the same command"):
-        client.submit(visitor.push_run, str(run), "alice/broken", output_dir=str(kept)).result()
+        client.submit(visitor.push_model, str(run), "alice/broken", output_dir=str(kept)).result()
     assert (kept / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
-    hub.fail("GET", "/nothing", status=500)
     before = len(hub.log())
-    client.submit(visitor.push_run, str(run), "alice/broken", output_dir=str(kept)).result()
+    client.submit(visitor.push_model, str(run), "alice/broken", output_dir=str(kept)).result()
     assert not [line for line in hub.log()[before:] if line.startswith("PUT")]
-    assert "model.safetensors" in client.submit(visitor.download, "alice/broken").result()
-
-
-def test_a_lasting_fault_ends_in_a_message(
-    hub: HubControl, client: ProcessPoolExecutor, priors: Path
-) -> None:
-    hub.fail("POST", "/api/repos/create", times=99, status=429, headers={"Retry-After": "0"})
-    with pytest.raises(ServerError, match="too many requests"):
-        client.submit(visitor.push_priors, str(priors), "alice/busy").result()
+    assert "model.safetensors" in client.submit(visitor.download, "alice/broken").result()[0]
 
 
 def test_access_is_checked_before_any_work(hub: HubControl, client: ProcessPoolExecutor) -> None:
@@ -204,7 +197,7 @@ def test_access_is_checked_before_any_work(hub: HubControl, client: ProcessPoolE
         (("alice/new", "model", "hf_reader"), ConfigError, "may only read"),
         (("bob/new",), ConfigError, r"may write to \['alice', 'library'\].*'alice/new'"),
         (("new",), ConfigError, "'alice/new'"),
-        (("alice/../etc",), ConfigError, "no name of a repository"),
+        (("alice/../etc",), ConfigError, "no valid name of a repository"),
     ]:
         with pytest.raises(error, match=message):
             client.submit(visitor.check, *arguments).result()
@@ -240,13 +233,17 @@ def test_what_was_loaded_once_works_offline(
     run: Path,
     priors: Path,
 ) -> None:
-    client.submit(visitor.push_run, str(run), "alice/offline").result()
+    client.submit(visitor.push_model, str(run), "alice/offline").result()
     client.submit(visitor.push_priors, str(priors), "alice/offline").result()
-    online = client.submit(visitor.classify, "alice/offline", "pay my fine").result()
+    asked = ("text-classification", "alice/offline", "pay my fine")
+    online = client.submit(visitor.pipeline, *asked).result()
     rows = client.submit(visitor.load_priors, "alice/offline").result()
     before = len(hub.log())
     assert (
-        offline_client.submit(visitor.classify, "alice/offline", "pay my fine").result() == online
+        offline_client.submit(
+            visitor.pipeline, "text-classification", "alice/offline", "pay my fine"
+        ).result()
+        == online
     )
     assert offline_client.submit(visitor.load_priors, "alice/offline").result() == rows
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):

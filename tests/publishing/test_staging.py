@@ -8,25 +8,23 @@ import pytest
 from datasets import load_dataset
 from transformers import pipeline
 
+from hf_cap.cards import escape
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.hub import (
-    MetricPush,
-    ModelPush,
-    PriorCard,
-    PriorPush,
+    PushOptions,
     check_folder,
-    configurations,
-    listing,
     load_prior_dataset,
     push_metric,
     push_model,
     push_priors,
-    stage_model,
-    stage_priors,
+    stage,
 )
-from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
+from hf_cap.priors.card import configurations, write_prior_dataset
+from hf_cap.schema import add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
+
+SECRET = "hf_" + "A1" * 17
 
 
 @pytest.fixture
@@ -34,59 +32,59 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "desk")
 
 
-def test_without_push_the_folder_is_written_and_nothing_else(run: Path) -> None:
-    folder = push_model(ModelPush(run=str(run), repo_id="alice/desk"))
+def push(run: Path, **options: Any) -> Path:
+    return push_model(run, PushOptions(repo_id="alice/desk", **options))
+
+
+def stage_priors(folder: Path, splits: Any, **card: Any) -> Path:
+    def write(target: Path) -> None:
+        write_prior_dataset(target, splits, repo_id="alice/p", **card)
+
+    return stage(write, folder, private=folder.parent)
+
+
+# --- Models.
+
+
+def test_without_push_the_folder_is_written_listed_and_nothing_else(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = push(run)
     assert folder == run / "hub"
-    assert sorted(file.name for file in folder.iterdir()) == [
+    names = [
         "README.md",
         "config.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    size, name = listing(folder)[1].split()
-    assert (int(size.replace(",", "")), name) == (
-        (folder / "config.json").stat().st_size,
-        "config.json",
+    assert sorted(file.name for file in folder.iterdir()) == names
+    size = (folder / "config.json").stat().st_size
+    assert f"{size:>12,}  config.json" in caplog.text
+    assert "Nothing was uploaded" in caplog.text
+    before, after = (
+        pipeline("text-classification", model=str(x))("renew my card") for x in (run, folder)
     )
+    assert before == after
 
 
-def test_a_dry_run_wins_over_push() -> None:
-    assert not ModelPush(run="x", repo_id="a/b", push=True, dry_run=True).uploads
-    assert not ModelPush(run="x", repo_id="a/b").uploads
-    assert ModelPush(run="x", repo_id="a/b", push=True).uploads
-
-
-def test_staging_again_replaces_what_was_there(run: Path) -> None:
-    options = ModelPush(run=str(run), repo_id="alice/desk")
-    first = stage_model(options, run / "hub")
-    (first / "stale.json").write_text("{}")
-    assert not (stage_model(options, run / "hub") / "stale.json").exists()
-
-
-def test_a_folder_of_something_else_is_not_replaced(run: Path, tmp_path: Path) -> None:
-    options = ModelPush(run=str(run), repo_id="alice/desk")
+def test_staging_again_replaces_what_was_there_but_nothing_else(run: Path, tmp_path: Path) -> None:
+    (push(run) / "stale.json").write_text("{}")
+    assert not (push(run) / "stale.json").exists()
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "README.md").write_text("# My thesis\n")
     (other / "chapter.tex").touch()
     with pytest.raises(ConfigError, match=r"with it 'chapter\.tex'"):
-        stage_model(options, other)
+        push(run, output_dir=str(other))
     assert sorted(file.name for file in other.iterdir()) == ["README.md", "chapter.tex"]
 
 
-def test_the_staged_model_is_the_model(run: Path) -> None:
-    folder = stage_model(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
-    (before,) = pipeline("text-classification", model=str(run))("renew my card")
-    (after,) = pipeline("text-classification", model=str(folder))("renew my card")
-    assert before == after
-
-
-def test_the_config_tells_how_to_explain_and_not_where_it_lay(run: Path) -> None:
+def test_the_config_holds_the_attribution_settings_and_no_folder(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "_name_or_path": str(run)}))
-    folder = stage_model(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
-    published = json.loads((folder / "config.json").read_text())
+    published = json.loads((push(run) / "config.json").read_text())
     assert published["hf_cap"] == {
         "method": "input_x_gradient",
         "rule": "midpoint",
@@ -98,23 +96,18 @@ def test_the_config_tells_how_to_explain_and_not_where_it_lay(run: Path) -> None
 
 
 def test_texts_are_shown_only_when_asked(run: Path) -> None:
-    options: dict[str, Any] = {"run": str(run), "repo_id": "alice/desk"}
-    card = (stage_model(ModelPush(**options), run / "hub") / "README.md").read_text()
-    assert "renew  my  card" not in card
-    card = (stage_model(ModelPush(**options, examples=5), run / "hub") / "README.md").read_text()
+    assert "renew  my  card" not in (push(run) / "README.md").read_text()
+    card = (push(run, examples=5) / "README.md").read_text()
     assert "Predicted: pay. Right: renew." in card
     assert "renew  my  card\n█      ·   -▅" in card
-
-
-def test_examples_need_evaluated_texts(run: Path) -> None:
     (run / "evaluation" / "test.parquet").unlink()
     with pytest.raises(DataError, match="examples=1"):
-        stage_model(ModelPush(run=str(run), repo_id="alice/desk", examples=1), run / "hub")
+        push(run, examples=1)
 
 
 def test_a_model_without_a_record_has_a_card_of_unknowns(tmp_path: Path) -> None:
     roberta_classifier().save_pretrained(tmp_path / "m")
-    folder = stage_model(ModelPush(run=str(tmp_path / "m"), repo_id="alice/m"), tmp_path / "hub")
+    folder = push(tmp_path / "m")
     assert "| Data set | unknown |" in (folder / "README.md").read_text()
     assert "hf_cap" not in json.loads((folder / "config.json").read_text())
 
@@ -123,8 +116,8 @@ def test_weights_must_be_safetensors(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match=r"safetensors, but \['pytorch_model.bin'\]"):
-        stage_model(ModelPush(run=str(tmp_path / "m"), repo_id="alice/m"), tmp_path / "hub")
-    assert not (tmp_path / "hub").exists()
+        push(tmp_path / "m")
+    assert not (tmp_path / "m" / "hub").exists()
 
 
 # peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
@@ -134,15 +127,14 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
 
     base, run = tmp_path / "base", tmp_path / "run"
     roberta_classifier().save_pretrained(base)
-    adapted = get_peft_model(
-        roberta_classifier(), LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
-    )
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
+    adapted = get_peft_model(roberta_classifier(), lora)
     adapted.save_pretrained(str(run))
     word_tokenizer().save_pretrained(run)
     labels = [f"LABEL_{index}" for index in range(3)]
     record = {"model": str(base), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
     (run / "run.json").write_text(json.dumps(record))
-    folder = stage_model(ModelPush(run=str(run), repo_id="alice/m"), tmp_path / "hub")
+    folder = push(run)
     assert not (folder / "adapter_config.json").exists()
     assert "library_name: transformers" in (folder / "README.md").read_text()
     texts = word_tokenizer()(["renew my card"], return_tensors="pt")
@@ -151,72 +143,81 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     assert found["score"] == pytest.approx(expected, abs=1e-6)
 
 
+# --- What stops a publication.
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("hf_" + "A1" * 17, "access token"), ("see {home}/notes", "local path")],
+    [
+        (SECRET, "access token"),
+        (escape(SECRET), "access token"),  # as the card of a user's text would hold it
+        ("see {home}/notes", "local path"),
+        ("{{ '{home}/notes' }}", "local path"),
+    ],
 )
 def test_secrets_and_paths_stop_the_publication(
-    run: Path, tmp_path: Path, content: str, message: str
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
+    home = tmp_path / "al_ice"  # escaped in a card
+    monkeypatch.setenv("HOME", str(home))
     template = tmp_path / "card.md"
-    template.write_text("---\n{{ metadata }}\n---\n" + content.replace("{home}", str(Path.home())))
-    options = ModelPush(run=str(run), repo_id="alice/desk", template=str(template))
+    template.write_text("---\n{{ metadata }}\n---\n" + content.replace("{home}", str(home)))
     with pytest.raises(ConfigError, match=message) as caught:
-        stage_model(options, run / "hub")
+        push(run, template=str(template))
     assert "A1A1A1" not in str(caught.value)
     assert not (run / "hub").exists()
 
 
-def test_a_tokenizer_may_know_words_that_look_like_paths(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')
-    check_folder(tmp_path, tmp_path / "run")
+def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')  # a vocabulary may hold it
+    check_folder(folder, tmp_path)
+    (folder / "model.bin").write_bytes(b"pickle")
+    with pytest.raises(ConfigError, match=r"model\.bin is a link or a pickle"):
+        check_folder(folder, tmp_path)
+    (folder / "model.bin").unlink()
+    (folder / "config.json").symlink_to("/etc/hostname")
+    with pytest.raises(ConfigError, match=r"config\.json is a link"):
+        check_folder(folder, tmp_path)
+
+
+# --- Data sets with priors.
 
 
 def test_each_source_is_a_configuration_ready_for_training() -> None:
     found = configurations(prior_splits())
     assert list(found) == ["hybrid", "cap", "lime"]
     assert list(found["cap"]) == ["train", "test"]
-    assert found["cap"]["train"].column_names == [
-        "text", "label", "words", "prior", "cap_r2", "provenance",
-    ]  # fmt: skip
+    columns = ["text", "label", "words", "prior", "cap_r2", "provenance"]
+    assert found["cap"]["train"].column_names == columns
     assert found["lime"]["train"]["prior"][2] is None
     assert set(read_provenance(found["lime"]["train"]["provenance"][0])) == {"lime"}
     assert "prior_lime" in found["hybrid"]["train"].column_names
+    assert list(configurations(prior_splits().remove_columns("prior"))) == ["cap", "lime"]
 
 
-def test_provenance_keeps_no_path() -> None:
-    found = configurations(prior_splits())
-    for splits in found.values():
-        assert "/home" not in splits["train"]["provenance"][0]
-    assert read_provenance(found["cap"]["train"]["provenance"][0])["cap"]["model"] == "smollm2"
-
-
-def test_provenance_keeps_no_server() -> None:
-    facts = {
+def test_provenance_keeps_no_path_and_no_server() -> None:
+    splits = prior_splits()
+    for parts in configurations(splits).values():
+        assert "/home" not in parts["train"]["provenance"][0]
+    cap = read_provenance(configurations(splits)["cap"]["train"]["provenance"][0])["cap"]
+    assert cap["model"] == "smollm2"
+    made = {
         "fingerprint": "http://u:pw@gpu7:8000/v1|m|served",
         "command": "x --base_url http://gpu7/v1",
     }
-    splits = prior_splits()
-    cell = add_provenance(None, "cap", facts)
+    cell = add_provenance(None, "cap", made)
     splits["train"] = (
         splits["train"].remove_columns("provenance").add_column("provenance", [cell] * 3)
     )
-    for found in configurations(splits).values():
-        assert "gpu7" not in str(found["train"]["provenance"][:])
+    for parts in configurations(splits).values():
+        assert "gpu7" not in str(parts["train"]["provenance"][:])
 
 
-def test_without_a_fusion_the_first_source_is_the_default() -> None:
-    splits = prior_splits().remove_columns("prior")
-    assert list(configurations(splits)) == ["cap", "lime"]
-
-
-def test_a_data_set_without_priors_is_refused() -> None:
-    splits = prior_splits().select_columns(["text", "label"])
+def test_what_is_no_prior_data_set_is_refused() -> None:
     with pytest.raises(PriorError, match=r"no prior to publish.*\['label', 'text'\]"):
-        configurations(splits)
-
-
-def test_splits_with_different_columns_are_refused() -> None:
+        configurations(prior_splits().select_columns(["text", "label"]))
     splits = prior_splits()
     splits["test"] = splits["test"].remove_columns("prior_cap")
     with pytest.raises(PriorError, match="'test' has"):
@@ -225,72 +226,61 @@ def test_splits_with_different_columns_are_refused() -> None:
 
 def test_the_staged_priors_load_with_plain_datasets(tmp_path: Path) -> None:
     splits = prior_splits()
-    folder = stage_priors(
-        splits,
-        PriorCard(repo_id="alice/p"),
-        tmp_path / "hub",
-        {"cap": {"mean r2": 0.85, "note": "x"}},
-    )
+    audit = {"cap": {"mean r2": 0.85, "note": "x"}}
+    folder = stage_priors(tmp_path / "hub", splits, audit=audit)
     loaded = load_dataset(str(folder), "cap", cache_dir=str(tmp_path / "cache"))
     assert loaded["train"].features["label"] == splits["train"].features["label"]
     assert loaded["train"]["prior"][:] == splits["train"]["prior_cap"][:]
     default = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert default["test"]["prior_lime"][:] == splits["test"]["prior_lime"][:]
     card = (folder / "README.md").read_text()
-    assert "| cap: mean r2 | 0.85 |" in card
-    assert "| hybrid | 5 | 4 | none |" in card
-    assert "| `n` | `100` |" in card
-    assert "```bash\nhf-cap extract --dataset desk\n```" in card
-    assert "| hf-cap | 0.1.0 |" in card
-    assert "| `prior` | `list of float64` |" in card
-    assert "| `label` | `label, 3 classes` |" in card
+    for line in ("| cap: mean r2 | 0.85 |", "| hybrid | 5 | 4 | none |", "| `n` | `100` |",
+                 "```bash\nhf-cap extract --dataset desk\n```", "| hf-cap | 0.1.0 |"):  # fmt: skip
+        assert line in card
 
 
 def test_priors_that_were_staged_anew_are_read_anew(tmp_path: Path) -> None:
-    splits, card, folder = prior_splits(), PriorCard(repo_id="alice/p"), tmp_path / "hub"
-    loaded = load_prior_dataset(str(stage_priors(splits, card, folder)))
+    splits, folder = prior_splits(), tmp_path / "hub"
+    loaded = load_prior_dataset(str(stage_priors(folder, splits)))
     assert {name: data.features for name, data in loaded.items()} == {
         name: data.features for name, data in splits.items()
     }
     assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
-    anew = splits.map(
-        lambda row: {name: [7.0] * len(row["words"]) for name in ("prior", "prior_cap")}
-    )
-    stage_priors(anew, card, folder)
+    columns = ("prior", "prior_cap")
+    anew = splits.map(lambda row: {name: [7.0] * len(row["words"]) for name in columns})
+    stage_priors(folder, anew)
     assert load_prior_dataset(str(folder))["train"]["prior"][:] == anew["train"]["prior"][:]
     cap = load_prior_dataset(str(folder), "cap")
     assert cap["test"]["prior"][:] == anew["test"]["prior_cap"][:]
-    with pytest.raises(DataError, match=r"no configuration 'shap'; it has \['hybrid', 'cap'"):
+    with pytest.raises(DataError, match=r"'shap' of .*hybrid"):
         load_prior_dataset(str(folder), "shap")
 
 
 def test_a_folder_without_a_card_is_read_as_it_is(tmp_path: Path) -> None:
     folder = write_priors(tmp_path / "desk")
     assert set(load_prior_dataset(str(folder))) == set(prior_splits())
-    with pytest.raises(DataError, match="no configuration 'cap'"):
-        load_prior_dataset(str(folder), "cap")
 
 
 def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path) -> None:
     write_priors(tmp_path / "desk")
-    audit = tmp_path / "audit.json"
-    audit.write_text('{"cap_r2": 0.85}')
-    folder = push_priors(
-        PriorPush(dataset=str(tmp_path / "desk"), repo_id="alice/p", audit=str(audit), examples=1)
-    )
+    (tmp_path / "audit.json").write_text('{"cap_r2": 0.85}')
+    options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"), examples=1)
+    folder = push_priors(tmp_path / "desk", options)
     assert folder == tmp_path / "desk-hub"
     assert "| cap\\_r2 | 0.85 |" in (folder / "README.md").read_text()
 
 
-def test_a_metric_needs_a_card_and_its_name(tmp_path: Path) -> None:
-    (tmp_path / "right.py").write_text("")
-    with pytest.raises(ConfigError, match="a Space needs a README"):
-        push_metric(MetricPush(metric=str(tmp_path), repo_id="alice/right"))
+# --- Metrics.
 
 
-def test_an_explanation_survives_the_configuration() -> None:
-    explanation = AttributionSettings(method="input_x_gradient", max_length=32, target="contrast")
-    config = roberta_classifier().config
-    assert AttributionSettings.read(config) == AttributionSettings()
-    config.update(explanation.entry())
-    assert AttributionSettings.read(config) == explanation
+def test_a_metric_is_a_space_of_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = push_metric("plausibility", PushOptions(repo_id="alice/plausibility"))
+    assert folder == tmp_path / "plausibility-hub"
+    names = ["README.md", "app.py", "plausibility.py", "requirements.txt"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert push_metric("plausibility", PushOptions(repo_id="alice/plausibility")) == folder
+    with pytest.raises(ConfigError, match=r"'right.py'. Call the repository 'alice/plausibility'"):
+        push_metric("plausibility", PushOptions(repo_id="alice/right"))

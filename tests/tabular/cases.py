@@ -1,4 +1,4 @@
-"""Tables and students that the tests of this room share."""
+"""Tables and models that the tests of this room share."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hf_cap.laat.table import TableSchema, infer_schema
 
 from hf_cap.laat.elicitation import FeatureScores
 from hf_cap.laat.models import TabularConfig, TabularModel
-from hf_cap.laat.settings import Scaling, TabularModelOptions, TargetKind
-from hf_cap.laat.table import EncodedTable, Preprocessor
+from hf_cap.laat.settings import Scaling, TableOptions, TabularModelOptions, TargetKind
+from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema, infer_schema
 from hf_cap.laat.trainer import LAATConfig, LAATTrainer
 
 
@@ -27,11 +26,13 @@ def fitted(
     frame: pd.DataFrame, *, kind: TargetKind = "classification", scaling: Scaling = "standard"
 ) -> Preprocessor:
     """A preprocessor for `frame` with the target `y`."""
-    return Preprocessor.fit(frame, infer_schema(frame, target="y", kind=kind), scaling)
+    return Preprocessor.fit(
+        frame, infer_schema(frame, target="y", options=TableOptions(target_kind=kind)), scaling
+    )
 
 
-def student(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) -> TabularModel:
-    """A student with fresh weights."""
+def tabular_model(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) -> TabularModel:
+    """A model with fresh weights."""
     torch.manual_seed(seed)
     return TabularModel(TabularConfig.of(preprocessor, TabularModelOptions(**options)))
 

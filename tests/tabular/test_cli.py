@@ -10,7 +10,7 @@ import pytest
 from hf_cap.cli import main
 from hf_cap.laat.elicitation import FeatureScores, load_scores
 from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
-from tests.tabular.cases import fitted, numbers, student
+from tests.tabular.cases import fitted, numbers, tabular_model
 from tests.tiny import byte_tokenizer, llama
 
 
@@ -65,7 +65,7 @@ def test_scores_are_elicited_and_a_student_is_aligned_with_them(
 def test_without_scores_the_task_alone_is_trained(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     told = ["--task", "tabular", "--label_column", "y", "--dataset", str(data)]
-    settings = ["--num_train_epochs", "60", "--eval_split", "test", "--student", "mlp"]
+    settings = ["--num_train_epochs", "60", "--eval_split", "test", "--architecture", "mlp"]
     assert main(["train", *told, *settings, *QUIET, "--output_dir", str(run)]) == 0
     record = json.loads((run / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 0
@@ -112,18 +112,16 @@ def test_cells_that_meant_a_missing_value_in_training_mean_it_ever_after(
     told = ["--model", str(run), "--dataset", str(data), "--split", "test", "--name", "again"]
     assert main(["evaluate", *told]) == 0
     assert json.loads((run / "evaluation" / "again.json").read_text()) == measured
-    student, rows = load_tabular_model(run), data / "test.csv"
-    pd.testing.assert_frame_equal(predict_table(student, rows), predict_table(student, frame))
-    np.testing.assert_array_equal(
-        attribute_features(student, rows), attribute_features(student, frame)
-    )
+    model, rows = load_tabular_model(run), data / "test.csv"
+    pd.testing.assert_frame_equal(predict_table(model, rows), predict_table(model, frame))
+    np.testing.assert_array_equal(attribute_features(model, rows), attribute_features(model, frame))
 
 
 def test_a_model_stored_before_missing_values_were_kept_still_reads_the_usual_ones(
     data: Path, tmp_path: Path
 ) -> None:
     frame = numbers()
-    made = student(fitted(frame))
+    made = tabular_model(fitted(frame))
     made.save_pretrained(tmp_path / "old")
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     del config["preprocessing"]["schema"]["missing_values"]
@@ -154,31 +152,29 @@ def test_scores_are_published_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hf_cap import hub
-    from hf_cap.cli import elicit as command
+    from hf_cap.laat import elicitation
 
-    sent: list[tuple[str, str, list[str]]] = []
+    sent: list[tuple[str, str, bool, list[str]]] = []
 
-    def upload(folder: Path, repo_id: str, kind: str, *, private: bool) -> str:
-        sent.append((repo_id, kind, sorted(file.name for file in folder.iterdir())))
-        return repo_id
+    def upload(folder: Path, options: hub.PushOptions, kind: str, **_: object) -> str:
+        files = sorted(file.name for file in folder.iterdir())
+        sent.append((options.repo_id, kind, options.private, files))
+        return options.repo_id
 
-    monkeypatch.setattr(hub, "check_access", lambda repo_id, kind: None)
+    monkeypatch.setattr(hub, "check_access", lambda *_, **__: None)
     monkeypatch.setattr(hub, "upload", upload)
     values = {"c0": {"x0": 1.0}, "c1": {"x0": -1.0}}
-    secret = {
-        "model": str(tmp_path / "lm"),
-        "base_url": "http://me",
-        "command": f"hf-cap {tmp_path}",
-    }
-    made = FeatureScores.of(values, method="stand-in", **secret)
-    monkeypatch.setattr(command, "elicit", lambda schema, values: made)
+    made = FeatureScores.of(values, method="mock", base_url="http://me")
+    monkeypatch.setattr(elicitation, "elicit_scores", lambda *_: made)
     words = ["--dataset", str(data), "--label_column", "y", "--output_dir", str(tmp_path / "s")]
-    assert main(["elicit", *words, "--push", "--repo_id", "me/scores", "--license", "mit"]) == 0
-    assert sent == [("me/scores", "dataset", ["README.md", "train.parquet"])]
+    words += ["--model", str(tmp_path / "lm"), "--license", "mit"]
+    assert main(["elicit", *words, "--push", "--repo_id", "me/scores"]) == 0
+    assert sent == [("me/scores", "dataset", True, ["README.md", "train.parquet"])]
     card = (tmp_path / "s" / "README.md").read_text()
     assert "license: mit" in card
     assert 'load_scores("me/scores")' in card
     written = load_scores(tmp_path / "s")
     assert written.scores == made.scores
-    public = {"method": "stand-in", "model": "lm", "command": f"hf-cap {tmp_path.name}"}
-    assert written.provenance == public
+    assert "base_url" not in written.provenance
+    assert written.provenance["model"] == "lm"
+    assert str(tmp_path) not in str(written.provenance)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hf_cap.laat.table import Description, TableSchema, infer_schema
 
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.elicitation import (
@@ -16,14 +15,14 @@ from hf_cap.laat.elicitation import (
     CONTROLS,
     FeatureScore,
     FeatureScores,
-    elicit_chat,
-    elicit_expectation,
+    elicit_scores,
     expectations,
     load_scores,
     questions,
     read_answer,
 )
 from hf_cap.laat.settings import ElicitOptions
+from hf_cap.laat.table import Description, TableSchema, infer_schema
 from hf_cap.lm.base import LanguageModel, LMSettings, OnReply, Reply, Sampling
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.mock import MockLanguageModel
@@ -70,7 +69,7 @@ def test_there_is_a_question_for_each_class_and_feature() -> None:
 @pytest.mark.parametrize("chat", [None, lambda user: f"<user>{user}</user><model>"])
 def test_the_score_is_the_mean_answer(chat: Any) -> None:
     scorer = MockLanguageModel(peaked, chat=chat)
-    scores = elicit_expectation(schema(), scorer, ElicitOptions(calibrate=False))
+    scores = elicit_scores(schema(), scorer, ElicitOptions(calibrate=False))
     assert found(scores, "yes") == pytest.approx(TRUTH, abs=1e-6)
     assert found(scores, "no") == pytest.approx({k: -v for k, v in TRUTH.items()}, abs=1e-6)
     assert scores.provenance["calls"] == 2 * 3 * 21
@@ -140,7 +139,7 @@ class Talker(LanguageModel):
 
 def test_answers_are_averaged_and_those_without_a_score_asked_again() -> None:
     talker = Talker(silent=2)
-    scores = elicit_chat(schema(), talker, ElicitOptions(estimates=2, attempts=3))
+    scores = elicit_scores(schema(), talker, ElicitOptions(method="chat", estimates=2, attempts=3))
     assert found(scores, "yes") == TRUTH
     assert {one.missing for one in scores.scores} == {0}
     assert scores.scores[0].reasons == ("Because. Score: 6",) * 2
@@ -151,7 +150,9 @@ def test_answers_are_averaged_and_those_without_a_score_asked_again() -> None:
 
 
 def test_what_is_never_answered_is_missing_and_not_zero(caplog: pytest.LogCaptureFixture) -> None:
-    scores = elicit_chat(schema(), Talker(silent=99), ElicitOptions(estimates=2, attempts=1))
+    scores = elicit_scores(
+        schema(), Talker(silent=99), ElicitOptions(method="chat", estimates=2, attempts=1)
+    )
     assert found(scores, "yes") == {**TRUTH, "age": None}
     assert [one.missing for one in scores.scores if one.feature == "age"] == [2, 2]
     assert "4 of 12 answers held no score" in caplog.text
@@ -162,12 +163,12 @@ def test_what_is_never_answered_is_missing_and_not_zero(caplog: pytest.LogCaptur
 def test_a_model_that_never_answers_is_refused() -> None:
     mute = MockLanguageModel(reply=lambda prompt: "Who knows")
     with pytest.raises(ExtractError, match=r"None of the 6 answers.*Who knows"):
-        elicit_chat(schema(), mute, ElicitOptions(estimates=1, attempts=0))
+        elicit_scores(schema(), mute, ElicitOptions(method="chat", estimates=1, attempts=0))
 
 
 def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    options = ElicitOptions(estimates=3, attempts=1)
-    expected = elicit_chat(schema(), Talker(silent=1), options)
+    options = ElicitOptions(method="chat", estimates=3, attempts=1)
+    expected = elicit_scores(schema(), Talker(silent=1), options)
 
     class Killed(Talker):
         """Dies in the second round, after four of its six replies."""
@@ -181,7 +182,9 @@ def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        elicit_chat(schema(), CachedLanguageModel(Killed(silent=1), tmp_path / "s.sqlite"), options)
+        elicit_scores(
+            schema(), CachedLanguageModel(Killed(silent=1), tmp_path / "s.sqlite"), options
+        )
     again = Talker()
     asked: list[int] = []
 
@@ -192,7 +195,7 @@ def test_an_elicitation_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path
             asked.append(len(prompts))
             return again.generate(prompts, sampling, on_result)
 
-    found = elicit_chat(schema(), CachedLanguageModel(Counted(), tmp_path / "s.sqlite"), options)
+    found = elicit_scores(schema(), CachedLanguageModel(Counted(), tmp_path / "s.sqlite"), options)
     assert found == expected
     assert asked == [2, 6]  # what was left of the second estimate, and the third
 
@@ -201,7 +204,7 @@ def test_more_estimates_ask_only_what_is_new(tmp_path: Path) -> None:
     for estimates, calls in ((2, 2), (5, 3)):
         talker = Talker()
         chat = CachedLanguageModel(talker, tmp_path / "s.sqlite")
-        elicit_chat(schema(), chat, ElicitOptions(estimates=estimates, seed=3))
+        elicit_scores(schema(), chat, ElicitOptions(method="chat", estimates=estimates, seed=3))
         assert len(talker.seeds) == calls
 
 
@@ -214,7 +217,9 @@ def test_settings_that_cannot_work_are_refused(setting: dict[str, Any]) -> None:
 
 
 def test_scores_come_back_from_a_folder_and_a_file(tmp_path: Path) -> None:
-    scores = elicit_chat(schema(), Talker(silent=99), ElicitOptions(estimates=2, attempts=0))
+    scores = elicit_scores(
+        schema(), Talker(silent=99), ElicitOptions(method="chat", estimates=2, attempts=0)
+    )
     (tmp_path / "made").mkdir()
     scores.to_dataset().to_parquet(str(tmp_path / "made" / "train.parquet"))
     assert load_scores(tmp_path / "made") == scores
@@ -259,7 +264,7 @@ def test_the_embedded_language_model_gives_finite_scores() -> None:
     from hf_cap.lm.open import open_language_model
 
     with torch.no_grad():
-        scores = elicit_expectation(schema(), open_language_model(LMSettings()))
+        scores = elicit_scores(schema(), open_language_model(LMSettings()))
     values, known = scores.matrix(schema().outputs, schema().feature_names)
     assert known.all()
     assert np.abs(values).max() <= 10

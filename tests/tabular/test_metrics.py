@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from hf_cap.errors import DataError, ModelError
-from hf_cap.laat.models import classification_metrics, regression_metrics
-from hf_cap.laat.publishing import load_tabular_model
+from hf_cap.laat.models import classification_metrics, load_tabular_model, regression_metrics
 
 
 def test_metrics_of_two_classes() -> None:
@@ -34,5 +33,5 @@ def test_metrics_of_numbers() -> None:
 
 
 def test_a_student_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ModelError, match="tabular student"):
+    with pytest.raises(ModelError, match="tabular model"):
         load_tabular_model("/nowhere/at/all")

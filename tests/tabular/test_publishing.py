@@ -1,4 +1,4 @@
-"""The folders that go to the Hub: a student, and a data set of feature scores."""
+"""The folders that go to the Hub: a tabular model, and a data set of feature scores."""
 
 import json
 from pathlib import Path
@@ -9,54 +9,46 @@ from huggingface_hub import ModelCard
 
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.hub import ModelPush
+from hf_cap.hub import PushOptions, push_model
 from hf_cap.laat.elicitation import FeatureScores, load_scores
-from hf_cap.laat.models import is_tabular_model
-from hf_cap.laat.publishing import (
-    load_tabular_model,
-    predict_table,
-    stage_scores,
-    stage_student,
-    tabular_record,
-)
-from hf_cap.laat.settings import ScorePush
-from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
+from hf_cap.laat.models import is_tabular_model, load_tabular_model, predict_table
+from hf_cap.laat.publishing import facts_of_run, tabular_record
+from tests.tabular.cases import fitted, numbers, scores_of, tabular_model, trainer
 from tests.tiny import roberta_classifier
 
 FRAME = numbers()
-SECRET = "hf_" + "A1" * 17
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A student as `hf-cap train` leaves it."""
-    model = student(fitted(FRAME))
+    """A run as `hf-cap train --task tabular` leaves it."""
+    model = tabular_model(fitted(FRAME))
     scores = scores_of(model.config.preprocessor.schema, [[-1, 2, 0, 1], [4, 0, -1, 2]])
     scores = FeatureScores(scores.scores, {"method": "chat", "model": "/home/alice/lm"})
     made = trainer(model, FRAME, tmp_path / "desk", scores, max_steps=3)
     made.train()
     made.save_model()
     record = tabular_record(made, scores, dataset="/home/alice/desk.csv")
-    (tmp_path / "desk" / "run.json").write_text(json.dumps({**record, "kind": "train_tabular"}))
+    (tmp_path / "desk" / "run.json").write_text(json.dumps(record))
     (tmp_path / "desk" / "evaluation").mkdir()
     numbers_ = {"rows": 40, "roc_auc": 0.75, "macro_f1": 0.5, "accuracy": 0.625}
     (tmp_path / "desk" / "evaluation" / "test.json").write_text(json.dumps(numbers_))
     return tmp_path / "desk"
 
 
-def test_the_staged_student_is_the_student(run: Path) -> None:
-    folder = stage_student(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
+def push(run: Path, **options: Any) -> Path:
+    return push_model(run, PushOptions(repo_id="alice/desk", **options), facts=facts_of_run(run))
+
+
+def test_the_staged_model_is_the_model_and_its_card_names_no_path(run: Path) -> None:
+    folder = push(run, license="mit")
     names = sorted(file.name for file in folder.iterdir())
     assert names == ["README.md", "config.json", "model.safetensors"]
     before, after = (predict_table(load_tabular_model(place), FRAME) for place in (run, folder))
     assert before.equals(after)
     config = json.loads((folder / "config.json").read_text())
     assert config["hf_cap"] == {"method": "input_gradient", "scope": "global"}
-
-
-def test_the_card_tells_what_was_told_and_learnt_and_no_path(run: Path) -> None:
-    options = ModelPush(run=str(run), repo_id="alice/desk", license="mit")
-    card = (stage_student(options, run / "hub") / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert 'load_tabular_model("alice/desk")' in card
     assert "| Input | Description | c0: score | c0: attribution |" in card
     assert "| test | 40 | 0.625 | 0.5 | 0.75 |" in card
@@ -71,35 +63,33 @@ def test_the_card_tells_what_was_told_and_learnt_and_no_path(run: Path) -> None:
     }
 
 
-def test_a_student_without_scores_is_not_said_to_be_explained(run: Path) -> None:
+def test_a_model_without_scores_is_not_called_explained(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     del config["hf_cap"]
     (run / "config.json").write_text(json.dumps(config))
-    folder = stage_student(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
-    assert "hf_cap" not in json.loads((folder / "config.json").read_text())
+    assert "hf_cap" not in json.loads((push(run) / "config.json").read_text())
 
 
-def test_no_row_is_shown(run: Path) -> None:
-    with pytest.raises(ConfigError, match="shows no row"):
-        stage_student(ModelPush(run=str(run), repo_id="alice/desk", examples=2), run / "hub")
-
-
-def test_weights_must_be_safetensors(run: Path) -> None:
+def test_what_cannot_be_published_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="shows no rows"):
+        facts_of_run(run, examples=2)
     (run / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="safetensors"):
-        stage_student(ModelPush(run=str(run), repo_id="alice/desk"), run / "hub")
+        push(run)
     assert not (run / "hub").exists()
 
 
-def test_a_student_is_told_from_a_text_model(run: Path, tmp_path: Path) -> None:
+def test_tabular_models_are_told_from_text_models(run: Path, tmp_path: Path) -> None:
     roberta_classifier().save_pretrained(tmp_path / "text")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    found = [is_tabular_model(place) for place in (run, tmp_path / "text", tmp_path / "broken", "none")]
+    found = [
+        is_tabular_model(place) for place in (run, tmp_path / "text", tmp_path / "broken", "none")
+    ]
     assert found == [True, False, False, False]
 
 
-def test_the_command_lists_a_student_and_uploads_nothing(
+def test_the_command_lists_a_model_and_uploads_nothing(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -110,42 +100,33 @@ def test_the_command_lists_a_student_and_uploads_nothing(
     assert "Nothing was uploaded" in caplog.text
 
 
-def scores() -> FeatureScores:
-    told = {"model": "/home/alice/lm", "base_url": "http://10.0.0.1/v1", "prompt_tokens": 70}
-    command = "hf-cap elicit --dataset /home/alice/desk.csv"
-    return FeatureScores.of({"c1": {"x0": 3.0, "x1": None}}, **told, command=command)
-
-
 def test_scores_are_staged_with_their_card_and_without_places(tmp_path: Path) -> None:
+    made = {"model": "/home/alice/lm", "base_url": "http://10.0.0.1/v1", "prompt_tokens": 70}
+    command = "hf-cap elicit --dataset /home/alice/desk.csv"
+    scores = FeatureScores.of({"c1": {"x0": 3.0, "x1": None}}, **made, command=command)
     (tmp_path / "s").mkdir()
-    scores().to_dataset().to_parquet(str(tmp_path / "s" / "train.parquet"))
-    words = ["push", "scores", "--folder", str(tmp_path / "s"), "--repo_id", "alice/told"]
+    scores.to_dataset().to_parquet(str(tmp_path / "s" / "train.parquet"))
+    words = ["push", "scores", "--folder", str(tmp_path / "s"), "--repo_id", "alice/elicited"]
     assert main([*words, "--license", "mit"]) == 0
     folder = tmp_path / "s-hub"
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "train.parquet"]
     staged = load_scores(folder)
-    assert staged.scores == scores().scores
-    told = {"model": "lm", "prompt_tokens": 70, "command": "hf-cap elicit --dataset desk.csv"}
-    assert staged.provenance == told
+    assert staged.scores == scores.scores
+    public = {"model": "lm", "prompt_tokens": 70, "command": "hf-cap elicit --dataset desk.csv"}
+    assert staged.provenance == public
     card = (folder / "README.md").read_text()
-    assert 'load_scores("alice/told")' in card
-    assert "| x0 | 3 |" in card
-    assert "| `prompt_tokens` | `70` |" in card
-    assert "| x1 | unknown |" in card
-    assert "hf-cap elicit --dataset desk.csv" in card
+    assert 'load_scores("alice/elicited")' in card
+    for line in ("| x0 | 3 |", "| `prompt_tokens` | `70` |", "| x1 | unknown |", "license: mit"):
+        assert line in card
     assert "/home/alice" not in card
     assert "10.0.0.1" not in card
-    assert "license: mit" in card
 
 
-def test_a_secret_stops_the_publication(tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text(f"c1: {{{SECRET}: 3}}")
-    options = ScorePush(scores=str(tmp_path / "s.yaml"), repo_id="alice/told")
-    with pytest.raises(ConfigError, match="access token"):
-        stage_scores(options, tmp_path / "hub")
-    assert not (tmp_path / "hub").exists()
-
-
-def test_there_must_be_scores(tmp_path: Path) -> None:
+def test_a_secret_stops_the_publication(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yaml").write_text("c1: {hf_" + "A1" * 17 + ": 3}")
+    words = ["push", "scores", "--folder", str(tmp_path / "s.yaml"), "--repo_id", "alice/elicited"]
+    assert main(words) == 2
+    assert "access token" in capsys.readouterr().err
+    assert not (tmp_path / "s-hub").exists()
     with pytest.raises(DataError, match="no feature scores"):
-        stage_scores(ScorePush(scores=str(tmp_path), repo_id="a/b"), tmp_path / "hub")
+        load_scores(tmp_path)

@@ -1,15 +1,17 @@
 """What a table is taken to mean."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from hf_cap.laat.table import Description, TableSchema, infer_schema
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.laat.table import read_table
+from hf_cap.laat.settings import TableOptions
+from hf_cap.laat.table import Description, TableSchema, infer_schema, read_table
 
 
 def frame() -> pd.DataFrame:
@@ -28,7 +30,7 @@ def frame() -> pd.DataFrame:
 def test_numbers_and_truth_values_are_one_feature_and_each_level_is_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    schema = infer_schema(frame(), target="y", ignore=["id"])
+    schema = infer_schema(frame(), target="y", options=TableOptions(ignore=("id",)))
     assert schema.feature_names == ["age", "job=cook", "job=smith", "member"]
     assert schema.classes == ("no", "yes")
     assert "'same' is constant" in caplog.text
@@ -49,7 +51,7 @@ def test_a_description_names_target_classes_and_columns(tmp_path: Path) -> None:
 
 def test_a_schema_survives_json() -> None:
     schema = infer_schema(frame(), target="y")
-    assert TableSchema.from_dict(schema.to_dict()) == schema
+    assert TableSchema.from_dict(json.loads(json.dumps(asdict(schema)))) == schema
 
 
 def test_whole_numbers_are_one_class_whether_int_or_float() -> None:
@@ -62,7 +64,7 @@ def test_whole_numbers_are_one_class_whether_int_or_float() -> None:
     [
         ({"target": "z"}, "no target column 'z'"),
         ({"target": "same"}, "classification needs two"),
-        ({"target": "y", "max_levels": 3}, "'id' has 4 different values"),
+        ({"target": "y", "options": TableOptions(max_levels=3)}, "'id' has 4 different values"),
         ({"target": "y", "description": Description(columns={"agee": "?"})}, "'agee'"),
         (
             {"target": "y", "description": Description(classes={"0": "does not pay", "1": "pays"})},

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
-from hf_cap.laat.models import TabularModel, class_scores, input_gradients
-from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
+from hf_cap.laat.models import (
+    TabularModel,
+    attribute_features,
+    class_scores,
+    input_gradients,
+    load_tabular_model,
+    predict_table,
+)
 from hf_cap.laat.settings import Scope
 from hf_cap.laat.table import EncodedTable
 from hf_cap.laat.trainer import (
@@ -19,7 +25,7 @@ from hf_cap.laat.trainer import (
     ScoreRows,
     tabular_trainer,
 )
-from tests.tabular.cases import fitted, numbers, scores_of, student, trainer
+from tests.tabular.cases import fitted, numbers, scores_of, tabular_model, trainer
 from tests.tiny import roberta_classifier
 
 
@@ -48,7 +54,7 @@ def gradients_of(model: TabularModel, frame: Any, *, differentiable: bool = Fals
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_the_input_gradient_of_a_linear_student_is_its_weights(classes: int) -> None:
     frame = numbers(classes=classes, rows=20)
-    model = student(fitted(frame))
+    model = tabular_model(fitted(frame))
     expected = centred(first(model))
     found = gradients_of(model, frame)
     torch.testing.assert_close(found, expected.expand(20, -1, -1))
@@ -57,7 +63,9 @@ def test_the_input_gradient_of_a_linear_student_is_its_weights(classes: int) -> 
 
 def test_the_input_gradient_of_a_network_is_that_of_finite_differences() -> None:
     frame = numbers(classes=3)
-    model = student(fitted(frame), student="mlp", hidden_sizes=(7, 5), activation="tanh").double()
+    model = tabular_model(
+        fitted(frame), architecture="mlp", hidden_sizes=(7, 5), activation="tanh"
+    ).double()
     inputs = torch.from_numpy(fitted(frame).features(frame)).double()
     found = input_gradients(
         model(features=(x := inputs.clone().requires_grad_())).logits,
@@ -76,13 +84,13 @@ def test_the_input_gradient_of_a_network_is_that_of_finite_differences() -> None
 
 def test_a_number_as_target_is_attributed_as_it_is() -> None:
     frame = numbers().assign(y=np.arange(40.0))
-    model = student(fitted(frame, kind="regression"))
+    model = tabular_model(fitted(frame, kind="regression"))
     torch.testing.assert_close(gradients_of(model, frame), first(model).expand(40, 1, -1))
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize(
-    "options", [{}, {"student": "mlp", "hidden_sizes": (8,), "activation": "gelu"}]
+    "options", [{}, {"architecture": "mlp", "hidden_sizes": (8,), "activation": "gelu"}]
 )
 @pytest.mark.parametrize("classes", [2, 3])
 def test_with_a_large_weight_the_gradients_take_the_direction_of_the_scores(
@@ -93,7 +101,7 @@ def test_with_a_large_weight_the_gradients_take_the_direction_of_the_scores(
     # what class scores can express: each feature's scores add up to 0 over the classes
     values = np.array([[3, -1, 0, 2], [1, 2, -4, 0], [0, 1, 1, 1.0]])[:classes]
     values = values - values.mean(0)
-    model = student(preprocessor, **options)
+    model = tabular_model(preprocessor, **options)
     run = trainer(
         model, frame, tmp_path, scores_of(preprocessor.schema, values),
         attribution_scope=scope, alignment_weight=1e4, max_steps=300, learning_rate=0.02,
@@ -112,7 +120,7 @@ def test_scores_of_one_class_alone_align_that_class(tmp_path: Path) -> None:
     frame = numbers()
     preprocessor = fitted(frame)
     values = np.array([[np.nan] * 4, [5, -5, 1, 0]])
-    model = student(preprocessor)
+    model = tabular_model(preprocessor)
     scores = scores_of(preprocessor.schema, values)
     trainer(
         model, frame, tmp_path, scores, alignment_weight=1e4, max_steps=300, learning_rate=0.02
@@ -124,7 +132,7 @@ def test_a_feature_without_a_score_is_left_free() -> None:
     frame = numbers()
     preprocessor = fitted(frame)
     schema = preprocessor.schema
-    model = student(preprocessor)
+    model = tabular_model(preprocessor)
     with torch.no_grad():  # already along the scores, but for the feature that has none
         first(model).copy_(torch.tensor([[-1.0, 0, 9, -2], [1, 0, 4, 2]]))
     scores = scores_of(schema, [[-1, 0, np.nan, -2], [1, 0, np.nan, 2]])
@@ -143,7 +151,7 @@ def test_the_loss_is_the_mean_square_of_the_difference_of_unit_vectors(
     frame = numbers(rows=10)
     preprocessor = fitted(frame)
     values = np.array([[-1.0, 2, 0, 1], [4, 0, -1, 2]])
-    model = student(preprocessor)
+    model = tabular_model(preprocessor)
     run = trainer(
         model, frame, tmp_path, scores_of(preprocessor.schema, values),
         alignment_weight=3.0, attribution_scope=scope,
@@ -161,7 +169,9 @@ def test_the_loss_is_the_mean_square_of_the_difference_of_unit_vectors(
 def test_the_gradient_of_the_alignment_reaches_every_layer(activation: str, scope: Scope) -> None:
     frame = numbers(classes=3)
     preprocessor = fitted(frame)
-    model = student(preprocessor, student="mlp", hidden_sizes=(6, 5), activation=activation)
+    model = tabular_model(
+        preprocessor, architecture="mlp", hidden_sizes=(6, 5), activation=activation
+    )
     values = np.random.default_rng(0).normal(size=(3, 4))
     scores = scores_of(preprocessor.schema, values)
     rows = ScoreRows.of(scores, preprocessor.schema, sharpen=False, device=torch.device("cpu"))
@@ -182,7 +192,7 @@ def test_loss_and_gradient_are_linear_in_the_weight(tmp_path: Path) -> None:
     scores = scores_of(preprocessor.schema, [[-1, 2, 0, 1], [4, 0, -1, 2]])
     found = {}
     for weight in (0.0, 1.0, 3.0):
-        model = student(preprocessor, student="mlp", hidden_sizes=(6,))
+        model = tabular_model(preprocessor, architecture="mlp", hidden_sizes=(6,))
         model.train(True)
         run = trainer(model, frame, tmp_path, scores, alignment_weight=weight)
         batch = {"features": run.train_dataset.features, "labels": run.train_dataset.labels}
@@ -196,7 +206,7 @@ def test_loss_and_gradient_are_linear_in_the_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [8, 4])
-def test_global_attributions_accumulate_over_equal_batches_of_a_linear_student(
+def test_global_attributions_accumulate_over_equal_batches_of_a_linear_model(
     batch: int, tmp_path: Path
 ) -> None:
     frame = numbers(rows=16)
@@ -204,7 +214,7 @@ def test_global_attributions_accumulate_over_equal_batches_of_a_linear_student(
     scores = scores_of(preprocessor.schema, [[-1, 2, 0, 1], [4, 0, -1, 2]])
     weights = []
     for size, parts in ((16, 1), (batch, 16 // batch)):
-        model = student(preprocessor)
+        model = tabular_model(preprocessor)
         trainer(
             model, frame, tmp_path, scores, max_steps=3, optim="sgd", max_grad_norm=0.0,
             per_device_train_batch_size=size, gradient_accumulation_steps=parts,
@@ -225,7 +235,7 @@ def test_sharpening_lets_the_strongest_feature_decide() -> None:
 def test_a_student_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> None:
     frame = numbers(classes=3)
     preprocessor = fitted(frame)
-    model = student(preprocessor, student="mlp", hidden_sizes=(6,))
+    model = tabular_model(preprocessor, architecture="mlp", hidden_sizes=(6,))
     scores = scores_of(preprocessor.schema, np.eye(3, 4))
     run = trainer(model, frame, tmp_path / "a", scores, max_steps=2)
     run.train()
@@ -241,7 +251,7 @@ def test_a_student_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> 
 def test_a_number_as_target_is_learnt_and_predicted_in_its_unit(tmp_path: Path) -> None:
     frame = numbers(rows=60)
     frame["y"] = 100 + 30 * frame["x0"] - 10 * frame["x1"]
-    model = student(fitted(frame, kind="regression"))
+    model = tabular_model(fitted(frame, kind="regression"))
     trainer(model, frame, tmp_path, max_steps=300, learning_rate=0.05).train()
     np.testing.assert_allclose(predict_table(model, frame)["y"], frame["y"], atol=2)
 
@@ -250,12 +260,12 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     frame = numbers()
     preprocessor = fitted(frame)
     scores = scores_of(preprocessor.schema, [[-1, 2, 0, 1], [4, 0, -1, 2]])
-    whole = student(preprocessor)
+    whole = tabular_model(preprocessor)
     trainer(whole, frame, tmp_path / "whole", scores, max_steps=6).train()
-    part = student(preprocessor)
+    part = tabular_model(preprocessor)
     saving = {"save_strategy": "steps", "save_steps": 3}
     trainer(part, frame, tmp_path / "part", scores, max_steps=6, **saving).train()
-    resumed = student(preprocessor, seed=5)
+    resumed = tabular_model(preprocessor, seed=5)
     trainer(resumed, frame, tmp_path / "part", scores, max_steps=6, **saving).train(
         resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-3")
     )
@@ -266,7 +276,7 @@ def test_evaluation_tells_the_parts_of_the_loss(tmp_path: Path) -> None:
     frame = numbers()
     preprocessor = fitted(frame)
     scores = scores_of(preprocessor.schema, [[-1, 2, 0, 1], [1, -2, 0, -1]])
-    model = student(preprocessor)
+    model = tabular_model(preprocessor)
     run = trainer(
         model, frame, tmp_path, scores, logging_strategy="steps", logging_steps=1, max_steps=2
     )
@@ -286,7 +296,7 @@ def test_the_card_tells_features_and_scores(tmp_path: Path) -> None:
     frame = numbers()
     preprocessor = fitted(frame)
     scores = scores_of(preprocessor.schema, [[-1, 2, 0, 1], [4, 0, -1, 2]])
-    run = trainer(student(preprocessor), frame, tmp_path / "run", scores, max_steps=1)
+    run = trainer(tabular_model(preprocessor), frame, tmp_path / "run", scores, max_steps=1)
     run.train()
     run.create_model_card(model_name="Little | model")
     card = (tmp_path / "run" / "README.md").read_text()
@@ -325,7 +335,7 @@ def test_what_cannot_be_aligned_is_refused(
     scores = scores_of(preprocessor.schema, np.full((2, 4), 0.0 if case == "zero scores" else 1.0))
     if case in names:
         scores = scores.of({"c0": {names[case]: 1.0}})
-    model: Any = roberta_classifier() if case == "text model" else student(preprocessor)
+    model: Any = roberta_classifier() if case == "text model" else tabular_model(preprocessor)
     table = EncodedTable.of(frame, preprocessor)
     config = LAATConfig(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(error, match=message):
@@ -354,7 +364,7 @@ def test_the_default_run_is_bounded(rows: int, settings: dict[str, Any], epochs:
 
 def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:
     config = LAATConfig(str(tmp_path), use_cpu=True, alignment_weight=0.0, learning_rate=0.0)
-    model = student(fitted(numbers()))
+    model = tabular_model(fitted(numbers()))
     for rows, steps in ((40, 200), (128, 400)):
         table = EncodedTable.of(numbers(rows), model.config.preprocessor)
         made = LAATTrainer(model, config, train_dataset=table)

@@ -7,9 +7,10 @@ from transformers import pipeline as typed_pipeline
 
 from hf_cap.attribution import attribute_words
 from hf_cap.classifiers import longest_input
-from hf_cap.errors import ConfigError
-from hf_cap.pipelines import register_pipeline
+from hf_cap.errors import ConfigError, PriorError
+from hf_cap.pipelines import AGAINST, FOR, register_pipeline, show_attributions
 from hf_cap.schema import AttributionSettings
+from hf_cap.utils import bundled
 from tests.tiny import roberta_classifier, word_tokenizer
 
 pipeline: Any = typed_pipeline  # its types know no task but those of transformers
@@ -87,3 +88,48 @@ def test_a_batch_gives_what_single_texts_give(explain: Any) -> None:
 def test_an_unknown_label_is_refused(explain: Any) -> None:
     with pytest.raises(ConfigError, match=r"no label 'LABEL_9'.*LABEL_0"):
         explain("pay", label="LABEL_9")
+
+
+# --- Heat maps.
+
+
+def test_each_word_has_its_value_sign_and_strength() -> None:
+    page = show_attributions(["for", "against", "neither"], [1.0, -0.5, 0.0])._repr_html_()
+    assert 'aria-label="for: +1" title="+1"' in page
+    assert 'aria-label="against: -0.5" title="-0.5"' in page
+    assert "rgba(33,113,181,0.62);border-bottom:2px solid rgba(33,113,181,1.00)" in page
+    assert "rgba(217,102,10,0.31);border-bottom:2px dashed rgba(217,102,10,0.50)" in page
+    assert page.count("background") == 2
+    louder = show_attributions(["for", "against", "neither"], [7.0, -3.5, 0.0])._repr_html_()
+    assert louder.count("0.31)") == page.count("0.31)") == 1  # a part of the largest of the row
+
+
+def test_rows_have_names_and_a_title_and_print_as_bars() -> None:
+    shown = show_attributions(["a"], {"before": [1.0], "after": [-1.0]}, title="renew_loan")
+    for output in (shown._repr_html_(), repr(shown)):
+        assert all(name in output for name in ("before", "after", "renew_loan"))
+    assert repr(show_attributions(["lost", "a"], [1.0, 0.0])).splitlines() == ["lost  a", "█     ·"]
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"&'", "\x1b[31m\u202e"]
+)
+def test_hostile_words_show_as_text(text: str) -> None:
+    words = text.split()
+    shown = show_attributions(words, {text: [1.0] * len(words)}, title=text)
+    assert "<script" not in shown._repr_html_()
+    assert "<img" not in shown._repr_html_()
+    assert "\x1b" not in repr(shown)
+
+
+def test_the_colours_are_those_of_the_report() -> None:
+    style = "".join(file.read_text() for file in (bundled("report") / "page").glob("*.css"))
+    for name, colour in (("for", FOR), ("against", AGAINST)):
+        assert f"--{name}: {' '.join(map(str, colour))};" in style
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(PriorError, match="'after': 1 scores for 2 words"):
+        show_attributions(["a", "b"], {"after": [1.0]})
+    with pytest.raises(PriorError, match="is nan"):
+        show_attributions(["a"], [float("nan")])
