@@ -216,12 +216,10 @@ def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None
 _REFUSALS = {
     401: "The Hub does not accept the access token; it may be wrong, expired or revoked. Make a new one and "
     "log in with `hf auth login`, or set HF_TOKEN.",
-    403: "The access token may not write to {!r}. Use one with write access to this namespace.",
-    409: "Somebody else is changing {!r} at this moment.",
-    412: "Somebody else pushed to {!r} in the meantime, so nothing was added to it. Look at their commit.",
+    403: "The access token may not write to {}. Use one with write access to this namespace.",
+    409: "Somebody else is changing {} at this moment.",
+    412: "Somebody else pushed to {} in the meantime, so nothing was added to it. Look at their commit.",
     429: "The Hub has had too many requests and asks for a pause.",
-    "gated": "{!r} is gated: ask for access on its page, then log in with that account.",
-    "missing": "There is no repository {!r} that this token may see. Check name, kind and token.",
 }
 
 
@@ -230,6 +228,7 @@ def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
     """Turn errors of the Hub into errors that say what to do; `kept` is the complete local folder."""
     from huggingface_hub import errors
 
+    http: Any = errors.HTTPError  # type: ignore[attr-defined]
     rest = f" Nothing is lost: {str(kept)!r} is complete; run the same command again." * bool(kept)
     try:
         yield
@@ -243,23 +242,25 @@ def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
         ) from error
     except errors.HFValidationError as error:
         raise ConfigError(f"{repo_id!r} is no valid name of a repository: {error}") from error
-    except (errors.HTTPError, RuntimeError) as error:  # type: ignore[attr-defined]
+    except (http, RuntimeError) as error:
         # the upload of a large file wraps the error of a part
-        cause: Any = error.__cause__ if isinstance(error, RuntimeError) else error
-        if not isinstance(cause, errors.HTTPError):  # type: ignore[attr-defined]
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, http):
             raise
-        raise ServerError(_refusal(cause, repo_id) + rest) from error
+        raise ServerError(_refusal(cause).replace("{}", repr(repo_id)) + rest) from error
 
 
-def _refusal(error: Any, repo_id: str) -> str:
+def _refusal(error: Any) -> str:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if not isinstance(error, HfHubHTTPError):
         return f"The connection to the Hub failed ({type(error).__name__}: {error})."
-    gated, missing = isinstance(error, GatedRepoError), isinstance(error, RepositoryNotFoundError)
-    reason = "gated" if gated else "missing" if missing else error.response.status_code
-    known = _REFUSALS.get(reason)
-    return known.format(repo_id) if known else f"The Hub answered {reason}: {error}"
+    if isinstance(error, GatedRepoError):
+        return "{} is gated: ask for access on its page, then log in with that account."
+    if isinstance(error, RepositoryNotFoundError):
+        return "There is no repository {} that this token may see. Check name, kind and token."
+    status = error.response.status_code
+    return _REFUSALS.get(status, f"The Hub answered {status}: {' '.join(str(error).split())}")
 
 
 # --- What is published: a trained model, a metric, or a data set with priors.
@@ -421,24 +422,12 @@ def push_prior_dataset(
         return upload(folder, known, "dataset", token=token)
 
 
-def _write_priors(
-    folder: Path,
-    splits: "Mapping[str, Dataset]",
-    options: PushOptions,
-    audit: Mapping[str, Any] | None,
-) -> None:
+def _write_priors(folder: Path, splits: Any, options: PushOptions, audit: Any) -> None:
     from hf_cap.priors.card import write_prior_dataset
 
+    names = ("repo_id", "source_dataset", "license", "language", "examples", "template")
     write_prior_dataset(
-        folder,
-        splits,
-        repo_id=options.repo_id,
-        source_dataset=options.source_dataset,
-        license=options.license,
-        language=options.language,
-        examples=3 if options.examples is None else options.examples,
-        audit=audit,
-        template=options.template,
+        folder, splits, audit=audit, **{name: getattr(options, name) for name in names}
     )
 
 

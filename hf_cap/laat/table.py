@@ -6,7 +6,7 @@ A numeric column is one feature; a categorical column has one feature per level,
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -84,11 +84,12 @@ class TableSchema:
     @property
     def features(self) -> list[Feature]:
         """All features in the order of the model's inputs."""
-        return [
-            Feature(_feature_name(column.name, level), column.name, level, column.description)
-            for column in self.columns
-            for level in column.levels or (None,)
-        ]
+        found = []
+        for name, _, description, levels in map(astuple, self.columns):
+            if not levels:
+                found.append(Feature(name, name, None, description))
+            found += [Feature(f"{name}={one}", name, one, description) for one in levels]
+        return found
 
     @property
     def feature_names(self) -> list[str]:
@@ -108,13 +109,9 @@ class TableSchema:
         return cls(**{**values, **lists, "columns": tuple(columns)})
 
 
-def _feature_name(column: str, level: str | None) -> str:
-    return column if level is None else f"{column}={level}"
-
-
 @dataclass(frozen=True)
 class Description:
-    """What a person says about a table; all of it may be left out."""
+    """What a person says about a table; every field may be left out."""
 
     target: str | None = None
     question: str = ""
@@ -442,11 +439,8 @@ def _one_hot(frame: pd.DataFrame, column: Column) -> Floats:
     names = np.array(["" if pd.isna(cell) else _level_name(cell) for cell in cells], dtype=object)
     encoded: Floats = (names[:, None] == np.array(column.levels, dtype=object)).astype(np.float32)
     if unknown := sorted({str(name) for name in names[~encoded.any(1)] if name}):
-        _logger.warning(
-            "Column %r has the new levels %r; all its features are 0 in these rows.",
-            column.name,
-            unknown[:5],
-        )
+        message = "Column %r has the new levels %r; all its features are 0 in these rows."
+        _logger.warning(message, column.name, unknown[:5])
     return encoded
 
 

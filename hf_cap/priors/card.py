@@ -122,7 +122,7 @@ def prior_dataset_facts(
     source_dataset: str | None = None,
     license: str | None = None,
     language: str | None = None,
-    examples: int = 3,
+    examples: int | None = None,
     audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The facts of the card of a data set with priors.
@@ -132,7 +132,7 @@ def prior_dataset_facts(
         repo_id: Where it will be on the Hub.
         source_dataset: Hub id of the data set that the texts are from.
         license, language: As the Hub spells them.
-        examples: Texts to show per configuration.
+        examples: Texts to show per configuration; 3 by default.
         audit: Figures of `hf-cap audit`; numbers in nested groups are named `group: figure`.
 
     Returns:
@@ -179,7 +179,8 @@ def prior_dataset_facts(
         "command": public_text("\n".join(commands)) or None,
         "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
         "configurations": [
-            _configuration_facts(one, parts, made[one], examples) for one, parts in found.items()
+            _configuration_facts(one, parts, made[one], 3 if examples is None else examples)
+            for one, parts in found.items()
         ],
     }
 

@@ -80,7 +80,11 @@ def train_on(name: str, folder: str) -> tuple[list[dict[str, Any]], list[str]]:
     model = roberta_classifier(len(data.features["label"].names))
     trainer = CAPTrainer(model, config, train_dataset=data, processing_class=word_tokenizer())
     trainer.train()
-    asked = [module for module in sys.modules if module.startswith(("hf_cap.lm", "hf_cap.priors."))]
+    asked = [
+        module
+        for module in sys.modules
+        if module.startswith(("hf_cap.lm", "hf_cap.priors.language_model"))
+    ]
     return trainer.state.log_history, asked
 
 
