@@ -1,154 +1,134 @@
-"""`hf-cap extract`: add prior columns to a labelled data set.
+"""Add prior columns to a labelled data set.
 
 `accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from hf_cap.cli.config import build, command_line
+import yaml
+
+from hf_cap.cli.core import Group, Result, Values, build, command_line, group_of
+from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
-from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.classifier import IntegratedGradientsPrior
+from hf_cap.priors.base import SOURCES, source_class
 from hf_cap.priors.extract import ExtractionSettings
-from hf_cap.priors.keywords import KeywordsPrior, RationalePrior
-from hf_cap.priors.lime import LimePrior
-from hf_cap.priors.shap import ShapPrior
+from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import documented, option, real_path, required
+from hf_cap.utils import option, real_path, required
 from hf_cap.words import WORD_PATTERN
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from hf_cap.priors.base import Source
-
 
 _logger = logging.getLogger(__name__)
 
+PROMPT = ("chat", "verbalise", "demonstrations")
+"""What all sources that ask a language model share; the rest is each one's own."""
+SHARED = (*PROMPT, "word_pattern", "text_column", "label_column", "model")
+EXPLAINED = ("classifier", "revision", "trust_remote_code")
 
-@documented
+
 @dataclass(frozen=True, kw_only=True)
-class ExtractPlaces:
-    """What is read and written, and which sources are asked."""
+class ExtractArguments:
+    """What is read and written, and by which sources."""
 
     dataset: str = required(
-        "Labelled data: `embedded/...`, a folder, a file, or a Hub id. A folder with priors keeps them."
+        "Labelled data: `embedded/...`, a folder, a file, or a Hub id. Priors that it has are kept."
     )
-    output_dir: str = required("Folder to write, one parquet file a split; may be the same.")
+    output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
     sources: tuple[str, ...] = option(
-        ("cap",), "Prior sources, such as cap, channel, lime, integrated_gradients, keywords."
+        ("cap",), f"Prior sources: {', '.join(SOURCES)}, or your own as `module:Class`."
     )
-    text_column: str = option(TEXT, "Column that holds the text.")
-    label_column: str = option(LABEL, "Column that holds the label.")
-    labels: tuple[str, ...] = option(
-        (), "The label space, in order; by default that of the data set."
-    )
-    train_split: str | None = option(
-        None,
-        "Split that the sources learn from (demonstrations, keywords), whether or not it gets priors; by "
-        "default `train` where it is among the splits, else the first of them.",
-    )
-    limit: int | None = option(None, "At most so many texts a split, for a trial.")
-    word_pattern: str = option(
-        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
-    )
+    model: str = option(LANGUAGE_MODEL, "Language model: Hub id, folder, .gguf or embedded name.")
     classifier: str | None = option(
         None,
         "For sources that explain a classifier: a folder written by `hf-cap train` (best without alignment) "
         "or a Hub id, with the label space of the data.",
     )
-    classifier_revision: str | None = option(
-        None, "Branch, tag or commit of a classifier on the Hub."
+    classifier_revision: str | None = option(None, "Branch, tag or commit of that classifier.")
+    classifier_trust_remote_code: bool = option(False, "Run code that comes with that classifier.")
+    train_split: str | None = option(
+        None,
+        "Split that the sources learn from (demonstrations, keywords), whether or not it gets priors. "
+        "Default: `train` where it is among the splits, else the first of them.",
+    )
+    limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
+    labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
+    options: dict[str, str] = option(
+        factory=dict, help="Settings of a source of your own: `NAME.setting=value` (YAML values)."
     )
 
 
-SETTINGS = (
-    ExtractPlaces,
-    ExtractionSettings,
-    LMSettings,
-    LMRuntime,
-    CAPPrior,
-    ChannelPrior,
-    IntegratedGradientsPrior,
-    LimePrior,
-    ShapPrior,
-    KeywordsPrior,
-    RationalePrior,
-)
+def source_groups(*without: type) -> list[Group]:
+    """One group of settings per source, but for the subclasses of `without`."""
+    classes = [source_class(name) for name in SOURCES]
+    offered = [cls for cls in classes if not issubclass(cls, without)]
+    groups = [Group(cls.name, cls, without=(*SHARED, *EXPLAINED)) for cls in offered]
+    return [group for group in groups if group.settings]
 
 
-def run(values: dict[str, Any]) -> None:
-    """Extract, write, and say what it took."""
+LM_GROUPS = [
+    Group("prompt", LanguageModelSource, only=PROMPT),
+    Group("lm", LMSettings, LMRuntime, without=("model",)),
+]
+EXAMPLE = "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50"
+SETTINGS = [ExtractArguments, ExtractionSettings, *LM_GROUPS, *source_groups()]
+PROGRESS = ("progress",)
+
+
+def run(values: Values) -> Result:
+    """Extract and write."""
     from hf_cap.data import load_splits
     from hf_cap.lm.base import using_runtime
     from hf_cap.priors.extract import extract_priors
+    from hf_cap.stages import make_sources
 
-    places, settings = build(ExtractPlaces, values), build(ExtractionSettings, values)
-    train_split = places.train_split or split_to_learn_from(settings.splits)
+    given, settings = build(ExtractArguments, values), build(ExtractionSettings, values)
+    learn_from = given.train_split
+    if learn_from is None:
+        learn_from = "train" if "train" in settings.splits else settings.splits[0]
     found = load_splits(
-        places.dataset,
-        splits=(*settings.splits, train_split),
-        text_column=places.text_column,
-        label_column=places.label_column,
-        labels=places.labels or None,
+        given.dataset,
+        splits=(*settings.splits, learn_from),
+        text_column=given.text_column,
+        label_column=given.label_column,
+        labels=given.labels or None,
     )
-    if places.limit is not None and real_path(places.dataset) == real_path(places.output_dir):
+    if given.limit is not None and real_path(given.dataset) == real_path(given.output_dir):
         raise ConfigError(
-            f"`limit={places.limit}` would leave only so many texts of {places.output_dir!r}, which is read "
+            f"`limit={given.limit}` would leave only so many texts of {given.output_dir!r}, which is read "
             "and written. Name another output folder."
         )
-    with using_runtime(build(LMRuntime, values)):
-        # making a source may already ask the language model: `contrast` calibrates
-        sources = [make_source(name, found[train_split], values) for name in places.sources]
-        summary = extract_priors(
-            {name: limited(found[name], places.limit) for name in settings.splits},
-            sources,
-            places.output_dir,
-            settings,
-            command=command_line(),
-        )
-    _logger.info("%s", summary)
-    _logger.info("Wrote the priors to %s", places.output_dir)
-
-
-def split_to_learn_from(splits: Sequence[str]) -> str:
-    """`train` where it is among the splits, in whatever order they are named; else the first."""
-    return "train" if "train" in splits else splits[0]
-
-
-def limited(split: "Dataset", limit: int | None) -> "Dataset":
-    """The first `limit` texts of a split."""
-    return split if limit is None else split.select(range(min(limit, len(split))))
-
-
-def make_source(name: str, dataset: "Dataset", values: Mapping[str, Any]) -> "Source":
-    """A source that has learnt from `dataset` what it must know, with those of the settings that it has.
-
-    Raises:
-        ConfigError: there is no such source, or it explains a classifier and none is given.
-    """
-    from hf_cap.priors.base import source_class
-
-    cls = source_class(name)
-    names = {item.name for item in fields(cls) if item.init}
-    # columns have their standard names by now, and `labels` is what the data set says
-    options = {
-        key: value
-        for key, value in values.items()
-        if key in names - {"labels", "text_column", "label_column", "revision", "model"}
+    limited = {
+        name: found[name].select(range(min(given.limit or len(found[name]), len(found[name]))))
+        for name in settings.splits
     }
-    if "model" in names:
-        options["model"] = build(LMSettings, values)
-    if "classifier" in names:
-        if not options.get("classifier"):
-            raise ConfigError(
-                f"The source {name!r} explains a classifier: give one as `--classifier FOLDER`. Train it "
-                "on the same split without alignment: `hf-cap train --alignment_weight 0 ...`."
-            )
-        options["revision"] = values.get("classifier_revision")
-    return cls.from_dataset(dataset, **options)
+    with using_runtime(build(LMRuntime, values, "lm")):
+        # making a source may already ask the language model: `contrast` calibrates
+        sources = make_sources(
+            given.sources,
+            found[learn_from],
+            _groups(given, values),
+            model=given.model,
+            word_pattern=given.word_pattern,
+        )
+        summary = extract_priors(
+            limited, sources, given.output_dir, settings, command=command_line()
+        )
+    _logger.info("Wrote the priors to %s", given.output_dir)
+    return Result({"output_dir": given.output_dir}, str(summary))
+
+
+def _groups(given: ExtractArguments, values: Values) -> dict[str, dict[str, object]]:
+    groups = {group.name: group_of(values, group.name) for group in [*LM_GROUPS, *source_groups()]}
+    groups["classifier"] = {
+        "classifier": given.classifier,
+        "revision": given.classifier_revision,
+        "trust_remote_code": given.classifier_trust_remote_code,
+    }
+    for name, value in given.options.items():
+        source, _, setting = name.rpartition(".")
+        groups.setdefault(source, {})[setting] = yaml.safe_load(value)
+    return groups

@@ -1,35 +1,30 @@
-"""`hf-cap fuse`: one prior from several."""
+"""One prior from several."""
 
-import logging
 from dataclasses import dataclass
-from typing import Any
 
-from hf_cap.cli.config import build
+from hf_cap.cli.core import Result, Values, build
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
-from hf_cap.utils import documented, required
-
-_logger = logging.getLogger(__name__)
+from hf_cap.utils import required
 
 
-@documented
 @dataclass(frozen=True, kw_only=True)
-class FusePlaces:
+class FuseArguments:
     """What is read and written."""
 
     dataset: str = required("Folder with prior columns, as `hf-cap extract` writes it.")
-    output_dir: str = required("Folder to write, one parquet file a split; may be the same.")
+    output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
 
 
-SETTINGS = (FusePlaces, PriorFusion)
+EXAMPLE = "--dataset runs/priors --output_dir runs/prior"
+SETTINGS = [FuseArguments, PriorFusion]
 
 
-def run(values: dict[str, Any]) -> None:
+def run(values: Values) -> Result:
     """Add the column `prior` to every split."""
     from hf_cap.data import check_output, load_splits, save_splits
 
-    places = build(FusePlaces, values)
-    splits = load_splits(places.dataset)
-    check_output(places.output_dir, splits)
-    fused = fuse_priors(splits, **vars(build(PriorFusion, values)))
-    save_splits(fused, places.output_dir)
-    _logger.info("Wrote the fused priors to %s", places.output_dir)
+    given = build(FuseArguments, values)
+    splits = load_splits(given.dataset)
+    check_output(given.output_dir, splits)
+    save_splits(fuse_priors(splits, **vars(build(PriorFusion, values))), given.output_dir)
+    return Result({"output_dir": given.output_dir}, f"Wrote the prior to {given.output_dir}")

@@ -1,17 +1,16 @@
-"""`hf-cap push`: publish a model, priors, feature scores or a metric on the Hub, with a card."""
+"""Publish a model, priors, feature scores or a metric on the Hub, with a card."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from hf_cap.cli.config import build
+from hf_cap.cli.core import Result, Values, build
 from hf_cap.hub import PushOptions
-from hf_cap.utils import documented, required
+from hf_cap.utils import required
 
 
-@documented
 @dataclass(frozen=True, kw_only=True)
-class PushPlaces:
+class PushArguments:
     """What is published."""
 
     what: Literal["model", "priors", "scores", "metric"] = required(
@@ -24,51 +23,42 @@ class PushPlaces:
     )
 
 
-SETTINGS = (PushPlaces, PushOptions)
+EXAMPLE = "model --folder runs/model --repo_id me/model"
+SETTINGS = [PushArguments, PushOptions]
 POSITIONAL = "what"
 
 
-def run(values: dict[str, Any]) -> None:
+def run(values: Values) -> Result:
     """Write the folder, list it, and upload it if `--push` is given."""
     from hf_cap import hub
 
-    places, options = build(PushPlaces, values), build(PushOptions, values)
-    if places.what == "model":
-        _push_model(places.folder, options)
-    elif places.what == "priors":
-        hub.push_priors(places.folder, options)
-    elif places.what == "scores":
-        _push_scores(Path(places.folder), options)
-    else:
-        hub.push_metric(places.folder, options)
+    given, options = build(PushArguments, values), build(PushOptions, values)
+    publish = {
+        "model": _push_model,
+        "priors": hub.push_priors,
+        "scores": _push_scores,
+        "metric": hub.push_metric,
+    }[given.what]
+    folder = publish(given.folder, options)
+    return Result({"folder": str(folder), "repo_id": options.repo_id}, "")
 
 
-def _push_model(folder: str, options: PushOptions) -> None:
+def _push_model(folder: str, options: PushOptions) -> Path:
     from hf_cap.hub import push_model
     from hf_cap.laat.models import is_tabular_model
     from hf_cap.laat.publishing import facts_of_run
 
     if is_tabular_model(folder):
-        push_model(folder, options, facts=facts_of_run(folder, options.examples))
-    else:
-        push_model(folder, options)
+        return push_model(folder, options, facts=facts_of_run(folder, options.examples))
+    return push_model(folder, options)
 
 
-def _push_scores(folder: Path, options: PushOptions) -> None:
+def _push_scores(folder: str, options: PushOptions) -> Path:
     from hf_cap.hub import publish
     from hf_cap.laat.elicitation import load_scores
     from hf_cap.laat.publishing import write_scores
 
-    scores = load_scores(folder)
-    publish(
-        options,
-        "dataset",
-        lambda target: write_scores(
-            target,
-            scores,
-            repo_id=options.repo_id,
-            license=options.license,
-            template=options.template,
-        ),
-        folder.with_name(f"{folder.stem}-hub"),
-    )
+    scores, source = load_scores(folder), Path(folder)
+    card = {name: getattr(options, name) for name in ("repo_id", "license", "template")}
+    target = source.with_name(f"{source.stem}-hub")
+    return publish(options, "dataset", lambda place: write_scores(place, scores, **card), target)

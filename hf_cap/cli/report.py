@@ -1,19 +1,14 @@
-"""`hf-cap report`: one HTML page on training runs."""
+"""One HTML page on training runs."""
 
-import logging
 from dataclasses import dataclass
-from typing import Any
 
-from hf_cap.cli.config import build
+from hf_cap.cli.core import Result, Values, build
 from hf_cap.report.load import ReportSettings
-from hf_cap.utils import documented, option, required
-
-_logger = logging.getLogger(__name__)
+from hf_cap.utils import option, required
 
 
-@documented
 @dataclass(frozen=True, kw_only=True)
-class ReportPlaces:
+class ReportArguments:
     """What is reported on, and where the page goes."""
 
     runs: tuple[str, ...] = required(
@@ -25,26 +20,27 @@ class ReportPlaces:
     )
     audit: str | None = option(
         None,
-        "Folder that `hf-cap audit` wrote; by default looked for in and beside that of the priors.",
+        "Folder that `hf-cap audit` wrote. Default: looked for in and beside that of the priors.",
     )
     output: str = option("report.html", "HTML file to write.")
 
 
-SETTINGS = (ReportPlaces, ReportSettings)
+EXAMPLE = "runs/a runs/b --output report.html"
+SETTINGS = [ReportArguments, ReportSettings]
 POSITIONAL = "runs"
 
 
-def run(values: dict[str, Any]) -> None:
-    """Write the page and say where it is."""
+def run(values: Values) -> Result:
+    """Write the page."""
     from hf_cap.report.page import write_report
 
-    places = build(ReportPlaces, values)
+    given = build(ReportArguments, values)
     write_report(
-        places.runs,
-        places.output,
-        baselines=places.baseline,
-        priors=places.priors,
-        audit=places.audit,
+        given.runs,
+        given.output,
+        baselines=given.baseline,
+        priors=given.priors,
+        audit=given.audit,
         settings=build(ReportSettings, values),
     )
-    _logger.info("Wrote the report to %s", places.output)
+    return Result({"output": given.output}, f"Wrote the report to {given.output}")
