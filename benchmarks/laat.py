@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+import yaml
 from lightgbm import LGBMClassifier
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -38,7 +39,6 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
-from hf_cap.cli.config import build, merge, read_yaml, settings_of
 from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.evaluation import results
 from hf_cap.laat.elicitation import CONTROLS, FeatureScores, load_scores
@@ -766,7 +766,8 @@ def _quality(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def read_plan(recipe: str) -> Plan:
     """The plan in a recipe."""
-    return build(Plan, merge(settings_of(Plan), read_yaml(recipe)))
+    values: dict[str, Any] = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    return Plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ for name in (
     "demo_data/train.jsonl",
     "demo_data/test.jsonl",
     "demo_data/labels.json",
-    "recipes/demo/extract.yaml",
+    "recipes/demo/fit.yaml",
     "priors/templates/cap.yaml",
     "evaluation/metrics/comprehensiveness/comprehensiveness.py",
 ):

@@ -100,7 +100,8 @@ def parse(name: str, module: ModuleType, argv: Sequence[str]) -> Values | None:
         stray = " ".join(words)
         raise ConfigError(f"Cannot make sense of {stray!r}; settings are `--name value`.")
     files = [file for flag, found in flags if flag == "config" for file in found]
-    layers = [(*pair, file) for file in files for pair in _flat(read_yaml(file), leaves)]
+    starts = [*leaves, getattr(module, "MORE", "")]
+    layers = [(*pair, file) for file in files for pair in _flat(read_yaml(file), starts)]
     layers += [(module.POSITIONAL, words, "")] if words else []
     layers += [(flag, value, "") for flag, value in flags if flag != "config"]
     given, origin = _merged(layers, leaves)
@@ -186,8 +187,8 @@ def read_yaml(file: str, loader: Any = _TextLoader) -> Values:
 
 
 def _groups(module: ModuleType) -> list[Group]:
-    listed = [*module.SETTINGS, Common]
-    return [each if isinstance(each, Group) else Group("", each) for each in listed]
+    flat = [each for each in module.SETTINGS if not isinstance(each, Group)]
+    return [Group("", *flat, Common), *(g for g in module.SETTINGS if isinstance(g, Group))]
 
 
 def _read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -263,15 +264,13 @@ def _converted(groups: Sequence[Group], given: Values, origin: Mapping[str, str]
 
 
 def _whole_class(groups: Sequence[Group]) -> Any:
-    """One dataclass that holds the groups; those without a name have no prefix."""
+    """One dataclass that holds the groups, of which the first has no prefix."""
     import tyro
 
-    parts: list[Any] = []
-    for number, group in enumerate(groups):
-        cls: Any = group.as_class()
-        flat = Annotated[cls, tyro.conf.arg(name="")]
-        parts.append((group.name, cls) if group.name else (f"group_{number}", flat))
-    return make_dataclass("Settings", parts, kw_only=True)
+    flat: Any = groups[0].as_class()
+    first = ("settings", Annotated[flat, tyro.conf.arg(name="")])
+    named: list[Any] = [(group.name, group.as_class()) for group in groups[1:]]
+    return make_dataclass("Settings", [first, *named], kw_only=True)
 
 
 def _sentence(box: str) -> str:

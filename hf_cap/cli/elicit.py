@@ -37,7 +37,7 @@ EXAMPLE = "--dataset table.csv --output_dir runs/scores --label_column income"
 SETTINGS = [
     ElicitArguments,
     ElicitOptions,
-    Group("table", TableOptions),
+    TableOptions,
     Group("lm", LMSettings, LMRuntime, without=("model",)),
 ]
 

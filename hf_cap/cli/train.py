@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_cap.cli.core import Group, Result, Values, build, command_line, group_of
+from hf_cap.cli.core import Group, Result, Values, build, command_line
 from hf_cap.errors import MissingExtra
 from hf_cap.laat.settings import LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.schema import LABEL, TEXT
@@ -58,8 +58,10 @@ EXAMPLE = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 SETTINGS = [
     TrainArguments,
     AlignmentOptions,
+    TableOptions,
+    TabularModelOptions,
+    LAATOptions,
     Group("lora", LoraArguments),
-    Group("table", TableOptions, TabularModelOptions, LAATOptions),
 ]
 MORE = ""
 
@@ -119,8 +121,8 @@ def _train_table(given: TrainArguments, values: Values) -> None:
     from hf_cap.laat.trainer import LAATConfig, tabular_trainer
     from hf_cap.stages import check_start, train_and_save
 
-    table, options = build(TableOptions, values, "table"), build(TabularModelOptions, values, "table")
-    config = build(LAATConfig, {**values, **group_of(values, "table")})
+    table, options = build(TableOptions, values), build(TabularModelOptions, values)
+    config = build(LAATConfig, values)
     frame, schema = read_schema(
         given.dataset, table, target=given.label_column, split=given.train_split
     )

@@ -1,107 +1,55 @@
-"""The command line's frame: help without heavy imports, mistakes as one sentence."""
+"""The command line's frame: exit status, logging, errors, the flags of every command."""
 
+import json
+import logging
+import sqlite3
 import subprocess
 import sys
-from importlib import import_module
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hf_cap.cli import COMMANDS, main, parse_command
-from hf_cap.cli.config import settings_of
+from hf_cap import __version__
+from hf_cap.cli import env, main
+from hf_cap.cli.core import Result
 
 
-@pytest.mark.parametrize("arguments", [[], *[[name] for name in COMMANDS]], ids=str)
-def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None:
-    code = (
-        "import sys\n"
-        "from hf_cap.cli import main\n"
-        "try:\n    main([*sys.argv[1:], '--help'])\n"
-        "except SystemExit:\n    pass\n"
-        "loaded = {'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {loaded}' if loaded else 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "usage: hf-cap" in done.stdout
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_setting_has_a_help_text(name: str) -> None:
-    module = import_module(f"hf_cap.cli.{COMMANDS[name].module}")
-    assert not [s.name for s in settings_of(*module.SETTINGS).values() if not s.help]
-
-
-def test_without_a_command_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert "commands:" in capsys.readouterr().out
+    assert "commands:\n  fit" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hf-cap {__version__}\n"
 
 
-@pytest.mark.parametrize(("rank", "told"), [(None, True), ("0", True), ("1", False)])
-def test_of_launched_processes_the_first_speaks(
-    rank: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "logged"), [(None, True), ("0", True), ("1", False)])
+def test_of_launched_processes_the_first_logs(
+    rank: str | None, logged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
-    code = "import logging; from hf_cap.cli import main; main([]); logging.info('told')"
+    code = "import logging; from hf_cap.cli import main; main([]); logging.info('logged')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == ("told\n" if told else "")
-
-
-def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trian"]) == 2
-    assert "no command `trian`. Did you mean `train`?" in capsys.readouterr().err
+    assert done.stderr == ("logged\n" if logged else "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
+        (["trian"], "no command `trian`. Did you mean `train`?"),
+        (["--versoin"], "Did you mean `version`?"),
+        (["--completion", "basch"], "no shell `basch`. Did you mean `bash`?"),
+        (["--completion"], "needs a shell: bash, zsh"),
         (["fuse", "--datset", "x"], "no setting `datset`. Did you mean `dataset`?"),
-        (["fuse", "stray"], "Cannot make sense of 'stray'"),
-        (["fuse"], "`dataset` is missing"),
-        (["fuse", "--config", "none.yaml"], "no configuration file 'none.yaml'"),
-        (["train", "--learning_rat", "1"], "Did you mean `learning_rate`?"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 2
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert "Traceback" not in error
-
-
-def test_a_misspelt_yaml_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "c.yaml").write_text("dataset: x\nnormalization: l2\n")
-    assert main(["fuse", "--config", str(tmp_path / "c.yaml")]) == 2
-    assert "Did you mean `normalisation`?" in capsys.readouterr().err
-
-
-def test_training_arguments_are_settings_too() -> None:
-    from hf_cap.cli import train
-
-    values = parse_command(
-        "train",
-        train,
-        ["--dataset", "d", "--output_dir", "o", "--weight-decay", "0.01", "--alignment_weight=0"],
-    )
-    assert values == {
-        "dataset": "d",
-        "output_dir": "o",
-        "weight_decay": 0.01,
-        "alignment_weight": 0.0,
-    }
-
-
-def test_all_help_shows_training_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help-all"]) == 0
-    shown = capsys.readouterr().out
-    assert "--warmup_steps" in shown
-    assert "--alignment_weight" in shown
+    assert error.count("\n") == 1
 
 
 def test_env_prints_versions_and_no_paths(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,13 +57,58 @@ def test_env_prints_versions_and_no_paths(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert "transformers: 5." in shown
     assert "/" not in shown
+    assert main(["env", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["transformers"].startswith("5.")
 
 
-def test_an_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_cap.cli import env
+def test_quiet_silences_the_log_and_not_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[dict[str, Any]] = []
 
-    def interrupt(values: dict[str, object]) -> None:
-        raise KeyboardInterrupt
+    def run(values: dict[str, Any]) -> Result:
+        given.append(values)
+        return Result({"accuracy": 0.5, "folders": ["a"]})
 
-    monkeypatch.setattr(env, "run", interrupt)
-    assert main(["env"]) == 130
+    monkeypatch.setattr(env, "run", run)
+    monkeypatch.setattr(env, "PROGRESS", ("progress",), raising=False)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    assert main(["env", "-q"]) == 0
+    assert logging.getLogger().level == logging.WARNING
+    assert given == [{"progress": False}]
+    assert capsys.readouterr().out == "accuracy: 0.5000\n"
+
+
+def full_disk() -> sqlite3.OperationalError:
+    """The very error of SQLite on a full disk."""
+    store = sqlite3.connect(":memory:")
+    store.execute("CREATE TABLE t (x)")
+    store.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        store.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    store.close()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "run the same command again"),
+        (OSError(28, "No space left on device"), 1, "The disk is full"),
+        (full_disk(), 1, "The disk is full"),
+    ],
+    ids=str,
+)
+def test_an_interrupt_and_a_full_disk_have_a_status(
+    error: BaseException,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(values: dict[str, Any]) -> None:
+        raise error
+
+    monkeypatch.setattr(env, "run", run)
+    assert main(["env"]) == status
+    assert message in capsys.readouterr().err
