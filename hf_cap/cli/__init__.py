@@ -10,6 +10,7 @@ Each command is a module beside this one with
 - optionally `PROGRESS`: the settings that `--quiet` turns off.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -109,7 +110,8 @@ def _run_command(name: str, words: list[str]) -> None:
     if quiet:
         logging.getLogger().setLevel(logging.WARNING)
         values = {**dict.fromkeys(getattr(module, "PROGRESS", ()), False), **values}
-    result = module.run(values)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
+        result = module.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):
         print(text)
 

@@ -69,8 +69,11 @@ PROGRESS = ("extract.progress",)
 
 def run(values: Values) -> Result:
     """Take all steps that are not finished."""
+    from transformers.utils.logging import set_verbosity_error
+
     from hf_cap.workflow import fit
 
+    set_verbosity_error()  # a new classification head is no surprise here
     given = build(FitArguments, values)
     groups: dict[str, Any] = {group.name: group_of(values, group.name) for group in GROUPS}
     return shown(fit(**vars(given), **groups))

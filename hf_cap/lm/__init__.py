@@ -1,1 +1,50 @@
-"""The language model behind one protocol: local, served, stored, or a stand-in."""
+"""Language models: local, served, cached or mocked, all as one `LanguageModel`. Names are imported lazily."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_cap.lm.base import LanguageModel as LanguageModel
+    from hf_cap.lm.base import LMRuntime as LMRuntime
+    from hf_cap.lm.base import LMSettings as LMSettings
+    from hf_cap.lm.base import LMStatistics as LMStatistics
+    from hf_cap.lm.base import Query as Query
+    from hf_cap.lm.base import Reply as Reply
+    from hf_cap.lm.base import Sampling as Sampling
+    from hf_cap.lm.base import Scored as Scored
+    from hf_cap.lm.base import using_runtime as using_runtime
+    from hf_cap.lm.cache import CachedLanguageModel as CachedLanguageModel
+    from hf_cap.lm.local import LocalLanguageModel as LocalLanguageModel
+    from hf_cap.lm.mock import MockLanguageModel as MockLanguageModel
+    from hf_cap.lm.open import open_language_model as open_language_model
+    from hf_cap.lm.served import ServedLanguageModel as ServedLanguageModel
+
+_EXPORTS = {
+    "CachedLanguageModel": "cache",
+    "LMRuntime": "base",
+    "LMSettings": "base",
+    "LMStatistics": "base",
+    "LanguageModel": "base",
+    "LocalLanguageModel": "local",
+    "MockLanguageModel": "mock",
+    "Query": "base",
+    "Reply": "base",
+    "Sampling": "base",
+    "Scored": "base",
+    "ServedLanguageModel": "served",
+    "open_language_model": "open",
+    "using_runtime": "base",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,218 @@
+"""`fit` and the demo: all stages in one call, nothing twice, and what changed again."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+
+import hf_cap
+from hf_cap.cli import fit as command
+from hf_cap.cli import main
+from hf_cap.cli.core import parse, read_yaml
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.lm import MockLanguageModel
+from hf_cap.workflow import FitResult
+from tests.cli.conftest import ROWS, run
+
+TEXTS = [*ROWS["train"], *ROWS["test"], ("lost the card", "lost_card"), ("a loan", "renew_loan")]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Five texts of each class in a file without a test split."""
+    with (tmp_path / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("message", "topic"), *TEXTS])
+    return tmp_path / "data.csv"
+
+
+@pytest.fixture
+def fit(room: Path, table: Path, tmp_path: Path) -> Callable[..., FitResult]:
+    """`hf_cap.fit` with tiny models; groups of settings add to the fixed ones."""
+    fixed: dict[str, dict[str, Any]] = {
+        "extract": {"model": str(room / "llm"), "progress": False},
+        "cap": {"n": 4},
+        "lm": {"store": "none"},
+        "train": {"model": str(room / "encoder"), "num_train_epochs": 2, "use_cpu": True},
+        "evaluate": {"attribution_steps": 2},
+    }
+    columns = {"text_column": "message", "label_column": "topic"}
+
+    def call(dataset: Any = table, **more: Any) -> FitResult:
+        groups = {
+            name: {**fixed.get(name, {}), **more.get(name, {})}
+            if isinstance(value, dict)
+            else value
+            for name, value in {**fixed, **more}.items()
+        }
+        named = columns if dataset == table else {}
+        return hf_cap.fit(dataset, tmp_path / "run", **named, **groups)
+
+    return call
+
+
+def written(folder: Path) -> dict[str, int]:
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "fit.json"]
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """The stages whose files were written again."""
+    files = [name for name in after if after[name] != before.get(name)]
+    return {"/".join(name.split("/")[: 2 if name.startswith("models") else 1]) for name in files}
+
+
+def test_one_call_gives_models_numbers_and_a_report(fit: Callable[..., FitResult]) -> None:
+    result = fit(controls=("shuffled",), seeds=(0, 1))
+    assert set(result.accuracy) == {"baseline", "aligned", "shuffled"}
+    assert result.report.is_file()
+    record = json.loads((result.model / "run.json").read_text())
+    assert record["alignment"]["alignment_weight"] == 0.1
+    assert record["data"]["provenance"][0]["cap"]["n"] == 4
+    assert len(list((result.output_dir / "models").iterdir())) == 6
+    measured = set(result.results["measure"])
+    assert {"accuracy", "alignment", "comprehensiveness"} <= measured
+    compared = hf_cap.evaluation.compare(
+        result.results, "baseline", ["test_set", "measure"], pair_on=["seed"]
+    )
+    assert ("test", "accuracy", "aligned") in compared.index
+    shuffled = json.loads((result.output_dir / "models/shuffled-seed1/run.json").read_text())
+    assert shuffled["data"]["provenance"][0]["control"]["seed"] == 1
+
+
+def test_a_part_of_each_class_is_held_out_once(fit: Callable[..., FitResult]) -> None:
+    data = load_dataset(str(fit(test_size=0.4).output_dir / "data"))
+    texts = {split: set(data[split]["text"]) for split in data}
+    assert texts["train"] | texts["test"] == {text for text, _ in TEXTS}
+    assert not texts["train"] & texts["test"]
+    assert sorted(data["test"]["label"]) == [0, 0, 1, 1]
+
+
+def test_a_split_of_the_data_is_the_test_split(fit: Callable[..., FitResult], room: Path) -> None:
+    data = load_dataset(str(fit(room / "data").output_dir / "data"))
+    assert data["test"]["text"][:] == [text for text, _ in ROWS["test"]]
+
+
+def test_nothing_is_done_twice_and_a_change_redoes_what_it_concerns(
+    fit: Callable[..., FitResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fit().output_dir
+    first = written(folder)
+    fit(lm={"token_budget": 512}, extract={"batch_size": 2})  # changes no answer
+    assert written(folder) == first
+    fit(train={"alignment_weight": 0.5})
+    second = written(folder)
+    assert changed(first, second) == {"models/aligned-seed0", "report.html"}
+    assert "aligned-seed0 is made again: changed alignment_weight" in caplog.text
+    fit(train={"alignment_weight": 0.5}, cap={"n": 5})
+    third = written(folder)
+    assert changed(second, third) == {
+        "priors", "prior", "models/aligned-seed0", "models/baseline-seed0", "report.html"
+    }  # fmt: skip
+    weights = "models/baseline-seed0/model.safetensors"
+    assert third[weights] == first[weights], "the baseline has no prior"
+    fit(train={"alignment_weight": 0.5}, cap={"n": 5}, seeds=(0, 1))
+    assert changed(third, written(folder)) == {
+        "models/aligned-seed1", "models/baseline-seed1", "report.html"
+    }  # fmt: skip
+
+
+def test_a_mistake_costs_nothing_that_was_finished(fit: Callable[..., FitResult]) -> None:
+    folder = fit().output_dir
+    before = written(folder)
+    with pytest.raises(ConfigError, match="`penalty` must be more than 0"):
+        fit(cap={"penalty": -1.0})
+    with pytest.raises(ConfigError, match="settings for 'lmie', which is not among"):
+        fit(lmie={"samples": 3})
+    with pytest.raises(ConfigError, match=r"no such setting: .*bacth_size"):
+        fit(evaluate={"bacth_size": 3})
+    fit()
+    assert written(folder) == before
+
+
+def test_a_run_that_was_stopped_continues(
+    fit: Callable[..., FitResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_cap import workflow
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "write_evaluation", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    monkeypatch.setattr("hf_cap.priors.extract.extract_priors", interrupt)
+    result = fit()
+    assert result.report.is_file()
+
+
+def test_an_opened_language_model_is_known_by_its_fingerprint(
+    fit: Callable[..., FitResult],
+) -> None:
+    def answer(prompt: str, label: str) -> float:
+        return -float(len(prompt) % 7)
+
+    options = {"model": MockLanguageModel(answer)}
+    folder = fit(extract=options, lm={}).output_dir
+    before = written(folder)
+    fit(extract=options, lm={})
+    assert written(folder) == before
+
+
+def test_a_class_of_one_text_cannot_be_split(fit: Callable[..., FitResult], tmp_path: Path) -> None:
+    file = tmp_path / "few.csv"
+    file.write_text("text,label\na b,x\nc d,x\ne f,y\n")
+    with pytest.raises(DataError, match="The label 'y' has one text only"):
+        fit(file)
+
+
+def test_the_command_reaches_every_stage(
+    room: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", table, "--output_dir", tmp_path / "run", "--text_column", "message"]
+    words += [
+        "--label_column",
+        "topic",
+        "--extract.model",
+        room / "llm",
+        "--extract.sources",
+        "cap",
+    ]
+    words += ["keywords", "--cap.n", 4, "--lm.store", "none", "--train.model", room / "encoder"]
+    words += [
+        "--train.num_train_epochs",
+        2,
+        "--train.alignment_weight",
+        0.3,
+        "--fuse.method",
+        "max",
+    ]
+    words += ["--evaluate.attribution_steps", 2, "--report.title", "Mine", "--seeds", 0, 1]
+    run(*words)
+    shown = capsys.readouterr().out
+    assert shown.split()[0] == "accuracy"
+    assert "\nbaseline " in shown
+    assert " ± " in shown
+    run(*words, "--json", "-q")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"] == str(tmp_path / "run/models/aligned-seed0")
+    known = json.loads((tmp_path / "run/fit.json").read_text())
+    settings = {name: stage["settings"] for name, stage in known.items()}
+    assert settings["priors"]["cap.n"] == 4
+    assert settings["prior"] == {"method": "max"}
+    assert settings["models/aligned-seed0"]["alignment_weight"] == 0.3
+    assert settings["report.html"] == {"title": "Mine"}
+
+
+def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(command, "run", given.append)
+    monkeypatch.setattr("hf_cap.cli.demo.fit.run", given.append)
+    assert main(["demo", "--output_dir", "o", "--seeds", "3"]) == 0
+    recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", "--output_dir", "o"])
+    assert given == [{**(recipe or {}), "seeds": (3,)}]
+    assert read_yaml("recipes/demo/fit.yaml")["controls"] == ["shuffled"]
