@@ -767,7 +767,8 @@ def _quality(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def read_plan(recipe: str) -> Plan:
     """The plan in a recipe."""
     values: dict[str, Any] = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-    return Plan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Plan(**{**values, **lists})
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Publish a model, priors, feature scores or a metric on the Hub, with a card."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,13 +34,13 @@ def run(values: Values) -> Result:
     from hf_cap import hub
 
     given, options = build(PushArguments, values), build(PushOptions, values)
-    publish = {
+    kinds: dict[str, Callable[[str, PushOptions], Path]] = {
         "model": _push_model,
         "priors": hub.push_priors,
         "scores": _push_scores,
         "metric": hub.push_metric,
-    }[given.what]
-    folder = publish(given.folder, options)
+    }
+    folder = kinds[given.what](given.folder, options)
     return Result({"folder": str(folder), "repo_id": options.repo_id}, "")
 
 

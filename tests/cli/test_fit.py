@@ -39,10 +39,10 @@ def fit(room: Path, table: Path, tmp_path: Path) -> Callable[..., FitResult]:
         "train": {"model": str(room / "encoder"), "num_train_epochs": 2, "use_cpu": True},
         "evaluate": {"attribution_steps": 2},
     }
-    columns = {"text_column": "message", "label_column": "topic"}
+    columns: dict[str, Any] = {"text_column": "message", "label_column": "topic"}
 
     def call(dataset: Any = table, **more: Any) -> FitResult:
-        groups = {
+        groups: dict[str, Any] = {
             name: {**fixed.get(name, {}), **more.get(name, {})}
             if isinstance(value, dict)
             else value
