@@ -5,18 +5,18 @@ words of the longest text in the batch, `hidden` embedding width, `labels` size 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerBase
 
 from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.schema import AttributionMethod
 from hf_cap.words import WORD_PATTERN, split_words, token_words
 
 TokenIds: TypeAlias = Int[Tensor, "batch tokens"]
@@ -153,24 +153,7 @@ Points = tuple[Float[Tensor, "steps batch"], Float[Tensor, " steps"]]
 """Positions α_k of each example on its path, and the weights q_k."""
 
 
-def _fixed(alpha: Sequence[float], weights: Sequence[float], like: Tensor) -> Points:
-    column = torch.tensor(alpha, dtype=torch.float32, device=like.device)[:, None]
-    return column.expand(-1, len(like)), torch.tensor(
-        weights, dtype=torch.float32, device=like.device
-    )
-
-
-METHODS: dict[str, Callable[[TokenIds, TokenMask, int, str, int], Points]] = {
-    "integrated_gradients": lambda ids, mask, steps, rule, seed: _fixed(
-        *quadrature(rule, steps), ids
-    ),
-    "expected_gradients": lambda ids, mask, steps, rule, seed: (
-        random_points(ids, mask, steps, seed),
-        torch.full((steps,), 1 / steps, device=ids.device),
-    ),
-    "input_x_gradient": lambda ids, mask, steps, rule, seed: _fixed([1.0], [1.0], ids),
-}
-"""Method name to a function (ids, attention mask, steps, rule, seed) -> points on the path."""
+METHODS = get_args(AttributionMethod)
 
 
 def path_points(
@@ -188,10 +171,15 @@ def path_points(
         ConfigError: there is no such method or rule, or fewer than one step.
     """
     if method not in METHODS:
-        raise ConfigError(
-            f"There is no attribution method {method!r}; there are {sorted(METHODS)}."
-        )
-    return METHODS[method](ids, mask, steps, rule, seed)
+        raise ConfigError(f"There is no attribution method {method!r}; there are {METHODS}.")
+    if method == "expected_gradients":
+        positions, weights = random_points(ids, mask, steps, seed), [1 / steps] * steps
+    else:
+        text = ([1.0], [1.0])
+        alpha, weights = quadrature(rule, steps) if method == "integrated_gradients" else text
+        column = torch.tensor(alpha, dtype=torch.float32, device=ids.device)[:, None]
+        positions = column.expand(-1, len(ids))
+    return positions, torch.tensor(weights, dtype=torch.float32, device=ids.device)
 
 
 def split_points(points: Points, rows: int | None) -> Iterator[Points]:
@@ -234,18 +222,17 @@ def pad_token(model: nn.Module) -> int:
 
 @contextmanager
 def on_path(
-    model: nn.Module, words: TokenWords, alpha: PerExample | None = None, shift: Shift | None = None
+    model: nn.Module, words: TokenWords, alpha: PerExample, shift: Shift | None = None
 ) -> Iterator[list[Path]]:
-    """While open, the model's next forward pass runs at a point of the path instead of at its input.
+    """Run the model's next forward pass at a point of the path instead of at its input.
 
-    A hook on the word-embedding layer does it. So the forward pass stays the model's own: position ids, masks
-    and pooling follow the real tokens, on the left and on the right of padding, and sharded weights are whole
-    when they are read.
+    A hook on the word-embedding layer keeps the pass the model's own: position ids, masks and pooling
+    follow the real tokens, on either side of padding, and sharded weights are whole when they are read.
 
     Args:
         model: The classifier itself, not a distributed wrapper around it.
         words: Word of each token.
-        alpha: Position of each row on the path; `None` leaves the input as it is (α = 1).
+        alpha: Position of each row on the path.
         shift: Moves the point, for finite differences.
 
     Yields:
@@ -257,7 +244,7 @@ def on_path(
     def add_pad(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if seen:  # an encoder-decoder embeds a second time, for its decoder
             return None
-        # The baseline rides along as one more token: a second look-up would cost a second gradient of the
+        # The baseline is looked up as one more token: a second look-up would cost a second gradient of the
         # size of the table, and find the weights of a sharded layer already freed.
         ids = args[0]
         return torch.cat([ids, ids.new_full((len(ids), 1), pad)], dim=1), *args[1:]
@@ -267,28 +254,18 @@ def on_path(
             return embedded
         embeddings, baseline = embedded[:, :-1], embedded[:, -1:]
         difference = (embeddings - baseline) * (words >= 0)[..., None]
-        point = embeddings
-        if alpha is not None:
-            point = embeddings + (alpha.to(embeddings.dtype) - 1)[:, None, None] * difference
+        point = embeddings + (alpha.to(embeddings.dtype) - 1)[:, None, None] * difference
         if not point.requires_grad:  # frozen embeddings, as under LoRA
             point = point.detach().requires_grad_()
         path = Path(point, difference)
         seen.append(path)
         return point if shift is None else point + shift(path).detach().to(point.dtype)
 
-    handles = [
-        handle
-        for layer in _embedding_layers(model)
-        for handle in (
-            layer.register_forward_pre_hook(add_pad),
-            layer.register_forward_hook(move),
-        )
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in _embedding_layers(model):
+            hooks.callback(layer.register_forward_pre_hook(add_pad).remove)
+            hooks.callback(layer.register_forward_hook(move).remove)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _embedding_layers(model: nn.Module) -> list[nn.Module]:
@@ -302,46 +279,7 @@ def _embedding_layers(model: nn.Module) -> list[nn.Module]:
 
 
 Inputs = Mapping[str, Tensor]
-"""Arguments of the classifier's forward, one row an example; no labels."""
-
-
-def math_attention() -> AbstractContextManager[Any]:
-    """Attention by the kernel that has a second derivative; to be open during the forward pass."""
-    return sdpa_kernel(SDPBackend.MATH)
-
-
-@contextmanager
-def common_attention(model: nn.Module) -> Iterator[None]:
-    """Eager attention in place of a kernel that is not PyTorch's own, flash attention for instance.
-
-    Such kernels compute in half precision only, and have no second derivative.
-    """
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    before = [(c, getattr(c, "_attn_implementation", None)) for c in configs.values()]
-    foreign = [(c, name) for c, name in before if name not in ("eager", "sdpa", None)]
-    for config, _ in foreign:
-        config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        for config, name in foreign:
-            config._attn_implementation = name
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Every module as in evaluation, because a difference of two scores needs the same network twice.
-
-    It also switches off checkpointing, which would make the layers again outside of this context.
-    """
-    modules = [module for module in model.modules() if module.training]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.training = True
+"""Arguments of the classifier's forward, one row per example; no labels."""
 
 
 class TextBatch(NamedTuple):
@@ -415,7 +353,7 @@ def path_scores(
     return torch.stack(scores).sum(0), torch.stack(gradients).sum(0)
 
 
-# --- Word attributions of plain texts, without a graph: what evaluation, pipelines and callbacks use.
+# --- Word attributions of plain texts, without a graph.
 
 
 def attribute_words(
@@ -453,23 +391,22 @@ def attribute_words(
         seed: Of the random points of `expected_gradients`.
 
     Returns:
-        One list a text, one score a word, in logits; positive speaks for the target.
+        One list per text, one score per word, in logits; positive speaks for the target.
 
     Raises:
         ConfigError: there is no such method, rule or target, or fewer than one step.
         ModelError: the model has no pad token or embeds no `input_ids`, or the tokenizer is not a fast one.
     """
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    points_a_text = 1 if method == "input_x_gradient" else max(1, steps)
-    per_batch = max(1, batch_size // points_a_text)
+    per_batch = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
+    device = next(model.parameters()).device
     result: list[list[float]] = [[]] * len(texts)
     with evaluation_mode(model), torch.enable_grad():
         for start in range(0, len(order), per_batch):
             rows = order[start : start + per_batch]
             some = [texts[i] for i in rows]
-            inputs, words = _encode(some, tokenizer, word_pattern, max_length)
-            inputs, words = _to(inputs, words, next(model.parameters()).device)
-            labels = torch.tensor([targets[i] for i in rows], device=words.device)
+            inputs, words = _encode(some, tokenizer, word_pattern, max_length, device)
+            labels = torch.tensor([targets[i] for i in rows], device=device)
             points = path_points(
                 method, inputs["input_ids"], inputs["attention_mask"],
                 steps=steps, rule=rule, seed=seed,
@@ -484,7 +421,7 @@ def attribute_words(
 
 
 def check_offsets(tokenizer: Any) -> None:
-    """Refuse a tokenizer that cannot say where in the text its tokens come from.
+    """Check that a tokenizer gives the place of its tokens in the text.
 
     Raises:
         ModelError: the tokenizer is not a fast one.
@@ -497,8 +434,12 @@ def check_offsets(tokenizer: Any) -> None:
 
 
 def _encode(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, pattern: str, max_length: int | None
-) -> tuple[dict[str, Tensor], TokenWords]:
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    pattern: str,
+    max_length: int | None,
+    device: torch.device,
+) -> tuple[Inputs, TokenWords]:
     check_offsets(tokenizer)
     batch = tokenizer(
         texts,
@@ -513,13 +454,5 @@ def _encode(
         token_words(map(tuple, spans), split_words(text, pattern), text)
         for text, spans in zip(texts, offsets, strict=True)
     ]
-    return dict(batch), torch.tensor(words)
-
-
-def _to(
-    inputs: Inputs, words: TokenWords, device: torch.device
-) -> tuple[dict[str, Tensor], TokenWords]:
-    return {name: value.to(device) for name, value in inputs.items()}, words.to(device)
-
-
-# --- Word attributions of a text classifier: how much each word moves the score of a label.
+    inputs = {name: value.to(device) for name, value in batch.items()}
+    return inputs, torch.tensor(words, device=device)

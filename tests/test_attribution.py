@@ -22,12 +22,12 @@ from hf_cap.attribution import (
     random_points,
     score_points,
     target_score,
-    without_dropout,
 )
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionMethod, AttributionTarget, Quadrature
+from hf_cap.training.gradient import without_dropout
 from tests.tiny import roberta_classifier, word_tokenizer
-from tests.training.cases import FAMILIES, family, text_batch
+from tests.training.cases import ENCODER_EMBEDDINGS, FAMILIES, family, text_batch
 
 
 class Linear(nn.Module):
@@ -79,8 +79,8 @@ def test_every_family_agrees_with_captum(name: str, side: str) -> None:
 
     baseline = torch.where(batch.words >= 0, 1, ids)
     layer = model.get_input_embeddings()  # type: ignore[operator]
-    if name == "t5-encoder":  # reads the shared table through a layer of its own
-        layer = model.get_submodule("encoder.encoder.embed_tokens")
+    if name in ENCODER_EMBEDDINGS:
+        layer = model.get_submodule(ENCODER_EMBEDDINGS[name])
     captum = LayerIntegratedGradients(gold, layer).attribute(
         ids, baselines=baseline, additional_forward_args=(mask, batch.labels), n_steps=8
     )

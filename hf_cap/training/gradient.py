@@ -13,10 +13,12 @@ Each returns the loss, which carries the gradient with respect to the weights, a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from hf_cap.attribution import (
@@ -27,12 +29,9 @@ from hf_cap.attribution import (
     Scalar,
     TextBatch,
     TokenScores,
-    common_attention,
-    math_attention,
     path_scores,
     score_points,
     split_points,
-    without_dropout,
 )
 
 Distance = Callable[[TokenScores], Scalar]
@@ -189,3 +188,45 @@ GRADIENTS: dict[str, Callable[..., tuple[Scalar, TokenScores]]] = {
     "double_backward": double_backward,
     "finite_difference": finite_difference,
 }
+
+
+# --- Which network and which kernels the passes use.
+
+
+def math_attention() -> AbstractContextManager[Any]:
+    """Attention by the kernel that has a second derivative; to be open during the forward pass."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextmanager
+def common_attention(model: nn.Module) -> Iterator[None]:
+    """Eager attention in place of a kernel that is not PyTorch's own, flash attention for instance.
+
+    Such kernels compute in half precision only, and have no second derivative.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = [(c, getattr(c, "_attn_implementation", None)) for c in configs.values()]
+    foreign = [(c, name) for c, name in before if name not in ("eager", "sdpa", None)]
+    for config, _ in foreign:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, name in foreign:
+            config._attn_implementation = name
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Every module as in evaluation, because a difference of two scores needs the same network twice.
+
+    It also switches off checkpointing, which would run the layers again outside of this context.
+    """
+    modules = [module for module in model.modules() if module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True

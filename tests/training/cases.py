@@ -92,7 +92,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "llama": {"num_key_value_heads": 1},
     "qwen2": {"num_key_value_heads": 1},
+    "bart": {
+        "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "init_std": 0.2,
+        "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "classifier_dropout": 0.0,
+        "decoder_start_token_id": 2,
+    },
+    "t5": {
+        "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
+        "dropout_rate": 0.0, "classifier_dropout": 0.0, "initializer_factor": 1.0,
+        "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 1,
+    },
 }  # fmt: skip
+ENCODER_EMBEDDINGS = {
+    "t5-encoder": "encoder.encoder.embed_tokens",
+    "t5": "transformer.encoder.embed_tokens",
+    "bart": "model.encoder.embed_tokens",
+}
+"""Layers that read the shared table for an encoder; a decoder reads it through a layer of its own."""
 
 
 class EncoderHead(nn.Module):
