@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -195,9 +196,11 @@ def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any
         MissingExtra: peft is not installed.
     """
     peft = _peft()
-    # peft itself knows heads by two names only; what it does not save is random at each load
-    kept = {*(peft_config.modules_to_save or ()), *fresh}
-    peft_config.modules_to_save = sorted(kept) or None
+    peft_config = copy(peft_config)  # the caller's may serve another model
+    if hasattr(peft_config, "modules_to_save"):
+        # peft itself knows heads by two names only; what it does not save is random at each load
+        kept = {*(peft_config.modules_to_save or ()), *fresh}
+        peft_config.modules_to_save = sorted(kept) or None
     peft_config.task_type = peft_config.task_type or "SEQ_CLS"
     try:
         return peft.get_peft_model(model, peft_config)
