@@ -22,7 +22,7 @@ from hf_cap.laat.table import FEATURES, LABELS, EncodedTable, Preprocessor, Tabl
 from hf_cap.schema import CONFIG_KEY
 from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.losses import alignment_loss, find_loss, unit
+from hf_cap.training.losses import unit
 from hf_cap.utils import option
 
 EPOCHS, STEPS = 200, 5_000
@@ -146,7 +146,6 @@ class LAATTrainer(AlignedTrainer):
         PriorError: the scores do not fit the table.
     """
 
-    alignment: LAATConfig
     train_dataset: Any
 
     def __init__(
@@ -196,28 +195,32 @@ class LAATTrainer(AlignedTrainer):
     ) -> tuple[Tensor, Tensor]:
         """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
         gradients = input_gradients(logits, features, rows.outputs, differentiable=training)
-        attribution = scoped(gradients, self.alignment.attribution_scope)
+        attribution = scoped(gradients, self.args.attribution_scope)
         repeats = len(attribution) // len(rows.outputs)
         prior, known = rows.scores.repeat(repeats, 1), rows.known.repeat(repeats, 1)
         weight = attribution.new_ones(len(attribution))
-        distance = find_loss(self.alignment.alignment_loss)
-        floor = self.alignment.alignment_norm_floor
-        loss = alignment_loss(distance, attribution, prior, known, weight, floor)
+        loss = self.distance(attribution, prior, known, weight)
         cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
         return loss if training else loss.detach(), cosine
 
+    def check_alignment(self) -> None:
+        """Validate settings, scores and table, also where the weight was 0 before.
+
+        Raises:
+            ConfigError: there are no scores to align with.
+            DataError: an input is not scaled.
+            PriorError: the scores do not fit the table.
+        """
+        super().check_alignment()
+        self._rows = self._score_rows(self.model)
+
     def _score_rows(self, model: TabularModel) -> ScoreRows:
         """The scores as tensors, after refusing what cannot be aligned."""
-        args, schema = self.alignment, model.config.preprocessor.schema
+        args, schema = self.args, model.config.preprocessor.schema
         if self.scores is None:
             raise ConfigError(
                 f"alignment_weight={args.alignment_weight!r} needs feature scores: make them with "
                 "`hf-cap elicit` and give them as `scores`, or set `alignment_weight=0`."
-            )
-        if args.n_gpu > 1:
-            raise ConfigError(
-                f"DataParallel over {args.n_gpu} GPUs cannot differentiate attributions, and a small model "
-                "needs one device at most. Show it one by `CUDA_VISIBLE_DEVICES=0`."
             )
         if isinstance(self.train_dataset, EncodedTable):
             check_scaled(self.train_dataset, schema.feature_names)

@@ -1,19 +1,27 @@
 """What every trainer with an alignment loss shares: β, the logged parts of the loss, publishing."""
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
+from hf_cap.attribution import PerExample, Scalar, WordMask, WordScores
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.losses import Loss, alignment_loss, find_loss, without_floor
 from hf_cap.training.options import AlignmentOptions, weight_at
 from hf_cap.utils import finite
 
+OFF = AlignmentOptions(alignment_weight=0.0)
+PARTS = ("loss_task", "loss_align", "align_cosine")
+DEFAULT_METRICS = ("accuracy", "macro_f1")
 PUBLISHED = ".hub"
 """Folder in the output folder with what `push_to_hub` uploads."""
 
@@ -21,30 +29,54 @@ PUBLISHED = ".hub"
 class AlignedTrainer(Trainer):
     """A `Trainer` whose `compute_loss` adds an alignment loss; a subclass defines `compute_loss`.
 
-    It logs `loss_task`, `loss_align` (before β) and `align_cosine`, in evaluation as `eval_...`.
+    It logs `loss_task`, `loss_align` (before β) and `align_cosine`, in evaluation as `eval_...`. Evaluation
+    of a classifier gives accuracy and macro-F1, unless there is a `compute_metrics`.
 
     Args:
         model: As for `Trainer`.
         args: With the settings of `AlignmentOptions`; plain `TrainingArguments` switch the alignment off.
         rest: What follows in the signature of `Trainer`.
+        alignment_loss_func: Distance d in place of `alignment_loss`: `(attribution, prior, mask)`, each
+            `(batch, words)`, to one value per example `(batch,)`.
         kwargs: All else that `Trainer` takes.
+
+    Raises:
+        ConfigError: what is saved while training would be published, or attributions cannot be
+            differentiated.
     """
 
     model: Any
+    args: Any
 
     def __init__(
-        self, model: nn.Module | None, args: TrainingArguments, *rest: Any, **kwargs: Any
+        self,
+        model: nn.Module | None,
+        args: TrainingArguments,
+        *rest: Any,
+        alignment_loss_func: Loss | None = None,
+        **kwargs: Any,
     ) -> None:
-        self.alignment = (
-            args if isinstance(args, AlignmentOptions) else AlignmentOptions(alignment_weight=0.0)
-        )
+        self.alignment_loss_func = alignment_loss_func
+        if isinstance(args, CAPConfig):  # the settings may have changed since it was made
+            args.check_publishing()
+            if args.alignment_weight:
+                args.check_differentiable()
         super().__init__(model, args, *rest, **kwargs)
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        classifies = problem not in ("regression", "multi_label_classification")
+        if isinstance(args, AlignmentOptions) and classifies and not args.batch_eval_metrics:
+            self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
         if isinstance(args, AlignmentOptions):
             # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature
             # says; without this, accumulation multiplies the loss by its steps (transformers#47688).
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         self._means = {True: RunningMeans(), False: RunningMeans()}
+
+    @property
+    def alignment(self) -> AlignmentOptions:
+        """The settings of the alignment as they are now; off with plain `TrainingArguments`."""
+        return self.args if isinstance(self.args, AlignmentOptions) else OFF
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -63,6 +95,30 @@ class AlignedTrainer(Trainer):
         return weight / (
             self.current_gradient_accumulation_steps if self.loss_is_scaled_for_ga else 1
         )
+
+    def distance(
+        self, attribution: WordScores, prior: WordScores, mask: WordMask, weight: PerExample
+    ) -> Scalar:
+        """Weighted mean over the batch of the distance between attributions and priors."""
+        own = self.alignment_loss_func
+        loss = find_loss(self.alignment.alignment_loss) if own is None else without_floor(own)
+        floor = self.alignment.alignment_norm_floor
+        return alignment_loss(loss, attribution, prior, mask, weight, floor)
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        # By now the model is made and a search has set its trial's values; no weight is sharded yet.
+        self._means[True] = RunningMeans()
+        if self.alignment.alignment_weight:
+            self.check_alignment()
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    def check_alignment(self) -> None:
+        """Validate what the alignment needs before training begins.
+
+        Raises:
+            ConfigError: attributions cannot be differentiated with these settings.
+        """
+        self.args.check_differentiable()
 
     def record(
         self,
@@ -98,6 +154,25 @@ class AlignedTrainer(Trainer):
             logs = {**logs, **self._means[True].flush(self.accelerator.gather)}
         super().log(logs, start_time)
 
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `Trainer.hyperparameter_search`, with a default objective that leaves out the alignment.
+
+        It is the sum of the metrics of a `compute_metrics` of your own, else the task's evaluation loss:
+        the whole loss would be least at weight 0, and the parts of a loss are no metrics to add.
+        """
+        objective = compute_objective or self._objective
+        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+
+    def _objective(self, metrics: dict[str, float]) -> float:
+        default = (*DEFAULT_METRICS,) if self.compute_metrics is accuracy_and_macro_f1 else ()
+        left_out = {f"eval_{name}" for name in (*PARTS, *default)}
+        kept = {name: value for name, value in metrics.items() if name not in left_out}
+        kept["eval_loss"] = metrics.get("eval_loss_task", metrics.get("eval_loss", math.nan))
+        objective: float = default_compute_objective(kept)
+        return objective
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -124,6 +199,21 @@ class AlignedTrainer(Trainer):
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         finally:
             self.args.output_dir = place
+
+
+def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of texts with the right label, and the mean over the labels of F1; both in [0, 1].
+
+    A label that is neither predicted nor true does not count, as in scikit-learn.
+    """
+    logits, true = prediction.predictions, np.asarray(prediction.label_ids)
+    # an encoder-decoder returns hidden states too, after its logits
+    predicted = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+    scores = [
+        2 * ((predicted == c) & (true == c)).sum() / ((predicted == c).sum() + (true == c).sum())
+        for c in np.union1d(predicted, true)
+    ]
+    return {"accuracy": float((predicted == true).mean()), "macro_f1": float(np.mean(scores))}
 
 
 class RunningMeans:

@@ -25,11 +25,21 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
             # `Trainer` takes only names that end in "loss" for losses
             name = self.metric_for_best_model.removeprefix("eval_")
             self.greater_is_better = False if name in ("loss_task", "loss_align") else None
+        # A hyperparameter search casts each value to the type of the old one, 0.3 to the integer 0.
+        self.alignment_weight = float(self.alignment_weight)
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.check()
         find_loss(self.alignment_loss)
-        if not self.alignment_weight:
-            return
+        self.check_publishing()
+        if self.alignment_weight:
+            self.check_differentiable()
+
+    def check_differentiable(self) -> None:
+        """Check the settings that matter where attributions are differentiated.
+
+        Raises:
+            ConfigError: a setting cannot work with it.
+        """
         checkpointing = self.activation_checkpointing_kwargs
         if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
             raise ConfigError(
@@ -47,6 +57,19 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
                 "Use 'bf16' or 'no': instead of `fp16=True` give `bf16=True` or neither, and in the "
                 "configuration of accelerate change `mixed_precision`."
             )
+        if self.n_gpu > 1:
+            raise ConfigError(
+                f"DataParallel over {self.n_gpu} GPUs cannot differentiate attributions. Start the "
+                "program with `accelerate launch` (one process per GPU), or show it one GPU by "
+                "`CUDA_VISIBLE_DEVICES=0`."
+            )
+
+    def check_publishing(self) -> None:
+        """Check that `Trainer` does not upload the output folder at each save, whatever the weight.
+
+        Raises:
+            ConfigError: `push_to_hub` is set with another strategy than `end`.
+        """
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ConfigError(
                 f"`push_to_hub=True` with `hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads "

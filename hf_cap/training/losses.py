@@ -1,4 +1,4 @@
-"""Distances between the word attributions of a classifier and the prior, one value an example.
+"""Distances between the word attributions of a classifier and the prior, one value per example.
 
 Each takes `(attribution, prior, mask, floor)`, normalises both sides itself over the words that take part,
 and is finite with a finite gradient even where a side is all zero.
@@ -108,7 +108,12 @@ def register_loss(name: str, loss: Loss) -> None:
     """
     if name in LOSSES:
         raise ConfigError(f"There is a loss {name!r} already; give yours another name.")
-    LOSSES[name] = lambda attribution, prior, mask, floor: loss(attribution, prior, mask)
+    LOSSES[name] = without_floor(loss)
+
+
+def without_floor(loss: Loss) -> Loss:
+    """A loss of the user's, which takes no floor, as one of the table."""
+    return lambda attribution, prior, mask, floor: loss(attribution, prior, mask)
 
 
 def find_loss(name: str) -> Loss:
@@ -124,8 +129,7 @@ def find_loss(name: str) -> Loss:
             f"There is no `alignment_loss` {name!r}; there are {sorted(LOSSES)}. Name a function of your own "
             "as `module:function`."
         )
-    loss = load_object(name)
-    return lambda attribution, prior, mask, floor: loss(attribution, prior, mask)
+    return without_floor(load_object(name))
 
 
 def alignment_loss(

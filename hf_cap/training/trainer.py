@@ -10,12 +10,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
-from transformers.trainer_utils import EvalPrediction
 
-from hf_cap.attribution import Points, Scalar, TextBatch, TokenScores, path_points, pool_words
+from hf_cap.attribution import Scalar, TextBatch, TokenScores, path_points, pool_words
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import label_names
-from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.errors import DataError, PriorError
 from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.card import write_trainer_card
@@ -28,8 +27,8 @@ from hf_cap.training.collator import (
     take_priors,
 )
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.gradient import GRADIENTS, value_only
-from hf_cap.training.losses import Loss, alignment_loss, find_loss, unit
+from hf_cap.training.gradient import double_backward, finite_difference, value_only
+from hf_cap.training.losses import unit
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.validation import (
     check_batch,
@@ -62,9 +61,8 @@ class CAPTrainer(AlignedTrainer):
         processing_class: The classifier's fast tokenizer; that of a model given by name is loaded.
         rest: What follows in the signature of `Trainer`.
         peft_config: Trains adapters of this `peft` configuration instead of all weights.
-        alignment_loss_func: Distance d in place of `alignment_loss`: `(attribution, prior, mask)`, each
-            `(batch, words)`, to one value per text `(batch,)`.
-        kwargs: All else that `Trainer` takes.
+        kwargs: All else that `Trainer` takes, and `alignment_loss_func`: a distance d in place of
+            `alignment_loss`, `(attribution, prior, mask)`, each `(batch, words)`, to `(batch,)`.
 
     Raises:
         ConfigError: the settings cannot work together.
@@ -75,7 +73,6 @@ class CAPTrainer(AlignedTrainer):
     """
 
     train_dataset: Any
-    model_init: Any
     _signature_columns: Any
 
     def __init__(
@@ -88,7 +85,6 @@ class CAPTrainer(AlignedTrainer):
         processing_class: Any = None,
         *rest: Any,
         peft_config: Any = None,
-        alignment_loss_func: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         args = CAPConfig(output_dir="tmp_trainer") if args is None else args
@@ -102,14 +98,13 @@ class CAPTrainer(AlignedTrainer):
         tokenizes = isinstance(processing_class, PreTrainedTokenizerBase)
         if data_collator is None and tokenizes and isinstance(args, AlignmentOptions):
             data_collator = CAPCollator(processing_class)
-        if len(rest) < 3 and isinstance(args, AlignmentOptions):
-            kwargs["compute_metrics"] = kwargs.get("compute_metrics") or accuracy_and_macro_f1
         self.gradient_mode: str | None = None
         self._prior_column = getattr(args, "prior_column", None) or PRIOR
-        self.alignment_loss_func = alignment_loss_func
+        self._collates = data_collator is not None
         data = (data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(loaded, args, *data, *rest, **kwargs)
-        self._admit(self.model)
+        if self.alignment.alignment_weight:
+            self._admit(self.model)
         self.train_dataset = self._encoded(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
             self.eval_dataset = {
@@ -127,7 +122,7 @@ class CAPTrainer(AlignedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """L = L_task + β · d(attribution, prior)."""
+        """L = L_task + β · d(word attributions, prior)."""
         beta = self.beta(model.training)
         if beta and model.training:
             check_batch(inputs)
@@ -136,7 +131,7 @@ class CAPTrainer(AlignedTrainer):
         if beta and prior is not None:
             with (
                 torch.enable_grad()
-            ):  # evaluation runs under no_grad, yet an attribution is a gradient
+            ):  # evaluation runs under no_grad, yet attribution is a gradient
                 align_loss, attribution = self.align(model, inputs, prior)
             cosine = (unit(attribution, prior.mask) * unit(prior.scores, prior.mask)).sum(-1)
             self.record(model.training, inputs, loss, align_loss, cosine, prior.weight)
@@ -151,9 +146,9 @@ class CAPTrainer(AlignedTrainer):
         """Distance between word attributions of the gold labels and priors.
 
         Args:
-            model: The wrapped model. The attribution makes passes of its own through the bare one: a second
-                pass through DistributedDataParallel would mark its weights ready twice, and a compiled pass
-                has no second derivative. The gradients meet in one backward.
+            model: The wrapped model. The attribution makes passes of its own through the bare one: a
+                second pass through DistributedDataParallel would mark its weights ready twice, and a
+                compiled pass has no second derivative. The gradients meet in one backward.
             inputs: The classifier's inputs and the labels.
             prior: Of the same texts.
 
@@ -161,128 +156,112 @@ class CAPTrainer(AlignedTrainer):
             The mean distance, whose gradient in training reaches the model's weights, and the word
             attributions `(batch, words)` without a graph.
         """
-        options = self.alignment
-        bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        tensors = {name: value for name, value in inputs.items() if name != LABELS}
-        batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
-        # evaluation looks at the same points always
-        seed = (self.args.seed * 1_000_003 + self.state.global_step * model.training) % 2**31
-        points = batch_points(options, batch, seed)
-        distance = partial(self.distance, prior=prior)
-        rows = options.attribution_rows or None
-        if (
-            not model.training and not prior.weight.any()
-        ):  # nothing is compared, so nothing is attributed
+        # sharded weights are gathered in each pass, by all processes together
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not (model.training or sharded or prior.weight.any()):
             return prior.weight.new_zeros(()), torch.zeros_like(prior.scores)
-        if not model.training:
-            loss, scores = value_only(bare, batch, points, distance, rows)
-        else:
-            loss, scores = self.gradient(bare)(
-                bare, batch, points, distance, rows=rows, **self.passes(points, seed)
-            )
+        bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        step = self.state.global_step if model.training else 0  # evaluation: always the same points
+        seed = (self.args.seed * 1_000_003 + step) % 2**31
+        loss, scores = self.attribute(bare, inputs, prior, seed, training=model.training)
         return loss, pool_words(scores.detach(), prior.token_words, prior.scores.shape[1])
 
-    def distance(self, scores: TokenScores, prior: Priors) -> Scalar:
-        """Mean over the batch of the distance between token scores, summed over each word, and priors."""
-        words = pool_words(scores, prior.token_words, prior.scores.shape[1])
-        own = self.alignment_loss_func
-        loss: Loss = (
-            find_loss(self.alignment.alignment_loss)
-            if own is None
-            else lambda attribution, prior, mask, floor: own(attribution, prior, mask)
+    def attribute(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        prior: Priors,
+        seed: int,
+        *,
+        training: bool,
+    ) -> tuple[Scalar, TokenScores]:
+        """Distance of a batch, with its gradient in training, and token scores.
+
+        Random path points, and those that carry the gradient, depend on seed and texts alone.
+        """
+        options, ids = self.alignment, inputs["input_ids"]
+        tensors = {name: value for name, value in inputs.items() if name != LABELS}
+        batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
+        points = path_points(
+            options.attribution_method,
+            ids,
+            inputs.get("attention_mask", torch.ones_like(ids)),
+            steps=options.attribution_steps,
+            rule=options.attribution_quadrature,
+            seed=seed,
         )
-        floor = self.alignment.alignment_norm_floor
-        return alignment_loss(loss, words, prior.scores, prior.mask, prior.weight, floor)
+
+        def distance(scores: TokenScores) -> Scalar:
+            words = pool_words(scores, prior.token_words, prior.scores.shape[1])
+            return self.distance(words, prior.scores, prior.mask, prior.weight)
+
+        rows = options.attribution_rows or None
+        if not training:
+            return value_only(model, batch, points, distance, rows)
+        steps, count = range(len(points[1])), options.attribution_backward_steps
+        draw = random.Random(seed)
+        chosen = sorted(draw.sample(steps, min(count, len(steps)))) if count else None
+        gradient = self.gradient(model)
+        return gradient(model, batch, points, distance, chosen=chosen, rows=rows)
 
     def gradient(self, model: nn.Module) -> Callable[..., tuple[Scalar, TokenScores]]:
-        """The gradient function of `alignment_gradient`, chosen once per model."""
+        """The gradient function of `alignment_gradient`, chosen once per training."""
         if self.gradient_mode is None:
-            self.gradient_mode = self._choose_gradient(model)
-        return GRADIENTS[self.gradient_mode]
-
-    def passes(self, points: Points, seed: int) -> dict[str, Any]:
-        """Settings of the gradient function: the points that carry a gradient, and how it is computed."""
-        options, steps = self.alignment, len(points[1])
-        count = options.attribution_backward_steps
-        chosen = sorted(random.Random(seed).sample(range(steps), count)) if count else None
+            self.gradient_mode = choose_gradient(
+                self.alignment.alignment_gradient,
+                model,
+                fsdp=self.is_fsdp_enabled,
+                deepspeed=self.is_deepspeed_enabled,
+                mixed_precision=self.accelerator.mixed_precision,
+            )
         if self.gradient_mode == "double_backward":
-            return {"chosen": chosen}
-        return {
-            "chosen": chosen,
-            "step": options.finite_difference_step,
-            "recompute": bool(self.args.activation_checkpointing),
-        }
+            return double_backward
+        return partial(
+            finite_difference,
+            step=self.alignment.finite_difference_step,
+            recompute=bool(self.args.activation_checkpointing),
+        )
 
     # --- before training ------------------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; first tries the alignment gradient on a few examples.
+    def check_alignment(self) -> None:
+        """Validate model and data, and try the alignment gradient on a few texts.
 
         Raises:
             AlignmentError: the gradient is blocked or not finite; the message says where.
+            ConfigError: attributions cannot be differentiated with these settings.
             DataError: the data set is tokenised, but without its words.
             PriorError: no text has a prior.
         """
-        if self.alignment.alignment_weight and isinstance(self.train_dataset, Dataset):
-            check_encoded(self.train_dataset)
-        if self.model_init is None:
-            self._try_gradient(self.model)
-        return super().train(*args, **kwargs)
-
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """As `Trainer.call_model_init`, for a model that can be aligned."""
-        model = super().call_model_init(trial)
-        self._admit(model)
-        if getattr(self, "is_in_train", False):
-            self._try_gradient(model)
-        return model
-
-    def _try_gradient(self, model: nn.Module) -> None:
-        """Compute the alignment gradient of a few texts, so that a blocked one is found at once."""
-        self.gradient_mode = None  # a search may have changed the settings
-        if not self.alignment.alignment_weight or not isinstance(self.train_dataset, Dataset):
+        super().check_alignment()
+        self._admit(self.model)
+        if not isinstance(self.train_dataset, Dataset):
             return
-        gradient = self.gradient(model)
-        device = next(model.parameters()).device
+        check_encoded(self.train_dataset)
+        device = next(self.model.parameters()).device
         rows = probe_batch(self.train_dataset)
         if device.type == "meta" or not rows:
             return
         batch = self.data_collator(rows)
         inputs, prior = take_priors({name: value.to(device) for name, value in batch.items()})
-        if prior is None:
-            return
-        labels = inputs.pop(LABELS)
-        target = self.alignment.attribution_target
-        texts = TextBatch(inputs, labels, prior.token_words, target)
-        points = batch_points(self.alignment, texts, 0)
-        options = {"rows": self.alignment.attribution_rows or None, **self.passes(points, 0)}
-        distance = partial(self.distance, prior=prior)
-        probe = partial(gradient, model, texts, points, distance, **options)
-        check_gradient(str(self.gradient_mode), model, lambda: probe()[0])
+        if prior is not None:
+            attribute = partial(self.attribute, self.model, inputs, prior, 0, training=True)
+            check_gradient(str(self.gradient_mode), self.model, lambda: attribute()[0])
 
-    def _admit(self, model: Any) -> None:
-        """Refuse a model that cannot be aligned; write into its configuration how it is aligned."""
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As `Trainer.call_model_init`, for a model that can be aligned."""
+        model = super().call_model_init(trial)
         if self.alignment.alignment_weight:
             check_classifier(model)
-            # travels with the weights, so that the model is later explained as it was aligned
-            model.config.update(AttributionSettings.of_alignment(vars(self.alignment)).entry())
-            self.gradient_mode = self._choose_gradient(model)
+        return model
 
-    def _choose_gradient(self, model: nn.Module) -> str:
-        """The gradient mode, after refusing DataParallel."""
-        if self.args.n_gpu > 1:
-            raise ConfigError(
-                f"DataParallel over {self.args.n_gpu} GPUs cannot differentiate attributions. Start the "
-                "program with `accelerate launch` (one process per GPU), or show it one GPU by "
-                "`CUDA_VISIBLE_DEVICES=0`."
-            )
-        return choose_gradient(
-            self.alignment.alignment_gradient,
-            model,
-            fsdp=self.is_fsdp_enabled,
-            deepspeed=self.is_deepspeed_enabled,
-            mixed_precision=self.accelerator.mixed_precision,
-        )
+    def _admit(self, model: Any) -> None:
+        """Validate a model, choose its gradient, and write into its configuration how it is aligned."""
+        check_classifier(model)
+        # travels with the weights, so that the model is later explained as it was aligned
+        model.config.update(AttributionSettings.of_alignment(vars(self.alignment)).entry())
+        self.gradient_mode = None  # a search may have changed the settings
+        self.gradient(model)
 
     # --- data -----------------------------------------------------------------------------------------
 
@@ -296,6 +275,8 @@ class CAPTrainer(AlignedTrainer):
         if not raw or "input_ids" in dataset.column_names or not isinstance(self.args, CAPConfig):
             return dataset
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            if self._collates and not self.alignment.alignment_weight:
+                return dataset  # a collator of the user's may tokenise
             raise DataError(
                 f"The {name} set holds texts, and there is no tokenizer to encode them: got "
                 f"processing_class={self.processing_class!r}. Give the classifier's fast tokenizer as "
@@ -347,10 +328,10 @@ class CAPTrainer(AlignedTrainer):
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            if isinstance(self.args, AlignmentOptions):
-                self._signature_columns = [*(self._signature_columns or []), *ALIGNMENT_COLUMNS]
+        super()._set_signature_columns_if_needed()
+        kept = [name for name in self._signature_columns if name not in ALIGNMENT_COLUMNS]
+        aligned = ALIGNMENT_COLUMNS if self.alignment.alignment_weight else ()
+        self._signature_columns = [*kept, *aligned]
 
     def create_model_card(
         self, language: str | None = None, license: str | None = None, *args: Any, **kwargs: Any
@@ -358,38 +339,6 @@ class CAPTrainer(AlignedTrainer):
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
             write_trainer_card(self, language=language, license=license, **kwargs)
-
-
-def batch_points(options: AlignmentOptions, batch: TextBatch, seed: int) -> Points:
-    """Path points of a batch; random ones depend on the seed and the texts alone."""
-    ids = batch.inputs["input_ids"]
-    return path_points(
-        options.attribution_method,
-        ids,
-        batch.inputs.get("attention_mask", torch.ones_like(ids)),
-        steps=options.attribution_steps,
-        rule=options.attribution_quadrature,
-        seed=seed,
-    )
-
-
-def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of texts with the right label, and the mean over the labels of F1; both in [0, 1].
-
-    A label that is neither predicted nor true does not count, as in scikit-learn.
-    """
-    logits: Any = prediction.predictions
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    true: Any = prediction.label_ids
-    predicted = logits.argmax(-1)
-    scores = []
-    for label in set(predicted.tolist()) | set(true.tolist()):
-        hits = ((predicted == label) & (true == label)).sum()
-        scores.append(2 * hits / ((predicted == label).sum() + (true == label).sum()))
-    return {
-        "accuracy": float((predicted == true).mean()),
-        "macro_f1": float(sum(scores) / len(scores)),
-    }
 
 
 def _load_by_name(name: str, dataset: Any) -> tuple[Any, Any, Sequence[str]]:

@@ -621,8 +621,10 @@ def test_settings_reach_passes_and_loss(tmp_path: Path) -> None:
     assert radau == [pytest.approx(1 / 3), pytest.approx(1.0)]
     assert of(attribution_rows=3)[1]["rows"] == 3
     assert of()[1]["rows"] is None
-    step = of(finite_difference_step=1e-2, alignment_gradient="finite_difference")[1]["step"]
-    assert step == 1e-2
+    mode: dict[str, Any] = {"alignment_gradient": "finite_difference"}
+    subject = trainer(tmp_path, finite_difference_step=1e-2, **mode)
+    gradient: Any = subject.gradient(subject.model)
+    assert gradient.keywords == {"step": 1e-2, "recompute": False}
     # a floor far above every norm leaves no attribution: what is left are the unit priors, of 12 texts in 16
     far = aligned(trainer(tmp_path, alignment_norm_floor=1e6))
     assert far.item() == pytest.approx(12 / 16, abs=1e-4)
@@ -787,8 +789,13 @@ def test_nothing_but_model_tokenizer_and_card_is_published(tmp_path: Path, hub: 
 
 def test_publishing_at_each_save_is_refused_and_at_the_end_is_not(tmp_path: Path, hub: Hub) -> None:
     leave_things(tmp_path)
-    with pytest.raises(ConfigError, match=r"`hub_strategy='every_save'` uploads.*'end'"):
-        trainer(tmp_path, push_to_hub=True)
+    for weight in (0.5, 0.0):
+        with pytest.raises(ConfigError, match=r"`hub_strategy='every_save'` uploads.*'end'"):
+            config(tmp_path, push_to_hub=True, alignment_weight=weight)
+        args = config(tmp_path, alignment_weight=weight)
+        args.push_to_hub = True
+        with pytest.raises(ConfigError, match="`hub_strategy='every_save'` uploads"):
+            CAPTrainer(roberta_classifier(), args)
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
     subject = trainer(tmp_path, push_to_hub=True, hub_strategy="end", **settings)
     subject.train()

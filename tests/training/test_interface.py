@@ -1,0 +1,405 @@
+"""`CAPTrainer` by its arguments: named models, adapters, losses, metrics, searches, changed settings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig, PeftModel
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    hyperparameter_search,
+)
+from transformers.trainer_utils import HPSearchBackend
+
+from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
+from hf_cap.schema import AttributionSettings
+from hf_cap.training.base import accuracy_and_macro_f1
+from hf_cap.training.collator import encode_dataset
+from hf_cap.training.losses import LOSSES, register_loss
+from hf_cap.training.trainer import CAPTrainer
+from tests.tiny import roberta_classifier, word_tokenizer
+from tests.training.cases import LABEL2ID, config, family, farthest, raw_rows, trainer, weights
+
+NAMES = ["renew", "lost", "fine"]
+
+
+def named_rows() -> Dataset:
+    return raw_rows().cast_column("label", ClassLabel(names=NAMES))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    """A model of two labels and its tokenizer."""
+    roberta_classifier(2).save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+# --- the model
+
+
+def test_a_model_by_name_gets_tokenizer_and_head_for_the_labels(tmp_path: Path, saved: str) -> None:
+    subject = CAPTrainer(saved, config(tmp_path), train_dataset=named_rows())
+    assert subject.model.config.label2id == {"renew": 0, "lost": 1, "fine": 2}
+    assert subject.model.classifier.out_proj.weight.shape[0] == 3
+    subject.train()
+    assert subject.processing_class is not None
+    assert subject.evaluate(named_rows())["eval_loss_align"] > 0
+
+
+def test_a_name_needs_the_labels(tmp_path: Path, saved: str) -> None:
+    with pytest.raises(DataError, match=r"labels of `train_dataset`, got NoneType"):
+        CAPTrainer(saved, config(tmp_path))
+    with pytest.raises(DataError, match="must be a ClassLabel"):
+        CAPTrainer(saved, config(tmp_path), train_dataset=raw_rows())
+    with pytest.raises(ModelError, match="no model folder"):
+        CAPTrainer(str(tmp_path / "none"), config(tmp_path), train_dataset=named_rows())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_of_a_peft_config_train_with_the_new_head(tmp_path: Path, saved: str) -> None:
+    adapters = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    subject = CAPTrainer(saved, config(tmp_path), train_dataset=named_rows(), peft_config=adapters)
+    assert isinstance(subject.model, PeftModel)
+    before = weights(subject.model)
+    subject.train()
+    moved = {n for n, value in weights(subject.model).items() if not torch.equal(value, before[n])}
+    assert any("lora_B" in name for name in moved)
+    assert any("modules_to_save" in name for name in moved)
+    assert all("lora" in name or "modules_to_save" in name for name in moved)
+    assert adapters.modules_to_save is None  # the caller's own is left as it was
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_train_each_module_that_no_checkpoint_holds(tmp_path: Path) -> None:
+    bare = AutoModel.from_config(
+        family("deberta-v2").config
+    )  # without the pooler of its classifier
+    bare.save_pretrained(tmp_path / "bare")
+    word_tokenizer().save_pretrained(tmp_path / "bare")
+    adapters = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query_proj"])
+    subject = CAPTrainer(
+        str(tmp_path / "bare"), config(tmp_path), train_dataset=named_rows(), peft_config=adapters
+    )
+    trained = {name for name, p in subject.model.named_parameters() if p.requires_grad}
+    assert any("pooler.modules_to_save" in name for name in trained)
+    assert any("classifier.modules_to_save" in name for name in trained)
+
+
+def test_adapters_without_peft_name_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"hf-cap\[peft\]"):
+        CAPTrainer(roberta_classifier(), config(tmp_path), peft_config=object())
+
+
+# --- the data
+
+
+def test_raw_texts_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"training set holds texts.*`processing_class`"):
+        CAPTrainer(roberta_classifier(), config(tmp_path), train_dataset=raw_rows())
+    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
+    with pytest.raises(DataError, match=r"evaluation set holds texts.*processing_class=None"):
+        CAPTrainer(
+            roberta_classifier(), config(tmp_path), train_dataset=encoded, eval_dataset=raw_rows()
+        )
+
+
+def test_at_weight_zero_a_collator_may_tokenise(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer()
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+
+    args = config(tmp_path, alignment_weight=0.0, remove_unused_columns=False)
+    subject = CAPTrainer(roberta_classifier(), args, collate, train_dataset=raw_rows())
+    subject.train()
+    assert subject.state.global_step == 4
+
+
+def test_at_weight_zero_the_priors_do_not_reach_the_collator(tmp_path: Path) -> None:
+    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
+    args = config(tmp_path, alignment_weight=0.0)
+    padding = DataCollatorWithPadding(word_tokenizer())  # which cannot pad lists of other lengths
+    CAPTrainer(roberta_classifier(), args, padding, train_dataset=encoded).train()
+
+
+def test_a_single_prior_column_is_the_prior(tmp_path: Path) -> None:
+    rows = raw_rows().rename_column("prior", "prior_cap")
+    subject = trainer(tmp_path, rows=rows)
+    assert subject.train_dataset["prior"][:] == trainer(tmp_path).train_dataset["prior"][:]
+    assert "eval_loss_align" in subject.evaluate()
+    two = rows.add_column("prior_lime", rows["prior_cap"][:])
+    with pytest.raises(PriorError, match="several priors"):
+        trainer(tmp_path, rows=two)
+    trainer(tmp_path, rows=two, prior_column="prior_lime")
+    trainer(tmp_path, rows=two, alignment_weight=0.0)
+
+
+# --- the loss
+
+
+def absolute_distance(attribution: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
+    """A loss of a user's, also found by its place."""
+    return ((attribution - prior).abs() * mask).sum(-1)
+
+
+def test_a_loss_of_ones_own_by_function_by_name_and_by_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_cap.training.losses.LOSSES", dict(LOSSES))
+    register_loss("absolute", absolute_distance)
+    with pytest.raises(ConfigError, match="a loss 'absolute' already"):
+        register_loss("absolute", absolute_distance)
+
+    def subject(**settings: Any) -> CAPTrainer:
+        own = settings.pop("alignment_loss_func", None)
+        return CAPTrainer(
+            roberta_classifier(), config(tmp_path, **settings), train_dataset=raw_rows(),
+            eval_dataset=raw_rows(), processing_class=word_tokenizer(), alignment_loss_func=own,
+        )  # fmt: skip
+
+    place = "tests.training.test_interface:absolute_distance"
+    made = [
+        subject(alignment_loss_func=absolute_distance),
+        subject(alignment_loss="absolute"),
+        subject(alignment_loss=place),
+    ]
+    found = []
+    for one in made:
+        one.train()
+        found.append(weights(one.model))
+    assert farthest(found[0], found[1]) == farthest(found[0], found[2]) == 0
+    usual = subject()
+    usual.train()
+    assert farthest(found[0], weights(usual.model)) > 1e-3
+
+
+def test_losses_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no `alignment_loss` 'l1'.*'cosine'"):
+        config(tmp_path, alignment_loss="l1")
+    with pytest.raises(ConfigError, match="cannot be loaded as `module:name`"):
+        config(tmp_path, alignment_loss="tests.training.test_interface:nothing")
+    subject = CAPTrainer(
+        roberta_classifier(), config(tmp_path), train_dataset=raw_rows(),
+        processing_class=word_tokenizer(), alignment_loss_func=lambda a, p, mask: a.sum(),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="one value per example"):
+        subject.train()
+
+
+# --- metrics
+
+
+def test_evaluation_gives_accuracy_and_macro_f1(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    metrics = subject.evaluate()
+    output = subject.predict(raw_rows())
+    predicted = np.asarray(output.predictions).argmax(-1)
+    assert metrics["eval_accuracy"] == pytest.approx(accuracy_score(output.label_ids, predicted))
+    f1 = f1_score(output.label_ids, predicted, average="macro")
+    assert metrics["eval_macro_f1"] == pytest.approx(f1)
+
+
+@pytest.mark.parametrize("hidden_states", [False, True])
+def test_macro_f1_is_that_of_scikit_learn(hidden_states: bool) -> None:
+    generator = np.random.default_rng(0)
+    gold, logits = generator.integers(0, 4, 50), generator.normal(size=(50, 6))
+    logits[:, 5] = -9  # a class that is neither gold nor predicted
+    given: Any = (logits, np.zeros((50, 7, 3))) if hidden_states else logits
+    found = accuracy_and_macro_f1(EvalPrediction(given, gold))
+    assert found["macro_f1"] == pytest.approx(f1_score(gold, logits.argmax(-1), average="macro"))
+
+
+def test_metrics_of_ones_own_take_the_place_of_the_default(tmp_path: Path) -> None:
+    subject = CAPTrainer(
+        roberta_classifier(), config(tmp_path), eval_dataset=raw_rows(),
+        processing_class=word_tokenizer(), compute_metrics=lambda prediction: {"mine": 1.0},
+    )  # fmt: skip
+    metrics = subject.evaluate()
+    assert metrics["eval_mine"] == 1.0
+    assert "eval_accuracy" not in metrics
+
+
+@pytest.mark.parametrize("name", ["loss_task", "eval_loss_task", "loss_align", "eval_loss_align"])
+def test_of_the_parts_of_the_loss_lower_is_better(tmp_path: Path, name: str) -> None:
+    assert config(tmp_path, metric_for_best_model=name).greater_is_better is False
+    assert config(tmp_path, metric_for_best_model="align_cosine").greater_is_better is True
+    chosen = config(tmp_path, metric_for_best_model=name, greater_is_better=True)
+    assert chosen.greater_is_better is True
+
+
+def test_the_best_model_is_that_of_the_lowest_part(tmp_path: Path) -> None:
+    subject = trainer(
+        tmp_path, metric_for_best_model="loss_align", load_best_model_at_end=True,
+        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, max_steps=4,
+    )  # fmt: skip
+    subject.train()
+    seen = [row["eval_loss_align"] for row in subject.state.log_history if "eval_loss_align" in row]
+    assert subject.state.best_metric == min(seen)
+    assert min(seen) < max(seen)
+
+
+# --- settings that change after construction
+
+
+def gradient(subject: CAPTrainer) -> dict[str, Tensor]:
+    batch = subject.data_collator(list(subject.train_dataset))
+    subject.model.train(True).zero_grad()
+    subject.compute_loss(subject.model, batch).backward()
+    return {n: p.grad.clone() for n, p in subject.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_a_weight_that_is_changed_takes_effect(tmp_path: Path, start: float) -> None:
+    subject = trainer(tmp_path, alignment_weight=start)
+    subject.args.alignment_weight = 3.0
+    expected = trainer(tmp_path, alignment_weight=3.0)
+    assert farthest(gradient(subject), gradient(expected)) == 0
+    subject.model.zero_grad()
+    expected.model.zero_grad()
+    for one in (subject, expected):
+        one.train()
+    assert farthest(weights(subject.model), weights(expected.model)) == 0
+    assert AttributionSettings.read(subject.model.config).rule == "midpoint"
+    assert subject.evaluate()["eval_loss_align"] > 0
+
+
+def test_a_weight_that_is_switched_off_leaves_the_plain_trainer(tmp_path: Path) -> None:
+    subject, plain = trainer(tmp_path), trainer(tmp_path, alignment_weight=0.0)
+    subject.args.alignment_weight = 0.0
+    for one in (subject, plain):
+        one.train()
+    assert farthest(weights(subject.model), weights(plain.model)) == 0
+
+
+def test_what_was_no_matter_at_weight_zero_is_checked_once_it_matters(tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {"activation_checkpointing_kwargs": {"use_reentrant": True}}
+    subject = trainer(tmp_path, alignment_weight=0.0, **kwargs)
+    subject.args.alignment_weight = 0.5
+    with pytest.raises(ConfigError, match="use_reentrant"):
+        subject.train()
+
+
+def test_data_parallel_is_refused(tmp_path: Path) -> None:
+    args = config(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ConfigError, match="DataParallel over 2 GPUs"):
+        CAPTrainer(roberta_classifier(), args)
+
+
+# --- hyperparameter search
+
+
+class Search:
+    """In the place of optuna, as `run_hp_search_optuna` goes about it: the model is gone after a trial."""
+
+    trials: ClassVar[list[dict[str, Any]]] = []
+    objectives: ClassVar[list[float]] = []
+    models: ClassVar[list[PreTrainedModel]] = []
+
+    def ensure_available(self) -> None: ...
+
+    def default_hp_space(self, trial: Any) -> dict[str, Any]:
+        return dict(trial.params)
+
+    def run(self, subject: Any, n_trials: int, direction: str, **_: Any) -> None:
+        for params in self.trials[:n_trials]:
+            subject.train(trial=SimpleNamespace(params=params, number=0))
+            self.objectives.append(subject.compute_objective(subject.evaluate()))
+            self.models.append(subject.model)
+            subject.model_wrapped = subject.model = None
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Search]]:
+    backends = hyperparameter_search.ALL_HYPERPARAMETER_SEARCH_BACKENDS
+    monkeypatch.setitem(backends, HPSearchBackend.OPTUNA, Search)
+    integration = "transformers.integrations.integration_utils.hp_params"
+    monkeypatch.setattr(integration, lambda trial: trial.params)
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+
+    def run(subject: CAPTrainer, trials: list[dict[str, Any]], **options: Any) -> type[Search]:
+        Search.trials, Search.objectives, Search.models = trials, [], []
+        subject.hyperparameter_search(n_trials=len(trials), backend="optuna", **options)
+        return Search
+
+    return run
+
+
+def searching(folder: Path, **settings: Any) -> CAPTrainer:
+    return CAPTrainer(
+        args=config(folder, **settings), train_dataset=raw_rows(), eval_dataset=raw_rows(),
+        processing_class=word_tokenizer(), model_init=lambda: roberta_classifier(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [0, 0.0, 0.5])
+def test_each_trial_trains_with_its_own_weight(
+    tmp_path: Path, search: Callable[..., type[Search]], start: float
+) -> None:
+    trials = [{"alignment_weight": weight} for weight in (0.3, 2.0)]
+    found = search(searching(tmp_path, alignment_weight=start), trials)
+    for params, model in zip(trials, found.models, strict=True):
+        expected = searching(tmp_path, **params)
+        expected.train()
+        assert farthest(weights(model), weights(expected.model)) == 0
+        assert "method" in model.config.hf_cap
+    plain = searching(tmp_path, alignment_weight=0.0)
+    plain.train()
+    assert farthest(weights(found.models[0]), weights(plain.model)) > 1e-3
+
+
+def test_each_trial_has_its_own_gradient_mode_and_target(
+    tmp_path: Path, search: Callable[..., type[Search]]
+) -> None:
+    subject = searching(tmp_path)
+    modes = []
+    trials = [
+        {"alignment_gradient": "finite_difference", "attribution_target": "contrast"},
+        {"alignment_gradient": "double_backward", "attribution_target": "gold"},
+    ]
+
+    def objective(metrics: dict[str, float]) -> float:
+        modes.append(subject.gradient_mode)
+        return metrics["eval_loss_align"]
+
+    found = search(subject, trials, compute_objective=objective)
+    assert modes == ["finite_difference", "double_backward"]
+    targets = [AttributionSettings.read(model.config).target for model in found.models]
+    assert targets == ["contrast", "gold"]
+
+
+def test_the_objective_is_the_task_loss_alone(
+    tmp_path: Path, search: Callable[..., type[Search]]
+) -> None:
+    subject = searching(tmp_path)
+    seen: list[dict[str, float]] = []
+    evaluate = subject.evaluate
+
+    def remember(*args: Any, **kwargs: Any) -> dict[str, float]:
+        seen.append(evaluate(*args, **kwargs))
+        return dict(seen[-1])
+
+    subject.evaluate = remember  # type: ignore[method-assign]
+    found = search(subject, [{"alignment_weight": 0.0}, {"alignment_weight": 1.0}])
+    assert found.objectives == [seen[0]["eval_loss"], seen[1]["eval_loss_task"]]
+    assert seen[1]["eval_loss"] > seen[1]["eval_loss_task"]
+
+
+def test_a_search_over_a_model_that_cannot_be_aligned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="num_labels=1"):
+        CAPTrainer(args=config(tmp_path), model_init=lambda: roberta_classifier(1))
