@@ -30,9 +30,9 @@ class HubControl:
         ) as answer:
             return json.load(answer)
 
-    def fail(self, method: str, path: str, *, times: int = 1, **fault: Any) -> None:
+    def fail(self, method: str, path: str, **fault: Any) -> None:
         """Let the next requests like this go wrong: `status` and `headers`, or `cut=True`."""
-        self._ask("faults", [{"method": method, "path": path, "times": times, **fault}])
+        self._ask("faults", [{"method": method, "path": path, **fault}])
 
     def commit_before(self, path: str, kind: str, name: str, files: dict[str, str]) -> None:
         """Let somebody else commit these files just before the next POST to such a path is answered."""

@@ -3,9 +3,9 @@
 `python tests/publishing/hub_server.py` prints its address and serves until its standard input closes. The
 client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and tokens and show what was asked:
 
-    POST /_test/faults  [{"method": "PUT", "path": "regex", "times": 1, "status": 500, "headers": {}}],
-                        "cut": true instead of a status breaks the connection in mid-request,
-                        "lost": true after the request was obeyed
+    POST /_test/faults  [{"method": "PUT", "path": "regex", "status": 500, "headers": {}}]: once. Instead of a
+                        status: "cut" breaks the connection in mid-request, "lost" after it was obeyed, and
+                        "commit" lets somebody else commit files first
     POST /_test/tokens  {"hf_alice": "write"}
     POST /_test/gate    {"kind": "models", "name": "alice/m"}
     POST /_test/forget  the large files, which are else not asked for twice
@@ -14,107 +14,145 @@ client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and to
 """
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-if __name__ == "__main__":  # started as a program, its folder's parents are not importable
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from huggingface_hub import ModelCard, RepoCard
 
-from tests.publishing.hub_store import Blob, Hub, Refused, Repository
-
+USER, ORGANISATION = "alice", "library"
+LARGE = ("*.safetensors", "*.parquet", "*.bin")
 PART = 300_000
 """Large files above this many bytes are asked for in parts."""
 
 Answer = tuple[int, Any, dict[str, str]]
 Match = re.Match[str]
-_REPOSITORY = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
-_FILES = r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)"
 
 
-class Faults:
-    """Answers that are to go wrong, and a log of what was asked."""
+class Refused(Exception):
+    """The answer to a request that cannot be served, as the Hub words it."""
 
-    def __init__(self) -> None:
-        self.waiting: list[dict[str, Any]] = []
-        self.log: list[str] = []
-        self.lock = threading.Lock()
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.answer: Answer = (
+            status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message}
+        )  # fmt: skip
 
-    def next_for(self, method: str, path: str) -> dict[str, Any] | None:
-        with self.lock:
-            self.log.append(f"{method} {path}")
-            for fault in self.waiting:
-                if fault["method"] == method and re.search(fault["path"], path):
-                    fault["times"] -= 1
-                    if fault["times"] <= 0:
-                        self.waiting.remove(fault)
-                    return fault
-        return None
+
+@dataclass(frozen=True)
+class Blob:
+    """A file of a commit."""
+
+    content: bytes
+    large: bool
+
+    @property
+    def etag(self) -> str:
+        return hashlib.sha256(self.content).hexdigest() if self.large else self.git_oid
+
+    @property
+    def git_oid(self) -> str:
+        body = self.pointer if self.large else self.content
+        return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+    @property
+    def pointer(self) -> bytes:
+        lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{self.etag}",
+                 f"size {len(self.content)}", "")  # fmt: skip
+        return "\n".join(lines).encode()
+
+    def entry(self, path: str) -> dict[str, Any]:
+        """The file as a tree listing shows it."""
+        size = len(self.content)
+        found: dict[str, Any] = {"type": "file", "path": path, "size": size, "oid": self.git_oid}
+        if self.large:
+            found["lfs"] = {"oid": self.etag, "size": size, "pointerSize": len(self.pointer)}
+        return found
+
+
+@dataclass
+class Repository:
+    """A row of commits on `main`, the newest last."""
+
+    name: str
+    private: bool
+    gated: bool = False
+    commits: list[tuple[str, dict[str, Blob]]] = field(default_factory=list)
+
+    def commit(self, files: dict[str, Blob]) -> str:
+        listing = "".join(f"{path}{blob.git_oid}" for path, blob in sorted(files.items()))
+        key = f"{self.name}{len(self.commits)}{listing}"
+        self.commits.append((hashlib.sha1(key.encode()).hexdigest(), files))
+        return self.commits[-1][0]
+
+    def at(self, revision: str = "main") -> tuple[str, dict[str, Blob]]:
+        for oid, files in reversed(self.commits):
+            if revision in ("main", "refs/heads/main", oid):
+                return oid, files
+        raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
 
 class Handler(BaseHTTPRequestHandler):
     """One request. Each route is a method that returns status, JSON or bytes, and headers."""
 
     protocol_version = "HTTP/1.1"
-    hub: ClassVar[Hub]
-    faults: ClassVar[Faults]
-    parts: ClassVar[dict[str, bytes]]
+    lock = threading.RLock()
+    tokens: ClassVar[dict[str, str]] = {}
+    repositories: ClassVar[dict[tuple[str, str], Repository]] = {}
+    large: ClassVar[dict[str, bytes]] = {}
+    """Large files by hash, and parts of them by hash and number."""
+    faults: ClassVar[list[dict[str, Any]]] = []
+    log: ClassVar[list[str]] = []
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_GET(self) -> None:
-        self._serve()
-
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
-
-    # --- plumbing ---------------------------------------------------------------------------------
-
-    def _serve(self) -> None:
         split = urlsplit(self.path)
-        self.query = parse_qs(split.query)
-        path = unquote(split.path) if "/_test/" in split.path else split.path
-        fault = None if path.startswith("/_test/") else self.faults.next_for(self.command, path)
-        if fault and fault.get("cut"):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
-            self.close_connection = True
-            self.connection.close()
-            return
-        self.body = self._read_body()
-        if fault and "commit" in fault:
-            self._commit_of_another(**fault.pop("commit"))
-            fault = None
-        if fault and not fault.get("lost"):
-            self._send(fault["status"], {"error": "made to fail"}, fault.get("headers", {}))
-            return
-        try:
-            answer = self._route(path)
-        except Refused as refused:
-            headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
-            answer = refused.status, {"error": refused.message}, headers
-        if fault:
-            self.close_connection = True
-            self.connection.close()
-            return
-        self._send(*answer)
+        self.query, path = parse_qs(split.query), split.path
+        with self.lock:
+            fault = {} if path.startswith("/_test/") else self._next_fault(path)
+        size = int(self.headers.get("Content-Length", 0))
+        if fault.get("cut"):
+            self.rfile.read(size // 2)
+            return self._hang_up()
+        self.body = self._chunks() if "Transfer-Encoding" in self.headers else self.rfile.read(size)
+        if "commit" in fault:
+            self._commit_of_another(**fault["commit"])
+        if "status" in fault:
+            answer: Answer = (fault["status"], {"error": "made to fail"}, fault.get("headers", {}))
+        else:
+            answer = self._answer(path)
+        return self._hang_up() if fault.get("lost") else self._send(*answer)
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def _next_fault(self, path: str) -> dict[str, Any]:
+        self.log.append(f"{self.command} {path}")
+        for fault in self.faults:
+            if fault["method"] == self.command and re.search(fault["path"], path):
+                self.faults.remove(fault)
+                return fault
+        return {}
 
     def _commit_of_another(self, kind: str, name: str, files: dict[str, str]) -> None:
-        repository = self.hub.repositories[kind, name]
+        repository = self.repositories[kind, name]
         added = {path: Blob(text.encode(), False) for path, text in files.items()}
-        repository.commit("of another", {**repository.at("main")[1], **added})
+        repository.commit({**repository.at()[1], **added})
 
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def _chunks(self) -> bytes:
         parts = []
         while size := int(self.rfile.readline(), 16):
             parts.append(self.rfile.read(size))
@@ -122,31 +160,26 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _route(self, path: str) -> Answer:
-        for method, pattern, serve in ROUTES:
-            match = re.fullmatch(pattern, path)
-            if match and self.command in method:
-                with self.hub.lock:
-                    return serve(self, match)
-        raise Refused(404, "", f"no route for {self.command} {path}")
+    def _answer(self, path: str) -> Answer:
+        try:
+            for method, pattern, serve in ROUTES:
+                match = re.fullmatch(pattern, path)
+                if match and self.command in (method, "HEAD"):
+                    with self.lock:
+                        return serve(self, match)
+            raise Refused(404, "", f"no route for {self.command} {path}")
+        except Refused as refused:
+            return refused.answer
 
     def _send(self, status: int, content: Any, headers: dict[str, str]) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
-        for name, value in {
-            "Content-Type": kind,
-            "Content-Length": str(len(body)),
-            **headers,
-        }.items():
-            self.send_header(name, value)
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": len(body), **headers}.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-    @property
-    def token(self) -> str | None:
-        return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
     @property
     def json(self) -> Any:
@@ -156,157 +189,180 @@ class Handler(BaseHTTPRequestHandler):
     def address(self) -> str:
         return f"http://{self.headers['Host']}"
 
+    # --- accounts and repositories
+
+    def _role(self) -> str | None:
+        """What the token may do; `None` for a visitor."""
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token and token not in self.tokens:
+            raise Refused(401, "", "Invalid credentials in Authorization header")
+        return self.tokens.get(token)
+
+    def _check_writer(self, name: str) -> None:
+        role = self._role()
+        if role != "write" or name.split("/")[0] not in (USER, ORGANISATION):
+            raise Refused(403 if role else 401, "", f"You don't have the rights to write to {name}")
+
     def _repository(self, match: Match, *, write: bool = False) -> Repository:
-        kind = match["kind"] or "models"
-        return self.hub.find(kind, unquote(match["name"]), self.token, write=write)
+        role, name = self._role(), unquote(match["name"])
+        repository = self.repositories.get((match["kind"] or "models", name))
+        if repository is None or (repository.private and role is None):
+            raise Refused(404 if role else 401, "RepoNotFound", "Repository not found")
+        if repository.gated and role != "write":
+            raise Refused(
+                403 if role else 401, "GatedRepo", "Access to this repository is restricted"
+            )
+        if write:
+            self._check_writer(name)
+        return repository
 
-    def _revision(self, match: Match) -> str:
-        return unquote(match.groupdict().get("revision") or "main")
-
-    # --- accounts and repositories ----------------------------------------------------------------
+    def _files(self, match: Match, *, write: bool = False) -> tuple[str, dict[str, Blob]]:
+        revision = unquote(match.groupdict().get("revision") or "main")
+        return self._repository(match, write=write).at(revision)
 
     def whoami(self, _: Match) -> Answer:
-        return 200, self.hub.who(self.token), {}
+        role = self._role()
+        if role is None:
+            raise Refused(401, "", "Invalid username or password.")
+        orgs = [{"name": ORGANISATION, "roleInOrg": "write"}]
+        auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
+        return 200, {"type": "user", "name": USER, "fullname": USER, "orgs": orgs, "auth": auth}, {}
 
     def create(self, _: Match) -> Answer:
         asked = self.json
-        kind = f"{asked.get('type', 'model')}s"
-        owner = asked.get("organization") or self.hub.who(self.token)["name"]
-        name = f"{owner}/{asked['name']}"
+        kind, name = (
+            f"{asked.get('type', 'model')}s",
+            f"{asked.get('organization') or USER}/{asked['name']}",
+        )
         url = f"{self.address}/{'' if kind == 'models' else kind + '/'}{name}"
+        self._check_writer(name)
+        if (kind, name) in self.repositories:
+            return 409, {"error": "You already created this repo", "url": url}, {}
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        try:
-            self.hub.create(kind, name, private, self.token)
-        except Refused as refused:
-            if refused.status == 409:
-                return 409, {"error": refused.message, "url": url}, {}
-            raise
+        attributes = "".join(f"{pattern} filter=lfs\n" for pattern in LARGE)
+        self.repositories[kind, name] = Repository(name, private)
+        self.repositories[kind, name].commit({".gitattributes": Blob(attributes.encode(), False)})
         return 200, {"url": url, "name": name}, {}
 
     def info(self, match: Match) -> Answer:
-        return 200, self._repository(match).info(self._revision(match)), {}
+        repository, (oid, files) = self._repository(match), self._files(match)
+        found = {
+            "_id": oid[:24], "id": repository.name, "modelId": repository.name, "author": USER, "sha": oid,
+            "private": repository.private, "gated": "manual" if repository.gated else False,
+            "disabled": False, "tags": [], "downloads": 0, "likes": 0,
+            "siblings": [{"rfilename": path} for path in sorted(files)],
+        }  # fmt: skip
+        return 200, found, {}
 
     def may(self, match: Match) -> Answer:
         self._repository(match, write=match["write"] is not None)
         return 200, {}, {}
 
     def refs(self, match: Match) -> Answer:
-        oid, _ = self._repository(match).at("main")
+        oid, _ = self._files(match)
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": oid}
         return 200, {"branches": [main], "converts": [], "tags": [], "pullRequests": []}, {}
 
     def tree(self, match: Match) -> Answer:
-        recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        _, files = self._files(match)
         folder = unquote(match["folder"] or "").strip("/")
-        return 200, self._repository(match).tree(self._revision(match), folder, recursive), {}
+        prefix = f"{folder}/" if folder else ""
+        inside = {path: blob for path, blob in files.items() if path.startswith(prefix)}
+        if folder and not inside:
+            raise Refused(404, "EntryNotFound", f"{folder} does not exist")
+        folders = {"/".join(p.split("/")[:n]) for p in inside for n in range(1, p.count("/") + 1)}
+        entries = [blob.entry(path) for path, blob in inside.items()] + [
+            {
+                "type": "directory",
+                "path": path,
+                "size": 0,
+                "oid": hashlib.sha1(path.encode()).hexdigest(),
+            }
+            for path in folders
+            if path.startswith(prefix)
+        ]
+        if self.query.get("recursive", ["false"])[0].lower() not in ("true", "1"):
+            entries = [one for one in entries if "/" not in one["path"].removeprefix(prefix)]
+        return 200, sorted(entries, key=lambda one: str(one["path"])), {}
 
     def paths_info(self, match: Match) -> Answer:
-        _, files = self._repository(match).at(self._revision(match))
-        asked = self.json if self.headers.get_content_type() == "application/json" else None
-        paths = asked["paths"] if asked else parse_qs(self.body.decode())["paths"]
+        _, files = self._files(match)
+        plain = self.headers.get_content_type() == "application/json"
+        paths = self.json["paths"] if plain else parse_qs(self.body.decode())["paths"]
         return 200, [files[path].entry(path) for path in paths if path in files], {}
 
     def validate(self, _: Match) -> Answer:
+        errors = []
         try:
-            RepoCard(self.json["content"])
-            if self.json.get("repoType") == "model":
-                ModelCard(self.json["content"])
+            (ModelCard if self.json.get("repoType") == "model" else RepoCard)(self.json["content"])
         except (ValueError, TypeError) as error:
-            return 400, {"errors": [{"message": str(error)}], "warnings": []}, {}
-        return 200, {"errors": [], "warnings": []}, {}
+            errors = [{"message": str(error)}]
+        return 400 if errors else 200, {"errors": errors, "warnings": []}, {}
 
-    # --- uploads ----------------------------------------------------------------------------------
+    # --- uploads and downloads
 
     def preupload(self, match: Match) -> Answer:
-        repository = self._repository(match, write=True)
-        _, files = repository.at(self._revision(match))
+        _, files = self._files(match, write=True)
         answers = []
         for file in self.json["files"]:
-            known = files.get(file["path"])
-            answers.append(
-                {
-                    "path": file["path"],
-                    "uploadMode": self.hub.upload_mode(file["path"], file["size"]),
-                    "shouldIgnore": False,
-                    "oid": known.etag if known else None,
-                }
-            )
+            path, known = file["path"], files.get(file["path"])
+            large = file["size"] > 200_000 or any(fnmatch.fnmatch(path, one) for one in LARGE)
+            answer = {
+                "path": path,
+                "uploadMode": "lfs" if large else "regular",
+                "shouldIgnore": False,
+            }
+            answers.append({**answer, "oid": known.etag if known else None})
         return 200, {"files": answers}, {}
 
     def commit(self, match: Match) -> Answer:
-        repository = self._repository(match, write=True)
-        head, files = repository.at(self._revision(match))
-        files, title = dict(files), ""
-        for line in self.body.splitlines():
-            item = json.loads(line)
+        repository, (head, files) = self._repository(match, write=True), self._files(match)
+        files = dict(files)
+        for item in map(json.loads, self.body.splitlines()):
             key, value = item["key"], item["value"]
-            if key == "header":
-                title = value["summary"]
-                if value.get("parentCommit", head) != head:
-                    raise Refused(
-                        412, "", "A commit has happened since. Please refresh and try again."
-                    )
-            elif key == "file":
+            if key == "header" and value.get("parentCommit", head) != head:
+                raise Refused(412, "", "A commit has happened since. Please refresh and try again.")
+            if key == "file":
                 files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
             elif key == "lfsFile":
-                if value["oid"] not in self.hub.large:
-                    raise Refused(
-                        400, "", f"{value['path']}: LFS pointer points to a missing object"
-                    )
-                files[value["path"]] = Blob(self.hub.large[value["oid"]], True)
-            else:
-                gone = value["path"].rstrip("/")
-                files = {
-                    p: b for p, b in files.items() if p != gone and not p.startswith(gone + "/")
-                }
-        oid = repository.commit(title, files)
-        return (
-            200,
-            {"commitUrl": f"{self.address}/{repository.name}/commit/{oid}", "commitOid": oid},
-            {},
-        )
+                files[value["path"]] = Blob(self.large[value["oid"]], True)
+        oid = repository.commit(files)
+        url = f"{self.address}/{repository.name}/commit/{oid}"
+        return 200, {"commitUrl": url, "commitOid": oid}, {}
 
     def lfs_batch(self, match: Match) -> Answer:
         self._repository(match, write=True)
-        answers = [self._lfs_object(file["oid"], file["size"]) for file in self.json["objects"]]
-        return 200, {"transfer": "basic", "objects": answers}, {}
+        objects = [self._lfs_object(one["oid"], one["size"]) for one in self.json["objects"]]
+        return 200, {"transfer": "basic", "objects": objects}, {}
 
     def _lfs_object(self, oid: str, size: int) -> dict[str, Any]:
-        answer: dict[str, Any] = {"oid": oid, "size": size}
-        if oid in self.hub.large:
-            return answer
+        if oid in self.large:
+            return {"oid": oid, "size": size}
         upload: dict[str, Any] = {"href": f"{self.address}/_lfs/{oid}"}
         if size > PART:
-            count = -(-size // PART)
-            parts = {str(n + 1): f"{self.address}/_lfs/{oid}.{n}" for n in range(count)}
+            parts = {str(n + 1): f"{upload['href']}.{n}" for n in range(-(-size // PART))}
             upload["header"] = {"chunk_size": str(PART), **parts}
-        answer["actions"] = {"upload": upload, "verify": {"href": f"{self.address}/_lfs/verify"}}
-        return answer
+        verify = {"href": f"{self.address}/_lfs/verify"}
+        return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}}
 
     def lfs_put(self, match: Match) -> Answer:
         if match["part"] is None and hashlib.sha256(self.body).hexdigest() != match["oid"]:
             raise Refused(400, "", "the content is not what its hash says")
-        store = self.hub.large if match["part"] is None else self.parts
-        store[match["oid"] + (match["part"] or "")] = self.body
+        self.large[match["oid"] + (match["part"] or "")] = self.body
         return 200, {}, {"ETag": hashlib.md5(self.body).hexdigest()}
 
     def lfs_complete(self, match: Match) -> Answer:
-        count = len(self.json["parts"])
-        whole = b"".join(self.parts.pop(f"{match['oid']}.{n}") for n in range(count))
-        if hashlib.sha256(whole).hexdigest() != match["oid"]:
+        parts = [self.large.pop(f"{match['oid']}.{n}") for n in range(len(self.json["parts"]))]
+        if hashlib.sha256(b"".join(parts)).hexdigest() != match["oid"]:
             raise Refused(400, "", "the parts are not what their hash says")
-        self.hub.large[match["oid"]] = whole
+        self.large[match["oid"]] = b"".join(parts)
         return 200, {}, {}
 
     def lfs_verify(self, _: Match) -> Answer:
-        if self.json["oid"] not in self.hub.large:
-            raise Refused(404, "", "no such object")
-        return 200, {}, {}
-
-    # --- downloads --------------------------------------------------------------------------------
+        return 200 if self.json["oid"] in self.large else 404, {}, {}
 
     def resolve(self, match: Match) -> Answer:
-        oid, files = self._repository(match).at(self._revision(match))
+        oid, files = self._files(match)
         path = unquote(match["path"])
         if path not in files:
             raise Refused(404, "EntryNotFound", "Entry not found")
@@ -317,67 +373,52 @@ class Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not asked:
             return 200, blob.content, headers
-        start, size = int(asked[1]), len(blob.content)
-        end = min(int(asked[2] or size - 1), size - 1)
-        if start >= size:
-            return 416, b"", {**headers, "Content-Range": f"bytes */{size}"}
+        size = len(blob.content)
+        start, end = int(asked[1]), min(int(asked[2] or size - 1), size - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{size}"
         return 206, blob.content[start : end + 1], headers
 
-    # --- what the tests set -----------------------------------------------------------------------
-
-    def set_faults(self, _: Match) -> Answer:
-        self.faults.waiting[:] = self.json
-        return 200, {}, {}
-
-    def set_tokens(self, _: Match) -> Answer:
-        self.hub.tokens = self.json
-        return 200, {}, {}
-
-    def gate(self, _: Match) -> Answer:
-        self.hub.repositories[self.json["kind"], self.json["name"]].gated = True
-        return 200, {}, {}
-
-    def forget(self, _: Match) -> Answer:
-        self.hub.large.clear()
-        return 200, {}, {}
-
-    def pending(self, _: Match) -> Answer:
-        return 200, len(self.faults.waiting), {}
-
-    def show_log(self, _: Match) -> Answer:
-        return 200, self.faults.log, {}
+    def test(self, match: Match) -> Answer:
+        """What the tests set and ask."""
+        what, given = match["what"], self.json
+        if what == "faults":
+            self.faults[:] = given
+        elif what == "tokens":
+            self.tokens.clear()
+            self.tokens.update(given)
+        elif what == "gate":
+            self.repositories[given["kind"], given["name"]].gated = True
+        elif what == "forget":
+            self.large.clear()
+        return 200, len(self.faults) if what == "pending" else self.log, {}
 
 
+_API = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+_FILES = r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)"
 _REVISION = r"/(?P<revision>[^/]+)"
-ROUTES: list[tuple[tuple[str, ...], str, Callable[[Handler, Match], Answer]]] = [
-    (("GET",), r"/api/whoami-v2", Handler.whoami),
-    (("POST",), r"/api/repos/create", Handler.create),
-    (("POST",), r"/api/validate-yaml", Handler.validate),
-    (("GET", "HEAD"), _REPOSITORY + r"(?:/revision" + _REVISION + ")?", Handler.info),
-    (("GET",), _REPOSITORY + r"/auth-check(?P<write>/write)?", Handler.may),
-    (("GET",), _REPOSITORY + r"/refs", Handler.refs),
-    (("GET",), _REPOSITORY + r"/tree" + _REVISION + r"(?P<folder>/.*)?", Handler.tree),
-    (("POST",), _REPOSITORY + r"/paths-info" + _REVISION, Handler.paths_info),
-    (("POST",), _REPOSITORY + r"/preupload" + _REVISION, Handler.preupload),
-    (("POST",), _REPOSITORY + r"/commit" + _REVISION, Handler.commit),
-    (("POST",), _FILES + r"\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    (("PUT",), r"/_lfs/(?P<oid>[0-9a-f]{64})(?P<part>\.\d+)?", Handler.lfs_put),
-    (("POST",), r"/_lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_complete),
-    (("POST",), r"/_lfs/verify", Handler.lfs_verify),
-    (("POST",), r"/_test/faults", Handler.set_faults),
-    (("POST",), r"/_test/tokens", Handler.set_tokens),
-    (("POST",), r"/_test/gate", Handler.gate),
-    (("POST",), r"/_test/forget", Handler.forget),
-    (("GET",), r"/_test/pending", Handler.pending),
-    (("GET",), r"/_test/log", Handler.show_log),
-    (("GET", "HEAD"), _FILES + r"/resolve" + _REVISION + r"/(?P<path>.+)", Handler.resolve),
+ROUTES: list[tuple[str, str, Callable[[Handler, Match], Answer]]] = [
+    ("GET", r"/api/whoami-v2", Handler.whoami),
+    ("POST", r"/api/repos/create", Handler.create),
+    ("POST", r"/api/validate-yaml", Handler.validate),
+    ("GET", _API + rf"(?:/revision{_REVISION})?", Handler.info),
+    ("GET", _API + r"/auth-check(?P<write>/write)?", Handler.may),
+    ("GET", _API + r"/refs", Handler.refs),
+    ("GET", _API + rf"/tree{_REVISION}(?P<folder>/.*)?", Handler.tree),
+    ("POST", _API + rf"/paths-info{_REVISION}", Handler.paths_info),
+    ("POST", _API + rf"/preupload{_REVISION}", Handler.preupload),
+    ("POST", _API + rf"/commit{_REVISION}", Handler.commit),
+    ("POST", _FILES + r"\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("PUT", r"/_lfs/(?P<oid>[0-9a-f]{64})(?P<part>\.\d+)?", Handler.lfs_put),
+    ("POST", r"/_lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_complete),
+    ("POST", r"/_lfs/verify", Handler.lfs_verify),
+    ("POST", r"/_test/(?P<what>faults|tokens|gate|forget)", Handler.test),
+    ("GET", r"/_test/(?P<what>pending|log)", Handler.test),
+    ("GET", _FILES + rf"/resolve{_REVISION}/(?P<path>.+)", Handler.resolve),
 ]
 
 
 def main() -> None:
     """Serve until standard input closes, so that no server outlives its test."""
-    Handler.hub, Handler.faults, Handler.parts = Hub(), Faults(), {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")

@@ -45,7 +45,7 @@ def push_trainer(folder: str, repo_id: str, priors: str) -> None:
 
 
 def check(repo_id: str, kind: Any = "model", token: str | None = None) -> None:
-    from hf_cap import check_access
+    from hf_cap.hub import check_access
 
     check_access(repo_id, kind, token=token)
 
@@ -54,7 +54,7 @@ def pipeline(task: str, repo_id: str, text: str, **options: Any) -> Any:
     """The answer of a pipeline of transformers."""
     import transformers
 
-    from hf_cap import register_pipeline
+    from hf_cap.pipelines import register_pipeline
 
     register_pipeline()
     build: Any = transformers.pipeline  # its types know no task but those of transformers
