@@ -199,38 +199,34 @@ def model_facts(
         of the training log and of the evaluations, `None` without any); `examples` (each with `label`,
         `gold`, `words`, `scores`).
     """
-    from huggingface_hub import ModelCardData
-
-    data, alignment = run.get("data") or {}, run.get("alignment") or {}
-    settings = public_settings(run.get("settings") or {})
-    history = [line for line in run.get("history") or () if "loss" in line and "step" in line]
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
-    dataset, on_hub = public_name(data.get("dataset")), public_id(data.get("dataset"))
-    base_model = public_id(run.get("model"))
-    results = _eval_results(sets, task=task, dataset=dataset or UNKNOWN)
-    metadata = ModelCardData(
-        model_name=name,
-        base_model=base_model,
-        datasets=[on_hub] if on_hub else None,
-        language=language,
-        license=license,
-        library_name="peft" if adapter else library,
-        pipeline_tag=task,
-        tags=[*tags, "generated_from_trainer"],
-        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
-        eval_results=results or None,
-    )
-    return {
+    named = {"name": name, "repo_id": repo_id, "license": license, "language": language}
+    facts = {
         "template": "model.md.jinja",
-        "metadata": metadata,
-        "name": name,
-        "repo_id": repo_id,
         "adapter": adapter,
-        "license": license,
-        "language": language,
-        "base_model": base_model,
-        "dataset": dataset,
+        **named,
+        **_run_facts(run),
+        "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **METRICS}, unit),
+        "examples": [
+            {**one, "label": one["prediction"], "gold": one["label"]}
+            | {"scores": one.get("attributions")}
+            for one in records
+        ],
+    }
+    on_hub = public_id((run.get("data") or {}).get("dataset"))
+    return {**facts, "metadata": _model_metadata(facts, sets, on_hub, task, library, tags)}
+
+
+def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The public facts of a run's record."""
+    data, alignment = run.get("data") or {}, run.get("alignment") or {}
+    hidden = _ELSEWHERE_ON_CARD | set(alignment)
+    settings = public_settings(run.get("settings") or {})
+    history = [line for line in run.get("history") or () if "loss" in line and "step" in line]
+    return {
+        "base_model": public_id(run.get("model")),
+        "dataset": public_name(data.get("dataset")),
         "train_split": data.get("train_split"),
         "train_rows": data.get("rows"),
         "labels": data.get("labels") or [],
@@ -239,22 +235,35 @@ def model_facts(
         "command": public_text(run.get("command") or "") or None,
         "alignment": {k: v for k, v in public_settings(alignment).items() if v is not None},
         "aligned": bool(alignment.get("alignment_weight")),
-        "settings": {
-            k: v for k, v in settings.items() if k not in _ELSEWHERE_ON_CARD and k not in alignment
-        },
+        "settings": {k: v for k, v in settings.items() if k not in hidden},
         "priors": [one for made in data.get("provenance") or () for one in prior_facts(made)],
         "log": _as_table(history, _LOG),
-        "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **METRICS}, unit),
-        "examples": [
-            {
-                **one,
-                "label": one["prediction"],
-                "gold": one["label"],
-                "scores": one.get("attributions"),
-            }
-            for one in records
-        ],
     }
+
+
+def _model_metadata(
+    facts: Mapping[str, Any],
+    sets: Sequence[Mapping[str, Any]],
+    dataset: str | None,
+    task: str,
+    library: str,
+    tags: Sequence[str],
+) -> Any:
+    from huggingface_hub import ModelCardData
+
+    results = _eval_results(sets, task=task, dataset=facts["dataset"] or UNKNOWN)
+    return ModelCardData(
+        model_name=facts["name"],
+        base_model=facts["base_model"],
+        datasets=[dataset] if dataset else None,
+        language=facts["language"],
+        license=facts["license"],
+        library_name="peft" if facts["adapter"] else library,
+        pipeline_tag=task,
+        tags=[*tags, "generated_from_trainer"],
+        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
+        eval_results=results or None,
+    )
 
 
 def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -169,8 +169,7 @@ def infer_schema(
         frame: The table; levels and classes are those that occur in it.
         description: What is known of the columns and classes, in place of the file `options.table`.
         target: Column that is predicted; by default that of the description.
-        options: Kind of the target, columns to ignore, most levels; the model reads later tables with its
-            `missing_values`.
+        options: Kind of the target, columns to ignore, most levels.
 
     Raises:
         DataError: the target, a described column or all described classes do not exist, or a column has
@@ -195,11 +194,9 @@ def infer_schema(
             f"The description has the classes {sorted(meanings)!r}, and the target {target!r} has "
             f"{list(classes)}. Give them the same names."
         )
-    columns = [
-        _column(frame[name], (known.columns or {}).get(name, name), options.max_levels)
-        for name in frame.columns
-        if name not in {target, *known.ignore, *options.ignore}
-    ]
+    used = [name for name in frame.columns if name not in {target, *known.ignore, *options.ignore}]
+    names = {name: (known.columns or {}).get(name, name) for name in used}
+    columns = [_column(frame[name], names[name], options.max_levels) for name in used]
     return TableSchema(
         target=target,
         kind=options.target_kind,

@@ -141,15 +141,41 @@ def prior_dataset_facts(
         `model`, `settings`, `rows`, `with_prior`, `columns` (name to type) and `examples` (each with
         `label`, `words`, `scores`).
     """
-    name, on_hub = repo_id.split("/")[-1], public_id(source_dataset)
-    default, splits = next(iter(found.items()))
-    rows = sum(map(len, splits.values()))
+    splits = next(iter(found.values()))
+    made = {one: _made_by(parts, one) for one, parts in found.items()}
+    commands = dict.fromkeys(one["command"] for one in made.values() if one.get("command"))
+    figures = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records")
+    shown = 3 if examples is None else examples
+    facts = {
+        "template": "priors.md.jinja",
+        "name": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "source_dataset": public_name(source_dataset),
+        "license": license,
+        "language": language,
+        "labels": next(iter(splits.values())).features[LABEL].names,
+        "splits": {split: len(data) for split, data in splits.items()},
+        "audit": {k: v for one in figures for k, v in one.items() if isinstance(v, int | float)},
+        "command": public_text("\n".join(commands)) or None,
+        "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
+        "configurations": [
+            _configuration_facts(one, parts, made[one], shown) for one, parts in found.items()
+        ],
+    }
+    return {**facts, "metadata": _metadata(facts, found, public_id(source_dataset))}
+
+
+def _metadata(
+    facts: Mapping[str, Any], found: Mapping[str, DatasetDict], source: str | None
+) -> DatasetCardData:
+    """The front matter: tags, and which file is which split of which configuration."""
+    default, rows = next(iter(found)), sum(facts["splits"].values())
     sizes = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6}
-    metadata = DatasetCardData(
-        pretty_name=name,
-        language=language,
-        license=license,
-        source_datasets=[on_hub] if on_hub else None,
+    return DatasetCardData(
+        pretty_name=facts["name"],
+        language=facts["language"],
+        license=facts["license"],
+        source_datasets=[source] if source else None,
         task_categories=["text-classification"],
         size_categories=next((size for size, limit in sizes.items() if rows < limit), "n>1M"),
         tags=[*TAGS, "attribution-priors"],
@@ -162,27 +188,6 @@ def prior_dataset_facts(
             for one, parts in found.items()
         ],
     )
-    made = {one: _made_by(parts, one) for one, parts in found.items()}
-    commands = dict.fromkeys(one["command"] for one in made.values() if one.get("command"))
-    figures = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records")
-    return {
-        "template": "priors.md.jinja",
-        "metadata": metadata,
-        "name": name,
-        "repo_id": repo_id,
-        "source_dataset": public_name(source_dataset),
-        "license": license,
-        "language": language,
-        "labels": next(iter(splits.values())).features[LABEL].names,
-        "splits": {split: len(data) for split, data in splits.items()},
-        "audit": {k: v for one in figures for k, v in one.items() if isinstance(v, int | float)},
-        "command": public_text("\n".join(commands)) or None,
-        "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
-        "configurations": [
-            _configuration_facts(one, parts, made[one], 3 if examples is None else examples)
-            for one, parts in found.items()
-        ],
-    }
 
 
 def _made_by(splits: DatasetDict, name: str) -> dict[str, Any]:
