@@ -373,13 +373,12 @@ def attribute_words(
 ) -> list[list[float]]:
     """Attribution scores of the words of some texts; nothing can be differentiated through them.
 
-    With the defaults they are captum's `LayerIntegratedGradients` on the word embeddings, summed over the
-    hidden dimension and the tokens of each word.
+    The defaults give captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
 
     Args:
         model: A sequence classifier; runs in evaluation mode and is put back into its own.
-        tokenizer: Its fast tokenizer.
-        texts: The texts.
+        tokenizer: Its fast one.
+        texts: What to explain.
         targets: The label to explain, for each text.
         method: One of `METHODS`.
         steps: Points on the path.
@@ -387,7 +386,7 @@ def attribute_words(
         target: One of `TARGETS`.
         batch_size: Path points (texts · steps) in one pass.
         word_pattern: Regular expression of a word.
-        max_length: Tokens that a text is cut at; the tokenizer's own limit by default. Words cut off score 0.
+        max_length: Tokens that a text is cut at; by default the tokenizer's limit. Words cut off score 0.
         seed: Of the random points of `expected_gradients`.
 
     Returns:
@@ -395,29 +394,27 @@ def attribute_words(
 
     Raises:
         ConfigError: there is no such method, rule or target, or fewer than one step.
-        ModelError: the model has no pad token or embeds no `input_ids`, or the tokenizer is not a fast one.
+        ModelError: there is no pad token, the model embeds no `input_ids`, or the tokenizer is slow.
     """
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    per_batch = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
-    device = next(model.parameters()).device
-    result: list[list[float]] = [[]] * len(texts)
+    size = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
+    found: dict[int, list[float]] = {}
+    for rows in (order[start : start + size] for start in range(0, len(order), size)):
+        some, labels = [texts[row] for row in rows], [targets[row] for row in rows]
+        batch, counts = _encode(model, tokenizer, some, labels, target, word_pattern, max_length)
+        inputs = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
+        points = path_points(method, *inputs, steps=steps, rule=rule, seed=seed)
+        found |= zip(rows, _score_words(model, batch, points, counts, batch_size), strict=True)
+    return [found[row] for row in range(len(texts))]
+
+
+def _score_words(
+    model: nn.Module, batch: TextBatch, points: Points, counts: list[int], rows: int
+) -> list[list[float]]:
     with evaluation_mode(model), torch.enable_grad():
-        for start in range(0, len(order), per_batch):
-            rows = order[start : start + per_batch]
-            some = [texts[i] for i in rows]
-            inputs, words = _encode(some, tokenizer, word_pattern, max_length, device)
-            labels = torch.tensor([targets[i] for i in rows], device=device)
-            points = path_points(
-                method, inputs["input_ids"], inputs["attention_mask"],
-                steps=steps, rule=rule, seed=seed,
-            )  # fmt: skip
-            batch = TextBatch(inputs, labels, words, target)
-            scores, _ = path_scores(model, batch, points, rows=batch_size)
-            counts = [len(split_words(text, word_pattern)) for text in some]
-            pooled = pool_words(scores, words, max(counts)).tolist()
-            for i, count, row in zip(rows, counts, pooled, strict=True):
-                result[i] = row[:count]
-    return result
+        scores, _ = path_scores(model, batch, points, rows=rows)
+    pooled = pool_words(scores, batch.words, max(counts)).tolist()
+    return [row[:count] for row, count in zip(pooled, counts, strict=True)]
 
 
 def check_offsets(tokenizer: Any) -> None:
@@ -434,14 +431,17 @@ def check_offsets(tokenizer: Any) -> None:
 
 
 def _encode(
-    texts: list[str],
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    targets: list[int],
+    target: str,
     pattern: str,
     max_length: int | None,
-    device: torch.device,
-) -> tuple[Inputs, TokenWords]:
+) -> tuple[TextBatch, list[int]]:
+    """A batch on the model's device, and the number of words of each text."""
     check_offsets(tokenizer)
-    batch = tokenizer(
+    encoded = tokenizer(
         texts,
         truncation=True,
         max_length=max_length,
@@ -449,10 +449,14 @@ def _encode(
         return_offsets_mapping=True,
         return_tensors="pt",
     )
-    offsets = batch.pop("offset_mapping").tolist()
+    offsets = encoded.pop("offset_mapping").tolist()
+    places = [split_words(text, pattern) for text in texts]
     words = [
-        token_words(map(tuple, spans), split_words(text, pattern), text)
-        for text, spans in zip(texts, offsets, strict=True)
+        token_words(map(tuple, spans), split, text)
+        for spans, split, text in zip(offsets, places, texts, strict=True)
     ]
-    inputs = {name: value.to(device) for name, value in batch.items()}
-    return inputs, torch.tensor(words, device=device)
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in encoded.items()}
+    labels = torch.tensor(targets, device=device)
+    batch = TextBatch(inputs, labels, torch.tensor(words, device=device), target)
+    return batch, list(map(len, places))

@@ -173,24 +173,14 @@ def encode_dataset(
         ModelError: the tokenizer gives no character offsets.
     """
     check_offsets(tokenizer)
-    _check_columns(
-        dataset,
-        [TEXT, *([LABEL] if labelled else []), *([weight_column] if weight_column else [])],
-        name,
-    )
+    needed = [TEXT, LABEL if labelled else None, weight_column]
+    _check_columns(dataset, [column for column in needed if column], name)
     feature = dataset.features.get(LABEL)
     if PROVENANCE in dataset.column_names and isinstance(feature, ClassLabel):
         check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
-    encoder = Encoder(
-        tokenizer,
-        label_ids(dataset, label2id),
-        word_pattern,
-        max_length,
-        prior_column,
-        weight_column,
-    )
+    ids = label_ids(dataset, label2id)
     encoded = dataset.map(
-        encoder,
+        Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column),
         batched=True,
         with_indices=True,
         remove_columns=dataset.column_names,
