@@ -32,6 +32,6 @@ def test_metrics_of_numbers() -> None:
     assert found == pytest.approx({"r2": 0.5, "rmse": 3**-0.5})
 
 
-def test_a_student_that_is_not_there_is_refused() -> None:
+def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="tabular model"):
         load_tabular_model("/nowhere/at/all")

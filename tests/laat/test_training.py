@@ -1,4 +1,4 @@
-"""Students and their alignment, on cases whose answer is known on paper."""
+"""Models and their alignment, on cases whose answer is known on paper."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +25,7 @@ from hf_cap.laat.trainer import (
     ScoreRows,
     tabular_trainer,
 )
-from tests.tabular.cases import fitted, numbers, scores_of, tabular_model, trainer
+from tests.laat.cases import fitted, numbers, scores_of, tabular_model, trainer
 from tests.tiny import roberta_classifier
 
 
@@ -52,7 +52,7 @@ def gradients_of(model: TabularModel, frame: Any, *, differentiable: bool = Fals
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_the_input_gradient_of_a_linear_student_is_its_weights(classes: int) -> None:
+def test_the_input_gradient_of_a_linear_model_is_its_weights(classes: int) -> None:
     frame = numbers(classes=classes, rows=20)
     model = tabular_model(fitted(frame))
     expected = centred(first(model))
@@ -232,7 +232,7 @@ def test_sharpening_lets_the_strongest_feature_decide() -> None:
     torch.testing.assert_close(rows.scores, expected)
 
 
-def test_a_student_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> None:
+def test_a_model_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> None:
     frame = numbers(classes=3)
     preprocessor = fitted(frame)
     model = tabular_model(preprocessor, architecture="mlp", hidden_sizes=(6,))
@@ -248,7 +248,7 @@ def test_a_student_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> 
     assert load_tabular_model(tmp_path / "b").config.hf_cap["method"] == "input_gradient"
 
 
-def test_a_number_as_target_is_learnt_and_predicted_in_its_unit(tmp_path: Path) -> None:
+def test_a_number_as_target_is_learned_and_predicted_in_its_unit(tmp_path: Path) -> None:
     frame = numbers(rows=60)
     frame["y"] = 100 + 30 * frame["x0"] - 10 * frame["x1"]
     model = tabular_model(fitted(frame, kind="regression"))
@@ -307,9 +307,9 @@ def test_the_card_tells_features_and_scores(tmp_path: Path) -> None:
         in card
     )
     cells = next(line for line in card.splitlines() if line.startswith("| x1 ")).split(" | ")
-    learnt = attribute_features(run.model, frame)
+    learned = attribute_features(run.model, frame)
     assert [float(cell.strip(" |")) for cell in cells[2:]] == pytest.approx(
-        [2, learnt[0, 1], 0, learnt[1, 1]], abs=1e-3
+        [2, learned[0, 1], 0, learned[1, 1]], abs=1e-3
     )
     assert "arxiv:2502.20268" in card
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 from hf_cap.errors import DataError
 from hf_cap.laat.settings import Scaling
 from hf_cap.laat.table import Preprocessor
-from tests.tabular.cases import fitted
+from tests.laat.cases import fitted
 
 
 def frame() -> pd.DataFrame:

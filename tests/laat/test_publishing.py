@@ -13,7 +13,7 @@ from hf_cap.hub import PushOptions, push_model
 from hf_cap.laat.elicitation import FeatureScores, load_scores
 from hf_cap.laat.models import is_tabular_model, load_tabular_model, predict_table
 from hf_cap.laat.publishing import facts_of_run, tabular_record
-from tests.tabular.cases import fitted, numbers, scores_of, tabular_model, trainer
+from tests.laat.cases import fitted, numbers, scores_of, tabular_model, trainer
 from tests.tiny import roberta_classifier
 
 FRAME = numbers()
