@@ -113,17 +113,14 @@ def train_classifier(
     from transformers import set_seed
 
     from hf_cap.classifiers import add_adapters, new_classifier
-    from hf_cap.training.options import AlignmentOptions
     from hf_cap.training.trainer import CAPTrainer
 
     if config.alignment_weight:
         find_prior_column(dataset.features, config.prior_column)
     check_start(config)
     set_seed(config.seed)
-    labels, code = label_names(dataset), trust_remote_code
-    loaded, tokenizer, fresh = new_classifier(
-        model, labels, revision=revision, trust_remote_code=code
-    )
+    place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    loaded, tokenizer, fresh = new_classifier(model, label_names(dataset), **place)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,
@@ -133,22 +130,25 @@ def train_classifier(
         callbacks=heat_maps(dataset, config),
     )
     train_and_save(trainer)
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        facts = {**record, "kind": "train", "model": model, "history": trainer.history}
+        write_json(Path(str(config.output_dir)) / RUN_FILE, _facts(facts, dataset, config))
+
+
+def _facts(record: Settings, dataset: "Dataset", config: "CAPConfig") -> dict[str, Any]:
+    """What `run.json` holds."""
+    from hf_cap.training.options import AlignmentOptions
+
     cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
     made = [read_provenance(cell) for cell in sorted(filter(None, cells))][:1]
-    data = {"rows": len(dataset), "labels": labels, "provenance": made}
-    facts = {
+    data = {"rows": len(dataset), "labels": label_names(dataset), "provenance": made}
+    return {
         **record,
-        "kind": "train",
-        "model": model,
         "seed": config.seed,
         "alignment": {item.name: getattr(config, item.name) for item in fields(AlignmentOptions)},
         "data": {**record.get("data", {}), **data},
-        "history": trainer.history,
         "versions": versions(),
     }
-    write_json(Path(str(config.output_dir)) / RUN_FILE, facts)
 
 
 def check_start(config: "TrainingArguments") -> None:

@@ -89,9 +89,8 @@ def fit(
 ) -> FitResult:
     """Train a classifier on labelled texts without and with alignment, and compare the two.
 
-    Loads and splits the texts, extracts and fuses priors, trains one model per method and seed, evaluates
-    on the test split and writes a report. Called again it repeats nothing that is finished, and makes
-    again what a changed setting concerns.
+    Splits the texts, extracts and fuses priors, trains one model per method and seed, evaluates them on
+    the test split and writes a report. Called again it makes only what is new or has changed settings.
 
     Args:
         dataset: A file, a folder, a Hub id or an `embedded/...` name.
@@ -116,28 +115,34 @@ def fit(
     folder = real_path(output_dir)
     stages = _Stages(folder, extract, fuse, train, evaluate, report, sources)
     stages.check(controls, test_size)
-    columns = {"text_column": text_column, "label_column": label_column}
-    splits = _with_test_split(
-        load_splits(dataset, labels=labels or None, **columns), test_size, seeds[0]
+    splits = load_splits(
+        dataset, text_column=text_column, label_column=label_column, labels=labels or None
     )
+    splits = _with_test_split(splits, test_size, seeds[0])
+    return _result(folder, _run_all(stages, splits, seeds, (BASELINE, ALIGNED, *controls)))
+
+
+def _run_all(
+    stages: "_Stages", splits: "Mapping[str, Dataset]", seeds: Sequence[int], methods: Sequence[str]
+) -> list[tuple[str, int, str]]:
+    """Run the stages that are not finished; gives method, seed and name of each model."""
+    folder = stages.folder
     work, prior = _Work(folder), folder / "prior"
     work.stage("data", _digest(splits), lambda path: save_splits(splits, path))
     work.stage("priors", stages.extraction, partial(stages.extract, splits["train"]), "data")
-    work.stage(
-        "prior", stages.fuse, lambda path: stages.fuse_into(path, folder / "priors"), "priors"
-    )
-    methods = (BASELINE, ALIGNED, *controls)
+    fuse = partial(stages.fuse_into, folder / "priors")
+    work.stage("prior", stages.fuse, fuse, "priors")
     runs = [(method, seed, f"models/{method}-seed{seed}") for seed in seeds for method in methods]
     for method, seed, name in runs:
         source, settings = ("data", stages.plain) if method == BASELINE else ("prior", stages.train)
-        step = partial(stages.train_into, folder / source, method, seed, settings)
-        work.stage(name, settings, step, source)
+        train = partial(stages.train_into, folder / source, method, seed, settings)
+        work.stage(name, settings, train, source)
         measure = partial(stages.evaluate_into, splits["test"], prior)
         work.stage(f"{name}/{EVALUATIONS}", stages.evaluate, measure, name, "prior")
     measured = [f"{name}/{EVALUATIONS}" for *_, name in runs]
     page = partial(stages.report_into, [folder / name for *_, name in runs], prior)
     work.stage("report.html", stages.report, page, *measured)
-    return _result(folder, runs)
+    return runs
 
 
 class _Stages:
@@ -223,7 +228,7 @@ class _Stages:
             how = ExtractionSettings(**pick(ExtractionSettings, self.options))
             extract_priors({"train": dataset}, sources, path, how)
 
-    def fuse_into(self, path: Path, priors: Path) -> None:
+    def fuse_into(self, priors: Path, path: Path) -> None:
         """Write the fused prior."""
         from hf_cap.priors.fusion import fuse_priors
 

@@ -302,7 +302,8 @@ def _training_arguments(
             typed = read_yaml(origin[key], yaml.SafeLoader)
             found[key] = dict(_flat(typed, [*leaves, *others]))[key]
         else:
-            words += [f"--{key.removeprefix(module.MORE)}", *([value] if origin[key] else value)]
+            said = [value] if origin[key] else value or ["true"]
+            words += [f"--{key.removeprefix(module.MORE)}", *said]
     reader = HfArgumentParser(TrainingArguments, allow_abbrev=False, exit_on_error=False)  # type: ignore[arg-type]
     try:
         read, rest = reader.parse_known_args(words)

@@ -89,6 +89,8 @@ def test_flags_win_over_yaml_and_later_files_over_earlier_ones(tmp_path: Path) -
         (["--name=none"], {"name": "none"}),
         (["--name=--x"], {"name": "--x"}),
         (["--train.weight-decay", "0.1"], {"train.weight_decay": 0.1}),
+        (["--train.disable_tqdm"], {"train.disable_tqdm": True}),
+        (["--train.report_to", "none"], {"train.report_to": "none"}),
     ],
 )
 def test_words_become_values(words: list[str], expected: dict[str, Any]) -> None:
