@@ -69,11 +69,11 @@ MORE = ""
 def run(values: Values) -> Result:
     """Train, then write the model and `run.json`."""
     given = build(TrainArguments, values)
-    (_train_table if given.task == "tabular" else _train_text)(given, values)
-    return Result({"output_dir": given.output_dir}, f"Wrote the model to {given.output_dir}")
+    measured = (_train_table if given.task == "tabular" else _train_text)(given, values)
+    return Result({**measured, "output_dir": given.output_dir})
 
 
-def _train_text(given: TrainArguments, values: Values) -> None:
+def _train_text(given: TrainArguments, values: Values) -> Values:
     import torch
 
     from hf_cap.data import load_splits
@@ -102,6 +102,7 @@ def _train_text(given: TrainArguments, values: Values) -> None:
             "command": command_line(),
         },
     )
+    return {}
 
 
 def _adapters(lora: LoraArguments) -> Any:
@@ -115,7 +116,7 @@ def _adapters(lora: LoraArguments) -> Any:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
 
 
-def _train_table(given: TrainArguments, values: Values) -> None:
+def _train_table(given: TrainArguments, values: Values) -> Values:
     from hf_cap.laat.elicitation import load_scores
     from hf_cap.laat.table import read_schema, read_table
     from hf_cap.laat.trainer import LAATConfig, tabular_trainer
@@ -137,12 +138,11 @@ def _train_table(given: TrainArguments, values: Values) -> None:
         frame, schema, config, options=options, scores=scores, eval_frame=evaluated
     )
     train_and_save(trainer)
-    if trainer.is_world_process_zero():
-        _record_table(given, dict(values), trainer)
+    return _record_table(given, values, trainer) if trainer.is_world_process_zero() else {}
 
 
-def _record_table(given: TrainArguments, settings: dict[str, Any], trainer: Any) -> None:
-    """Write `run.json`, the evaluation and the card of a model of a table."""
+def _record_table(given: TrainArguments, settings: Values, trainer: Any) -> Values:
+    """Write `run.json`, the evaluation and the card of a model of a table; gives the evaluation."""
     from hf_cap.cards import EVALUATIONS, RUN_FILE
     from hf_cap.laat.models import evaluate_tabular
     from hf_cap.laat.publishing import tabular_record, write_tabular_card
@@ -154,11 +154,11 @@ def _record_table(given: TrainArguments, settings: dict[str, Any], trainer: Any)
     record["data"]["train_split"] = given.train_split
     record |= {"kind": "train_tabular", "settings": settings, "command": command_line()}
     write_json(folder / RUN_FILE, record)
-    measured: dict[str, Any] = {}
+    numbers: Values = {}
     if split := given.eval_split:
         found = evaluate_tabular(trainer.model, trainer.eval_dataset)
-        measured[split] = write_evaluation(found, folder / EVALUATIONS, split)
-    config = trainer.model.config
-    write_tabular_card(
-        folder, record, config=config, name=folder.name, repo_id=None, evaluations=measured
-    )
+        numbers = write_evaluation(found, folder / EVALUATIONS, split)
+    facts = {"config": trainer.model.config, "name": folder.name, "repo_id": None}
+    evaluations = {split: numbers} if split else {}
+    write_tabular_card(folder, record, **facts, evaluations=evaluations)
+    return numbers
