@@ -5,8 +5,9 @@ results), `hf_cap.lm` (language models), `hf_cap.laat` (tables) and `hf_cap.erro
 when they are first used, so that `import hf_cap` and `hf-cap --help` are instant.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hf_cap.utils import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -63,16 +64,4 @@ _EXPORTS = {
 NAMESPACES = ("errors", "evaluation", "laat", "lm", "losses", "priors")
 
 __all__ = ["__version__", *sorted([*_EXPORTS, *NAMESPACES])]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name in NAMESPACES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

@@ -97,6 +97,27 @@ def check_range(
             raise ConfigError(f"`{name}` must be {wanted}, got {value!r}.")
 
 
+def lazy_exports(
+    package: str, modules: Mapping[str, str], names: list[str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+
+    Args:
+        package: Its `__name__`.
+        modules: Public name to the module in the package that holds it.
+        names: All public names; those without a module are subpackages or modules themselves.
+    """
+
+    def find(name: str) -> Any:
+        if name in modules:
+            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        if name in names:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find, lambda: names
+
+
 def load_object(place: str) -> Any:
     """Import what `module:name` names; the module may be a file in the current folder.
 
