@@ -28,7 +28,10 @@ for name in (
     "demo_data/labels.json",
     "recipes/demo/fit.yaml",
     "priors/templates/cap.yaml",
-    "evaluation/metrics/comprehensiveness/comprehensiveness.py",
+    "evaluation/metric_space.md",
+    "evaluation/attacks/synonyms.json",
+    "model_cards/model.md.jinja",
+    "report/page/report.html.j2",
 ):
     assert root.joinpath(name).is_file(), f"the wheel lacks {name}"
 splits = hf_cap.load_splits("embedded/library-desk")
