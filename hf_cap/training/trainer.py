@@ -129,9 +129,8 @@ class CAPTrainer(AlignedTrainer):
         inputs, prior = take_priors(inputs)
         loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
         if beta and prior is not None:
-            with (
-                torch.enable_grad()
-            ):  # evaluation runs under no_grad, yet attribution is a gradient
+            # evaluation runs under no_grad, yet an attribution is a gradient
+            with torch.enable_grad():
                 align_loss, attribution = self.align(model, inputs, prior)
             cosine = (unit(attribution, prior.mask) * unit(prior.scores, prior.mask)).sum(-1)
             self.record(model.training, inputs, loss, align_loss, cosine, prior.weight)
