@@ -80,4 +80,4 @@ def _of_table(given: EvaluateArguments) -> dict[str, Any]:
 
     model = load_tabular_model(given.model)
     frame = read_rows(model, given.dataset, split=given.split)
-    return dict(evaluate_tabular(model, EncodedTable.of(frame, model.config.preprocessor)))
+    return dict(evaluate_tabular(model, EncodedTable(frame, model.config.preprocessor)))

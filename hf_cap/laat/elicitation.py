@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from hf_cap.data import read_parquet
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.settings import HIGHEST, LOWEST, ElicitOptions
-from hf_cap.laat.table import Feature, TableSchema, read_words
+from hf_cap.laat.table import Feature, TableSchema, read_strings
 from hf_cap.lm.base import LanguageModel, Query, Reply
 from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.schema import PROVENANCE
@@ -198,7 +198,7 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
         try:
             values = {
                 label: {feature: float(score) for feature, score in row.items()}
-                for label, row in read_words(path).items()
+                for label, row in read_strings(path).items()
             }
         except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
             raise DataError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class TabularConfig(PreTrainedConfig):
     Args:
         hidden_sizes: Units of each hidden layer; none for a linear model.
         activation: Activation of the hidden layers.
-        preprocessing: `Preprocessor.to_dict()`: the table's schema and what was learned about its columns.
+        preprocessing: `Preprocessor` as a dict: the table's schema and what was learned about its columns.
         initializer_range: Standard deviation of the weights before training.
         kwargs: All else that `PreTrainedConfig` takes, such as `id2label`.
     """
@@ -59,7 +60,7 @@ class TabularConfig(PreTrainedConfig):
         config: TabularConfig = cls(
             hidden_sizes=list(options.hidden_sizes) if options.architecture == "mlp" else [],
             activation=options.activation,
-            preprocessing=preprocessor.to_dict(),
+            preprocessing=asdict(preprocessor),
             id2label=dict(enumerate(outputs)),
             label2id={name: index for index, name in enumerate(outputs)},
             problem_type="regression" if regression else "single_label_classification",

@@ -6,7 +6,7 @@ A numeric column is one feature; a categorical column has one feature per level,
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,8 +16,7 @@ import torch
 import yaml
 from datasets import ClassLabel, Dataset, load_dataset
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import StackDataset
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.laat.settings import MISSING_VALUES, Scaling, TableOptions, TargetKind
@@ -25,7 +24,9 @@ from hf_cap.laat.settings import MISSING_VALUES, Scaling, TableOptions, TargetKi
 _logger = logging.getLogger(__name__)
 
 Table: TypeAlias = pd.DataFrame | Dataset | str | os.PathLike[str]
+Cells: TypeAlias = "pd.Series[Any]"
 Floats = NDArray[np.float32]
+FILES = (".csv", ".csv.gz", ".parquet")
 
 
 # --- What a table means.
@@ -75,7 +76,7 @@ class TableSchema:
     def __post_init__(self) -> None:
         if not self.columns:
             raise DataError("The table has no column that could be a feature.")
-        if self.kind == "classification" and len(set(self.classes)) < 2:
+        if self.kind == "classification" and len(self.classes) < 2:
             raise DataError(
                 f"Column {self.target!r} has the classes {list(self.classes)!r}; classification needs two. "
                 "Name the right target, or `target_kind='regression'` for a number."
@@ -84,12 +85,11 @@ class TableSchema:
     @property
     def features(self) -> list[Feature]:
         """All features in the order of the model's inputs."""
-        found = []
-        for name, _, description, levels in map(astuple, self.columns):
-            if not levels:
-                found.append(Feature(name, name, None, description))
-            found += [Feature(f"{name}={one}", name, one, description) for one in levels]
-        return found
+        return [
+            Feature(c.name if level is None else f"{c.name}={level}", c.name, level, c.description)
+            for c in self.columns
+            for level in c.levels or (None,)
+        ]
 
     @property
     def feature_names(self) -> list[str]:
@@ -100,13 +100,6 @@ class TableSchema:
     def outputs(self) -> tuple[str, ...]:
         """What the features are scored for: the classes, or the target itself for regression."""
         return self.classes or (self.target,)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TableSchema":
-        """The schema of `asdict`, perhaps from JSON."""
-        columns = (Column(**{**one, "levels": tuple(one["levels"])}) for one in values["columns"])
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists, "columns": tuple(columns)})
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ class Description:
             ConfigError: there is no such file, or it is not of that form.
         """
         try:
-            content = read_words(path)
+            content = read_strings(path)
             return cls(**{**content, "ignore": tuple(content.get("ignore", ()))})
         except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
             raise ConfigError(
@@ -136,16 +129,15 @@ class Description:
             ) from error
 
 
+def read_strings(path: str | Path) -> Any:
+    """A YAML (or JSON) file with every name and value as a string: `no` is a class, not false."""
+    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+
+
 def read_schema(
     table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
 ) -> tuple[pd.DataFrame, TableSchema]:
-    """A training table and what it means.
-
-    Args:
-        table: What `read_table` accepts.
-        options: Description, kind of the target, and what to ignore.
-        target: Column that is predicted, where the description does not name it.
-        split: The split to read.
+    """Read a training table and infer its schema, with the description in the file `options.table`.
 
     Raises:
         DataError: the table or its target cannot be used.
@@ -177,26 +169,29 @@ def infer_schema(
     """
     known, options = description or Description(), options or TableOptions()
     target = target or known.target
-    if target is None or target not in frame.columns:
+    there = list(frame.columns)
+    if target is None or target not in there:
         raise DataError(
-            f"There is no target column {target!r}; the table has {list(frame.columns)}. Name it with "
-            "`label_column`, or as `target` in the description."
+            f"There is no target column {target!r}; the table has {there}. Name it with `label_column`, "
+            "or as `target` in the description."
         )
-    if strange := sorted({*(known.columns or {}), *known.ignore} - set(frame.columns)):
+    if unknown := sorted({*(known.columns or {}), *known.ignore} - set(there)):
         raise DataError(
-            f"The description names the columns {strange!r}, which do not exist; the table has "
-            f"{list(frame.columns)}."
+            f"The description names the columns {unknown!r}, which do not exist; the table has {there}."
         )
-    classes = _level_names(frame[target]) if options.target_kind == "classification" else ()
+    classes = _levels(frame[target]) if options.target_kind == "classification" else ()
     meanings = known.classes or {}
     if classes and meanings and not set(meanings) & set(classes):
         raise DataError(
             f"The description has the classes {sorted(meanings)!r}, and the target {target!r} has "
             f"{list(classes)}. Give them the same names."
         )
-    used = [name for name in frame.columns if name not in {target, *known.ignore, *options.ignore}]
-    names = {name: (known.columns or {}).get(name, name) for name in used}
-    columns = [_column(frame[name], names[name], options.max_levels) for name in used]
+    ignored = {target, *known.ignore, *options.ignore}
+    columns = [
+        _column(frame[name], (known.columns or {}).get(name, name), options.max_levels)
+        for name in there
+        if name not in ignored
+    ]
     return TableSchema(
         target=target,
         kind=options.target_kind,
@@ -208,7 +203,7 @@ def infer_schema(
     )
 
 
-def _column(cells: "pd.Series[Any]", description: str, max_levels: int) -> Column | None:
+def _column(cells: Cells, description: str, max_levels: int) -> Column | None:
     """The column, or `None` for a constant one."""
     name = str(cells.name)
     if cells.nunique() < 2:
@@ -216,7 +211,7 @@ def _column(cells: "pd.Series[Any]", description: str, max_levels: int) -> Colum
         return None
     if pd.api.types.is_numeric_dtype(cells):
         return Column(name, "numeric", description)
-    levels = _level_names(cells)
+    levels = _levels(cells)
     if len(levels) > max_levels:
         raise DataError(
             f"Column {name!r} has {len(levels)} different values such as {list(levels[:3])!r}, more than "
@@ -225,21 +220,19 @@ def _column(cells: "pd.Series[Any]", description: str, max_levels: int) -> Colum
     return Column(name, "categorical", description, levels)
 
 
-def _level_names(cells: "pd.Series[Any]") -> tuple[str, ...]:
+def _levels(cells: Cells) -> tuple[str, ...]:
     """Sorted names of the values that occur, without missing ones."""
-    return tuple(sorted({_level_name(value) for value in cells.dropna().unique()}))
+    return tuple(sorted(set(_names(cells).dropna())))
 
 
-def _level_name(value: Any) -> str:
-    """A cell as the name of a level or class; 1 and 1.0 are the same."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _names(cells: Cells) -> Cells:
+    """Cells as names of levels or classes, missing ones as they are; 1 and 1.0 are the same."""
 
+    def name(value: Any) -> str:
+        whole = isinstance(value, float) and value.is_integer()
+        return str(int(value) if whole else value).strip()
 
-def read_words(path: str | Path) -> Any:
-    """A YAML (or JSON) file with every name and value as a string: `no` is a class, not false."""
-    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return cells.astype(object).map(name, na_action="ignore")
 
 
 # --- Reading.
@@ -259,65 +252,47 @@ def read_table(
     Raises:
         DataError: there is no such table or split, or it has no rows.
     """
-    if isinstance(table, pd.DataFrame):
-        frame = table
-    elif isinstance(table, Dataset):
-        frame = _to_pandas(table)
-    elif (path := Path(table).expanduser()).exists():
-        frame = _read_file(_split_file(path, split), missing_values)
-    else:
-        frame = _read_hub(str(table), split)
-    if not len(frame):
+    if isinstance(table, str | os.PathLike):
+        path = Path(table).expanduser()
+        table = (
+            _read_file(path, split, missing_values)
+            if path.exists()
+            else _read_hub(str(table), split)
+        )
+    if isinstance(table, Dataset):
+        labels = {k: f.names for k, f in table.features.items() if isinstance(f, ClassLabel)}
+        table = table.to_pandas()
+        table = table.assign(**{k: table[k].map(dict(enumerate(v))) for k, v in labels.items()})
+    if not len(table):
         raise DataError("The table has no rows.")
-    return frame.rename(columns=str).reset_index(drop=True)
+    return table.rename(columns=str).reset_index(drop=True)
 
 
-def _split_file(path: Path, split: str) -> Path:
-    if not path.is_dir():
-        if split != "train":
-            raise DataError(
-                f"{str(path)!r} is one file, which is the split 'train'; there is no {split!r}. Give a "
-                "folder with one file per split."
-            )
-        return path
+def _read_file(path: Path, split: str, missing_values: Sequence[str]) -> pd.DataFrame:
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     files = {
-        file.name.split(".")[0]: file
-        for file in sorted(path.iterdir())
-        if file.name.removesuffix(".gz").endswith((".csv", ".parquet"))
+        "train" if file == path else file.name.split(".")[0]: file
+        for file in candidates
+        if file.name.endswith(FILES)
     }
     if split not in files:
         raise DataError(
-            f"The folder {str(path)!r} has no table {split!r}, but {sorted(files)}. It needs one "
-            ".csv, .csv.gz or .parquet file per split."
+            f"{str(path)!r} has no table {split!r}, but {sorted(files)}. Give one {', '.join(FILES)} file, "
+            "which is the split 'train', or a folder with one per split."
         )
-    return files[split]
+    if files[split].suffix == ".parquet":
+        return pd.read_parquet(files[split])
+    return pd.read_csv(files[split], na_values=list(missing_values), skipinitialspace=True)
 
 
-def _read_file(path: Path, missing_values: Sequence[str]) -> pd.DataFrame:
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if not path.name.removesuffix(".gz").endswith(".csv"):
-        raise DataError(f"Cannot read the table {str(path)!r}; give a .csv or .parquet file.")
-    return pd.read_csv(path, na_values=list(missing_values), skipinitialspace=True)
-
-
-def _read_hub(name: str, split: str) -> pd.DataFrame:
+def _read_hub(name: str, split: str) -> Dataset:
     try:
-        return _to_pandas(load_dataset(name, split=split))
+        return load_dataset(name, split=split)
     except (FileNotFoundError, ValueError) as error:  # a missing data set is the former
         raise DataError(
-            f"There is no table {name!r} with a split {split!r}: no such file, folder or data set on the "
-            f"Hub. {error}"
+            f"There is no table {name!r} with a split {split!r}: no such file, folder or data set on "
+            f"the Hub. {error}"
         ) from error
-
-
-def _to_pandas(dataset: Dataset) -> pd.DataFrame:
-    """The columns as they are; class labels by their names."""
-    frame: pd.DataFrame = dataset.to_pandas()
-    for name, feature in dataset.features.items():
-        if isinstance(feature, ClassLabel):
-            frame[name] = [None if pd.isna(one) else feature.names[int(one)] for one in frame[name]]
-    return frame
 
 
 # --- From rows to the inputs of a model, stored as plain numbers: no pickle travels with a model.
@@ -333,8 +308,32 @@ class Fitted:
     scale: float
     """At least 0; 0 for a column that is constant in the rows it was fitted on."""
 
-    def scaled(self, numbers: NDArray[np.float64]) -> Floats:
-        """The numbers scaled, missing ones filled."""
+    @classmethod
+    def to(cls, frame: pd.DataFrame, name: str, scaling: Scaling) -> "Fitted":
+        """Learn from a column.
+
+        Raises:
+            DataError: it is missing, or holds something else than numbers, or none.
+        """
+        numbers = _numbers(frame, name)
+        if np.isnan(numbers).all():
+            raise DataError(f"Column {name!r} holds no number in these rows.")
+        fill, low, high = map(
+            float, (np.nanmedian(numbers), np.nanmin(numbers), np.nanmax(numbers))
+        )
+        if low == high:
+            _logger.warning("Column %r is constant in these rows; its feature is always 0.", name)
+            return cls(fill, fill, 0.0)
+        if scaling == "min_max":
+            return cls(fill, low, 1 / (high - low))
+        if scaling == "standard":
+            filled = np.where(np.isnan(numbers), fill, numbers)
+            return cls(fill, float(filled.mean()), 1 / float(filled.std()))
+        return cls(fill, 0.0, 1.0)
+
+    def scaled(self, frame: pd.DataFrame, name: str) -> Floats:
+        """The numbers of a column, filled and scaled, `(rows,)`."""
+        numbers = _numbers(frame, name)
         filled = np.where(np.isnan(numbers), self.fill, numbers)
         return ((filled - self.centre) * self.scale).astype(np.float32)
 
@@ -357,11 +356,10 @@ class Preprocessor:
         Raises:
             DataError: a column is missing, or a numeric one holds no number.
         """
-        numeric = [column.name for column in schema.columns if column.kind == "numeric"]
-        fitted = {name: _fit(_numbers(frame, name), name, scaling) for name in numeric}
+        wanted = {column.name: scaling for column in schema.columns if column.kind == "numeric"}
         if schema.kind == "regression":
-            fitted[schema.target] = _fit(_numbers(frame, schema.target), schema.target, "standard")
-        return cls(schema, scaling, fitted)
+            wanted[schema.target] = "standard"
+        return cls(schema, scaling, {name: Fitted.to(frame, name, wanted[name]) for name in wanted})
 
     def features(self, frame: pd.DataFrame) -> Floats:
         """The inputs of the rows, `(rows, features)`.
@@ -372,7 +370,7 @@ class Preprocessor:
             DataError: a column is missing, or a numeric one holds something else.
         """
         parts = [
-            self.fitted[column.name].scaled(_numbers(frame, column.name))[:, None]
+            self.fitted[column.name].scaled(frame, column.name)[:, None]
             if column.kind == "numeric"
             else _one_hot(frame, column)
             for column in self.schema.columns
@@ -385,63 +383,47 @@ class Preprocessor:
         Raises:
             DataError: the target of a row is missing, or is not one of the classes.
         """
-        name = self.schema.target
+        name, classes = self.schema.target, self.schema.classes
         cells = _cells(frame, name)
         if cells.isna().any():
             raise DataError(f"Row {int(cells.isna().argmax())}: the target {name!r} is missing.")
         if self.schema.kind == "regression":
-            return self.fitted[name].scaled(_numbers(frame, name))
-        index = {label: number for number, label in enumerate(self.schema.classes)}
-        names = [_level_name(cell) for cell in cells]
-        for row, label in enumerate(names):
-            if label not in index:
-                raise DataError(
-                    f"Row {row}: the target {label!r} is not one of the classes {list(index)!r}."
-                )
-        return np.array([index[label] for label in names], dtype=np.int64)
+            return self.fitted[name].scaled(frame, name)
+        labels = _names(cells)
+        if (unknown := ~labels.isin(classes)).any():
+            row = int(unknown.argmax())
+            raise DataError(
+                f"Row {row}: the target {labels[row]!r} is not one of the classes {list(classes)!r}."
+            )
+        return np.array([classes.index(label) for label in labels], dtype=np.int64)
 
     def numbers(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         """Outputs of a regression model in the unit of the target."""
         fitted = self.fitted[self.schema.target]
         return np.asarray(outputs, dtype=np.float64) / (fitted.scale or 1.0) + fitted.centre
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessor":
-        """The preprocessor of `to_dict`."""
-        fitted = {name: Fitted(**facts) for name, facts in values["fitted"].items()}
-        return cls(TableSchema.from_dict(values["schema"]), values["scaling"], fitted)
-
-
-def _fit(numbers: NDArray[np.float64], name: str, scaling: Scaling) -> Fitted:
-    if np.isnan(numbers).all():
-        raise DataError(f"Column {name!r} holds no number in these rows.")
-    fill, low, high = map(float, (np.nanmedian(numbers), np.nanmin(numbers), np.nanmax(numbers)))
-    if low == high:
-        _logger.warning("Column %r is constant in these rows; its feature is always 0.", name)
-        return Fitted(fill, fill, 0.0)
-    filled = np.where(np.isnan(numbers), fill, numbers)
-    if scaling == "min_max":
-        return Fitted(fill, low, 1 / (high - low))
-    if scaling == "standard":
-        return Fitted(fill, float(filled.mean()), 1 / float(filled.std()))
-    return Fitted(fill, 0.0, 1.0)
+        """The preprocessor of `asdict`, perhaps from JSON, which has lists for tuples."""
+        facts: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values["schema"].items()
+        }
+        columns = [Column(**{**one, "levels": tuple(one["levels"])}) for one in facts["columns"]]
+        schema = TableSchema(**{**facts, "columns": tuple(columns)})
+        fitted = {name: Fitted(**numbers) for name, numbers in values["fitted"].items()}
+        return cls(schema, values["scaling"], fitted)
 
 
 def _one_hot(frame: pd.DataFrame, column: Column) -> Floats:
-    cells = _cells(frame, column.name)
-    names = np.array(["" if pd.isna(cell) else _level_name(cell) for cell in cells], dtype=object)
-    encoded: Floats = (names[:, None] == np.array(column.levels, dtype=object)).astype(np.float32)
-    if unknown := sorted({str(name) for name in names[~encoded.any(1)] if name}):
+    names = _names(_cells(frame, column.name))
+    if unknown := sorted(set(names.dropna()) - set(column.levels)):
         message = "Column %r has the new levels %r; all its features are 0 in these rows."
         _logger.warning(message, column.name, unknown[:5])
-    return encoded
+    return np.stack([(names == level).to_numpy(np.float32) for level in column.levels], axis=1)
 
 
-def _cells(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
+def _cells(frame: pd.DataFrame, name: str) -> Cells:
     if name not in frame.columns:
         raise DataError(f"There is no column {name!r}; the table has {list(frame.columns)}.")
     return frame[name]
@@ -449,45 +431,23 @@ def _cells(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
 
 def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     """A numeric column; missing and infinite cells are NaN."""
+    cells = _cells(frame, name)
     try:
-        cells = pd.to_numeric(_cells(frame, name))
-        numbers: NDArray[np.float64] = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+        numbers = pd.to_numeric(cells).to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"Column {name!r} should hold numbers: {error}.") from error
     return np.where(np.isinf(numbers), np.nan, numbers)
 
 
-# --- What the trainer reads.
+class EncodedTable(StackDataset[Any]):
+    """Rows of a table with its target, in memory, as the trainer reads them.
 
-FEATURES, LABELS = "features", "labels"
-
-
-class EncodedTable(TorchDataset[dict[str, Tensor]]):
-    """Rows as inputs and targets, in memory.
-
-    Args:
+    Attributes:
         features: `(rows, features)`, scaled.
         labels: `(rows,)`: class indices, or standardised numbers.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
-        self.features, self.labels = features, labels
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, preprocessor: Preprocessor) -> "EncodedTable":
-        """The rows of a table with its target."""
-        features, targets = preprocessor.features(frame), preprocessor.targets(frame)
-        return cls(torch.from_numpy(features), torch.from_numpy(targets))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {FEATURES: self.features[row], LABELS: self.labels[row]}
-
-
-def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
-    """Rows as one batch."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    def __init__(self, frame: pd.DataFrame, preprocessor: Preprocessor) -> None:
+        self.features = torch.from_numpy(preprocessor.features(frame))
+        self.labels = torch.from_numpy(preprocessor.targets(frame))
+        super().__init__(features=self.features, labels=self.labels)  # type: ignore[arg-type]

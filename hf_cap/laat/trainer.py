@@ -18,7 +18,7 @@ from hf_cap.laat.elicitation import FeatureScores, sharpened
 from hf_cap.laat.models import TabularConfig, TabularModel, input_gradients, scoped
 from hf_cap.laat.publishing import tabular_record, write_tabular_card
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
-from hf_cap.laat.table import FEATURES, LABELS, EncodedTable, Preprocessor, TableSchema, collate
+from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.schema import CONFIG_KEY
 from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.config import CAPConfig
@@ -164,9 +164,7 @@ class LAATTrainer(AlignedTrainer):
         if train_dataset is not None:
             args = copy(args)  # the configuration may serve another table next
             args.num_train_epochs = args.epochs(len(train_dataset))
-        super().__init__(
-            model, args, train_dataset=train_dataset, **{"data_collator": collate, **kwargs}
-        )
+        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self.scores = scores
         self._rows = self._score_rows(model) if args.alignment_weight else None
 
@@ -179,10 +177,10 @@ class LAATTrainer(AlignedTrainer):
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores)."""
         gamma = self.beta(model.training)
-        if self._rows is None or LABELS not in inputs or not gamma:
+        if self._rows is None or "labels" not in inputs or not gamma:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        features = inputs[FEATURES].detach().requires_grad_()
-        inputs = {**inputs, FEATURES: features}
+        features = inputs["features"].detach().requires_grad_()
+        inputs = {**inputs, "features": features}
         with torch.enable_grad():  # evaluation runs under no_grad, yet an attribution is a gradient
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             align_loss, cosine = self.align(outputs.logits, features, self._rows, model.training)
@@ -303,6 +301,6 @@ def tabular_trainer(
         model,
         config,
         scores,
-        train_dataset=EncodedTable.of(frame, preprocessor),
-        eval_dataset=None if eval_frame is None else EncodedTable.of(eval_frame, preprocessor),
+        train_dataset=EncodedTable(frame, preprocessor),
+        eval_dataset=None if eval_frame is None else EncodedTable(eval_frame, preprocessor),
     )

@@ -69,7 +69,7 @@ def trainer(
     }
     if scores is None:
         quiet["alignment_weight"] = 0.0
-    table = EncodedTable.of(frame, model.config.preprocessor)
+    table = EncodedTable(frame, model.config.preprocessor)
     return LAATTrainer(
         model, LAATConfig(str(folder), **{**quiet, **settings}), scores, train_dataset=table
     )

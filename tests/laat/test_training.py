@@ -336,7 +336,7 @@ def test_what_cannot_be_aligned_is_refused(
     if case in names:
         scores = scores.of({"c0": {names[case]: 1.0}})
     model: Any = roberta_classifier() if case == "text model" else tabular_model(preprocessor)
-    table = EncodedTable.of(frame, preprocessor)
+    table = EncodedTable(frame, preprocessor)
     config = LAATConfig(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(error, match=message):
         LAATTrainer(model, config, None if case == "no scores" else scores, train_dataset=table)
@@ -366,7 +366,7 @@ def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:
     config = LAATConfig(str(tmp_path), use_cpu=True, alignment_weight=0.0, learning_rate=0.0)
     model = tabular_model(fitted(numbers()))
     for rows, steps in ((40, 200), (128, 400)):
-        table = EncodedTable.of(numbers(rows), model.config.preprocessor)
+        table = EncodedTable(numbers(rows), model.config.preprocessor)
         made = LAATTrainer(model, config, train_dataset=table)
         made.train()
         assert made.state.global_step == steps
