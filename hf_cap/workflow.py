@@ -1,41 +1,55 @@
-"""`fit`: from labelled texts to a trained and evaluated classifier, by all stages one after the other."""
+"""`fit`: from labelled texts to a trained and evaluated classifier; and the steps that commands share."""
 
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_cap.cards import EVALUATIONS
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_cap.cards import EVALUATIONS, RUN_FILE
+from hf_cap.classifiers import (
+    add_adapters,
+    drop_other_kind,
+    load_model,
+    load_tokenizer,
+    new_classifier,
+)
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
+from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
-from hf_cap.schema import LABEL, TEXT
-from hf_cap.stages import check_start, make_sources, pick, train_classifier, write_evaluation
-from hf_cap.utils import (
-    fingerprint,
-    rank,
-    real_path,
-    write_json,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset
-
-    from hf_cap.training.config import CAPConfig
+from hf_cap.priors.base import Source, source_class
+from hf_cap.priors.classifier import ClassifierSource
+from hf_cap.priors.extract import ExtractionSettings, extract_priors
+from hf_cap.priors.fusion import PriorFusion, fuse_priors
+from hf_cap.priors.keywords import CONTROLS, with_control
+from hf_cap.report.load import ReportSettings
+from hf_cap.report.page import write_report
+from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
+from hf_cap.training.callbacks import HeatMapCallback
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.options import AlignmentOptions
+from hf_cap.training.trainer import CAPTrainer
+from hf_cap.utils import atomic_path, fingerprint, rank, real_path, versions, write_json
 
 _logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
+# the small embedded model names 20 % of the labels of HWU64 rightly from plain lines, 7 % in its chat
 PLAIN_PROMPT = {"chat": False}
-"""The small embedded model names 20 % of the labels of HWU64 rightly from plain lines, 7 % in its chat."""
+# the three epochs of `Trainer` are too few for a handful of texts
 FEW_TEXTS = {
     "num_train_epochs": 20,
     "per_device_train_batch_size": 16,
@@ -45,7 +59,6 @@ FEW_TEXTS = {
     "logging_steps": 10,
     "report_to": "none",
 }
-"""How `fit` trains by default: the three epochs of `Trainer` are too few for a handful of texts."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +66,18 @@ class FitResult:
     """What `fit` made.
 
     Attributes:
-        output_dir: The folder, with `prior` (a data set), `models` and `report.html`.
+        output_dir: The folder, with `prior` (a data set), `models` and the report.
+        report: The report, an HTML page.
         model: Folder of the aligned classifier of the first seed.
         accuracy: Method (`baseline`, `aligned`, controls) to mean test accuracy over the seeds.
         results: One row per number, for `hf_cap.evaluation.summarize` and `compare`.
     """
 
     output_dir: Path
+    report: Path
     model: Path
     accuracy: Mapping[str, float]
-    results: "pd.DataFrame" = field(repr=False)
-
-    @property
-    def report(self) -> Path:
-        """The report, an HTML page."""
-        return self.output_dir / "report.html"
+    results: pd.DataFrame = field(repr=False)
 
 
 def fit(
@@ -112,80 +122,37 @@ def fit(
     Raises:
         CAPError: the data, a setting or a model cannot be used; see `hf_cap.errors`.
     """
-    folder = real_path(output_dir)
-    stages = _Stages(folder, extract, fuse, train, evaluate, report, sources)
+    stages = _Stages(real_path(output_dir), sources, extract, fuse, train, evaluate, report)
     stages.check(controls, test_size)
-    splits = load_splits(
-        dataset, text_column=text_column, label_column=label_column, labels=labels or None
-    )
+    columns: Settings = {"text_column": text_column, "label_column": label_column}
+    splits = load_splits(dataset, labels=labels or None, **columns)
     splits = _with_test_split(splits, test_size, seeds[0])
-    return _result(folder, _run_all(stages, splits, seeds, (BASELINE, ALIGNED, *controls)))
-
-
-def _run_all(
-    stages: "_Stages", splits: "Mapping[str, Dataset]", seeds: Sequence[int], methods: Sequence[str]
-) -> list[tuple[str, int, str]]:
-    """Run the stages that are not finished; gives method, seed and name of each model."""
-    folder = stages.folder
-    work, prior = _Work(folder), folder / "prior"
-    work.stage("data", _digest(splits), lambda path: save_splits(splits, path))
-    work.stage("priors", stages.extraction, partial(stages.extract, splits["train"]), "data")
-    fuse = partial(stages.fuse_into, folder / "priors")
-    work.stage("prior", stages.fuse, fuse, "priors")
-    runs = [(method, seed, f"models/{method}-seed{seed}") for seed in seeds for method in methods]
-    for method, seed, name in runs:
-        source, settings = ("data", stages.plain) if method == BASELINE else ("prior", stages.train)
-        train = partial(stages.train_into, folder / source, method, seed, settings)
-        work.stage(name, settings, train, source)
-        measure = partial(stages.evaluate_into, splits["test"], prior)
-        work.stage(f"{name}/{EVALUATIONS}", stages.evaluate, measure, name, "prior")
-    measured = [f"{name}/{EVALUATIONS}" for *_, name in runs]
-    page = partial(stages.report_into, [folder / name for *_, name in runs], prior)
-    work.stage("report.html", stages.report, page, *measured)
-    return runs
+    return stages.run(splits, seeds, (BASELINE, ALIGNED, *controls))
 
 
 class _Stages:
-    """The stages of `fit` with their settings; each writes to the path that it is given."""
+    """The stages of `fit`; those that are finished, and their settings, are listed in `fit.json`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        extract: Any,
-        fuse: Any,
-        train: Any,
-        evaluate: Any,
-        report: Any,
-        groups: Any,
-    ) -> None:
+    def __init__(self, folder: Path, groups: Any, *stages: Any) -> None:
+        extract, self.fuse, train, self.evaluate, self.report = (dict(s or {}) for s in stages)
         self.folder = folder
-        self.options = {"model": LANGUAGE_MODEL, "sources": ("cap",), **(extract or {})}
+        self.options = {"model": LANGUAGE_MODEL, "sources": ("cap",), **extract}
         self.groups = {name: dict(group) for name, group in groups.items() if group}
         if self.options["model"] == LANGUAGE_MODEL:
             self.groups["prompt"] = {**PLAIN_PROMPT, **self.groups.get("prompt", {})}
-        self.train = {"model": ENCODER, **FEW_TEXTS, **(train or {})}
+        self.train = {"model": ENCODER, **FEW_TEXTS, **train}
         if self.train["model"] == ENCODER:
             self.train.setdefault("learning_rate", 3e-4)
         alignment = ("alignment_", "attribution_", "finite_", "prior_")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
-        self.fuse, self.evaluate, self.report = fuse or {}, evaluate or {}, report or {}
 
-    @property
-    def extraction(self) -> Settings:
-        """The settings that determine priors; how fast they are made is none of them."""
-        groups = {**self.groups, "lm": pick(LMSettings, self.groups.get("lm", {}))}
-        named = {f"{name}.{key}": v for name, group in groups.items() for key, v in group.items()}
-        kept = {k: v for k, v in self.options.items() if k not in ("batch_size", "progress")}
-        return {**kept, **named}
+        self.file, self.known = folder / "fit.json", {}
+        if self.file.exists():
+            self.known = json.loads(self.file.read_text(encoding="utf-8"))
 
     def check(self, controls: Sequence[str], test_size: float) -> None:
         """Create every settings object once, so that a mistake is found before any work."""
-        from hf_cap.evaluation.evaluate import EvaluationSettings
-        from hf_cap.priors.fusion import PriorFusion
-        from hf_cap.priors.keywords import CONTROLS
-        from hf_cap.report.load import ReportSettings
-
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "`fit` runs in one process. Launch its stages: `hf-cap extract`, `hf-cap train`."
@@ -193,9 +160,7 @@ class _Stages:
         if unknown := [name for name in controls if name not in CONTROLS]:
             raise ConfigError(f"There is no control {unknown[0]!r}; there are {sorted(CONTROLS)}.")
         if not 0 < test_size < 1:
-            raise ConfigError(
-                f"`test_size` must be more than 0 and less than 1, got {test_size!r}."
-            )
+            raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         try:
             PriorFusion(**self.fuse)
             EvaluationSettings(**self.evaluate)
@@ -204,94 +169,37 @@ class _Stages:
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
 
-    def config(self, path: Path, settings: Settings, **fixed: Any) -> "CAPConfig":
-        """How to train into a folder."""
-        import torch
-
-        from hf_cap.training.config import CAPConfig
-
-        options = {name: value for name, value in settings.items() if name != "model"}
-        # pinned memory is for copies to a GPU
-        defaults = {
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            "resume_from_checkpoint": "last",
+    def run(
+        self, splits: Mapping[str, Dataset], seeds: Sequence[int], methods: Sequence[str]
+    ) -> FitResult:
+        """Run the stages that are not finished."""
+        digest = {
+            name: fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
+            for name, split in splits.items()
         }
-        return CAPConfig(**{"output_dir": str(path), **defaults, **options, **fixed})
-
-    def extract(self, dataset: "Dataset", path: Path) -> None:
-        """Write the priors of all sources."""
-        from hf_cap.priors.extract import ExtractionSettings, extract_priors
-
-        named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
-        with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
-            sources = make_sources(self.options["sources"], dataset, self.groups, **named)
-            how = ExtractionSettings(**pick(ExtractionSettings, self.options))
-            extract_priors({"train": dataset}, sources, path, how)
-
-    def fuse_into(self, priors: Path, path: Path) -> None:
-        """Write the fused prior."""
-        from hf_cap.priors.fusion import fuse_priors
-
-        save_splits(fuse_priors(load_splits(priors), **self.fuse), path)
-
-    def train_into(
-        self, data: Path, method: Any, seed: int, settings: Settings, path: Path
-    ) -> None:
-        """Train one model."""
-        from hf_cap.priors.keywords import with_control
-
-        dataset = load_splits(data, splits=["train"])["train"]
-        if method not in (BASELINE, ALIGNED):
-            dataset = with_control(dataset, method, seed=seed)
-        record = {
-            "settings": dict(settings),
-            "data": {"dataset": str(data), "train_split": "train"},
-        }
-        config = self.config(path, settings, seed=seed)
-        train_classifier(dataset, config, settings["model"], record=record)
-
-    def evaluate_into(self, test: "Dataset", prior: Path, path: Path) -> None:
-        """Measure one model on the test texts, and its alignment on the training texts."""
-        from hf_cap.classifiers import load_model, load_tokenizer
-        from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
-
-        model, tokenizer = load_model(str(path.parent)), load_tokenizer(str(path.parent))
-        on_test = EvaluationSettings(**{"records": True, **self.evaluate})
-        # only the training texts have priors to agree with
-        on_train = replace(on_test, records=False, faithfulness=False, soft=False)
-        train = load_splits(prior)["train"]
-        for name, data, how in (("train", train, on_train), ("test", test, on_test)):
-            found = evaluate_classifier(model, tokenizer, data, settings=how)
-            write_evaluation(found.to_dict(), path, name)
-
-    def report_into(self, runs: Sequence[Path], prior: Path, path: Path) -> None:
-        """Write the page."""
-        from hf_cap.report.load import ReportSettings
-        from hf_cap.report.page import write_report
-
-        try:
-            write_report(runs, path, priors=prior, settings=ReportSettings(**self.report))
-        except MissingExtra as error:
-            _logger.warning("There is no report: %s", error)
-
-
-class _Work:
-    """What is finished in a folder, and with which settings: `fit.json`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "fit.json"
-        text = self.file.read_text(encoding="utf-8") if self.file.exists() else "{}"
-        self.known: dict[str, Any] = json.loads(text)
+        self.stage("data", digest, partial(save_splits, splits))
+        # how fast priors are made does not determine them
+        options = {k: v for k, v in self.options.items() if k not in ("batch_size", "progress")}
+        groups = {**self.groups, "lm": pick(LMSettings, self.groups.get("lm", {}))}
+        for name, group in groups.items():
+            options |= {f"{name}.{key}": value for key, value in group.items()}
+        self.stage("priors", options, partial(self.extract_into, splits["train"]), "data")
+        self.stage("prior", self.fuse, self.fuse_into, "priors")
+        runs = [
+            (method, seed, f"models/{method}-seed{seed}") for seed in seeds for method in methods
+        ]
+        for method, seed, name in runs:
+            data, settings = ("data", self.plain) if method == BASELINE else ("prior", self.train)
+            train = partial(self.train_into, self.folder / data, method, seed, settings)
+            self.stage(name, settings, train, data)
+            measure = partial(self.evaluate_into, splits["test"])
+            self.stage(f"{name}/{EVALUATIONS}", self.evaluate, measure, name, "prior")
+        report = partial(self.report_into, [self.folder / name for *_, name in runs])
+        self.stage("report.html", self.report, report, *(f"{r[2]}/{EVALUATIONS}" for r in runs))
+        return _result(self.folder, runs)
 
     def stage(self, name: str, settings: Any, make: Callable[[Path], object], *after: str) -> None:
-        """Make a file or folder, unless it is there with these settings and the same input.
-
-        Args:
-            name: What is made.
-            settings: What it is made with.
-            make: Makes it at a path.
-            after: Stages that it is made from.
-        """
+        """Make a file or folder, unless it is there with these settings and from the same stages."""
         path, before = self.folder / name, self.known.get(name)
         settings = json.loads(json.dumps(settings, default=_described))
         key = fingerprint(json.dumps([settings, *(self.known[each]["key"] for each in after)]))
@@ -301,8 +209,7 @@ class _Work:
         if before and before["key"] != key:
             old = before["settings"]
             changed = [k for k in {**old, **settings} if old.get(k) != settings.get(k)]
-            what = ", ".join(changed or after)
-            _logger.warning("%s is made again: changed %s.", path, what)
+            _logger.warning("%s is made again: changed %s.", path, ", ".join(changed or after))
             for checkpoint in path.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         self._write(name, {"settings": settings, "key": key, "finished": False})
@@ -317,46 +224,79 @@ class _Work:
         self.known[name] = record
         write_json(self.file, {name: value for name, value in self.known.items() if value})
 
+    def config(self, path: Path, settings: Settings, **fixed: Any) -> CAPConfig:
+        options = {name: value for name, value in settings.items() if name != "model"}
+        # pinned memory is for copies to a GPU
+        options = {"dataloader_pin_memory": torch.cuda.is_available(), **options, **fixed}
+        return CAPConfig(**{"output_dir": str(path), "resume_from_checkpoint": "last", **options})
+
+    def extract_into(self, dataset: Dataset, path: Path) -> None:
+        named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
+        with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
+            sources = make_sources(self.options["sources"], dataset, self.groups, **named)
+            how = ExtractionSettings(**pick(ExtractionSettings, self.options))
+            extract_priors({"train": dataset}, sources, path, how)
+
+    def fuse_into(self, path: Path) -> None:
+        save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)
+
+    def train_into(self, data: Path, method: Any, seed: int, settings: Any, path: Path) -> None:
+        dataset = load_splits(data, splits=["train"])["train"]
+        if method not in (BASELINE, ALIGNED):
+            dataset = with_control(dataset, method, seed=seed)
+        where = {"dataset": str(data), "train_split": "train"}
+        config, record = (
+            self.config(path, settings, seed=seed),
+            {"settings": settings, "data": where},
+        )
+        train_classifier(dataset, config, settings["model"], record=record)
+
+    def evaluate_into(self, test: Dataset, path: Path) -> None:
+        model, tokenizer = load_model(str(path.parent)), load_tokenizer(str(path.parent))
+        on_test = EvaluationSettings(**{"records": True, **self.evaluate})
+        # only the training texts have priors to agree with
+        on_train = replace(on_test, records=False, faithfulness=False, soft=False)
+        train = load_splits(self.folder / "prior")["train"]
+        for name, data, how in (("train", train, on_train), ("test", test, on_test)):
+            found = evaluate_classifier(model, tokenizer, data, settings=how)
+            write_evaluation(found.to_dict(), path, name)
+
+    def report_into(self, runs: Sequence[Path], path: Path) -> None:
+        settings = ReportSettings(**self.report)
+        try:
+            write_report(runs, path, priors=self.folder / "prior", settings=settings)
+        except MissingExtra as error:
+            _logger.warning("There is no report: %s", error)
+
 
 def _described(value: Any) -> Any:
     """What stands for a setting that JSON has no form for, such as a language model."""
     return getattr(value, "fingerprint", None) or type(value).__qualname__
 
 
-def _digest(splits: "Mapping[str, Dataset]") -> dict[str, str]:
-    """A fingerprint of the texts and labels of each split."""
-    return {
-        name: fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
-        for name, split in splits.items()
-    }
-
-
 def _with_test_split(
-    splits: "Mapping[str, Dataset]", test_size: float, seed: int
-) -> "dict[str, Dataset]":
+    splits: Mapping[str, Dataset], test_size: float, seed: int
+) -> dict[str, Dataset]:
     """The splits `train` and `test`; where there is no `test`, a part of each class is held out."""
     train = choose_split(splits, "train").select_columns([TEXT, LABEL])
     if "test" in splits:
         return {"train": train, "test": splits["test"].select_columns([TEXT, LABEL])}
-    by_label: dict[int, list[int]] = {}
     texts, classes = train[TEXT][:], train[LABEL][:]
-    for row in sorted(range(len(train)), key=lambda row: rank(seed, texts[row], row)):
-        by_label.setdefault(classes[row], []).append(row)
+    ranked = sorted(range(len(train)), key=lambda row: rank(seed, texts[row], row))
     held_out: set[int] = set()
-    for label, rows in by_label.items():
-        if len(rows) < 2:
+    for label, name in enumerate(label_names(train)):
+        rows = [row for row in ranked if classes[row] == label]
+        if len(rows) == 1:
             raise DataError(
-                f"The label {label_names(train)[label]!r} has one text only, so none can be held out for "
-                "the test. Add texts of it, or give a split `test`."
+                f"The label {name!r} has one text only, so none can be held out for the test; add texts "
+                "of it, or give a split `test`."
             )
-        held_out |= {*rows[: min(len(rows) - 1, max(1, round(test_size * len(rows))))]}
+        held_out.update(rows[: min(len(rows) - 1, max(1, round(test_size * len(rows))))])
     parts = {"train": {*range(len(train))} - held_out, "test": held_out}
     return {name: train.select(sorted(rows)) for name, rows in parts.items()}
 
 
 def _result(folder: Path, runs: Sequence[tuple[str, int, str]]) -> FitResult:
-    import pandas as pd
-
     rows = []
     for method, seed, name in runs:
         for split in ("test", "train"):
@@ -369,4 +309,153 @@ def _result(folder: Path, runs: Sequence[tuple[str, int, str]]) -> FitResult:
     tested = frame[(frame["measure"] == "accuracy") & (frame["test_set"] == "test")]
     accuracy = tested.groupby("method", sort=False)["value"].mean().to_dict()
     model = next(folder / name for method, _, name in runs if method == ALIGNED)
-    return FitResult(folder, model, accuracy, frame)
+    return FitResult(folder, folder / "report.html", model, accuracy, frame)
+
+
+# --- What commands do as well.
+
+
+def make_sources(
+    names: Sequence[str], dataset: Dataset, groups: Mapping[str, Settings], **shared: Any
+) -> list[Source]:
+    """Create sources, which learn from a training split what they need.
+
+    Args:
+        names: Names in `hf_cap.priors.SOURCES`, or `module:Class`.
+        dataset: The training split.
+        groups: Settings of a source by its name; `prompt` and `lm` are shared by the sources that ask a
+            language model, `classifier` by those that explain a classifier.
+        shared: `model` (what `open_language_model` takes) and `word_pattern`.
+
+    Raises:
+        ConfigError: there is no such source or setting, or a classifier to explain is missing.
+    """
+    classes = {name: source_class(name) for name in names}
+    known = {*names, *(cls.name for cls in classes.values()), "prompt", "lm", "classifier"}
+    if unused := sorted(name for name, group in groups.items() if group and name not in known):
+        raise ConfigError(
+            f"There are settings for {unused[0]!r}, which is not among {list(names)}."
+        )
+    if isinstance(model := shared["model"], str):
+        shared["model"] = LMSettings(model=model, **pick(LMSettings, groups.get("lm", {})))
+    shared |= {**groups.get("prompt", {}), **groups.get("classifier", {})}
+    made = []
+    for name, cls in classes.items():
+        own = {**groups.get(cls.name, {}), **groups.get(name, {})}
+        if unknown := sorted(set(own) - set(pick(cls, own))):
+            raise ConfigError(f"The source {name!r} has no setting {unknown[0]!r}.")
+        options = {**pick(cls, shared), **own}
+        if issubclass(cls, ClassifierSource) and not options.get("classifier"):
+            raise ConfigError(
+                f"The source {name!r} explains a classifier: give one, trained on the same split without "
+                "alignment (`hf-cap train --alignment_weight 0 ...`), as `--classifier FOLDER`."
+            )
+        made.append(cls.from_dataset(dataset, **options))
+    return made
+
+
+def pick(cls: type, settings: Settings) -> dict[str, Any]:
+    """Those of the settings that are fields of a dataclass."""
+    return {f.name: settings[f.name] for f in fields(cls) if f.init and f.name in settings}
+
+
+def train_classifier(
+    dataset: Dataset,
+    config: CAPConfig,
+    model: str,
+    *,
+    eval_dataset: Dataset | None = None,
+    peft_config: Any = None,
+    record: Settings,
+    **place: Any,
+) -> None:
+    """Train a classifier into `config.output_dir` and write its `run.json`.
+
+    Args:
+        dataset: Training texts, with a prior for alignment.
+        config: How to train. `resume_from_checkpoint="last"` continues a run that was stopped.
+        model: Encoder to fine-tune; `place` are its `revision` and `trust_remote_code`.
+        eval_dataset: Texts to evaluate on during training.
+        peft_config: Adapters to train instead of all weights.
+        record: More facts for `run.json`.
+    """
+    if config.alignment_weight:
+        find_prior_column(dataset.features, config.prior_column)
+    check_start(config)
+    set_seed(config.seed)
+    labels = label_names(dataset)
+    loaded, tokenizer, fresh = new_classifier(model, labels, **place)
+    words = {name: getattr(config, name) for name in ("word_pattern", "prior_column", "max_length")}
+    spread = config.fsdp or config.deepspeed  # no process could draw heat maps of the model alone
+    trainer = CAPTrainer(
+        model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        callbacks=[] if spread else [HeatMapCallback(dataset, **words)],
+    )
+    train_and_save(trainer)
+    if not trainer.is_world_process_zero():
+        return
+    cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
+    made = [read_provenance(cell) for cell in sorted(filter(None, cells))][:1]
+    facts = {"kind": "train", "model": model, "seed": config.seed, "history": trainer.history}
+    facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
+    data = {**record["data"], "rows": len(dataset), "labels": labels, "provenance": made}
+    run = {**record, **facts, "data": data, "versions": versions()}
+    write_json(Path(str(config.output_dir)) / RUN_FILE, run)
+
+
+def check_start(config: TrainingArguments) -> None:
+    """Check before training that a run can end well.
+
+    Raises:
+        ConfigError: several processes were launched and each would train alone, or `hub_token` or
+            `push_to_hub` is set.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > config.world_size:
+        raise ConfigError(
+            f"Each of the {launched} launched processes would write a model of its own to "
+            f"{config.output_dir!r}; give `--use_cpu true`, and they train one together."
+        )
+    if config.hub_token or config.push_to_hub:
+        raise ConfigError(
+            "Training publishes nothing and takes no token: leave out `push_to_hub` and `hub_token`; "
+            f"`hf-cap push model --folder {config.output_dir} --repo_id USER/NAME` lists what goes to the "
+            "Hub, and `--push` uploads it with the token in HF_TOKEN."
+        )
+
+
+def train_and_save(trainer: Trainer) -> None:
+    """Train into the output folder, which then holds this model alone and no pickled file."""
+    folder, checkpoint = Path(str(trainer.args.output_dir)), trainer.args.resume_from_checkpoint
+    if checkpoint == "last":
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    outdated = folder / EVALUATIONS
+    if trainer.is_world_process_zero() and outdated.is_dir():
+        shutil.rmtree(outdated)
+        _logger.warning("Removed %s: it measured the model that was here before.", outdated)
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        drop_other_kind(folder, adapter=hasattr(trainer.model, "peft_config"))
+        (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:
+    """Write `<name>.json` and, where there are records, `<name>.parquet`; an older one is removed.
+
+    Returns:
+        The evaluation without its records.
+    """
+    numbers = {key: value for key, value in evaluation.items() if key != "records"}
+    stored = folder / f"{name}.parquet"
+    if records := evaluation.get("records"):
+        with atomic_path(stored) as path:
+            Dataset.from_list(records).to_parquet(str(path))
+    else:
+        stored.unlink(missing_ok=True)
+    write_json(folder / f"{name}.json", numbers)
+    return numbers

@@ -40,7 +40,7 @@ def run(values: Values) -> Result:
     """Measure and write the numbers, with one row per text where records are asked for."""
     from hf_cap.cards import EVALUATIONS
     from hf_cap.laat.models import is_tabular_model
-    from hf_cap.stages import write_evaluation
+    from hf_cap.workflow import write_evaluation
 
     given = build(EvaluateArguments, values)
     if not given.output_dir and not Path(given.model).is_dir():

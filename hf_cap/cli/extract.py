@@ -83,7 +83,7 @@ def run(values: Values) -> Result:
     from hf_cap.data import load_splits
     from hf_cap.lm.base import using_runtime
     from hf_cap.priors.extract import extract_priors
-    from hf_cap.stages import make_sources
+    from hf_cap.workflow import make_sources
 
     given, settings = build(ExtractArguments, values), build(ExtractionSettings, values)
     learn_from = given.train_split

@@ -77,8 +77,8 @@ def _train_text(given: TrainArguments, values: Values) -> Values:
     import torch
 
     from hf_cap.data import load_splits
-    from hf_cap.stages import train_classifier
     from hf_cap.training.config import CAPConfig
+    from hf_cap.workflow import train_classifier
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
@@ -120,7 +120,7 @@ def _train_table(given: TrainArguments, values: Values) -> Values:
     from hf_cap.laat.elicitation import load_scores
     from hf_cap.laat.table import read_schema, read_table
     from hf_cap.laat.trainer import LAATConfig, tabular_trainer
-    from hf_cap.stages import check_start, train_and_save
+    from hf_cap.workflow import check_start, train_and_save
 
     table, options = build(TableOptions, values), build(TabularModelOptions, values)
     config = build(LAATConfig, values)
@@ -146,8 +146,8 @@ def _record_table(given: TrainArguments, settings: Values, trainer: Any) -> Valu
     from hf_cap.cards import EVALUATIONS, RUN_FILE
     from hf_cap.laat.models import evaluate_tabular
     from hf_cap.laat.publishing import tabular_record, write_tabular_card
-    from hf_cap.stages import write_evaluation
     from hf_cap.utils import write_json
+    from hf_cap.workflow import write_evaluation
 
     folder = Path(given.output_dir)
     record = tabular_record(trainer, trainer.scores, dataset=given.dataset)

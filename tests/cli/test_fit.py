@@ -145,7 +145,7 @@ def test_a_run_that_was_stopped_continues(
         patch.setattr(workflow, "write_evaluation", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fit()
-    monkeypatch.setattr("hf_cap.priors.extract.extract_priors", interrupt)
+    monkeypatch.setattr(workflow, "extract_priors", interrupt)
     result = fit()
     assert result.report.is_file()
 
