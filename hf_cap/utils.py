@@ -5,15 +5,14 @@ import importlib
 import importlib.metadata
 import inspect
 import json
-import math
 import operator
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import field, fields
+from contextlib import contextmanager, suppress
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
@@ -28,72 +27,58 @@ T = TypeVar("T")
 # --- Settings: dataclass fields whose help text is written once.
 
 
-def option(default: Any = None, help: str = "", *, factory: Callable[[], Any] | None = None) -> Any:
+def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING) -> Any:
     """A dataclass field with a help text; `factory` makes the default where it is mutable."""
-    if factory is not None:
-        return field(default_factory=factory, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+    return field(default=default, default_factory=factory, metadata={"help": help})
 
 
 def required(help: str) -> Any:
     """A dataclass field that has a help text and no default."""
-    return field(metadata={"help": help})
+    return option(MISSING, help)
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Append to the class docstring one `Args:` entry for each field that the class itself declares."""
-    own = inspect.get_annotations(cls)
-    lines = [
-        f"    {item.name}: {item.metadata['help']}"
-        for item in fields(cls)  # type: ignore[arg-type]
-        if item.name in own and item.metadata.get("help")
-    ]
+    """Append one `Args:` entry per field that the class itself declares to its docstring."""
+    own = [item for item in fields(cls) if item.name in inspect.get_annotations(cls)]  # type: ignore[arg-type]
+    lines = [f"    {item.name}: {help}" for item in own if (help := item.metadata.get("help"))]
     cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Args:", *lines])
     return cls
 
 
-def check_choices(settings: Any) -> None:
-    """Check every field of a dataclass whose type is a `Literal`.
+def choose(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of a table of some kind, or a `ConfigError` that lists the names in it."""
+    if name not in table:
+        raise ConfigError(f"There is no {what} {name!r}; there are {sorted(table)}.")
+    return table[name]
 
-    Raises:
-        ConfigError: a value is none of the names; the message lists them.
-    """
+
+def check_choices(settings: Any) -> None:
+    """Raise `ConfigError` if a field of a dataclass whose type is a `Literal` has another value."""
     for item in fields(settings):
-        if get_origin(item.type) is not Literal:
-            continue
-        choices, value = get_args(item.type), getattr(settings, item.name)
-        if value not in choices:
+        value, choices = getattr(settings, item.name), get_args(item.type)
+        if get_origin(item.type) is Literal and value not in choices:
             names = ", ".join(map(repr, choices))
             raise ConfigError(f"`{item.name}` must be one of {names}, got {value!r}.")
 
 
-def check_range(
-    settings: Any,
-    *names: str,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Check that the attributes `names` lie in a range; `None`, which stands for a default, passes.
+_LIMITS = {
+    "at_least": ("at least", operator.ge),
+    "above": ("more than", operator.gt),
+    "at_most": ("at most", operator.le),
+    "below": ("less than", operator.lt),
+}
 
-    Raises:
-        ConfigError: a number is outside, or is not a number; `below=math.inf` asks for finite ones.
+
+def check_range(settings: Any, *names: str, **limits: float) -> None:
+    """Raise `ConfigError` if one of the attributes `names` is out of range; `None` is in it.
+
+    The limits are `at_least`, `above`, `at_most` and `below`; `below=math.inf` asks for finite numbers.
     """
-    limits = [
-        (holds, words, limit)
-        for holds, words, limit in (
-            (operator.ge, "at least", at_least),
-            (operator.gt, "more than", above),
-            (operator.le, "at most", at_most),
-            (operator.lt, "less than", below),
-        )
-        if limit is not None
-    ]
-    wanted = " and ".join(f"{words} {limit}" for _, words, limit in limits)
+    checks = [(*_LIMITS[kind], limit) for kind, limit in limits.items()]
+    wanted = " and ".join(f"{words} {limit}" for words, _, limit in checks)
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not all(holds(value, limit) for holds, _, limit in limits):
+        if value is not None and not all(holds(value, limit) for _, holds, limit in checks):
             raise ConfigError(f"`{name}` must be {wanted}, got {value!r}.")
 
 
@@ -102,28 +87,20 @@ def lazy_exports(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package whose names are imported when they are first used.
 
-    Args:
-        package: Its `__name__`.
-        modules: Public name to the module in the package that holds it.
-        names: All public names; those without a module are subpackages or modules themselves.
+    `modules` maps a name to the module in the package that holds it; other `names` are modules.
     """
 
     def find(name: str) -> Any:
-        if name in modules:
-            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
-        if name in names:
-            return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in modules and name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{package}.{modules.get(name, name)}")
+        return getattr(module, name) if name in modules else module
 
     return find, lambda: names
 
 
 def load_object(place: str) -> Any:
-    """Import what `module:name` names; the module may be a file in the current folder.
-
-    Raises:
-        ConfigError: the module cannot be imported, or has nothing of this name.
-    """
+    """Import `module:name`, also from the current folder, or raise `ConfigError`."""
     module, _, name = place.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -134,15 +111,13 @@ def load_object(place: str) -> Any:
 
 
 def versions(
-    names: Iterable[str] = ("hf-cap", "torch", "transformers", "datasets"),
+    names: Sequence[str] = ("hf-cap", "torch", "transformers", "datasets"),
 ) -> dict[str, str | None]:
     """Distribution name to installed version; `None` where it is not installed."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(names)
     for name in names:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
     return found
 
 
@@ -152,8 +127,7 @@ def versions(
 def bundled(name: str) -> Path:
     """A file or folder that ships with hf_cap: inside the wheel's package, beside it in a checkout."""
     package = Path(__file__).parent
-    inside = package / name
-    return inside if inside.exists() else package.parent / name
+    return package / name if (package / name).exists() else package.parent / name
 
 
 def real_path(place: str | os.PathLike[str]) -> Path:
@@ -172,48 +146,34 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield room / target.name
-        if target.is_dir():
+        if target.is_dir() and (room / target.name).exists():
             os.replace(target, room / "replaced")
-        try:
-            os.replace(room / target.name, target)
-        except OSError:
-            if (room / "replaced").exists():
-                os.replace(room / "replaced", target)
-            raise
+        os.replace(room / target.name, target)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
 
 def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
-    """Check that a folder, which is going to be replaced, holds nothing but the files `written`.
-
-    Raises:
-        ConfigError: it holds more, or it is a file.
-    """
+    """Raise `ConfigError` if a folder to replace is a file, or holds more than the files `written`."""
     path = real_path(folder)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
     lost = sorted({file.name for file in path.iterdir()} - set(written)) if path.is_dir() else []
     if lost:
+        names = ", ".join(map(repr, lost[:5])) + " and more" * (len(lost) > 5)
         raise ConfigError(
-            f"The folder {str(path)!r} would be replaced, and with it "
-            f"{', '.join(map(repr, lost[:5]))}{' and more' * (len(lost) > 5)}. "
-            "Name another output folder, or move these away."
+            f"The folder {str(path)!r} would be replaced, and with it {names}. Name another output "
+            "folder, or move these away."
         )
 
 
 def folder_stamp(folder: str | os.PathLike[str]) -> str:
-    """Fingerprint of the names, sizes and times of the files in a folder; empty without a folder.
-
-    It shows cheaply whether a model has been written again. Subfolders do not count.
-    """
+    """Fingerprint of the names, sizes and times of a folder's own files; empty without a folder."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         return ""
-    entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda entry: entry.name)
-    return fingerprint(
-        *(f"{os.fsencode(e.name)!r} {e.stat().st_size} {e.stat().st_mtime_ns}" for e in entries)
-    )
+    files = ((os.fsencode(e.name), e.stat()) for e in os.scandir(path) if e.is_file())
+    return fingerprint(*sorted(f"{name!r} {s.st_size} {s.st_mtime_ns}" for name, s in files))
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
@@ -223,27 +183,12 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON atomically, indented, with sorted keys.
-
-    Raises:
-        ValueError: a number is not finite; `finite` replaces such numbers in logs.
-    """
+    """Write JSON atomically, with sorted keys; a number that is not finite is a `ValueError`."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_text(target, text + "\n")
 
 
-def finite(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of a log with `None` for each number that is not finite, which JSON cannot hold."""
-    return [
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in line.items()
-        }
-        for line in lines
-    ]
-
-
-# --- Fingerprints, and random draws that depend on their key alone: not on order, batch or process.
+# --- Draws that depend on their key alone, not on order, batch or process, and batches.
 
 
 def fingerprint(*parts: str) -> str:
@@ -269,9 +214,6 @@ def text_seed(seed: int, text: str) -> int:
     return int.from_bytes(rank(seed, text)[:4])
 
 
-# --- Rows.
-
-
 def subsample(rows: Sequence[T], most: int) -> list[T]:
     """At most `most` of the rows, evenly spread, in their order; data may be sorted by label."""
     count = min(most, len(rows))
@@ -281,15 +223,10 @@ def subsample(rows: Sequence[T], most: int) -> list[T]:
 def length_batches(
     lengths: Sequence[int], tokens: int, texts: int | None = None
 ) -> Iterator[list[int]]:
-    """Indices in batches of about equal length.
+    """Indices in batches of about equal length, at most `tokens` (padding included) and `texts` each.
 
-    A batch that fills a quarter of its budget is efficient already: no longer item joins it, for
-    which all the others would be padded.
-
-    Args:
-        lengths: Length of each item.
-        tokens: Most tokens of a batch, padding included; a longer item is a batch of its own.
-        texts: Most items of a batch.
+    A longer item is a batch of its own. A batch that fills a quarter of its tokens is efficient
+    already: no longer item joins it, for which all the others would be padded.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):

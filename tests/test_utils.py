@@ -13,7 +13,6 @@ from hf_cap.utils import (
     atomic_path,
     check_choices,
     check_range,
-    finite,
     folder_stamp,
     length_batches,
     subsample,
@@ -130,15 +129,6 @@ def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(target, {"a": float("nan")})
     assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
-
-
-def test_a_log_with_numbers_that_are_not_finite_can_be_written(tmp_path: Path) -> None:
-    log = [{"step": 1, "loss": 0.5, "grad_norm": float("inf")}, {"loss": float("nan"), "ok": True}]
-    write_json(tmp_path / "log.json", finite(log))
-    assert json.loads((tmp_path / "log.json").read_text()) == [
-        {"step": 1, "loss": 0.5, "grad_norm": None},
-        {"loss": None, "ok": True},
-    ]
 
 
 def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every trainer with an alignment loss shares: β, the logged parts of the loss, publishing."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from hf_cap.attribution import PerExample, Scalar, WordMask, WordScores
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.losses import Loss, alignment_loss, find_loss, without_floor
 from hf_cap.training.options import AlignmentOptions, weight_at
-from hf_cap.utils import finite
 
 OFF = AlignmentOptions(alignment_weight=0.0)
 PARTS = ("loss_task", "loss_align", "align_cosine")
@@ -81,7 +81,9 @@ class AlignedTrainer(Trainer):
     @property
     def history(self) -> list[dict[str, Any]]:
         """What was logged so far; `None` for a number that is not finite."""
-        return finite(self.state.log_history)
+        written = json.dumps(self.state.log_history)
+        history: list[dict[str, Any]] = json.loads(written, parse_constant=lambda _: None)
+        return history
 
     def beta(self, training: bool) -> float:
         """β on this step. Evaluation uses the full weight.
