@@ -1,7 +1,7 @@
 """Word attributions of a classifier: Integrated Gradients and its relatives, plain and differentiable.
 
 Tensor roles are named types with shapes: `batch` texts, `tokens` positions of the padded batch, `words`
-words of the longest text in the batch, `hidden` embedding width, `labels` size of the label space.
+of the longest text in the batch, `hidden` embedding width, `labels` size of the label space.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionMethod
+from hf_cap.utils import choose
 from hf_cap.words import WORD_PATTERN, split_words, token_words
 
 TokenIds: TypeAlias = Int[Tensor, "batch tokens"]
@@ -51,16 +52,8 @@ TARGETS: dict[str, Callable[[Logits, Labels], PerExample]] = {"gold": _gold, "co
 
 
 def target_score(logits: Logits, labels: Labels, target: str = "gold") -> PerExample:
-    """The score of each example that is attributed to its words.
-
-    Raises:
-        ConfigError: there is no such target.
-    """
-    if target not in TARGETS:
-        raise ConfigError(
-            f"There is no attribution target {target!r}; there are {sorted(TARGETS)}."
-        )
-    return TARGETS[target](at_least_float32(logits), labels)
+    """The score of each example that is attributed to its words, in at least single precision."""
+    return choose(TARGETS, target, "attribution target")(at_least_float32(logits), labels)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -100,24 +93,8 @@ QUADRATURES: dict[str, Callable[[int], tuple[list[float], list[float]]]] = {
     "gauss_legendre": _gauss_legendre,
     "gauss_radau": _gauss_radau,
 }
-"""Rule name to (α_k, q_k) for a number of steps; the weights add up to 1. `gauss_radau` ends at α = 1."""
-
-
-def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
-    """Points α_k in (0, 1], increasing, and weights q_k of a rule.
-
-    Raises:
-        ConfigError: there is no such rule, or fewer than one step.
-    """
-    if rule not in QUADRATURES:
-        raise ConfigError(f"There is no quadrature {rule!r}; there are {sorted(QUADRATURES)}.")
-    _check_steps(steps)
-    return QUADRATURES[rule](steps)
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ConfigError(f"An attribution needs at least 1 step, got {steps!r}.")
+"""Rule name to points α_k in (0, 1], increasing, and weights q_k, which add up to 1, for a number of steps.
+`gauss_radau` ends at α = 1."""
 
 
 def random_points(
@@ -127,15 +104,10 @@ def random_points(
 
     The points of a text do not depend on its batch, padding or process, and no generator is advanced, so that
     resumed, accumulated and distributed training see the very same points.
-
-    Raises:
-        ConfigError: fewer than one step.
     """
-    _check_steps(steps)
     place = mask.long().cumsum(-1)
-    key = _mix(
-        (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1) + _mix(torch.full_like(ids[:, 0], seed))
-    )
+    tokens = (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1)
+    key = _mix(tokens + _mix(torch.full_like(ids[:, 0], seed)))
     strata = torch.arange(steps, device=ids.device)[:, None]
     uniform = (_mix(key + strata) >> 9).double() / 2**23  # 23 bits: exact in float32
     return ((strata + uniform) / steps).float()
@@ -152,7 +124,6 @@ def _mix(number: Tensor) -> Tensor:
 Points = tuple[Float[Tensor, "steps batch"], Float[Tensor, " steps"]]
 """Positions α_k of each example on its path, and the weights q_k."""
 
-
 METHODS = get_args(AttributionMethod)
 
 
@@ -165,18 +136,17 @@ def path_points(
     rule: str = "midpoint",
     seed: int = 0,
 ) -> Points:
-    """The points at which `method` takes the gradient for each example of a batch.
-
-    Raises:
-        ConfigError: there is no such method or rule, or fewer than one step.
-    """
+    """The points at which `method` takes the gradient for each example of a batch."""
     if method not in METHODS:
         raise ConfigError(f"There is no attribution method {method!r}; there are {METHODS}.")
+    if steps < 1:
+        raise ConfigError(f"An attribution needs at least 1 step, got {steps!r}.")
     if method == "expected_gradients":
         positions, weights = random_points(ids, mask, steps, seed), [1 / steps] * steps
     else:
-        text = ([1.0], [1.0])
-        alpha, weights = quadrature(rule, steps) if method == "integrated_gradients" else text
+        integrated = method == "integrated_gradients"
+        quadrature = choose(QUADRATURES, rule, "quadrature")
+        alpha, weights = quadrature(steps) if integrated else ([1.0], [1.0])
         column = torch.tensor(alpha, dtype=torch.float32, device=ids.device)[:, None]
         positions = column.expand(-1, len(ids))
     return positions, torch.tensor(weights, dtype=torch.float32, device=ids.device)
@@ -192,10 +162,6 @@ def split_points(points: Points, rows: int | None) -> Iterator[Points]:
 # --- A forward pass at a point of the path instead of at the text, by a hook on the word embeddings.
 
 
-Shift = Callable[["Path"], Embeddings]
-"""What to add to a point of the path, as a constant."""
-
-
 class Path(NamedTuple):
     """What one forward pass at a point of the path left behind."""
 
@@ -205,17 +171,16 @@ class Path(NamedTuple):
     """e − b, zero at tokens of no word."""
 
 
-def pad_token(model: nn.Module) -> int:
-    """Id of the token whose embedding is the baseline.
+Shift = Callable[[Path], Embeddings]
 
-    Raises:
-        ModelError: the model's configuration names no pad token.
-    """
+
+def pad_token(model: nn.Module) -> int:
+    """Id of the token whose embedding is the baseline; a `ModelError` where the model has none."""
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     if pad is None:
         raise ModelError(
-            "The attribution's baseline is the pad embedding, but the model's `config.pad_token_id` is None. "
-            "Set it, for instance `model.config.pad_token_id = tokenizer.pad_token_id`."
+            "The attribution's baseline is the pad embedding, but `model.config.pad_token_id` is None. "
+            "Set it, for instance to `tokenizer.pad_token_id`."
         )
     return int(pad)
 
@@ -224,19 +189,11 @@ def pad_token(model: nn.Module) -> int:
 def on_path(
     model: nn.Module, words: TokenWords, alpha: PerExample, shift: Shift | None = None
 ) -> Iterator[list[Path]]:
-    """Run the model's next forward pass at a point of the path instead of at its input.
+    """Run the model's next forward pass at a point of the path, and yield a list that gets its record.
 
     A hook on the word-embedding layer keeps the pass the model's own: position ids, masks and pooling
     follow the real tokens, on either side of padding, and sharded weights are whole when they are read.
-
-    Args:
-        model: The classifier itself, not a distributed wrapper around it.
-        words: Word of each token.
-        alpha: Position of each row on the path.
-        shift: Moves the point, for finite differences.
-
-    Yields:
-        A list to which the pass adds its record.
+    `shift` gives what to add to the point, as a constant.
     """
     seen: list[Path] = []
     pad = pad_token(model)
@@ -261,31 +218,24 @@ def on_path(
         seen.append(path)
         return point if shift is None else point + shift(path).detach().to(point.dtype)
 
+    table: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    # T5's encoder reads the shared table by a layer of its own
+    twins = [m for m in model.modules() if type(m) is type(table) and m.weight is table.weight]
     with ExitStack() as hooks:
-        for layer in _embedding_layers(model):
+        for layer in twins or [table]:
             hooks.callback(layer.register_forward_pre_hook(add_pad).remove)
             hooks.callback(layer.register_forward_hook(move).remove)
         yield seen
 
 
-def _embedding_layers(model: nn.Module) -> list[nn.Module]:
-    """The word-embedding layer and its twins: T5's encoder reads the shared table by one of its own."""
-    layer: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-    twins = [m for m in model.modules() if type(m) is type(layer) and m.weight is layer.weight]
-    return twins or [layer]
-
-
 # --- Passes through the classifier and the token scores that their gradients give.
-
-
-Inputs = Mapping[str, Tensor]
-"""Arguments of the classifier's forward, one row per example; no labels."""
 
 
 class TextBatch(NamedTuple):
     """A batch of tokenised texts and what is attributed to their words."""
 
-    inputs: Inputs
+    inputs: Mapping[str, Tensor]
+    """Arguments of the classifier's forward, one row per example; no labels."""
     labels: Labels
     words: TokenWords
     target: str = "gold"
@@ -297,7 +247,7 @@ def score_points(
     alpha: Float[Tensor, "steps batch"],
     shift: Shift | None = None,
 ) -> tuple[Float[Tensor, "steps batch"], Path]:
-    """Target scores at several points of each text's path, in one forward pass.
+    """Target scores at the positions `alpha` of each text's path, in one forward pass.
 
     Args:
         model: The classifier itself, not a distributed wrapper around it.
@@ -316,8 +266,8 @@ def score_points(
         outputs = model(**repeated)
     if not seen:
         raise ModelError(
-            f"{type(model).__name__} did not use its `get_input_embeddings()` layer in the forward "
-            "pass, so its words cannot be attributed. Use a model that embeds `input_ids` itself."
+            f"{type(model).__name__} does not embed `input_ids` by its `get_input_embeddings()` "
+            "layer, so its words cannot be attributed. Use another model."
         )
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     scores = target_score(logits, batch.labels.repeat(steps), batch.target)
@@ -334,12 +284,8 @@ def path_scores(
 ) -> tuple[TokenScores, Embeddings]:
     """Token scores Σ_k q_k ∇f(x_k) · (e − b), and the mean gradient Σ_k q_k ∇f(x_k).
 
-    Args:
-        model: The classifier itself.
-        batch: The texts.
-        points: Where the gradient is taken, and with what weights.
-        rows: Most path points (steps · batch) in one pass, at least one step; all by default.
-        create_graph: Keep the graph of the gradient, so that the scores can be differentiated.
+    At most `rows` points (steps · batch) are in one pass, but at least one step; all by default. With
+    `create_graph` the scores can be differentiated.
     """
     scores, gradients = [], []
     for alpha, weights in split_points(points, rows):
@@ -351,9 +297,6 @@ def path_scores(
         scores.append(at_least_float32(gradient * path.difference[: len(gradient)]).sum(-1))
         gradients.append(gradient)
     return torch.stack(scores).sum(0), torch.stack(gradients).sum(0)
-
-
-# --- Word attributions of plain texts, without a graph.
 
 
 def attribute_words(
@@ -396,67 +339,44 @@ def attribute_words(
         ConfigError: there is no such method, rule or target, or fewer than one step.
         ModelError: there is no pad token, the model embeds no `input_ids`, or the tokenizer is slow.
     """
+    check_offsets(tokenizer)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     size = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
+    device = next(model.parameters()).device
     found: dict[int, list[float]] = {}
     for rows in (order[start : start + size] for start in range(0, len(order), size)):
-        some, labels = [texts[row] for row in rows], [targets[row] for row in rows]
-        batch, counts = _encode(model, tokenizer, some, labels, target, word_pattern, max_length)
-        inputs = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
-        points = path_points(method, *inputs, steps=steps, rule=rule, seed=seed)
-        found |= zip(rows, _score_words(model, batch, points, counts, batch_size), strict=True)
+        some = [texts[row] for row in rows]
+        inputs, words, counts = _encode(tokenizer, some, word_pattern, max_length)
+        labels = torch.tensor([targets[row] for row in rows], device=device)
+        batch = TextBatch(inputs.to(device), labels, words.to(device), target)
+        tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
+        points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
+        with evaluation_mode(model), torch.enable_grad():
+            scores, _ = path_scores(model, batch, points, rows=batch_size)
+        pooled = pool_words(scores, batch.words, max(counts)).tolist()
+        found |= {row: pooled[i][: counts[i]] for i, row in enumerate(rows)}
     return [found[row] for row in range(len(texts))]
 
 
-def _score_words(
-    model: nn.Module, batch: TextBatch, points: Points, counts: list[int], rows: int
-) -> list[list[float]]:
-    with evaluation_mode(model), torch.enable_grad():
-        scores, _ = path_scores(model, batch, points, rows=rows)
-    pooled = pool_words(scores, batch.words, max(counts)).tolist()
-    return [row[:count] for row, count in zip(pooled, counts, strict=True)]
+def _encode(
+    tokenizer: Any, texts: list[str], pattern: str, max_length: int | None
+) -> tuple[BatchEncoding, TokenWords, list[int]]:
+    """The tokenised texts, the word of each token, and the number of words of each text."""
+    options = {"truncation": True, "max_length": max_length, "padding": True}
+    encoded = tokenizer(texts, return_offsets_mapping=True, return_tensors="pt", **options)
+    offsets = encoded.pop("offset_mapping").tolist()
+    spans = [split_words(text, pattern) for text in texts]
+    words = [
+        token_words(map(tuple, places), split, text)
+        for places, split, text in zip(offsets, spans, texts, strict=True)
+    ]
+    return encoded, torch.tensor(words), list(map(len, spans))
 
 
 def check_offsets(tokenizer: Any) -> None:
-    """Check that a tokenizer gives the place of its tokens in the text.
-
-    Raises:
-        ModelError: the tokenizer is not a fast one.
-    """
+    """Raise `ModelError` if a tokenizer does not give the place of its tokens in the text."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             f"Words are found by character offsets, which {type(tokenizer).__name__} does not give. "
             "Load a fast tokenizer: `AutoTokenizer.from_pretrained(..., use_fast=True)`."
         )
-
-
-def _encode(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    targets: list[int],
-    target: str,
-    pattern: str,
-    max_length: int | None,
-) -> tuple[TextBatch, list[int]]:
-    """A batch on the model's device, and the number of words of each text."""
-    check_offsets(tokenizer)
-    encoded = tokenizer(
-        texts,
-        truncation=True,
-        max_length=max_length,
-        padding=True,
-        return_offsets_mapping=True,
-        return_tensors="pt",
-    )
-    offsets = encoded.pop("offset_mapping").tolist()
-    places = [split_words(text, pattern) for text in texts]
-    words = [
-        token_words(map(tuple, spans), split, text)
-        for spans, split, text in zip(offsets, places, texts, strict=True)
-    ]
-    device = next(model.parameters()).device
-    inputs = {name: value.to(device) for name, value in encoded.items()}
-    labels = torch.tensor(targets, device=device)
-    batch = TextBatch(inputs, labels, torch.tensor(words, device=device), target)
-    return batch, list(map(len, places))

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hf_cap.embedded import PREFIX, hub_id
+from hf_cap.embedded import HUB_IDS, PREFIX
 from hf_cap.errors import ConfigError
 from hf_cap.utils import bundled, subsample
 
@@ -55,7 +55,7 @@ def public_id(name: str | None) -> str | None:
     if not name or name.startswith((".", "/", "~")) or "\\" in name:
         return None
     if name.startswith(PREFIX):
-        return hub_id(name)
+        return HUB_IDS.get(name)
     try:
         validate_repo_id(name)
     except HFValidationError:

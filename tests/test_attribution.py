@@ -18,7 +18,6 @@ from hf_cap.attribution import (
     path_points,
     path_scores,
     pool_words,
-    quadrature,
     random_points,
     score_points,
     target_score,
@@ -143,7 +142,7 @@ def test_words_cut_off_score_zero() -> None:
 @pytest.mark.parametrize("rule", QUADRATURES)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_quadratures_integrate_polynomials_of_their_degree(rule: str, steps: int) -> None:
-    alpha, weights = quadrature(rule, steps)
+    alpha, weights = QUADRATURES[rule](steps)
     degree = {"midpoint": 1, "gauss_legendre": 2 * steps - 1, "gauss_radau": 2 * steps - 2}[rule]
     for power in range(degree + 1):
         value = sum(q * a**power for a, q in zip(alpha, weights, strict=True))
@@ -200,10 +199,8 @@ def test_bad_choices_are_refused() -> None:
     ids = torch.ones(1, 2, dtype=torch.long)
     with pytest.raises(ConfigError, match="no attribution method 'lime'"):
         path_points("lime", ids, ids)
-    with pytest.raises(ConfigError, match="no quadrature 'simpson'"):
-        quadrature("simpson", 2)
-    with pytest.raises(ConfigError, match="at least 1 step"):
-        quadrature("midpoint", 0)
+    with pytest.raises(ConfigError, match=r"no quadrature 'simpson'; there are .*'midpoint'"):
+        path_points("integrated_gradients", ids, ids, rule="simpson")
     for method in ("integrated_gradients", "expected_gradients"):
         with pytest.raises(ConfigError, match="at least 1 step, got 0"):
             path_points(method, ids, ids, steps=0)
