@@ -29,27 +29,19 @@ Splits = TypeVar("Splits", "Dataset", "DatasetDict")
 Scores = Sequence[float]
 Normalisation = Literal["l2", "max_abs", "min_max", "softmax", "none"]
 Method = Literal["mean", "max"]
-Defect = Literal["missing", "not_finite", "all_zero", "weightless"]
 
 
-# --- Normalisation. Sources differ by orders of magnitude: nats, probabilities, characters.
+# --- The priors of one text.
 
 
 def normalise(scores: Scores, normalisation: Normalisation = "l2") -> list[float]:
-    """Scale the finite scores of one text.
+    """Scale the finite scores of one text; sources differ by orders of magnitude.
 
     `l2` divides by the Euclidean norm and `max_abs` by the largest absolute score; both keep signs and
     ratios, and leave all zeros as they are. `min_max` maps the lowest score to 0 and the highest to 1
     (equal scores all become 1, or stay 0), and `softmax` gives positive scores that add up to 1; both
     lose the sign. `none` changes nothing.
-
-    Raises:
-        ConfigError: there is no such normalisation.
     """
-    if normalisation not in NORMALISATIONS:
-        raise ConfigError(
-            f"`normalisation` must be one of {sorted(NORMALISATIONS)}, got {normalisation!r}."
-        )
     return NORMALISATIONS[normalisation](scores)
 
 
@@ -77,26 +69,26 @@ NORMALISATIONS: Mapping[Normalisation, Callable[[Scores], list[float]]] = {
     "softmax": _softmax,
     "none": list,
 }
+METHODS: Mapping[Method, Callable[[Scores], float]] = {
+    "mean": lambda scores: math.fsum(scores) / len(scores),  # the weights have a mean of 1
+    "max": max,
+}
 
 
-# --- The priors of one text.
-
-
-def find_defect(scores: Scores | None, weight: float = 1.0) -> Defect | None:
+def find_defect(scores: Scores | None, weight: float = 1.0) -> str | None:
     """Why a source cannot take part in the fusion of one text; `None` where it can."""
     if scores is None:
         return "missing"
     if not all(score is not None and math.isfinite(score) for score in scores):
-        return "not_finite"
+        return "not finite"
     if not any(scores):
-        return "all_zero"
+        return "all zero"
     return None if weight > 0 else "weightless"
 
 
 def fuse(
     priors: Sequence[Scores | None],
-    weights: Sequence[float] | None = None,
-    *,
+    weights: Sequence[float],
     method: Method = "mean",
     normalisation: Normalisation = "l2",
 ) -> list[float] | None:
@@ -104,15 +96,14 @@ def fuse(
 
     Args:
         priors: One prior per source, each with one score per word, or null.
-        weights: One weight per source, at least 0; equal by default. Those of the sources that take
-            part are scaled to a mean of 1 and multiply the normalised scores.
+        weights: One weight per source, at least 0. Those of the sources that take part are scaled to a
+            mean of 1 and multiply the normalised scores.
         method: `mean` or (signed) `max` over the sources, word by word.
         normalisation: See `normalise`.
 
     Returns:
         One score per word; `None` where no source is usable, or where the usable ones cancel out.
     """
-    weights = [1.0] * len(priors) if weights is None else weights
     usable = [
         (normalise(prior, normalisation), weight)
         for prior, weight in zip(priors, weights, strict=True)
@@ -124,12 +115,6 @@ def fuse(
     weighted = [[score * weight / mean_weight for score in prior] for prior, weight in usable]
     fused = [METHODS[method](scores) for scores in zip(*weighted, strict=True)]
     return fused if any(fused) else None
-
-
-METHODS: Mapping[Method, Callable[[Scores], float]] = {
-    "mean": lambda scores: math.fsum(scores) / len(scores),  # the weights have a mean of 1
-    "max": max,
-}
 
 
 # --- The priors of a data set.
@@ -159,18 +144,17 @@ class PriorFusion:
     def __post_init__(self) -> None:
         check_choices(self)
         for source, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
+            if not 0 <= weight < math.inf:
                 raise ConfigError(f"The weight of {source!r} must be at least 0, got {weight!r}.")
-        unknown = {*self.weights, *self.certainty} - set(self.sources)
-        if self.sources and unknown:
+        if not self.sources:
+            return
+        if unknown := {*self.weights, *self.certainty} - set(self.sources):
             raise ConfigError(
-                f"{min(unknown)!r} has a weight or a certainty but is not fused; the sources are "
+                f"{min(unknown)!r} has a weight or a certainty but is not among the sources, "
                 f"{list(self.sources)}."
             )
-        if self.sources and not any(self.weights.get(source, 1.0) for source in self.sources):
-            raise ConfigError(
-                "All sources have a weight of 0; give at least one a positive weight."
-            )
+        if not any(self.weights.get(source, 1.0) for source in self.sources):
+            raise ConfigError("All sources have a weight of 0; one must be positive.")
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """The columns `prior` and `provenance` of these rows."""
@@ -178,12 +162,10 @@ class PriorFusion:
         for row, words in enumerate(batch[WORDS]):
             priors = [batch[prior_column(source)][row] for source in self.sources]
             for source, prior in zip(self.sources, priors, strict=True):
-                if find_defect(prior) != "not_finite":
+                if find_defect(prior) != "not finite":
                     check_prior(prior, words, column=prior_column(source), row=row)
             weights = self.row_weights(batch, row)
-            fused.append(
-                fuse(priors, weights, method=self.method, normalisation=self.normalisation)
-            )
+            fused.append(fuse(priors, weights, self.method, self.normalisation))
         cells = batch.get(PROVENANCE) or [None] * len(fused)
         with_facts = {cell: self._provenance(cell) for cell in set(cells)}
         return {PRIOR: fused, PROVENANCE: [with_facts[cell] for cell in cells]}
@@ -216,13 +198,7 @@ class PriorFusion:
 
 
 def fuse_priors(
-    dataset: Splits,
-    sources: Iterable[str] | None = None,
-    method: Method = "mean",
-    *,
-    normalisation: Normalisation = "l2",
-    weights: Mapping[str, float] | None = None,
-    certainty: Mapping[str, str] | None = None,
+    dataset: Splits, sources: Iterable[str] | None = None, method: Method = "mean", **settings: Any
 ) -> Splits:
     """Add the column `prior`, fused from the columns `prior_<source>`, and log what was left out.
 
@@ -230,10 +206,7 @@ def fuse_priors(
         dataset: Data set, or splits of one, with the columns `words` and `prior_<source>`.
         sources: Sources to fuse; all that the data set has by default.
         method: `mean` or (signed) `max` over the sources, word by word.
-        normalisation: `l2`, `max_abs`, `min_max`, `softmax` or `none`, over the words of each text.
-        weights: Source to weight, at least 0; 1 where it is not named. Only ratios matter.
-        certainty: Source to a diagnostic column, such as `{"cap": "cap_r2"}`, whose value on a text
-            multiplies the weight of the source on that text (0 or less leaves it out).
+        settings: Other fields of `PriorFusion`: `normalisation`, `weights`, `certainty`.
 
     Returns:
         The data set with `prior` (null where no source is usable) and its entry in `provenance`.
@@ -243,42 +216,28 @@ def fuse_priors(
         DataError: a column is missing.
         PriorError: a prior has not one score per word, or sources differ in words or labels.
     """
-    from datasets import DatasetDict
+    from datasets import DatasetDict, Features, List, Value
 
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"": dataset})
-    first = next(iter(splits.values()))
-    fusion = PriorFusion(
-        sources=tuple(sources or prior_sources(first.features)),
-        method=method,
-        normalisation=normalisation,
-        weights=dict(weights or {}),
-        certainty=dict(certainty or {}),
-    )
-    if not fusion.sources:
-        raise DataError(
-            f"There is no prior to fuse: no column prior_<source> among {first.column_names}. "
-            "Run `hf-cap extract`, or map a source such as `CAPPrior` over the data set."
-        )
-    fused = DatasetDict({name: _fuse_split(split, fusion) for name, split in splits.items()})
+    names = tuple(sources or prior_sources(next(iter(splits.values())).features))
+    fusion = PriorFusion(sources=names, method=method, **settings)
+    needed = [WORDS, *map(prior_column, names or ("<source>",)), *fusion.certainty.values()]
+    added = {PRIOR: List(Value("float64")), PROVENANCE: Value("string")}
+    fused = DatasetDict()
+    for name, split in splits.items():
+        if missing := [column for column in needed if column not in split.column_names]:
+            raise DataError(
+                f"The fusion needs the column {missing[0]!r}; the data set has {split.column_names}. "
+                "Run `hf-cap extract` first, or leave this source out."
+            )
+        features = Features({**split.features, **added})
+        fused[name] = split.map(fusion, batched=True, features=features, desc="Fusing priors")
     _log_left_out(fused, fusion)
     return fused if isinstance(dataset, DatasetDict) else fused[""]
 
 
-def _fuse_split(split: "Dataset", fusion: PriorFusion) -> "Dataset":
-    from datasets import Features, List, Value
-
-    needed = [WORDS, *map(prior_column, fusion.sources), *fusion.certainty.values()]
-    if missing := [column for column in needed if column not in split.column_names]:
-        raise DataError(
-            f"The fusion needs the column {missing[0]!r}; the data set has {split.column_names}. "
-            "Extract this prior first, or leave its source out."
-        )
-    features = {**split.features, PRIOR: List(Value("float64")), PROVENANCE: Value("string")}
-    return split.map(fusion, batched=True, features=Features(features), desc="Fusing priors")
-
-
 def _log_left_out(splits: "DatasetDict", fusion: PriorFusion) -> None:
-    left_out: Counter[tuple[str, Defect]] = Counter()
+    left_out: Counter[tuple[str, str]] = Counter()
     empty = 0
     for split in splits.values():
         columns = {PRIOR, *map(prior_column, fusion.sources), *fusion.certainty.values()}
@@ -293,8 +252,5 @@ def _log_left_out(splits: "DatasetDict", fusion: PriorFusion) -> None:
         "%d of %d texts have no prior%s.",
         empty,
         sum(map(len, splits.values())),
-        "".join(
-            f"; {source} was left out of {count} ({reason.replace('_', ' ')})"
-            for (source, reason), count in sorted(left_out.items())
-        ),
+        "".join(f"; {s} was left out of {n} ({why})" for (s, why), n in sorted(left_out.items())),
     )
