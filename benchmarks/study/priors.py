@@ -102,7 +102,7 @@ def with_prior(settings: StudySettings, run: Run) -> Dataset:
         texts.add_column(WORDS, words),
         sources,
         method=HYBRIDS.get(base, "mean"),
-        normalisation=settings.normalisation,  # type: ignore[arg-type]
+        normalisation=settings.normalisation,
     )
     control = run.method if run.method in CONTROLS else None
     return fused if control is None else with_control(fused, control, seed=run.draw)  # type: ignore[arg-type]

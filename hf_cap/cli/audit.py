@@ -51,7 +51,7 @@ def run(values: Values) -> Result:
             label_column=given.label_column,
         )[given.reference_split]
     folder = Path(given.output_dir or f"{given.dataset.rstrip('/')}-audit")
-    audit = audit_dataset(dataset, reference, build(AuditSettings, values)).to_dict()
+    audit = audit_dataset(dataset, reference, build(AuditSettings, values))
     write_json(folder / "audit.json", audit)
     save_figures(audit_figures(audit), folder)
     _logger.info("Wrote audit.json and the figures to %s", folder)

@@ -218,9 +218,10 @@ def fuse_priors(
     """
     from datasets import DatasetDict, Features, List, Value
 
-    splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict({"": dataset})
-    names = tuple(sources or prior_sources(next(iter(splits.values())).features))
-    fusion = PriorFusion(sources=names, method=method, **settings)
+    splits: Any = dataset if isinstance(dataset, DatasetDict) else {"": dataset}
+    first = next(iter(splits.values()))
+    names: tuple[str, ...] = tuple(sources or prior_sources(first.features))
+    fusion: PriorFusion = PriorFusion(sources=names, method=method, **settings)
     needed = [WORDS, *map(prior_column, names or ("<source>",)), *fusion.certainty.values()]
     added = {PRIOR: List(Value("float64")), PROVENANCE: Value("string")}
     fused = DatasetDict()

@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_runs(root, rows)
     priors = write_priors(root / "priors", rows, SOURCES)
     audit = audit_dataset(Dataset.from_parquet(str(priors / "test.parquet")))
-    (priors / "audit.json").write_text(json.dumps(audit.to_dict()))
+    (priors / "audit.json").write_text(json.dumps(audit))
     return root
 
 
