@@ -28,7 +28,7 @@ for name in (
     "demo_data/labels.json",
     "recipes/demo/fit.yaml",
     "priors/templates/cap.yaml",
-    "evaluation/metric_space.md",
+    "evaluation/space/README.md.in",
     "evaluation/attacks/synonyms.json",
     "model_cards/model.md.jinja",
     "report/page/report.html.j2",

@@ -44,24 +44,20 @@ class ScoredTexts:
         counts = len(self.texts), len(self.targets), len(self.scores)
         if len(set(counts)) > 1:
             raise DataError(
-                f"{counts[0]} texts but {counts[1]} targets and {counts[2]} lists of word scores; "
-                "give one of each per text."
+                "Give one target and one list of scores per text, got {} texts, {} targets and {} "
+                "lists.".format(*counts)
             )
         for row, (words, scores) in enumerate(zip(self.spans, self.scores, strict=True)):
             if len(words) != len(scores):
                 raise DataError(
-                    f"Text {row} has {len(words)} words for word_pattern={self.word_pattern!r}, but "
-                    f"{len(scores)} scores: {self.texts[row][:80]!r}. Score every word, with the same "
-                    "pattern."
+                    f"Text {row} has {len(words)} words but {len(scores)} scores: "
+                    f"{self.texts[row][:80]!r}; use the `word_pattern` of the scores."
                 )
 
     @cached_property
     def spans(self) -> list[list[Span]]:
         """The words of each text."""
         return [split_words(text, self.word_pattern) for text in self.texts]
-
-
-# --- Agreement with a prior
 
 
 def cosine(scores: Scores, reference: Scores) -> float:
@@ -92,41 +88,31 @@ def spearman(scores: Scores, reference: Scores) -> float:
 def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
     if len(scores) != len(reference):
         raise DataError(
-            f"{len(scores)} word scores but {len(reference)} of the reference; give both one value "
-            "per word."
+            f"{len(scores)} word scores but {len(reference)} of the reference; give both one per word."
         )
-
-
-# --- Plausibility
 
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
-    """Agreement of word scores with a human rationale; each in [0, 1], higher is better.
-
-    Attributes:
-        token_f1: F1 of the chosen words against the marked ones.
-        auprc: Area under the precision-recall curve of the scores, by trapezoids.
-        iou: Words both chosen and marked, over words chosen or marked.
-    """
+    """Agreement of word scores with a human rationale; each in [0, 1], higher is better."""
 
     token_f1: float
+    """F1 of the chosen words against the marked ones."""
     auprc: float
+    """Area under the precision-recall curve of the scores, by trapezoids."""
     iou: float
+    """Words both chosen and marked, over words chosen or marked."""
 
 
 def plausibility(
     scores: Scores, marked: Sequence[bool], size: int | None = None
 ) -> Plausibility | None:
-    """Compare the word scores of one text with a human rationale.
+    """Compare the word scores of one text with a human rationale; `None` where no word is marked.
 
     Args:
         scores: One score per word.
         marked: One flag per word, true for the words of the human rationale.
         size: Number of highest-scoring words to choose; by default as many as are marked.
-
-    Returns:
-        The agreement; `None` where no word is marked.
 
     Raises:
         DataError: the lists differ in length, or `size` is below 1.
@@ -136,51 +122,42 @@ def plausibility(
     _check_lengths(scores, marked)
     if size is not None and size < 1:
         raise DataError(f"A rationale has at least 1 word, got `size={size!r}`.")
-    truth = {word for word, flag in enumerate(marked) if flag}
-    if not truth:
+    truth = np.asarray(marked, dtype=bool)
+    if not truth.any():
         return None
-    chosen = _highest(scores, size or len(truth))
-    both = len(chosen & truth)
-    flags = np.asarray(marked, dtype=bool)
-    precision, recall, _ = precision_recall_curve(flags, np.asarray(scores))
+    chosen = _highest(scores, size or int(truth.sum()))
+    both = int((chosen & truth).sum())
+    precision, recall, _ = precision_recall_curve(truth, np.asarray(scores))
     return Plausibility(
-        token_f1=2 * both / (len(chosen) + len(truth)),
+        token_f1=2 * both / int(chosen.sum() + truth.sum()),
         auprc=float(auc(recall, precision)),
-        iou=both / len(chosen | truth),
+        iou=both / int((chosen | truth).sum()),
     )
 
 
-def _highest(scores: Scores, size: int) -> set[int]:
-    """The words with the highest scores; ties go to the earlier word."""
-    return set(sorted(range(len(scores)), key=lambda word: (-scores[word], word))[:size])
-
-
-# --- Comprehensiveness and sufficiency (ERASER, arXiv 1911.03429)
-
-
-def rationale(scores: Scores, percent: int) -> list[bool]:
-    """Flags of the highest-scoring words, `percent` % of them, rounded up.
-
-    Args:
-        scores: One score per word; of equal ones the earlier word's counts as higher.
-        percent: Whole number above 0, at most 100.
-    """
-    chosen = _highest(scores, -(-len(scores) * percent // 100))
-    return [word in chosen for word in range(len(scores))]
+def _highest(scores: Scores, size: int) -> NDArray[np.bool_]:
+    """Flags of the words with the highest scores; ties go to the earlier word."""
+    flags = np.zeros(len(scores), dtype=bool)
+    flags[np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:size]] = True
+    return flags
 
 
 def comprehensiveness(
     predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
-    """Drop of the target's probability without the rationale: `p(y|x) - p(y|x without r)`.
+    """Drop of the class's probability without the highest-scoring words, `p(y|x) - p(y|x without r)`.
+
+    r are the top `percentages` of the words, rounded up, and the value is the mean over these sizes
+    (ERASER, arXiv 1911.03429). A model may react to the oddness of erased texts, and one trained on
+    word scores can be good at this metric without being more faithful: read the soft metrics too.
 
     Args:
         predict: Gives class probabilities.
         scored: Texts with word scores.
-        percentages: Sizes of the rationale in percent of the words; the result is the mean.
+        percentages: Sizes of the rationale in percent of the words.
 
     Returns:
-        One value per text in [-1, 1]; higher is better: the named words were needed.
+        One value per text in [-1, 1]; higher is better.
     """
     return _mean_drop(predict, scored, percentages, keep=False)
 
@@ -188,12 +165,12 @@ def comprehensiveness(
 def sufficiency(
     predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
-    """Drop of the target's probability with the rationale alone: `p(y|x) - p(y|r)`.
+    """Drop of the class's probability with the highest-scoring words alone, `p(y|x) - p(y|r)`.
 
-    Arguments as for `comprehensiveness`.
+    All else is as for comprehensiveness.
 
     Returns:
-        One value per text in [-1, 1]; lower is better: the named words were enough.
+        One value per text in [-1, 1]; lower is better.
     """
     return _mean_drop(predict, scored, percentages, keep=True)
 
@@ -201,15 +178,13 @@ def sufficiency(
 def _mean_drop(
     predict: Predict, scored: ScoredTexts, percentages: Sequence[int], *, keep: bool
 ) -> FloatArray:
-    """Mean of `p(y|x) - p(y|x')` over the sizes, x' the rationale (`keep`) or the rest."""
     erased = [
-        keep_words(text, words, [flag is keep for flag in rationale(scores, percent)])
+        keep_words(text, words, _highest(scores, -(-len(scores) * percent // 100)) == keep)
         for percent in percentages
         for text, words, scores in zip(scored.texts, scored.spans, scored.scores, strict=True)
     ]
     versions = len(percentages) + 1
-    probabilities = predict([*scored.texts, *erased])
-    of_target = _of_target(probabilities, list(scored.targets) * versions)
+    of_target = _of_target(predict([*scored.texts, *erased]), list(scored.targets) * versions)
     whole, *parts = of_target.reshape(versions, len(scored.texts))
     return np.asarray(whole - np.mean(parts, axis=0))
 
@@ -219,9 +194,6 @@ def _of_target(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
     return probabilities[np.arange(len(targets)), np.asarray(targets, dtype=np.intp)]
 
 
-# --- Soft-NC and Soft-NS (arXiv 2305.10496): embedding elements are erased at random
-
-
 def soft_nc(
     classifier: "Classifier",
     scored: ScoredTexts,
@@ -229,24 +201,26 @@ def soft_nc(
     distance: SoftDistance = "probability",
     seed: int = 0,
 ) -> FloatArray:
-    """Soft normalised comprehensiveness: important words are erased, relative to erasing all.
+    """Change of the output when embedding elements of important words are erased at random.
+
+    Relative to erasing all (arXiv 2305.10496). An element is kept with probability 1 - importance, the
+    scores of a text scaled to [0, 1]; tokens outside every word always stay.
 
     Args:
         classifier: The model that is explained.
         scored: Texts with word scores.
-        samples: Random masks per text; the distance is their mean.
-        distance: What erasure changes: the target's probability (0 where it rises), or the
-            Hellinger distance of the whole output.
+        samples: Random masks per text; more make the estimate steadier.
+        distance: `probability` of the class, counted where it falls (the paper), or `hellinger`
+            distance of the whole output (arXiv 2402.00794).
         seed: Seed of the masks, which depend on it and the text alone.
 
     Returns:
-        One value per text in [0, 1], clipped; higher is better. NaN where even erasing all words
-        does not move the output.
+        One value per text in [0, 1], clipped; higher is better. NaN where erasing all does nothing.
 
     Raises:
         ModelError: the tokenizer gives no character offsets.
     """
-    kept = [1.0 - importance(scores) for scores in scored.scores]
+    kept = [1.0 - _importance(scores) for scores in scored.scores]
     return np.clip(_soft_distance(classifier, scored, kept, samples, distance, seed), 0.0, 1.0)
 
 
@@ -257,19 +231,19 @@ def soft_ns(
     distance: SoftDistance = "probability",
     seed: int = 0,
 ) -> FloatArray:
-    """Soft normalised sufficiency: 1 minus the effect of erasing unimportant words.
+    """Share of the output that stays when elements of unimportant words are erased at random.
 
-    Arguments, errors and NaN as for `soft_nc`.
+    An element is kept with probability importance; all else is as for Soft-NC.
 
     Returns:
-        One value per text in [0, 1], clipped; higher is better, unlike plain `sufficiency`.
+        One value per text in [0, 1], clipped; higher is better, unlike plain sufficiency.
     """
-    kept = [importance(scores) for scores in scored.scores]
+    kept = [_importance(scores) for scores in scored.scores]
     moved = _soft_distance(classifier, scored, kept, samples, distance, seed)
     return np.clip(1.0 - moved, 0.0, 1.0)
 
 
-def importance(scores: Scores) -> FloatArray:
+def _importance(scores: Scores) -> FloatArray:
     """Scores of one text scaled to [0, 1], the lowest to 0; one half each where all are equal."""
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0 or np.ptp(values) == 0:
@@ -283,7 +257,7 @@ def probability_drop(whole: FloatArray, other: FloatArray, targets: Sequence[int
 
 
 def hellinger(whole: FloatArray, other: FloatArray, targets: Sequence[int]) -> FloatArray:
-    """Hellinger distance of two outputs, in [0, 1] (arXiv 2402.00794); `targets` are not used."""
+    """Hellinger distance of two outputs, in [0, 1]; `targets` are not used."""
     return np.asarray(np.linalg.norm(np.sqrt(whole) - np.sqrt(other), axis=1) / np.sqrt(2.0))
 
 
@@ -301,10 +275,7 @@ def _soft_distance(
     distance: SoftDistance,
     seed: int,
 ) -> FloatArray:
-    """Mean distance under random masks over that of the zero input, `(texts,)`; NaN where it is 0.
-
-    Elements of a word are kept with probability `kept`; tokens outside every word always stay.
-    """
+    """Mean distance under random masks over that of the zero input; NaN where the latter is 0."""
     texts, move, width = scored.texts, DISTANCES[distance], classifier.embedding_width
     words = [
         np.array(token_words(offsets, row, text), dtype=np.intp)
@@ -326,24 +297,18 @@ def _soft_distance(
     return np.asarray(moved / np.where(zero > _LEAST_DISTANCE, zero, np.nan))
 
 
-# --- Accuracy under attack
-
-
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """Accuracy before and under attacks; every number in [0, 1], higher is better but for the last.
-
-    Attributes:
-        clean_accuracy: Share of the original texts predicted right.
-        robust_accuracy: Share of texts of which every attacked version is predicted right.
-        mean_attacked_accuracy: Mean over texts of the share of versions predicted right.
-        attack_success: Share of the rightly predicted texts that an attack turns; `None` if none.
-    """
+    """Accuracy before and under attacks, each in [0, 1]."""
 
     clean_accuracy: float
+    """Share of the original texts predicted right."""
     robust_accuracy: float
+    """Share of texts of which every attacked version is predicted right."""
     mean_attacked_accuracy: float
+    """Mean over texts of the share of versions predicted right."""
     attack_success: float | None
+    """Share of the rightly predicted texts that an attack turns, lower is better; `None` if none."""
 
 
 def robustness(
@@ -359,14 +324,13 @@ def robustness(
     Raises:
         DataError: there is no text, a text has no attacked version, or the lists differ in length.
     """
-    if not len(references) or not len(attacked) == len(clean) == len(references):
+    counts = len(attacked), len(clean), len(references)
+    if not counts[0] or len(set(counts)) > 1 or not all(map(len, attacked)):
         raise DataError(
-            f"Robust accuracy needs one entry per text in each list, got {len(attacked)} attacked, "
-            f"{len(clean)} clean predictions and {len(references)} labels."
-        )
-    if empty := [row for row, versions in enumerate(attacked) if not len(versions)]:
-        raise DataError(
-            f"{len(empty)} texts have no attacked version, the first is text {empty[0]}; remove them."
+            "Robust accuracy needs attacked predictions, a clean one and a label for each text, got "
+            "lists for {}, {} and {} texts, {} without a version.".format(
+                *counts, sum(not len(versions) for versions in attacked)
+            )
         )
     pairs = zip(attacked, references, strict=True)
     right = np.array([np.mean(np.asarray(versions) == gold) for versions, gold in pairs])

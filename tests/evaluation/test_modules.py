@@ -47,14 +47,21 @@ def test_metrics_that_run_a_model(name: str, options: dict[str, Any], tmp_path: 
     assert again == {name: pytest.approx(found[name], abs=1e-5)}
 
 
-def test_options_of_a_metric_reach_the_function(options: dict[str, Any]) -> None:
-    parts: Any = roberta_classifier(), word_tokenizer()
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("comprehensiveness", {"percentages": (50,)}), ("soft_ns", {"samples": 1, "seed": 3})],
+)
+def test_options_of_a_metric_reach_the_function(
+    name: str, changed: dict[str, Any], options: dict[str, Any]
+) -> None:
+    model, tokenizer = roberta_classifier(), word_tokenizer()
     inputs: dict[str, Any] = {"predictions": SCORES, "references": TARGETS, "texts": TEXTS}
-    found = load_metric("comprehensiveness", **options).compute(
-        **inputs, model=parts[0], tokenizer=parts[1], percentages=(50,)
-    )
-    expected = metrics.comprehensiveness(Classifier(*parts), SCORED, (50,))
-    assert found["comprehensiveness"] == pytest.approx(expected.mean(), abs=1e-5)
+    metric = load_metric(name, **options)
+    found = metric.compute(**inputs, model=model, tokenizer=tokenizer, **changed)
+    expected = getattr(metrics, name)(Classifier(model, tokenizer), SCORED, **changed)
+    assert found[name] == pytest.approx(np.nanmean(expected), abs=1e-5)
+    for option in changed:
+        assert f"    {option}: " in metric.inputs_description
 
 
 def test_plausibility(options: dict[str, Any]) -> None:
@@ -94,7 +101,9 @@ def test_a_space_loads_and_computes(name: str, options: dict[str, Any], tmp_path
     assert isinstance(metric, METRICS[name])
     assert metric.info.citation.startswith("@")
     assert metric.info.reference_urls[0].startswith("https://arxiv.org/abs/")
-    for argument in set(inspect.signature(metric._compute).parameters) - {"options"}:
+    for argument in {*inspect.signature(metric._compute).parameters, *metric.features} - {
+        "options"
+    }:
         assert f"    {argument}: " in metric.inputs_description
     assert metric.description.startswith(("Drop", "Change", "Share", "Agreement"))
     assert "\nReturns:\n" in metric.inputs_description
@@ -113,4 +122,4 @@ def test_the_page_of_a_space_is_whole(name: str, tmp_path: Path) -> None:
     app = (folder / "app.py").read_text()
     compile(app, "app.py", "exec")
     assert f'"{name}.py"' in app
-    assert ("model=" in app) == ("    model: " in METRICS[name].texts()[1])
+    assert 'model="distilbert/' in app
