@@ -251,7 +251,7 @@ def through_trainer(
         )  # fmt: skip
         trainer.train()
     features = torch.from_numpy(trainer.model.config.preprocessor.features(task.test))
-    return predict(trainer.model, features).double().numpy()
+    return predict(trainer.model, features)
 
 
 def model_options(name: str) -> TabularModelOptions:

@@ -45,8 +45,7 @@ SETTINGS = [
 def run(values: Values) -> Result:
     """Ask, and write the scores with their card."""
     from hf_cap.hub import PushOptions, check_access, publish
-    from hf_cap.laat.elicitation import elicit_scores
-    from hf_cap.laat.publishing import write_scores
+    from hf_cap.laat.elicitation import elicit_scores, write_scores
     from hf_cap.laat.table import read_schema
     from hf_cap.lm.base import using_runtime
 

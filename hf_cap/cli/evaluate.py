@@ -75,9 +75,6 @@ def _of_texts(given: EvaluateArguments, settings: EvaluationSettings) -> dict[st
 
 def _of_table(given: EvaluateArguments) -> dict[str, Any]:
     """The model knows its columns and target; the settings of an evaluation are about texts."""
-    from hf_cap.laat.models import evaluate_tabular, load_tabular_model, read_rows
-    from hf_cap.laat.table import EncodedTable
+    from hf_cap.laat.models import evaluate_tabular, load_tabular_model
 
-    model = load_tabular_model(given.model)
-    frame = read_rows(model, given.dataset, split=given.split)
-    return dict(evaluate_tabular(model, EncodedTable(frame, model.config.preprocessor)))
+    return evaluate_tabular(load_tabular_model(given.model), given.dataset, split=given.split)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -46,18 +47,17 @@ def run(values: Values) -> Result:
 
 def _push_model(folder: str, options: PushOptions) -> Path:
     from hf_cap.hub import push_model
-    from hf_cap.laat.models import is_tabular_model
-    from hf_cap.laat.publishing import facts_of_run
+    from hf_cap.laat.models import TabularConfig, is_tabular_model, tabular_facts
 
     if is_tabular_model(folder):
-        return push_model(folder, options, facts=facts_of_run(folder, options.examples))
+        config = TabularConfig.from_pretrained(folder)
+        return push_model(folder, options, facts=partial(tabular_facts, config=config))
     return push_model(folder, options)
 
 
 def _push_scores(folder: str, options: PushOptions) -> Path:
     from hf_cap.hub import publish
-    from hf_cap.laat.elicitation import load_scores
-    from hf_cap.laat.publishing import write_scores
+    from hf_cap.laat.elicitation import load_scores, write_scores
 
     scores, source = load_scores(folder), Path(folder)
     card = {name: getattr(options, name) for name in ("repo_id", "license", "template")}

@@ -145,18 +145,18 @@ def _record_table(given: TrainArguments, settings: Values, trainer: Any) -> Valu
     """Write `run.json`, the evaluation and the card of a model of a table; gives the evaluation."""
     from hf_cap.cards import EVALUATIONS, RUN_FILE
     from hf_cap.laat.models import evaluate_tabular
-    from hf_cap.laat.publishing import tabular_record, write_tabular_card
+    from hf_cap.laat.trainer import tabular_record, write_tabular_card
     from hf_cap.utils import write_json
     from hf_cap.workflow import write_evaluation
 
     folder = Path(given.output_dir)
-    record = tabular_record(trainer, trainer.scores, dataset=given.dataset)
+    record = tabular_record(trainer, dataset=given.dataset)
     record["data"]["train_split"] = given.train_split
     record |= {"kind": "train_tabular", "settings": settings, "command": command_line()}
     write_json(folder / RUN_FILE, record)
     numbers: Values = {}
     if split := given.eval_split:
-        found = evaluate_tabular(trainer.model, trainer.eval_dataset)
+        found = evaluate_tabular(trainer.model, given.dataset, split=split)
         numbers = write_evaluation(found, folder / EVALUATIONS, split)
     facts = {"config": trainer.model.config, "name": folder.name, "repo_id": None}
     evaluations = {split: numbers} if split else {}

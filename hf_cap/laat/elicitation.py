@@ -13,22 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
+from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from hf_cap.cards import public_name, public_settings, public_text, render_card
 from hf_cap.data import read_parquet
-from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
-from hf_cap.laat.settings import HIGHEST, LOWEST, ElicitOptions
+from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, PriorError
+from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Feature, TableSchema, read_strings
-from hf_cap.lm.base import LanguageModel, Query, Reply
+from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
 from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.schema import PROVENANCE
-from hf_cap.utils import generator, versions
+from hf_cap.utils import generator, versions, write_text
 
 _logger = logging.getLogger(__name__)
 
-ANSWERS = tuple(range(LOWEST, HIGHEST + 1))
-"""Every score that can be answered."""
+TAGS = ("hf_cap", "laat", "tabular", "feature-scores", "arxiv:2502.20268")
+LOWEST, HIGHEST = -10, 10
+"""Range of the integers that the language model chooses from."""
 CLASS, FEATURE, SCORE = "class", "feature", "score"
 COLUMNS = Features(
     {
@@ -114,39 +117,39 @@ class FeatureScores:
         Raises:
             PriorError: no score fits, or scores are for a class or feature that the model does not have.
         """
-        for kind, got, known in (
-            (CLASS, {one.label for one in self.scores}, outputs),
-            (FEATURE, {one.feature for one in self.scores}, features),
-        ):
-            if strange := sorted(got - set(known)):
-                raise PriorError(
-                    f"There are scores for the {kind} {strange[:3]!r}, but the table has "
-                    f"{list(known)[:8]!r}. Elicit them for this table and description."
-                )
         found = {(one.label, one.feature): one.score for one in self.scores}
+        for kind, named, there in (
+            (CLASS, {label for label, _ in found}, outputs),
+            (FEATURE, {feature for _, feature in found}, features),
+        ):
+            if unknown := sorted(named - set(there)):
+                raise PriorError(
+                    f"There are scores for the {kind} {unknown[:3]!r}, but the table has "
+                    f"{list(there)[:8]!r}. Elicit them for this table and description."
+                )
         rows = [[found.get((label, name)) for name in features] for label in outputs]
         values = np.array(rows, dtype=np.float64)
-        known_ = ~np.isnan(values)
+        known = ~np.isnan(values)
         if not np.nan_to_num(values).any():
             raise PriorError("All feature scores are 0 or missing; there is nothing to align with.")
-        return np.where(known_, values, 0.0), known_
+        return np.where(known, values, 0.0), known
 
     def control(self, name: str, seed: int = 0) -> "FeatureScores":
-        """Scores of a control in place of these, drawn by `seed`.
+        """Scores of a control (`CONTROLS`) in place of these, drawn by `seed`.
 
         Raises:
-            ConfigError: `CONTROLS` has no such control.
+            ConfigError: there is no such control.
         """
         if name not in CONTROLS:
             raise ConfigError(f"There is no control {name!r}; there are {sorted(CONTROLS)}.")
         rng = generator(seed, name)
-        made: list[FeatureScore] = []
+        drawn: dict[tuple[str, str], float] = {}
         for label in dict.fromkeys(one.label for one in self.scores):
-            row = [one for one in self.scores if one.label == label]
-            known = np.array([one.score for one in row if one.score is not None])
-            drawn = iter(CONTROLS[name](known, rng).tolist())
-            made += [replace(one, score=None if one.score is None else next(drawn)) for one in row]
-        return FeatureScores(tuple(made), {**self.provenance, "control": name})
+            known = [one for one in self.scores if one.label == label and one.score is not None]
+            values = CONTROLS[name](np.array([one.score for one in known]), rng).tolist()
+            drawn |= {(label, one.feature): v for one, v in zip(known, values, strict=True)}
+        made = tuple(replace(s, score=drawn.get((s.label, s.feature))) for s in self.scores)
+        return FeatureScores(made, {**self.provenance, "control": name})
 
     def to_dataset(self) -> Dataset:
         """The scores as a data set with the columns `COLUMNS`."""
@@ -166,7 +169,7 @@ class FeatureScores:
                 f"Feature scores need the columns {sorted(absent)!r}; found {dataset.column_names}."
             )
         rows: list[dict[str, Any]] = list(dataset)
-        scores = tuple(
+        scores = [
             FeatureScore(
                 row[CLASS],
                 row[FEATURE],
@@ -177,14 +180,9 @@ class FeatureScores:
                 tuple(row.get("reasons") or ()),
             )
             for row in rows
-        )
+        ]
         cell = rows[0].get(PROVENANCE) if rows else None
-        return cls(scores, json.loads(cell) if cell else {})
-
-
-def sharpened(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sign(s)·exp|s|; 0 stays 0."""
-    return np.sign(scores) * np.exp(np.abs(scores))
+        return cls(tuple(scores), json.loads(cell) if cell else {})
 
 
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
@@ -194,121 +192,46 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
         DataError: there is nothing of that name, or it does not hold scores.
     """
     path = Path(name).expanduser()
-    if path.suffix in (".json", ".yaml", ".yml"):
-        try:
-            values = {
-                label: {feature: float(score) for feature, score in row.items()}
-                for label, row in read_strings(path).items()
-            }
-        except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
-            raise DataError(
-                f"Cannot read feature scores from {str(name)!r}: {error}. It holds class: {{feature: score}}."
-            ) from error
-        return FeatureScores.of(values, source="file")
     try:
-        dataset = (
-            read_parquet(path / "train.parquet")
-            if path.is_dir()
-            else load_dataset(str(name), split="train")
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"There are no feature scores {str(name)!r}: {error}") from error
-    return FeatureScores.from_dataset(dataset)
+        if path.suffix in (".json", ".yaml", ".yml"):
+            return FeatureScores.of(read_strings(path), source="file")
+        if path.is_dir():
+            return FeatureScores.from_dataset(read_parquet(path / "train.parquet"))
+        return FeatureScores.from_dataset(load_dataset(str(name), split="train"))
+    except CAPError:
+        raise
+    except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"There are no feature scores {str(name)!r}: {error}. A file holds class: {{feature: score}}."
+        ) from error
 
 
-# --- What the language model is asked.
-
-_EXAMPLES = (
-    # feature, output, score: from a domain that no table is likely to be about
-    ("price of the dish in euros", "the guest orders the dish", -5),
-    ("the dish is recommended by the waiter", "the guest orders the dish", 7),
-    ("number on the page of the menu", "the guest orders the dish", 0),
-)
-_ANSWER = re.compile(r"score\W{0,4}?[:=]\W{0,4}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
+# --- Elicitation.
 
 
 class Question(NamedTuple):
     """One feature and one output of a table."""
 
-    schema: TableSchema
-    feature: Feature
     output: str
-    description: str
-    """Of the output."""
-
-    @property
-    def feature_text(self) -> str:
-        """The feature in words: name and description, and for a category its level."""
-        feature = self.feature
-        known = "" if feature.description == feature.column else f" ({feature.description})"
-        level = "" if feature.level is None else f" is {feature.level}"
-        return f"{feature.column}{known}{level}"
-
-    @property
-    def output_text(self) -> str:
-        """The output in words."""
-        if self.schema.kind == "regression":
-            return f"a higher value of {self.description}"
-        same = self.description == self.output
-        return self.output if same else f"{self.output} ({self.description})"
+    feature: Feature
+    text: str
+    """A line for the feature and one for the outcome, without what is asked of them."""
 
 
 def questions(schema: TableSchema) -> list[Question]:
-    """A question for each output and feature, outputs slowest."""
-    descriptions = schema.class_descriptions or schema.outputs
-    return [
-        Question(schema, feature, output, description)
-        for output, description in zip(schema.outputs, descriptions, strict=True)
-        for feature in schema.features
-    ]
-
-
-def expectation_prefix(question: Question) -> str:
-    """The beginning of the prompt, the same for all features of an output."""
-    examples = "\n\n".join(
-        f"Feature: {feature}\nOutcome: {output}\nScore: {score}"
-        for feature, output, score in _EXAMPLES
-    )
-    task = f"\n\n{question.schema.question}" if question.schema.question else ""
-    return (
-        f"Rate from {LOWEST} to {HIGHEST} how much a feature speaks for an outcome: positive if a larger "
-        "value of the feature (or, for a category, that it applies) makes the outcome more likely, negative "
-        f"if less likely, 0 if it does not matter.\n\n{examples}{task}\n\n"
-    )
-
-
-def expectation_body(question: Question) -> str:
-    """The rest of the prompt, up to the score."""
-    return f"Feature: {question.feature_text}\nOutcome: {question.output_text}\nScore:"
-
-
-def answer_text(score: int) -> str:
-    """A score as it is answered; the line's end distinguishes 1 from 10."""
-    return f" {score}\n"
-
-
-def chat_prompt(question: Question) -> str:
-    """The request to a chat model that reasons before it answers."""
-    task = question.schema.question or f"The target is {question.schema.target}."
-    names = ", ".join(column.name for column in question.schema.columns)
-    larger = "a larger value" if question.feature.level is None else "that this applies"
-    return (
-        f"You help to predict an outcome from the columns of a table.\nTask: {task}\nColumns: {names}\n"
-        f"Feature: {question.feature_text}\nOutcome: {question.output_text}\n\n"
-        f"How much does the feature speak for the outcome? Give an integer from {LOWEST} to {HIGHEST}: "
-        f"positive if {larger} makes the outcome more likely, negative if less likely, 0 if it does not "
-        "matter. Think step by step in a few sentences, then end with one line of the form\nScore: <integer>"
-    )
-
-
-def read_answer(text: str) -> int | None:
-    """The last score of an answer, or `None` where there is none in the range."""
-    found = _ANSWER.findall(text)
-    score = int(re.sub(r"[−–]", "-", found[-1]).replace(" ", "")) if found else HIGHEST + 1
-    return score if LOWEST <= score <= HIGHEST else None
-
-
-# --- Elicitation.
+    """A question per output and feature, outputs slowest."""
+    found = []
+    meanings = schema.class_descriptions or schema.outputs
+    for output, meaning in zip(schema.outputs, meanings, strict=True):
+        outcome = output if meaning == output else f"{output} ({meaning})"
+        if schema.kind == "regression":
+            outcome = f"a higher value of {output}"
+        for feature in schema.features:
+            known = "" if feature.description == feature.column else f" ({feature.description})"
+            level = "" if feature.level is None else f" is {feature.level}"
+            text = f"Feature: {feature.column}{known}{level}\nOutcome: {outcome}"
+            found.append(Question(output, feature, text))
+    return found
 
 
 def elicit_scores(
@@ -330,27 +253,56 @@ def elicit_scores(
         ServerError: the server of the model keeps failing.
     """
     opened, options = open_language_model(model), options or ElicitOptions()
-    scores, facts = (_by_chat if options.method == "chat" else _by_expectation)(
-        schema, opened, options
-    )
+    asked, chat = questions(schema), options.method == "chat"
+    answers, facts = (_by_chat if chat else _by_expectation)(schema, asked, opened, options)
+    scores = [
+        FeatureScore(
+            question.output,
+            question.feature.name,
+            float(np.mean([score for score, _ in found])) if found else None,
+            question.feature.description,
+            tuple(score for score, _ in found),
+            options.estimates - len(found) if chat else 0,
+            tuple(text for _, text in found if text),
+        )
+        for question, found in zip(asked, answers, strict=True)
+    ]
     known = {"method": options.method, "model": opened.fingerprint, **facts, "versions": versions()}
     return FeatureScores(tuple(scores), known)
 
 
+Answers = list[list[tuple[float, str]]]
+"""Per question the scores that were answered, each with the text of the answer."""
+
+
+_EXPECTATION = (
+    f"Rate from {LOWEST} to {HIGHEST} how much a feature speaks for an outcome: positive if a larger value "
+    "of the feature (or, for a category, that it applies) makes the outcome more likely, negative if less "
+    "likely, 0 if it does not matter.\n\n"
+    # from a domain that no table is likely to be about
+    "Feature: price of the dish in euros\nOutcome: the guest orders the dish\nScore: -5\n\n"
+    "Feature: the dish is recommended by the waiter\nOutcome: the guest orders the dish\nScore: 7\n\n"
+    "Feature: number on the page of the menu\nOutcome: the guest orders the dish\nScore: 0\n\n"
+)
+
+
 def _by_expectation(
-    schema: TableSchema, model: LanguageModel, options: ElicitOptions
-) -> tuple[list[FeatureScore], dict[str, Any]]:
+    schema: TableSchema, asked: list[Question], model: LanguageModel, options: ElicitOptions
+) -> tuple[Answers, dict[str, Any]]:
     """The mean integer under the model's probabilities: deterministic, one short pass per question."""
-    asked = questions(schema)
-    answers = [answer_text(score) for score in ANSWERS]
-    prompts = [_prompt(question, model, options.chat) for question in asked]
-    scored = model.log_probs([Query(*prompt, answer) for prompt in prompts for answer in answers])
-    log_probs = np.array([one.total for one in scored]).reshape(len(asked), len(answers))
+    shared = _EXPECTATION + (f"{schema.question}\n\n" if schema.question else "")
+    queries = []
+    for question in asked:
+        prefix, body = shared, f"{question.text}\nScore:"
+        rendered = model.chat_prompt(shared + question.text) if options.chat else None
+        if rendered is not None:  # the answer continues the model's turn
+            at = rendered.rfind(question.text)
+            prefix, body = rendered[:at], f"{rendered[at:]}Score:"
+        # the end of the line distinguishes 1 from 10
+        queries += [Query(prefix, body, f" {score}\n") for score in range(LOWEST, HIGHEST + 1)]
+    scored = model.log_probs(queries)
+    log_probs = np.array([one.total for one in scored]).reshape(len(asked), -1)
     means = expectations(log_probs, calibrate=options.calibrate).tolist()
-    scores = [
-        FeatureScore(one.output, one.feature.name, mean, one.feature.description, (mean,))
-        for one, mean in zip(asked, means, strict=True)
-    ]
     facts = {
         "chat": options.chat,
         "calibrate": options.calibrate,
@@ -358,7 +310,7 @@ def _by_expectation(
         "tokens": model.statistics.tokens_computed,
         "tokens_without_sharing": model.statistics.naive_tokens,
     }
-    return scores, facts
+    return [[(mean, "")] for mean in means], facts
 
 
 def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[np.float64]:
@@ -374,47 +326,49 @@ def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[
     if calibrate:
         log_probs = log_probs - log_probs.mean(0)
     probs = np.exp(log_probs - log_probs.max(1, keepdims=True))
-    mean: NDArray[np.float64] = probs / probs.sum(1, keepdims=True) @ np.array(ANSWERS, dtype=float)
+    answers = np.arange(LOWEST, HIGHEST + 1.0)
+    mean: NDArray[np.float64] = probs / probs.sum(1, keepdims=True) @ answers
     return mean
 
 
-def _prompt(question: Question, model: LanguageModel, chat: bool) -> tuple[str, str]:
-    """Prefix and body, inside the model's chat template where it has one; the answer continues its turn."""
-    prefix, body = expectation_prefix(question), expectation_body(question)
-    request, slot = body.rsplit("\n", 1)
-    rendered = model.chat_prompt(prefix + request) if chat else None
-    if rendered is None:
-        return prefix, body
-    at = rendered.rfind(request)
-    return rendered[:at], rendered[at:] + slot
-
-
 def _by_chat(
-    schema: TableSchema, model: LanguageModel, options: ElicitOptions
-) -> tuple[list[FeatureScore], dict[str, Any]]:
-    """The mean of a few answers in words; one without a score is asked again, then counts as missing."""
-    asked = questions(schema)
-    found, replies = _ask([chat_prompt(question) for question in asked], model, options)
+    schema: TableSchema, asked: list[Question], model: LanguageModel, options: ElicitOptions
+) -> tuple[Answers, dict[str, Any]]:
+    """A few answers in words; one without a score is asked again, then counts as missing."""
+    prompts = [_chat_prompt(schema, question) for question in asked]
+    found: Answers = [[] for _ in prompts]
+    replies: list[Reply] = []
+    wanted = options.estimates * len(asked)
+    with tqdm(total=wanted, desc="answers", disable=None) as bar:
+        for estimate in range(options.estimates):
+            waiting = list(range(len(prompts)))
+            for attempt in range(options.attempts + 1):
+                # a seed of its own, so that more estimates or attempts ask only what is new
+                seed = (options.seed * 1_009 + estimate) * 101 + attempt
+                sampling = Sampling(
+                    max_new_tokens=options.max_new_tokens,
+                    temperature=options.temperature,
+                    seed=seed,
+                )
+                made = model.generate([prompts[index] for index in waiting], sampling)
+                replies += made
+                left = []
+                for index, reply in zip(waiting, made, strict=True):
+                    if (score := read_answer(reply.text)) is None:
+                        left.append(index)
+                    else:
+                        found[index].append((float(score), reply.text))
+                bar.update(len(waiting) - len(left))
+                waiting = left
+                if not waiting:
+                    break
     if not any(found):
         raise ExtractError(
             f"None of the {len(replies)} answers held a score; the last one was {replies[-1].text[-200:]!r}. "
             "Use a stronger model, more `max_new_tokens`, or `method='expectation'`."
         )
-    wanted = options.estimates * len(asked)
     if missing := wanted - sum(map(len, found)):
         _logger.warning("%d of %d answers held no score.", missing, wanted)
-    scores = [
-        FeatureScore(
-            one.output,
-            one.feature.name,
-            float(np.mean([score for score, _ in answers])) if answers else None,
-            one.feature.description,
-            tuple(float(score) for score, _ in answers),
-            options.estimates - len(answers),
-            tuple(text for _, text in answers),
-        )
-        for one, answers in zip(asked, found, strict=True)
-    ]
     facts = {
         "estimates": options.estimates,
         "temperature": options.temperature,
@@ -423,30 +377,87 @@ def _by_chat(
         "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
         "completion_tokens": sum(reply.completion_tokens for reply in replies),
     }
-    return scores, facts
+    return found, facts
 
 
-def _ask(
-    prompts: Sequence[str], model: LanguageModel, options: ElicitOptions
-) -> tuple[list[list[tuple[int, str]]], list[Reply]]:
-    """Per prompt the scores that were answered, with the answers; and all replies."""
-    found: list[list[tuple[int, str]]] = [[] for _ in prompts]
-    replies: list[Reply] = []
-    with tqdm(total=options.estimates * len(prompts), desc="answers", disable=None) as bar:
+def _chat_prompt(schema: TableSchema, question: Question) -> str:
+    """The request to a chat model that reasons before it answers."""
+    task = schema.question or f"The target is {schema.target}."
+    names = ", ".join(column.name for column in schema.columns)
+    larger = "a larger value" if question.feature.level is None else "that this applies"
+    return (
+        f"You help to predict an outcome from the columns of a table.\nTask: {task}\nColumns: {names}\n"
+        f"{question.text}\n\n"
+        f"How much does the feature speak for the outcome? Give an integer from {LOWEST} to {HIGHEST}: "
+        f"positive if {larger} makes the outcome more likely, negative if less likely, 0 if it does not "
+        "matter. Think step by step in a few sentences, then end with one line of the form\nScore: <integer>"
+    )
 
-        def count(_: str, reply: Reply) -> None:
-            bar.update(read_answer(reply.text) is not None)
 
-        for estimate in range(options.estimates):
-            waiting = list(range(len(prompts)))
-            for attempt in range(options.attempts + 1):
-                asked = [prompts[index] for index in waiting]
-                made = model.generate(asked, options.sampling(estimate, attempt), count)
-                replies += made
-                scores = [read_answer(reply.text) for reply in made]
-                for index, score, reply in zip(waiting, scores, made, strict=True):
-                    found[index] += [] if score is None else [(score, reply.text)]
-                waiting = [i for i, score in zip(waiting, scores, strict=True) if score is None]
-                if not waiting:
-                    break
-    return found, replies
+_ANSWER = re.compile(r"score\W{0,4}?[:=]\W{0,4}?([-−–]?\s?\d+)\b(?!\.\d)", re.IGNORECASE)
+
+
+def read_answer(text: str) -> int | None:
+    """The last score of an answer, or `None` where there is none in the range."""
+    found = _ANSWER.findall(text)
+    score = int(re.sub(r"[−–]", "-", found[-1]).replace(" ", "")) if found else HIGHEST + 1
+    return score if LOWEST <= score <= HIGHEST else None
+
+
+# --- Publishing.
+
+
+def write_scores(
+    folder: Path,
+    scores: FeatureScores,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    template: str | None = None,
+) -> None:
+    """Write scores as parquet, and their card, without local paths, servers and secrets.
+
+    Args:
+        folder: An existing folder.
+        scores: What is written.
+        repo_id: Where they will be on the Hub.
+        license: Licence as the Hub spells it.
+        template: File of another Jinja template than the one that ships.
+
+    Raises:
+        ConfigError: the template fails.
+    """
+    made = scores.provenance
+    model = {"model": public_name(made["model"])} if "model" in made else {}
+    public = replace(scores, provenance={**public_settings(made), **model})
+    facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
+    public.to_dataset().to_parquet(str(folder / "train.parquet"))
+    write_text(folder / "README.md", render_card(facts, template))
+
+
+def score_facts(
+    scores: FeatureScores, name: str, repo_id: str | None, license: str | None
+) -> dict[str, Any]:
+    """The facts of the card of feature scores: `name`, `scores` (a table), `made` (how), and others."""
+    made = scores.provenance
+    found = {(one.feature, one.label): one.score for one in scores.scores}
+    classes = list(dict.fromkeys(label for _, label in found))
+    features = dict.fromkeys(feature for feature, _ in found)
+    rows = [[one, *(found.get((one, label)) for label in classes)] for one in features]
+    return {
+        "template": "scores.md.jinja",
+        "metadata": DatasetCardData(
+            pretty_name=name,
+            license=license,
+            task_categories=["tabular-classification"],
+            size_categories="n<1K" if len(found) < 1_000 else "1K<n<10K",
+            tags=list(TAGS),
+            configs=[{"config_name": "default", "data_files": "train.parquet"}],
+        ),
+        "name": name,
+        "repo_id": repo_id,
+        "scores": [["Feature", *classes], *rows],
+        "made": {k: v for k, v in made.items() if k not in ("command", "versions")},
+        "versions": made.get("versions") or {},
+        "command": public_text(made.get("command") or "") or None,
+    }

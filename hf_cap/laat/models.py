@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -26,12 +27,13 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.attribution import Logits
+from hf_cap.cards import model_facts, public_settings
 from hf_cap.errors import DataError, ModelError
-from hf_cap.laat.settings import Scope, TabularModelOptions
+from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, TAGS
+from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, Table, read_table
 
 Features = Float[Tensor, "batch features"]
-ClassGradients = Float[Tensor, "batch classes features"]
 
 
 class TabularConfig(PreTrainedConfig):
@@ -40,7 +42,7 @@ class TabularConfig(PreTrainedConfig):
     Args:
         hidden_sizes: Units of each hidden layer; none for a linear model.
         activation: Activation of the hidden layers.
-        preprocessing: `Preprocessor` as a dict: the table's schema and what was learned about its columns.
+        preprocessing: A `Preprocessor` as a dict.
         initializer_range: Standard deviation of the weights before training.
         kwargs: All else that `PreTrainedConfig` takes, such as `id2label`.
     """
@@ -100,7 +102,7 @@ class TabularModel(PreTrainedModel):
         """Scores of the classes, and the loss where there are labels.
 
         Args:
-            features: What `Preprocessor.features` gave.
+            features: As `Preprocessor.features` gives them.
             labels: `(batch,)`: class indices, or standardised numbers for regression.
             kwargs: Ignored; the trainer may pass more.
         """
@@ -136,21 +138,20 @@ def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
 # --- Predictions, and how good they are.
 
 
-def read_rows(model: TabularModel, table: Table, *, split: str = "train") -> pd.DataFrame:
-    """A table, read as the model's training table was: the same cells mean a missing value.
-
-    Raises:
-        DataError: there is no such table or split, or it has no rows.
-    """
+def _read(model: TabularModel, table: Table, split: str = "train") -> pd.DataFrame:
+    """A table read as the training table was: the same cells mean a missing value."""
     missing_values = model.config.preprocessor.schema.missing_values
     return read_table(table, split=split, missing_values=missing_values)
 
 
 @torch.no_grad()
-def predict(model: TabularModel, features: Features) -> Tensor:
-    """Class probabilities, `(batch, classes)`, or for regression the standardised target, `(batch,)`."""
+def predict(model: TabularModel, features: Features) -> NDArray[np.float64]:
+    """Class probabilities, `(batch, classes)`, or for regression numbers in the target's unit, `(batch,)`."""
     logits: Tensor = model(features=features.to(model.device)).logits
-    return logits[:, 0] if model.config.problem_type == "regression" else logits.softmax(-1)
+    if model.config.problem_type == "regression":
+        return model.config.preprocessor.numbers(logits[:, 0].double().cpu().numpy())
+    found: NDArray[np.float64] = logits.softmax(-1).double().cpu().numpy()
+    return found
 
 
 def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
@@ -161,25 +162,27 @@ def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
         target.
     """
     preprocessor = model.config.preprocessor
-    features = torch.from_numpy(preprocessor.features(read_rows(model, table)))
-    found = predict(model, features).double().cpu().numpy()
-    if preprocessor.schema.kind == "regression":
-        found = preprocessor.numbers(found)[:, None]
-    return pd.DataFrame(found, columns=list(preprocessor.schema.outputs))
+    features = preprocessor.features(_read(model, table))
+    found = predict(model, torch.from_numpy(features))
+    outputs = preprocessor.schema.outputs
+    return pd.DataFrame(found.reshape(-1, len(outputs)), columns=list(outputs))
 
 
-def evaluate_tabular(model: TabularModel, rows: EncodedTable) -> dict[str, float]:
+def evaluate_tabular(
+    model: TabularModel, table: Table, *, split: str = "train"
+) -> dict[str, float]:
     """Number of rows as `rows`, and `classification_metrics`, or `regression_metrics` in the target's unit.
 
     Raises:
-        DataError: only one class occurs among the rows.
+        DataError: there is no such table or split, or only one class occurs among its rows.
     """
-    outputs = predict(model, rows.features).double().cpu().numpy()
-    preprocessor, known = model.config.preprocessor, rows.labels.numpy()
+    preprocessor = model.config.preprocessor
+    rows = EncodedTable(_read(model, table, split), preprocessor)
+    found, labels = predict(model, rows.features), rows.labels.numpy()
     if preprocessor.schema.kind == "regression":
-        measured = regression_metrics(preprocessor.numbers(outputs), preprocessor.numbers(known))
+        measured = regression_metrics(found, preprocessor.numbers(labels))
     else:
-        measured = classification_metrics(outputs, known)
+        measured = classification_metrics(found, labels)
     return {"rows": len(rows), **measured}
 
 
@@ -220,23 +223,13 @@ def regression_metrics(
 # --- Input gradients: how the scores of the classes rise with each feature.
 
 
-def class_scores(logits: Logits) -> Logits:
-    """What is attributed: each class's logit minus the mean over the classes; a single output as it is.
-
-    Logits have a meaning only up to a number that all classes share. With two classes the score is half
-    the margin between them.
-    """
-    return logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
-
-
 def input_gradients(
-    logits: Logits,
-    features: Features,
-    classes: Int[Tensor, " classes"],
-    *,
-    differentiable: bool,
-) -> ClassGradients:
+    logits: Logits, features: Features, classes: Int[Tensor, " classes"], *, differentiable: bool
+) -> Float[Tensor, "batch classes features"]:
     """∂ score_c / ∂ x for each example and class; positive where a larger value speaks for the class.
+
+    The score of a class is its logit minus the mean over the classes, since logits have a meaning only up to
+    a number that all classes share; a single output is its own score.
 
     Args:
         logits: Outputs of the model for `features`, which must require a gradient.
@@ -244,20 +237,13 @@ def input_gradients(
         classes: Which outputs to attribute.
         differentiable: Whether a loss on the gradients will be differentiated.
     """
+    scores = logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
     # examples are independent in the model, so the gradient of a sum over them is each one's own
     gradients = [
         torch.autograd.grad(total, features, create_graph=differentiable, retain_graph=True)[0]
-        for total in class_scores(logits).sum(0)[classes]
+        for total in scores.sum(0)[classes]
     ]
     return torch.stack(gradients, dim=1)
-
-
-def scoped(gradients: ClassGradients, scope: Scope) -> Float[Tensor, "rows features"]:
-    """One row per class (`global`, the mean over the batch), or per example and class (`local`).
-
-    Classes run fastest in `local` rows.
-    """
-    return gradients.mean(0) if scope == "global" else gradients.flatten(0, 1)
 
 
 def mean_gradients(model: TabularModel, features: Features) -> NDArray[np.float64]:
@@ -275,5 +261,44 @@ def attribute_features(model: TabularModel, table: Table) -> NDArray[np.float64]
 
     Positive where a larger value of the (scaled) feature speaks for the class.
     """
-    features = model.config.preprocessor.features(read_rows(model, table))
+    features = model.config.preprocessor.features(_read(model, table))
     return mean_gradients(model, torch.from_numpy(features))
+
+
+def tabular_facts(
+    record: Mapping[str, Any], *, config: TabularConfig, **known: Any
+) -> dict[str, Any]:
+    """The facts of a tabular model's card.
+
+    Args:
+        record: The content of `run.json`.
+        config: Of the model.
+        known: What else `model_facts` takes.
+
+    Returns:
+        Those of `model_facts`, and `hidden_sizes`, `regression`, `question`, `target`, `inputs` (a table of
+        the features), `attributed` (whether it has attributions), `scores` (how they were made).
+    """
+    schema = config.preprocessor.schema
+    task = f"tabular-{schema.kind}"
+    found = {(one[CLASS], one[FEATURE]): one for one in record.get("features") or ()}
+    outputs = list(dict.fromkeys(output for output, _ in found))
+    elicited = any(one[SCORE] is not None for one in found.values())
+    columns = [SCORE, "attribution"] if elicited else ["attribution"]
+    header = [f"{output}: {column}" for output in outputs for column in columns]
+    inputs = [
+        [name, description, *(found[output, name][c] for output in outputs for c in columns)]
+        for name, _, _, description in schema.features
+    ]
+    made = public_settings(record.get("scores") or {})
+    return {
+        **model_facts(record, **known, task=task, library="hf_cap", tags=TAGS),
+        "template": "tabular.md.jinja",
+        "hidden_sizes": list(config.hidden_sizes),
+        "regression": schema.kind == "regression",
+        "question": schema.question or None,
+        "target": schema.target,
+        "inputs": [["Input", "Description", *header], *inputs],
+        "attributed": bool(found),
+        "scores": {name: value for name, value in made.items() if name != "versions"},
+    }

@@ -3,19 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_cap.errors import ConfigError
-from hf_cap.lm.base import Sampling
 from hf_cap.utils import check_choices, check_range, documented, option
 
 TargetKind = Literal["classification", "regression"]
 Scaling = Literal["min_max", "standard", "none"]
-Architecture = Literal["logistic", "mlp"]
-Activation = Literal["relu", "gelu", "tanh"]
-Scope = Literal["global", "local"]
-Method = Literal["expectation", "chat"]
 
-LOWEST, HIGHEST = -10, 10
-"""Range of the integers that the language model chooses from."""
 MISSING_VALUES = ("?",)
 
 
@@ -47,16 +39,16 @@ class TableOptions:
 class TabularModelOptions:
     """The small model and its input."""
 
-    architecture: Architecture = option(
+    architecture: Literal["logistic", "mlp"] = option(
         "logistic",
         "`logistic` (regression; linear for a number as target), or `mlp` with hidden layers.",
     )
     hidden_sizes: tuple[int, ...] = option((100,), "Units of each hidden layer of an `mlp`.")
-    activation: Activation = option("relu", "Activation of the hidden layers.")
+    activation: Literal["relu", "gelu", "tanh"] = option("relu", "Activation of the hidden layers.")
     scaling: Scaling = option(
         "min_max",
-        "How numbers are scaled: to [0, 1], or to mean 0 and standard deviation 1. Input gradients of "
-        "unscaled numbers depend on the unit, so alignment refuses `none` where it matters.",
+        "Scale numbers to [0, 1] (`min_max`), or to mean 0 and standard deviation 1 (`standard`). Gradients "
+        "of unscaled numbers depend on the unit, so alignment needs one of these.",
     )
     scores: str | None = option(
         None,
@@ -73,7 +65,7 @@ class TabularModelOptions:
 class LAATOptions:
     """What is aligned with the feature scores."""
 
-    attribution_scope: Scope = option(
+    attribution_scope: Literal["global", "local"] = option(
         "global",
         "Input gradients averaged over the batch (`global`), or each example's own (`local`).",
     )
@@ -87,7 +79,7 @@ class LAATOptions:
 class ElicitOptions:
     """How the language model is asked for scores."""
 
-    method: Method = option(
+    method: Literal["expectation", "chat"] = option(
         "expectation",
         "`expectation` reads the probability of each integer from -10 to 10 and takes the mean: no "
         "generation, deterministic. `chat` lets the model reason and answer, several times.",
@@ -102,8 +94,7 @@ class ElicitOptions:
     )
     estimates: int = option(5, "For `chat`: answers that are averaged.")
     attempts: int = option(
-        3,
-        "For `chat`: times that an answer without a score is asked again; then it counts as missing.",
+        3, "For `chat`: retries for an answer without a score; then it counts as missing."
     )
     temperature: float = option(1.0, "For `chat`: sampling temperature; above 0.")
     max_new_tokens: int = option(512, "For `chat`: most tokens of an answer.")
@@ -113,13 +104,4 @@ class ElicitOptions:
         check_choices(self)
         check_range(self, "estimates", "max_new_tokens", at_least=1)
         check_range(self, "attempts", at_least=0)
-        if not self.temperature > 0:
-            raise ConfigError(
-                f"`temperature` must be above 0, got {self.temperature!r}: at 0 all estimates are the same. "
-                "For a deterministic score use `method='expectation'`."
-            )
-
-    def sampling(self, estimate: int, attempt: int) -> Sampling:
-        """How one round is sampled; raising `estimates` or `attempts` asks only what is new."""
-        seed = (self.seed * 1_009 + estimate) * 101 + attempt
-        return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
+        check_range(self, "temperature", above=0)

@@ -1,10 +1,10 @@
-"""Configuration of `LAATTrainer`."""
+"""`LAATTrainer`: alignment training with another prior and another attribution than `CAPTrainer`."""
 
 import math
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,21 +12,31 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
 
+from hf_cap.cards import render_card
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.laat.elicitation import FeatureScores, sharpened
-from hf_cap.laat.models import TabularConfig, TabularModel, input_gradients, scoped
-from hf_cap.laat.publishing import tabular_record, write_tabular_card
+from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, FeatureScores
+from hf_cap.laat.models import (
+    TabularConfig,
+    TabularModel,
+    input_gradients,
+    mean_gradients,
+    tabular_facts,
+)
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.schema import CONFIG_KEY
 from hf_cap.training.base import AlignedTrainer
+from hf_cap.training.card import changed_settings
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.losses import unit
-from hf_cap.utils import option
+from hf_cap.utils import option, versions, write_text
 
 EPOCHS, STEPS = 200, 5_000
 """How long a run is by default: so many passes through a small table, or so many steps where it is large."""
+_LARGEST_SPREAD = 10.0
+"""Standard deviation of an input beyond which its gradient says more of its unit than of its worth."""
 
 
 @dataclass
@@ -34,12 +44,12 @@ class LAATConfig(LAATOptions, CAPConfig):
     """Settings of [`LAATTrainer`]: those of `LAATOptions` and of `CAPConfig`.
 
     The paper's form of the alignment is the default: γ = 100 times the squared distance of unit vectors, as a
-    mean over the features, on every step. A small model starts from nothing and trains in seconds: learning
-    rate, epochs and batch differ from those of fine-tuning, twenty lines are logged, and no checkpoint is
-    written. Settings about words, texts and paths have no meaning here.
+    mean over the features. A small model starts from nothing and trains in seconds: learning rate, epochs and
+    batch differ from those of fine-tuning, twenty lines are logged, and no checkpoint is written. Settings
+    about words, texts, paths and the kind of gradient have no meaning here.
 
     Raises:
-        ConfigError: a setting is out of range, or cannot work for tables.
+        ConfigError: a setting is out of range.
     """
 
     alignment_weight: float = option(
@@ -54,42 +64,29 @@ class LAATConfig(LAATOptions, CAPConfig):
     learning_rate: float = option(1e-2, "Learning rate of AdamW.")
     num_train_epochs: float = option(
         -1.0,
-        f"Passes through the training rows. -1: {EPOCHS}, on a large table what {STEPS:,} steps come to.",
+        f"Passes through the training rows. -1: {EPOCHS}, or on a large table {STEPS:,} steps.",
     )
-    per_device_train_batch_size: int = option(64, "Rows of a step.")
+    per_device_train_batch_size: int = option(64, "Rows per step.")
     per_device_eval_batch_size: int = option(1024, "Rows evaluated at a time.")
     logging_steps: float = option(
         0.05, "Steps between two lines of the log; below 1 as a share of all steps."
     )
     save_strategy: str = option(
-        "no",
-        "When to write a checkpoint to resume from, `steps` or `epoch`; the model is written anyway.",
+        "no", "When to write a checkpoint (`steps` or `epoch`); the model is written anyway."
     )
     dataloader_pin_memory: bool = option(
         False, "Page-locked memory for copies to a GPU; not worth it for rows."
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alignment_gradient == "finite_difference":
-            raise ConfigError(
-                "`alignment_gradient='finite_difference'` is for large text models. A small tabular model "
-                "always differentiates its input gradient; leave it out."
-            )
-
     def epochs(self, rows: int) -> float:
-        """Passes through a table of so many rows: what was asked for, else what the default comes to."""
+        """Passes through a table of so many rows: `num_train_epochs`, or what the default comes to."""
         if self.num_train_epochs >= 0:
             return self.num_train_epochs
-        at_once: int = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
-        return min(EPOCHS, STEPS / math.ceil(rows / at_once))
+        batch: int = self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+        return min(EPOCHS, STEPS / math.ceil(rows / batch))
 
 
-# --- The alignment of one batch of rows: input gradients against feature scores.
-
-
-@dataclass(frozen=True)
-class ScoreRows:
+class ScoreRows(NamedTuple):
     """The feature scores of the outputs that have any."""
 
     outputs: Tensor
@@ -102,14 +99,14 @@ class ScoreRows:
     def of(
         cls, scores: FeatureScores, schema: TableSchema, *, sharpen: bool, device: torch.device
     ) -> "ScoreRows":
-        """The scores for a table.
+        """The scores for a table; `sharpen` makes each s to sign(s)·exp|s|.
 
         Raises:
             PriorError: they do not fit its classes and features.
         """
         values, known = scores.matrix(schema.outputs, schema.feature_names)
         if sharpen:
-            values = sharpened(values)
+            values = np.sign(values) * np.exp(np.abs(values))
         (scored,) = np.nonzero(known.any(1))
         return cls(
             torch.tensor(scored, device=device),
@@ -118,19 +115,12 @@ class ScoreRows:
         )
 
 
-# --- `LAATTrainer`: alignment training with another prior and another attribution than `CAPTrainer`.
-
-
-_LARGEST_SPREAD = 10.0
-"""Standard deviation of an input beyond which its gradient says more of its unit than of its worth."""
-
-
 class LAATTrainer(AlignedTrainer):
     """Trains a tabular model so that its input gradients agree with feature scores.
 
         loss = task loss + γ · mean over the classes of distance(gradient of its score, its feature scores)
 
-    It logs what `CAPTrainer` logs. Resuming, accumulation, evaluation and publishing are the trainer's own.
+    It logs what `CAPTrainer` logs.
 
     Args:
         model: What is trained.
@@ -158,15 +148,15 @@ class LAATTrainer(AlignedTrainer):
     ) -> None:
         if not isinstance(model, TabularModel):
             raise ModelError(
-                f"LAATTrainer trains a TabularModel, got {type(model).__name__}. For texts there is "
-                "CAPTrainer."
+                f"LAATTrainer trains a TabularModel, got {type(model).__name__}; use CAPTrainer for texts."
             )
         if train_dataset is not None:
             args = copy(args)  # the configuration may serve another table next
             args.num_train_epochs = args.epochs(len(train_dataset))
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self.scores = scores
-        self._rows = self._score_rows(model) if args.alignment_weight else None
+        if args.alignment_weight:
+            self.check_alignment()
 
     def compute_loss(
         self,
@@ -177,7 +167,7 @@ class LAATTrainer(AlignedTrainer):
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores)."""
         gamma = self.beta(model.training)
-        if self._rows is None or "labels" not in inputs or not gamma:
+        if not gamma or "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         features = inputs["features"].detach().requires_grad_()
         inputs = {**inputs, "features": features}
@@ -191,9 +181,13 @@ class LAATTrainer(AlignedTrainer):
     def align(
         self, logits: Tensor, features: Tensor, rows: ScoreRows, training: bool
     ) -> tuple[Tensor, Tensor]:
-        """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
+        """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1].
+
+        One row per class (`global`, the mean over the batch), or per example and class (`local`).
+        """
         gradients = input_gradients(logits, features, rows.outputs, differentiable=training)
-        attribution = scoped(gradients, self.args.attribution_scope)
+        average = self.args.attribution_scope == "global"
+        attribution = gradients.mean(0) if average else gradients.flatten(0, 1)
         repeats = len(attribution) // len(rows.outputs)
         prior, known = rows.scores.repeat(repeats, 1), rows.known.repeat(repeats, 1)
         weight = attribution.new_ones(len(attribution))
@@ -202,30 +196,31 @@ class LAATTrainer(AlignedTrainer):
         return loss if training else loss.detach(), cosine
 
     def check_alignment(self) -> None:
-        """Validate settings, scores and table, also where the weight was 0 before.
+        """Validate settings, scores and table before training.
 
         Raises:
             ConfigError: there are no scores to align with.
-            DataError: an input is not scaled.
+            DataError: an input is not scaled, so that its gradient depends on the unit.
             PriorError: the scores do not fit the table.
         """
         super().check_alignment()
-        self._rows = self._score_rows(self.model)
-
-    def _score_rows(self, model: TabularModel) -> ScoreRows:
-        """The scores as tensors, after refusing what cannot be aligned."""
-        args, schema = self.args, model.config.preprocessor.schema
+        args, schema = self.args, self.model.config.preprocessor.schema
         if self.scores is None:
             raise ConfigError(
                 f"alignment_weight={args.alignment_weight!r} needs feature scores: make them with "
                 "`hf-cap elicit` and give them as `scores`, or set `alignment_weight=0`."
             )
         if isinstance(self.train_dataset, EncodedTable):
-            check_scaled(self.train_dataset, schema.feature_names)
+            spreads = self.train_dataset.features.std(0, correction=0) > _LARGEST_SPREAD
+            if wide := [schema.feature_names[index] for index in spreads.nonzero().flatten()]:
+                raise DataError(
+                    f"The inputs {wide[:5]!r} are not scaled (standard deviation above "
+                    f"{_LARGEST_SPREAD:g}). Use `scaling='min_max'` or 'standard'."
+                )
+        self._rows = ScoreRows.of(self.scores, schema, sharpen=args.sharpen, device=args.device)
         # travels with the weights, so that the model is later explained as it was aligned
-        scope = args.attribution_scope
-        model.config.update({CONFIG_KEY: {"method": "input_gradient", "scope": scope}})
-        return ScoreRows.of(self.scores, schema, sharpen=args.sharpen, device=args.device)
+        scope = {"method": "input_gradient", "scope": args.attribution_scope}
+        self.model.config.update({CONFIG_KEY: scope})
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
@@ -233,34 +228,12 @@ class LAATTrainer(AlignedTrainer):
             folder = Path(str(self.args.output_dir))
             write_tabular_card(
                 folder,
-                tabular_record(self, self.scores, dataset=kwargs.get("dataset")),
+                tabular_record(self, dataset=kwargs.get("dataset")),
                 config=self.model.config,
                 name=kwargs.get("model_name") or folder.name,
                 repo_id=getattr(self, "hub_model_id", None),
                 license=kwargs.get("license"),
             )
-
-
-def check_scaled(table: EncodedTable, names: list[str]) -> None:
-    """Refuse inputs whose gradients would tell the unit of a feature, not its worth.
-
-    Raises:
-        DataError: the standard deviation of an input is above 10.
-    """
-    spreads = table.features.std(0, correction=0)
-    wide = [
-        name
-        for name, spread in zip(names, spreads.tolist(), strict=True)
-        if spread > _LARGEST_SPREAD
-    ]
-    if wide:
-        raise DataError(
-            f"The inputs {wide[:5]!r} are not scaled (standard deviation above {_LARGEST_SPREAD:g}), so that "
-            "their gradients depend on the unit. Use `scaling='min_max'` or 'standard'."
-        )
-
-
-# --- From a table to a trainer: the scaling and the model.
 
 
 def tabular_trainer(
@@ -296,11 +269,53 @@ def tabular_trainer(
     set_seed(config.seed)
     fitted_on = frame if unlabelled is None else unlabelled
     preprocessor = Preprocessor.fit(fitted_on, schema, options.scaling)
-    model = TabularModel(TabularConfig.of(preprocessor, options))
     return LAATTrainer(
-        model,
+        TabularModel(TabularConfig.of(preprocessor, options)),
         config,
         scores,
         train_dataset=EncodedTable(frame, preprocessor),
         eval_dataset=None if eval_frame is None else EncodedTable(eval_frame, preprocessor),
     )
+
+
+# --- The record of a run and its card.
+
+
+def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[str, Any]:
+    """The record of a run as `run.json` has it, after training on the table `dataset`.
+
+    Returns:
+        Among others `features`: for each output and feature its `class`, `feature`, elicited `score`
+        (`None` where there is none) and `attribution`, the mean input gradient over the training rows.
+    """
+    args, scores, rows = trainer.args, trainer.scores, trainer.train_dataset
+    schema = trainer.model.config.preprocessor.schema
+    elicited = {(one.label, one.feature): one.score for one in scores.scores} if scores else {}
+    gradients = mean_gradients(trainer.model, rows.features).tolist()
+    return {
+        "seed": args.seed,
+        "settings": changed_settings(args),
+        "alignment": {
+            item.name: getattr(args, item.name)
+            for item in fields(args)
+            if item.name.startswith("alignment_") or item.name in ("attribution_scope", "sharpen")
+        },
+        "data": {"dataset": dataset, "rows": len(rows), "labels": list(schema.outputs)},
+        "scores": dict(scores.provenance) if scores else None,
+        "features": [
+            {CLASS: output, FEATURE: name, SCORE: elicited.get((output, name)), "attribution": one}
+            for output, row in zip(schema.outputs, gradients, strict=True)
+            for name, one in zip(schema.feature_names, row, strict=True)
+        ],
+        "history": trainer.history,
+        "versions": versions(),
+    }
+
+
+def write_tabular_card(folder: Path, record: dict[str, Any], **known: Any) -> None:
+    """Write the card of a model, from the arguments of `tabular_facts`, into its folder.
+
+    The pickled training arguments are removed from the folder, which is about to be published.
+    """
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    write_text(folder / "README.md", render_card(tabular_facts(record, **known)))

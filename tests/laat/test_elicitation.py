@@ -11,7 +11,6 @@ import torch
 
 from hf_cap.errors import ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.elicitation import (
-    ANSWERS,
     CONTROLS,
     FeatureScore,
     FeatureScores,
@@ -77,7 +76,7 @@ def test_the_score_is_the_mean_answer(chat: Any) -> None:
     assert (first.prefix + first.body).endswith("</user><model>Score:" if chat else "Score:")
     # all that features share comes first, so that it is computed once
     assert len({query.prefix for query in scorer.calls}) == 1
-    assert {query.answer for query in scorer.calls} == {f" {score}\n" for score in ANSWERS}
+    assert {query.answer for query in scorer.calls} == {f" {score}\n" for score in range(-10, 11)}
 
 
 def test_calibration_takes_out_what_the_model_answers_anyway() -> None:

@@ -26,9 +26,8 @@ from hf_cap.cards import (
     table,
 )
 from hf_cap.errors import ConfigError
-from hf_cap.laat.elicitation import FeatureScore, FeatureScores
-from hf_cap.laat.models import TabularConfig
-from hf_cap.laat.publishing import score_facts, tabular_facts
+from hf_cap.laat.elicitation import FeatureScore, FeatureScores, score_facts
+from hf_cap.laat.models import TabularConfig, tabular_facts
 from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import Preprocessor, infer_schema
 from hf_cap.priors.card import configurations, prior_dataset_facts
