@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
     from hf_cap.lm.base import LanguageModel as LanguageModel
     from hf_cap.lm.base import LMSettings as LMSettings
-    from hf_cap.lm.mock import MockLanguageModel as MockLanguageModel
+    from hf_cap.lm.base import MockLanguageModel as MockLanguageModel
     from hf_cap.priors.audit import audit_dataset as audit_dataset
     from hf_cap.priors.cap import CAPPrior as CAPPrior
     from hf_cap.priors.channel import ChannelPrior as ChannelPrior

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hf_cap.lm.base import LMRuntime as LMRuntime
     from hf_cap.lm.base import LMSettings as LMSettings
     from hf_cap.lm.base import LMStatistics as LMStatistics
+    from hf_cap.lm.base import MockLanguageModel as MockLanguageModel
     from hf_cap.lm.base import Query as Query
     from hf_cap.lm.base import Reply as Reply
     from hf_cap.lm.base import Sampling as Sampling
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from hf_cap.lm.base import using_runtime as using_runtime
     from hf_cap.lm.cache import CachedLanguageModel as CachedLanguageModel
     from hf_cap.lm.local import LocalLanguageModel as LocalLanguageModel
-    from hf_cap.lm.mock import MockLanguageModel as MockLanguageModel
     from hf_cap.lm.open import open_language_model as open_language_model
     from hf_cap.lm.served import ServedLanguageModel as ServedLanguageModel
 
@@ -27,7 +27,7 @@ _EXPORTS = {
     "LMStatistics": "base",
     "LanguageModel": "base",
     "LocalLanguageModel": "local",
-    "MockLanguageModel": "mock",
+    "MockLanguageModel": "base",
     "Query": "base",
     "Reply": "base",
     "Sampling": "base",

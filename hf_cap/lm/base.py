@@ -1,28 +1,31 @@
-"""The language model as the rest of hf_cap sees it, its settings, and how it is run."""
+"""The language model as the rest of hf_cap sees it, its settings, and one made of functions."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from hf_cap.embedded import LANGUAGE_MODEL, cache_folder
-from hf_cap.errors import ConfigError, ModelError
+from hf_cap.errors import ConfigError, ExtractError, ModelError
 from hf_cap.utils import check_choices, check_range, documented, option
+
+if TYPE_CHECKING:
+    from hf_cap.lm.tokens import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """How likely is `answer` after the prompt `prefix + body`?
 
-    The tokens are those of the whole prompt followed by those of the answer; the prompt comes in two parts
-    so that the shared one is computed once.
+    The tokens are those of the whole prompt followed by those of the answer.
     """
 
     prefix: str
-    """Beginning of the prompt, shared by many queries (instruction, labels, demonstrations)."""
+    """Beginning of the prompt, shared by many queries: it is computed once."""
     body: str
     """Rest of the prompt, up to the answer. Not both of them are empty."""
     answer: str
@@ -50,23 +53,20 @@ class Scored:
 
 
 class Reply(NamedTuple):
-    """A generated answer and what it cost."""
+    """A generated answer, perhaps empty, and what it cost."""
 
     text: str
-    """May be empty."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a reply is sampled."""
+    """How a reply is sampled; at temperature 0 the most likely token is taken each time."""
 
     max_new_tokens: int
     temperature: float = 0.0
-    """At 0 the most likely token is taken each time."""
     seed: int = 0
-    """Another seed gives another reply, if the temperature is above 0."""
 
 
 OnScore: TypeAlias = Callable[[Query, Scored], object]
@@ -107,12 +107,13 @@ class LanguageModel:
 
     A subclass needs `log_probs` or `generate`; override `fingerprint` where two instances can differ.
     The result for a query or a prompt never depends on the others of a call.
-
-    `Dataset.map` and deep copies treat a model as its fingerprint: it is never pickled with its weights.
+    `Dataset.map` and deep copies treat a model as its fingerprint: it is never pickled.
     """
 
     statistics: LMStatistics = LMStatistics()
     """What was done so far."""
+    tokens: "PromptTokenizer | None" = None
+    """Tokenises as the model does, where that can be had here."""
 
     @property
     def fingerprint(self) -> str:
@@ -124,12 +125,12 @@ class LanguageModel:
 
         Args:
             queries: What is asked.
-            on_result: Called with each distinct query and its score as soon as it is there, in any order
-                and perhaps from another thread.
+            on_result: Called with each distinct query and its score as soon as it is there, in any
+                order and perhaps from another thread.
 
         Raises:
             ModelError: the model cannot score.
-            ExtractError: a score is not finite, or a single query does not fit the model.
+            ExtractError: a score is not finite, or a query does not fit the model.
             ServerError: the server keeps failing.
         """
         raise ModelError(f"{type(self).__name__} generates text but gives no log-probabilities.")
@@ -147,15 +148,15 @@ class LanguageModel:
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
-        return None
+        return self.tokens.chat_prompt(user) if self.tokens else None
 
     def end_of_turn(self) -> str | None:
         """What the chat template puts behind the model's answer; `None` where it puts nothing."""
-        return None
+        return self.tokens.end_of_turn if self.tokens else None
 
     def answer_tokens(self, answer: str) -> tuple[int, ...]:
         """The tokens of an answer; its characters where the tokens are not known."""
-        return tuple(map(ord, answer))
+        return self.tokens.answer(answer).ids if self.tokens else tuple(map(ord, answer))
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
@@ -181,9 +182,82 @@ class _SentModel:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         raise ConfigError(
-            f"An opened language model ({self._known}) cannot be sent to another process. Give its name or "
-            "LMSettings instead, which each process opens by itself, or use one process (num_proc=1)."
+            f"An opened language model ({self._known}) cannot be sent to another process; give its "
+            "name or LMSettings, which each process opens by itself, or use num_proc=1."
         )
+
+
+class MockLanguageModel(LanguageModel):
+    """A language model made of functions, which counts what it is asked.
+
+    Args:
+        log_prob: Given prompt and answer, the log-probability of the answer (one token), or one value
+            per token; several tokens share the answer's characters evenly. `None` cannot score.
+        reply: Given a prompt, the reply; a word counts as a token. `None` cannot generate.
+        fingerprint: What the score store takes this model for.
+        chat: Renders a user's turn; without it the model has no chat template.
+
+    Attributes:
+        calls: The queries that `log_prob` was asked, in order.
+        asked: The prompts that `reply` was asked, in order.
+    """
+
+    fingerprint: str = ""
+    """The one given."""
+
+    def __init__(
+        self,
+        log_prob: Callable[[str, str], float | Sequence[float]] | None = None,
+        reply: Callable[[str], str] | None = None,
+        *,
+        fingerprint: str = "mock",
+        chat: Callable[[str], str] | None = None,
+    ) -> None:
+        self.log_prob, self.reply, self.chat = log_prob, reply, chat
+        self.calls: list[Query] = []
+        self.asked: list[str] = []
+        self.fingerprint = fingerprint
+
+    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+        """Ask the function once per query.
+
+        Raises:
+            ExtractError: the function gave a value that is not finite, or none at all.
+        """
+        if self.log_prob is None:
+            return super().log_probs(queries, on_result)
+        results = []
+        for query in queries:
+            value = self.log_prob(query.prefix + query.body, query.answer)
+            values = tuple(map(float, [value] if isinstance(value, int | float) else value))
+            if not values or not all(map(math.isfinite, values)):
+                raise ExtractError(f"The mock gave {value!r} for {query!r}; scores must be finite.")
+            starts = (i * len(query.answer) // len(values) for i in range(len(values)))
+            results.append(Scored(values, tuple(starts)))
+            self.calls.append(query)
+            if on_result:
+                on_result(query, results[-1])
+        self.statistics += LMStatistics(queries=len(queries), distinct=len(set(queries)))
+        return results
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
+    ) -> list[Reply]:
+        """Ask the function once per prompt."""
+        if self.reply is None:
+            return super().generate(prompts, sampling, on_result)
+        replies = []
+        for prompt in prompts:
+            self.asked.append(prompt)
+            text = self.reply(prompt)
+            replies.append(Reply(text, len(prompt.split()), len(text.split())))
+            if on_result:
+                on_result(prompt, replies[-1])
+        return replies
+
+    def chat_prompt(self, user: str) -> str | None:
+        """The user's turn through `chat`, or `None`."""
+        return self.chat(user) if self.chat else None
 
 
 # --- Which language model answers, and how it is run
@@ -193,7 +267,6 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
 
 RUNTIME_VARIABLE = "HF_CAP_LM_RUNTIME"
-DEFAULT_STORE = "default"
 
 
 @documented
@@ -226,8 +299,8 @@ class LMSettings:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
         if self.base_url is not None and self.quantization != "none":
             raise ConfigError(
-                f"quantization={self.quantization!r} is up to the server when base_url="
-                f"{self.base_url!r} is given. Leave it at 'none'."
+                f"quantization={self.quantization!r} is up to the server at {self.base_url!r}; leave "
+                "it at 'none'."
             )
 
 
@@ -241,7 +314,7 @@ class LMRuntime:
     )
     token_budget: int | None = option(
         None,
-        "Tokens per forward pass; halved by itself when memory runs out. Default: 1024 on a CPU, "
+        "Tokens per forward pass; halved by itself when memory runs out. Default: 384 on a CPU, "
         "8192 on a GPU.",
     )
     prefix_memory: float = option(
@@ -249,7 +322,7 @@ class LMRuntime:
         "Gigabytes for the key-value caches of prompt prefixes; the least recently used goes first.",
     )
     store: str | None = option(
-        DEFAULT_STORE,
+        "default",
         "File that keeps scores and replies of language models, so that nothing is asked twice. default "
         "is scores.sqlite in hf_cap's cache folder, none switches it off.",
     )
@@ -267,10 +340,10 @@ class LMRuntime:
     @property
     def store_path(self) -> Path | None:
         """File of the store, or `None` where there is none."""
-        if self.store in (None, "none"):
+        if self.store is None or self.store == "none":
             return None
         default = cache_folder() / "scores.sqlite"
-        return default if self.store == DEFAULT_STORE else Path(str(self.store)).expanduser()
+        return default if self.store == "default" else Path(self.store).expanduser()
 
 
 def current_runtime() -> LMRuntime:
@@ -284,8 +357,7 @@ def current_runtime() -> LMRuntime:
         return LMRuntime(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The environment variable {RUNTIME_VARIABLE}={text!r} does not hold the settings of a language "
-            f"model's runtime: {error}. Unset it."
+            f"The environment variable {RUNTIME_VARIABLE}={text!r} holds no LMRuntime: {error}. Unset it."
         ) from error
 
 

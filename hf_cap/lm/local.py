@@ -1,17 +1,28 @@
-"""A decoder-only transformers model: scores and generates on this machine."""
+"""A decoder-only transformers model: loaded, fingerprinted, scoring and generating on this machine."""
 
-import logging
+import hashlib
+import importlib.util
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from hf_cap.errors import ExtractError, ModelError
+from hf_cap.embedded import require_gguf, resolve_model
+from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
 from hf_cap.lm.base import (
+    Dtype,
     LanguageModel,
     LMRuntime,
     LMSettings,
@@ -23,21 +34,21 @@ from hf_cap.lm.base import (
     Sampling,
     Scored,
 )
-from hf_cap.lm.loading import choose_device, load_language_model, model_fingerprint
-from hf_cap.lm.packed import PackedModel
-from hf_cap.lm.packing_check import packing_reach
-from hf_cap.lm.plain import MemoryBudget, PlainModel
-from hf_cap.lm.tokens import PromptTokenizer
+from hf_cap.lm.packed import TokenScorer, packing_reach
+from hf_cap.lm.tokens import PromptTokenizer, tokenizer_fingerprint
 from hf_cap.lm.trie import Continuation
 from hf_cap.utils import text_seed
 
-_logger = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZERS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 _SHORT_PREFIX = 64
 """Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
 _CPU_BUDGET, _ACCELERATOR_BUDGET = 384, 8192
 """Tokens per forward pass. On a CPU longer ones lose more to attention than they gain in products."""
 _BATCH = 16
 """Prompts replied to at a time; fixed, because a sampled reply depends on its batch."""
+_SAMPLE = 1024
+"""Values of each weight that its fingerprint samples, about."""
 
 
 class _Prompt(NamedTuple):
@@ -47,16 +58,11 @@ class _Prompt(NamedTuple):
     rest: Continuation
     packed: bool
 
-    @property
-    def length(self) -> int:
-        """Tokens that the model would read for this query alone: all but the last."""
-        return len(self.prefix) + len(self.rest.ids) - 1
-
 
 class LocalLanguageModel(LanguageModel):
     """Scores and generates with a causal language model of `transformers`.
 
-    Queries are packed where that is sound (`packing_check`), else scored as whole prompts; the result is
+    Queries are packed where that is sound (`packing_reach`), else scored as whole prompts; the result is
     the same within rounding, and does not depend on which queries come together.
 
     Args:
@@ -66,6 +72,8 @@ class LocalLanguageModel(LanguageModel):
         runtime: Token budget and memory.
         packed: False scores whole prompts only.
     """
+
+    tokens: PromptTokenizer
 
     def __init__(
         self,
@@ -81,9 +89,9 @@ class LocalLanguageModel(LanguageModel):
         self.model = model.train(False)
         self.tokens = PromptTokenizer(tokenizer)
         self.name = name
-        self.budget = MemoryBudget(runtime.token_budget or default)
-        self._plain = PlainModel(model, self.budget)
-        self._packed = PackedModel(model, self.budget, runtime.prefix_memory * 1e9)
+        self.scorer = TokenScorer(
+            model, runtime.token_budget or default, runtime.prefix_memory * 1e9
+        )
         self._may_pack = packed
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._longest = longest if isinstance(longest, int) and longest > 0 else math.inf
@@ -93,10 +101,10 @@ class LocalLanguageModel(LanguageModel):
         """Name, commit, weights, tokenizer and number format."""
         return model_fingerprint(self.model, self.tokens.tokenizer, self.name)
 
-    @property
-    def packs(self) -> bool:
-        """Whether prompts (up to some length) are packed, or all are scored as a whole."""
-        return self._reach > 0
+    @cached_property
+    def reach(self) -> float:
+        """Longest prompt that is packed; 0 sends every query down the plain path."""
+        return packing_reach(self.model) if self._may_pack else 0
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         """Score each query; equal ones once.
@@ -109,11 +117,11 @@ class LocalLanguageModel(LanguageModel):
         groups: dict[tuple[tuple[int, ...], bool], list[Query]] = {}
         for query, prompt in prompts.items():
             groups.setdefault((prompt.prefix, prompt.packed), []).append(query)
-        before = self._computed
+        before = self.scorer.tokens_computed
         results: dict[Query, Scored] = {}
         for (prefix, packed), members in groups.items():
             rows = [prompts[query].rest for query in members]
-            values = self._packed.log_probs(prefix, rows) if packed else self._plain.log_probs(rows)
+            values = self.scorer.packed(prefix, rows) if packed else self.scorer.whole(rows)
             for query, log_probs in zip(members, values, strict=True):
                 results[query] = self._scored(query, log_probs)
                 if on_result:
@@ -121,8 +129,8 @@ class LocalLanguageModel(LanguageModel):
         self.statistics += LMStatistics(
             queries=len(queries),
             distinct=len(prompts),
-            naive_tokens=sum(prompts[query].length for query in queries),
-            tokens_computed=self._computed - before,
+            naive_tokens=sum(len(prompts[q].prefix + prompts[q].rest.ids) - 1 for q in queries),
+            tokens_computed=self.scorer.tokens_computed - before,
             seconds=time.perf_counter() - started,
         )
         return [results[query] for query in queries]
@@ -144,29 +152,11 @@ class LocalLanguageModel(LanguageModel):
                     on_result(prompt, reply)
         return replies
 
-    def chat_prompt(self, user: str) -> str | None:
-        """The user's turn in the model's chat template, with the opening of the answer."""
-        return self.tokens.chat_prompt(user)
-
-    def answer_tokens(self, answer: str) -> tuple[int, ...]:
-        """The tokens of an answer."""
-        return self.tokens.answer(answer).ids
-
-    def end_of_turn(self) -> str | None:
-        """What the chat template puts behind the model's answer."""
-        return self.tokens.end_of_turn
-
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
         if self._longest == math.inf:
             return 0
-        prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
-        return len(prompt + self.tokens.answer(query.answer).ids) - int(self._longest)
-
-    @cached_property
-    def _reach(self) -> float:
-        """Longest prompt that is packed; 0 sends every query down the plain path."""
-        return packing_reach(self.model) if self._may_pack else 0
+        return sum(map(len, self._tokens(query))) - int(self._longest)
 
     def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
         if not all(map(math.isfinite, log_probs)):
@@ -176,10 +166,12 @@ class LocalLanguageModel(LanguageModel):
             )
         return Scored(log_probs, self.tokens.answer(query.answer).starts)
 
+    def _tokens(self, query: Query) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        prefix, body = self.tokens.prefix(query.prefix), self.tokens.body(query.prefix, query.body)
+        return prefix.ids, body, self.tokens.answer(query.answer).ids
+
     def _prompt(self, query: Query) -> _Prompt:
-        prefix = self.tokens.prefix(query.prefix).ids
-        body = self.tokens.body(query.prefix, query.body)
-        answer = self.tokens.answer(query.answer).ids
+        prefix, body, answer = self._tokens(query)
         if not prefix + body:
             raise ExtractError(f"The prompt of {query!r} has no tokens; give a prefix or a body.")
         length = len(prefix + body + answer)
@@ -188,14 +180,10 @@ class LocalLanguageModel(LanguageModel):
                 f"A prompt of {length} tokens is longer than the {self._longest} that the model can read. "
                 f"Use fewer demonstrations or labels, or another model. The text: {query.body!r}"
             )
-        packed = length <= self._reach
+        packed = length <= self.reach
         if not packed or not body or len(prefix) <= _SHORT_PREFIX:
             prefix, body = (), prefix + body
         return _Prompt(prefix, Continuation(body + answer, len(answer)), packed)
-
-    @property
-    def _computed(self) -> int:
-        return self._plain.tokens_computed + self._packed.tokens_computed
 
     @torch.no_grad()
     def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
@@ -206,18 +194,19 @@ class LocalLanguageModel(LanguageModel):
         # padding on the left: the reply follows the prompt at once
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        model: Any = (
-            self.model
-        )  # the auto class does not promise `generate`; every causal model has it
+        options: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature}
+        if not sampling.temperature:  # a model's own settings have no place in a greedy reply
+            options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        model: Any = self.model  # the auto class does not promise `generate`
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # seeded batch by batch, so that a run that goes on draws what it would have drawn
             torch.manual_seed(text_seed(sampling.seed, "\0".join(prompts)))
             generated = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                **_generation(sampling.temperature),
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=pad,
+                **options,
             )[:, width:]
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
         written = (generated != pad).sum(1).tolist()
@@ -233,20 +222,124 @@ class LocalLanguageModel(LanguageModel):
         return rendered
 
 
-def _generation(temperature: float) -> dict[str, Any]:
-    """Arguments of `generate`; a model's own sampling settings have no place in a greedy reply."""
-    if temperature:
-        return {"do_sample": True, "temperature": temperature}
-    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+# --- Loading
 
 
 def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
     """The local model of `settings`.
 
     Raises:
+        ConfigError: torch knows no such device.
         ModelError: there is no such model, or it is not a causal language model.
-        MissingExtra: a package that the settings need is not installed.
+        MissingExtra: `bitsandbytes` or `gguf` is needed and not installed.
     """
-    model, tokenizer = load_language_model(settings, choose_device(runtime.device))
-    name = "|".join(filter(None, [settings.model, settings.quantization.replace("none", "")]))
+    device = choose_device(runtime.device)
+    where = _where(settings)
+    options: dict[str, Any] = {"dtype": DTYPES[resolve_dtype(settings, runtime).dtype]}
+    if settings.quantization != "none":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise MissingExtra(
+                f"quantization={settings.quantization!r} needs the package `bitsandbytes`: "
+                "pip install bitsandbytes"
+            )
+        quantizer = BitsAndBytesConfig(**{QUANTIZERS[settings.quantization]: True})
+        options |= {"quantization_config": quantizer, "device_map": {"": device}}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model = AutoModelForCausalLM.from_pretrained(**where, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The language model {settings.model!r} cannot be loaded as a decoder-only model: {error}"
+        ) from error
+    name = settings.model
+    if settings.quantization == "none":
+        torch.nn.Module.to(model, device)
+    else:
+        name = f"{name}|{settings.quantization}"
     return LocalLanguageModel(model, tokenizer, name=name, runtime=runtime)
+
+
+def load_tokenizer(settings: LMSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer of `settings`.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(settings))
+    return tokenizer
+
+
+def _where(settings: LMSettings) -> dict[str, Any]:
+    """What `from_pretrained` is given to find the files."""
+    where = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    if not settings.model.endswith(".gguf"):
+        return {"pretrained_model_name_or_path": resolve_model(settings.model), **where}
+    file = Path(settings.model).expanduser()
+    if not file.is_file():
+        raise ModelError(f"There is no file {settings.model!r}.")
+    require_gguf()
+    return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, **where}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; for `auto` an accelerator where there is one.
+
+    Raises:
+        ConfigError: torch knows no such device.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator if accelerator is not None else torch.device("cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name!r} is no device of torch: {error}") from error
+
+
+def resolve_dtype(settings: LMSettings, runtime: LMRuntime) -> LMSettings:
+    """The settings with the number format that `auto` stands for on the device of `runtime`.
+
+    That of a served model is up to the server.
+    """
+    if settings.dtype != "auto" or settings.base_url is not None:
+        return settings
+    # by the kind of device alone: asking a GPU what it can do would bar forked workers from using it
+    dtype: Dtype = "float32" if choose_device(runtime.device).type == "cpu" else "bfloat16"
+    return replace(settings, dtype=dtype)
+
+
+# --- Fingerprints
+
+
+def model_fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+) -> str:
+    """Name, commit (of a Hub model), number format, and fingerprints of weights and tokenizer."""
+    return "|".join(
+        [
+            name or model.name_or_path or type(model).__name__,
+            getattr(model.config, "_commit_hash", None) or "local",
+            str(model.dtype).removeprefix("torch."),
+            weights_fingerprint(model),
+            tokenizer_fingerprint(tokenizer),
+        ]
+    )
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Hash over every weight's name, shape, sum and a sample of its values.
+
+    The sum sees all values and the sample many, so that any training step shows; reading the weights
+    once is far quicker than hashing all their bytes, and works on any device.
+    """
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    with torch.no_grad():
+        for name, weight in sorted(model.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            if flat.device.type == "mps":  # Apple's GPUs have no double precision
+                flat = flat.cpu()
+            sample = flat[:: max(1, flat.numel() // _SAMPLE)].cpu().double().numpy()
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(sample.tobytes())
+            digest.update(flat.sum(dtype=torch.float64).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -58,7 +58,7 @@ def settings_or_model(model: ModelLike, runtime: LMRuntime) -> LMSettings | Lang
     if isinstance(model, LMSettings):
         if model.dtype != "auto" or model.base_url is not None:
             return model
-        from hf_cap.lm.loading import resolve_dtype
+        from hf_cap.lm.local import resolve_dtype
 
         return resolve_dtype(model, runtime)
     held = model if isinstance(model, tuple) else _of_pipeline(model)

@@ -1,7 +1,13 @@
-"""The fast way to score: one trie of all continuations of a prefix, read in runs over its cached keys."""
+"""The two ways to score: packed (one trie of all prompts behind a prefix), and whole prompts in batches."""
 
+import inspect
+import logging
+import math
+import random
+import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +17,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hf_cap.lm.plain import MemoryBudget
+from hf_cap.errors import ExtractError
 from hf_cap.lm.trie import Continuation, Trie, build_trie
+from hf_cap.utils import length_batches
 
+_logger = logging.getLogger(__name__)
 _LOGIT_ROWS = 256
 """Rows that are turned to float32 at a time: a whole run of a large vocabulary would double its memory."""
+_SMALLEST_BUDGET = 16
+_CPU_MESSAGES = ("can't allocate memory", "DefaultCPUAllocator")
+_ARGUMENTS = {"position_ids", "past_key_values", "attention_mask", "logits_to_keep"}
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Kinds of layers that equal full attention for prompts no longer than the setting named here."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+"""Mean difference in nats that rounding explains (seen: 0.13 in bfloat16, whole prompts in batches the
+same); a wrong mask or position costs over 0.3 on random tokens."""
 
 
 class TreeLayer(DynamicLayer):
@@ -75,35 +91,36 @@ class TreeCache(Cache):
             layer.path = (keys.index_select(-2, rows), values.index_select(-2, rows))
             layer.run = None
 
-    def abandon(self) -> None:
-        """Forget the run of a pass that failed."""
+    def forget(self, *, path: bool) -> None:
+        """Forget the run, after a pass that failed, or run and path, before another trie."""
         for layer in self._tree:
             layer.run = None
-
-    def rewind(self) -> None:
-        """Forget path and run: ready for another trie."""
-        for layer in self._tree:
-            layer.path = layer.run = None
+            layer.path = None if path else layer.path
 
 
-class PackedModel:
-    """Scores continuations with a causal language model for which packing is sound.
+class TokenScorer:
+    """Scores continuations with a causal language model.
 
     Args:
         model: The model.
-        budget: Nodes of one forward pass.
+        budget: Tokens per forward pass; halved when memory runs out.
         prefix_memory: Bytes for the caches of prefixes; the one in use always stays.
     """
 
-    def __init__(self, model: PreTrainedModel, budget: MemoryBudget, prefix_memory: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, budget: int, prefix_memory: float = math.inf
+    ) -> None:
         self.model = model
         self.budget = budget
         self.prefix_memory = prefix_memory
         self.tokens_computed = 0
         self._prefixes: OrderedDict[tuple[int, ...], TreeCache] = OrderedDict()
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    # --- Packed: fast, where `packing_reach` allows it
 
     @torch.inference_mode()
-    def log_probs(
+    def packed(
         self, prefix: tuple[int, ...], rows: Sequence[Continuation]
     ) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row behind `prefix`, in nats.
@@ -116,18 +133,18 @@ class PackedModel:
         start = 0
         try:
             while start < len(trie):
-                stop = min(start + self.budget.tokens, len(trie))
+                stop = min(start + self.budget, len(trie))
                 first, last = np.searchsorted(trie.step_nodes, (start, stop))
                 try:
                     steps[first:last] = self._run(cache, len(prefix), trie, start, stop)
                 except RuntimeError as error:
-                    cache.abandon()
-                    self.budget.halve(error)
+                    cache.forget(path=False)
+                    self._halve(error)
                     continue
                 self.tokens_computed += stop - start
                 start = stop
         finally:
-            cache.rewind()
+            cache.forget(path=True)
         return [tuple(steps[answer].tolist()) for answer in trie.answers]
 
     def _prefix_cache(self, prefix: tuple[int, ...]) -> TreeCache:
@@ -140,13 +157,13 @@ class PackedModel:
             cache.settle()
             self.tokens_computed += len(prefix)
             self._prefixes[prefix] = cache
-            while len(self._prefixes) > 1 and self._held() > self.prefix_memory:
+            while (
+                len(self._prefixes) > 1
+                and sum(held.nbytes for held in self._prefixes.values()) > self.prefix_memory
+            ):
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(prefix)
         return self._prefixes[prefix]
-
-    def _held(self) -> int:
-        return sum(cache.nbytes for cache in self._prefixes.values())
 
     def _run(
         self, cache: TreeCache, prefix: int, trie: Trie, start: int, stop: int
@@ -177,6 +194,69 @@ class PackedModel:
         mask.masked_fill_(~torch.from_numpy(visible).to(device), torch.finfo(dtype).min)
         return torch.nn.functional.pad(mask, (prefix, 0))[None, None]
 
+    # --- Whole prompts: sound for every causal model
+
+    def whole(self, rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        """Log-probability of each answer token of each row, in nats, in padded batches.
+
+        Padding is on the right: no token sees what comes after it, so neither positions nor masks can
+        go wrong, whatever the model (sliding windows, recurrent state and relative positions included).
+
+        Raises:
+            ExtractError: not even one row fits the memory.
+        """
+        results: dict[int, tuple[float, ...]] = {}
+        while missing := [index for index in range(len(rows)) if index not in results]:
+            lengths = [len(rows[index].ids) for index in missing]
+            for batch in length_batches(lengths, self.budget):
+                group = [missing[place] for place in batch]
+                try:
+                    values = self._batch([rows[index] for index in group])
+                except RuntimeError as error:
+                    self._halve(error)
+                    break
+                results.update(zip(group, values, strict=True))
+                self.tokens_computed += sum(len(rows[index].ids) - 1 for index in group)
+        return [results[index] for index in range(len(rows))]
+
+    @torch.inference_mode()
+    def _batch(self, rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
+        inputs = [row.ids[:-1] for row in rows]
+        width, device = max(map(len, inputs)), self.model.device
+        ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in inputs])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in inputs])
+        # the positions whose logits predict the answers' tokens
+        wanted = [range(len(row.ids) - 1 - row.scored, len(row.ids) - 1) for row in rows]
+        kept = sorted({place for places in wanted for place in places})
+        options = {}
+        if self._keeps_logits:
+            options = {"logits_to_keep": torch.tensor(kept, device=device)}
+            wanted = [range(kept.index(p.start), kept.index(p.stop - 1) + 1) for p in wanted]
+        logits = self.model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **options
+        ).logits
+        results = []
+        for row, answer_logits, places in zip(rows, logits, wanted, strict=True):
+            chosen = answer_logits[places.start : places.stop].float().log_softmax(-1)
+            answer = torch.tensor(row.ids[-row.scored :], device=device)
+            results.append(tuple(chosen.gather(1, answer[:, None])[:, 0].tolist()))
+        return results
+
+    def _halve(self, error: RuntimeError) -> None:
+        """Go on with half the tokens where the error says that memory ran out; any other is raised."""
+        cpu = any(message in str(error) for message in _CPU_MESSAGES)
+        if not cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise error
+        if self.budget <= _SMALLEST_BUDGET:
+            raise ExtractError(
+                f"Out of memory with only {self.budget} tokens at a time. Use a smaller model, a shorter "
+                "prompt, quantization='4bit', or another device."
+            ) from error
+        self.budget = max(_SMALLEST_BUDGET, self.budget // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _logger.warning("Out of memory; going on with a token budget of %d.", self.budget)
+
 
 def gather_log_probs(
     logits: Tensor, rows: NDArray[np.int64], tokens: NDArray[np.int64]
@@ -191,3 +271,66 @@ def gather_log_probs(
         token_index = torch.from_numpy(tokens[first:last]).to(logits.device)
         parts.append(log_probs[row_index, token_index])
     return torch.cat(parts).cpu().double().numpy() if parts else np.empty(0)
+
+
+# --- For which models, and up to what length, packing gives the same scores as whole prompts
+
+
+def packing_reach(model: PreTrainedModel) -> float:
+    """Longest prompt, in tokens, that is packed; 0 sends every prompt down the plain path."""
+    reach, reason = declared_reach(model)
+    name = type(model).__name__
+    if reason:
+        _logger.warning(
+            "%s: prompts over %s tokens are scored one by one: %s.", name, reach, reason
+        )
+    if reach and (fault := _packing_fault(model)):
+        _logger.warning("%s %s: all prompts are scored whole, which is slow.", name, fault)
+        return 0
+    return reach
+
+
+def declared_reach(model: PreTrainedModel) -> tuple[float, str]:
+    """Longest prompt that may be packed by what the model declares, and the reason for a limit."""
+    config = model.config.get_text_config()
+    missing = _ARGUMENTS - set(inspect.signature(model.forward).parameters)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if missing:
+        return 0, f"its forward pass takes no {sorted(missing)}"
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return 0, f"its attention {config._attn_implementation!r} takes no mask of our own"
+    if getattr(config, "alibi", False) or getattr(model, "_is_stateful", False):
+        return 0, "it has relative position biases or a recurrent state"
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return 0, "it has local attention layers"
+    if unknown := kinds - {"full_attention", *_WINDOWS}:
+        return 0, f"it has layers of the kinds {sorted(unknown)}"
+    if not kinds and getattr(config, "use_sliding_window", True):
+        kinds = set(_WINDOWS)  # older configurations name only the window
+    sizes = [getattr(config, name, None) for kind, name in _WINDOWS.items() if kind in kinds]
+    if any(sizes):
+        return min(filter(None, sizes)), "longer prompts do not fit its attention window"
+    return math.inf, ""
+
+
+def _packing_fault(model: PreTrainedModel) -> str:
+    """What is wrong with the scores of a small trie, read in several runs; empty where nothing is."""
+    draw = random.Random(0)
+    vocabulary = min(model.config.get_text_config().vocab_size, 1000)
+    prefix = tuple(draw.randrange(vocabulary) for _ in range(5))
+    common = tuple(draw.randrange(vocabulary) for _ in range(3))
+    rows = [
+        Continuation((*common[: 1 + index % 3], *(draw.randrange(vocabulary) for _ in range(4))), 2)
+        for index in range(6)
+    ]
+    whole = TokenScorer(model, 1).whole([Continuation(prefix + r.ids, r.scored) for r in rows])
+    try:
+        packed = TokenScorer(model, 6).packed(prefix, rows)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        # a cache or mask that the model's own code cannot take: whatever it raises means the same
+        return f"cannot read a packed trie ({error})"
+    pairs = zip(chain(*whole), chain(*packed), strict=True)
+    difference = statistics.mean(abs(one - other) for one, other in pairs)
+    if difference <= _TOLERANCE.get(model.dtype, 1e-3):
+        return ""
+    return f"scores a packed trie {difference:.2g} nats off"

@@ -6,13 +6,14 @@ Scoring needs log-probabilities of prompt tokens: `prompt_logprobs` (vLLM) or `e
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import (
@@ -28,7 +29,6 @@ from hf_cap.lm.base import (
     Scored,
     current_runtime,
 )
-from hf_cap.lm.dialects import DIALECTS, ScoreRequest, read_reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hf_cap.lm.tokens import PromptTokenizer
 
 T = TypeVar("T")
-Arrived = Callable[[int, dict[str, Any]], object]
+Answer = dict[str, Any]
 
 _logger = logging.getLogger(__name__)
 _NEW_TOKENS = 1
@@ -79,17 +79,17 @@ class ServedLanguageModel(LanguageModel):
         """Server, model, and what is sent: token ids of which tokenizer, or text."""
         sent = "text"
         if self.tokens:
-            from hf_cap.lm.loading import tokenizer_fingerprint
+            from hf_cap.lm.tokens import tokenizer_fingerprint
 
             sent = tokenizer_fingerprint(self.tokens.tokenizer)
         return "|".join([self.base_url, self.model, "served", sent])
 
     @cached_property
-    def tokens(self) -> "PromptTokenizer | None":
+    def tokens(self) -> "PromptTokenizer | None":  # type: ignore[override]
         """Tokenises as the model does; `None` where its tokenizer cannot be loaded."""
         if self._tokenizer is None:
             return None
-        from hf_cap.lm.loading import load_tokenizer
+        from hf_cap.lm.local import load_tokenizer
         from hf_cap.lm.tokens import PromptTokenizer
 
         if self._tokenizer != "auto":
@@ -112,9 +112,9 @@ class ServedLanguageModel(LanguageModel):
         requests = [self._request(query) for query in distinct]
         results: dict[Query, Scored] = {}
 
-        def arrived(number: int, answer: dict[str, Any]) -> None:
+        def arrived(number: int, answer: Answer) -> None:
             query = distinct[number]
-            results[query] = DIALECTS[self.dialect].read(answer, requests[number])
+            results[query] = _READERS[self.dialect](answer, requests[number])
             if on_result:
                 on_result(query, results[query])
 
@@ -140,25 +140,13 @@ class ServedLanguageModel(LanguageModel):
         bodies = [{**options, "messages": [{"role": "user", "content": p}]} for p in prompts]
         replies: dict[int, Reply] = {}
 
-        def arrived(number: int, answer: dict[str, Any]) -> None:
-            replies[number] = read_reply(answer)
+        def arrived(number: int, answer: Answer) -> None:
+            replies[number] = _read_reply(answer)
             if on_result:
                 on_result(prompts[number], replies[number])
 
         self._ask("/chat/completions", bodies, arrived)
         return [replies[number] for number in range(len(prompts))]
-
-    def chat_prompt(self, user: str) -> str | None:
-        """The user's turn in the model's chat template; `None` where no tokenizer could be loaded."""
-        return self.tokens.chat_prompt(user) if self.tokens else None
-
-    def answer_tokens(self, answer: str) -> tuple[int, ...]:
-        """The tokens of an answer; its characters where no tokenizer could be loaded."""
-        return self.tokens.answer(answer).ids if self.tokens else super().answer_tokens(answer)
-
-    def end_of_turn(self) -> str | None:
-        """What the chat template puts behind the model's answer, where a tokenizer could be loaded."""
-        return self.tokens.end_of_turn if self.tokens else None
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the server reads; 0 where that is not known."""
@@ -171,10 +159,10 @@ class ServedLanguageModel(LanguageModel):
         """The first dialect in which the server gives usable log-probabilities of a prompt."""
         _ = self._longest  # checks that the model is served
         request, reasons = self._request(Query("", "The sky is", " blue")), []
-        for name, dialect in DIALECTS.items():
+        for name, read in _READERS.items():
             try:
                 (answer,) = self._ask("/completions", [self._body(request, name)])
-                dialect.read(answer, request)
+                read(answer, request)
             except (ServerError, ExtractError) as error:
                 reasons.append(f"{name}: {error}")
             else:
@@ -197,37 +185,39 @@ class ServedLanguageModel(LanguageModel):
         longest = served.get(self.model, {}).get("max_model_len")
         return longest if isinstance(longest, int) else None
 
-    def _request(self, query: Query) -> ScoreRequest:
+    def _request(self, query: Query) -> "_ScoreRequest":
         text = query.prefix + query.body
         if self.tokens is None:
-            return ScoreRequest(text + query.answer, (), (), len(text))
+            return _ScoreRequest(text + query.answer, (), (), len(text))
         answer = self.tokens.answer(query.answer)
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
-        return ScoreRequest([*prompt, *answer.ids], answer.ids, answer.starts, len(text))
+        return _ScoreRequest([*prompt, *answer.ids], *answer, len(text))
 
-    def _body(self, request: ScoreRequest, dialect: str) -> dict[str, Any]:
+    def _body(self, request: "_ScoreRequest", dialect: str) -> dict[str, Any]:
         options = {"prompt": request.prompt, "max_tokens": _NEW_TOKENS, "temperature": 0.0}
-        return {"model": self.model, **options, **DIALECTS[dialect].options}
+        return {"model": self.model, **options, **_DIALECTS[dialect]}
 
     def _ask(
-        self, path: str, bodies: Sequence[dict[str, Any] | None], arrived: Arrived | None = None
-    ) -> list[dict[str, Any]]:
+        self,
+        path: str,
+        bodies: Sequence[dict[str, Any] | None],
+        arrived: Callable[[int, Answer], object] = lambda number, answer: None,
+    ) -> list[Answer]:
         """The answer to each body (`None` is a GET), at most `max_concurrency` under way at a time."""
 
-        async def all_answers() -> list[dict[str, Any]]:
+        async def all_answers() -> list[Answer]:
             gate = asyncio.Semaphore(self.runtime.max_concurrency)
             client = self._openai.AsyncOpenAI(
                 base_url=self.base_url,
-                api_key=read_key(self.runtime.api_key_env) or "none",
+                api_key=self._key() or "none",
                 timeout=self.runtime.timeout,
                 max_retries=self.runtime.max_retries,
             )
 
-            async def one(number: int, body: dict[str, Any] | None) -> dict[str, Any]:
+            async def one(number: int, body: dict[str, Any] | None) -> Answer:
                 async with gate:
                     answer = await self._send(client, path, body)
-                if arrived:
-                    arrived(number, answer)
+                arrived(number, answer)
                 return answer
 
             async with client:
@@ -240,17 +230,14 @@ class ServedLanguageModel(LanguageModel):
 
         return _run(all_answers())
 
-    async def _send(
-        self, client: "AsyncOpenAI", path: str, body: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _send(self, client: "AsyncOpenAI", path: str, body: dict[str, Any] | None) -> Answer:
         """One request, which the client repeats while the server is busy or unwell."""
-        call = (
-            client.get(path, cast_to=object)
-            if body is None
-            else client.post(path, body=body, cast_to=object)
-        )
         try:
-            answer: Any = await call
+            answer: Any = await (
+                client.post(path, body=body, cast_to=object)
+                if body is not None
+                else client.get(path, cast_to=object)
+            )
         except self._openai.APIStatusError as error:
             trouble = f"failed with status {error.status_code}: {error.response.text}"
         except self._openai.OpenAIError as error:
@@ -265,24 +252,20 @@ class ServedLanguageModel(LanguageModel):
                 f"answered with something else than JSON: {str(answer)[:200]!r}. Is base_url the root of an "
                 "OpenAI-compatible API (it usually ends in /v1)?"
             )
-        if key := read_key(self.runtime.api_key_env):  # some servers repeat it
+        if key := self._key():  # some servers repeat it
             trouble = trouble.replace(key, "***")
         raise ServerError(f"{self.base_url}{path} {trouble[:500]}")
 
-
-def read_key(variable: str) -> str:
-    """The key that an environment variable holds, without white space at its ends; empty for none.
-
-    Raises:
-        ConfigError: it cannot be sent. The message does not show it.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            f"The API key in the environment variable {variable!r} contains non-printable or non-ASCII "
-            "characters. Copy it again, alone and on one line."
-        )
-    return key
+    def _key(self) -> str:
+        """The key in the environment, without white space at its ends; empty for none."""
+        variable = self.runtime.api_key_env
+        key = os.environ.get(variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(
+                f"The API key in the environment variable {variable!r} contains non-printable or "
+                "non-ASCII characters. Copy it again, alone and on one line."
+            )
+        return key
 
 
 def _run(requests: Coroutine[Any, Any, T]) -> T:
@@ -306,3 +289,85 @@ def _run(requests: Coroutine[Any, Any, T]) -> T:
             with suppress(RuntimeError):  # they have ended meanwhile
                 begun.result()()
             raise
+
+
+# --- How answers are read
+
+
+class _ScoreRequest(NamedTuple):
+    """What is sent for a query, and how to find the answer in what comes back."""
+
+    prompt: list[int] | str
+    answer_ids: tuple[int, ...]
+    starts: tuple[int, ...]
+    answer_start: int
+    """Character of the prompt at which the answer begins; used where there is no tokenizer."""
+
+
+def _read_prompt_logprobs(reply: Answer, request: _ScoreRequest) -> Scored:
+    """`prompt_logprobs`: an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first."""
+    if not request.answer_ids:
+        raise ExtractError(
+            "prompt_logprobs needs the model's tokenizer, which could not be loaded."
+        )
+    entries = _choice(reply).get("prompt_logprobs") or []
+    if len(entries) != len(request.prompt):
+        raise ExtractError(
+            f"{len(entries)} prompt log-probabilities for {len(request.prompt)} tokens."
+        )
+    tail = entries[-len(request.answer_ids) :]
+    pairs = zip(request.answer_ids, tail, strict=True)
+    values = [(entry or {}).get(str(token), {}).get("logprob") for token, entry in pairs]
+    return _scored(values, request.starts)
+
+
+def _read_echo(reply: Answer, request: _ScoreRequest) -> Scored:
+    """`echo`: the log-probabilities of prompt and completion in one list, with text offsets."""
+    log_probs = _choice(reply).get("logprobs") or {}
+    values = log_probs.get("token_logprobs") or []
+    end = len(request.prompt)
+    if request.answer_ids:
+        return _scored(values[end - len(request.answer_ids) : end], request.starts)
+    offsets = log_probs.get("text_offset") or []
+    answer = [
+        (value, max(0, start - request.answer_start))
+        for value, start, stop in zip(values, offsets, [*offsets[1:], math.inf], strict=False)
+        # a token that reaches over from the prompt counts as the answer's
+        if stop > request.answer_start and start < end
+    ]
+    return _scored([value for value, _ in answer], tuple(start for _, start in answer))
+
+
+_DIALECTS: dict[str, dict[str, Any]] = {
+    "prompt_logprobs": {"prompt_logprobs": 0},
+    "echo": {"echo": True, "logprobs": 1},
+}
+"""Ways to ask a server for log-probabilities of prompt tokens, with what is added to a request."""
+_READERS = {"prompt_logprobs": _read_prompt_logprobs, "echo": _read_echo}
+
+
+def _choice(reply: Answer) -> dict[str, Any]:
+    choices = reply.get("choices") or [{}]
+    return dict(choices[0])
+
+
+def _scored(values: Sequence[Any], starts: tuple[int, ...]) -> Scored:
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    if not numbers or len(numbers) != len(values) or len(numbers) != len(starts):
+        raise ExtractError(
+            f"The server gave {list(values)!r} for an answer of {len(starts)} tokens."
+        )
+    return Scored(tuple(min(float(number), 0.0) for number in numbers), starts)
+
+
+def _read_reply(answer: Answer) -> Reply:
+    """The reply in the JSON of `/chat/completions`; a message without content is an empty text."""
+    try:
+        text = answer["choices"][0]["message"]["content"] or ""
+    except (KeyError, IndexError, TypeError) as error:
+        raise ServerError(
+            f"The server's answer holds no message: {str(answer)[:200]!r}. Is base_url the root of an "
+            "OpenAI-compatible API with /chat/completions?"
+        ) from error
+    usage = answer.get("usage") or {}
+    return Reply(text, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)

@@ -4,6 +4,7 @@ The tokens of a query are those of the whole prompt (`prefix + body`, one beginn
 front where the tokenizer puts one) followed by those of the answer, tokenised as a continuation.
 """
 
+import hashlib
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -14,16 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_cap.errors import ExtractError, ModelError
 
-_ANCHORS = ("\n", ":")
+_ANCHORS = ("\n", ":", "")
 """Texts an answer is tokenised behind, so that it counts as a continuation: tokenizers with a dummy
 space in front of every text (SentencePiece) would otherwise put one in front of the answer."""
-
 _SLOT = "hfcapslot"
-
 FIXED_DATE = "26 Jul 2024"
-"""The `date_string` of `apply_chat_template`: what Llama 3 writes as today's date, so that a prompt is the
-same on every day. It is the date that Llama 3.1 writes where it is told none."""
-
+"""The `date_string` of `apply_chat_template`: what Llama 3.1 writes as today's date where it is told none,
+so that a prompt is the same on every day."""
 _PROBES = ("", "a", " a", "\n", "\n\na", "  a", ".", "'s", "7", "ー", "\u0301", "é", "🙂", "<")
 """Beginnings of a body that could fuse with the end of a prefix."""
 
@@ -58,18 +56,20 @@ class PromptTokenizer:
         self.answer = lru_cache(maxsize=65536)(self._answer)
         self.prefix = lru_cache(maxsize=256)(self._prefix)
 
+    def body(self, prefix: str, body: str) -> tuple[int, ...]:
+        """Tokens of the prompt `prefix + body` that follow `self.prefix(prefix).ids`."""
+        cut = self.prefix(prefix).cut
+        return self.prompt(prefix + body) if cut is None else self.plain(prefix[cut:] + body)
+
     def prompt(self, text: str) -> tuple[int, ...]:
         """Tokens of a whole prompt; a beginning-of-text token already in the text is not doubled."""
         ids = self.plain(text)
         size = len(self._beginning)
         return ids if ids[:size] == self._beginning else self._beginning + ids
 
-    def body(self, prefix: str, body: str) -> tuple[int, ...]:
-        """Tokens of the prompt `prefix + body` that follow `self.prefix(prefix).ids`."""
-        stable = self.prefix(prefix)
-        if stable.cut is None:
-            return self.prompt(prefix + body)
-        return self.plain(prefix[stable.cut :] + body)
+    def plain(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text alone, without special tokens around it."""
+        return tuple(self._encode(text)["input_ids"])
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
@@ -95,46 +95,37 @@ class PromptTokenizer:
 
         Each candidate is checked against the joint tokenisation of the prefix with every probe.
         """
+        if not prefix or not self.tokenizer.is_fast:
+            return PrefixTokens((), None)
         joint = {probe: self.prompt(prefix + probe) for probe in _PROBES}
-        for cut in self._boundaries(prefix):
-            ids, rest = self.prompt(prefix[:cut]), prefix[cut:]
-            if all(ids + self.plain(rest + probe) == whole for probe, whole in joint.items()):
-                return PrefixTokens(ids, cut)
+        tail = max(0, len(prefix) - 200)
+        for start in sorted(set(self._offsets(prefix[tail:])), reverse=True)[:16]:
+            ids, rest = self.prompt(prefix[: tail + start]), prefix[tail + start :]
+            if start and all(ids + self.plain(rest + p) == whole for p, whole in joint.items()):
+                return PrefixTokens(ids, tail + start)
         return PrefixTokens((), None)
 
-    def _boundaries(self, prefix: str) -> list[int]:
-        """Characters near the end of the prefix at which a token starts, last first."""
-        if not prefix or not self.tokenizer.is_fast:
-            return []
-        tail = max(0, len(prefix) - 200)
-        starts = sorted(set(self._offsets(prefix[tail:])), reverse=True)
-        return [tail + start for start in starts[:16] if start > 0]
-
     def _answer(self, answer: str) -> AnswerTokens:
-        for anchor in (*_ANCHORS, ""):
+        for anchor in _ANCHORS:
             before, whole = self.plain(anchor), self.plain(anchor + answer)
             if len(whole) > len(before) and whole[: len(before)] == before:
                 ids = whole[len(before) :]
-                return AnswerTokens(ids, self._starts(anchor, answer, len(before), ids))
+                return AnswerTokens(ids, self._starts(anchor, answer, ids))
         raise ExtractError(
             f"The answer {answer!r} has no tokens; give a label that can be written."
         )
 
-    def _starts(self, anchor: str, answer: str, skip: int, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _starts(self, anchor: str, answer: str, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.tokenizer.is_fast:
-            starts = [start - len(anchor) for start in self._offsets(anchor + answer)[skip:]]
+            offsets = self._offsets(anchor + answer)[-len(ids) :]
+            starts = [start - len(anchor) for start in offsets]
         else:  # no offsets: where the text decoded so far ends
             starts = [len(str(self.tokenizer.decode(list(ids[:end])))) for end in range(len(ids))]
         return tuple(accumulate((min(max(start, 0), len(answer)) for start in starts), max))
 
-    def plain(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text alone, without special tokens around it."""
-        return tuple(self._encode(text)["input_ids"])
-
     def _offsets(self, text: str) -> list[int]:
-        return [
-            start for start, _ in self._encode(text, return_offsets_mapping=True)["offset_mapping"]
-        ]
+        spans = self._encode(text, return_offsets_mapping=True)["offset_mapping"]
+        return [start for start, _ in spans]
 
     def _encode(self, text: str, **options: Any) -> Any:
         # verbose=False: a prompt longer than the tokenizer's own limit is our business, not its warning's
@@ -150,3 +141,12 @@ class PromptTokenizer:
             f"The tokenizer {self.tokenizer.name_or_path!r} writes 'a' as {list(special)} with and "
             f"{list(plain)} without special tokens: no telling which are special. Use another tokenizer."
         )
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash over vocabulary and rules."""
+    if tokenizer.is_fast:
+        text = tokenizer.backend_tokenizer.to_str()
+    else:
+        text = repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

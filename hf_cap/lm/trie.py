@@ -81,7 +81,9 @@ def build_trie(rows: Sequence[Continuation]) -> Trie:
     # in lexicographic order each row shares its longest known prefix with the row before it
     for index in sorted(range(len(rows)), key=lambda i: rows[i].ids):
         ids, scored = rows[index]
-        shared = _shared(path, tokens, ids)
+        shared, limit = 0, min(len(path), len(ids) - 1)
+        while shared < limit and tokens[path[shared]] == ids[shared]:
+            shared += 1
         for node in path[shared:]:
             end[node] = len(tokens)
         del path[shared:]
@@ -108,12 +110,3 @@ def build_trie(rows: Sequence[Continuation]) -> Trie:
         step_tokens=pairs[order, 1],
         answers=[place[answer] for answer in answers],
     )
-
-
-def _shared(path: list[int], tokens: list[int], ids: tuple[int, ...]) -> int:
-    """How many nodes of `path` spell the beginning of `ids` (without its last token)."""
-    limit = min(len(path), len(ids) - 1)
-    for position in range(limit):
-        if tokens[path[position]] != ids[position]:
-            return position
-    return limit

@@ -87,7 +87,7 @@ def _open(
 
     from hf_cap.attribution import check_offsets
     from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
-    from hf_cap.lm.loading import model_fingerprint
+    from hf_cap.lm.local import model_fingerprint
 
     if folder_stamp(resolve_model(name)) != stamp:
         raise ModelError(

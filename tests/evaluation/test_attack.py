@@ -17,8 +17,7 @@ from hf_cap.evaluation.attacks.attack import (
     prepare_attack,
     run_attack,
 )
-from hf_cap.lm.base import LMSettings, Sampling
-from hf_cap.lm.mock import MockLanguageModel
+from hf_cap.lm.base import LMSettings, MockLanguageModel, Sampling
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
 TRAIN = {

@@ -22,9 +22,8 @@ from hf_cap.laat.elicitation import (
 )
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Description, TableSchema, infer_schema
-from hf_cap.lm.base import LanguageModel, LMSettings, OnReply, Reply, Sampling
+from hf_cap.lm.base import LanguageModel, LMSettings, MockLanguageModel, OnReply, Reply, Sampling
 from hf_cap.lm.cache import CachedLanguageModel
-from hf_cap.lm.mock import MockLanguageModel
 
 
 def schema() -> TableSchema:

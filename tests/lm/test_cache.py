@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from hf_cap.errors import ConfigError, ExtractError
-from hf_cap.lm.base import LanguageModel, OnScore, Query, Reply, Sampling, Scored
+from hf_cap.lm.base import LanguageModel, MockLanguageModel, OnScore, Query, Reply, Sampling, Scored
 from hf_cap.lm.cache import AnswerStore, CachedLanguageModel, new_owner
-from hf_cap.lm.mock import MockLanguageModel
 
 QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
 PROMPTS = [f"prompt {i}" for i in range(20)]
@@ -103,7 +102,7 @@ def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from hf_cap.lm.mock import MockLanguageModel
+from hf_cap.lm.base import MockLanguageModel
 from hf_cap.lm.cache import CachedLanguageModel
 from tests.lm.test_cache import QUERIES
 

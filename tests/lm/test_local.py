@@ -24,10 +24,8 @@ from transformers import (
 from hf_cap.errors import ExtractError, ModelError
 from hf_cap.lm.base import LMRuntime, LMStatistics, Query, Sampling, Scored
 from hf_cap.lm.cache import CachedLanguageModel
-from hf_cap.lm.loading import weights_fingerprint
-from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.packed import gather_log_probs
-from hf_cap.lm.packing_check import declared_reach, packs_soundly
+from hf_cap.lm.local import LocalLanguageModel, weights_fingerprint
+from hf_cap.lm.packed import declared_reach, gather_log_probs
 from tests.lm.queries import (
     ANSWERS,
     LONG,
@@ -67,7 +65,7 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
     for budget in (512, 48):
         runtime = LMRuntime(token_budget=budget)
         lm = LocalLanguageModel(model, byte_tokenizer(), runtime=runtime)
-        assert lm.packs
+        assert lm.reach
         assert largest_difference(lm.log_probs(queries), expected) < TOLERANCE
 
 
@@ -154,13 +152,13 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(
 
     monkeypatch.setattr(model, "forward", limited)
     assert largest_difference(lm.log_probs(queries), expected) < TOLERANCE
-    assert lm.budget.tokens == 256
+    assert lm.scorer.budget == 256
     assert "token budget of 256" in caplog.text
 
 
 def test_out_of_memory_for_a_single_token_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = LocalLanguageModel(llama(), byte_tokenizer())
-    assert lm.packs
+    assert lm.reach
 
     def full(**kw: object) -> object:
         raise torch.OutOfMemoryError("gone")
@@ -174,7 +172,7 @@ def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lm = LocalLanguageModel(llama(), byte_tokenizer())
-    assert lm.packs
+    assert lm.reach
 
     def broken(**kw: object) -> object:
         raise RuntimeError("shapes do not match")
@@ -191,7 +189,7 @@ def test_prompts_beyond_a_sliding_window_take_the_plain_path(
     model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=90)).train(False)
     queries = all_queries()
     lm = LocalLanguageModel(model, byte_tokenizer())
-    assert lm.packs
+    assert lm.reach
     assert "over 90 tokens" in caplog.text
     assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
     assert lm.statistics.tokens_computed < lm.statistics.naive_tokens  # the short ones are packed
@@ -205,7 +203,7 @@ def test_a_recurrent_model_takes_the_plain_path(caplog: pytest.LogCaptureFixture
     model = MambaForCausalLM(config).train(False)
     queries = all_queries()[::9]
     lm = LocalLanguageModel(model, byte_tokenizer())
-    assert not lm.packs
+    assert not lm.reach
     assert largest_difference(lm.log_probs(queries), one_at_a_time(model, queries)) < TOLERANCE
 
 
@@ -266,9 +264,8 @@ def test_the_self_check_finds_a_model_that_ignores_its_mask(
 
     monkeypatch.setattr(maskless, "__signature__", inspect.signature(forward), raising=False)
     monkeypatch.setattr(model, "forward", maskless)
-    assert not packs_soundly(model)
     lm = LocalLanguageModel(model, byte_tokenizer())
-    assert not lm.packs
+    assert not lm.reach
     assert "nats off" in caplog.text
 
 
@@ -298,7 +295,7 @@ def test_a_prompt_that_the_model_cannot_read_is_refused() -> None:
 def test_a_score_that_is_not_finite_is_refused() -> None:
     model = llama()
     lm = LocalLanguageModel(model, byte_tokenizer())
-    assert lm.packs
+    assert lm.reach
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ExtractError, match="float32"):

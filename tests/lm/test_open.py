@@ -20,6 +20,7 @@ from hf_cap.lm.base import (
     LanguageModel,
     LMRuntime,
     LMSettings,
+    MockLanguageModel,
     Quantization,
     Query,
     Sampling,
@@ -27,9 +28,14 @@ from hf_cap.lm.base import (
     using_runtime,
 )
 from hf_cap.lm.cache import CachedLanguageModel
-from hf_cap.lm.loading import DTYPES, QUANTIZERS, choose_device, load_language_model, resolve_dtype
-from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.mock import MockLanguageModel
+from hf_cap.lm.local import (
+    DTYPES,
+    QUANTIZERS,
+    LocalLanguageModel,
+    choose_device,
+    load_local,
+    resolve_dtype,
+)
 from hf_cap.lm.open import open_language_model
 from tests.tiny import byte_tokenizer, llama
 
@@ -64,7 +70,7 @@ def test_a_child_process_sees_the_runtime() -> None:
 
 
 def test_settings_and_served_models_import_neither_torch_nor_openai() -> None:
-    code = "import sys, hf_cap.lm.base, hf_cap.lm.open, hf_cap.lm.mock, hf_cap.lm.served; "
+    code = "import sys, hf_cap.lm.base, hf_cap.lm.open, hf_cap.lm.base, hf_cap.lm.served; "
     code += "sys.exit(bool({'torch', 'transformers', 'datasets', 'openai'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -161,19 +167,19 @@ def test_models_that_cannot_be_loaded_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
-    cpu = choose_device("cpu")
+    cpu = LMRuntime(device="cpu")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load_language_model(LMSettings(model=str(tmp_path / "empty")), cpu)
+        load_local(LMSettings(model=str(tmp_path / "empty")), cpu)
     with pytest.raises(MissingExtra, match="pip install bitsandbytes"):
-        load_language_model(LMSettings(model=str(folder), quantization="4bit"), cpu)
+        load_local(LMSettings(model=str(folder), quantization="4bit"), cpu)
     with pytest.raises(ConfigError, match="no device of torch"):
         choose_device("toaster")
     with pytest.raises(ModelError, match=r"no file 'a\.gguf'"):
-        load_language_model(LMSettings(model="a.gguf"), cpu)
+        load_local(LMSettings(model="a.gguf"), cpu)
     (tmp_path / "a.gguf").touch()
     monkeypatch.setattr("hf_cap.embedded.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="extra `demo`"):
-        load_language_model(LMSettings(model=str(tmp_path / "a.gguf")), cpu)
+        load_local(LMSettings(model=str(tmp_path / "a.gguf")), cpu)
 
 
 @pytest.mark.real

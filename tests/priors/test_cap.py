@@ -14,9 +14,16 @@ from datasets.fingerprint import Hasher
 from transformers import pipeline
 
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
-from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, Query, Scored, using_runtime
+from hf_cap.lm.base import (
+    LanguageModel,
+    LMRuntime,
+    LMSettings,
+    MockLanguageModel,
+    Query,
+    Scored,
+    using_runtime,
+)
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors import prompts
 from hf_cap.priors.cap import SCORES, CAPPrior, Score
 from hf_cap.priors.language_model import SIGNS, Sign

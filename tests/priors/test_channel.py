@@ -10,10 +10,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import Query, Scored
+from hf_cap.lm.base import MockLanguageModel, Query, Scored
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors.channel import (
     EVIDENCE,
     ChannelPrior,

@@ -25,8 +25,7 @@ from datasets import (
 )
 
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.lm.base import LMRuntime, LMStatistics, using_runtime
-from hf_cap.lm.mock import MockLanguageModel
+from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior

@@ -7,10 +7,9 @@ from captum.attr import LayerGradientXActivation
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, ModelError
-from hf_cap.lm.base import Query
+from hf_cap.lm.base import MockLanguageModel, Query
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.lm.mock import MockLanguageModel
 from hf_cap.priors.llm_gradient import LLMGradientPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import byte_tokenizer, llama
