@@ -31,9 +31,9 @@ from transformers.utils import logging
 
 from hf_cap.attribution import TextBatch, pool_words, score_points
 from hf_cap.embedded import ENCODER, resolve_model
+from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.training.collator import take_priors
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.losses import LOSSES, alignment_loss
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.utils import write_json
 

@@ -52,7 +52,7 @@ from hf_cap.laat.models import (
 from hf_cap.laat.settings import TableOptions, TabularModelOptions
 from hf_cap.laat.table import Preprocessor, TableSchema, infer_schema, read_schema
 from hf_cap.laat.trainer import LAATConfig, ScoreRows, tabular_trainer
-from hf_cap.training.losses import LOSSES, alignment_loss
+from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.utils import (
     documented,
     fingerprint,

@@ -15,8 +15,8 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from hf_cap.attribution import PerExample, Scalar, WordMask, WordScores
+from hf_cap.losses import Loss, alignment_loss, find_loss, without_floor
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.losses import Loss, alignment_loss, find_loss, without_floor
 from hf_cap.training.options import AlignmentOptions, weight_at
 
 OFF = AlignmentOptions(alignment_weight=0.0)

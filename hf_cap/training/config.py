@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hf_cap.errors import ConfigError
-from hf_cap.training.losses import find_loss
+from hf_cap.losses import find_loss
 from hf_cap.training.options import AlignmentOptions
 
 

@@ -15,6 +15,7 @@ from hf_cap.attribution import Scalar, TextBatch, TokenScores, path_points, pool
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import label_names
 from hf_cap.errors import DataError, PriorError
+from hf_cap.losses import unit
 from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.card import write_trainer_card
@@ -28,7 +29,6 @@ from hf_cap.training.collator import (
 )
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.gradient import double_backward, finite_difference, value_only
-from hf_cap.training.losses import unit
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.validation import (
     check_batch,

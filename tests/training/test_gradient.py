@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from hf_cap.attribution import Points, TextBatch, path_points, pool_words
 from hf_cap.errors import ConfigError
+from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.training.collator import Priors
 from hf_cap.training.gradient import GRADIENTS, double_backward, finite_difference
-from hf_cap.training.losses import LOSSES, alignment_loss
 from hf_cap.training.options import GradientMode
 from hf_cap.training.validation import choose_gradient
 from tests.tiny import roberta_classifier

@@ -22,10 +22,10 @@ from transformers import (
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
+from hf_cap.losses import LOSSES, register_loss
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.base import accuracy_and_macro_f1
 from hf_cap.training.collator import encode_dataset
-from hf_cap.training.losses import LOSSES, register_loss
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import LABEL2ID, config, family, farthest, raw_rows, trainer, weights
@@ -160,7 +160,7 @@ def absolute_distance(attribution: Tensor, prior: Tensor, mask: Tensor) -> Tenso
 def test_a_loss_of_ones_own_by_function_by_name_and_by_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_cap.training.losses.LOSSES", dict(LOSSES))
+    monkeypatch.setattr("hf_cap.losses.LOSSES", dict(LOSSES))
     register_loss("absolute", absolute_distance)
     with pytest.raises(ConfigError, match="a loss 'absolute' already"):
         register_loss("absolute", absolute_distance)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_cap.errors import ConfigError
-from hf_cap.training.losses import LOSSES, alignment_loss, find_loss, register_loss, unit
+from hf_cap.losses import LOSSES, alignment_loss, find_loss, register_loss, unit
 
 PRIOR = torch.tensor([[3.0, 4.0, 0.0]])
 ALL = torch.ones(1, 3, dtype=torch.bool)
