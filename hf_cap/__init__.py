@@ -48,7 +48,7 @@ _EXPORTS = {
     "LAATTrainer": "laat.trainer",
     "LMSettings": "lm.base",
     "LanguageModel": "lm.base",
-    "MockLanguageModel": "lm.mock",
+    "MockLanguageModel": "lm.base",
     "attribute_words": "attribution",
     "audit_dataset": "priors.audit",
     "evaluate_classifier": "evaluation.evaluate",
