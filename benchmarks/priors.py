@@ -34,7 +34,7 @@ from hf_cap.priors.classifier import (
     OcclusionPrior,
     ReferenceClassifier,
 )
-from hf_cap.priors.lime import LimePrior
+from hf_cap.priors.explainers import LimePrior
 from hf_cap.utils import text_seed, versions, write_json
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 

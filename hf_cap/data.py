@@ -97,18 +97,18 @@ def read_parquet(file: str | os.PathLike[str]) -> Dataset:
     return Dataset(pq.read_table(file))
 
 
-def label_names(dataset: Dataset) -> list[str]:
-    """Label space of a data set whose `label` column is a `ClassLabel`.
+def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
+    """Label space of a data set whose label column is a `ClassLabel`.
 
     Raises:
         DataError: the column is missing or holds plain values.
     """
-    feature = dataset.features.get(LABEL)
+    feature = dataset.features.get(column)
     if not isinstance(feature, ClassLabel):
         raise DataError(
-            f"Column {LABEL!r} must be a ClassLabel, so that the label names travel with the data; "
+            f"Column {column!r} must be a ClassLabel, so that the label names travel with the data; "
             f"got {feature!r} among the columns {dataset.column_names}. Load the data with "
-            "`hf_cap.load_splits`, or call `dataset.class_encode_column('label')`."
+            f"`hf_cap.load_splits`, or call `dataset.class_encode_column({column!r})`."
         )
     return list(feature.names)
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from hf_cap.priors.classifier import ClassifierSource as ClassifierSource
     from hf_cap.priors.classifier import IntegratedGradientsPrior as IntegratedGradientsPrior
     from hf_cap.priors.classifier import OcclusionPrior as OcclusionPrior
+    from hf_cap.priors.explainers import LimePrior as LimePrior
+    from hf_cap.priors.explainers import ShapPrior as ShapPrior
     from hf_cap.priors.extract import ExtractionSettings as ExtractionSettings
+    from hf_cap.priors.extract import ExtractionSummary as ExtractionSummary
     from hf_cap.priors.extract import extract_priors as extract_priors
     from hf_cap.priors.fusion import PriorFusion as PriorFusion
     from hf_cap.priors.fusion import fuse_priors as fuse_priors
@@ -28,40 +31,22 @@ if TYPE_CHECKING:
     from hf_cap.priors.keywords import WordLengthPrior as WordLengthPrior
     from hf_cap.priors.keywords import with_control as with_control
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
-    from hf_cap.priors.lime import LimePrior as LimePrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
-    from hf_cap.priors.shap import ShapPrior as ShapPrior
-    from hf_cap.priors.summary import ExtractionSummary as ExtractionSummary
 
-_EXPORTS = {
-    "AuditSettings": "audit",
-    "CAPPrior": "cap",
-    "ChannelPrior": "channel",
-    "ClassifierSource": "classifier",
-    "ExtractionSettings": "extract",
-    "ExtractionSummary": "summary",
-    "IntegratedGradientsPrior": "classifier",
-    "KeywordsPrior": "keywords",
-    "LEARNED": "base",
-    "LLMGradientPrior": "llm_gradient",
-    "LanguageModelSource": "language_model",
-    "LimePrior": "lime",
-    "OcclusionPrior": "classifier",
-    "PriorFusion": "fusion",
-    "RationalePrior": "keywords",
-    "Row": "base",
-    "SOURCES": "base",
-    "ShapPrior": "shap",
-    "Source": "base",
-    "SourceResult": "base",
-    "WordLengthPrior": "keywords",
-    "audit_dataset": "audit",
-    "extract_priors": "extract",
-    "fuse_priors": "fusion",
-    "register_source": "base",
-    "source_class": "base",
-    "with_control": "keywords",
+_NAMES = {
+    "audit": "AuditSettings audit_dataset",
+    "base": "LEARNED Row SOURCES Source SourceResult register_source source_class",
+    "cap": "CAPPrior",
+    "channel": "ChannelPrior",
+    "classifier": "ClassifierSource IntegratedGradientsPrior OcclusionPrior",
+    "explainers": "LimePrior ShapPrior",
+    "extract": "ExtractionSettings ExtractionSummary extract_priors",
+    "fusion": "PriorFusion fuse_priors",
+    "keywords": "KeywordsPrior RationalePrior WordLengthPrior with_control",
+    "language_model": "LanguageModelSource",
+    "llm_gradient": "LLMGradientPrior",
 }
+_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

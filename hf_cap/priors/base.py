@@ -95,21 +95,14 @@ class Source:
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
-        """Create the source for the label space of a training split.
-
-        Args:
-            dataset: Training examples, whose label column is a `ClassLabel`.
-            options: The settings of the source.
+        """Create the source for the label space of a training split; `options` are its settings.
 
         Raises:
             DataError: the label column is missing or is no `ClassLabel`.
         """
         from hf_cap.data import label_names
 
-        column = options.get("label_column", LABEL)
-        if column not in dataset.column_names:
-            raise DataError(f"There is no column {column!r}; found {dataset.column_names}.")
-        labels = label_names(dataset.select_columns(column).rename_columns({column: LABEL}))
+        labels = label_names(dataset, options.get("label_column", LABEL))
         return cls(labels=tuple(labels), **options)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
@@ -132,22 +125,39 @@ class Source:
             DataError: a column is missing, a text has no words, a label is outside the label space,
                 or the batch is a single row.
         """
-        for column in (self.text_column, self.label_column):
-            if column not in batch:
-                raise DataError(
-                    f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
-                    "`text_column` or `label_column`."
-                )
+        for setting in ("text_column", "label_column"):
+            self.check_column(batch, setting)
         if isinstance(batch[self.text_column], str):
             raise DataError(
                 "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
             )
         index = {label: position for position, label in enumerate(self.labels)}
         cells = zip(batch[self.text_column], batch[self.label_column], strict=True)
-        return [
-            _row(number, text, label, index, self.word_pattern)
-            for number, (text, label) in enumerate(cells)
-        ]
+        return [self._read_row(number, *cell, index) for number, cell in enumerate(cells)]
+
+    def check_column(self, batch: Batch, setting: str) -> None:
+        """Raise a `DataError` where a batch lacks the column that a setting names."""
+        if (column := getattr(self, setting)) not in batch:
+            raise DataError(
+                f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
+                f"`{setting}`."
+            )
+
+    def _read_row(self, number: int, text: Any, label: Any, index: Mapping[str, int]) -> Row:
+        spans = tuple(split_words(text, self.word_pattern)) if isinstance(text, str) else ()
+        if not spans:
+            raise DataError(
+                f"Row {number}: the text is {text!r}, in which word_pattern={self.word_pattern!r} "
+                "finds no words. Remove the row, or give it a text."
+            )
+        position = index.get(label, -1) if isinstance(label, str) else label
+        if not isinstance(position, int) or not 0 <= position < len(index):
+            raise DataError(
+                f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
+                f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give "
+                "the whole label space as `labels`."
+            )
+        return Row(text, spans, position)
 
     def columns(
         self, batch: Batch, rows: Sequence[Row], result: SourceResult
@@ -188,33 +198,16 @@ class Source:
         }
 
 
-def _row(number: int, text: Any, label: Any, index: Mapping[str, int], pattern: str) -> Row:
-    spans = tuple(split_words(text, pattern)) if isinstance(text, str) else ()
-    if not spans:
-        raise DataError(
-            f"Row {number}: the text is {text!r}, in which word_pattern={pattern!r} finds "
-            "no words. Remove the row, or give it a text."
-        )
-    position = index.get(label, -1) if isinstance(label, str) else label
-    if not isinstance(position, int) or not 0 <= position < len(index):
-        raise DataError(
-            f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
-            f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give the "
-            "whole label space as `labels`."
-        )
-    return Row(text, spans, position)
-
-
 SOURCES: dict[str, str | type[Source]] = {
     "cap": "hf_cap.priors.cap:CAPPrior",
     "channel": "hf_cap.priors.channel:ChannelPrior",
     "integrated_gradients": "hf_cap.priors.classifier:IntegratedGradientsPrior",
     "keywords": "hf_cap.priors.keywords:KeywordsPrior",
-    "lime": "hf_cap.priors.lime:LimePrior",
+    "lime": "hf_cap.priors.explainers:LimePrior",
     "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
     "rationale": "hf_cap.priors.keywords:RationalePrior",
-    "shap": "hf_cap.priors.shap:ShapPrior",
+    "shap": "hf_cap.priors.explainers:ShapPrior",
     "word_length": "hf_cap.priors.keywords:WordLengthPrior",
 }
 """Name of a source to its class, as `module:Class` where it is not loaded yet."""

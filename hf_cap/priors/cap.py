@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
-from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, count_cut, rank_of
-from hf_cap.priors.masks import Masks, draw_masks
+from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
+from hf_cap.priors.masks import Masks, WordFit, draw_masks, fit_words
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option, subsample
 from hf_cap.words import keep_words
@@ -105,12 +105,13 @@ class CAPPrior(LanguageModelSource):
 
     def calibrated(self, dataset: "Dataset") -> Self:
         """This prior with each label's mean log-probability over `calibration_texts` texts."""
-        import torch
-
         if self.calibration_texts == 0:
             return replace(self, offsets=())
+        import torch
+
         chosen = dataset.select(subsample(range(len(dataset)), self.calibration_texts))
-        scores = self.label_scores(self.open(), self.read_rows(chosen[:]))
+        opened, rows = self.open(), self.read_rows(chosen[:])
+        scores = self._label_scores(opened, self._texts(opened, rows))
         means = torch.tensor(scores, dtype=torch.float64).mean(0)
         return replace(self, offsets=tuple(means.tolist()))
 
@@ -123,14 +124,21 @@ class CAPPrior(LanguageModelSource):
         """
         opened = self.open()
         texts = self._texts(opened, rows)
-        needed = self.keep_label_scores or self.score == "contrast"
-        label_scores = _label_scores(opened, texts) if needed else [[]] * len(texts)
         asked = [[row.label] for row in rows]
+        label_scores: list[list[float]] = []
+        if self.keep_label_scores or self.score == "contrast":
+            label_scores = self._label_scores(opened, texts)
         if self.score == "contrast":
             for labels, totals in zip(asked, label_scores, strict=True):
                 labels += self._strongest_rivals(labels[0], totals)
-        fits = self._fits(texts, self._mask_scores(opened, texts, asked))
-        cuts = [count_cut(row, text.row) for row, text in zip(rows, texts, strict=True)]
+        scores = self._mask_scores(opened, texts, asked)
+        some = [index for index, text in enumerate(texts) if len(text.masks)]
+        masks, values = [texts[i].masks for i in some], [scores[i] for i in some]
+        # No perturbation leaves anything of a single word: it is all the evidence there is.
+        fits = [WordFit([1.0], None, [0.0])] * len(texts)
+        for index, fit in zip(some, fit_words(masks, values, self.penalty), strict=True):
+            fits[index] = fit
+        cuts = [len(row.spans) - len(text.row.spans) for row, text in zip(rows, texts, strict=True)]
         diagnostics: dict[str, list[Any]] = {
             "std": [[*fit.std, *[0.0] * cut] for fit, cut in zip(fits, cuts, strict=True)],
             "r2": [fit.r2 for fit in fits],
@@ -138,18 +146,14 @@ class CAPPrior(LanguageModelSource):
             "cut": cuts,
         }
         if self.keep_label_scores:
-            diagnostics["label_scores"] = label_scores
             pairs = zip(rows, label_scores, strict=True)
-            diagnostics["rank"] = [rank_of(row.label, totals) for row, totals in pairs]
-        scores = [
+            ranks = [rank_of(row.label, totals) for row, totals in pairs]
+            diagnostics |= {"label_scores": label_scores, "rank": ranks}
+        priors = [
             [*self.signed(fit.coefficients), *[0.0] * cut]
             for fit, cut in zip(fits, cuts, strict=True)
         ]
-        return SourceResult(scores, diagnostics, self.model_facts(opened))
-
-    def label_scores(self, opened: PromptedModel, rows: Sequence[Row]) -> list[list[float]]:
-        """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
-        return _label_scores(opened, self._texts(opened, rows))
+        return SourceResult(priors, diagnostics, self.model_facts(opened))
 
     def _texts(self, opened: PromptedModel, rows: Sequence[Row]) -> list[_Text]:
         fitting = opened.fit(rows, partial(_query, opened), self._longer_texts)
@@ -161,28 +165,33 @@ class CAPPrior(LanguageModelSource):
     def _masks(self, row: Row) -> Masks:
         return draw_masks(row.text, len(row.spans), self.n, self.seed)
 
-    @property
-    def _filler(self) -> str | None:
-        """What stands in for a masked word; `None` where it is deleted."""
-        return self.replacement if self.masking == "replace" else None
-
     def _perturbed(self, row: Row, masks: Masks) -> list[str]:
-        return [keep_words(row.text, row.spans, kept.tolist(), self._filler) for kept in masks.kept]
+        filler = self.replacement if self.masking == "replace" else None
+        return [keep_words(row.text, row.spans, kept.tolist(), filler) for kept in masks.kept]
 
     def _longer_texts(self, row: Row, room: int) -> list[str]:
         """The perturbed texts of a row that have more than `room` bytes."""
-        most = _bytes(row.text) + len(row.spans) * _bytes(self._filler or "")
-        if most <= room:
+        filler = self.replacement if self.masking == "replace" else ""
+        if _bytes(row.text) + len(row.spans) * _bytes(filler) <= room:
             return []
         return [text for text in self._perturbed(row, self._masks(row)) if _bytes(text) > room]
 
-    def _strongest_rivals(self, gold: int, scores: Sequence[float]) -> list[int]:
-        calibrated = [score - self._offset(label) for label, score in enumerate(scores)]
-        others = [label for label in range(len(scores)) if label != gold]
-        return sorted(others, key=lambda label: -calibrated[label])[: self.rivals]
-
     def _offset(self, label: int) -> float:
         return self.offsets[label] if self.offsets else 0.0
+
+    def _strongest_rivals(self, gold: int, scores: Sequence[float]) -> list[int]:
+        others = [label for label in range(len(scores)) if label != gold]
+        calibrated = [score - self._offset(label) for label, score in enumerate(scores)]
+        return sorted(others, key=lambda label: -calibrated[label])[: self.rivals]
+
+    def _label_scores(self, opened: PromptedModel, texts: Sequence[_Text]) -> list[list[float]]:
+        """`(texts, labels)`: log-probability of every label on the whole text, in nats."""
+        labels = opened.labels
+        queries = [
+            _query(opened, text.prompt, text.row.text, label) for text in texts for label in labels
+        ]
+        answers = iter(opened.model.log_probs(queries))
+        return [[next(answers).total for _ in labels] for _ in texts]
 
     def _mask_scores(
         self, opened: PromptedModel, texts: Sequence[_Text], asked: Sequence[Sequence[int]]
@@ -203,31 +212,6 @@ class CAPPrior(LanguageModelSource):
             ]
             for text, labels in zip(texts, asked, strict=True)
         ]
-
-    def _fits(self, texts: Sequence[_Text], scores: Sequence[Sequence[float]]) -> list[Any]:
-        from hf_cap.priors.ridge import WordFit, fit_words
-
-        masked = [index for index, text in enumerate(texts) if len(text.masks)]
-        fits = fit_words(
-            [texts[index].masks for index in masked],
-            [scores[index] for index in masked],
-            self.penalty,
-        )
-        found = dict(zip(masked, fits, strict=True))
-        # No perturbation leaves anything of a single word: it is all the evidence there is.
-        one_word = WordFit([1.0], None, [0.0])
-        return [found.get(index, one_word) for index in range(len(texts))]
-
-
-def _label_scores(opened: PromptedModel, texts: Sequence[_Text]) -> list[list[float]]:
-    queries = [
-        _query(opened, text.prompt, text.row.text, label)
-        for text in texts
-        for label in opened.labels
-    ]
-    totals = [scored.total for scored in opened.model.log_probs(queries)]
-    size = len(opened.labels)
-    return [totals[start : start + size] for start in range(0, len(totals), size)]
 
 
 def _query(opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:

@@ -8,13 +8,14 @@ Channel Language Model Prompting for Few-Shot Text Classification" (ACL 2022).
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import Row, SourceResult
-from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, count_cut, rank_of
+from hf_cap.priors.language_model import LanguageModelSource, rank_of
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option
 from hf_cap.words import Span, token_words
@@ -110,23 +111,28 @@ class ChannelPrior(LanguageModelSource):
             ModelError: the model cannot be opened, or has no room for the prompt.
         """
         opened = self.open()
+        parts = opened.fit(rows, _query)
         prompts = [opened.prompt(row.text) for row in rows]
-        fitting = opened.fit(rows, _query)
-        answers = iter(opened.model.log_probs(_queries(opened, prompts, fitting)))
-        diagnostics: dict[str, list[Any]] = {"rank": [], "cut": []}
-        kept: dict[str, list[Any]] = {"label_scores": [], "label_words": []}
+        queries = [
+            _query(prompt, part.text, label)
+            for prompt, part in zip(prompts, parts, strict=True)
+            for label in opened.labels
+        ]
+        answers = iter(opened.model.log_probs(queries))
+        found: dict[str, list[Any]] = defaultdict(list)
         scores = []
-        for prompt, row, part in zip(prompts, rows, fitting, strict=True):
-            cut = count_cut(row, part)
-            likelihoods, evidence = self._weigh(prompt, part, [next(answers) for _ in self.labels])
-            words = [[*label_words, *[0.0] * cut] for label_words in evidence]
+        for prompt, row, part in zip(prompts, rows, parts, strict=True):
+            likelihoods, words = self._weigh(prompt, part, [next(answers) for _ in self.labels])
+            cut = len(row.spans) - len(part.spans)
+            words = [[*label_words, *[0.0] * cut] for label_words in words]
             scores.append(self.signed(words[row.label]))
-            diagnostics["rank"].append(rank_of(row.label, likelihoods))
-            diagnostics["cut"].append(cut)
-            kept["label_scores"].append(likelihoods)
-            kept["label_words"].append(words)
-        diagnostics |= {name: kept[name] for name in kept if getattr(self, f"keep_{name}")}
-        return SourceResult(scores, diagnostics, self.model_facts(opened))
+            found["rank"].append(rank_of(row.label, likelihoods))
+            found["cut"].append(cut)
+            if self.keep_label_scores:
+                found["label_scores"].append(likelihoods)
+            if self.keep_label_words:
+                found["label_words"].append(words)
+        return SourceResult(scores, found, self.model_facts(opened))
 
     def _weigh(
         self, prompt: Prompt, row: Row, scored: Sequence[Scored]
@@ -135,31 +141,16 @@ class ChannelPrior(LanguageModelSource):
         import torch
 
         log_probs = torch.tensor([one.log_probs for one in scored], dtype=torch.float64)
-        owners = torch.tensor(_owners(prompt, row, scored[0].starts))
-        evidence = EVIDENCE[self.evidence](log_probs / self.temperature, owners, len(row.spans))
+        # The answer is the lead and the text without white space at its ends. A token of white
+        # space belongs to the word that follows, as the space inside a token does.
+        answer = prompt.answer(row.text.strip())
+        shift = len(prompt.lead) - len(row.text) + len(row.text.lstrip())
+        spans = [Span(start + shift, end + shift) for start, end in row.spans]
+        owners = token_words([(start, len(answer)) for start in scored[0].starts], spans, answer)
+        words = torch.tensor([word if word >= 0 else len(spans) for word in owners])
+        evidence = EVIDENCE[self.evidence](log_probs / self.temperature, words, len(spans))
         return log_probs.sum(1).tolist(), evidence.tolist()
-
-
-def _queries(opened: PromptedModel, prompts: Sequence[Prompt], rows: Sequence[Row]) -> list[Query]:
-    return [
-        _query(prompt, row.text, label)
-        for prompt, row in zip(prompts, rows, strict=True)
-        for label in opened.labels
-    ]
 
 
 def _query(prompt: Prompt, text: str, label: str) -> Query:
     return Query(prompt.prefix, prompt.body(label), prompt.answer(text.strip()))
-
-
-def _owners(prompt: Prompt, row: Row, starts: Sequence[int]) -> list[int]:
-    """Word of each token; the number of words for a token of no word.
-
-    A token of white space belongs to the word that follows, as the space inside a token does.
-    """
-    answer = prompt.answer(row.text.strip())
-    # `answer` is the lead and the text without white space at its ends
-    shift = len(answer) - len(row.text.strip()) - (len(row.text) - len(row.text.lstrip()))
-    spans = [Span(start + shift, end + shift) for start, end in row.spans]
-    words = token_words([(start, len(answer)) for start in starts], spans, answer)
-    return [word if word >= 0 else len(spans) for word in words]

@@ -1,6 +1,6 @@
 """Sources that explain a reference classifier: its base class, integrated gradients and occlusion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError
 from hf_cap.priors.base import Row, Source, SourceResult
-from hf_cap.utils import (
-    check_range,
-    documented,
-    folder_stamp,
-    length_batches,
-    option,
-    required,
-)
+from hf_cap.utils import check_range, documented, folder_stamp, length_batches, option, required
 from hf_cap.words import NO_WORD, keep_words, token_words
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from hf_cap.attribution import TextBatch, TokenScores
     from hf_cap.classifiers import Encoded, TextClassifier
@@ -98,23 +90,19 @@ def _open(
     tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)
     check_offsets(tokenizer)
     names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
-    outputs = _match_labels(name, names, labels)
-    module: torch.nn.Module = model.requires_grad_(False).train(False)
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
-    identity = model_fingerprint(model, tokenizer, name)
-    return ReferenceClassifier(TextClassifier(model, tokenizer), outputs, identity)
-
-
-def _match_labels(name: str, names: Mapping[int, str], labels: Sequence[str]) -> tuple[int, ...]:
     output = {label: index for index, label in names.items()}
-    if set(output) != set(labels):
-        missing, extra = sorted(set(labels) - set(output)), sorted(set(output) - set(labels))
+    missing, extra = sorted(set(labels) - set(output)), sorted(set(output) - set(labels))
+    if missing or extra:
         raise ModelError(
             f"The reference classifier {name!r} has other labels than the data: it lacks "
             f"{missing[:5]!r} and has {extra[:5]!r} besides. Train one on this data "
             "(`hf-cap train`), or set its `config.id2label` to the label names of the data."
         )
-    return tuple(output[label] for label in labels)
+    module: torch.nn.Module = model.requires_grad_(False).train(False)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    outputs = tuple(output[label] for label in labels)
+    identity = model_fingerprint(model, tokenizer, name)
+    return ReferenceClassifier(TextClassifier(model, tokenizer), outputs, identity)
 
 
 @documented
@@ -141,27 +129,24 @@ class IntegratedGradientsPrior(ClassifierSource):
         """Score the words of some rows."""
         from hf_cap.attribution import pool_words
 
-        classifier = self.open()
-        budget = classifier.text_classifier.tokens_per_pass
-        encoded = classifier.text_classifier.encode(
-            [row.text for row in rows], return_offsets_mapping=True
-        )
+        opened = self.open()
+        classifier = opened.text_classifier
+        encoded = classifier.encode([row.text for row in rows], return_offsets_mapping=True)
         scores: list[list[float]] = [[]] * len(rows)
         gaps = [0.0] * len(rows)
         lengths = [len(one["input_ids"]) * self.steps for one in encoded]
-        for batch in length_batches(lengths, budget):
+        for batch in length_batches(lengths, classifier.tokens_per_pass):
             some = [rows[index] for index in batch]
-            texts = _text_batch(classifier, some, [encoded[index] for index in batch])
-            model = classifier.text_classifier.model
-            token_scores, change = self._integrate(model, texts, budget)
+            texts = _text_batch(opened, some, [encoded[index] for index in batch])
+            token_scores, change = self._integrate(classifier, texts)
             pooled = pool_words(token_scores, texts.words, max(len(r.spans) for r in some))
             batch_gaps = (token_scores.sum(1) - change).tolist()
             for index, row_scores, gap in zip(batch, pooled.tolist(), batch_gaps, strict=True):
                 scores[index], gaps[index] = row_scores[: len(rows[index].spans)], gap
-        return SourceResult(scores, {"gap": gaps}, {"identity": classifier.identity})
+        return SourceResult(scores, {"gap": gaps}, {"identity": opened.identity})
 
     def _integrate(
-        self, model: "PreTrainedModel", batch: "TextBatch", budget: int
+        self, classifier: "TextClassifier", batch: "TextBatch"
     ) -> "tuple[TokenScores, Float[Tensor, ' rows']]":
         """Token scores, and the change of the gold logit from the baseline to the text."""
         import torch
@@ -169,13 +154,13 @@ class IntegratedGradientsPrior(ClassifierSource):
         from hf_cap.attribution import path_points, path_scores, score_points
         from hf_cap.classifiers import first_token_only
 
+        model, method = classifier.model, "integrated_gradients"
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        points = path_points(
-            "integrated_gradients", ids, mask, steps=self.steps, rule="gauss_legendre"
-        )
+        points = path_points(method, ids, mask, steps=self.steps, rule="gauss_legendre")
+        passes = classifier.tokens_per_pass // ids.shape[1]
         with first_token_only(model):
             with torch.enable_grad():
-                scores, _ = path_scores(model, batch, points, rows=budget // ids.shape[1])
+                scores, _ = path_scores(model, batch, points, rows=passes)
             with torch.no_grad():
                 ends = torch.tensor([[0.0], [1.0]], device=ids.device).expand(-1, len(ids))
                 baseline, text = score_points(model, batch, ends)[0]
@@ -216,7 +201,7 @@ class OcclusionPrior(ClassifierSource):
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows, with one prediction per word and one per text."""
         classifier = self.open()
-        texts = [text for row in rows for text in (row.text, *_without_each_word(row))]
+        texts = [text for row in rows for text in (row.text, *self._without_each_word(row))]
         gold = [row.label for row in rows for _ in range(1 + len(row.spans))]
         log_probs = classifier.log_probs(texts)[range(len(gold)), gold]
         scores, whole = [], []
@@ -225,7 +210,6 @@ class OcclusionPrior(ClassifierSource):
             whole.append(part[0].item())
         return SourceResult(scores, {"log_prob": whole}, {"identity": classifier.identity})
 
-
-def _without_each_word(row: Row) -> list[str]:
-    words = range(len(row.spans))
-    return [keep_words(row.text, row.spans, [other != word for other in words]) for word in words]
+    def _without_each_word(self, row: Row) -> list[str]:
+        words = range(len(row.spans))
+        return [keep_words(row.text, row.spans, [other != one for other in words]) for one in words]

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError
@@ -18,8 +19,7 @@ from hf_cap.lm.base import LMStatistics
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.priors.summary import ExtractionSummary, summarize_extraction
-from hf_cap.schema import PROVENANCE, add_provenance, read_provenance
+from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import check_range, documented, fingerprint, option, real_path
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = timedelta(days=30)
 """How long processes wait for one another."""
-
-_Part = tuple[int, dict[str, Sequence[Any]]]
-"""First row of a batch, and the new columns of its rows."""
 
 
 @documented
@@ -48,6 +45,55 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "batch_size", at_least=1)
+
+
+class ZeroShot(NamedTuple):
+    """Share of texts whose gold label the language model itself would have answered, in [0, 1].
+
+    `raw` takes the label of highest log-probability; `calibrated` does after subtracting each
+    label's mean over the texts, the model's liking for some labels whatever the text says.
+    """
+
+    raw: float
+    calibrated: float
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What an extraction did.
+
+    Attributes:
+        texts: Texts that have priors now, over all splits.
+        seconds: Wall time.
+        statistics: Work of the language models, over all processes.
+        cut: Source to the number of texts that were longer than its language model reads.
+        zero_shot: Source to the accuracy of its language model, where label scores were kept.
+    """
+
+    texts: int
+    seconds: float
+    statistics: LMStatistics
+    cut: Mapping[str, int]
+    zero_shot: Mapping[str, ZeroShot]
+
+    def __str__(self) -> str:
+        """A few lines for the end of a run."""
+        did = self.statistics
+        lines = [f"{self.texts} texts in {self.seconds:.0f} s"]
+        if did.queries:
+            lines += [
+                f"{did.queries:,} scores asked for, {did.stored:,} found in the store, "
+                f"{did.distinct:,} different ones scored",
+                f"{did.tokens_computed:,} tokens computed ({did.tokens_per_second:,.0f} per second) "
+                f"instead of {did.naive_tokens:,}",
+            ]
+        lines += [f"{source}: {cut} texts were cut" for source, cut in self.cut.items() if cut]
+        lines += [
+            f"{source}: the language model's own answer is right for {found.raw:.1%} of the texts "
+            f"({found.calibrated:.1%} calibrated)"
+            for source, found in self.zero_shot.items()
+        ]
+        return "\n".join(lines)
 
 
 def extract_priors(
@@ -85,7 +131,12 @@ def extract_priors(
     output = real_path(output_dir)
     check_output(output, splits)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
-    _check(chosen, sources)
+    names = [source.name for source in sources]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
+    for source in sources:
+        for data in chosen.values():
+            source.read_rows(data[:])
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=_PATIENCE)
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
@@ -98,7 +149,7 @@ def extract_priors(
             save_splits(_with_same_columns(splits, made), output)
     state.wait_for_everyone()
     total = sum(gather_object([statistics]), LMStatistics())
-    return summarize_extraction(made, sources, time.monotonic() - started, total)
+    return _summary(made, names, time.monotonic() - started, total)
 
 
 def _extract(
@@ -109,70 +160,50 @@ def _extract(
     facts: Mapping[str, str | None],
 ) -> "tuple[dict[str, Dataset], LMStatistics]":
     """The splits with the columns of all sources, and the work of this process."""
-    from accelerate.utils import gather_object
+    from accelerate.utils import broadcast_object_list, gather_object
     from tqdm.auto import tqdm
 
     made, statistics = dict(splits), LMStatistics()
     shown = settings.progress and state.is_main_process
     total = len(sources) * sum(map(len, made.values())) // state.num_processes
+    if state.num_processes > 1:  # each has calibrated for itself, to another last bit
+        learned = [source.learned for source in sources]
+        broadcast_object_list(learned)
+        sources = [
+            replace(source, **values) for source, values in zip(sources, learned, strict=True)
+        ]
     with tqdm(total=total, unit=" texts", disable=not shown) as bar:
-        for source in _as_learned_by_the_main_process(sources, state):
+        for source in sources:
             bar.set_description(source.name)
             for split, data in made.items():
-                batches = _my_batches(len(data), settings.batch_size, state)
-                parts, did = _score(data, source, batches, bar.update)
+                # the batches are the same for any number of processes
+                size = settings.batch_size
+                starts = range(0, len(data), size)[state.process_index :: state.num_processes]
+                parts, did = _score(data, source, starts, size, bar.update)
                 made[split] = _with_columns(data, source, gather_object(parts), facts)
                 statistics += did
     return made, statistics
 
 
-def _check(chosen: "Mapping[str, Dataset]", sources: Sequence[Source]) -> None:
-    names = [source.name for source in sources]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
-    for source in sources:
-        for data in chosen.values():
-            source.read_rows(data[:])
-
-
-def _as_learned_by_the_main_process(
-    sources: Sequence[Source], state: "PartialState"
-) -> Sequence[Source]:
-    """The same sources in all processes; each has calibrated for itself, to another last bit."""
-    from accelerate.utils import broadcast_object_list
-
-    if state.num_processes == 1:
-        return sources
-    learned = [source.learned for source in sources]
-    broadcast_object_list(learned)
-    return [replace(source, **values) for source, values in zip(sources, learned, strict=True)]
-
-
-def _my_batches(rows: int, size: int, state: "PartialState") -> list[range]:
-    """This process's share of the batches, which are the same for any number of processes."""
-    starts = range(0, rows, size)[state.process_index :: state.num_processes]
-    return [range(start, min(start + size, rows)) for start in starts]
+_Part = tuple[int, dict[str, Sequence[Any]]]
+"""First row of a batch, and the new columns of its rows."""
 
 
 def _score(
-    data: "Dataset", source: Source, batches: Sequence[range], done: Callable[[int], object]
+    data: "Dataset", source: Source, starts: range, size: int, done: Callable[[int], object]
 ) -> tuple[list[_Part], LMStatistics]:
     """New columns of each batch, and the work of the language model."""
-    before, parts = _statistics(source) if batches else LMStatistics(), []
-    for rows in batches:
-        batch = data[rows.start : rows.stop]
+    model, before, parts = None, LMStatistics(), list[_Part]()
+    if isinstance(source, LanguageModelSource) and starts:
+        model = open_language_model(source.model)
+        before = model.statistics
+    for start in starts:
+        batch = data[start : start + size]
         made = source(batch)
         new = {name: made[name] for name in made if made[name] is not batch.get(name)}
-        parts.append((rows.start, new))
-        done(len(rows))
-    return parts, _statistics(source) - before if batches else LMStatistics()
-
-
-def _statistics(source: Source) -> LMStatistics:
-    """Running totals of the language model of a source; zero where it has none."""
-    if not isinstance(source, LanguageModelSource):
-        return LMStatistics()
-    return open_language_model(source.model).statistics
+        parts.append((start, new))
+        done(len(made[PROVENANCE]))
+    return parts, (model.statistics if model else before) - before
 
 
 def _with_columns(
@@ -182,7 +213,7 @@ def _with_columns(
     from datasets import Dataset, concatenate_datasets
 
     columns: dict[str, list[Any]] = {}
-    for _, part in sorted(parts, key=itemgetter(0)):
+    for _, part in sorted(parts, key=lambda part: part[0]):
         for name, values in part.items():
             columns.setdefault(name, []).extend(values)
     cells = {
@@ -210,3 +241,21 @@ def _with_same_columns(
         data = data.select_columns(list(whole))
         result[split] = data if data.features == whole else data.cast(whole)
     return DatasetDict(result)
+
+
+def _summary(
+    made: "Mapping[str, Dataset]", names: Sequence[str], seconds: float, statistics: LMStatistics
+) -> ExtractionSummary:
+    def cells(column: str) -> list[Any]:
+        return [cell for data in made.values() for cell in data[column]]
+
+    features = next(iter(made.values())).features
+    gold, cut, found = cells(LABEL), {}, {}
+    for name in names:
+        if (column := diagnostic_column(name, "cut")) in features:
+            cut[name] = sum(words > 0 for words in cells(column))
+        if (column := diagnostic_column(name, "label_scores")) in features:
+            scores = np.array(cells(column), dtype=np.float64)
+            both = (scores, scores - scores.mean(0))
+            found[name] = ZeroShot(*(float((some.argmax(1) == gold).mean()) for some in both))
+    return ExtractionSummary(len(gold), seconds, statistics, cut, found)

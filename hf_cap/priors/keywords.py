@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.errors import ConfigError, PriorError
 from hf_cap.priors.base import LEARNED, Batch, Row, Source, SourceResult
 from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
 from hf_cap.utils import documented, option, text_seed
@@ -60,25 +60,21 @@ class KeywordsPrior(Source):
         if source.word_list:
             return source
         rows = source.read_rows(dataset[:])
-        counts = count_words(
-            [row.text for row in rows],
-            [row.label for row in rows],
-            len(source.labels),
-            source.word_pattern,
-        )
+        texts, labels = [row.text for row in rows], [row.label for row in rows]
+        counts = count_words(texts, labels, len(source.labels), source.word_pattern)
         statistic = STATISTICS[source.statistic]
         return replace(source, table={word: statistic(counts, word) for word in counts.words})
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; unknown words get 0."""
-        if not (self.table or self.word_list):
+        table = self.table
+        if self.word_list:
+            table = {fold(word): [1.0] * len(self.labels) for word in self.word_list}
+        if not table:
             raise ConfigError(
                 "KeywordsPrior has no words. Create it with `KeywordsPrior.from_dataset(train)`, or "
                 "give a `word_list`."
             )
-        table = self.table
-        if self.word_list:
-            table = {fold(word): [1.0] * len(self.labels) for word in self.word_list}
         unknown = [0.0] * len(self.labels)
         return SourceResult(
             [[table.get(fold(word), unknown)[row.label] for word in row.words] for row in rows]
@@ -95,9 +91,6 @@ class WordLengthPrior(Source):
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
         return SourceResult([[end - start for start, end in row.spans] for row in rows])
-
-
-# --- Rationales: what people marked as decisive.
 
 
 @documented
@@ -125,53 +118,32 @@ class RationalePrior(Source):
             PriorError: a rationale does not fit its text.
         """
         rows = self.read_rows(batch)
-        if self.rationale_column not in batch:
-            raise DataError(
-                f"There is no column {self.rationale_column!r}; found {sorted(batch)}. Name the right "
-                "one with `rationale_column`."
-            )
-        scores = [
-            UNITS[self.rationale_unit](row, mark) if mark else [0.0] * len(row.spans)
-            for row, mark in zip(rows, batch[self.rationale_column], strict=True)
-        ]
-        return self.columns(batch, rows, SourceResult(scores))
+        self.check_column(batch, "rationale_column")
+        marks = zip(rows, batch[self.rationale_column], strict=True)
+        return self.columns(batch, rows, SourceResult([self._scores(*pair) for pair in marks]))
 
-
-def _from_characters(row: Row, ranges: Sequence[Sequence[int]]) -> list[float]:
-    marked = _marked(row, ranges, len(row.text), "characters")
-    return [sum(marked[start:end]) / (end - start) for start, end in row.spans]
-
-
-def _from_words(row: Row, ranges: Sequence[Sequence[int]]) -> list[float]:
-    return list(map(float, _marked(row, ranges, len(row.spans), "words")))
-
-
-def _marked(row: Row, ranges: Sequence[Sequence[int]], size: int, unit: str) -> list[bool]:
-    marked = [False] * size
-    for start, end in ranges:
-        if not 0 <= start < end <= size:
-            raise PriorError(
-                f"The rationale range [{start}, {end}) lies outside the {size} {unit} of the text "
-                f"{row.text!r:.80}. Ranges are half-open and count {unit} from 0."
-            )
-        marked[start:end] = [True] * (end - start)
-    return marked
-
-
-def _from_flags(row: Row, flags: Sequence[float]) -> list[float]:
-    if len(flags) != len(row.spans):
-        raise PriorError(
-            f"A rationale has {len(flags)} flags for the {len(row.spans)} words of {row.text!r:.80}. "
-            "Give one per word, or the `word_pattern` of the words that were marked."
-        )
-    return list(map(float, flags))
-
-
-UNITS: Mapping[RationaleUnit, Callable[[Row, Sequence[Any]], list[float]]] = {
-    "characters": _from_characters,
-    "words": _from_words,
-    "flags": _from_flags,
-}
+    def _scores(self, row: Row, mark: Sequence[Any] | None) -> list[float]:
+        words, unit = len(row.spans), self.rationale_unit
+        if not mark:
+            return [0.0] * words
+        if unit == "flags":
+            if len(mark) != words:
+                raise PriorError(
+                    f"A rationale has {len(mark)} flags for the {words} words of {row.text!r:.80}. "
+                    "Give one per word, or the `word_pattern` of the words that were marked."
+                )
+            return list(map(float, mark))
+        marked = [0.0] * (words if unit == "words" else len(row.text))
+        for start, end in mark:
+            if not 0 <= start < end <= len(marked):
+                raise PriorError(
+                    f"The rationale range [{start}, {end}) lies outside the {len(marked)} {unit} of "
+                    f"the text {row.text!r:.80}. Ranges are half-open and count {unit} from 0."
+                )
+            marked[start:end] = [1.0] * (end - start)
+        if unit == "words":
+            return marked
+        return [sum(marked[start:end]) / (end - start) for start, end in row.spans]
 
 
 # --- Controls: priors that carry no information about the label, to compare a real one with.
@@ -224,17 +196,15 @@ def with_control(
     """
     if control not in CONTROLS:
         raise ConfigError(f"There is no control {control!r}; there are {sorted(CONTROLS)}.")
-    arguments = {"control": control, "seed": seed, "column": column, "text_column": text_column}
-    return dataset.map(_replace, batched=True, fn_kwargs=arguments, desc=f"Control {control}")
-
-
-def _replace(
-    batch: Mapping[str, list[Any]], control: Control, seed: int, column: str, text_column: str
-) -> dict[str, list[Any]]:
-    scores = [
-        None if prior is None else CONTROLS[control](prior, text, seed)
-        for prior, text in zip(batch[column], batch[text_column], strict=True)
-    ]
-    cells = batch.get(PROVENANCE) or [None] * len(scores)
     facts = {"control": control, "seed": seed, "column": column}
-    return {column: scores, PROVENANCE: [add_provenance(cell, "control", facts) for cell in cells]}
+
+    def replace_prior(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        scores = [
+            None if prior is None else CONTROLS[control](prior, text, seed)
+            for prior, text in zip(batch[column], batch[text_column], strict=True)
+        ]
+        cells = batch.get(PROVENANCE) or [None] * len(scores)
+        made = [add_provenance(cell, "control", facts) for cell in cells]
+        return {column: scores, PROVENANCE: made}
+
+    return dataset.map(replace_prior, batched=True, desc=f"Control {control}")

@@ -37,9 +37,6 @@ SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "absolute": abs,
 }
 
-Variants = Callable[[Row, int], Sequence[str]]
-"""A row and a number of bytes to the texts that are asked in place of the row's and have more."""
-
 
 @dataclass(frozen=True)
 class PromptedModel:
@@ -74,27 +71,45 @@ class PromptedModel:
         self,
         rows: Sequence[Row],
         query: Callable[[Prompt, str, str], Query],
-        variants: Variants = lambda row, room: (),
+        variants: Callable[[Row, int], Sequence[str]] = lambda row, room: (),
     ) -> list[Row]:
         """Cut the last words that the model has no room for, whatever label it is asked about.
 
         Args:
             rows: The whole rows.
             query: What is asked about a text and a label.
-            variants: Texts that are asked in place of that of a row.
+            variants: A row and a number of bytes to the texts that are asked in place of the row's
+                and have more bytes.
 
         Raises:
             ModelError: not even the first word of a row fits.
         """
 
-        def excess(label: str, prompt: Prompt, text: str) -> int:
+        def excess(prompt: Prompt, text: str, label: str) -> int:
             return self.model.excess(query(prompt, text, label))
 
-        longest = max(self.labels, key=partial(excess, prompt=self.prompts[0], text="a"))
-        fitting = [
-            _cut(row, partial(excess, longest, self.prompt(row.text)), variants) for row in rows
-        ]
-        cuts = [count_cut(*pair) for pair in zip(rows, fitting, strict=True)]
+        longest = max(self.labels, key=lambda label: excess(self.prompts[0], "a", label))
+
+        def row_excess(row: Row, prompt: Prompt, words: int) -> int:
+            part = row.first_words(words)
+            whole = excess(prompt, part.text, longest)
+            # no text has more tokens than bytes, so few variants need be looked at
+            longer = variants(part, -whole)
+            return max([whole, *(excess(prompt, text, longest) for text in longer)])
+
+        fitting = []
+        for row in rows:
+            size, most = len(row.spans), partial(row_excess, row, self.prompt(row.text))
+            kept = size if most(size) <= 0 else bisect_left(range(1, size), 1, key=most)
+            if not kept:
+                word = row.words[0]
+                raise ModelError(
+                    f"The prompt leaves no room for the word {word[:40]!r} of {len(word)} "
+                    "characters. Use fewer demonstrations (`demonstrations=0`), a shorter template, "
+                    "a `word_pattern` that finds shorter words, or a model that reads more."
+                )
+            fitting.append(row.first_words(kept))
+        cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, fitting, strict=True)]
         if any(cuts):
             _logger.warning(
                 "%d of %d texts are longer than the language model reads; their last words "
@@ -102,40 +117,6 @@ class PromptedModel:
                 sum(map(bool, cuts)), len(cuts), sum(cuts),
             )  # fmt: skip
         return fitting
-
-
-def count_cut(row: Row, fitting: Row) -> int:
-    """Words of a row that did not fit."""
-    return len(row.spans) - len(fitting.spans)
-
-
-def _cut(row: Row, excess: Callable[[str], int], variants: Variants) -> Row:
-    """The first words of a row for which `excess`, in tokens, is at most 0 with every variant."""
-
-    def most(words: int) -> int:
-        part = row.first_words(words)
-        whole = excess(part.text)
-        # no text has more tokens than bytes, so few variants need be looked at
-        return max([whole, *map(excess, variants(part, -whole))])
-
-    if most(len(row.spans)) <= 0:
-        return row
-    kept = bisect_left(range(1, len(row.spans)), 1, key=most)
-    if kept:
-        return row.first_words(kept)
-    word = row.words[0]
-    if excess(word[0]) > 0:
-        raise ModelError(
-            "The prompt leaves no room for a single word: the language model reads fewer tokens "
-            "than instruction, labels and demonstrations take. Use fewer demonstrations "
-            "(`demonstrations=0`), a shorter template, or a model that reads more."
-        )
-    raise ModelError(
-        f"The word {word[:40]!r}{'...' * (len(word) > 40)} of {len(word)} characters is longer "
-        "than the language model can read beside the prompt, and a text is cut between words. Give "
-        r"a `word_pattern` that finds shorter words (`\w` takes each character of a text without "
-        "spaces), remove the text, or use a model that reads more."
-    )
 
 
 @documented
@@ -150,8 +131,8 @@ class LanguageModelSource(Source):
             changes scores.
         demonstration_sets: Two disjoint sets of (text, label name), or one empty set;
             `from_dataset` chooses them.
-        stamp: State of the files that the settings only name: the model's folder and a template of
-            your own. So the cache of `Dataset.map` does not outlive a change of these.
+        stamp: State of the model's folder and of a template of your own, which the settings only
+            name. So the cache of `Dataset.map` does not outlive a change of these.
     """
 
     wording: ClassVar[str]
@@ -198,22 +179,15 @@ class LanguageModelSource(Source):
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
         """Create the source with the label space and the demonstrations of a training split.
 
-        Args:
-            dataset: Training examples, with a `ClassLabel` column.
-            options: The settings of the source, among them `model`.
-
         Raises:
             ConfigError: an option cannot work.
             DataError: a column is missing, or a row has no text or no label of the label space.
         """
         source = super().from_dataset(dataset, **options)
         rows = source.read_rows(dataset[:])
-        sets = choose_demonstrations(
-            [row.text for row in rows],
-            [source.labels[row.label] for row in rows],
-            per_label=source.demonstrations,
-            seed=source.seed,
-        )
+        texts, labels = [row.text for row in rows], [source.labels[row.label] for row in rows]
+        per_label, seed = source.demonstrations, source.seed
+        sets = choose_demonstrations(texts, labels, per_label=per_label, seed=seed)
         return replace(source, demonstration_sets=sets)
 
     def open(self) -> PromptedModel:
@@ -230,24 +204,17 @@ class LanguageModelSource(Source):
                 f"The language model {self.model!r} or the prompt template {self.template!r} "
                 "changed on disk after the prior source was created; create it again."
             )
-        model = open_language_model(self.model)
+        model, sets = open_language_model(self.model), self.demonstration_sets
         template = load_template(self.template, self.wording)
         labels = written_labels(self.labels, verbalise=self.verbalise)
         names = dict(zip(self.labels, labels, strict=True))
-        prompts = [
-            build_prompt(
-                template,
-                labels,
-                [(text, names[label]) for text, label in examples],
-                model.chat_prompt if self.chat else None,
-                model.end_of_turn(),
-            )
-            for examples in self.demonstration_sets
-        ]
-        answers = {label: prompts[0].answer(label) for label in labels}
-        return PromptedModel(
-            model, labels, self.demonstration_sets, prompts, _prefix_labels(model, answers)
-        )
+        shown = [[(text, names[label]) for text, label in examples] for examples in sets]
+        chat, end = model.chat_prompt if self.chat else None, model.end_of_turn()
+        prompts = [build_prompt(template, labels, examples, chat, end) for examples in shown]
+        tokens = {label: model.answer_tokens(prompts[0].answer(label)) for label in labels}
+        beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
+        prefix_labels = frozenset(label for label in labels if tokens[label] in beginnings)
+        return PromptedModel(model, labels, sets, prompts, prefix_labels)
 
     def signed(self, scores: Iterable[float]) -> list[float]:
         """Scores after `sign`."""
@@ -256,14 +223,13 @@ class LanguageModelSource(Source):
     def model_facts(self, opened: PromptedModel) -> dict[str, Any]:
         """Facts of the opened language model and its prompts, for the provenance."""
         named = self.model if isinstance(self.model, LMSettings) else None
+        written = [prompt.prefix + prompt.after for prompt in opened.prompts]
         return {
             "model": named.model if named else opened.model.fingerprint,
             "revision": named.revision if named else None,
             "fingerprint": opened.model.fingerprint,
             "template_digest": load_template(self.template, self.wording).digest,
-            "prompt_digest": fingerprint(
-                *(prompt.prefix + prompt.after for prompt in opened.prompts)
-            ),
+            "prompt_digest": fingerprint(*written),
         }
 
     def _stamp(self) -> str:
@@ -271,13 +237,6 @@ class LanguageModelSource(Source):
         if self.template == DEFAULT_TEMPLATE:
             return stamp
         return stamp + load_template(self.template, self.wording).digest
-
-
-def _prefix_labels(model: LanguageModel, answers: Mapping[str, str]) -> frozenset[str]:
-    """Labels (by their answers) whose tokens are the first tokens of another label."""
-    tokens = {label: model.answer_tokens(answer) for label, answer in answers.items()}
-    beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
-    return frozenset(label for label, ids in tokens.items() if ids in beginnings)
 
 
 def rank_of(label: int, scores: Sequence[float]) -> int:

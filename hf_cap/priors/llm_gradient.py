@@ -47,23 +47,20 @@ class LLMGradientPrior(LanguageModelSource):
         """Score the words of some rows.
 
         Raises:
-            ModelError: the language model does not run in this process, or has no room for the
-                prompt.
+            ModelError: the language model does not run in this process, or has no room for a text.
         """
         opened = self.open()
         local = _local(opened.model)
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs = [], []
-        for row, fitting in zip(rows, opened.fit(rows, opened.query), strict=True):
+        for row, part in zip(rows, opened.fit(rows, opened.query), strict=True):
             prompt = opened.prompt(row.text)
-            answer = opened.answer(prompt, opened.labels[row.label])
+            answer = local.tokens.answer(opened.answer(prompt, opened.labels[row.label])).ids
             prefix = local.tokens.prefix(prompt.prefix).ids
             if prefix not in caches:
                 caches[prefix] = _read(local, prefix)
-            tokens, owners = _tokens(local, prompt, fitting)
-            word_scores, log_prob = _gradient(
-                local, caches[prefix], tokens, owners, local.tokens.answer(answer).ids
-            )
+            tokens, owners = _tokens(local, prompt, part)
+            word_scores, log_prob = _gradient(local, caches[prefix], tokens, owners, answer)
             missing = len(row.spans) - len(word_scores)  # cut, or without a token
             scores.append([*self.signed(word_scores), *[0.0] * missing])
             log_probs.append(log_prob)

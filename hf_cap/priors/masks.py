@@ -1,4 +1,4 @@
-"""Which words to take out of a text: the perturbation scheme of the CAP prior.
+"""The perturbations of the CAP prior, and the ridge regression of scores on them.
 
 A mask takes s words out of a text of d words: s is uniform in {2, .., floor(d/2) + 1}, then the s
 positions are uniform without replacement. Two words allow only s = 1 (the scheme's own range would
@@ -6,13 +6,22 @@ delete the text); one word allows no mask. Short texts have so few distinct mask
 are used, weighted by their exact probability: their priors carry no sampling noise.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
 from math import comb
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hf_cap.errors import ExtractError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,6 @@ def masked_counts(words: int) -> range:
     return range(min(2, words - 1), min(words // 2 + 1, words - 1) + 1) if words > 1 else range(0)
 
 
-def distinct_masks(words: int) -> int:
-    """Number of different masks that the scheme can draw for a text of `words` words."""
-    return sum(comb(words, masked) for masked in masked_counts(words))
-
-
 def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
     """Draw the masks of one text.
 
@@ -55,24 +59,15 @@ def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
         All masks with their exact weights where no more than `n` exist, else `n` draws with
         repeated masks counted. No masks where `words` is 0 or 1.
     """
+    counts = masked_counts(words)
     # Two words or more have at least as many masks as words: spares huge binomials for long texts.
-    few = words <= n and distinct_masks(words) <= n
-    return _enumerate(words, n) if few else _sample(text, words, n, seed)
-
-
-def _enumerate(words: int, n: int) -> Masks:
-    counts = masked_counts(words)
-    kept = np.ones((distinct_masks(words), words), dtype=bool)
-    weights = np.empty(len(kept))
-    masks = ((masked, out) for masked in counts for out in combinations(range(words), masked))
-    for row, (masked, out) in enumerate(masks):
-        kept[row, list(out)] = False
-        weights[row] = n / len(counts) / comb(words, masked)
-    return Masks(kept, weights)
-
-
-def _sample(text: str, words: int, n: int, seed: int) -> Masks:
-    counts = masked_counts(words)
+    if words <= n and sum(comb(words, masked) for masked in counts) <= n:
+        taken = [out for masked in counts for out in combinations(range(words), masked)]
+        kept = np.ones((len(taken), words), dtype=bool)
+        for row, out in zip(kept, taken, strict=True):
+            row[list(out)] = False
+        weights = [n / len(counts) / comb(words, len(out)) for out in taken]
+        return Masks(kept, np.array(weights, dtype=np.float64))
     key = blake2b(f"{seed}\0{words}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16)
     generator = np.random.default_rng(int.from_bytes(key.digest(), "big"))
     # One row of uniforms per draw, so that a larger n begins with the draws of a smaller one.
@@ -81,3 +76,89 @@ def _sample(text: str, words: int, n: int, seed: int) -> Masks:
     ranks = uniforms[:, 1:].argsort(axis=1).argsort(axis=1)
     kept, drawn = np.unique(ranks >= masked[:, None], axis=0, return_counts=True)
     return Masks(kept, drawn.astype(np.float64))
+
+
+class WordFit(NamedTuple):
+    """The regression of one text.
+
+    Attributes:
+        coefficients: Per word, in nats: what the score gains by keeping the word.
+        r2: Weighted share of the scores' variance that the fit explains, at most 1; 0 where all
+            scores are equal; `None` for a text without masks.
+        std: Posterior standard deviation of each coefficient, in nats.
+    """
+
+    coefficients: list[float]
+    r2: float | None
+    std: list[float]
+
+
+def fit_words(
+    masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float
+) -> list[WordFit]:
+    """Fit any number of texts, solved together where they have equally many words.
+
+    Args:
+        masks: Masks of each text, at least one per text.
+        scores: Score of each mask of each text, in nats.
+        penalty: λ, more than 0.
+
+    Raises:
+        ExtractError: a score is not finite.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for text, mask in enumerate(masks):
+        by_length[mask.kept.shape[1]].append(text)
+    fits: dict[int, WordFit] = {}
+    for texts in by_length.values():
+        kept = [torch.from_numpy(masks[text].kept).double() for text in texts]
+        weights = [torch.from_numpy(masks[text].weights) for text in texts]
+        values = [torch.tensor(scores[text], dtype=torch.float64) for text in texts]
+        x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
+        if not z.isfinite().all():
+            raise ExtractError(
+                "A score of a perturbed text is NaN or infinite; the fit needs finite ones."
+            )
+        fit = [part.tolist() for part in _solve_ridge(x, z, w, penalty)]
+        fits |= {text: WordFit(*row) for text, *row in zip(texts, *fit, strict=True)}
+    return [fits[text] for text in range(len(masks))]
+
+
+def _solve_ridge(
+    masks: "Float[Tensor, 'texts masks words']",
+    scores: "Float[Tensor, 'texts masks']",
+    weights: "Float[Tensor, 'texts masks']",
+    penalty: float,
+) -> "tuple[Float[Tensor, 'texts words'], Float[Tensor, ' texts'], Float[Tensor, 'texts words']]":
+    """Coefficients, R² and standard deviations of texts of equally many words, by Cholesky.
+
+    The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its
+    covariance is σ² A⁻¹. The noise variance is the weighted residual sum of squares over
+    m − 1 − tr(H) degrees of freedom: m distinct masks (a repeated mask brings no news of a
+    deterministic model; rows of weight 0 are padding), one for the mean, and
+    tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the language model is
+    from linear in the words.
+    """
+    import torch
+
+    share = weights / weights.sum(1, keepdim=True)
+    x = masks - torch.einsum("tm,tmw->tw", share, masks)[:, None]
+    z = scores - (share * scores).sum(1, keepdim=True)
+    gram = torch.einsum("tm,tmv,tmw->tvw", weights, x, x)
+    factor = torch.linalg.cholesky(gram + penalty * torch.eye(gram.shape[1], dtype=gram.dtype))
+    moment = torch.einsum("tm,tmw,tm->tw", weights, x, z)
+    coefficients = torch.cholesky_solve(moment[..., None], factor)[..., 0]
+    inverse = torch.cholesky_inverse(factor)
+
+    residual = (weights * (z - torch.einsum("tmw,tw->tm", x, coefficients)).square()).sum(1)
+    total = (weights * z.square()).sum(1)
+    spent = 1 + torch.einsum("tvw,twv->t", inverse, gram)
+    freedom = ((weights > 0).sum(1) - spent).clamp_min(torch.finfo(gram.dtype).eps)
+    variance = (residual / freedom)[:, None] * inverse.diagonal(dim1=1, dim2=2)
+    # equal scores may differ in their last bits
+    constant = total <= 1e-24 * (weights * scores.square()).sum(1)
+    r2 = torch.where(constant, 0.0, 1 - residual / total)
+    return coefficients, r2, variance.sqrt()

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 
 import yaml
@@ -16,7 +15,7 @@ from hf_cap.utils import fingerprint
 _logger = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent / "templates"
 _SLOT = "hfcapslot"
-_PLACEHOLDERS = {"label_space": {"labels"}, "demonstration": {"text", "label"}}
+_PLACEHOLDER = re.compile(r"\{(text|labels?)\}")
 
 DEFAULT_TEMPLATE = "default"
 """Stands for the template that comes with the prior."""
@@ -46,22 +45,19 @@ class PromptTemplate:
         """Short hash of the wording, for provenance."""
         return fingerprint(*asdict(self).values())
 
-    def head(self, labels: Sequence[str], demonstrations: Sequence[Example]) -> str:
-        """Everything before the question, for labels as they are written in the prompt."""
+    def around(self, slot: str, labels: Sequence[str], demonstrations: Sequence[Example]) -> str:
+        """The user's message about a text or label, for labels as they are written in the prompt."""
         space = _fill(self.label_space, labels=self.label_separator.join(labels))
         shown = [
             _fill(self.demonstration, text=text, label=label) for text, label in demonstrations
         ]
-        return "".join(part + self.separator for part in [self.instruction, space, *shown] if part)
-
-    def ask(self, value: str) -> str:
-        """The question about one text or label."""
-        return _fill(self.question, text=value, label=value)
+        head = "".join(part + self.separator for part in [self.instruction, space, *shown] if part)
+        return head + _fill(self.question, text=slot, label=slot)
 
 
 def _fill(wording: str, **values: str) -> str:
     """One pass of plain replacement: braces in a text are never read as placeholders."""
-    return re.sub(r"\{(text|labels?)\}", lambda match: values.get(match[1], match[0]), wording)
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), wording)
 
 
 def load_template(name: str, prior: str) -> PromptTemplate:
@@ -92,18 +88,19 @@ def load_template(name: str, prior: str) -> PromptTemplate:
             f"{sorted(expected)}, got {values!r:.300}."
         )
     question = {"cap": {"text"}, "channel": {"label"}}[prior]
-    for name, needed in (_PLACEHOLDERS | {"question": question}).items():
-        if values[name] and set(re.findall(r"\{(text|labels?)\}", values[name])) != needed:
+    needed = {"label_space": {"labels"}, "demonstration": {"text", "label"}, "question": question}
+    for item, names in needed.items():
+        if values[item] and set(_PLACEHOLDER.findall(values[item])) != names:
             raise ConfigError(
-                f"Field {name!r} of the prompt template {str(path)!r} must hold the placeholders "
-                f"{sorted(needed)} and no other, got {values[name]!r}."
+                f"Field {item!r} of the prompt template {str(path)!r} must hold the placeholders "
+                f"{sorted(names)} and no other, got {values[item]!r}."
             )
     return PromptTemplate(**values)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt around one slot: `prefix + body(value)`, continued by `lead + answer`.
+    """A prompt around one slot: `prefix + body(value)`, continued by `answer(value)`.
 
     Attributes:
         prefix: Shared by all values of the slot.
@@ -148,7 +145,7 @@ def build_prompt(
     Raises:
         ModelError: the chat template does not contain the user's message exactly once.
     """
-    user = template.head(labels, demonstrations) + template.ask(_SLOT)
+    user = template.around(_SLOT, labels, demonstrations)
     rendered = chat_prompt(user) if chat_prompt else None
     if chat_prompt and rendered is None:
         _warn_of_no_chat()
@@ -218,19 +215,29 @@ def choose_demonstrations(
     """
     if per_label == 0:
         return NO_DEMONSTRATIONS
-    pools = _pools(texts, labels, seed)
-    # Alternating, so that the sets stay as equal as they can where a class is short of texts.
-    chosen = [
-        [example for pool in pools for example in pool[: 2 * per_label][part::2]] for part in (0, 1)
-    ]
-    short = [pool[0][1] for pool in pools if len(pool) < 2 * per_label]
-    if short:
+
+    def place(example: Example) -> str:
+        return fingerprint(str(seed), *example[::-1])
+
+    pools: dict[str, list[Example]] = {label: [] for label in sorted(set(labels))}
+    seen: set[str] = set()
+    for text, label in sorted(set(zip(texts, labels, strict=True)), key=place):
+        if (key := _fold(text)) and key not in seen:  # each text under one label only
+            seen.add(key)
+            pools[label].append((" ".join(text.split()), label))
+    found = {label: pool for label, pool in pools.items() if pool}
+    if short := [label for label, pool in found.items() if len(pool) < 2 * per_label]:
         _logger.warning(
             "%d of %d labels have fewer than %d different texts, so that some prompts show fewer "
             "than %d demonstrations of them: %s",
-            len(short), len(pools), 2 * per_label, per_label, ", ".join(short[:8]),
+            len(short), len(found), 2 * per_label, per_label, ", ".join(short[:8]),
         )  # fmt: skip
-    return tuple(tuple(sorted(part, key=lambda example: _rank(seed, *example))) for part in chosen)
+    # Alternating, so that the sets stay as equal as they can where a class is short of texts.
+    chosen = [
+        [example for pool in found.values() for example in pool[: 2 * per_label][part::2]]
+        for part in (0, 1)
+    ]
+    return tuple(tuple(sorted(part, key=place)) for part in chosen)
 
 
 def held_out_demonstrations(sets: DemonstrationSets, text: str) -> int:
@@ -239,22 +246,5 @@ def held_out_demonstrations(sets: DemonstrationSets, text: str) -> int:
     return next(i for i, part in enumerate(sets) if all(_fold(shown) != key for shown, _ in part))
 
 
-def _pools(texts: Sequence[str], labels: Sequence[str], seed: int) -> list[list[Example]]:
-    """The different texts of each label, each under one label only, in the seed's order."""
-    pools: dict[str, list[Example]] = {label: [] for label in sorted(set(labels))}
-    seen: set[str] = set()
-    examples = set(zip(texts, labels, strict=True))
-    for text, label in sorted(examples, key=lambda example: _rank(seed, *example)):
-        if (key := _fold(text)) and key not in seen:
-            seen.add(key)
-            pools[label].append((" ".join(text.split()), label))
-    return [pool for pool in pools.values() if pool]
-
-
 def _fold(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def _rank(seed: int, text: str, label: str) -> bytes:
-    digest = blake2b(f"{seed}\0{label}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8)
-    return digest.digest()

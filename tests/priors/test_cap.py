@@ -302,12 +302,14 @@ def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_prompt_without_room_is_refused() -> None:
-    with pytest.raises(ModelError, match="no room for a single word"):
+    with pytest.raises(ModelError, match="leaves no room for the word 'please' of 6"):
         added(prior(model=Narrow(5)))
 
 
 def test_a_word_without_room_is_named() -> None:
-    with pytest.raises(ModelError, match=r"The word '我+'\.\.\. of 400 characters.*`word_pattern`"):
+    with pytest.raises(
+        ModelError, match=r"room for the word '我{40}' of 400 characters.*`word_pattern`"
+    ):
         added(prior(model=Narrow(100)), ["我" * 400], [0])
 
 

@@ -21,8 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hf_cap.classifiers import Encoded, TextClassifier
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.priors.classifier import ClassifierSource, IntegratedGradientsPrior, OcclusionPrior
-from hf_cap.priors.lime import LimePrior
-from hf_cap.priors.shap import ShapPrior, word_tree
+from hf_cap.priors.explainers import LimePrior, ShapPrior, _word_tree
 from hf_cap.utils import text_seed
 from hf_cap.words import keep_words, split_words
 from tests.priors.conftest import LABELS
@@ -381,13 +380,13 @@ def test_it_maps_over_a_data_set_with_names_words_and_provenance(reference: str)
 
 
 def test_the_tree_joins_halves_of_the_text() -> None:
-    assert word_tree(5).tolist() == [
+    assert _word_tree(5).tolist() == [
         [0, 1, 2 / 5, 2],
         [5, 2, 3 / 5, 3],
         [3, 4, 2 / 5, 2],
         [6, 7, 1.0, 5],
     ]
-    assert word_tree(1).shape == (0, 4)
+    assert _word_tree(1).shape == (0, 4)
 
 
 @needs_shap

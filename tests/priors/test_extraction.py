@@ -29,9 +29,8 @@ from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_run
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.extract import ExtractionSettings, extract_priors
+from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, ZeroShot, extract_priors
 from hf_cap.priors.keywords import WordLengthPrior
-from hf_cap.priors.summary import ExtractionSummary, zero_shot
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
 from tests.tiny import byte_tokenizer, llama
@@ -197,16 +196,23 @@ def test_one_bar_shows_progress(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "14/14" in shown
 
 
-def test_calibration_takes_off_what_every_text_gets() -> None:
+def test_calibration_takes_off_what_every_text_gets(tmp_path: Path) -> None:
     # the model prefers label 0 by far, and is right about which text is more of label 1
-    assert zero_shot([[-1.0, -9.0], [-1.0, -5.0]], [0, 1]) == (0.5, 1.0)
+    def score(prompt: str, answer: str) -> float:
+        return {" lost card": -1.0, " pay fine": -9.0 + 4 * ("pay it" in prompt)}.get(answer, -20.0)
+
+    source = CAPPrior(labels=LABELS, model=MockLanguageModel(score), keep_label_scores=True, n=2)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
+    data = Dataset.from_dict({"text": ["the card", "pay it"], "label": [0, 1]}, features=features)
+    summary = extract_priors({"train": data}, [source], tmp_path / "out", QUIET)
+    assert summary.zero_shot == {"cap": (0.5, 1.0)}
 
 
 def test_summary_in_words() -> None:
     statistics = LMStatistics(
         queries=1000, stored=100, distinct=500, naive_tokens=90_000, tokens_computed=10_000, seconds=5.0,
     )  # fmt: skip
-    accuracy = {"cap": zero_shot([[0.0]], [0])}
+    accuracy = {"cap": ZeroShot(1.0, 1.0)}
     text = str(ExtractionSummary(10, 6.2, statistics, {"cap": 2, "channel": 0}, accuracy))
     assert "10 texts in 6 s" in text
     assert "10,000 tokens computed (2,000 per second) instead of 90,000" in text

@@ -10,7 +10,6 @@ from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.keywords import (
     CONTROLS,
     STATISTICS,
-    UNITS,
     Control,
     KeywordsPrior,
     RationalePrior,
@@ -28,7 +27,6 @@ from tests.priors.conftest import LABELS
 
 def test_every_choice_has_a_function() -> None:
     assert set(STATISTICS) == set(get_args(Statistic))
-    assert set(UNITS) == set(get_args(RationaleUnit))
     assert set(CONTROLS) == set(get_args(Control))
 
 

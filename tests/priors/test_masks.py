@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from hf_cap.errors import ExtractError
-from hf_cap.priors.masks import Masks, distinct_masks, draw_masks, masked_counts
-from hf_cap.priors.ridge import fit_words
+from hf_cap.priors.masks import Masks, draw_masks, fit_words, masked_counts
 
 Z = NDArray[Any]
 
@@ -25,8 +24,9 @@ def test_number_of_masked_words(words: int, expected: list[int]) -> None:
 
 
 def test_short_texts_are_enumerated() -> None:
-    assert [distinct_masks(words) for words in (1, 2, 3, 7, 8)] == [0, 2, 3, 91, 210]
     assert draw_masks("help", 1, 100, 0).kept.shape == (0, 1)
+    assert [len(draw_masks("a", words, 210, 0)) for words in (2, 3, 7, 8)] == [2, 3, 91, 210]
+    assert (draw_masks("a", 8, 209, 0).weights % 1 == 0).all()
 
 
 def test_enumerated_masks_have_their_exact_probability() -> None:
