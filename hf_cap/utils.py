@@ -55,8 +55,10 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 def check_choices(settings: Any) -> None:
     """Raise `ConfigError` if a field of a dataclass whose type is a `Literal` has another value."""
     for item in fields(settings):
+        if get_origin(item.type) is not Literal:
+            continue  # it may have no value yet
         value, choices = getattr(settings, item.name), get_args(item.type)
-        if get_origin(item.type) is Literal and value not in choices:
+        if value not in choices:
             names = ", ".join(map(repr, choices))
             raise ConfigError(f"`{item.name}` must be one of {names}, got {value!r}.")
 
