@@ -29,7 +29,7 @@ for name in (
     "recipes/demo/fit.yaml",
     "priors/templates/cap.yaml",
     "evaluation/space/README.md.in",
-    "evaluation/attacks/synonyms.json",
+    "evaluation/english.json",
     "model_cards/model.md.jinja",
     "report/page/report.html.j2",
 ):

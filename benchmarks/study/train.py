@@ -24,7 +24,7 @@ from benchmarks.study.samples import (
 )
 from benchmarks.study.settings import BASELINE, Run, StudySettings
 from hf_cap.evaluation import Evaluation, EvaluationSettings, evaluate_classifier
-from hf_cap.evaluation.attacks.attack import CHANGED
+from hf_cap.evaluation.attacks import CHANGED
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.utils import atomic_path, write_json

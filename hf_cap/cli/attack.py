@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hf_cap.cli.core import Group, Result, Values, build, command_line
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.attacks.attack import AttackSettings
+from hf_cap.evaluation.attacks import AttackSettings
 from hf_cap.lm.base import LMRuntime
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import option, required
@@ -48,7 +48,7 @@ SETTINGS = [AttackArguments, AttackSettings, Group("lm", LMRuntime)]
 def run(values: Values) -> Result:
     """Attack and write."""
     from hf_cap.data import check_output, save_splits
-    from hf_cap.evaluation.attacks.attack import prepare_attack, run_attack
+    from hf_cap.evaluation.attacks import prepare_attack, run_attack
     from hf_cap.lm.base import using_runtime
     from hf_cap.utils import real_path, versions, write_json
 

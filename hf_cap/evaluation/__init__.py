@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hf_cap.utils import lazy_exports
 
 if TYPE_CHECKING:
-    from hf_cap.evaluation.attacks.attack import AttackSettings as AttackSettings
-    from hf_cap.evaluation.attacks.attack import attack_dataset as attack_dataset
+    from hf_cap.evaluation.attacks import AttackSettings as AttackSettings
+    from hf_cap.evaluation.attacks import attack_dataset as attack_dataset
     from hf_cap.evaluation.classifier import load_classifier as load_classifier
     from hf_cap.evaluation.evaluate import Evaluation as Evaluation
     from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.sampling import few_shot as few_shot
 
 _EXPORTS = {
-    "AttackSettings": "attacks.attack",
+    "AttackSettings": "attacks",
     "Estimate": "results",
     "Evaluation": "evaluate",
     "EvaluationSettings": "evaluate",
     "ScoredTexts": "metrics",
-    "attack_dataset": "attacks.attack",
+    "attack_dataset": "attacks",
     "compare": "results",
     "comprehensiveness": "metrics",
     "cosine": "metrics",

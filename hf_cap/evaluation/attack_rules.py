@@ -1,0 +1,245 @@
+"""Keywords of each class, and attacks by rule: a denied mention of a keyword, or synonyms for it."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from hf_cap.errors import ConfigError
+from hf_cap.schema import PRIOR, check_prior
+from hf_cap.words import WORD_PATTERN, count_words, fold, phi, split_words, word_strings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Difficulty = Literal["easy", "medium", "hard"]
+Keywords: TypeAlias = tuple[tuple[str, ...], ...]
+"""Per class, in the order of the label space, its keywords, the strongest first."""
+Role = Literal["noun", "verb", "predicate"]
+Entry: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+"""Synonyms of a word, or for each part of speech (`Role`) those that fit there alone."""
+Lexicon: TypeAlias = Mapping[str, Entry]
+
+# what the rules say and look for; the synonyms are few, as a wrong one changes the label
+ENGLISH: Mapping[str, Any] = json.loads(
+    Path(__file__).with_name("english.json").read_text(encoding="utf-8")
+)
+FUNCTION_WORDS = frozenset(ENGLISH["function_words"].split())
+"""Words too common to be a keyword, whatever their counts in a few texts."""
+_NEIGHBOURS = {name: frozenset(words.split()) for name, words in ENGLISH["neighbours"].items()}
+_VOWEL_SOUND = re.compile(r"(?!uni|use|usu|euro|one)[aeiou]|hour|honest", re.IGNORECASE)
+_GREETING = re.compile(
+    r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|excuse me|sorry)(?: there)?[,.!]*\s+",
+    re.IGNORECASE,
+)
+# two letters before the stop, or an abbreviation such as "u. s. d." would be sentences
+_SENTENCE_END = re.compile(r"(?:(?<=\w\w[.!?])|(?<=[!?][!?]))\s+(?=\S)")
+
+
+def chi_squared_keywords(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    classes: int,
+    top: int,
+    least_texts: int = 1,
+    pattern: str = WORD_PATTERN,
+) -> Keywords:
+    """The words most strongly tied to each class by chi-squared (Yang and Pedersen 1997).
+
+    A word counts once per text. Keywords of a class, at most `top`, occur in it more often than
+    elsewhere and in at least `least_texts` of its texts; ties are broken alphabetically.
+    """
+    counts = count_words(texts, labels, classes, pattern)
+    scores: list[dict[str, float]] = [{} for _ in range(classes)]
+    for word, texts_with in counts.words.items():
+        for label, tie in enumerate(phi(counts, word)):
+            if texts_with[label] >= least_texts:
+                scores[label][word] = tie  # chi-squared is n times its square: the same order
+    return _strongest(scores, top)
+
+
+def prior_keywords(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    priors: Sequence[Sequence[float] | None],
+    classes: int,
+    top: int,
+    pattern: str = WORD_PATTERN,
+    column: str = PRIOR,
+) -> Keywords:
+    """The words with the highest sum of prior scores over the texts of each class, at most `top`.
+
+    Raises:
+        PriorError: a prior of the `column` does not fit the words of its text.
+    """
+    scores: list[dict[str, float]] = [defaultdict(float) for _ in range(classes)]
+    for row, (text, label, prior) in enumerate(zip(texts, labels, priors, strict=True)):
+        words = word_strings(text, pattern)
+        check_prior(prior, words, column=column, row=row)
+        for word, score in zip(words, prior or (), strict=prior is not None):
+            scores[label][fold(word)] += score
+    return _strongest(scores, top)
+
+
+def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:
+    """Per class the words with the highest scores above 0, but function words and short ones."""
+    found = []
+    for row in scores:
+        words = [
+            word
+            for word, score in row.items()
+            if score > 0 and len(word) >= 3 and word.replace("-", "").isalpha()
+        ]
+        words = sorted({*words} - FUNCTION_WORDS, key=lambda word: (-row[word], word))
+        found.append(tuple(words[:top]))
+    return tuple(found)
+
+
+def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
+    """Difficulty of each *other* class as the source of an added keyword.
+
+    Classes are ranked by the Jaccard overlap of their keywords with those of `label`, ties by their
+    number, and cut into thirds: the most similar are `hard`. The remainder goes to the middle or to
+    both ends. A single one is `hard`.
+    """
+    own, overlap = set(keywords[label]), {}
+    for other in range(len(keywords)):
+        either = own | set(keywords[other])
+        overlap[other] = len(own & set(keywords[other])) / len(either) if either else 0.0
+    others = sorted({*overlap} - {label}, key=lambda other: (-overlap[other], other))
+    third = max(1, round(len(others) / 3))
+    return {
+        other: "hard" if place < third else "easy" if place >= len(others) - third else "medium"
+        for place, other in enumerate(others)
+    }
+
+
+def add_mention(text: str, keyword: str, rng: "np.random.Generator") -> str:
+    """The text with a denied mention of `keyword`, in the text's capitals.
+
+    It stands in front (but behind a greeting), between sentences, or at the end; the words of the
+    text and their order stay as they are.
+    """
+    text = text.strip()
+    mention = str(rng.choice(ENGLISH["mentions"])).format(keyword=keyword)
+    greeting = _GREETING.match(text)
+    start = greeting.end() if greeting else 0
+    inner = [match.end() for match in _SENTENCE_END.finditer(text, start)]
+    point = int(rng.choice([start, *(point for point in inner if point > start), len(text)]))
+    before, after = text[:point].rstrip(), text[point:]
+    capital = text[:1].isupper()
+    mention = mention if capital else mention.casefold()
+    if before[-1:] in (".", "!", "?") or (not before and capital):
+        sentence = f"{_capitalised(mention) if capital else mention}."
+        return " ".join(part for part in (before, sentence, after) if part)
+    return ", ".join(part for part in (before.rstrip(","), mention, after) if part)
+
+
+def replace_keywords(
+    text: str,
+    keywords: Collection[str],
+    lexicon: Lexicon,
+    rng: "np.random.Generator",
+    pattern: str = WORD_PATTERN,
+) -> tuple[str, list[str]]:
+    """The text with each keyword replaced by a synonym that is no keyword itself, where one fits.
+
+    Capitals and the punctuation around a word stay as they are; `a` and `an` follow the new word.
+
+    Returns:
+        The text, and the folded keywords that were replaced.
+    """
+    spans = split_words(text, pattern)
+    words = [text[start:end] for start, end in spans]
+    folded = [fold(word) for word in words]
+    replaced: list[str] = []
+    for index, key in enumerate(folded):
+        if key not in keywords:
+            continue
+        before = folded[index - 1] if index else None
+        after = folded[index + 1] if index + 1 < len(folded) else None
+        choices = [
+            other
+            for other in _synonyms(lexicon.get(key, ()), before, after)
+            if _fits(key, other, before, after)
+            and not {*map(fold, other.split())} & {*keywords, *folded}
+        ]
+        if choices:
+            words[index] = _substituted(words[index], key, str(rng.choice(choices)))
+            replaced.append(key)
+            if index and words[index - 1].casefold() in ("a", "an"):
+                an = "n" if _VOWEL_SOUND.match(words[index]) else ""
+                words[index - 1] = words[index - 1][0] + an
+    ends = [0, *(span.end for span in spans)]
+    gaps = [text[end : span.start] for end, span in zip(ends, spans, strict=False)]
+    pairs = zip(gaps, words, strict=True)
+    return "".join(gap + word for gap, word in pairs) + text[ends[-1] :], replaced
+
+
+def _synonyms(entry: Entry, before: str | None, after: str | None) -> Sequence[str]:
+    """The synonyms that fit the part of speech between two folded words; none where it is open."""
+    if not isinstance(entry, Mapping):
+        return entry
+    if before in _NEIGHBOURS["before_noun"]:
+        return entry.get("noun", ())
+    if before in _NEIGHBOURS["before_verb"] or (
+        before is None and after in _NEIGHBOURS["after_imperative"]
+    ):
+        return entry.get("verb", ())
+    return entry.get("predicate", ()) if before in _NEIGHBOURS["before_predicate"] else ()
+
+
+def _fits(word: str, substitute: str, before: str | None, after: str | None) -> bool:
+    """Whether number and word order allow a substitute: no "this tunes", no "take off it"."""
+    plural = substitute.endswith("s") and not word.endswith("s")
+    return not (plural and before in _NEIGHBOURS["singular"]) and not (
+        " " in substitute and after in _NEIGHBOURS["pronouns"]
+    )
+
+
+def _substituted(word: str, key: str, synonym: str) -> str:
+    """`synonym` in the place of `key` in `word`, with its capitals and surrounding punctuation."""
+    at = word.casefold().find(key)
+    core = word[at : at + len(key)]
+    if core.isupper():
+        synonym = synonym.upper()
+    elif core[:1].isupper():
+        synonym = _capitalised(synonym)
+    return word[:at] + synonym + word[at + len(key) :]
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def load_lexicon(path: str | None = None) -> Lexicon:
+    """Synonyms of folded words: the own lexicon, overridden by a JSON file.
+
+    Args:
+        path: JSON file of a mapping from word to a list of synonyms, or to a mapping from part of
+            speech (`noun`, `verb`, `predicate`) to such a list.
+
+    Raises:
+        ConfigError: the file is missing or holds something else.
+    """
+    own: Lexicon = ENGLISH["synonyms"]
+    if path is None:
+        return own
+    try:
+        extra = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return {**own, **{fold(word): _entry(value) for word, value in extra.items()}}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"Cannot read synonyms from {path!r}: {error}. It must be a JSON file like "
+            '{"fee": ["charge"], "book": {"noun": ["volume"], "verb": ["reserve"]}}.'
+        ) from error
+
+
+def _entry(value: Entry) -> Entry:
+    parts = value.values() if isinstance(value, dict) else [value]
+    lists = all(isinstance(p, list) and all(isinstance(word, str) for word in p) for p in parts)
+    if not lists or (isinstance(value, dict) and not set(value) <= set(get_args(Role))):
+        raise ValueError(f"{value!r} is no list of synonyms")
+    return value

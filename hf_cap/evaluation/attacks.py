@@ -1,0 +1,412 @@
+"""Make an adversarial test set: `attack_dataset(test, train, AttackSettings(...))`."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from hf_cap.embedded import LANGUAGE_MODEL
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.evaluation.attack_rules import (
+    ENGLISH,
+    Keywords,
+    add_mention,
+    chi_squared_keywords,
+    difficulties,
+    load_lexicon,
+    prior_keywords,
+    replace_keywords,
+)
+from hf_cap.lm.base import LMSettings, Sampling
+from hf_cap.schema import LABEL, PRIOR, TEXT
+from hf_cap.utils import check_choices, check_range, documented, generator, option
+from hf_cap.words import WORD_PATTERN, fold, word_strings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_cap.lm.open import ModelLike
+
+Kind = Literal["keyword_addition", "keyword_replacement"]
+CHANGED = "changed"
+COLUMNS = ("original", "keyword", "source_label", "difficulty", CHANGED, "maker", "note")
+"""What an attack adds beside `text` and `label`."""
+_BATCH = 32  # texts per step of the progress bar, and per call of the language model
+_logger = logging.getLogger(__name__)
+
+_REFUSALS = tuple(ENGLISH["refusals"])
+_ECHO = re.compile(rf"\b(?:{'|'.join(ENGLISH['echoes'])})\b", re.IGNORECASE)
+_SHORTEST, _LONGEST, _SLACK = 0.4, 2.5, 8
+"""Bounds of a reply: shares of the original's number of words, the slack added to the upper one."""
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """Which attack, who writes it, and where its keywords come from."""
+
+    kind: Kind = option(
+        "keyword_addition",
+        "keyword_addition brings a word of another class into the text, keyword_replacement puts "
+        "other words in the place of the class's own keywords; the label stays right in both.",
+    )
+    maker: Literal["rules", "chat"] = option(
+        "rules", "Who writes the attacked text: fixed rules, or a chat model with checks."
+    )
+    keywords_from: Literal["training", "prior"] = option(
+        "training",
+        "training takes keywords by chi-squared from the training texts alone, which favours no "
+        "method, prior the words with the highest sum of prior scores.",
+    )
+    prior_column: str = option(
+        PRIOR, "Column of the training data that holds the prior, for keywords_from=prior."
+    )
+    keywords: int = option(10, "Most keywords per class; at least 1.")
+    keyword_texts: int = option(
+        2, "Training texts of its class that a keyword must occur in; 1 admits chance words."
+    )
+    difficulty: Literal["any", "easy", "medium", "hard"] = option(
+        "any",
+        "Which classes added keywords come from, by overlap of their keywords with the text's class: "
+        "the most similar third (hard), the least similar (easy), the middle (medium), or any.",
+    )
+    synonyms: str | None = option(
+        None, "JSON file of synonyms, word to list of words; it overrides the own lexicon."
+    )
+    unchanged: Literal["keep", "drop", "rules"] = option(
+        "keep",
+        "A text that the attack cannot change, or whose version by the chat model fails a check: "
+        "keep it as it is, drop it, or let the rules write it (for maker=chat).",
+    )
+    model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
+    base_url: str | None = option(
+        None,
+        "Root of an OpenAI-compatible server that serves `model`, e.g. http://localhost:8000/v1.",
+    )
+    max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
+    seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
+        if self.unchanged == self.maker == "rules":
+            raise ConfigError(
+                "unchanged='rules' is for maker='chat'; with maker='rules' choose 'keep' or 'drop'."
+            )
+
+
+class Attacked(NamedTuple):
+    """One text, before or after its attack."""
+
+    original: str
+    text: str
+    label: int
+    keywords: tuple[str, ...] = ()  # to add, or of the text to replace
+    source_label: str = ""  # the class that the keywords come from
+    difficulty: str = ""
+    maker: str = ""  # empty where the text is as it was
+    note: str = ""  # why that is so, or why the rules had to write it
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A map function that attacks texts: `dataset.map(Attack(...), batched=True)`.
+
+    Attributes:
+        settings: What is done and by whom.
+        labels: The label space.
+        keywords: Keywords of each label.
+        model: The language model for maker=chat.
+    """
+
+    settings: AttackSettings
+    labels: tuple[str, ...]
+    keywords: Keywords
+    model: "ModelLike | None" = None
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Replace the column `text` and add `COLUMNS`; `label` indexes the label space."""
+        rows = list(map(self._plan, batch[TEXT], batch[LABEL]))
+        ready = [index for index, row in enumerate(rows) if row.keywords]
+        if self.settings.maker == "chat" and ready:
+            for index, row in zip(ready, self._by_chat([rows[i] for i in ready]), strict=True):
+                rows[index] = row
+        if "rules" in (self.settings.maker, self.settings.unchanged):
+            for index in ready:
+                rows[index] = rows[index] if rows[index].maker else self._by_rule(rows[index])
+        columns: dict[str, list[Any]] = {
+            name: [getattr(row, name) for row in rows]
+            for name in (TEXT, "original", "source_label", "difficulty", "maker", "note")
+        }
+        columns["keyword"] = [" ".join(row.keywords) for row in rows]
+        columns[CHANGED] = [bool(row.maker) for row in rows]
+        return columns
+
+    def _plan(self, text: str, label: int) -> Attacked:
+        """Choose the keywords for a text, by the seed and the text alone."""
+        words = [fold(word) for word in word_strings(text, self.settings.word_pattern)]
+        own, row = self.keywords[label], Attacked(text, text, label)
+        if self.settings.kind == "keyword_replacement":
+            present = tuple(word for word in dict.fromkeys(words) if word in own)
+            row = row._replace(keywords=present, source_label=self.labels[label])
+        else:
+            levels = difficulties(label, self.keywords)
+            offers = {
+                other: [word for word in self.keywords[other] if word not in {*words, *own}]
+                for other, level in levels.items()
+                if self.settings.difficulty in ("any", level)
+            }
+            if sources := [other for other, offered in offers.items() if offered]:
+                rng = generator(self.settings.seed, "plan", text)
+                source = int(rng.choice(sources))
+                row = row._replace(
+                    keywords=(str(rng.choice(offers[source])),),
+                    source_label=self.labels[source],
+                    difficulty=levels[source],
+                )
+        return row if row.keywords else row._replace(note="no keyword")
+
+    def _by_rule(self, row: Attacked) -> Attacked:
+        rng = generator(self.settings.seed, "write", row.original)
+        if self.settings.kind == "keyword_addition":
+            return row._replace(text=add_mention(row.original, row.keywords[0], rng), maker="rules")
+        lexicon, own = load_lexicon(self.settings.synonyms), self.keywords[row.label]
+        text, replaced = replace_keywords(
+            row.original, own, lexicon, rng, self.settings.word_pattern
+        )
+        if not replaced:
+            return row._replace(note=f"{row.note}; no synonym" if row.note else "no synonym")
+        return row._replace(text=text, keywords=tuple(replaced), maker="rules")
+
+    def _by_chat(self, rows: Sequence[Attacked]) -> list[Attacked]:
+        """Let the model rewrite texts, check the replies, and let a second call confirm the labels."""
+        from hf_cap.lm.open import open_language_model
+
+        settings = self.settings
+        named = LMSettings(model=settings.model, base_url=settings.base_url)
+        model = open_language_model(named if self.model is None else self.model)
+        sampling = Sampling(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
+        # a label as a person would write it: `card_arrival` becomes `card arrival`
+        labels = [self.labels[row.label].replace("_", " ").replace("-", " ") for row in rows]
+        requests = [
+            ENGLISH["requests"][settings.kind].format(
+                keyword=row.keywords[0],
+                keywords=", ".join(f'"{word}"' for word in row.keywords),
+                label=label,
+                text=row.original,
+            )
+            for row, label in zip(rows, labels, strict=True)
+        ]
+        texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
+        adding = settings.kind == "keyword_addition"
+        faults = [
+            fault(
+                row.original,
+                text,
+                required=row.keywords if adding else (),
+                forbidden=() if adding else row.keywords,
+                pattern=settings.word_pattern,
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        passing = [index for index, found in enumerate(faults) if found is None]
+        questions = [ENGLISH["question"].format(label=labels[i], text=texts[i]) for i in passing]
+        verdicts = model.generate(questions, sampling) if questions else []
+        for index, verdict in zip(passing, verdicts, strict=True):
+            if [fold(word) for word in verdict.text.split()][:1] != ["yes"]:
+                faults[index] = "label not confirmed"
+        return [
+            row._replace(note=found) if found else row._replace(text=text, maker="chat")
+            for row, text, found in zip(rows, texts, faults, strict=True)
+        ]
+
+
+def clean_reply(reply: str) -> str:
+    """The reply without white space, heading and quotation marks around the answer."""
+    text = reply.strip()
+    for heading in ("rewritten message:", "message:"):
+        if text.casefold().startswith(heading):
+            text = text[len(heading) :].strip()
+    if len(text) > 1 and text[0] in "\"“'" and text[-1] in "\"”'":
+        text = text[1:-1].strip()
+    return text
+
+
+def fault(
+    original: str, rewritten: str, required: Sequence[str], forbidden: Sequence[str], pattern: str
+) -> str | None:
+    """Why a cleaned reply is no attack, in two or three words; `None` where it passes.
+
+    `required` and `forbidden` are folded words that it must or must not contain.
+    """
+    # words with a letter or digit: a reply of question marks has none
+    words, before = (
+        [fold(word) for word in word_strings(text, pattern) if any(map(str.isalnum, word))]
+        for text in (rewritten, original)
+    )
+    refusing, refused = (
+        text.replace("’", "'").casefold().startswith(_REFUSALS) for text in (rewritten, original)
+    )
+    longest = _LONGEST * len(before) + _SLACK
+    checks = {
+        "empty reply": not words,
+        "refusal": refusing and not refused,
+        "request echoed": _ECHO.search(rewritten) and not _ECHO.search(original),
+        "several lines": "\n" in rewritten,
+        "nothing changed": words == before,
+        "wrong length": not _SHORTEST * len(before) <= len(words) <= longest,
+        "keyword missing": not set(required) <= set(words),
+        "keyword still there": set(forbidden) & set(words),
+    }
+    return next((name for name, failed in checks.items() if failed), None)
+
+
+def prepare_attack(
+    train: "Dataset", settings: AttackSettings, model: "ModelLike | None" = None
+) -> Attack:
+    """The attack with the keywords of a training set; arguments as for `attack_dataset`.
+
+    Raises:
+        DataError: a column is missing, or no class has a keyword.
+        PriorError: a prior does not fit the words of its text.
+    """
+    from hf_cap.data import label_names
+
+    labels, column, pattern = label_names(train), settings.prior_column, settings.word_pattern
+    texts, gold, sizes = list(train[TEXT]), list(train[LABEL]), (len(labels), settings.keywords)
+    if settings.keywords_from == "training":
+        keywords = chi_squared_keywords(texts, gold, *sizes, settings.keyword_texts, pattern)
+    elif column in train.column_names:
+        keywords = prior_keywords(texts, gold, list(train[column]), *sizes, pattern, column)
+    else:
+        raise DataError(
+            f"Keywords from a prior need the column {column!r}; the training data has "
+            f"{train.column_names}. Extract a prior first, or take keywords_from=training."
+        )
+    if not any(keywords):
+        raise DataError(
+            f"No class has a keyword in the {len(texts)} training texts; give more texts, or lower "
+            "`keyword_texts`."
+        )
+    return Attack(settings, tuple(labels), keywords, model)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSummary:
+    """What an attack did to a test set, in numbers of texts: the changed ones by maker and difficulty.
+
+    `notes` count why texts are unchanged, or why the rules had to write them.
+    """
+
+    texts: int
+    changed: int
+    dropped: int
+    makers: Mapping[str, int]
+    difficulties: Mapping[str, int]
+    notes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """A sentence or two for the end of a run."""
+        makers, levels, notes = (
+            ", ".join(f"{name} {count}" for name, count in counts.items())
+            for counts in (self.makers, self.difficulties, self.notes)
+        )
+        left_out = " and left out" if self.dropped else ""
+        parts = {
+            f"{self.changed} of {self.texts} texts changed": True,
+            f"written by {makers}": len(self.makers) > 1,
+            levels: levels,
+            f"{self.texts - self.changed} unchanged{left_out}": self.changed < self.texts,
+            f"notes: {notes}": notes,
+        }
+        return "; ".join(part for part, shown in parts.items() if shown)
+
+
+def attack_dataset(
+    dataset: "Dataset",
+    train: "Dataset",
+    settings: AttackSettings | None = None,
+    model: "ModelLike | None" = None,
+) -> "Dataset":
+    """Attack test texts. A warning counts those that are unchanged, and says why.
+
+    Args:
+        dataset: Test texts: columns `text` and `label`, with the label space of `train`.
+        train: Training texts that the keywords come from.
+        settings: What to do; the defaults of `AttackSettings` if not given.
+        model: An opened language model, used instead of the one that the settings name.
+
+    Returns:
+        `text` (attacked), `label`, and `COLUMNS`.
+
+    Raises:
+        DataError: the label spaces differ, a test label has no training text, or no text changes.
+        PriorError: keywords come from a prior that does not fit the words of its texts.
+        ModelError: the chat model cannot be used.
+        ServerError: its server keeps failing; run again to continue with the replies so far.
+    """
+    attack = prepare_attack(train, settings or AttackSettings(), model)
+    attacked, summary = run_attack(dataset, train, attack)
+    if summary.changed < summary.texts:
+        _logger.warning("The attack %s: %s.", attack.settings.kind, summary)
+    return attacked
+
+
+def run_attack(
+    dataset: "Dataset", train: "Dataset", attack: Attack
+) -> "tuple[Dataset, AttackSummary]":
+    """Attack with a prepared attack; the data set of `attack_dataset` and what was done."""
+    from datasets import Features, Value
+
+    _check_labels(dataset, train)
+    columns = {name: Value("bool" if name == CHANGED else "string") for name in COLUMNS}
+    attacked = dataset.select_columns([TEXT, LABEL]).map(
+        attack,
+        batched=True,
+        batch_size=_BATCH,
+        features=Features({TEXT: Value("string"), LABEL: dataset.features[LABEL], **columns}),
+        # the rules are quick and replies are stored: a cache could only be stale
+        load_from_cache_file=False,
+        desc=f"Attack {attack.settings.kind}",
+    )
+    changed = attacked.select([row for row, flag in enumerate(attacked[CHANGED]) if flag])
+    dropping = attack.settings.unchanged == "drop"
+    summary = AttackSummary(
+        texts=len(attacked),
+        changed=len(changed),
+        dropped=len(attacked) - len(changed) if dropping else 0,
+        makers=_counted(changed["maker"]),
+        difficulties=_counted(changed["difficulty"]),
+        notes=_counted(attacked["note"]),
+    )
+    if not summary.changed:
+        raise DataError(
+            f"The attack {attack.settings.kind} changes nothing: {summary}. Take another kind or "
+            "maker, more `keywords`, or your own `synonyms`."
+        )
+    return (changed if dropping else attacked), summary
+
+
+def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
+    from hf_cap.data import label_names
+
+    labels, found = label_names(train), label_names(dataset)
+    if found != labels:
+        raise DataError(
+            f"An attack needs one label space; the test data has {found[:5]!r}..., the training data "
+            f"{labels[:5]!r}..."
+        )
+    gold = Counter(dataset[LABEL])
+    if unseen := sorted(set(gold) - set(train[LABEL])):
+        raise DataError(
+            f"{sum(gold[label] for label in unseen)} test texts have labels of which there is no training text: "
+            f"{[labels[label] for label in unseen][:5]!r}; give texts of each label, or leave those out."
+        )
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first; empty strings are not counted."""
+    return dict(Counter(filter(None, values)).most_common())
