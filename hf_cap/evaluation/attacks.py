@@ -402,8 +402,8 @@ def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
     gold = Counter(dataset[LABEL])
     if unseen := sorted(set(gold) - set(train[LABEL])):
         raise DataError(
-            f"{sum(gold[label] for label in unseen)} test texts have labels of which there is no training text: "
-            f"{[labels[label] for label in unseen][:5]!r}; give texts of each label, or leave those out."
+            f"{sum(gold[label] for label in unseen)} test texts have labels of which there is no training "
+            f"text: {[labels[label] for label in unseen][:5]!r}; add some, or leave those out."
         )
 
 
