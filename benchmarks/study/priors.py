@@ -105,7 +105,7 @@ def with_prior(settings: StudySettings, run: Run) -> Dataset:
         normalisation=settings.normalisation,
     )
     control = run.method if run.method in CONTROLS else None
-    return fused if control is None else with_control(fused, control, seed=run.draw)  # type: ignore[arg-type]
+    return fused if control is None else with_control(fused, control, seed=run.draw)
 
 
 def source_scores(settings: StudySettings, run: Run, source: str) -> list[list[float] | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors.fusion import normalise
-from hf_cap.priors.keywords import random_scores
+from hf_cap.priors.keywords import control_scores
 from hf_cap.schema import (
     LABEL,
     PRIOR,
@@ -98,7 +98,7 @@ def audit_dataset(
     priors, words, names = _read_priors(dataset), list(dataset[WORDS]), label_names(dataset)
     gold = [names[label] for label in dataset[LABEL]]
     compared: dict[str, list[Prior]] = {
-        "random": [random_scores([0.0] * len(row), " ".join(row)) for row in words],
+        "random": [control_scores("random", [0.0] * len(row), " ".join(row), 0) for row in words],
         "word_length": [list(map(len, row)) for row in words],
     }
     compared = priors | {name: scores for name, scores in compared.items() if name not in priors}

@@ -16,7 +16,15 @@ from hf_cap.schema import (
     diagnostic_column,
     prior_column,
 )
-from hf_cap.utils import check_choices, documented, fingerprint, load_object, option, versions
+from hf_cap.utils import (
+    check_choices,
+    choose,
+    documented,
+    fingerprint,
+    load_object,
+    option,
+    versions,
+)
 from hf_cap.words import WORD_PATTERN, Span, split_words
 
 if TYPE_CHECKING:
@@ -75,13 +83,9 @@ class Source:
     name: ClassVar[str]
     """The prior is the column `prior_<name>`."""
 
-    word_pattern: str = option(
-        WORD_PATTERN, "Regular expression of a word, the unit that gets a score."
-    )
-    text_column: str = option(TEXT, "Column that holds the texts.")
-    label_column: str = option(
-        LABEL, "Column that holds the gold labels, as names or class indices."
-    )
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
+    text_column: str = option(TEXT, "Column with the texts.")
+    label_column: str = option(LABEL, "Column with the gold labels, as names or class indices.")
     labels: tuple[str, ...] = field(metadata=LEARNED)
 
     def __post_init__(self) -> None:
@@ -95,11 +99,7 @@ class Source:
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
-        """Create the source for the label space of a training split; `options` are its settings.
-
-        Raises:
-            DataError: the label column is missing or is no `ClassLabel`.
-        """
+        """The source with these settings for the label space of a training split (a `ClassLabel`)."""
         from hf_cap.data import label_names
 
         labels = label_names(dataset, options.get("label_column", LABEL))
@@ -113,18 +113,14 @@ class Source:
         """Add `words`, `prior_<name>`, the diagnostics `<name>_<what>` and `provenance` to a batch.
 
         Raises:
-            DataError: a column is missing, a text has no words, or a label is unknown.
+            DataError: a column is missing, a text has no words, a label is outside the label space,
+                or the batch is a single row.
         """
         rows = self.read_rows(batch)
         return self.columns(batch, rows, self.score_words(rows))
 
     def read_rows(self, batch: Batch) -> list[Row]:
-        """Read and check the rows of a batch.
-
-        Raises:
-            DataError: a column is missing, a text has no words, a label is outside the label space,
-                or the batch is a single row.
-        """
+        """Read the rows of a batch, with the checks that `__call__` promises."""
         for setting in ("text_column", "label_column"):
             self.check_column(batch, setting)
         if isinstance(batch[self.text_column], str):
@@ -139,8 +135,7 @@ class Source:
         """Raise a `DataError` where a batch lacks the column that a setting names."""
         if (column := getattr(self, setting)) not in batch:
             raise DataError(
-                f"There is no column {column!r}; found {sorted(batch)}. Name the right one with "
-                f"`{setting}`."
+                f"There is no column {column!r}; found {sorted(batch)}. Set `{setting}`."
             )
 
     def _read_row(self, number: int, text: Any, label: Any, index: Mapping[str, int]) -> Row:
@@ -148,14 +143,13 @@ class Source:
         if not spans:
             raise DataError(
                 f"Row {number}: the text is {text!r}, in which word_pattern={self.word_pattern!r} "
-                "finds no words. Remove the row, or give it a text."
+                "finds no words. Remove the row."
             )
         position = index.get(label, -1) if isinstance(label, str) else label
         if not isinstance(position, int) or not 0 <= position < len(index):
             raise DataError(
                 f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
-                f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row, or give "
-                "the whole label space as `labels`."
+                f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row or `labels`."
             )
         return Row(text, spans, position)
 
@@ -166,23 +160,20 @@ class Source:
         cells = batch.get(PROVENANCE) or [None] * len(rows)
         facts = {**self.facts, **result.facts}
         with_facts = {cell: add_provenance(cell, self.name, facts) for cell in set(cells)}
+        columns = {diagnostic_column(self.name, k): list(v) for k, v in result.diagnostics.items()}
         return {
             **batch,
             WORDS: [row.words for row in rows],
             prior_column(self.name): [list(map(float, scores)) for scores in result.scores],
-            **{
-                diagnostic_column(self.name, what): list(values)
-                for what, values in result.diagnostics.items()
-            },
+            **columns,
             PROVENANCE: [with_facts[cell] for cell in cells],
         }
 
     @property
     def learned(self) -> dict[str, Any]:
         """The fields whose values come from a data set."""
-        return {
-            item.name: getattr(self, item.name) for item in fields(self) if item.metadata == LEARNED
-        }
+        names = [item.name for item in fields(self) if item.metadata == LEARNED]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -190,12 +181,8 @@ class Source:
         settings = {item.name: getattr(self, item.name) for item in fields(self)}
         settings |= {name: fingerprint(repr(value)) for name, value in self.learned.items()}
         del settings["labels"]
-        return {
-            **settings,
-            "source": self.name,
-            "label_space": fingerprint(*self.labels),
-            "versions": versions(),
-        }
+        settings |= {"source": self.name, "label_space": fingerprint(*self.labels)}
+        return {**settings, "versions": versions()}
 
 
 SOURCES: dict[str, str | type[Source]] = {
@@ -216,7 +203,7 @@ S = TypeVar("S", bound=type[Source])
 
 
 def register_source(cls: S) -> S:
-    """Make a source class known under its `name`. Usable as a decorator.
+    """Make a source class known under its `name`; usable as a decorator.
 
     Raises:
         ConfigError: it is no source, has no name, or has that of a source of hf_cap.
@@ -231,20 +218,12 @@ def register_source(cls: S) -> S:
 
 
 def source_class(name: str) -> type[Source]:
-    """The class of a source.
-
-    Args:
-        name: A name in `SOURCES`, or `module:Class` for a class of your own.
+    """The class of a source: a name in `SOURCES`, or `module:Class` for a class of your own.
 
     Raises:
         ConfigError: there is no such source.
     """
-    place: Any = SOURCES.get(name, name)
-    if place == name and ":" not in name:
-        raise ConfigError(
-            f"There is no prior source {name!r}; there are {sorted(SOURCES)}. Name a class of your "
-            "own as `module:Class`."
-        )
+    place: Any = name if ":" in name else choose(SOURCES, name, "prior source")
     cls = load_object(place) if isinstance(place, str) else place
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise ConfigError(f"{name!r} is no prior source: {cls!r} does not derive from `Source`.")

@@ -54,12 +54,11 @@ class CAPPrior(LanguageModelSource):
 
     Each word gets a score in nats: by how much the log-probability of the gold label rises when the
     word is kept (after `sign`; positive = evidence for the label). A text of one word gets 1. Words
-    that the language model has no room for get 0. The columns added are `words`, `prior_cap`,
-    `cap_std` (posterior standard deviation of each score), `cap_r2` (fit of the ridge regression,
-    null for one word), `cap_masks` (distinct masks), `cap_cut` (words that did not fit),
-    `provenance`, and with `keep_label_scores` also `cap_label_scores` (log-probability of every
-    label on the whole text) and `cap_rank` (of the gold label among them, 1 = the model's own
-    answer).
+    that the language model has no room for get 0. The diagnostics are `cap_std` (posterior standard
+    deviation of each score), `cap_r2` (fit of the ridge regression, null for one word), `cap_masks`
+    (distinct masks), `cap_cut` (words that did not fit), and with `keep_label_scores` also
+    `cap_label_scores` (log-probability of every label on the whole text) and `cap_rank` (of the
+    gold label among them, 1 = the model's own answer).
 
     Attributes:
         offsets: For `contrast`, the mean log-probability of each label whatever the text says;
@@ -72,15 +71,11 @@ class CAPPrior(LanguageModelSource):
     n: int = option(100, "Perturbations per text, at least 1; all of them where fewer exist.")
     penalty: float = option(0.1, "Ridge penalty λ, more than 0.")
     score: Score = option(
-        "log_prob",
-        "What a perturbation is scored by: log-probability of the gold label, the same per token, "
-        "or its contrast with the strongest rival labels.",
+        "log_prob", "Log-probability of the gold label, per token, or contrast with rival labels."
     )
     rivals: int = option(5, "Rival labels that `contrast` compares with, at least 1.")
     calibration_texts: int = option(
-        200,
-        "Texts from which `contrast` learns how much the model favours each label anyway; 0 turns "
-        "it off.",
+        200, "Texts from which `contrast` learns how much the model favours each label; 0: none."
     )
     masking: Masking = option("delete", "Whether a masked word is deleted or replaced.")
     replacement: str = option("...", "What stands in for a masked word when masking is `replace`.")
@@ -93,8 +88,7 @@ class CAPPrior(LanguageModelSource):
         check_range(self, "penalty", above=0)
         if self.offsets and len(self.offsets) != len(self.labels):
             raise ConfigError(
-                f"{len(self.offsets)} calibration offsets for {len(self.labels)} labels. Compute "
-                "them again with `calibrated`."
+                f"{len(self.offsets)} offsets for {len(self.labels)} labels; call `calibrated`."
             )
 
     @classmethod
@@ -116,12 +110,7 @@ class CAPPrior(LanguageModelSource):
         return replace(self, offsets=tuple(means.tolist()))
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
-        """Score the words of some rows.
-
-        Raises:
-            ExtractError: the language model gave a score that is not finite.
-            ModelError: the model cannot be opened, or has no room for the prompt.
-        """
+        """Score the words of some rows; a score that is not finite is an `ExtractError`."""
         opened = self.open()
         texts = self._texts(opened, rows)
         asked = [[row.label] for row in rows]
@@ -156,7 +145,7 @@ class CAPPrior(LanguageModelSource):
         return SourceResult(priors, diagnostics, self.model_facts(opened))
 
     def _texts(self, opened: PromptedModel, rows: Sequence[Row]) -> list[_Text]:
-        fitting = opened.fit(rows, partial(_query, opened), self._longer_texts)
+        fitting = opened.fit(rows, partial(_query, opened), self._perturbed)
         return [
             _Text(part, opened.prompt(row.text), self._masks(part))
             for row, part in zip(rows, fitting, strict=True)
@@ -165,16 +154,14 @@ class CAPPrior(LanguageModelSource):
     def _masks(self, row: Row) -> Masks:
         return draw_masks(row.text, len(row.spans), self.n, self.seed)
 
-    def _perturbed(self, row: Row, masks: Masks) -> list[str]:
+    def _perturbed(self, row: Row, longer_than: int = -1) -> list[str]:
+        """The text under each of its masks, where it has more than so many bytes."""
         filler = self.replacement if self.masking == "replace" else None
-        return [keep_words(row.text, row.spans, kept.tolist(), filler) for kept in masks.kept]
-
-    def _longer_texts(self, row: Row, room: int) -> list[str]:
-        """The perturbed texts of a row that have more than `room` bytes."""
-        filler = self.replacement if self.masking == "replace" else ""
-        if _bytes(row.text) + len(row.spans) * _bytes(filler) <= room:
+        if _bytes(row.text) + len(row.spans) * _bytes(filler or "") <= longer_than:
             return []
-        return [text for text in self._perturbed(row, self._masks(row)) if _bytes(text) > room]
+        kept = self._masks(row).kept.tolist()
+        texts = [keep_words(row.text, row.spans, words, filler) for words in kept]
+        return [text for text in texts if _bytes(text) > longer_than]
 
     def _offset(self, label: int) -> float:
         return self.offsets[label] if self.offsets else 0.0
@@ -200,18 +187,17 @@ class CAPPrior(LanguageModelSource):
         queries = [
             _query(opened, text.prompt, perturbed, opened.labels[label])
             for text, labels in zip(texts, asked, strict=True)
-            for perturbed in self._perturbed(text.row, text.masks)
+            for perturbed in self._perturbed(text.row)
             for label in labels
         ]
         answers = iter(opened.model.log_probs(queries))
         value = SCORES[self.score]
-        return [
-            [
-                value([next(answers) for _ in labels], [self._offset(label) for label in labels])
-                for _ in range(len(text.masks))
-            ]
-            for text, labels in zip(texts, asked, strict=True)
-        ]
+        scores = []
+        for text, labels in zip(texts, asked, strict=True):
+            offsets = [self._offset(label) for label in labels]
+            masks = range(len(text.masks))
+            scores.append([value([next(answers) for _ in labels], offsets) for _ in masks])
+        return scores
 
 
 def _query(opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:

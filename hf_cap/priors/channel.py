@@ -9,7 +9,7 @@ Channel Language Model Prompting for Few-Shot Text Classification" (ACL 2022).
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,48 +24,38 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    LabelTokens = Float[Tensor, "labels tokens"]
-    LabelWords = Float[Tensor, "labels words"]
-    Owners = Int[Tensor, " tokens"]
-
 Evidence = Literal["posterior", "uniform"]
 
 
-def posterior_evidence(log_probs: "LabelTokens", owners: "Owners", words: int) -> "LabelWords":
-    """By how much each word raises the log-posterior of each label, given the words before it.
+def word_evidence(
+    log_probs: "Float[Tensor, 'labels tokens']",
+    owners: "Int[Tensor, ' tokens']",
+    words: int,
+    evidence: Evidence,
+) -> "Float[Tensor, 'labels words']":
+    """How much each word speaks for each label, in nats.
 
+    `posterior`: by how much the word raises the label's log-posterior, given the words before it.
     The posterior starts uniform and follows Bayes' rule from token to token, so the scores of a
     label add up exactly to log p(label | text) − log p(label) where every token belongs to a word.
+    `uniform`: pointwise mutual information of word and label, all labels being equally likely. No
+    score exceeds log(labels).
 
     Args:
         log_probs: Log-probability of each token under each label, in nats.
         owners: Word of each token; `words` for a token of no word.
         words: Number of words.
+        evidence: One of the two.
     """
     import torch
 
-    after = log_probs.cumsum(1).log_softmax(0)
-    before = torch.full_like(after[:, :1], -math.log(len(after)))
-    return _pool(torch.cat([before, after], 1).diff(dim=1), owners, words)
-
-
-def uniform_evidence(log_probs: "LabelTokens", owners: "Owners", words: int) -> "LabelWords":
-    """Pointwise mutual information of each word with each label, all labels being equally likely.
-
-    Arguments as for `posterior_evidence`. No score exceeds log(labels).
-    """
-    return _pool(log_probs, owners, words).log_softmax(0) + math.log(len(log_probs))
-
-
-def _pool(tokens: "LabelTokens", owners: "Owners", words: int) -> "LabelWords":
-    pooled = tokens.new_zeros(len(tokens), words + 1).index_add(1, owners, tokens)
-    return pooled[:, :words]
-
-
-EVIDENCE: "Mapping[Evidence, Callable[[LabelTokens, Owners, int], LabelWords]]" = {
-    "posterior": posterior_evidence,
-    "uniform": uniform_evidence,
-}
+    tokens = log_probs
+    if evidence == "posterior":
+        after = log_probs.cumsum(1).log_softmax(0)
+        before = torch.full_like(after[:, :1], -math.log(len(after)))
+        tokens = torch.cat([before, after], 1).diff(dim=1)
+    pooled = tokens.new_zeros(len(tokens), words + 1).index_add(1, owners, tokens)[:, :words]
+    return pooled if evidence == "posterior" else pooled.log_softmax(0) + math.log(len(pooled))
 
 
 @documented
@@ -75,11 +65,10 @@ class ChannelPrior(LanguageModelSource):
 
     Each word gets a score in nats (after `sign`; positive = the word is likelier under the gold
     label than under the labels taken together). Words that the language model has no room for get
-    0. The columns added are `words`, `prior_channel`, `channel_rank` (of the gold label by the
-    likelihood of the text, 1 = the model's own answer), `channel_cut` (words that did not fit),
-    `provenance`, with `keep_label_scores` also `channel_label_scores` (log-probability of the text
-    under every label), and with `keep_label_words` also `channel_label_words` (signed scores, one
-    list per label).
+    0. The diagnostics are `channel_rank` (of the gold label by the likelihood of the text, 1 = the
+    model's own answer), `channel_cut` (words that did not fit), with `keep_label_scores` also
+    `channel_label_scores` (log-probability of the text under every label), and with
+    `keep_label_words` also `channel_label_words` (signed scores, one list per label).
     """
 
     name: ClassVar[str] = "channel"
@@ -88,28 +77,17 @@ class ChannelPrior(LanguageModelSource):
     evidence: Evidence = option(
         "posterior",
         "What a word under the gold label is compared with: the labels weighted by what the words "
-        "before it say (scores then add up to log p(label | text) - log p(label)), or all labels "
-        "alike.",
+        "before it say, or all labels alike.",
     )
-    temperature: float = option(
-        1.0,
-        "Divides the log-probabilities of the words, more than 0; above 1 tempers over-confidence.",
-    )
-    keep_label_words: bool = option(
-        False, "Also keep the word scores of every label, not only of the gold one."
-    )
+    temperature: float = option(1.0, "Divides log-probabilities, more than 0; above 1 tempers.")
+    keep_label_words: bool = option(False, "Also keep the word scores of every label.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "temperature", above=0)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
-        """Score the words of some rows.
-
-        Raises:
-            ExtractError: the language model gave a score that is not finite.
-            ModelError: the model cannot be opened, or has no room for the prompt.
-        """
+        """Score the words of some rows."""
         opened = self.open()
         parts = opened.fit(rows, _query)
         prompts = [opened.prompt(row.text) for row in rows]
@@ -148,8 +126,8 @@ class ChannelPrior(LanguageModelSource):
         spans = [Span(start + shift, end + shift) for start, end in row.spans]
         owners = token_words([(start, len(answer)) for start in scored[0].starts], spans, answer)
         words = torch.tensor([word if word >= 0 else len(spans) for word in owners])
-        evidence = EVIDENCE[self.evidence](log_probs / self.temperature, words, len(spans))
-        return log_probs.sum(1).tolist(), evidence.tolist()
+        scores = word_evidence(log_probs / self.temperature, words, len(spans), self.evidence)
+        return log_probs.sum(1).tolist(), scores.tolist()
 
 
 def _query(prompt: Prompt, text: str, label: str) -> Query:

@@ -25,14 +25,10 @@ class ClassifierSource(Source):
     """A source that explains a classifier, best one trained on the same split without alignment.
 
     Attributes:
-        stamp: State of the classifier's files when the source was created, so that one trained again
-            in the same folder is explained again and not read from the cache of `Dataset.map`.
+        stamp: State of the classifier's files, for the cache of `Dataset.map`.
     """
 
-    classifier: str = required(
-        "Sequence classifier with the label space of the data: a folder written by `hf-cap train` or "
-        "`save_pretrained`, or a Hub id."
-    )
+    classifier: str = required("Classifier with the label space of the data: folder or Hub id.")
     revision: str | None = option(None, "Branch, tag or commit of a classifier on the Hub.")
     trust_remote_code: bool = option(False, "Run code that comes with the classifier.")
     stamp: str = field(init=False)
@@ -54,12 +50,10 @@ class ClassifierSource(Source):
 
 @dataclass(frozen=True, eq=False)
 class ReferenceClassifier:
-    """A sequence classifier whose labels are those of the data.
+    """A sequence classifier whose labels are those of the data, its weights frozen.
 
-    Attributes:
-        text_classifier: The classifier as a function of texts, its weights frozen.
-        outputs: For each label of the data, in order, the model's output that stands for it.
-        identity: Name, revision and fingerprints of weights and tokenizer.
+    `outputs` are the model's outputs for the labels of the data, in their order; `identity` is its
+    fingerprint.
     """
 
     text_classifier: "TextClassifier"
@@ -67,7 +61,7 @@ class ReferenceClassifier:
     identity: str
 
     def log_probs(self, texts: Sequence[str]) -> "Float[Tensor, 'texts labels']":
-        """Log-probability of each label of the data for each text, in nats, on the CPU."""
+        """Log-probability of each label of the data, in nats, on the CPU."""
         return self.text_classifier.logits(texts).log_softmax(-1)[:, self.outputs]
 
 
@@ -83,8 +77,8 @@ def _open(
 
     if folder_stamp(resolve_model(name)) != stamp:
         raise ModelError(
-            f"The reference classifier {name!r} changed on disk after the prior source was created; "
-            "create it again."
+            f"The classifier {name!r} changed on disk after the prior source was created; create it "
+            "again."
         )
     model = load_model(name, revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)
@@ -94,9 +88,8 @@ def _open(
     missing, extra = sorted(set(labels) - set(output)), sorted(set(output) - set(labels))
     if missing or extra:
         raise ModelError(
-            f"The reference classifier {name!r} has other labels than the data: it lacks "
-            f"{missing[:5]!r} and has {extra[:5]!r} besides. Train one on this data "
-            "(`hf-cap train`), or set its `config.id2label` to the label names of the data."
+            f"The classifier {name!r} has other labels than the data: it lacks {missing[:5]!r} and "
+            f"has {extra[:5]!r} besides. Train one on this data, or set its `config.id2label`."
         )
     module: torch.nn.Module = model.requires_grad_(False).train(False)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,10 +104,9 @@ class IntegratedGradientsPrior(ClassifierSource):
     """Scores each word by its part of the gold logit, in logits.
 
     The path runs from the pad embedding at every token of a word to the text, by a Gauss-Legendre
-    rule; special tokens and position embeddings stay as they are. The scores of a text add up to its
-    gold logit minus that of the baseline, but for the diagnostic `integrated_gradients_gap`: where
-    that is large compared with the scores, take more `steps`. Words beyond the classifier's limit
-    get 0.
+    rule. The scores of a text add up to its gold logit minus that of the baseline, but for the
+    diagnostic `integrated_gradients_gap`: where that is large compared with the scores, take more
+    `steps`. Words beyond the classifier's limit get 0.
     """
 
     name: ClassVar[str] = "integrated_gradients"

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset, DatasetDict
 
-_PATIENCE = timedelta(days=30)
-"""How long processes wait for one another."""
-
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +33,7 @@ class ExtractionSettings:
     """How the stage `extract` goes through a data set. Changes no score."""
 
     splits: tuple[str, ...] = option(
-        ("train",),
-        "Splits whose texts get priors. `hf-cap extract` reads and writes no others; its sources "
-        "learn (demonstrations, keywords) from train where it is among them, else from the first.",
+        ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
     )
     batch_size: int = option(32, "Texts that are scored together, at least 1.")
     progress: bool = option(True, "Show a progress bar.")
@@ -60,14 +55,10 @@ class ZeroShot(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction did.
+    """What an extraction did, over all splits and processes.
 
-    Attributes:
-        texts: Texts that have priors now, over all splits.
-        seconds: Wall time.
-        statistics: Work of the language models, over all processes.
-        cut: Source to the number of texts that were longer than its language model reads.
-        zero_shot: Source to the accuracy of its language model, where label scores were kept.
+    `cut` maps a source to the number of texts that were longer than its language model reads,
+    `zero_shot` to the accuracy of that model, where label scores were kept.
     """
 
     texts: int
@@ -89,9 +80,9 @@ class ExtractionSummary:
             ]
         lines += [f"{source}: {cut} texts were cut" for source, cut in self.cut.items() if cut]
         lines += [
-            f"{source}: the language model's own answer is right for {found.raw:.1%} of the texts "
-            f"({found.calibrated:.1%} calibrated)"
-            for source, found in self.zero_shot.items()
+            f"{source}: the language model's own answer is right for {right.raw:.1%} of the texts "
+            f"({right.calibrated:.1%} calibrated)"
+            for source, right in self.zero_shot.items()
         ]
         return "\n".join(lines)
 
@@ -116,8 +107,7 @@ def extract_priors(
         command: The command that makes this data set again, for the provenance.
 
     Raises:
-        ConfigError: two sources have the same name, or none is given, or the folder holds something
-            that would be lost.
+        ConfigError: the sources have no different names, or the folder holds what would be lost.
         DataError: a split, column, text or label is missing. Nothing is scored then.
     """
     from accelerate import PartialState
@@ -138,7 +128,7 @@ def extract_priors(
         for data in chosen.values():
             source.read_rows(data[:])
     # without an accelerator the processes form a group only if told to use the CPU
-    state = PartialState(cpu=not accelerator.is_available(), timeout=_PATIENCE)
+    state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
     made, statistics = _extract(chosen, sources, settings, state, facts)
     if state.is_main_process:

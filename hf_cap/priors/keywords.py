@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.priors.base import LEARNED, Batch, Row, Source, SourceResult
@@ -39,23 +39,15 @@ class KeywordsPrior(Source):
 
     name: ClassVar[str] = "keywords"
 
-    statistic: Statistic = option(
-        "chi_squared",
-        "What ties a word to a label: the signed root of chi-squared, the TF-IDF weight, or log-odds.",
-    )
+    statistic: Statistic = option("chi_squared", "Association of a word with a label.")
     word_list: tuple[str, ...] = option(
-        (), "Words that matter whatever the label; given, nothing is counted."
+        (), "Words that matter whatever the label; none is counted."
     )
     table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNED)
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
-        """Create the source for a training split, and count its words unless there is a `word_list`.
-
-        Raises:
-            ConfigError: there is no such statistic.
-            DataError: a column is missing, a text has no words, or a label is outside the label space.
-        """
+        """The source for a training split, whose words are counted unless there is a `word_list`."""
         source = super().from_dataset(dataset, **options)
         if source.word_list:
             return source
@@ -72,8 +64,7 @@ class KeywordsPrior(Source):
             table = {fold(word): [1.0] * len(self.labels) for word in self.word_list}
         if not table:
             raise ConfigError(
-                "KeywordsPrior has no words. Create it with `KeywordsPrior.from_dataset(train)`, or "
-                "give a `word_list`."
+                "KeywordsPrior has no words. Use `KeywordsPrior.from_dataset(train)` or a `word_list`."
             )
         unknown = [0.0] * len(self.labels)
         return SourceResult(
@@ -106,17 +97,11 @@ class RationalePrior(Source):
 
     rationale_column: str = option("rationale", "Column with what people marked in each text.")
     rationale_unit: RationaleUnit = option(
-        "characters",
-        "How it is marked: half-open ranges [start, end) of characters or of words, or one flag per word.",
+        "characters", "Ranges [start, end) of characters or of words, or one flag per word."
     )
 
     def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
-        """Add `words`, `prior_rationale` and `provenance` to a batch.
-
-        Raises:
-            DataError: a column is missing, a text has no words, or a label is unknown.
-            PriorError: a rationale does not fit its text.
-        """
+        """As for every source; a rationale that does not fit its text is a `PriorError`."""
         rows = self.read_rows(batch)
         self.check_column(batch, "rationale_column")
         marks = zip(rows, batch[self.rationale_column], strict=True)
@@ -149,27 +134,20 @@ class RationalePrior(Source):
 # --- Controls: priors that carry no information about the label, to compare a real one with.
 
 
-def uniform(scores: Sequence[float], text: str = "", seed: int = 0) -> list[float]:
-    """The same score, 1, for every word."""
-    return [1.0] * len(scores)
+CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
-def random_scores(scores: Sequence[float], text: str, seed: int = 0) -> list[float]:
-    """An independent uniform score in [0, 1) for every word."""
-    generator = random.Random(text_seed(seed, text))
-    return [generator.random() for _ in scores]
+def control_scores(control: Control, scores: Sequence[float], text: str, seed: int) -> list[float]:
+    """Scores that know nothing of the label; text and seed determine what is random.
 
+    `uniform` is 1 for every word, `random` uniform in [0, 1) for each, `shuffled` the scores of the
+    text in random order: the same distribution, on the wrong words.
+    """
+    draw = random.Random(text_seed(seed, text))
+    if control == "shuffled":
+        return draw.sample(list(scores), len(scores))
+    return [draw.random() if control == "random" else 1.0 for _ in scores]
 
-def shuffled(scores: Sequence[float], text: str, seed: int = 0) -> list[float]:
-    """The scores of the text in random order: the same distribution, on the wrong words."""
-    return random.Random(text_seed(seed, text)).sample(list(scores), len(scores))
-
-
-CONTROLS: Mapping[Control, Callable[[Sequence[float], str, int], list[float]]] = {
-    "uniform": uniform,
-    "random": random_scores,
-    "shuffled": shuffled,
-}
 
 Splits = TypeVar("Splits", "Dataset", "DatasetDict")
 
@@ -186,7 +164,7 @@ def with_control(
 
     Args:
         dataset: Data set, or splits of one, with a prior column.
-        control: `uniform`, `random` or `shuffled`.
+        control: One of those of `control_scores`.
         seed: Determines, together with the text, what is random.
         column: The prior column.
         text_column: Column that holds the texts.
@@ -200,7 +178,7 @@ def with_control(
 
     def replace_prior(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         scores = [
-            None if prior is None else CONTROLS[control](prior, text, seed)
+            None if prior is None else control_scores(control, prior, text, seed)
             for prior, text in zip(batch[column], batch[text_column], strict=True)
         ]
         cells = batch.get(PROVENANCE) or [None] * len(scores)

@@ -56,11 +56,8 @@ class PromptedModel:
         return self.prompts[held_out_demonstrations(self.sets, text)]
 
     def answer(self, prompt: Prompt, label: str) -> str:
-        """A label as the answer to score.
-
-        A label that begins another one is followed by the end of an answer: without, it would be at
-        least as likely as the other, whatever the text says.
-        """
+        """A label as the answer to score."""
+        # without an end, a label that begins another is at least as likely, whatever the text says
         return prompt.answer(label) + (prompt.end if label in self.prefix_labels else "")
 
     def query(self, prompt: Prompt, text: str, label: str) -> Query:
@@ -75,11 +72,8 @@ class PromptedModel:
     ) -> list[Row]:
         """Cut the last words that the model has no room for, whatever label it is asked about.
 
-        Args:
-            rows: The whole rows.
-            query: What is asked about a text and a label.
-            variants: A row and a number of bytes to the texts that are asked in place of the row's
-                and have more bytes.
+        `query` is what is asked about a text and a label; `variants` gives the texts that are asked
+        in place of a row's and have more than a number of bytes.
 
         Raises:
             ModelError: not even the first word of a row fits.
@@ -127,43 +121,26 @@ class LanguageModelSource(Source):
     Attributes:
         model: The language model: a Hub id, folder, `.gguf` file or embedded name, `LMSettings`, a
             loaded model with its tokenizer, a `transformers.pipeline("text-generation")`, or a
-            `LanguageModel`. The number format `auto` becomes that of the device at hand, since it
-            changes scores.
-        demonstration_sets: Two disjoint sets of (text, label name), or one empty set;
-            `from_dataset` chooses them.
-        stamp: State of the model's folder and of a template of your own, which the settings only
-            name. So the cache of `Dataset.map` does not outlive a change of these.
+            `LanguageModel`. The number format `auto` becomes that of the device at hand.
+        demonstration_sets: See `DemonstrationSets`; `from_dataset` chooses them.
+        stamp: State of the files that the settings only name, for the cache of `Dataset.map`.
     """
 
     wording: ClassVar[str]
     """Name of the default template: `cap` asks for the label, `channel` for the text."""
 
     model: Any = field(default_factory=LMSettings)
-    template: str = option(
-        DEFAULT_TEMPLATE,
-        "Prompt template: 'default' (the file that comes with the prior) or the path of a YAML "
-        "file like it.",
-    )
-    chat: bool = option(
-        True, "Put the prompt into the model's chat template, where it has one; else plain text."
-    )
-    verbalise: bool = option(
-        True, "Write labels as words in the prompt: card_arrival becomes 'card arrival'."
-    )
+    template: str = option(DEFAULT_TEMPLATE, "Prompt template: 'default' or a YAML file like it.")
+    chat: bool = option(True, "Put the prompt into the model's chat template, where it has one.")
+    verbalise: bool = option(True, "Write labels as words: card_arrival becomes 'card arrival'.")
     demonstrations: int = option(
         1,
-        "Labelled training texts per label in the prompt, at least 0. Two disjoint sets are kept, "
+        "Labelled training texts per label in the prompt, at least 0. There are two disjoint sets, "
         "and no text is scored under a set that it is in.",
     )
-    sign: Sign = option(
-        "positive",
-        "Which scores the prior keeps: evidence for the label only, signed scores, or absolute "
-        "values.",
-    )
+    sign: Sign = option("positive", "Keep evidence for the label only, all scores, or their size.")
     keep_label_scores: bool = option(
-        False,
-        "Also score every label on the whole text: the language model's own answer, as a "
-        "diagnostic.",
+        False, "Also keep the score of every label on the whole text: the model's own answer."
     )
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
@@ -177,12 +154,7 @@ class LanguageModelSource(Source):
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
-        """Create the source with the label space and the demonstrations of a training split.
-
-        Raises:
-            ConfigError: an option cannot work.
-            DataError: a column is missing, or a row has no text or no label of the label space.
-        """
+        """The source with the label space and the demonstrations of a training split."""
         source = super().from_dataset(dataset, **options)
         rows = source.read_rows(dataset[:])
         texts, labels = [row.text for row in rows], [source.labels[row.label] for row in rows]
@@ -194,10 +166,8 @@ class LanguageModelSource(Source):
         """Open the language model, once per process, and write its prompts.
 
         Raises:
-            ConfigError: the template cannot be used.
             DataError: two labels are written alike.
-            ModelError: the model or its chat template cannot be used, or the model or the template
-                changed on disk.
+            ModelError: the model or its chat template cannot be used, or changed on disk.
         """
         if self._stamp() != self.stamp:
             raise ModelError(

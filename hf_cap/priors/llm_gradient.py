@@ -39,16 +39,13 @@ class LLMGradientPrior(LanguageModelSource):
         super().__post_init__()
         if self.keep_label_scores:
             raise ConfigError(
-                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use the source "
-                "'cap'."
+                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use 'cap'."
             )
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
-        """Score the words of some rows.
+        """Score the words of some rows; a model outside this process is a `ModelError`."""
+        import torch
 
-        Raises:
-            ModelError: the language model does not run in this process, or has no room for a text.
-        """
         opened = self.open()
         local = _local(opened.model)
         caches: dict[tuple[int, ...], Any] = {}
@@ -58,7 +55,10 @@ class LLMGradientPrior(LanguageModelSource):
             answer = local.tokens.answer(opened.answer(prompt, opened.labels[row.label])).ids
             prefix = local.tokens.prefix(prompt.prefix).ids
             if prefix not in caches:
-                caches[prefix] = _read(local, prefix)
+                with torch.no_grad():
+                    ids = torch.tensor([prefix], device=local.model.device)
+                    read = local.model(ids, use_cache=True, logits_to_keep=1) if prefix else None
+                caches[prefix] = read.past_key_values if read else None
             tokens, owners = _tokens(local, prompt, part)
             word_scores, log_prob = _gradient(local, caches[prefix], tokens, owners, answer)
             missing = len(row.spans) - len(word_scores)  # cut, or without a token
@@ -94,17 +94,6 @@ def _tokens(
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
     beginning = [NO_WORD] * (len(tokens) - len(offsets))  # the beginning-of-text token
     return tokens, beginning + token_words(offsets, spans, shown)
-
-
-def _read(local: "LocalLanguageModel", prefix: tuple[int, ...]) -> Any:
-    """Key-value cache of a prefix; `None` for an empty one."""
-    import torch
-
-    if not prefix:
-        return None
-    with torch.no_grad():
-        ids = torch.tensor([prefix], device=local.model.device)
-        return local.model(ids, use_cache=True, logits_to_keep=1).past_key_values
 
 
 def _gradient(

@@ -83,8 +83,7 @@ class WordFit(NamedTuple):
 
     Attributes:
         coefficients: Per word, in nats: what the score gains by keeping the word.
-        r2: Weighted share of the scores' variance that the fit explains, at most 1; 0 where all
-            scores are equal; `None` for a text without masks.
+        r2: Weighted share of the scores' variance that the fit explains; 0 where all are equal.
         std: Posterior standard deviation of each coefficient, in nats.
     """
 
@@ -98,10 +97,7 @@ def fit_words(
 ) -> list[WordFit]:
     """Fit any number of texts, solved together where they have equally many words.
 
-    Args:
-        masks: Masks of each text, at least one per text.
-        scores: Score of each mask of each text, in nats.
-        penalty: λ, more than 0.
+    `scores` has one for each mask of each text, in nats; the `penalty` λ is more than 0.
 
     Raises:
         ExtractError: a score is not finite.
@@ -119,9 +115,7 @@ def fit_words(
         values = [torch.tensor(scores[text], dtype=torch.float64) for text in texts]
         x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
         if not z.isfinite().all():
-            raise ExtractError(
-                "A score of a perturbed text is NaN or infinite; the fit needs finite ones."
-            )
+            raise ExtractError("The score of a perturbed text is NaN or infinite.")
         fit = [part.tolist() for part in _solve_ridge(x, z, w, penalty)]
         fits |= {text: WordFit(*row) for text, *row in zip(texts, *fit, strict=True)}
     return [fits[text] for text in range(len(masks))]

@@ -45,20 +45,6 @@ class PromptTemplate:
         """Short hash of the wording, for provenance."""
         return fingerprint(*asdict(self).values())
 
-    def around(self, slot: str, labels: Sequence[str], demonstrations: Sequence[Example]) -> str:
-        """The user's message about a text or label, for labels as they are written in the prompt."""
-        space = _fill(self.label_space, labels=self.label_separator.join(labels))
-        shown = [
-            _fill(self.demonstration, text=text, label=label) for text, label in demonstrations
-        ]
-        head = "".join(part + self.separator for part in [self.instruction, space, *shown] if part)
-        return head + _fill(self.question, text=slot, label=slot)
-
-
-def _fill(wording: str, **values: str) -> str:
-    """One pass of plain replacement: braces in a text are never read as placeholders."""
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), wording)
-
 
 def load_template(name: str, prior: str) -> PromptTemplate:
     """Read a template, as its file stands now.
@@ -102,12 +88,8 @@ def load_template(name: str, prior: str) -> PromptTemplate:
 class Prompt:
     """A prompt around one slot: `prefix + body(value)`, continued by `answer(value)`.
 
-    Attributes:
-        prefix: Shared by all values of the slot.
-        before: Between the prefix and the value.
-        after: Between the value and the answer.
-        lead: White space that begins the answer.
-        end: What follows a whole answer.
+    All values share the `prefix`. `lead` is the white space that begins an answer, `end` what
+    follows a whole one.
     """
 
     prefix: str
@@ -145,7 +127,11 @@ def build_prompt(
     Raises:
         ModelError: the chat template does not contain the user's message exactly once.
     """
-    user = template.around(_SLOT, labels, demonstrations)
+    parts = [template.instruction]
+    parts.append(_fill(template.label_space, labels=template.label_separator.join(labels)))
+    parts += [_fill(template.demonstration, text=text, label=la) for text, la in demonstrations]
+    user = "".join(part + template.separator for part in parts if part)
+    user += _fill(template.question, text=_SLOT, label=_SLOT)
     rendered = chat_prompt(user) if chat_prompt else None
     if chat_prompt and rendered is None:
         _warn_of_no_chat()
@@ -165,6 +151,11 @@ def build_prompt(
     return Prompt(prefix, head[len(prefix) :], after_lead, lead, turn_ends or line_ends)
 
 
+def _fill(wording: str, **values: str) -> str:
+    """One pass of plain replacement: braces in a text are never read as placeholders."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), wording)
+
+
 @lru_cache(maxsize=1)
 def _warn_of_no_chat() -> None:
     _logger.warning("The language model has no chat template; it is asked in plain text.")
@@ -176,10 +167,9 @@ def written_labels(labels: Sequence[str], *, verbalise: bool) -> list[str]:
     Raises:
         DataError: a label is empty, or two labels are written alike.
     """
-    written = [
-        " ".join(label.replace("_", " ").split()) if verbalise else label.strip()
-        for label in labels
-    ]
+    written = [label.strip() for label in labels]
+    if verbalise:
+        written = [" ".join(label.replace("_", " ").split()) for label in labels]
     for index, words in enumerate(written):
         if not words or words in written[:index]:
             raise DataError(
@@ -193,8 +183,8 @@ def written_labels(labels: Sequence[str], *, verbalise: bool) -> list[str]:
 
 
 DemonstrationSets = tuple[tuple[Example, ...], ...]
-"""Two sets that share no text (ignoring case and white space), or one empty set for no
-demonstrations. Labels are names of the label space."""
+"""Two sets of (text, label name) that share no text (ignoring case and white space), or one empty
+set for no demonstrations."""
 
 NO_DEMONSTRATIONS: DemonstrationSets = ((),)
 
@@ -202,16 +192,10 @@ NO_DEMONSTRATIONS: DemonstrationSets = ((),)
 def choose_demonstrations(
     texts: Sequence[str], labels: Sequence[str], *, per_label: int, seed: int
 ) -> DemonstrationSets:
-    """Choose two disjoint sets of demonstrations.
+    """Choose two disjoint sets of `per_label` demonstrations for each label name.
 
     The choice depends on the seed and the set of examples only, not on their order. Where a class
     has fewer than two texts per demonstration, the sets share what there is, with one warning.
-
-    Args:
-        texts: Training texts.
-        labels: Their label names.
-        per_label: Demonstrations per label in each set, at least 0.
-        seed: Any integer.
     """
     if per_label == 0:
         return NO_DEMONSTRATIONS
@@ -220,13 +204,13 @@ def choose_demonstrations(
         return fingerprint(str(seed), *example[::-1])
 
     pools: dict[str, list[Example]] = {label: [] for label in sorted(set(labels))}
-    seen: set[str] = set()
+    seen = {""}
     for text, label in sorted(set(zip(texts, labels, strict=True)), key=place):
-        if (key := _fold(text)) and key not in seen:  # each text under one label only
+        if (key := _fold(text)) not in seen:  # each text under one label only
             seen.add(key)
             pools[label].append((" ".join(text.split()), label))
-    found = {label: pool for label, pool in pools.items() if pool}
-    if short := [label for label, pool in found.items() if len(pool) < 2 * per_label]:
+    found = [pool for pool in pools.values() if pool]
+    if short := [pool[0][1] for pool in found if len(pool) < 2 * per_label]:
         _logger.warning(
             "%d of %d labels have fewer than %d different texts, so that some prompts show fewer "
             "than %d demonstrations of them: %s",
@@ -234,8 +218,7 @@ def choose_demonstrations(
         )  # fmt: skip
     # Alternating, so that the sets stay as equal as they can where a class is short of texts.
     chosen = [
-        [example for pool in found.values() for example in pool[: 2 * per_label][part::2]]
-        for part in (0, 1)
+        [example for pool in found for example in pool[: 2 * per_label][part::2]] for part in (0, 1)
     ]
     return tuple(tuple(sorted(part, key=place)) for part in chosen)
 

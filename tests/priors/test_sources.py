@@ -1,11 +1,12 @@
-"""The table of sources, and sources of a user's own."""
+"""The table of sources, sources of a user's own, and what their documentation shows."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +14,9 @@ from hf_cap import priors
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors import base
 from hf_cap.priors.base import SOURCES, Row, Source, SourceResult, register_source, source_class
+from tests.priors.conftest import labelled
 
+DOCS = Path(__file__).parents[2] / "docs"
 MODULE = """
 from dataclasses import dataclass
 from hf_cap.priors.base import Source, SourceResult
@@ -42,9 +45,10 @@ def _table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "SOURCES", dict(SOURCES))
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_each_source_has_the_name_that_it_is_listed_under(name: str) -> None:
-    assert source_class(name).name == name
+def test_each_source_has_the_name_that_it_is_listed_and_described_under() -> None:
+    assert [source_class(name).name for name in SOURCES] == list(SOURCES)
+    described = re.findall(r"^\| `(\w+)` \|", (DOCS / "priors.md").read_text(), re.MULTILINE)
+    assert set(SOURCES) <= set(described)
 
 
 def test_a_registered_source_is_found_by_its_name() -> None:
@@ -52,6 +56,8 @@ def test_a_registered_source_is_found_by_its_name() -> None:
     assert source_class("starts") is register_source(Starts)
     made = Starts(labels=("x",))({"text": ["a bc"], "label": [0]})
     assert made["prior_starts"] == [[0.0, 2.0]]
+    with pytest.raises(DataError, match=r"got one row: `dataset.map\(source, batched=True\)`"):
+        Starts(labels=("x",))({"text": "a bc", "label": "x"})
 
 
 def test_a_class_of_ones_own_is_named_by_its_module(
@@ -84,11 +90,6 @@ def test_the_name_of_a_source_of_hf_cap_cannot_be_taken() -> None:
         register_source(int)  # type: ignore[type-var]
 
 
-def test_a_source_takes_batches() -> None:
-    with pytest.raises(DataError, match="got one row"):
-        Starts(labels=("x",))({"text": "a bc", "label": "x"})
-
-
 def test_importing_sources_imports_no_model_library() -> None:
     modules = ["base", "language_model", "cap", "channel", "llm_gradient", "extract"]
     code = (
@@ -105,3 +106,30 @@ def test_the_namespace_exports_what_its_modules_have() -> None:
         assert getattr(priors, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = priors.Nothing
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_example_of_a_new_source_runs_as_it_stands() -> None:
+    definition, use = python_blocks("adding_a_source.md")
+    train = labelled(["renew my book", "card"], [0, 1])
+    namespace: dict[str, Any] = {"train": train, "__name__": __name__}
+    exec(definition + use, namespace)  # the documentation's own code
+    train = namespace["train"]
+    assert train["prior_early"][0] == pytest.approx([1, 4 / 9, 1 / 9])
+    assert train["early_words"][:] == [3, 1]
+    assert '"steepness": 2.0' in train["provenance"][0]
+
+
+def test_the_first_example_of_the_overview_runs(
+    reference: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (example,) = python_blocks("priors.md")
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/plain").symlink_to(reference)
+    namespace: dict[str, Any] = {"train": labelled(["renew my book", "card lost"], [0, 1])}
+    exec(example, namespace)
+    assert [len(prior) for prior in namespace["train"]["prior"]] == [3, 2]
