@@ -1,38 +1,48 @@
-"""The settings of a command: default < YAML files (`--config`, later ones win) < flags.
+"""Settings of a command: default < YAML files (`--config`, later ones win) < flags.
 
-A command is a module with `SETTINGS`, the dataclasses whose fields are its flags: a class alone gives
-`--name`, a `Group` gives `--group.name`. tyro converts the words and writes help and completion.
+A command is a function with dataclasses whose fields are its flags: a class alone gives `--name`, a `Group`
+`--group.name`. tyro writes help and completion from them.
 """
 
-import argparse
 import contextlib
 import difflib
-import io
-import re
+import inspect
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 
-from hf_cap.cli.values import is_mapping, is_optional, registry
 from hf_cap.errors import CAPError, ConfigError
+from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import bundled, option
 
 T = TypeVar("T")
 Values = dict[str, Any]
 """Name of a setting, such as `cap.n`, to its value; only those that were given."""
 
+DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
+
 
 class Group:
-    """Settings under a common prefix, `--name.setting`: all fields with a help text.
+    """Settings under a common prefix, `--name.setting`: all fields that have a help text.
 
     Args:
-        name: The prefix.
+        name: The prefix; empty for none.
         classes: Dataclasses; of two fields with one name the first holds.
         without: Fields that are no settings of this group.
         only: The fields that are, if not all.
@@ -51,16 +61,6 @@ class Group:
                 if item.init and item.metadata.get("help") and chosen:
                     self.settings.setdefault(item.name, (hints[item.name], item))
 
-    def as_class(self) -> type:
-        """A dataclass of these settings alone, which checks nothing."""
-        found = []
-        for name, (kind, item) in self.settings.items():
-            same: Any = field(
-                default=item.default, default_factory=item.default_factory, metadata=item.metadata
-            )
-            found.append((name, kind, same))
-        return make_dataclass("Settings", found, kw_only=True, namespace={"__doc__": self.doc})
-
 
 @dataclass
 class Common:
@@ -69,6 +69,14 @@ class Common:
     config: str | None = option(None, "YAML file of settings; may be given again, later ones win.")
     quiet: bool = option(False, "Print no progress, only results and warnings; short: -q.")
     json: bool = option(False, "Print the result as JSON.")
+
+
+@dataclass
+class Columns:
+    """Columns of labelled texts."""
+
+    text_column: str = option(TEXT, "Column that holds the text.")
+    label_column: str = option(LABEL, "Column that holds the label.")
 
 
 class Result(NamedTuple):
@@ -84,33 +92,65 @@ class Result(NamedTuple):
         return "\n".join(f"{k}: {v}" for k, v in shown.items() if isinstance(v, str | int))
 
 
-def parse(name: str, module: ModuleType, argv: Sequence[str]) -> Values | None:
+@dataclass
+class Command:
+    """A command, made of a function by `@partial(Command, example, settings)`.
+
+    Attributes:
+        example: A call of it, shown in its help.
+        settings: Dataclasses that load no torch, or groups of them.
+        run: Does the work; heavy imports happen inside it.
+        positional: The setting that words before the first flag belong to.
+        more: Prefix of the settings of `transformers.TrainingArguments`, where they are accepted.
+        progress: The setting that `--quiet` turns off.
+    """
+
+    example: str
+    settings: Sequence[type | Group]
+    run: Callable[[Values], Result]
+    positional: str = ""
+    more: str | None = None
+    progress: str = ""
+
+    @property
+    def groups(self) -> list[Group]:
+        """The settings; the first group has no prefix."""
+        flat = [each for each in self.settings if not isinstance(each, Group)]
+        return [Group("", *flat, Common), *(g for g in self.settings if isinstance(g, Group))]
+
+
+def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     """The settings that were given to a command; `None` where help was asked for, and is printed.
 
     Raises:
         ConfigError: an unknown name, a value that does not fit, or one that is missing.
     """
-    groups = _groups(module)
-    leaves = {f"{g.start}{key}": leaf for g in groups for key, leaf in g.settings.items()}
-    words, flags = _read_words(argv)
+    leaves = {f"{g.start}{key}": leaf for g in command.groups for key, leaf in g.settings.items()}
+    leading, flags = _read_words(argv)
     if any(flag == "help" for flag, _ in flags):
-        _print_help(name, module, groups)
+        _print_help(name, command)
         return None
-    if words and not hasattr(module, "POSITIONAL"):
-        stray = " ".join(words)
-        raise ConfigError(f"Cannot make sense of {stray!r}; settings are `--name value`.")
-    files = [file for flag, found in flags if flag == "config" for file in found]
-    starts = [*leaves, getattr(module, "MORE", "")]
-    layers = [(*pair, file) for file in files for pair in _flat(read_yaml(file), starts)]
-    layers += [(module.POSITIONAL, words, "")] if words else []
-    layers += [(flag, value, "") for flag, value in flags if flag != "config"]
-    given, origin = _merged(layers, leaves)
-    more = _training_arguments(module, leaves, given, origin)
+    if leading and not command.positional:
+        raise ConfigError(f"Cannot make sense of {leading[0]!r}; settings are `--name value`.")
+    given: dict[str, tuple[Any, str]] = {}
+    for file in [file for flag, files in flags if flag == "config" for file in files]:
+        content = _flat(read_yaml(file), [*leaves, command.more or ""])
+        given |= {key: (value, file) for key, value in content.items()}
+    given |= {command.positional: (leading, "")} if leading else {}
+    given |= {flag: (words, "") for flag, words in flags if flag != "config"}
+    if command.more is not None and given.keys() - leaves:
+        from transformers import TrainingArguments
+
+        more = Group(command.more.rstrip("."), TrainingArguments)
+        leaves = {**{f"{more.start}{key}": leaf for key, leaf in more.settings.items()}, **leaves}
+    check_known(given, leaves, {key: file for key, (_, file) in given.items()})
     for key, (_, item) in leaves.items():
         if item.default is item.default_factory is MISSING and key not in given:
             raise ConfigError(f"`--{key}` is missing; `hf-cap {name} --help` says what it is.")
-    ours = {key: value for key, value in given.items() if key in leaves}
-    return {**_converted(groups, ours, origin), **more}
+    return {
+        key: _converted(f"`--{key}`" + f" (in {file!r})" * bool(file), value, leaves[key][0])
+        for key, (value, file) in given.items()
+    }
 
 
 def build(cls: type[T], values: Mapping[str, Any], group: str = "", **fixed: Any) -> T:
@@ -129,6 +169,11 @@ def build(cls: type[T], values: Mapping[str, Any], group: str = "", **fixed: Any
         raise ConfigError(f"{error}") from error
 
 
+def columns(values: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the columns, as arguments of `load_splits`."""
+    return vars(build(Columns, values))
+
+
 def group_of(values: Mapping[str, Any], group: str) -> Values:
     """The values of a group, without its prefix."""
     start = f"{group}." if group else ""
@@ -140,8 +185,8 @@ def command_line() -> str:
     return shlex.join(["hf-cap", *sys.argv[1:]])
 
 
-def refuse_unknown(
-    names: Iterable[str], known: Iterable[str], origin: Mapping[str, str], kind: str = "setting"
+def check_known(
+    names: Iterable[str], known: Iterable[str], files: Mapping[str, str], kind: str = "setting"
 ) -> None:
     """Check that all names are known.
 
@@ -149,25 +194,18 @@ def refuse_unknown(
         ConfigError: one is not; the message has the nearest that is, and the file it stands in.
     """
     known = list(known)
-    for name in names:
-        if name not in known:
-            same = [each for each in known if each.rpartition(".")[2] == name]
-            near = same or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-            place = f" (in {origin[name]!r})" if origin.get(name) else ""
-            hint = f"Did you mean `{near[0]}`?" if near else f"`--help` lists the {kind}s."
-            raise ConfigError(f"There is no {kind} `{name}`{place}. {hint}")
+    for name in [name for name in names if name not in known]:
+        same = [each for each in known if each.rpartition(".")[2] == name]
+        near = same or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        place = f" (in {files[name]!r})" if files.get(name) else ""
+        hint = f"Did you mean `{near[0]}`?" if near else f"`--help` lists the {kind}s."
+        raise ConfigError(f"There is no {kind} `{name}`{place}. {hint}")
 
 
-class _TextLoader(yaml.BaseLoader):
-    """Leaves scalars as they are written: `on`, `01` and `1e-3` mean what the field's type says."""
+# --- Words and YAML.
 
 
-_NULL = "tag:yaml.org,2002:null"
-_TextLoader.add_implicit_resolver(_NULL, re.compile(r"^(~|null|)$"), ["~", "n", ""])
-_TextLoader.add_constructor(_NULL, lambda loader, node: None)
-
-
-def read_yaml(file: str, loader: Any = _TextLoader) -> Values:
+def read_yaml(file: str) -> Values:
     """The mapping in a YAML file, its scalars as text; `recipes/...` is also found where installed.
 
     Raises:
@@ -176,7 +214,7 @@ def read_yaml(file: str, loader: Any = _TextLoader) -> Values:
     place = Path(file).expanduser()
     try:
         text = (place if place.exists() else bundled(file)).read_text(encoding="utf-8")
-        content = yaml.load(text, loader)
+        content = yaml.load(text, yaml.BaseLoader)  # `on`, `01`, `1e-3` mean what the field says
     except OSError as error:
         raise ConfigError(f"Cannot read the settings in {file!r}: {error.strerror}.") from error
     except yaml.YAMLError as error:
@@ -184,11 +222,6 @@ def read_yaml(file: str, loader: Any = _TextLoader) -> Values:
     if not isinstance(content, dict | None):
         raise ConfigError(f"{file!r} must hold `name: value` lines.")
     return content or {}
-
-
-def _groups(module: ModuleType) -> list[Group]:
-    flat = [each for each in module.SETTINGS if not isinstance(each, Group)]
-    return [Group("", *flat, Common), *(g for g in module.SETTINGS if isinstance(g, Group))]
 
 
 def _read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -205,140 +238,106 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, list[st
     return leading, flags
 
 
-def _flat(content: Values, leaves: Iterable[str], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(content: Values, leaves: Sequence[str], prefix: str = "") -> Values:
     """Nested groups as dotted names: `cap: {n: 3}` is `cap.n: 3`."""
-    found: list[tuple[str, Any]] = []
+    found: Values = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
         is_group = isinstance(value, dict) and any(leaf.startswith(f"{name}.") for leaf in leaves)
-        found += _flat(value, leaves, f"{name}.") if is_group else [(name, value)]
+        found |= _flat(value, leaves, f"{name}.") if is_group else {name: value}
     return found
 
 
-def _merged(
-    layers: Iterable[tuple[str, Any, str]], leaves: Mapping[str, tuple[Any, Any]]
-) -> tuple[Values, dict[str, str]]:
-    """The words of each setting, later layers over earlier ones, and the file that they come from."""
-    given: Values = {}
-    origin: dict[str, str] = {}
-    for key, value, file in layers:
-        if key in leaves:
-            kind = leaves[key][0]
-            words = _as_words(key, value, kind, file)
-            value = [*given.get(key, []), *words] if is_mapping(kind) else words
-        given[key], origin[key] = value, file
-    return given, origin
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def _as_words(name: str, value: Any, kind: Any, file: str) -> list[str]:
-    """A value from YAML as the words that say it on the command line."""
-    if value is None and is_optional(kind):
-        return ["none"]
-    if isinstance(value, dict) and is_mapping(kind):
-        return [f"{key}={each}" for key, each in value.items()]
+def _whole(word: str) -> int:
+    if (number := float(word)) != int(number):  # 1e3 is a whole number too
+        raise ValueError(word)
+    return int(number)
+
+
+_SIMPLE: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda word: _BOOLEANS[word.lower()]),
+    int: ("a whole number", _whole),
+    float: ("a number", float),
+    str: ("a text", lambda word: str(Path(word).expanduser()) if word[:2] == "~/" else word),
+}
+
+
+def _converted(label: str, value: Any, kind: Any) -> Any:
+    """The words of a flag, or a value from YAML whose scalars are text, as a value of a type."""
     words = value if isinstance(value, list) else [value]
-    if any(not isinstance(word, str) for word in words):
-        shown = "empty" if value is None else repr(value)
-        raise ConfigError(f"`{name}` (in {file!r}) cannot be {shown}.")
-    return words
+    origin, options = get_origin(kind), get_args(kind)
+    kinds = [each for each in options if each is not types.NoneType]
+    if origin in (tuple, list):
+        return origin(_converted(label, [word], options[0]) for word in words)
+    if origin in (dict, Mapping):
+        if bad := [word for word in words if not isinstance(word, dict) and "=" not in str(word)]:
+            raise ConfigError(f"{label} takes pairs name=value, got {bad[0]!r}.")
+        pairs = value if isinstance(value, dict) else dict(word.split("=", 1) for word in words)
+        return {key: _converted(label, [each], options[1]) for key, each in pairs.items()}
+    if origin in (Union, types.UnionType) and len(kinds) == 1:
+        is_none = words in (["none"], [""], ["null"])
+        return None if is_none else _converted(label, value, kinds[0])
+    if kind is bool and not words:
+        return True
+    is_word = len(words) == 1 and isinstance(words[0], str)
+    if kind not in _SIMPLE and origin is not Literal:
+        return words[0] if is_word and str in kinds else _typed(value)
+    wanted, convert = _SIMPLE.get(kind) or (f"one of {', '.join(options)}", str)
+    if is_word and (origin is not Literal or words[0] in options):
+        with contextlib.suppress(ValueError, KeyError, OverflowError):
+            return convert(words[0])
+    raise ConfigError(f"{label} takes {wanted}, got {' '.join(map(repr, words)) or 'nothing'}.")
 
 
-def _converted(groups: Sequence[Group], given: Values, origin: Mapping[str, str]) -> Values:
-    """The words of each setting as a value of its type."""
-    import tyro
+def _typed(value: Any) -> Any:
+    """A value from YAML with scalars as YAML takes them."""
+    if isinstance(value, dict):
+        return {key: _typed(each) for key, each in value.items()}
+    return [_typed(each) for each in value] if isinstance(value, list) else yaml.safe_load(value)
 
-    words = []
-    for key, value in given.items():
-        words += [f"--{key}={value[0]}"] if len(value) == 1 else [f"--{key}", *value]
-    screen = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(screen), contextlib.redirect_stdout(io.StringIO()):
-            settings = tyro.cli(_whole_class(groups), args=words, **_options("hf-cap"))
-    except SystemExit as error:
-        message = _sentence(screen.getvalue())
-        files = {origin[name] for name in re.findall(r"--([\w.]+\w)", message) if origin.get(name)}
-        raise ConfigError(message + "".join(f" (In {file!r}.)" for file in files)) from error
-    parts = zip(groups, vars(settings).values(), strict=True)
-    values = {f"{g.start}{key}": v for g, part in parts for key, v in vars(part).items()}
-    return {key: values[key] for key in given}
+
+# --- Help and completion.
 
 
 def _whole_class(groups: Sequence[Group]) -> Any:
     """One dataclass that holds the groups, of which the first has no prefix."""
     import tyro
 
-    flat: Any = groups[0].as_class()
-    first = ("settings", Annotated[flat, tyro.conf.arg(name="")])
-    named: list[Any] = [(group.name, group.as_class()) for group in groups[1:]]
-    return make_dataclass("Settings", [first, *named], kw_only=True)
+    pairs = tyro.conf.arg(metavar="NAME=VALUE ...")
+    whole: list[Any] = []
+    for group in groups:
+        own: list[Any] = []
+        for name, (kind, item) in group.settings.items():
+            default: Any = {"default": item.default, "default_factory": item.default_factory}
+            is_mapping = get_origin(kind) in (dict, Mapping)
+            kind = Annotated[kind, pairs] if is_mapping else kind
+            own.append((name, kind, field(**default, metadata=item.metadata)))
+        made: Any = make_dataclass(group.name or "settings", own, kw_only=True)
+        made = made if group.name else Annotated[made, tyro.conf.arg(name="")]
+        whole.append((group.name or "settings", made, field(metadata={"help": group.doc})))
+    return make_dataclass("Settings", whole, kw_only=True)
 
 
-def _sentence(box: str) -> str:
-    """The message in a box that tyro drew: its part between the first two rules."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    rules = [i for i, line in enumerate(lines) if re.fullmatch(r"[-─].*[-─]", line)]
-    body = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines
-    sentence = " ".join(" ".join(body).split()).rstrip(".") + "."
-    sentence = re.sub(r"^Error parsing (--[\w.]+): (takes)", r"`\1` \2", sentence)
-    return sentence[0].upper() + sentence[1:]
-
-
-def _training_arguments(
-    module: ModuleType, leaves: Mapping[str, Any], given: Values, origin: Mapping[str, str]
-) -> Values:
-    """The given settings of `transformers.TrainingArguments`, whose prefix a command names in `MORE`."""
-    others = {key: value for key, value in given.items() if key not in leaves}
-    if not others:
-        return {}
-    if not hasattr(module, "MORE"):
-        refuse_unknown(others, leaves, origin)
-    from transformers import HfArgumentParser, TrainingArguments
-
-    known = [f"{module.MORE}{item.name}" for item in fields(TrainingArguments) if item.init]
-    refuse_unknown(others, [*leaves, *known], origin)
-    found, words = {}, []
-    for key, value in others.items():
-        if origin[key] and not isinstance(value, str):  # the parser has no words for these
-            typed = read_yaml(origin[key], yaml.SafeLoader)
-            found[key] = dict(_flat(typed, [*leaves, *others]))[key]
-        else:
-            said = [value] if origin[key] else value or ["true"]
-            words += [f"--{key.removeprefix(module.MORE)}", *said]
-    reader = HfArgumentParser(TrainingArguments, allow_abbrev=False, exit_on_error=False)  # type: ignore[arg-type]
-    try:
-        read, rest = reader.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}.") from error
-    if rest:
-        raise ConfigError(f"Cannot make sense of {' '.join(rest)!r}; settings are `--name value`.")
-    return {k: found.get(k, getattr(read, k.removeprefix(module.MORE))) for k in others}
-
-
-def _print_help(name: str, module: ModuleType, groups: Sequence[Group]) -> None:
+def _print_help(name: str, command: Command) -> None:
     import tyro
 
-    about = f"{(module.__doc__ or '').strip()}\n\nExample: hf-cap {name} {module.EXAMPLE}"
-    if hasattr(module, "MORE"):
-        about += f"\n\nAll settings of transformers.TrainingArguments are accepted as --{module.MORE}NAME."
+    about = f"{inspect.getdoc(command.run)}\n\nExample: hf-cap {name} {command.example}"
+    if command.more is not None:
+        about += f"\n\nAll settings of transformers.TrainingArguments are accepted as --{command.more}NAME."
+    options: Any = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
     with contextlib.suppress(SystemExit):
-        shown = _options(f"hf-cap {name}")
-        tyro.cli(_whole_class(groups), args=["--help"], description=about, **shown)
+        whole = _whole_class(command.groups)
+        tyro.cli(whole, prog=f"hf-cap {name}", args=["--help"], description=about, **options)
 
 
-def print_completion(modules: Mapping[str, ModuleType], shell: str) -> None:
+def print_completion(commands: Mapping[str, Command], shell: str) -> None:
     """Print a script that completes commands and flags in a shell (bash, zsh, fish, tcsh)."""
     import tyro
 
+    words = ["--tyro-write-completion", shell, "-"]
+    found = {name: _whole_class(command.groups) for name, command in commands.items()}
     with contextlib.suppress(SystemExit):
-        tyro.extras.subcommand_cli_from_dict(
-            {name: _whole_class(_groups(module)) for name, module in modules.items()},
-            args=["--tyro-write-completion", shell, "-"],
-            **_options("hf-cap"),
-        )
-
-
-def _options(program: str) -> dict[str, Any]:
-    import tyro
-
-    conf = (tyro.conf.FlagConversionOff,)
-    return {"prog": program, "use_underscores": True, "config": conf, "registry": registry()}
+        tyro.extras.subcommand_cli_from_dict(found, prog="hf-cap", args=words, use_underscores=True)

@@ -1,23 +1,32 @@
-"""From labelled texts to a trained, evaluated model and a report."""
+"""All stages in one: fit and its demo."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hf_cap.cli.core import Group, Result, Values, build, group_of
-from hf_cap.cli.extract import LM_GROUPS, ExtractArguments, source_groups
+from hf_cap.cli.core import (
+    DATA,
+    Columns,
+    Command,
+    Group,
+    Result,
+    Values,
+    build,
+    columns,
+    group_of,
+    parse,
+)
+from hf_cap.cli.priors import LM_GROUPS, ExtractArguments, source_groups
 from hf_cap.embedded import ENCODER
 from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion
 from hf_cap.report.load import ReportSettings
-from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import option, required
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hf_cap.workflow import FitResult
 
 
@@ -25,10 +34,8 @@ if TYPE_CHECKING:
 class FitArguments:
     """What is read and written, and how often it is trained."""
 
-    dataset: str = required("Labelled texts: a file, a folder, a Hub id or an `embedded/...` name.")
+    dataset: str = required(DATA)
     output_dir: str = required("Folder to write; what is finished there is not done again.")
-    text_column: str = option(TEXT, "Column that holds the text.")
-    label_column: str = option(LABEL, "Column that holds the label.")
     labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
     test_size: float = option(
         0.2, "Part of each class that is held out where there is no split `test`, in (0, 1)."
@@ -46,13 +53,9 @@ class Encoder:
     model: str = option(ENCODER, "Encoder to fine-tune: Hub id, folder or `embedded/...` name.")
 
 
+EXTRACTION = ("sources", "model", "word_pattern", "batch_size", "progress")
 GROUPS = [
-    Group(
-        "extract",
-        ExtractArguments,
-        ExtractionSettings,
-        only=("sources", "model", "word_pattern", "batch_size", "progress"),
-    ),
+    Group("extract", ExtractArguments, ExtractionSettings, only=EXTRACTION),
     *LM_GROUPS,
     *source_groups(ClassifierSource),
     Group("fuse", PriorFusion),
@@ -60,58 +63,71 @@ GROUPS = [
     Group("evaluate", EvaluationSettings),
     Group("report", ReportSettings),
 ]
-EXAMPLE = "data.csv --output_dir runs/mine --cap.n 50"
-SETTINGS = [FitArguments, *GROUPS]
-POSITIONAL = "dataset"
-MORE = "train."
-PROGRESS = ("extract.progress",)
 
 
-def run(values: Values) -> Result:
-    """Take all steps that are not finished."""
+@partial(
+    Command,
+    "data.csv --output_dir runs/mine --cap.n 50",
+    [FitArguments, Columns, *GROUPS],
+    positional="dataset",
+    more="train.",
+    progress="extract.progress",
+)
+def fit(values: Values) -> Result:
+    """From labelled texts to a trained, evaluated model and a report: all steps that are not finished."""
     from transformers.utils.logging import set_verbosity_error
 
-    from hf_cap.workflow import fit
+    from hf_cap import workflow
 
     set_verbosity_error()  # a new classification head is no surprise here
-    given = build(FitArguments, values)
     groups: dict[str, Any] = {group.name: group_of(values, group.name) for group in GROUPS}
-    return shown(fit(**vars(given), **groups))
+    given = {**vars(build(FitArguments, values)), **columns(values)}
+    return _shown(workflow.fit(**given, **groups))
 
 
-def shown(result: "FitResult") -> Result:
-    """The results of `fit` as a table: mean ± half-width of the interval over the seeds."""
+COLUMNS = {
+    "accuracy ↑": ("test", "accuracy"),
+    "macro-F1 ↑": ("test", "macro_f1"),
+    "alignment ↑": ("train", "alignment"),
+    "compreh. ↑": ("test", "comprehensiveness"),
+    "suffic. ↓": ("test", "sufficiency"),
+}
+
+
+def _shown(result: "FitResult") -> Result:
+    """The results of `fit` as a table."""
     import pandas as pd
 
     from hf_cap.evaluation.results import summarize
 
-    table = summarize(result.results, ["method", "test_set", "measure"])
-    cells = {
-        heading: [_cell(table, (method, split, measure)) for method in result.accuracy]
-        for measure, (heading, split) in COLUMNS.items()
-    }
-    shown = pd.DataFrame(cells, index=list(result.accuracy)).to_string()
-    notes = (
-        "Mean ± half-width of the 95 % interval over the seeds, on the test texts; alignment on the"
-    )
+    summary = summarize(result.results, ["method", "test_set", "measure"])
+    table = pd.DataFrame("-", index=list(result.accuracy), columns=list(COLUMNS))
+    for heading, key in COLUMNS.items():
+        for method in table.index:
+            if (method, *key) in summary.index:
+                found = summary.loc[(method, *key)]
+                spread = "" if found["n"] < 2 else f" ± {found['high'] - found['mean']:.2f}"
+                table.loc[method, heading] = f"{found['mean']:.2f}{spread}"
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}
-    text = f"{shown}\n\n{notes} training texts.\nReport: {result.report}"
+    text = (
+        f"{table.to_string()}\n\nMean ± half-width of the 95 % interval over the seeds, on the test texts; "
+        f"alignment on the training texts.\nReport: {result.report}"
+    )
     return Result({"accuracy": dict(result.accuracy), **facts}, text)
 
 
-COLUMNS = {
-    "accuracy": ("accuracy ↑", "test"),
-    "macro_f1": ("macro-F1 ↑", "test"),
-    "alignment": ("alignment ↑", "train"),
-    "comprehensiveness": ("compreh. ↑", "test"),
-    "sufficiency": ("suffic. ↓", "test"),
-}
-"""Measure to its heading and split."""
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Where the demo works and how often it trains."""
+
+    output_dir: str = option("runs/demo", "Folder for priors, models and the report.")
+    seeds: tuple[int, ...] = option((0, 1), "One training run per seed and method.")
+    recipe: str = option("recipes/demo/fit.yaml", "Settings of `hf-cap fit`.")
 
 
-def _cell(table: "pd.DataFrame", key: tuple[str, ...]) -> str:
-    if key not in table.index:
-        return "-"
-    found = table.loc[key]
-    spread = "" if found["n"] < 2 else f" ± {found['high'] - found['mean']:.2f}"
-    return f"{found['mean']:.2f}{spread}"
+@partial(Command, "--seeds 0 1 2", [DemoArguments])
+def demo(values: Values) -> Result:
+    """Run `hf-cap fit` on the embedded models and data, with a shuffled prior as control."""
+    given = build(DemoArguments, values)
+    words = ["--config", given.recipe, "--output_dir", given.output_dir]
+    return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or {})

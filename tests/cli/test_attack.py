@@ -81,7 +81,7 @@ def test_a_killed_run_repeats_no_text(
         (["--split", "dev"], "no split 'dev'"),
         (["--keywords_from", "prior"], "need the column 'prior'"),
         (["--keyword_texts", "9"], "No class has a keyword"),
-        (["--maker", "gpt"], "'gpt' for argument '--maker'. Expected one of ('rules', 'chat')"),
+        (["--maker", "gpt"], "takes one of rules, chat, got 'gpt'"),
         (["--synonyms", "none.json"], "Cannot read synonyms from 'none.json'"),
     ],
 )

@@ -10,9 +10,8 @@ import pytest
 from datasets import load_dataset
 
 import hf_cap
-from hf_cap.cli import fit as command
-from hf_cap.cli import main
-from hf_cap.cli.core import parse, read_yaml
+from hf_cap.cli import load_command, main
+from hf_cap.cli.core import Result, parse, read_yaml
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
 from hf_cap.workflow import FitResult
@@ -209,9 +208,13 @@ def test_the_command_reaches_every_stage(
 
 
 def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
-    monkeypatch.setattr(command, "run", given.append)
-    monkeypatch.setattr("hf_cap.cli.demo.fit.run", given.append)
+    command, given = load_command("fit"), []
+
+    def run(values: dict[str, Any]) -> Result:
+        given.append(values)
+        return Result({})
+
+    monkeypatch.setattr(command, "run", run)
     assert main(["demo", "--output_dir", "o", "--seeds", "3"]) == 0
     recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", "--output_dir", "o"])
     assert given == [{**(recipe or {}), "seeds": (3,)}]

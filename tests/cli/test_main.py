@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hf_cap import __version__
-from hf_cap.cli import env, main
+from hf_cap.cli import load_command, main
 from hf_cap.cli.core import Result
 
 
@@ -70,8 +70,8 @@ def test_quiet_silences_the_log_and_not_the_result(
         given.append(values)
         return Result({"accuracy": 0.5, "folders": ["a"]})
 
-    monkeypatch.setattr(env, "run", run)
-    monkeypatch.setattr(env, "PROGRESS", ("progress",), raising=False)
+    monkeypatch.setattr(load_command("env"), "run", run)
+    monkeypatch.setattr(load_command("env"), "progress", "progress")
     monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
     assert main(["env", "-q"]) == 0
     assert logging.getLogger().level == logging.WARNING
@@ -109,6 +109,6 @@ def test_an_interrupt_and_a_full_disk_have_a_status(
     def run(values: dict[str, Any]) -> None:
         raise error
 
-    monkeypatch.setattr(env, "run", run)
+    monkeypatch.setattr(load_command("env"), "run", run)
     assert main(["env"]) == status
     assert message in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path
         (["extract", "--dataset", "{room}/data", "--sources", "cpa"], "'cpa'"),
         (["extract", "--dataset", "{room}/data", "--sources", "lime"], "--classifier FOLDER"),
         (["extract", "--dataset", "{room}/data", "--cap.penalty", "-1"], "`penalty` must be more"),
-        (["fuse", "--dataset", "{room}/data"], "no prior"),
+        (["fuse", "--dataset", "{room}/data"], "Run `hf-cap extract` first"),
         (["train", "--dataset", "{room}/data"], "There is no prior column 'prior'"),
         (["train", "--dataset", "{room}/data", "--train_split", "dev"], "no split 'dev'"),
         (["train", "--dataset", "{prior}", "--hub_token", "hf_secret"], "HF_TOKEN"),

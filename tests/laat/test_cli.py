@@ -115,22 +115,6 @@ def test_cells_that_meant_a_missing_value_in_training_mean_it_ever_after(
     np.testing.assert_array_equal(attribute_features(model, rows), attribute_features(model, frame))
 
 
-def test_publishing_needs_a_place(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [
-        "elicit",
-        "--dataset",
-        str(data),
-        "--label_column",
-        "y",
-        "--output_dir",
-        str(tmp_path / "s"),
-    ]
-    assert main([*words, "--push"]) == 2
-    assert "--repo_id" in capsys.readouterr().err
-
-
 def test_scores_are_published_with_their_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,10 +134,12 @@ def test_scores_are_published_with_their_card(
     made = FeatureScores.of(values, method="mock", base_url="http://me")
     monkeypatch.setattr(elicitation, "elicit_scores", lambda *_: made)
     words = ["--dataset", str(data), "--label_column", "y", "--output_dir", str(tmp_path / "s")]
-    words += ["--model", str(tmp_path / "lm"), "--license", "mit"]
-    assert main(["elicit", *words, "--push", "--repo_id", "me/scores"]) == 0
+    assert main(["elicit", *words, "--model", str(tmp_path / "lm")]) == 0
+    assert not sent
+    words = ["--folder", str(tmp_path / "s"), "--repo_id", "me/scores", "--license", "mit"]
+    assert main(["push", "scores", *words, "--push"]) == 0
     assert sent == [("me/scores", "dataset", True, ["README.md", "train.parquet"])]
-    card = (tmp_path / "s" / "README.md").read_text()
+    card = (tmp_path / "s-hub" / "README.md").read_text()
     assert "license: mit" in card
     assert 'load_scores("me/scores")' in card
     written = load_scores(tmp_path / "s")

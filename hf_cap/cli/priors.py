@@ -1,0 +1,193 @@
+"""Prior columns: extract, fuse and audit."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from hf_cap.cli.core import (
+    DATA,
+    Columns,
+    Command,
+    Group,
+    Result,
+    Values,
+    build,
+    columns,
+    command_line,
+    group_of,
+)
+from hf_cap.embedded import LANGUAGE_MODEL
+from hf_cap.errors import ConfigError
+from hf_cap.lm.base import LMRuntime, LMSettings
+from hf_cap.priors.audit import AuditSettings
+from hf_cap.priors.base import SOURCES, source_class
+from hf_cap.priors.extract import ExtractionSettings
+from hf_cap.priors.fusion import PriorFusion, fuse_priors
+from hf_cap.priors.language_model import LanguageModelSource
+from hf_cap.utils import option, real_path, required, write_json
+from hf_cap.words import WORD_PATTERN
+
+_logger = logging.getLogger(__name__)
+
+# what all sources that ask a language model share; the rest is each one's own
+PROMPT = ("chat", "verbalise", "demonstrations")
+SHARED = (*PROMPT, "word_pattern", "text_column", "label_column", "model")
+EXPLAINED = ("classifier", "revision", "trust_remote_code")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractArguments:
+    """What is read and written, and by which sources."""
+
+    dataset: str = required(f"{DATA} Priors that it has are kept.")
+    output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
+    sources: tuple[str, ...] = option(
+        ("cap",), f"Prior sources: {', '.join(SOURCES)}, or your own as `module:Class`."
+    )
+    model: str = option(LANGUAGE_MODEL, "Language model: Hub id, folder, .gguf or embedded name.")
+    classifier: str | None = option(
+        None,
+        "For sources that explain a classifier: a folder written by `hf-cap train` (best without alignment) "
+        "or a Hub id, with the label space of the data.",
+    )
+    classifier_revision: str | None = option(None, "Branch, tag or commit of that classifier.")
+    classifier_trust_remote_code: bool = option(False, "Run code that comes with that classifier.")
+    train_split: str | None = option(
+        None,
+        "Split that the sources learn from (demonstrations, keywords), whether or not it gets priors. "
+        "Default: `train` where it is among the splits, else the first of them.",
+    )
+    limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
+    labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
+    options: dict[str, str] = option(
+        factory=dict, help="Settings of a source of your own: `NAME.setting=value` (YAML values)."
+    )
+
+
+def source_groups(*without: type) -> list[Group]:
+    """One group of settings per source, but for the subclasses of `without`."""
+    classes = [source_class(name) for name in SOURCES]
+    offered = [cls for cls in classes if not issubclass(cls, without)]
+    groups = [Group(cls.name, cls, without=(*SHARED, *EXPLAINED)) for cls in offered]
+    return [group for group in groups if group.settings]
+
+
+LM_GROUPS = [
+    Group("prompt", LanguageModelSource, only=PROMPT),
+    Group("lm", LMSettings, LMRuntime, without=("model",)),
+]
+
+
+@partial(
+    Command,
+    "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50",
+    [ExtractArguments, Columns, ExtractionSettings, *LM_GROUPS, *source_groups()],
+    progress="progress",
+)
+def extract(values: Values) -> Result:
+    """Add prior columns to a labelled data set.
+
+    `accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
+    """
+    from hf_cap.data import load_splits
+    from hf_cap.lm.base import using_runtime
+    from hf_cap.priors.extract import extract_priors
+    from hf_cap.workflow import make_sources
+
+    given, settings = build(ExtractArguments, values), build(ExtractionSettings, values)
+    if given.limit is not None and real_path(given.dataset) == real_path(given.output_dir):
+        raise ConfigError(
+            f"`limit={given.limit}` would leave only so many texts of {given.output_dir!r}, which is read "
+            "and written; name another output folder."
+        )
+    usual = "train" if "train" in settings.splits else settings.splits[0]
+    learn_from, labels = given.train_split or usual, given.labels or None
+    names = (*settings.splits, learn_from)
+    found = load_splits(given.dataset, splits=names, labels=labels, **columns(values))
+    limited = {
+        name: found[name].select(range(min(given.limit or len(found[name]), len(found[name]))))
+        for name in settings.splits
+    }
+    groups = {group.name: group_of(values, group.name) for group in [*LM_GROUPS, *source_groups()]}
+    groups["classifier"] = {
+        "classifier": given.classifier,
+        "revision": given.classifier_revision,
+        "trust_remote_code": given.classifier_trust_remote_code,
+    }
+    for name, value in given.options.items():
+        source, _, setting = name.rpartition(".")
+        groups.setdefault(source, {})[setting] = yaml.safe_load(value)
+    named = {"model": given.model, "word_pattern": given.word_pattern}
+    with using_runtime(build(LMRuntime, values, "lm")):
+        # making a source may already ask the language model: `contrast` calibrates
+        sources = make_sources(given.sources, found[learn_from], groups, **named)
+        summary = extract_priors(
+            limited, sources, given.output_dir, settings, command=command_line()
+        )
+    _logger.info("Wrote the priors to %s", given.output_dir)
+    return Result({"output_dir": given.output_dir}, str(summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseArguments:
+    """What is read and written."""
+
+    dataset: str = required("Folder with prior columns, as `hf-cap extract` writes it.")
+    output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
+
+
+@partial(Command, "--dataset runs/priors --output_dir runs/prior", [FuseArguments, PriorFusion])
+def fuse(values: Values) -> Result:
+    """Add the column `prior`, one prior from several, to every split."""
+    from hf_cap.data import check_output, load_splits, save_splits
+
+    given = build(FuseArguments, values)
+    splits = load_splits(given.dataset)
+    check_output(given.output_dir, splits)
+    save_splits(fuse_priors(splits, **vars(build(PriorFusion, values))), given.output_dir)
+    return Result({"output_dir": given.output_dir}, f"Wrote the prior to {given.output_dir}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditArguments:
+    """What is audited, against what, and where the numbers go."""
+
+    dataset: str = required("Folder with prior columns, of `hf-cap extract` or `hf-cap fuse`.")
+    split: str = option("train", "Split to audit.")
+    reference: str | None = option(
+        None, "Larger labelled data with the same labels, for the log-odds of each word and class."
+    )
+    reference_split: str = option("train", "Split of the reference; the columns are its own too.")
+    output_dir: str | None = option(
+        None, "Folder for `audit.json` and the figures (SVG). Default: `DATASET-audit`."
+    )
+
+
+@partial(Command, "--dataset runs/prior --reference data", [AuditArguments, Columns, AuditSettings])
+def audit(values: Values) -> Result:
+    """Inspect the priors of a data set, and how well each source agrees with a reference."""
+    from hf_cap.data import label_names, load_splits
+    from hf_cap.priors.audit import audit_dataset
+    from hf_cap.report.figures import audit_figures, save_figures
+
+    given = build(AuditArguments, values)
+    dataset, reference = load_splits(given.dataset, splits=[given.split])[given.split], None
+    if (split := given.reference_split) and given.reference is not None:
+        space = label_names(dataset)
+        found = load_splits(given.reference, splits=[split], labels=space, **columns(values))
+        reference = found[split]
+    folder = Path(given.output_dir or f"{given.dataset.rstrip('/')}-audit")
+    facts = audit_dataset(dataset, reference, build(AuditSettings, values))
+    write_json(folder / "audit.json", facts)
+    save_figures(audit_figures(facts), folder)
+    _logger.info("Wrote audit.json and the figures to %s", folder)
+    lines = ["Agreement with the log-odds of the reference's words (rank correlation, top word):"]
+    for source, found in (facts["log_odds"] or {}).items():
+        numbers = (found["rank_correlation"]["value"], found["top_word"]["value"])
+        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        lines.append(f"  {source:<22}{shown[0]:>7}{shown[1]:>7}")
+    return Result(facts, "\n".join(lines) if facts["log_odds"] else "")
