@@ -8,21 +8,22 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from hf_cap.embedded import HUB_IDS, PREFIX
+from hf_cap.embedded import PREFIX, hub_id
 from hf_cap.errors import ConfigError
-from hf_cap.utils import bundled, subsample
+from hf_cap.utils import bundled, subsample, versions, write_text
 
 RUN_FILE = "run.json"
 """Record of a training run, in the folder of its model."""
 EVALUATIONS = "evaluation"
 """Folder beside it, with one JSON file per test set."""
-UNKNOWN = "unknown"
+CARD = "README.md"
 PAPER = "2512.14719"
 TAGS = ("hf_cap", "class-aware-attribution-priors", "explainability", f"arxiv:{PAPER}")
 
@@ -37,8 +38,6 @@ _PRIVATE_SETTING = re.compile(
     # `tokens` are counted
     r"token(?!s)|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
 )
-_SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
-_ESCAPED = re.compile(r"\\([\\`*_\[\]<>|~$&#])")
 
 
 def find_secret(text: str) -> str | None:
@@ -55,7 +54,7 @@ def public_id(name: str | None) -> str | None:
     if not name or name.startswith((".", "/", "~")) or "\\" in name:
         return None
     if name.startswith(PREFIX):
-        return HUB_IDS.get(name)
+        return hub_id(name)
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -83,6 +82,12 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def public_provenance(made: Mapping[str, Any]) -> dict[str, Any]:
+    """How a prior or scores were made: `public_settings`, with the public name of the model."""
+    model = {"model": public_name(made["model"])} if "model" in made else {}
+    return public_settings(made) | model
+
+
 def _last(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
@@ -100,6 +105,8 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
         scores: One score per word; bars are proportional to the largest absolute one. `None`: no bars.
         width: Columns per line; longer texts continue in further pairs of lines.
     """
+    from rich.cells import cell_len
+
     shown = [printable(word) for word in words]
     if scores is None:
         return " ".join(shown)
@@ -107,11 +114,11 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
     lines, top, bottom = [], "", ""
     for word, score in zip(shown, scores, strict=True):
         bar = _bar(score, largest)
-        cell = max(_columns(word), len(bar)) + 2
-        if top and _columns(top) + cell > width:
+        cell = max(cell_len(word), len(bar)) + 2
+        if top and cell_len(top) + cell > width:
             lines += [top.rstrip(), bottom.rstrip(), ""]
             top = bottom = ""
-        top += word + " " * (cell - _columns(word))
+        top += word + " " * (cell - cell_len(word))
         bottom += bar.ljust(cell)
     return "\n".join([*lines, top.rstrip(), bottom.rstrip()])
 
@@ -125,20 +132,13 @@ def _bar(score: float, largest: float) -> str:
 
 def printable(word: str) -> str:
     """The word without characters that would break a line or turn the reading direction."""
-    return "".join(
+    shown = (
         "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029"
+        if unicodedata.category(c) in ("Zl", "Zp") or unicodedata.category(c)[0] == "C"
         else c
         for c in word
     )
-
-
-def _columns(text: str) -> int:
-    """Columns of the text in a fixed-width font."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    return "".join(shown)
 
 
 # --- The facts of a trained model's card.
@@ -177,9 +177,7 @@ def model_facts(
     records: Iterable[Mapping[str, Any]] = (),
     license: str | None = None,
     language: str | None = None,
-    task: str = "text-classification",
-    library: str = "transformers",
-    tags: Sequence[str] = TAGS,
+    **tabular: Any,
 ) -> dict[str, Any]:
     """The facts of a model's card. What the record does not hold is unknown; local paths are left out.
 
@@ -190,7 +188,8 @@ def model_facts(
         adapter: Whether the weights are those of a PEFT adapter alone.
         evaluations: Test set to the content of `evaluation/<name>.json`.
         records: Evaluated texts to show, as in `evaluation/<name>.parquet`.
-        license, language, task, library, tags: As the Hub spells them.
+        license, language: As the Hub spells them.
+        tabular: Other `task`, `library` and `tags` than those of a text classifier.
 
     Returns:
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
@@ -201,25 +200,26 @@ def model_facts(
     """
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
-    named = {"name": name, "repo_id": repo_id, "license": license, "language": language}
     facts = {
         "template": "model.md.jinja",
+        "name": name,
+        "repo_id": repo_id,
         "adapter": adapter,
-        **named,
+        "license": license,
+        "language": language,
         **_run_facts(run),
         "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **METRICS}, unit),
         "examples": [
-            {**one, "label": one["prediction"], "gold": one["label"]}
+            {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
             | {"scores": one.get("attributions")}
             for one in records
         ],
     }
-    on_hub = public_id((run.get("data") or {}).get("dataset"))
-    return {**facts, "metadata": _model_metadata(facts, sets, on_hub, task, library, tags)}
+    dataset = public_id((run.get("data") or {}).get("dataset"))
+    return {**facts, "metadata": _model_metadata(facts, sets, dataset, **tabular)}
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The public facts of a run's record."""
     data, alignment = run.get("data") or {}, run.get("alignment") or {}
     hidden = _ELSEWHERE_ON_CARD | set(alignment)
     settings = public_settings(run.get("settings") or {})
@@ -245,13 +245,26 @@ def _model_metadata(
     facts: Mapping[str, Any],
     sets: Sequence[Mapping[str, Any]],
     dataset: str | None,
-    task: str,
-    library: str,
-    tags: Sequence[str],
+    task: str = "text-classification",
+    library: str = "transformers",
+    tags: Sequence[str] = TAGS,
 ) -> Any:
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
-    results = _eval_results(sets, task=task, dataset=facts["dataset"] or UNKNOWN)
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=facts["dataset"] or "unknown",
+            dataset_name=facts["dataset"] or "unknown",
+            dataset_split=numbers["set"],
+            metric_type={"macro_f1": "f1", "r2": "r_squared"}.get(metric, metric),
+            metric_name=name,
+            metric_value=round(float(numbers[metric]), 4),
+        )
+        for numbers in sets
+        for metric, name in METRICS.items()
+        if numbers.get(metric) is not None
+    ]
     return ModelCardData(
         model_name=facts["name"],
         base_model=facts["base_model"],
@@ -268,37 +281,15 @@ def _model_metadata(
 
 def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per source of a `provenance` cell that was read: `source`, `model` and public `settings`."""
-    return [
-        {
-            "source": source,
-            "model": public_name(made["model"]) if "model" in made else "none" if made else None,
-            "settings": {
-                key: value
-                for key, value in public_settings(made).items()
-                if key not in _NOT_SETTINGS and value not in (None, [], {})
-            },
+    facts = []
+    for source, made in provenance.items():
+        public = public_provenance(made)
+        model = public.get("model", "none") if made else None
+        kept = {
+            k: v for k, v in public.items() if k not in _NOT_SETTINGS and v not in (None, [], {})
         }
-        for source, made in provenance.items()
-    ]
-
-
-def _eval_results(sets: Sequence[Mapping[str, Any]], *, task: str, dataset: str) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=numbers["set"],
-            metric_type={"macro_f1": "f1", "r2": "r_squared"}.get(metric, metric),
-            metric_name=name,
-            metric_value=round(float(numbers[metric]), 4),
-        )
-        for numbers in sets
-        for metric, name in METRICS.items()
-        if numbers.get(metric) is not None
-    ]
+        facts.append({"source": source, "model": model, "settings": kept})
+    return facts
 
 
 def _as_table(
@@ -310,7 +301,53 @@ def _as_table(
     return [[names[c] for c in found], *body] if rows else None
 
 
+# --- The card of a model that was just trained, from what its trainer knows.
+
+
+def trainer_record(
+    trainer: Any, labels: Sequence[str], dataset: str | None = None
+) -> dict[str, Any]:
+    """The part of `run.json` that a trainer knows: `seed`, changed `settings`, `alignment`, `data`, ..."""
+    from transformers import TrainingArguments
+
+    args, rows = trainer.args, trainer.train_dataset
+    plain = {item.name for item in fields(TrainingArguments)}
+    return {
+        "seed": args.seed,
+        "settings": {
+            item.name: value
+            for item in fields(args)
+            if item.default is not MISSING
+            and isinstance(value := getattr(args, item.name), bool | int | float | str)
+            and value != item.default
+        },
+        "alignment": {i.name: getattr(args, i.name) for i in fields(args) if i.name not in plain},
+        "data": {
+            "dataset": dataset,
+            "rows": len(rows) if hasattr(rows, "__len__") else None,
+            "labels": list(labels),
+        },
+        "history": trainer.history,
+        "versions": versions(),
+    }
+
+
+def write_trainer_card(trainer: Any, facts: Mapping[str, Any]) -> None:
+    """Write a card into the output folder of a trainer, and remove its pickled arguments.
+
+    The folder is about to be published: the arguments hold local paths, and the card tells the settings.
+    """
+    from transformers.trainer import TRAINING_ARGS_NAME
+
+    folder = Path(trainer.args.output_dir)
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    write_text(folder / CARD, render_card(facts))
+
+
 # --- Markdown from facts and a template.
+
+_SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
+_ESCAPED = re.compile(r"\\([\\`*_\[\]<>|~$&#])")
 
 
 def render_card(facts: Mapping[str, Any], template: str | Path | None = None) -> str:
@@ -327,37 +364,39 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
     from huggingface_hub import RepoCard
 
     source = Path(template) if template else bundled("model_cards") / facts["template"]
+    # no autoescape, which is for HTML: `finalize` escapes for Markdown
+    environment = jinja2.Environment(
+        finalize=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "block": block,
+        "code": code,
+        "literal": lambda value: Markup(json.dumps(value, ensure_ascii=False)),
+        "subsample": subsample,
+        "table": table,
+    }
+    environment.globals |= {"heat_map": heat_map, "PAPER": PAPER}
     metadata = Markup(facts["metadata"].to_yaml(line_break="\n").strip())
     try:
         text = source.read_text(encoding="utf-8")
-        card = _environment().from_string(text).render({**facts, "metadata": metadata})
-    except OSError as error:
+        card = environment.from_string(text).render({**facts, "metadata": metadata})
+        if not any(vars(RepoCard(card, ignore_metadata_errors=False).data).values()):
+            raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
+    except (OSError, jinja2.TemplateError, ValueError) as error:
         raise ConfigError(
-            f"Cannot read the card template {str(source)!r}: {error.strerror}."
+            f"The card template {str(source)!r} fails: {error}. The facts it may use are {', '.join(sorted(facts))}."
         ) from error
-    except jinja2.TemplateError as error:
-        raise ConfigError(
-            f"The card template {str(source)!r} fails: {error}. The facts it may use are "
-            f"{', '.join(sorted(facts))}."
-        ) from error
-    try:
-        data = vars(RepoCard(card, ignore_metadata_errors=False).data)
-    except ValueError as error:
-        raise ConfigError(
-            f"The card template {str(source)!r} gives bad front matter: {error}"
-        ) from error
-    if not any(data.values()):
-        raise ConfigError(
-            f"The card template {str(source)!r} gives no front matter. Begin it with the lines "
-            "'---', '{{ metadata }}', '---'."
-        )
     return card
 
 
 def escape(value: Any) -> str:
     """A value as Markdown text that means itself; `None` is "unknown"."""
     if value is None:
-        return UNKNOWN
+        return "unknown"
     if isinstance(value, Markup):
         return str(value)
     if isinstance(value, float):
@@ -377,7 +416,7 @@ def unescape(text: str) -> str:
 def code(value: Any) -> Markup:
     """A value as a code span that is also valid in a table."""
     if value is None:
-        return Markup(UNKNOWN)
+        return Markup("unknown")
     text = " ".join(str(value).split()).replace("|", "\\|")
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return Markup(f"{_fence(text, 1)}{padding}{text}{padding}{_fence(text, 1)}")
@@ -400,24 +439,3 @@ def table(rows: Sequence[Sequence[Any]]) -> Markup:
 def _fence(text: str, least: int) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     return "`" * max(least, longest + 1)
-
-
-def _environment() -> jinja2.Environment:
-    # no autoescape, which is for HTML: `finalize` escapes for Markdown
-    environment = jinja2.Environment(
-        finalize=escape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    literal = {"literal": lambda value: Markup(json.dumps(value, ensure_ascii=False))}
-    environment.filters |= {
-        "block": block,
-        "code": code,
-        "subsample": subsample,
-        "table": table,
-        **literal,
-    }
-    environment.globals |= {"heat_map": heat_map, "PAPER": PAPER}
-    return environment

@@ -14,7 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_cap.cards import EVALUATIONS, RUN_FILE, find_secret, model_facts, render_card, unescape
+from hf_cap.cards import (
+    CARD,
+    EVALUATIONS,
+    RUN_FILE,
+    find_secret,
+    model_facts,
+    render_card,
+    unescape,
+)
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings, prior_sources
 from hf_cap.utils import atomic_path, documented, option, refuse_loss, required
@@ -26,18 +34,11 @@ _logger = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset", "space"]
 
-CARD = "README.md"
-MODEL_FILES = (
-    *(
-        "config.json",
-        "generation_config.json",
-        "model*.safetensors",
-        "model.safetensors.index.json",
-    ),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.model", "chat_template.jinja"),
-)
-"""What a classifier needs; pickles, optimizer states and run records stay on this machine."""
+_MODEL_FILES = (
+    "config.json generation_config.json model*.safetensors model.safetensors.index.json tokenizer.json "
+    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.* merges.txt *.model "
+    "chat_template.jinja"
+).split()
 _OUR_TAG = "\n- hf_cap\n"
 _TEXT_FILES = {".json", ".md", ".txt", ".py", ".jinja"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
@@ -99,7 +100,14 @@ def publish(
     """
     if options.push:
         check_access(options.repo_id, kind, token=token)
-    folder = stage(write, Path(options.output_dir or folder), private=folder.parent)
+    private, folder = folder.parent, Path(options.output_dir or folder)
+    with atomic_path(folder) as target:
+        target.mkdir()
+        write(target)
+        _check_folder(target, private)
+        card = folder / CARD
+        if not (card.is_file() and _OUR_TAG in card.read_text("utf-8", errors="replace")):
+            refuse_loss(folder, (file.name for file in target.iterdir()))
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     lines = [f"{file.stat().st_size:>12,}  {file.relative_to(folder)}" for file in files]
     _logger.info("%s holds what goes to %s:\n%s", folder, options.repo_id, "\n".join(lines))
@@ -110,32 +118,8 @@ def publish(
     return folder
 
 
-def stage(write: Callable[[Path], object], folder: Path, *, private: Path) -> Path:
-    """Let `write` fill an empty folder, check it, and put it in the place of `folder`.
-
-    Raises:
-        ConfigError: something must not be published, or `folder` holds files that were not staged.
-    """
-    with atomic_path(folder) as target:
-        target.mkdir()
-        write(target)
-        check_folder(target, private)
-        card = folder / CARD
-        if not (card.is_file() and _OUR_TAG in card.read_text("utf-8", errors="replace")):
-            refuse_loss(folder, (file.name for file in target.iterdir()))
-    return folder
-
-
-def check_folder(folder: Path, private: Path) -> None:
-    """Check that a folder holds no links or pickles, and its text files no secrets or local paths.
-
-    Args:
-        folder: What is going to be published.
-        private: Folder whose path is private, as are the home and the current folder.
-
-    Raises:
-        ConfigError: with the file and what was found (of a token, only the beginning).
-    """
+def _check_folder(folder: Path, private: Path) -> None:
+    """Refuse links and pickles, and text files with secrets or the paths of home, current or `private` folder."""
     places = {f"{path}/" for path in (Path.home(), Path.cwd(), private.resolve())} - {"//"}
     for file in sorted(folder.rglob("*")):
         if file.is_symlink() or file.suffix in _PICKLES:
@@ -148,18 +132,16 @@ def check_folder(folder: Path, private: Path) -> None:
                 f"{file.name} holds what looks like an access token ({secret[:6]!r}...). Nothing was "
                 "published; remove it, and revoke it if it ever left this machine."
             )
-        if file.name == "tokenizer.json":  # its vocabulary may hold anything
-            continue
-        for place in places:
-            if place in text or place in unescape(text):
-                raise ConfigError(
-                    f"{file.name} holds the local path {place!r}. Nothing was published; use names or "
-                    "relative paths in the settings or the template."
-                )
+        found = [place for place in places if place in text or place in unescape(text)]
+        if found and file.name != "tokenizer.json":  # its vocabulary may hold anything
+            raise ConfigError(
+                f"{file.name} holds the local path {found[0]!r}. Nothing was published; use names or "
+                "relative paths in the settings or the template."
+            )
 
 
 def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None = None) -> str:
-    """Upload a staged folder as one commit and return the address; files that are there are not sent again.
+    """Upload a folder as one commit and return the address; files that are there are not sent again.
 
     Raises:
         ConfigError: there is no token, or offline mode is on.
@@ -167,21 +149,17 @@ def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None 
     """
     from huggingface_hub import HfApi
 
-    hub, repo_id = HfApi(token=token), options.repo_id
-    with hub_errors(repo_id, kept=folder):
+    hub, repository = HfApi(token=token), {"repo_id": options.repo_id, "repo_type": kind}
+    with hub_errors(options.repo_id, kept=folder):
+        sdk = "gradio" if kind == "space" else None
         address = hub.create_repo(
-            repo_id,
-            repo_type=kind,
-            private=options.private,
-            exist_ok=True,
-            space_sdk="gradio" if kind == "space" else None,
+            **repository, private=options.private, exist_ok=True, space_sdk=sdk
         )
         hub.upload_folder(
-            repo_id=repo_id,
-            repo_type=kind,
+            **repository,
             folder_path=folder,
             commit_message="Upload with hf_cap",
-            parent_commit=hub.repo_info(repo_id, repo_type=kind).sha,
+            parent_commit=hub.repo_info(**repository).sha,
         )
     return str(address)
 
@@ -206,20 +184,24 @@ def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None
             )
         if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise ConfigError(
-                f"The token of {account['name']!r} may only read. Make one with write access in the "
-                "settings of the Hub, and give it with `hf auth login` or HF_TOKEN."
+                f"The token of {account['name']!r} may only read. Make one with write access, and give it "
+                "with `hf auth login` or HF_TOKEN."
             )
         if hub.repo_exists(repo_id, repo_type=kind):
             hub.auth_check(repo_id, repo_type=kind, write=True)
 
 
+_MISTAKES = {
+    "LocalTokenNotFoundError": "There is no access token for the Hub. Log in with `hf auth login`, or set "
+    "HF_TOKEN.",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, so {} on the Hub cannot be reached. Unset it.",
+    "HFValidationError": "{} is no valid name of a repository.",
+}
 _REFUSALS = {
     401: "The Hub does not accept the access token; it may be wrong, expired or revoked. Make a new one and "
     "log in with `hf auth login`, or set HF_TOKEN.",
     403: "The access token may not write to {}. Use one with write access to this namespace.",
-    409: "Somebody else is changing {} at this moment.",
     412: "Somebody else pushed to {} in the meantime, so nothing was added to it. Look at their commit.",
-    429: "The Hub has had too many requests and asks for a pause.",
 }
 
 
@@ -232,38 +214,25 @@ def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
     rest = f" Nothing is lost: {str(kept)!r} is complete; run the same command again." * bool(kept)
     try:
         yield
-    except errors.LocalTokenNotFoundError as error:
-        raise ConfigError(
-            f"There is no access token for the Hub. Log in with `hf auth login`, or set HF_TOKEN.{rest}"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise ConfigError(
-            f"HF_HUB_OFFLINE is set, so {repo_id!r} on the Hub cannot be reached. Unset it.{rest}"
-        ) from error
-    except errors.HFValidationError as error:
-        raise ConfigError(f"{repo_id!r} is no valid name of a repository: {error}") from error
-    except (http, RuntimeError) as error:
+    except (http, OSError, ValueError, RuntimeError) as error:
         # the upload of a large file wraps the error of a part
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        if said := _MISTAKES.get(type(cause).__name__):
+            raise ConfigError(said.replace("{}", repr(repo_id)) + rest) from error
         if not isinstance(cause, http):
             raise
-        raise ServerError(_refusal(cause).replace("{}", repr(repo_id)) + rest) from error
+        told = f"The connection to the Hub failed ({type(cause).__name__}: {cause})."
+        if isinstance(cause, errors.HfHubHTTPError):
+            status = cause.response.status_code
+            told = f"The Hub answered {status} for {{}}: {' '.join(str(cause).split())}"
+            if not isinstance(
+                cause, errors.RepositoryNotFoundError
+            ):  # private or gated: it says so
+                told = _REFUSALS.get(status, told)
+        raise ServerError(told.replace("{}", repr(repo_id)) + rest) from error
 
 
-def _refusal(error: Any) -> str:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    if not isinstance(error, HfHubHTTPError):
-        return f"The connection to the Hub failed ({type(error).__name__}: {error})."
-    if isinstance(error, GatedRepoError):
-        return "{} is gated: ask for access on its page, then log in with that account."
-    if isinstance(error, RepositoryNotFoundError):
-        return "There is no repository {} that this token may see. Check name, kind and token."
-    status = error.response.status_code
-    return _REFUSALS.get(status, f"The Hub answered {status}: {' '.join(str(error).split())}")
-
-
-# --- What is published: a trained model, a metric, or a data set with priors.
+# --- A trained model, and a metric.
 
 
 def push_model(
@@ -289,28 +258,35 @@ def push_model(
 
     def write(target: Path) -> None:
         record = _read_json(run / RUN_FILE)
+        evaluations = sorted((run / EVALUATIONS).glob("*.json"))
         known = facts(
             record,
+            evaluations={file.stem: _read_json(file) for file in evaluations},
+            records=_evaluated_texts(run, options.examples or 0),
             name=options.repo_id.split("/")[-1],
             repo_id=options.repo_id,
-            evaluations={f.stem: _read_json(f) for f in sorted((run / EVALUATIONS).glob("*.json"))},
-            records=_evaluated_texts(run, options.examples or 0),
             license=options.license,
             language=options.language,
         )
         _write_weights(run, target)
-        _write_config(target / "config.json", record.get("alignment") or {})
+        # the attribution settings travel with the weights, but not where these came from
+        path, alignment = target / "config.json", record.get("alignment") or {}
+        config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
+        if "attribution_method" in alignment and CONFIG_KEY not in config:
+            config |= AttributionSettings.of_alignment(alignment).entry()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (target / CARD).write_text(render_card(known, options.template), encoding="utf-8")
 
     return publish(options, "model", write, run / "hub", token=token)
 
 
 def _write_weights(run: Path, target: Path) -> None:
+    """Write what a classifier needs; pickles, optimizer states and run records stay on this machine."""
     from hf_cap.classifiers import is_lora_run, merged_lora
 
     if is_lora_run(run):  # an adapter alone names its base by a path that may be local
         merged_lora(run).save_pretrained(target)
-    for pattern in MODEL_FILES:
+    for pattern in _MODEL_FILES:
         for file in run.glob(pattern):
             if not (target / file.name).exists():
                 shutil.copyfile(file, target / file.name)
@@ -319,14 +295,6 @@ def _write_weights(run: Path, target: Path) -> None:
             f"{str(run)!r} holds no model in safetensors, but {sorted(f.name for f in run.glob('[!.]*'))}. "
             "Give the `output_dir` of `hf-cap train`, or a folder of `save_pretrained`."
         )
-
-
-def _write_config(path: Path, alignment: Mapping[str, Any]) -> None:
-    """Add the attribution settings to `config.json`, and remove where the weights came from."""
-    config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
-    if "attribution_method" in alignment and CONFIG_KEY not in config:
-        config |= AttributionSettings.of_alignment(alignment).entry()
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
@@ -364,10 +332,14 @@ def push_metric(name: str, options: PushOptions, *, token: str | None = None) ->
             f"`evaluate.load({options.repo_id!r})` would look for {last + '.py'!r}. Call the repository "
             f"'{owner}/{name}'."
         )
-    folder = Path(f"{name}-hub").absolute()
-    return publish(
-        options, "space", lambda target: write_metric_space(name, target), folder, token=token
-    )
+
+    def write(target: Path) -> None:
+        write_metric_space(name, target)
+
+    return publish(options, "space", write, Path(f"{name}-hub").absolute(), token=token)
+
+
+# --- Data sets with priors.
 
 
 def push_priors(folder: str | Path, options: PushOptions, *, token: str | None = None) -> Path:
@@ -376,13 +348,11 @@ def push_priors(folder: str | Path, options: PushOptions, *, token: str | None =
 
     source = Path(folder)
     audit = _read_json(Path(options.audit)) if options.audit else None
-    return publish(
-        options,
-        "dataset",
-        lambda target: _write_priors(target, load_splits(source), options, audit),
-        source.with_name(f"{source.name}-hub"),
-        token=token,
-    )
+
+    def write(target: Path) -> None:
+        _write_priors(target, load_splits(source), options, audit)
+
+    return publish(options, "dataset", write, source.with_name(f"{source.name}-hub"), token=token)
 
 
 def push_prior_dataset(
@@ -411,24 +381,25 @@ def push_prior_dataset(
         ConfigError: there is no token, an option cannot work, or the card would give away a secret.
         ServerError: the Hub cannot be reached or refuses.
     """
-    known = PushOptions(repo_id=repo_id, **options)
+    from huggingface_hub import constants
+
+    known = PushOptions(repo_id=repo_id, push=True, **options)
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
-    check_access(repo_id, "dataset", token=token)
+
+    def write(target: Path) -> None:
+        _write_priors(target, splits, known, audit)
+
     with TemporaryDirectory() as room:
-        folder = Path(known.output_dir or f"{room}/hub")
-        stage(
-            lambda target: _write_priors(target, splits, known, audit), folder, private=Path(room)
-        )
-        return upload(folder, known, "dataset", token=token)
+        publish(known, "dataset", write, Path(room) / "hub", token=token)
+    return f"{constants.ENDPOINT}/datasets/{repo_id}"
 
 
 def _write_priors(folder: Path, splits: Any, options: PushOptions, audit: Any) -> None:
     from hf_cap.priors.card import write_prior_dataset
 
     names = ("repo_id", "source_dataset", "license", "language", "examples", "template")
-    write_prior_dataset(
-        folder, splits, audit=audit, **{name: getattr(options, name) for name in names}
-    )
+    card = {name: getattr(options, name) for name in names}
+    write_prior_dataset(folder, splits, audit=audit, **card)
 
 
 def load_prior_dataset(

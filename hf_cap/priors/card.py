@@ -10,11 +10,12 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCardData
 
 from hf_cap.cards import (
+    CARD,
     TAGS,
     prior_facts,
     public_id,
     public_name,
-    public_settings,
+    public_provenance,
     public_text,
     render_card,
 )
@@ -53,11 +54,10 @@ def write_prior_dataset(
     """
     found = configurations(splits)
     for name, parts in found.items():
-        (folder / name).mkdir()
         for split, data in parts.items():
-            data.to_parquet(str(folder / name / f"{split}.parquet"))
+            data.to_parquet(folder / name / f"{split}.parquet")
     card_text = render_card(prior_dataset_facts(found, **card), template)
-    (folder / "README.md").write_text(card_text, encoding="utf-8")
+    (folder / CARD).write_text(card_text, encoding="utf-8")
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
@@ -68,19 +68,18 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
     """
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).features
-    for split, data in splits.items():
-        if set(data.column_names) != set(columns):
-            raise PriorError(
-                f"All splits of a prior data set need the same columns, but {split!r} has "
-                f"{sorted(data.column_names)} and another one {sorted(columns)}. "
-                "Extract the priors of every split."
-            )
     names = [HYBRID] * (PRIOR in columns) + prior_sources(columns)
     if not names:
         raise PriorError(
             f"There is no prior to publish: no column 'prior' or 'prior_<source>' among {sorted(columns)}. "
             "Run `hf-cap extract` first."
         )
+    for split, data in splits.items():
+        if set(data.column_names) != set(columns):
+            raise PriorError(
+                f"All splits need the same columns, but {split!r} has {sorted(data.column_names)} and "
+                f"another one {sorted(columns)}. Extract the priors of every split."
+            )
     return {
         name: DatasetDict({split: _configuration(data, name) for split, data in splits.items()})
         for name in names
@@ -91,28 +90,24 @@ def _configuration(data: Dataset, name: str) -> Dataset:
     """The columns of one configuration, with the public part of its provenance."""
     if name != HYBRID:
         column, prefix = prior_column(name), diagnostic_column(name, "")
-        diagnostics = [one for one in data.column_names if one.startswith(prefix)]
-        wanted = [TEXT, LABEL, WORDS, column, *diagnostics, PROVENANCE]
-        data = data.select_columns([one for one in wanted if one in data.column_names])
+        kept = {TEXT, LABEL, WORDS, column, PROVENANCE}
+        kept |= {one for one in data.column_names if one.startswith(prefix)}
+        data = data.select_columns([one for one in data.column_names if one in kept])
         data = data.rename_column(column, PRIOR)
     if PROVENANCE not in data.column_names:
         return data
-    cells = {cell: _public_cell(cell, name) for cell in data.unique(PROVENANCE)}
+    public: dict[str | None, str | None] = {}
+    for cell in data.unique(PROVENANCE):
+        public[cell] = None
+        for source, made in read_provenance(cell).items():
+            if name in (HYBRID, source):
+                public[cell] = add_provenance(public[cell], source, public_provenance(made))
     return data.map(
-        lambda batch: {PROVENANCE: [cells[cell] for cell in batch[PROVENANCE]]},
+        lambda batch: {PROVENANCE: [public[cell] for cell in batch[PROVENANCE]]},
         batched=True,
         features=data.features,
         load_from_cache_file=False,
     )
-
-
-def _public_cell(cell: str | None, name: str) -> str | None:
-    public = None
-    for source, made in read_provenance(cell).items():
-        if name in (HYBRID, source):
-            model = {"model": public_name(made["model"])} if "model" in made else {}
-            public = add_provenance(public, source, {**public_settings(made), **model})
-    return public
 
 
 def prior_dataset_facts(
@@ -169,8 +164,16 @@ def _metadata(
     facts: Mapping[str, Any], found: Mapping[str, DatasetDict], source: str | None
 ) -> DatasetCardData:
     """The front matter: tags, and which file is which split of which configuration."""
-    default, rows = next(iter(found)), sum(facts["splits"].values())
+    rows = sum(facts["splits"].values())
     sizes = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6}
+    configs: list[dict[str, Any]] = [
+        {
+            "config_name": one,
+            "data_files": [{"split": part, "path": f"{one}/{part}.parquet"} for part in parts],
+        }
+        for one, parts in found.items()
+    ]
+    configs[0]["default"] = True
     return DatasetCardData(
         pretty_name=facts["name"],
         language=facts["language"],
@@ -179,14 +182,7 @@ def _metadata(
         task_categories=["text-classification"],
         size_categories=next((size for size, limit in sizes.items() if rows < limit), "n>1M"),
         tags=[*TAGS, "attribution-priors"],
-        configs=[
-            {
-                "config_name": one,
-                **({"default": True} if one == default else {}),
-                "data_files": [{"split": part, "path": f"{one}/{part}.parquet"} for part in parts],
-            }
-            for one, parts in found.items()
-        ],
+        configs=configs,
     )
 
 
@@ -205,7 +201,6 @@ def _configuration_facts(
     first = next(iter(splits.values()))
     priors = [prior for data in splits.values() for prior in data[PRIOR]]
     pattern = made.get("word_pattern", WORD_PATTERN)
-    shown = islice((row for row in first if row[PRIOR]), examples)
     return {
         **prior_facts({PRIOR if name == HYBRID else name: made})[0],
         "name": name,
@@ -218,6 +213,6 @@ def _configuration_facts(
                 "words": word_strings(row[TEXT], pattern),
                 "scores": row[PRIOR],
             }
-            for row in shown
+            for row in islice((row for row in first if row[PRIOR]), examples)
         ],
     }
