@@ -15,14 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hf_cap.embedded import PREFIX, hub_id
+from hf_cap.embedded import HUB_IDS, PREFIX
 from hf_cap.errors import ConfigError
 from hf_cap.utils import bundled, subsample, versions, write_text
 
-RUN_FILE = "run.json"
-"""Record of a training run, in the folder of its model."""
-EVALUATIONS = "evaluation"
-"""Folder beside it, with one JSON file per test set."""
+RUN_FILE = "run.json"  # record of a training run, in the folder of its model
+EVALUATIONS = "evaluation"  # folder beside it, with one JSON file per test set
 CARD = "README.md"
 PAPER = "2512.14719"
 TAGS = ("hf_cap", "class-aware-attribution-priors", "explainability", f"arxiv:{PAPER}")
@@ -35,7 +33,6 @@ _SECRET = re.compile(
 _LOCAL_PATH = re.compile(r"(?<![\w.:/<])(?:~|/|[A-Za-z]:\\)[^\s'\"=,;]*[^\s'\"=,;.)\]]")
 _SERVER = re.compile(r"\b\w+://[^\s'\"|]+")
 _PRIVATE_SETTING = re.compile(
-    # `tokens` are counted
     r"token(?!s)|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
 )
 
@@ -54,7 +51,7 @@ def public_id(name: str | None) -> str | None:
     if not name or name.startswith((".", "/", "~")) or "\\" in name:
         return None
     if name.startswith(PREFIX):
-        return hub_id(name)
+        return HUB_IDS.get(name)
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -69,8 +66,8 @@ def public_name(name: str | None) -> str | None:
 
 def public_text(text: str) -> str:
     """A text with local paths cut down to their last part, and `***` for addresses and secrets."""
-    without_servers = _SERVER.sub("***", text)
-    return _SECRET.sub("***", _LOCAL_PATH.sub(lambda path: _last(path[0]), without_servers))
+    text = _LOCAL_PATH.sub(lambda path: _last(path[0]), _SERVER.sub("***", text))
+    return _SECRET.sub("***", text)
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +110,10 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
     largest = max(map(abs, scores), default=0.0)
     lines, top, bottom = [], "", ""
     for word, score in zip(shown, scores, strict=True):
-        bar = _bar(score, largest)
+        bar = "·"
+        if largest and abs(score) >= largest / (2 * len(_BARS)):
+            level = min(int(abs(score) / largest * len(_BARS)), len(_BARS) - 1)
+            bar = "-" * (score < 0) + _BARS[level]
         cell = max(cell_len(word), len(bar)) + 2
         if top and cell_len(top) + cell > width:
             lines += [top.rstrip(), bottom.rstrip(), ""]
@@ -123,22 +123,11 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
     return "\n".join([*lines, top.rstrip(), bottom.rstrip()])
 
 
-def _bar(score: float, largest: float) -> str:
-    if largest == 0 or abs(score) < largest / (2 * len(_BARS)):
-        return "·"
-    bar = _BARS[min(int(abs(score) / largest * len(_BARS)), len(_BARS) - 1)]
-    return f"-{bar}" if score < 0 else bar
-
-
 def printable(word: str) -> str:
     """The word without characters that would break a line or turn the reading direction."""
-    shown = (
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(c) in ("Zl", "Zp") or unicodedata.category(c)[0] == "C"
-        else c
-        for c in word
-    )
-    return "".join(shown)
+    kinds = [unicodedata.category(character) for character in word]
+    broken = [kind[0] == "C" or kind in ("Zl", "Zp") for kind in kinds]
+    return "".join("\ufffd" if bad else c for c, bad in zip(word, broken, strict=True))
 
 
 # --- The facts of a trained model's card.
@@ -304,44 +293,62 @@ def _as_table(
 # --- The card of a model that was just trained, from what its trainer knows.
 
 
-def trainer_record(
-    trainer: Any, labels: Sequence[str], dataset: str | None = None
-) -> dict[str, Any]:
-    """The part of `run.json` that a trainer knows: `seed`, changed `settings`, `alignment`, `data`, ..."""
+def changed_settings(args: Any) -> dict[str, Any]:
+    """Plain settings of `TrainingArguments` whose value is not the default of their field."""
+    values = [(item, getattr(args, item.name)) for item in fields(args)]
+    return {
+        item.name: value
+        for item, value in values
+        if isinstance(value, bool | int | float | str) and value != item.default is not MISSING
+    }
+
+
+def write_trainer_card(
+    trainer: Any,
+    *,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    dataset: str | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    **_: Any,
+) -> None:
+    """Write the card of a trainer's model; arguments as of `Trainer.create_model_card`, all optional."""
     from transformers import TrainingArguments
 
-    args, rows = trainer.args, trainer.train_dataset
-    plain = {item.name for item in fields(TrainingArguments)}
-    return {
+    args, config, rows = trainer.args, trainer.model.config, trainer.train_dataset
+    plain = TrainingArguments.__dataclass_fields__
+    record = {
+        "model": finetuned_from or getattr(config, "_name_or_path", None),
         "seed": args.seed,
-        "settings": {
-            item.name: value
-            for item in fields(args)
-            if item.default is not MISSING
-            and isinstance(value := getattr(args, item.name), bool | int | float | str)
-            and value != item.default
-        },
+        "settings": changed_settings(args),
         "alignment": {i.name: getattr(args, i.name) for i in fields(args) if i.name not in plain},
         "data": {
             "dataset": dataset,
             "rows": len(rows) if hasattr(rows, "__len__") else None,
-            "labels": list(labels),
+            "labels": [config.id2label[index] for index in sorted(config.id2label)],
         },
         "history": trainer.history,
         "versions": versions(),
     }
+    facts = model_facts(
+        record,
+        name=model_name or Path(args.output_dir).name,
+        repo_id=getattr(trainer, "hub_model_id", None),
+        adapter=hasattr(trainer.model, "peft_config"),
+        language=language,
+        license=license,
+    )
+    write_card(args.output_dir, facts)
 
 
-def write_trainer_card(trainer: Any, facts: Mapping[str, Any]) -> None:
-    """Write a card into the output folder of a trainer, and remove its pickled arguments.
+def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write the card of a trained model into its folder, which is about to be published.
 
-    The folder is about to be published: the arguments hold local paths, and the card tells the settings.
+    The pickled training arguments leave it: they hold local paths, and the card tells the settings.
     """
-    from transformers.trainer import TRAINING_ARGS_NAME
-
-    folder = Path(trainer.args.output_dir)
-    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    write_text(folder / CARD, render_card(facts))
+    (Path(folder) / "training_args.bin").unlink(missing_ok=True)
+    write_text(Path(folder) / CARD, render_card(facts))
 
 
 # --- Markdown from facts and a template.
@@ -358,8 +365,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         template: File of another Jinja template than the one that ships.
 
     Raises:
-        ConfigError: the template is missing or malformed, names a fact that does not exist, or gives a
-            card whose front matter the Hub would not accept.
+        ConfigError: the template cannot be read or rendered, or gives no valid front matter.
     """
     from huggingface_hub import RepoCard
 
@@ -372,13 +378,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "block": block,
-        "code": code,
-        "literal": lambda value: Markup(json.dumps(value, ensure_ascii=False)),
-        "subsample": subsample,
-        "table": table,
-    }
+    environment.filters |= {one.__name__: one for one in (block, code, literal, subsample, table)}
     environment.globals |= {"heat_map": heat_map, "PAPER": PAPER}
     metadata = Markup(facts["metadata"].to_yaml(line_break="\n").strip())
     try:
@@ -388,7 +388,8 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
             raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
     except (OSError, jinja2.TemplateError, ValueError) as error:
         raise ConfigError(
-            f"The card template {str(source)!r} fails: {error}. The facts it may use are {', '.join(sorted(facts))}."
+            f"The card template {str(source)!r} fails: {error}. The facts it may use are "
+            f"{', '.join(sorted(facts))}."
         ) from error
     return card
 
@@ -420,6 +421,11 @@ def code(value: Any) -> Markup:
     text = " ".join(str(value).split()).replace("|", "\\|")
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return Markup(f"{_fence(text, 1)}{padding}{text}{padding}{_fence(text, 1)}")
+
+
+def literal(value: Any) -> Markup:
+    """A value as a literal of Python."""
+    return Markup(json.dumps(value, ensure_ascii=False))
 
 
 def block(value: str, language: str = "text") -> Markup:

@@ -24,7 +24,7 @@ from hf_cap.cards import (
     unescape,
 )
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
-from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings, prior_sources
+from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.utils import atomic_path, documented, option, refuse_loss, required
 
 if TYPE_CHECKING:
@@ -88,11 +88,8 @@ def publish(
         options: Where it goes.
         kind: Kind of repository.
         write: Fills the empty folder it is given, card included.
-        folder: The folder, unless `options.output_dir` names another.
+        folder: The folder, unless `options.output_dir` names another; it is returned.
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
-
-    Returns:
-        The folder.
 
     Raises:
         ConfigError: there is no token, something must not be published, or `folder` holds other files.
@@ -119,7 +116,7 @@ def publish(
 
 
 def _check_folder(folder: Path, private: Path) -> None:
-    """Refuse links and pickles, and text files with secrets or the paths of home, current or `private` folder."""
+    """Refuse links, pickles, secrets, and the paths of the home, the current and the `private` folder."""
     places = {f"{path}/" for path in (Path.home(), Path.cwd(), private.resolve())} - {"//"}
     for file in sorted(folder.rglob("*")):
         if file.is_symlink() or file.suffix in _PICKLES:
@@ -149,11 +146,14 @@ def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None 
     """
     from huggingface_hub import HfApi
 
-    hub, repository = HfApi(token=token), {"repo_id": options.repo_id, "repo_type": kind}
+    hub = HfApi(token=token)
+    repository: Any = {"repo_id": options.repo_id, "repo_type": kind}
     with hub_errors(options.repo_id, kept=folder):
-        sdk = "gradio" if kind == "space" else None
         address = hub.create_repo(
-            **repository, private=options.private, exist_ok=True, space_sdk=sdk
+            **repository,
+            private=options.private,
+            exist_ok=True,
+            space_sdk="gradio" if kind == "space" else None,
         )
         hub.upload_folder(
             **repository,
@@ -177,15 +177,12 @@ def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None
     with hub_errors(repo_id):
         account = hub.whoami()
         owners = [account["name"], *(group["name"] for group in account.get("orgs", []))]
-        if "/" not in repo_id or repo_id.split("/")[0] not in owners:
+        role = account.get("auth", {}).get("accessToken", {}).get("role")
+        if role == "read" or "/" not in repo_id or repo_id.split("/")[0] not in owners:
+            example = f"{owners[0]}/{repo_id.split('/')[-1]}"
             raise ConfigError(
-                f"The token may write to {owners}, but `repo_id` is {repo_id!r}. Name a repository of one "
-                f"of them, such as '{owners[0]}/{repo_id.split('/')[-1]}'."
-            )
-        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-            raise ConfigError(
-                f"The token of {account['name']!r} may only read. Make one with write access, and give it "
-                "with `hf auth login` or HF_TOKEN."
+                f"The token (role {role!r}) may not write to {repo_id!r}. Give one with write access, by "
+                f"`hf auth login` or HF_TOKEN, and a repository of one of {owners}, such as {example!r}."
             )
         if hub.repo_exists(repo_id, repo_type=kind):
             hub.auth_check(repo_id, repo_type=kind, write=True)
@@ -225,9 +222,8 @@ def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
         if isinstance(cause, errors.HfHubHTTPError):
             status = cause.response.status_code
             told = f"The Hub answered {status} for {{}}: {' '.join(str(cause).split())}"
-            if not isinstance(
-                cause, errors.RepositoryNotFoundError
-            ):  # private or gated: it says so
+            # a private or gated repository answers 401 and 403 too, and says so
+            if not isinstance(cause, errors.RepositoryNotFoundError):
                 told = _REFUSALS.get(status, told)
         raise ServerError(told.replace("{}", repr(repo_id)) + rest) from error
 
@@ -342,17 +338,36 @@ def push_metric(name: str, options: PushOptions, *, token: str | None = None) ->
 # --- Data sets with priors.
 
 
-def push_priors(folder: str | Path, options: PushOptions, *, token: str | None = None) -> Path:
-    """Publish the data set that `hf-cap extract` or `hf-cap fuse` wrote; see `publish`."""
-    from hf_cap.data import load_splits
+def push_priors(
+    folder: str | Path,
+    options: PushOptions,
+    *,
+    splits: "Mapping[str, Dataset] | None" = None,
+    audit: Mapping[str, Any] | None = None,
+    token: str | None = None,
+) -> Path:
+    """Publish the data set that `hf-cap extract` or `hf-cap fuse` wrote; see `publish`.
 
-    source = Path(folder)
-    audit = _read_json(Path(options.audit)) if options.audit else None
+    Args:
+        folder: Where it is.
+        options: Where it goes.
+        splits: The data set, if it is in memory.
+        audit: Figures for the card, if not those of the file `options.audit`.
+        token: Access token.
+    """
+    from hf_cap.data import load_splits
+    from hf_cap.priors.card import write_prior_dataset
+
+    if options.audit:
+        audit = _read_json(Path(options.audit))
+    names = ("repo_id", "source_dataset", "license", "language", "examples", "template")
+    card = {name: getattr(options, name) for name in names}
 
     def write(target: Path) -> None:
-        _write_priors(target, load_splits(source), options, audit)
+        write_prior_dataset(target, splits or load_splits(folder), audit=audit, **card)
 
-    return publish(options, "dataset", write, source.with_name(f"{source.name}-hub"), token=token)
+    beside = Path(folder).with_name(f"{Path(folder).name}-hub")
+    return publish(options, "dataset", write, beside, token=token)
 
 
 def push_prior_dataset(
@@ -383,23 +398,11 @@ def push_prior_dataset(
     """
     from huggingface_hub import constants
 
-    known = PushOptions(repo_id=repo_id, push=True, **options)
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
-
-    def write(target: Path) -> None:
-        _write_priors(target, splits, known, audit)
-
+    known = PushOptions(repo_id=repo_id, push=True, **options)
     with TemporaryDirectory() as room:
-        publish(known, "dataset", write, Path(room) / "hub", token=token)
+        push_priors(f"{room}/priors", known, splits=splits, audit=audit, token=token)
     return f"{constants.ENDPOINT}/datasets/{repo_id}"
-
-
-def _write_priors(folder: Path, splits: Any, options: PushOptions, audit: Any) -> None:
-    from hf_cap.priors.card import write_prior_dataset
-
-    names = ("repo_id", "source_dataset", "license", "language", "examples", "template")
-    card = {name: getattr(options, name) for name in names}
-    write_prior_dataset(folder, splits, audit=audit, **card)
 
 
 def load_prior_dataset(
@@ -431,19 +434,16 @@ def load_prior_dataset(
             splits = load_dataset(
                 name, configuration, revision=revision, token=token, download_mode=anew
             )
-    except FileNotFoundError as error:  # of `datasets` too
-        raise DataError(
-            f"There is no data set {name!r} that you may read: {error} If it is private, log in with "
-            "`hf auth login`."
-        ) from error
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:  # of `datasets`
         if isinstance(error, CAPError):
             raise
-        raise DataError(f"Cannot load {configuration!r} of {name!r}: {error}") from error
+        raise DataError(
+            f"Cannot load {configuration or 'the data set'!r} of {name!r}: {error} If it is private, log in "
+            "with `hf auth login`."
+        ) from error
     features = next(iter(splits.values())).features
     if PRIOR not in features:
         raise PriorError(
-            f"{name!r} has no column {PRIOR!r}; it has {list(features)}. "
-            + ("Fuse its priors first." if prior_sources(features) else "It holds no priors.")
+            f"{name!r} has no column {PRIOR!r}, but {list(features)}. Fuse its priors before publishing."
         )
     return splits

@@ -62,16 +62,11 @@ def elicit(values: Values) -> Result:
 
 def train_table(given: Any, values: Values) -> Values:
     """Train a model of a table and write it with its record, card and evaluation, which is returned."""
-    from hf_cap.cards import EVALUATIONS, RUN_FILE
+    from hf_cap.cards import EVALUATIONS, RUN_FILE, write_card
     from hf_cap.laat.elicitation import load_scores
-    from hf_cap.laat.models import evaluate_tabular
+    from hf_cap.laat.models import evaluate_tabular, tabular_facts
     from hf_cap.laat.table import read_schema, read_table
-    from hf_cap.laat.trainer import (
-        LAATConfig,
-        tabular_record,
-        tabular_trainer,
-        write_tabular_card,
-    )
+    from hf_cap.laat.trainer import LAATConfig, tabular_record, tabular_trainer
     from hf_cap.utils import write_json
     from hf_cap.workflow import check_start, train_and_save, write_evaluation
 
@@ -103,5 +98,5 @@ def train_table(given: Any, values: Values) -> Values:
         numbers = write_evaluation(found, folder / EVALUATIONS, split)
     facts = {"config": trainer.model.config, "name": folder.name, "repo_id": None}
     evaluations = {split: numbers} if split else {}
-    write_tabular_card(folder, record, **facts, evaluations=evaluations)
+    write_card(folder, tabular_facts(record, **facts, evaluations=evaluations))
     return numbers

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from hf_cap.cards import public_name, public_settings, public_text, render_card
+from hf_cap.cards import public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
 from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
@@ -427,9 +427,7 @@ def write_scores(
     Raises:
         ConfigError: the template fails.
     """
-    made = scores.provenance
-    model = {"model": public_name(made["model"])} if "model" in made else {}
-    public = replace(scores, provenance={**public_settings(made), **model})
+    public = replace(scores, provenance=public_provenance(scores.provenance))
     facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
     public.to_dataset().to_parquet(str(folder / "train.parquet"))
     write_text(folder / "README.md", render_card(facts, template))

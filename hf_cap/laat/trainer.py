@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
 
-from hf_cap.cards import render_card
+from hf_cap.cards import changed_settings, write_card
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, FeatureScores
 from hf_cap.laat.models import (
@@ -29,9 +28,8 @@ from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.losses import unit
 from hf_cap.schema import CONFIG_KEY
 from hf_cap.training.base import AlignedTrainer
-from hf_cap.training.card import changed_settings
 from hf_cap.training.config import CAPConfig
-from hf_cap.utils import option, versions, write_text
+from hf_cap.utils import option, versions
 
 EPOCHS, STEPS = 200, 5_000
 """How long a run is by default: so many passes through a small table, or so many steps where it is large."""
@@ -226,14 +224,14 @@ class LAATTrainer(AlignedTrainer):
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
-            write_tabular_card(
-                folder,
+            facts = tabular_facts(
                 tabular_record(self, dataset=kwargs.get("dataset")),
                 config=self.model.config,
                 name=kwargs.get("model_name") or folder.name,
                 repo_id=getattr(self, "hub_model_id", None),
                 license=kwargs.get("license"),
             )
+            write_card(folder, facts)
 
 
 def tabular_trainer(
@@ -310,12 +308,3 @@ def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[
         "history": trainer.history,
         "versions": versions(),
     }
-
-
-def write_tabular_card(folder: Path, record: dict[str, Any], **known: Any) -> None:
-    """Write the card of a model, from the arguments of `tabular_facts`, into its folder.
-
-    The pickled training arguments are removed from the folder, which is about to be published.
-    """
-    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    write_text(folder / "README.md", render_card(tabular_facts(record, **known)))

@@ -47,17 +47,18 @@ def write_prior_dataset(
         folder: Where.
         splits: With prior columns.
         template: File of another template for the card than the one that ships.
-        card: Further arguments of `prior_dataset_facts`.
+        card: Arguments of `prior_dataset_facts`.
 
     Raises:
         PriorError: there is no prior to publish, or the splits have different columns.
     """
     found = configurations(splits)
     for name, parts in found.items():
+        (folder / name).mkdir()
         for split, data in parts.items():
-            data.to_parquet(folder / name / f"{split}.parquet")
-    card_text = render_card(prior_dataset_facts(found, **card), template)
-    (folder / CARD).write_text(card_text, encoding="utf-8")
+            data.to_parquet(str(folder / name / f"{split}.parquet"))
+    facts = prior_dataset_facts(found, **card)
+    (folder / CARD).write_text(render_card(facts, template), encoding="utf-8")
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
@@ -90,9 +91,9 @@ def _configuration(data: Dataset, name: str) -> Dataset:
     """The columns of one configuration, with the public part of its provenance."""
     if name != HYBRID:
         column, prefix = prior_column(name), diagnostic_column(name, "")
-        kept = {TEXT, LABEL, WORDS, column, PROVENANCE}
-        kept |= {one for one in data.column_names if one.startswith(prefix)}
-        data = data.select_columns([one for one in data.column_names if one in kept])
+        diagnostics = [one for one in data.column_names if one.startswith(prefix)]
+        wanted = [TEXT, LABEL, WORDS, column, *diagnostics, PROVENANCE]
+        data = data.select_columns([one for one in wanted if one in data.column_names])
         data = data.rename_column(column, PRIOR)
     if PROVENANCE not in data.column_names:
         return data
@@ -120,27 +121,24 @@ def prior_dataset_facts(
     examples: int | None = None,
     audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The facts of the card of a data set with priors.
+    """The facts of the card of a data set with priors, from its `configurations`.
 
     Args:
-        found: Its configurations, the default one (with the prior of `prior` or of a source) first.
-        repo_id: Where it will be on the Hub.
+        found: The configurations, the default one first.
+        repo_id, license, language: As the Hub spells them.
         source_dataset: Hub id of the data set that the texts are from.
-        license, language: As the Hub spells them.
         examples: Texts to show per configuration; 3 by default.
         audit: Figures of `hf-cap audit`; numbers in nested groups are named `group: figure`.
 
     Returns:
         `name`, `repo_id`, `source_dataset`, `license`, `language`, `labels`, `splits` (split to rows),
         `audit` (figure to value), `command`, `versions`, and `configurations`: each with `name`, `source`,
-        `model`, `settings`, `rows`, `with_prior`, `columns` (name to type) and `examples` (each with
-        `label`, `words`, `scores`).
+        `model`, `settings`, `rows`, `with_prior`, `columns` and `examples` (`label`, `words`, `scores`).
     """
     splits = next(iter(found.values()))
-    made = {one: _made_by(parts, one) for one, parts in found.items()}
+    made = {name: _made_by(parts, name) for name, parts in found.items()}
     commands = dict.fromkeys(one["command"] for one in made.values() if one.get("command"))
-    figures = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records")
-    shown = 3 if examples is None else examples
+    (figures,) = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records") or [{}]
     facts = {
         "template": "priors.md.jinja",
         "name": repo_id.split("/")[-1],
@@ -150,30 +148,26 @@ def prior_dataset_facts(
         "language": language,
         "labels": next(iter(splits.values())).features[LABEL].names,
         "splits": {split: len(data) for split, data in splits.items()},
-        "audit": {k: v for one in figures for k, v in one.items() if isinstance(v, int | float)},
+        "audit": {k: v for k, v in figures.items() if isinstance(v, int | float)},
         "command": public_text("\n".join(commands)) or None,
         "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
         "configurations": [
-            _configuration_facts(one, parts, made[one], shown) for one, parts in found.items()
+            _configuration_facts(name, parts, made[name], 3 if examples is None else examples)
+            for name, parts in found.items()
         ],
     }
-    return {**facts, "metadata": _metadata(facts, found, public_id(source_dataset))}
+    return {**facts, "metadata": _metadata(facts, public_id(source_dataset))}
 
 
-def _metadata(
-    facts: Mapping[str, Any], found: Mapping[str, DatasetDict], source: str | None
-) -> DatasetCardData:
+def _metadata(facts: Mapping[str, Any], source: str | None) -> DatasetCardData:
     """The front matter: tags, and which file is which split of which configuration."""
     rows = sum(facts["splits"].values())
     sizes = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6}
-    configs: list[dict[str, Any]] = [
-        {
-            "config_name": one,
-            "data_files": [{"split": part, "path": f"{one}/{part}.parquet"} for part in parts],
-        }
-        for one, parts in found.items()
-    ]
-    configs[0]["default"] = True
+    configs: list[dict[str, Any]] = []
+    for name in (one["name"] for one in facts["configurations"]):
+        files = [{"split": part, "path": f"{name}/{part}.parquet"} for part in facts["splits"]]
+        default = {} if configs else {"default": True}
+        configs.append({"config_name": name, **default, "data_files": files})
     return DatasetCardData(
         pretty_name=facts["name"],
         language=facts["language"],
@@ -200,19 +194,14 @@ def _configuration_facts(
 ) -> dict[str, Any]:
     first = next(iter(splits.values()))
     priors = [prior for data in splits.values() for prior in data[PRIOR]]
-    pattern = made.get("word_pattern", WORD_PATTERN)
-    return {
-        **prior_facts({PRIOR if name == HYBRID else name: made})[0],
-        "name": name,
-        "rows": len(priors),
-        "with_prior": sum(prior is not None for prior in priors),
-        "columns": first.column_names,
-        "examples": [
-            {
-                "label": first.features[LABEL].int2str(row[LABEL]),
-                "words": word_strings(row[TEXT], pattern),
-                "scores": row[PRIOR],
-            }
-            for row in islice((row for row in first if row[PRIOR]), examples)
-        ],
-    }
+    (facts,) = prior_facts({PRIOR if name == HYBRID else name: made})
+    shown = [
+        {
+            "label": first.features[LABEL].int2str(row[LABEL]),
+            "words": word_strings(row[TEXT], made.get("word_pattern", WORD_PATTERN)),
+            "scores": row[PRIOR],
+        }
+        for row in islice((row for row in first if row[PRIOR]), examples)
+    ]
+    numbers = {"rows": len(priors), "with_prior": sum(prior is not None for prior in priors)}
+    return facts | numbers | {"name": name, "columns": first.column_names, "examples": shown}

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hf_cap.attribution import Scalar, TextBatch, TokenScores, path_points, pool_words
+from hf_cap.cards import write_trainer_card
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import label_names
 from hf_cap.errors import DataError, PriorError
 from hf_cap.losses import unit
 from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training.base import AlignedTrainer
-from hf_cap.training.card import write_trainer_card
 from hf_cap.training.collator import (
     ALIGNMENT_COLUMNS,
     LABELS,

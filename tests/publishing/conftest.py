@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 SERVER = Path(__file__).with_name("hub_server.py")
+Client = Callable[..., Any]
+"""Calls a function of `visitor` with these arguments, in another process, and gives its result."""
 
 
 @dataclass(frozen=True)
@@ -23,62 +26,41 @@ class HubControl:
 
     address: str
 
-    def _ask(self, path: str, content: Any = None) -> Any:
+    def tell(self, path: str, content: Any = None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        with urllib.request.urlopen(
-            f"{self.address}/_test/{path}", data=body, timeout=10
-        ) as answer:
+        with urllib.request.urlopen(f"{self.address}/_test/{path}", body, timeout=10) as answer:
             return json.load(answer)
 
     def fail(self, method: str, path: str, **fault: Any) -> None:
-        """Let the next requests like this go wrong: `status` and `headers`, or `cut=True`."""
-        self._ask("faults", [{"method": method, "path": path, **fault}])
-
-    def commit_before(self, path: str, kind: str, name: str, files: dict[str, str]) -> None:
-        """Let somebody else commit these files just before the next POST to such a path is answered."""
-        self.fail("POST", path, commit={"kind": kind, "name": name, "files": files})
+        """Let the next request like this go wrong, as `hub_server` describes."""
+        self.tell("faults", [{"method": method, "path": path, **fault}])
 
     def accept(self, **tokens: str) -> None:
         """Which tokens are valid from now on, and their roles."""
-        self._ask("tokens", tokens)
-
-    def gate(self, kind: str, name: str) -> None:
-        self._ask("gate", {"kind": kind, "name": name})
-
-    def pending(self) -> int:
-        """Faults that have not happened yet."""
-        return int(self._ask("pending"))
-
-    def log(self) -> list[str]:
-        asked: list[str] = self._ask("log")
-        return asked
+        self.tell("tokens", tokens)
 
 
 @pytest.fixture(scope="session")
 def hub_process() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.stdin.close()
-    process.stdout.close()
-    process.wait(timeout=10)
+    command, pipe = [sys.executable, str(SERVER)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
 
 @pytest.fixture
 def hub(hub_process: str) -> Iterator[HubControl]:
     """The Hub, without faults and with its usual tokens."""
     control = HubControl(hub_process)
-    control._ask("faults", [])
-    control._ask("forget", {})  # so that each test's uploads are whole
+    control.tell("faults", [])
+    control.tell("forget", {})  # so that each test's uploads are whole
     control.accept(hf_alice="write", hf_reader="read")
     yield control
-    control._ask("faults", [])
+    control.tell("faults", [])
 
 
-def _client(address: str, home: Path, **settings: str) -> ProcessPoolExecutor:
+@contextmanager
+def _client(address: str, home: Path, **settings: str) -> Iterator[Client]:
     """A process whose `huggingface_hub` was imported with these settings in the environment."""
     environment = {
         "HF_ENDPOINT": address,
@@ -98,7 +80,8 @@ def _client(address: str, home: Path, **settings: str) -> ProcessPoolExecutor:
         patch.setattr(sys, "path", own)
         pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
         pool.submit(os.getpid).result()  # a worker starts with its first task
-    return pool
+    with pool:
+        yield lambda function, *args, **kwargs: pool.submit(function, *args, **kwargs).result()
 
 
 @pytest.fixture(scope="session")
@@ -108,13 +91,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def client(hub_process: str, home: Path) -> Iterator[ProcessPoolExecutor]:
-    with _client(hub_process, home) as pool:
-        yield pool
+def client(hub_process: str, home: Path) -> Iterator[Client]:
+    with _client(hub_process, home) as call:
+        yield call
 
 
 @pytest.fixture
-def offline_client(hub_process: str, home: Path) -> Iterator[ProcessPoolExecutor]:
+def offline_client(hub_process: str, home: Path) -> Iterator[Client]:
     """As `client`, with the same cache and no way out."""
-    with _client(hub_process, home, HF_HUB_OFFLINE="1") as pool:
-        yield pool
+    with _client(hub_process, home, HF_HUB_OFFLINE="1") as call:
+        yield call

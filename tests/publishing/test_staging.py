@@ -12,14 +12,13 @@ from hf_cap.cards import escape
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.hub import (
     PushOptions,
-    check_folder,
     load_prior_dataset,
+    publish,
     push_metric,
     push_model,
     push_priors,
-    stage,
 )
-from hf_cap.priors.card import configurations, write_prior_dataset
+from hf_cap.priors.card import configurations
 from hf_cap.schema import add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -37,10 +36,8 @@ def push(run: Path, **options: Any) -> Path:
 
 
 def stage_priors(folder: Path, splits: Any, **card: Any) -> Path:
-    def write(target: Path) -> None:
-        write_prior_dataset(target, splits, repo_id="alice/p", **card)
-
-    return stage(write, folder, private=folder.parent)
+    options = PushOptions(repo_id="alice/p", output_dir=str(folder))
+    return push_priors(folder, options, splits=splits, **card)
 
 
 # --- Models.
@@ -50,16 +47,12 @@ def test_without_push_the_folder_is_written_listed_and_nothing_else(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "_name_or_path": str(run)}))
     folder = push(run)
     assert folder == run / "hub"
-    names = [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    assert sorted(file.name for file in folder.iterdir()) == names
+    names = "README.md config.json model.safetensors tokenizer.json tokenizer_config.json"
+    assert sorted(file.name for file in folder.iterdir()) == names.split()
     size = (folder / "config.json").stat().st_size
     assert f"{size:>12,}  config.json" in caplog.text
     assert "Nothing was uploaded" in caplog.text
@@ -67,6 +60,15 @@ def test_without_push_the_folder_is_written_listed_and_nothing_else(
         pipeline("text-classification", model=str(x))("renew my card") for x in (run, folder)
     )
     assert before == after
+    published = json.loads((folder / "config.json").read_text())
+    assert published["hf_cap"] == {
+        "method": "input_x_gradient",
+        "rule": "midpoint",
+        "target": "gold",
+        "word_pattern": r"\S+",
+        "max_length": None,
+    }
+    assert "_name_or_path" not in published
 
 
 def test_staging_again_replaces_what_was_there_but_nothing_else(run: Path, tmp_path: Path) -> None:
@@ -79,20 +81,6 @@ def test_staging_again_replaces_what_was_there_but_nothing_else(run: Path, tmp_p
     with pytest.raises(ConfigError, match=r"with it 'chapter\.tex'"):
         push(run, output_dir=str(other))
     assert sorted(file.name for file in other.iterdir()) == ["README.md", "chapter.tex"]
-
-
-def test_the_config_holds_the_attribution_settings_and_no_folder(run: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "_name_or_path": str(run)}))
-    published = json.loads((push(run) / "config.json").read_text())
-    assert published["hf_cap"] == {
-        "method": "input_x_gradient",
-        "rule": "midpoint",
-        "target": "gold",
-        "word_pattern": r"\S+",
-        "max_length": None,
-    }
-    assert "_name_or_path" not in published
 
 
 def test_texts_are_shown_only_when_asked(run: Path) -> None:
@@ -110,14 +98,10 @@ def test_a_model_without_a_record_has_a_card_of_unknowns(tmp_path: Path) -> None
     folder = push(tmp_path / "m")
     assert "| Data set | unknown |" in (folder / "README.md").read_text()
     assert "hf_cap" not in json.loads((folder / "config.json").read_text())
-
-
-def test_weights_must_be_safetensors(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").unlink()
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match=r"safetensors, but \['pytorch_model.bin'\]"):
+    with pytest.raises(ModelError, match=r"safetensors, but \['config.json', .*pytorch_model.bin"):
         push(tmp_path / "m")
-    assert not (tmp_path / "m" / "hub").exists()
 
 
 # peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
@@ -168,18 +152,18 @@ def test_secrets_and_paths_stop_the_publication(
     assert not (run / "hub").exists()
 
 
-def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')  # a vocabulary may hold it
-    check_folder(folder, tmp_path)
-    (folder / "model.bin").write_bytes(b"pickle")
-    with pytest.raises(ConfigError, match=r"model\.bin is a link or a pickle"):
-        check_folder(folder, tmp_path)
-    (folder / "model.bin").unlink()
-    (folder / "config.json").symlink_to("/etc/hostname")
-    with pytest.raises(ConfigError, match=r"config\.json is a link"):
-        check_folder(folder, tmp_path)
+@pytest.mark.parametrize("name", ["model.bin", "config.json"])
+def test_links_and_pickles_stop_the_publication(tmp_path: Path, name: str) -> None:
+    def write(folder: Path) -> None:
+        # a vocabulary may hold a path
+        (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')
+        if name == "model.bin":
+            (folder / name).write_bytes(b"pickle")
+        else:
+            (folder / name).symlink_to("/etc/hostname")
+
+    with pytest.raises(ConfigError, match=f"{name} is a link or a pickle"):
+        publish(PushOptions(repo_id="alice/desk"), "model", write, tmp_path / "hub")
 
 
 # --- Data sets with priors.
@@ -224,28 +208,19 @@ def test_what_is_no_prior_data_set_is_refused() -> None:
         configurations(splits)
 
 
-def test_the_staged_priors_load_with_plain_datasets(tmp_path: Path) -> None:
-    splits = prior_splits()
-    audit = {"cap": {"mean r2": 0.85, "note": "x"}}
-    folder = stage_priors(tmp_path / "hub", splits, audit=audit)
-    loaded = load_dataset(str(folder), "cap", cache_dir=str(tmp_path / "cache"))
-    assert loaded["train"].features["label"] == splits["train"].features["label"]
-    assert loaded["train"]["prior"][:] == splits["train"]["prior_cap"][:]
-    default = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
-    assert default["test"]["prior_lime"][:] == splits["test"]["prior_lime"][:]
+def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: Path) -> None:
+    splits, folder = prior_splits(), tmp_path / "hub"
+    stage_priors(folder, splits, audit={"cap": {"mean r2": 0.85, "note": "x"}})
+    plain = load_dataset(str(folder), "cap", cache_dir=str(tmp_path / "cache"))
+    assert plain["train"].features["label"] == splits["train"].features["label"]
+    assert plain["train"]["prior"][:] == splits["train"]["prior_cap"][:]
+    loaded = load_prior_dataset(str(folder))
+    assert loaded["train"].features == splits["train"].features
+    assert loaded["test"]["prior_lime"][:] == splits["test"]["prior_lime"][:]
     card = (folder / "README.md").read_text()
     for line in ("| cap: mean r2 | 0.85 |", "| hybrid | 5 | 4 | none |", "| `n` | `100` |",
                  "```bash\nhf-cap extract --dataset desk\n```", "| hf-cap | 0.1.0 |"):  # fmt: skip
         assert line in card
-
-
-def test_priors_that_were_staged_anew_are_read_anew(tmp_path: Path) -> None:
-    splits, folder = prior_splits(), tmp_path / "hub"
-    loaded = load_prior_dataset(str(stage_priors(folder, splits)))
-    assert {name: data.features for name, data in loaded.items()} == {
-        name: data.features for name, data in splits.items()
-    }
-    assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
     columns = ("prior", "prior_cap")
     anew = splits.map(lambda row: {name: [7.0] * len(row["words"]) for name in columns})
     stage_priors(folder, anew)
@@ -256,16 +231,12 @@ def test_priors_that_were_staged_anew_are_read_anew(tmp_path: Path) -> None:
         load_prior_dataset(str(folder), "shap")
 
 
-def test_a_folder_without_a_card_is_read_as_it_is(tmp_path: Path) -> None:
-    folder = write_priors(tmp_path / "desk")
-    assert set(load_prior_dataset(str(folder))) == set(prior_splits())
-
-
 def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path) -> None:
-    write_priors(tmp_path / "desk")
+    data = write_priors(tmp_path / "desk")
+    assert set(load_prior_dataset(str(data))) == set(prior_splits())  # a folder without a card
     (tmp_path / "audit.json").write_text('{"cap_r2": 0.85}')
     options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"), examples=1)
-    folder = push_priors(tmp_path / "desk", options)
+    folder = push_priors(data, options)
     assert folder == tmp_path / "desk-hub"
     assert "| cap\\_r2 | 0.85 |" in (folder / "README.md").read_text()
 

@@ -4,16 +4,12 @@ from pathlib import Path
 from typing import Any
 
 
-def push_model(folder: str, repo_id: str, **options: Any) -> str:
+def push(what: str, folder: str, repo_id: str, **options: Any) -> str:
+    """Push a `model`, `priors` or a `metric`; gives the folder."""
     from hf_cap import hub
 
-    return str(hub.push_model(folder, hub.PushOptions(repo_id=repo_id, push=True, **options)))
-
-
-def push_priors(folder: str, repo_id: str, **options: Any) -> str:
-    from hf_cap import hub
-
-    return str(hub.push_priors(folder, hub.PushOptions(repo_id=repo_id, push=True, **options)))
+    given = hub.PushOptions(repo_id=repo_id, push=True, **options)
+    return str(getattr(hub, f"push_{what}")(folder, given))
 
 
 def push_in_memory(folder: str, repo_id: str) -> str:
@@ -22,32 +18,38 @@ def push_in_memory(folder: str, repo_id: str) -> str:
     return push_prior_dataset(load_splits(folder), repo_id, license="apache-2.0", private=False)
 
 
-def push_metric(name: str, repo_id: str, folder: str) -> None:
-    from hf_cap import hub
-
-    hub.push_metric(name, hub.PushOptions(repo_id=repo_id, push=True, output_dir=folder))
-
-
-def push_trainer(folder: str, repo_id: str, priors: str) -> None:
-    """Train a little and push straight from the trainer."""
-    from hf_cap import CAPConfig, CAPTrainer, load_splits
-    from tests.tiny import roberta_classifier, word_tokenizer
-
-    config = CAPConfig(
-        folder, max_steps=2, logging_steps=1, hub_model_id=repo_id, report_to="none", learning_rate=1e-3
-    )  # fmt: skip
-    data = load_splits(priors)["train"]
-    trainer = CAPTrainer(
-        roberta_classifier(), config, train_dataset=data, processing_class=word_tokenizer()
-    )
-    trainer.train()
-    trainer.push_to_hub(license="mit", language="en")
-
-
 def check(repo_id: str, kind: Any = "model", token: str | None = None) -> None:
     from hf_cap.hub import check_access
 
     check_access(repo_id, kind, token=token)
+
+
+def train(priors: str, folder: str, repo_id: str | None = None) -> tuple[Any, list[str]]:
+    """Train on published priors, and push if `repo_id` is given.
+
+    Gives the training log, and imported modules of language models and sources.
+    """
+    import sys
+
+    from hf_cap import CAPConfig, CAPTrainer, load_prior_dataset
+    from tests.tiny import roberta_classifier, word_tokenizer
+
+    data = load_prior_dataset(priors)["train"]
+    config = CAPConfig(
+        folder,
+        num_train_epochs=1.0,
+        logging_steps=1,
+        learning_rate=1e-3,
+        hub_model_id=repo_id,
+        report_to="none",
+    )
+    model = roberta_classifier(len(data.features["label"].names))
+    trainer = CAPTrainer(model, config, train_dataset=data, processing_class=word_tokenizer())
+    trainer.train()
+    if repo_id:
+        trainer.push_to_hub(license="mit", language="en")
+    asking = ("hf_cap.lm", "hf_cap.priors.language_model")
+    return trainer.state.log_history, [name for name in sys.modules if name.startswith(asking)]
 
 
 def pipeline(task: str, repo_id: str, text: str, **options: Any) -> Any:
@@ -66,26 +68,6 @@ def load_priors(name: str, configuration: str | None = None) -> dict[str, list[d
     from hf_cap import load_prior_dataset
 
     return {split: list(data) for split, data in load_prior_dataset(name, configuration).items()}
-
-
-def train_on(name: str, folder: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Train on published priors; the training log, and imported modules of language models and sources."""
-    import sys
-
-    from hf_cap import CAPConfig, CAPTrainer, load_prior_dataset
-    from tests.tiny import roberta_classifier, word_tokenizer
-
-    data = load_prior_dataset(name)["train"]
-    config = CAPConfig(folder, num_train_epochs=1.0, logging_steps=1, report_to="none")
-    model = roberta_classifier(len(data.features["label"].names))
-    trainer = CAPTrainer(model, config, train_dataset=data, processing_class=word_tokenizer())
-    trainer.train()
-    asked = [
-        module
-        for module in sys.modules
-        if module.startswith(("hf_cap.lm", "hf_cap.priors.language_model"))
-    ]
-    return trainer.state.log_history, asked
 
 
 def measure(repo_id: str) -> Any:

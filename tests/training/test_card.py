@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import TrainingArguments
 
-from hf_cap.training.card import changed_settings, run_record
+from hf_cap.cards import changed_settings
 from hf_cap.training.config import CAPConfig
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import trainer
@@ -20,19 +19,6 @@ def test_only_what_differs_from_the_defaults_is_told(tmp_path: Path) -> None:
         "learning_rate": 1e-3,
         "seed": 7,
     }
-
-
-def test_a_record_tells_the_alignment_only_where_there_is_one(tmp_path: Path) -> None:
-    told: dict[str, Any] = {
-        "base_model": "gpt2",
-        "labels": ["a"],
-        "rows": 3,
-        "history": [{"step": 1, "loss": 2.0}],
-    }
-    record = run_record(CAPConfig(str(tmp_path), alignment_weight=0.5), **told)
-    assert record["alignment"]["alignment_weight"] == 0.5
-    assert record["data"] == {"dataset": None, "rows": 3, "labels": ["a"]}
-    assert run_record(TrainingArguments(str(tmp_path)), **told)["alignment"] == {}
 
 
 # peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
