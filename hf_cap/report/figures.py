@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from hf_cap.cards import METRICS
 from hf_cap.errors import MissingExtra
 from hf_cap.report.contents import FUSED, estimate_text, number_text
 from hf_cap.schema import CONTROL_PRIORS, PRIOR
@@ -24,31 +25,15 @@ from hf_cap.utils import write_text
 MARKERS = "●■◆▲✚▼"
 """Marks of the groups, in their order; beyond six, shapes and colours repeat."""
 AUDIT_FIGURES = {
-    "log_odds": (
-        "What is a source worth?",
-        "Mean rank correlation of its scores with the log-odds of each word for the label in "
-        "reference data, with its 95 % interval. A prior should beat random scores and word length.",
-    ),
-    "rationales": (
-        "Does it mark what people mark?",
-        "Mean rank correlation with the words that people marked, with its 95 % interval.",
-    ),
-    "rank_correlation": (
-        "Do the sources say the same?",
-        "Mean rank correlation of two sources over the words of a text, from −1 to 1.",
-    ),
-    "top_k_agreement": (
-        "Do the sources pick the same words?",
-        "Share of the highest words of a text that two sources have in common.",
-    ),
-    "mass": ("How much is on stop words?", "Share of the absolute scores on stop words."),
-    "class_overlap": (
-        "Do labels share keywords?",
-        "Mean Jaccard index of the keywords of two labels; high values confuse classes.",
-    ),
-    "certainty": ("How sure are the sources?", "Texts by diagnostic; the line is the median."),
+    "log_odds": "What is a source worth?",
+    "rationales": "Does it mark what people mark?",
+    "rank_correlation": "Do the sources say the same?",
+    "top_k_agreement": "Do the sources pick the same words?",
+    "mass": "How much is on stop words?",
+    "class_overlap": "Do labels share keywords?",
+    "certainty": "How sure are the sources?",
 }
-"""Name of a chart of an audit to its title and what it shows."""
+"""Name of a chart of an audit to its title."""
 
 _PAGE = Path(__file__).parent / "page"
 _SHAPES = "osD^Pv"
@@ -72,19 +57,14 @@ _TOOLTIP = "tooltip: "
 
 
 def interval_chart(
-    title: str, named_rows: Sequence[tuple[str, Mapping[str, Any]]], groups: Sequence[str]
+    measure: str, evaluations: Sequence[Mapping[str, Any]], groups: Sequence[str]
 ) -> Markup:
-    """One measure over evaluation sets: a mark per group, with a line for its 95 % interval.
-
-    Args:
-        title: Name of the measure.
-        named_rows: Name of an evaluation set, and the row of the measure in it.
-        groups: Names of the groups.
-    """
+    """One measure over evaluation sets: a mark per group, with a line for its 95 % interval."""
+    rows = [(o["name"], row) for o in evaluations for row in o["rows"] if row["measure"] == measure]
     said, place = [], 0.0
-    lines = sum(1.8 + sum(value is not None for value in row["values"]) for _, row in named_rows)
+    lines = sum(1.8 + sum(value is not None for value in row["values"]) for _, row in rows)
     with _chart(30 + 16 * lines) as (figure, axes):
-        for name, row in named_rows:
+        for name, row in rows:
             percent, unit = row["percent"], 100 if row["percent"] else 1
             place += 1.3
             axes.text(0, place, _short(name), va="center", transform=axes.get_yaxis_transform())
@@ -98,7 +78,7 @@ def interval_chart(
             place += 0.5
         axes.set(ylim=(place + 0.3, 0.4), yticks=[])
         _grid(axes, "x", 4)
-        return _svg(figure, title, said)
+        return _svg(figure, METRICS[measure], said)
 
 
 def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
@@ -107,10 +87,10 @@ def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
     with _chart(216) as (figure, axes):
         for curve in panel["curves"]:
             group, steps, last = curve["group"], curve["step"], curve["mean"][-1]
-            said.append(f"{groups[group]}: {last:.4g} at step {steps[-1]:g}")
-            range_ = curve["min"], curve["max"]
-            axes.fill_between(steps, *range_, color=_colour(group), alpha=0.14, linewidth=0)
+            look = {"color": _colour(group), "alpha": 0.14, "linewidth": 0}
+            axes.fill_between(steps, curve["min"], curve["max"], **look)
             axes.plot(steps, curve["mean"], color=_colour(group))
+            said.append(f"{groups[group]}: {last:.4g} at step {steps[-1]:g}")
             _mark(axes, steps[-1], last, group, said[-1])
         axes.set_xlim(left=0)
         axes.set_xlabel("training step", loc="right")
@@ -119,13 +99,15 @@ def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
         return _svg(figure, panel["title"], ["Last values", *said])
 
 
-def calibration_chart(calibrations: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Markup:
+def calibration_chart(
+    calibrations: Mapping[int, Mapping[str, Any]], groups: Sequence[str]
+) -> Markup:
     """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
     said = []
     with _chart(310) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=_SOFT, linewidth=1, linestyle=(0, (3, 4)))
-        for found in calibrations:
-            group, bins = found["group"], found["bins"]
+        for group, found in calibrations.items():
+            bins = found["bins"]
             places = [[100 * one[what] for one in bins] for what in ("confidence", "accuracy")]
             axes.plot(*places, color=_colour(group))
             for x, y, one in zip(*places, bins, strict=True):
@@ -141,7 +123,6 @@ def calibration_chart(calibrations: Sequence[Mapping[str, Any]], groups: Sequenc
 def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
     """Gold labels down, predicted labels across; errors stand out, the diagonal is pale."""
     labels, counts = confusion["labels"], confusion["counts"]
-    place = {label: number for number, label in enumerate(labels)}
     most = max((count for (gold, label), count in counts.items() if gold != label), default=1)
     of = {gold: sum(n for (one, _), n in counts.items() if one == gold) for gold in labels}
     right = sum(count for (gold, label), count in counts.items() if gold == label)
@@ -152,8 +133,9 @@ def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
             pale, strong = 0.3 * count / of[gold], 0.9 * (0.25 + 0.75 * count / most)
             look = (_FOR, pale) if gold == label else (_AGAINST, strong)
             told = f"{gold} predicted as {label}: {count} of {of[gold]}"
-            _cell(axes, place[label], place[gold], *look, told)
-        _square(axes, len(labels), len(labels))
+            sides = (labels.index(label) - 0.48, labels.index(gold), 0.96, 0.96)
+            _box(axes, sides, *look, told)
+        axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
         axes.set(xticks=[], yticks=range(len(named)))
         axes.set_yticklabels(map(_short, named), fontsize=10.5)
         told = f"{right} of {sum(of.values())} predictions are on the diagonal"
@@ -180,69 +162,60 @@ def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
 
 
 def audit_figures(audit: Mapping[str, Any]) -> dict[str, Markup]:
-    """Every chart of `AUDIT_FIGURES` that an audit has the facts for, by name.
-
-    Args:
-        audit: Content of `audit.json`.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    drawn: dict[str, Markup] = {}
-    for name, (title, _) in AUDIT_FIGURES.items():
-        found = audit.get(name) or {}
-        if name in ("rank_correlation", "top_k_agreement", "certainty"):
-            if found:
-                drawn[name] = (_histograms if name == "certainty" else _pairs)(title, found)
-        else:
-            known = ((source, _value(one)) for source, one in found.items())
-            if values := {source: value for source, value in known if value}:
-                drawn[name] = _bars(title, values)
-    return drawn
-
-
-def _value(found: Any) -> tuple[float, float] | None:
-    """What an audit found on a source, with half the width of its interval (0 without one)."""
-    if isinstance(found, Mapping) and "rank_correlation" in found:
-        mean = found["rank_correlation"]
-        return None if mean["value"] is None else (mean["value"], mean["half_width"] or 0.0)
-    share = found.get("stop word") if isinstance(found, Mapping) else found
-    return None if share is None else (float(share), 0.0)
+    """Every chart of `AUDIT_FIGURES` that the content of an `audit.json` has the facts for."""
+    draw = {"rank_correlation": _pairs, "top_k_agreement": _pairs, "certainty": _histograms}
+    known = {name: title for name, title in AUDIT_FIGURES.items() if audit.get(name)}
+    drawn = {name: draw.get(name, _bars)(title, audit[name]) for name, title in known.items()}
+    return {name: chart for name, chart in drawn.items() if chart}
 
 
 def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Markup:
     """A measure of each pair of sources in [-1, 1], as a number on a coloured square."""
-    names, said = [FUSED if name == PRIOR else name for name in table], []
+    names, said = list(map(_named, table)), []
     zero = "0." if len(names) <= 6 else "."  # where there is little room
     with _chart(34 + min(36 * len(names), 270)) as (figure, axes):
         for y, row in enumerate(table.values()):
             for x, other in enumerate(list(table)[:y]):
                 if (value := row.get(other)) is not None:
                     said.append(f"{names[y]} and {names[x]}: {number_text(value)}")
-                    _cell(axes, x, y, _FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
-                    look = {"ha": "center", "va": "center", "fontsize": 9}
-                    axes.text(x, y, number_text(round(value, 2))[:-1].replace("0.", zero), **look)
-        _square(axes, len(names) - 1, len(names))
+                    look = (_FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
+                    _box(axes, (x - 0.48, y, 0.96, 0.96), *look)
+                    text = number_text(round(value, 2))[:-1].replace("0.", zero)
+                    axes.text(x, y, text, ha="center", va="center", fontsize=9)
+        axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
         axes.set_xticks(range(len(names) - 1), range(1, len(names)))
         axes.set_yticks(range(len(names)), [f"{_short(n)} {y}" for y, n in enumerate(names, 1)])
         return _svg(figure, title, said)
 
 
-def _bars(title: str, values: Mapping[str, tuple[float, float]]) -> Markup:
-    """A value per source as a bar, with its interval; controls are grey."""
-    names = [FUSED if name == PRIOR else name for name in values]
-    said = [f"{n}: {number_text(v)}" for n, (v, _) in zip(names, values.values(), strict=True)]
+def _bars(title: str, found: Mapping[str, Any]) -> Markup | None:
+    """What was found on each source as a bar, with its interval; controls are grey."""
+    known = {_named(source): _value(one) for source, one in found.items()}
+    values = {name: value for name, value in known.items() if value}
+    said = [f"{name}: {number_text(value)}" for name, (value, _) in values.items()]
     with _chart(34 + 24 * len(values)) as (figure, axes):
         for place, (name, (value, half)) in enumerate(values.items()):
             _bar(axes, place, value, said[place], _SOFT if name in CONTROL_PRIORS else "")
-            if half:
-                ends = [value - half, value + half]
-                axes.plot(ends, [place, place], color=_INK, linewidth=1)
+            ends = [value - half, value + half] if half else []
+            axes.plot(ends, [place] * len(ends), color=_INK, linewidth=1)
             look = {"textcoords": "offset points", "va": "center"}
             axes.annotate(number_text(value), (max(value + half, 0), place), (6, 0), **look)
         axes.margins(x=0.2)
-        _name_bars(axes, names)
-        return _svg(figure, title, said)
+        _name_bars(axes, list(values))
+        return _svg(figure, title, said) if values else None
+
+
+def _named(source: str) -> str:
+    return FUSED if source == PRIOR else source
+
+
+def _value(found: Any) -> tuple[float, float] | None:
+    """A finding of an audit, with half the width of its interval (0 without one)."""
+    if isinstance(found, Mapping) and "rank_correlation" in found:
+        mean = found["rank_correlation"]
+        return None if mean["value"] is None else (mean["value"], mean["half_width"] or 0.0)
+    share = found.get("stop word") if isinstance(found, Mapping) else found
+    return None if share is None else (float(share), 0.0)
 
 
 def _histograms(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
@@ -257,14 +230,12 @@ def _histograms(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
         return _svg(figure, title, said)
 
 
-def save_figures(figures: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write each chart to an SVG file, which follows light and dark by itself; return the files."""
+def save_figures(figures: Mapping[str, str], folder: Path) -> None:
+    """Write each chart to an SVG file, which follows light and dark by itself."""
     colours = (_PAGE / "colours.css").read_text("utf-8")
     style = f"<style>{colours} svg {{ background: var(--paper); font-family: sans-serif }}</style>"
-    files = {folder / f"{name}.svg": svg for name, svg in figures.items()}
-    for file, svg in files.items():
-        write_text(file, str(svg).replace("<title>", f"{style}<title>", 1))
-    return list(files)
+    for name, svg in figures.items():
+        write_text(folder / f"{name}.svg", str(svg).replace("<title>", f"{style}<title>", 1))
 
 
 # --- Parts of charts. A group is told by its shape as well as by its colour.
@@ -293,22 +264,16 @@ def _mark(axes: Any, x: float, y: float, group: int, tooltip: str) -> None:
 
 def _bar(axes: Any, place: float, value: float, tooltip: str, colour: str = "") -> None:
     colour = colour or (_FOR if value >= 0 else _AGAINST)
-    _rectangle(axes, (0, place - 0.29), (value, 0.58), colour, 0.75, tooltip)
+    _box(axes, (0, place, value, 0.58), colour, 0.75, tooltip)
 
 
-def _cell(axes: Any, x: float, y: float, colour: str, alpha: float, tooltip: str) -> None:
-    _rectangle(axes, (x - 0.48, y - 0.48), (0.96, 0.96), colour, alpha, tooltip)
-
-
-def _rectangle(
-    axes: Any, corner: tuple[float, float], size: Any, colour: str, alpha: float, tooltip: str
+def _box(
+    axes: Any, sides: tuple[float, float, float, float], colour: str, alpha: float, tip: str
 ) -> None:
-    from matplotlib.patches import Rectangle
-
-    patch = Rectangle(corner, *size, facecolor=colour, alpha=alpha, linewidth=0, clip_on=False)
-    patch.set_gid(_TOOLTIP + _printable(tooltip))
+    left, middle, *size = sides
+    look = {"color": colour, "alpha": alpha, "linewidth": 0, "clip_on": False}
+    (patch,) = axes.barh(middle, *size, left, **look, gid=_TOOLTIP + _printable(tip))
     patch.set_in_layout(False)  # a matrix has thousands
-    axes.add_patch(patch)
 
 
 def _name_bars(axes: Any, names: Sequence[str]) -> None:
@@ -316,10 +281,6 @@ def _name_bars(axes: Any, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), map(_short, names), color=_INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     _grid(axes, "x", 4)
-
-
-def _square(axes: Any, columns: int, rows: int) -> None:
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
 
 
 def _grid(axes: Any, along: str, ticks: int) -> None:
@@ -354,19 +315,20 @@ def _svg(figure: Any, title: str, said: Sequence[str]) -> Markup:
     with matplotlib.rc_context({"svg.hashsalt": title + description}):
         figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
     root = ElementTree.fromstring(out.getvalue())
-    height = root.get("viewBox", "").split()[-1]
+    view = f"0 0 360 {root.get('viewBox', '').split()[-1]}"
     for element in list(root.iter()):
         _simplify(element)
-    root.attrib = {"xmlns": _SVG, "viewBox": f"0 0 360 {height}", "class": "chart", "role": "img"}
+    root.attrib = {"xmlns": _SVG, "viewBox": view, "class": "chart", "role": "img"}
     root.set("aria-label", f"{title}. {description}")
-    root[:0] = [_text_element("title", title), _text_element("desc", description)]
+    _insert(root, "desc", description)
+    _insert(root, "title", title)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _text_element(tag: str, text: str) -> ElementTree.Element:
+def _insert(parent: ElementTree.Element, tag: str, text: str) -> None:
     element = ElementTree.Element(tag)
     element.text = text
-    return element
+    parent.insert(0, element)
 
 
 def _simplify(element: ElementTree.Element) -> None:
@@ -382,6 +344,6 @@ def _simplify(element: ElementTree.Element) -> None:
     if target := element.attrib.pop(f"{{{_XLINK}}}href", None):
         element.set("href", target)
     if element.tag == "g" and (tooltip := element.attrib.pop("id", "")).startswith(_TOOLTIP):
-        element.insert(0, _text_element("title", tooltip.removeprefix(_TOOLTIP)))
+        _insert(element, "title", tooltip.removeprefix(_TOOLTIP))
     for name in element.attrib.keys() & {"d", "x", "y", "transform"}:
         element.set(name, re.sub(r"(\.\d\d)\d+|\s(?=\s)", r"\1", element.attrib[name]))

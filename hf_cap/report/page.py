@@ -11,13 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hf_cap.cards import METRICS
 from hf_cap.report import figures
-from hf_cap.report.contents import MEASURES, number_text, report_contents
+from hf_cap.report.contents import number_text, report_contents
 from hf_cap.report.load import ReportSettings, load_priors, load_run
 from hf_cap.utils import real_path, subsample, write_text
-
-STEPS = 999
-"""A score is kept as a whole number of this many parts of the largest score of its row."""
 
 _PAGE = Path(__file__).parent / "page"
 # `</script>` and `<!--` must not end or change the element, nor old line separators a string in it
@@ -42,8 +40,7 @@ def write_report(
         output: HTML file to write.
         baselines: Further runs that are baselines, whatever their settings.
         priors: Folder of the priors, for their audit and for the heat maps of each source.
-        audit: Folder that `hf-cap audit` wrote; by default looked for in and beside that of the
-            priors.
+        audit: Folder that `hf-cap audit` wrote; by default that of the priors, or the one beside it.
         settings: What goes in.
 
     Raises:
@@ -52,11 +49,11 @@ def write_report(
         MissingExtra: matplotlib is not installed.
     """
     settings = settings or ReportSettings()
-    of_baseline = {real_path(folder): folder for folder in baselines}
-    others = {real_path(folder): folder for folder in runs}
+    of_baseline = {real_path(folder): load_run(folder) for folder in baselines}
+    others = {real_path(folder): load_run(folder) for folder in runs}
     contents = report_contents(
-        [load_run(folder) for path, folder in others.items() if path not in of_baseline],
-        [load_run(folder) for folder in of_baseline.values()],
+        [run for path, run in others.items() if path not in of_baseline],
+        list(of_baseline.values()),
         None if priors is None else load_priors(priors, audit),
         settings,
     )
@@ -64,45 +61,33 @@ def write_report(
 
 
 def render_report(contents: Mapping[str, Any], *, megabytes: float = 4.0) -> str:
-    """The page that shows some contents.
-
-    Args:
-        contents: What `report_contents` returned.
-        megabytes: Room for the texts of the example browser; fewer are shown where they need more.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined
-    )
+    """The page that shows what `report_contents` returned, with at most so many `megabytes` of texts."""
     colours, style, script = (
         (_PAGE / name).read_text("utf-8") for name in ("colours.css", "report.css", "report.js")
     )
+    of_style, of_script = (
+        base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        for code in (colours + style, script)
+    )
     data = embed_examples(contents["examples"], int(megabytes * 1e6))
+    loader = FileSystemLoader(_PAGE)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.j2").render(
         report=contents,
-        policy=content_policy(colours + style, script),
+        names=[group["name"] for group in contents["groups"]],
+        metrics=METRICS,
+        # our own style and script run, nothing is loaded from anywhere
+        policy=f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(colours + style),
         script=Markup(script),
         data=Markup(script_json(data)),
         shown=len(data["examples"]),
-        charts=_charts(contents),
+        figures=figures,
         number_text=number_text,
-        markers=figures.MARKERS,
-        audit_titles=figures.AUDIT_FIGURES,
     )
     # a lone surrogate, which JSON can carry, has no place in UTF-8
     return page.encode("utf-8", "replace").decode()
-
-
-def content_policy(style: str, script: str) -> str:
-    """Content security policy: our own style and script run, nothing is loaded from anywhere."""
-    style_hash, script_hash = (
-        f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
-        for code in (style, script)
-    )
-    return (
-        f"default-src 'none'; style-src {style_hash}; script-src {script_hash}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
 
 
 def script_json(value: Any) -> str:
@@ -115,7 +100,7 @@ def embed_examples(examples: Mapping[str, Any], bytes_at_most: int) -> dict[str,
     """The examples as compact values, as many as there is room for, evenly spread.
 
     An example is `[set, gold, words, text, rows, before, after]`: labels are indices, `text` is null
-    where it is the words with single spaces, a row of scores is null or `[largest, part, part, ...]`,
+    where it is the words with single spaces, a row of scores is null or has three digits a score,
     a prediction is null or `[label, probability in thousandths]`.
     """
     labels: dict[str, int] = {}
@@ -125,62 +110,17 @@ def embed_examples(examples: Mapping[str, Any], bytes_at_most: int) -> dict[str,
     kept = list(range(len(rows)))
     while kept and (size := sum(sizes[number] for number in kept)) > bytes_at_most:
         kept = subsample(kept, min(len(kept) - 1, len(kept) * bytes_at_most // size))
-    return {
-        "labels": list(labels),
-        "sets": examples["sets"],
-        "rows": examples["rows"],
-        "steps": STEPS,
-        "examples": [rows[number] for number in kept],
-        "total": examples["total"],
-    }
+    shown = {"labels": list(labels), "examples": [rows[number] for number in kept]}
+    return {key: examples[key] for key in ("sets", "rows", "total")} | shown
 
 
 def _compact(example: Mapping[str, Any], keys: Sequence[str], labels: dict[str, int]) -> list[Any]:
     def index(label: str) -> int:
         return labels.setdefault(label, len(labels))
 
-    def parts(scores: Sequence[float] | None) -> list[float] | None:
-        if scores is None:
-            return None
-        largest = max(map(abs, scores), default=0.0)
-        return [float(f"{largest:.3g}"), *(round(s / (largest or 1) * STEPS) for s in scores)]
-
-    gold, text, words = index(example["label"]), example["text"], list(example["words"])
-    said = [
-        example[key] and [index(example[key][0]), round(1000 * example[key][1])]
-        for key in ("before", "after")
-    ]
-    return [
-        example["set"],
-        gold,
-        words,
-        None if text == " ".join(words) else text,
-        [parts(example["scores"].get(key)) for key in keys],
-        *said,
-    ]
-
-
-def _charts(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Every chart of the page, by section; those of the results by title."""
-    groups = [group["name"] for group in contents["groups"]]
-    intervals = {}
-    for measure, (title, *_) in MEASURES.items():
-        rows = [
-            (one["name"], row)
-            for one in contents["evaluations"]
-            for row in one["rows"]
-            if row["measure"] == measure
-        ]
-        if rows:
-            intervals[title] = figures.interval_chart(title, rows, groups)
-    calibrations, audit = contents["calibrations"], contents["audit"]
-    return {
-        "intervals": intervals,
-        "curves": [figures.curve_chart(panel, groups) for panel in contents["panels"]],
-        "features": [figures.feature_chart(table, groups) for table in contents["features"]],
-        "calibration": figures.calibration_chart(calibrations, groups) if calibrations else None,
-        "confusions": [
-            figures.confusion_chart(one, groups[one["group"]]) for one in contents["confusions"]
-        ],
-        "audit": figures.audit_figures(audit["facts"]) if audit else {},
-    }
+    gold, words, known = index(example["label"]), list(example["words"]), example["scores"]
+    text = None if example["text"] == " ".join(words) else example["text"]
+    scores = [[float(f"{s:.3g}") for s in known[key]] if key in known else None for key in keys]
+    said = (example["before"], example["after"])
+    told = [one and [index(one[0]), round(1000 * one[1])] for one in said]
+    return [example["set"], gold, words, text, scores, *told]

@@ -6,22 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_cap.cards import METRICS
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.evaluate import Evaluation
-from hf_cap.laat.models import classification_metrics, regression_metrics
 from hf_cap.report.contents import (
     FUSED,
-    MEASURES,
-    audit_keywords,
     calibration,
-    choose_pair,
+    choose_models,
     collect_examples,
     confusion,
     evaluation_sets,
     feature_tables,
-    findings,
-    number_text,
     prior_audit,
     report_contents,
     training_curves,
@@ -72,15 +65,12 @@ def test_runs_that_differ_in_seed_and_place_alone_are_one_group() -> None:
 
 def test_baseline_comes_first_then_controls() -> None:
     control = make_run("control", prior_column="prior_shuffled")
-    groups = group_runs([make_run("aligned"), control, make_run("plain", weight=0.0)])
+    groups = group_runs([make_run("aligned"), control], [make_run("plain")])
     assert [group["role"] for group in groups] == ["baseline", "control", "aligned"]
     assert [group["name"] for group in groups] == ["no alignment", "control: shuffled", "aligned"]
     assert [group["baseline"] for group in groups] == [None, 0, 0]
-
-
-def test_a_run_given_as_baseline_is_one_whatever_its_weight() -> None:
-    (group,) = group_runs([], [make_run("one", weight=0.1)])
-    assert group["role"] == "baseline"
+    (plain,) = group_runs([make_run("plain", weight=0.0)])
+    assert (plain["role"], plain["baseline"]) == ("baseline", None)
 
 
 def test_groups_of_one_role_are_named_by_the_settings_that_differ() -> None:
@@ -99,32 +89,20 @@ def test_a_group_is_compared_with_the_baseline_on_its_own_data() -> None:
     assert group_runs([make_run("aligned")])[0]["baseline"] is None
 
 
-def test_names_and_settings_hold_no_folders_and_secrets() -> None:
-    hidden: dict[str, Any] = {"hub_token": "hf_secret", "template": "/home/me/work/prompt.yaml"}
-    runs = [
-        make_run("a", dataset="/home/me/clients/acme/cap", **hidden),
-        make_run("b", dataset="/home/me/clients/acme/lime", **hidden),
-    ]
-    groups = group_runs(runs)
-    assert [group["name"] for group in groups] == [
-        "aligned (dataset=cap)",
-        "aligned (dataset=lime)",
-    ]
-    assert "hub_token" not in groups[0]["settings"]
-    assert groups[0]["settings"]["template"] == "prompt.yaml"
-
-
 @pytest.mark.parametrize("setting", ["dataset", "base_url"])
-def test_groups_that_only_what_is_hidden_tells_apart_are_numbered(setting: str) -> None:
+def test_what_is_private_is_not_shown_and_groups_that_it_tells_apart_are_numbered(
+    setting: str,
+) -> None:
     places: list[dict[str, Any]] = [{setting: f"/home/me/{name}/cap"} for name in ("acme", "other")]
-    runs = [make_run("a", **places[0]), make_run("b", **places[1]), make_run("c", epochs=3)]
-    groups = group_runs(runs)
-    first, second, third = (group["name"] for group in groups)
-    assert third == "aligned (epochs=3)"
-    assert first.endswith(", group 1")
-    assert second == first.replace("group 1", "group 2")
-    assert "/home" not in "".join((first, second, third))
-    assert [run.name for group in groups for run in group["runs"]] == ["a", "b", "c"]
+    hidden: dict[str, Any] = {"hub_token": "hf_secret", "template": "/home/me/prompt.yaml"}
+    runs = [make_run(name, **place, **hidden) for name, place in zip("ab", places, strict=True)]
+    first, second, third = group_runs([*runs, make_run("c", epochs=3)])
+    assert third["name"] == "aligned (epochs=3)"
+    assert first["name"].endswith(", group 1")
+    assert second["name"] == first["name"].replace("group 1", "group 2")
+    assert first["settings"]["template"] == "prompt.yaml"
+    assert "hub_token" not in first["settings"]
+    assert "/home" not in f"{first['name']} {second['name']} {first['settings']}"
 
 
 # --- Results and curves
@@ -176,32 +154,6 @@ def test_the_whole_loss_of_a_plain_run_is_its_task_loss() -> None:
     assert panel["curves"][0]["mean"] == [2.5]
 
 
-@pytest.mark.parametrize(
-    ("gains", "said"),
-    [
-        ((0.10, 0.11, 0.12), "a change beyond the spread"),
-        ((-0.10, -0.11, -0.12), "a change beyond the spread"),
-        ((-0.10, 0.1, 0.05), "no change that stands out"),
-        ((0.2,), "One seed says nothing"),
-    ],
-)
-def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said: str) -> None:
-    groups = group_runs(accuracies(gains))
-    (sentence,) = findings(groups, evaluation_sets(groups))
-    assert said in sentence
-    assert f"against {20 * (len(gains) - 1) / 2:.1f} % without alignment" in sentence
-    assert f": {number_text(float(np.mean(gains)), True, signed=True)} points" in sentence
-
-
-def test_measures_are_fields_of_an_evaluation_and_have_their_place_on_cards() -> None:
-    of_tables = {
-        *classification_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])),
-        *regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 1.0])),
-    }
-    assert of_tables <= MEASURES.keys() & METRICS.keys()
-    assert MEASURES.keys() - of_tables <= set(Evaluation.__dataclass_fields__)
-
-
 # --- Errors
 
 
@@ -241,21 +193,6 @@ def test_confusions_are_counted_and_sorted() -> None:
     ]
 
 
-def test_keywords_of_the_models_are_the_highest_positive_totals() -> None:
-    rows = records(
-        words=[["Lost", "card"], ["lost", "loan"], ["card"], ["lost", "my"]],
-        attributions=[[1.0, 0.5], [1.0, -3.0], None, [2.0, 1.0]],
-        label=["a", "a", "b", "a"],
-        prediction=["a", "a", "b", "b"],
-        probabilities=[[0.6, 0.4]] * 4,
-        text=list("stuv"),
-    )
-    found = report_contents([Run("run", {}, {}, {"test": rows})])
-    assert found["keywords_from"] == "attribution"
-    (confused,) = found["confusions"]
-    assert confused["pairs"][0]["shared"] == ["lost"]
-
-
 # --- Texts
 
 
@@ -289,12 +226,12 @@ def scores(found: Mapping[str, Any]) -> list[list[Any]]:
     return [[example["scores"].get(key) for key in keys] for example in found["examples"]]
 
 
-def test_the_pair_has_one_seed() -> None:
+def test_the_models_have_one_seed() -> None:
     runs = [run_on("p0", 0.0, []), run_on("p1", 0.0, [], seed=1), run_on("a1", 0.1, [], seed=1)]
-    before, after, names = choose_pair(group_runs(runs))
-    assert before is runs[1]
-    assert after is runs[2]
-    assert names == ("no alignment", "aligned")
+    models = choose_models(group_runs(runs))
+    assert models == {"before": ("no alignment", runs[1]), "after": ("aligned", runs[2])}
+    assert choose_models(group_runs(runs[:2])) == {"before": ("no alignment", runs[0])}
+    assert choose_models(group_runs(runs[2:])) == {"after": ("aligned", runs[2])}
 
 
 def test_before_and_after_are_joined_by_text() -> None:
@@ -374,57 +311,38 @@ def test_gradients_of_several_seeds_have_an_interval() -> None:
 
 
 def test_a_page_on_tables_and_texts_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"models of tables \(plain\).*models of texts \(text\)"):
+    with pytest.raises(ConfigError, match=r"models of tables \(plain\) shows no models of texts"):
         report_contents([TABLE_RUNS[0], Run("text", {"kind": "train"})])
-    with pytest.raises(ConfigError, match="`priors` are scores of the words of texts"):
+    with pytest.raises(ConfigError, match="no priors of words"):
         report_contents(TABLE_RUNS, priors=PriorFolder({}))
 
 
 # --- The audit, and what is missing
 
 
-def test_an_audit_is_read() -> None:
+def test_keywords_are_those_of_the_fused_prior_else_of_the_first_source() -> None:
     overlap = {"classes": ["a", "b"], "overlap": 0.25, "shared": ["my"]}
-    audit = {
-        "texts": 12,
-        "keywords": {"prior": {"a": [["card", 0.4], ["my", 0.1]]}, "cap": {"a": [["cap", 0.1]]}},
-        "confused_classes": {"prior": [overlap]},
-        "degenerate": {"cap": {"missing": 0.0, "constant": 0.125}},
-    }
-    found = prior_audit(audit)
-    assert found is not None
-    assert (found["texts"], found["overlaps"]) == (12, [overlap])
-    assert found["keywords"] == {"a": ["card", "my"]}
-    assert found["warnings"] == ["cap: 12.5 % of the texts have the same score on every word."]
-    assert prior_audit({}) is None
-    assert audit_keywords({"keywords": {"cap": {"a": [["lost", 1.0]]}}}) == {"a": ["lost"]}
+    keywords = {"cap": {"a": [["cap", 0.1]]}, "prior": {"a": [["card", 0.4], ["my", 0.1]]}}
+    found = prior_audit({"keywords": keywords, "confused_classes": {"prior": [overlap]}})
+    assert (found["keywords"], found["overlaps"]) == ({"a": ["card", "my"]}, [overlap])
+    assert prior_audit({"keywords": {"cap": keywords["cap"]}})["keywords"] == {"a": ["cap"]}
+    assert prior_audit({})["keywords"] == {}
 
 
-def test_what_is_missing_is_said() -> None:
+def test_what_is_missing_is_found() -> None:
     gaps = report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
-    for said in (
-        "No run without alignment: `hf-cap train --alignment_weight 0`",
-        "No control run",
-        "no interval",
-        "No training history",
-        "No records of single texts of test",
-        "priors were not audited",
-    ):
-        assert any(said in gap for gap in gaps), said
-    other = Run("lonely", make_run("lonely", seed=7).facts)
-    gaps = report_contents([make_run("one", accuracy=0.5), other])["gaps"]
-    assert "Not evaluated on test: lonely." in gaps
-    gaps = report_contents(TABLE_RUNS[2:])["gaps"]
-    assert any("`hf-cap train --task tabular` without `--scores`" in gap for gap in gaps)
-    assert not any("priors" in gap or "records" in gap for gap in gaps)
+    assert gaps == ["baseline", "control", "seeds", "history", "records", "audit"]
+    gaps = report_contents([make_run("one", accuracy=0.5), make_run("two", seed=7)])["gaps"]
+    assert gaps == ["evaluations", "baseline", "control", "history", "records", "priors"]
+    assert report_contents(TABLE_RUNS)["gaps"] == ["seeds"]
 
 
-def test_the_split_with_records_is_the_main_one() -> None:
+def test_the_main_split_is_the_chosen_one_else_test_else_the_first() -> None:
     attacked = {"test": {"accuracy": 0.5}, "attacked": {"accuracy": 0.4}}
     run = Run("run", {}, attacked, {"attacked": texts_of("card", 1.0)})
     assert report_contents([run])["split"] == "test"
     chosen = report_contents([run], settings=ReportSettings(split="attacked"))
-    assert chosen["evaluations"][0]["name"] == "attacked"
+    assert [one["name"] for one in chosen["evaluations"]] == ["attacked", "test"]
     assert report_contents([Run("run", {}, {"dev": {"accuracy": 0.5}})])["split"] == "dev"
     with pytest.raises(ConfigError, match="at least one run"):
         report_contents([])

@@ -12,11 +12,10 @@ import pytest
 from datasets import Dataset
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.evaluate import Record
 from hf_cap.priors.audit import audit_dataset
 from hf_cap.report.contents import report_contents
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors, load_run
-from hf_cap.report.page import STEPS, embed_examples, render_report, script_json, write_report
+from hf_cap.report.page import embed_examples, render_report, script_json, write_report
 from tests.report.runs import (
     EVIL,
     HOSTILE,
@@ -139,12 +138,51 @@ def test_a_lone_surrogate_and_control_characters_are_no_error() -> None:
     assert "aligned (note=?)" in render_report(report_contents(runs))
 
 
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        (
+            (0.10, 0.11, 0.12),
+            "+11.0 points (95 % interval +8.5 to +13.5, 3 seeds), a change beyond",
+        ),
+        (
+            (-0.10, -0.11, -0.12),
+            "−11.0 points (95 % interval −13.5 to −8.5, 3 seeds), a change beyond",
+        ),
+        ((-0.10, 0.1, 0.05), "3 seeds), no change that stands out from the spread of the seeds."),
+        ((0.2,), "against 0.0 % without alignment: +20.0 points. One seed says nothing"),
+    ],
+)
+def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said: str) -> None:
+    runs = [
+        Run(
+            f"{weight}-{seed}",
+            {"seed": seed, "settings": {"alignment_weight": weight}},
+            {"test": {"accuracy": 0.2 * seed + weight * gain}},
+        )
+        for seed, gain in enumerate(gains)
+        for weight in (0, 1)
+    ]
+    text = Page(render_report(report_contents(runs))).text
+    assert "On test, the model “aligned” is right on" in text
+    assert said in text
+
+
 def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     write_report([tmp_path / "run"], tmp_path / "report.html")
     parsed = Page((tmp_path / "report.html").read_text())
-    assert "No run was evaluated" in parsed.text
+    for said in (
+        "not evaluated on test: `hf-cap evaluate",
+        "No run without alignment: `hf-cap train --alignment_weight 0`",
+        "No control run",
+        "has no interval",
+        "No training history",
+        "No records of single texts of test",
+        "No priors were given",
+    ):
+        assert said in parsed.text
     assert not set(parsed.attribute("id")) & {"results", "examples", "training", "errors", "priors"}
     assert not parsed.scripts
 
@@ -178,45 +216,44 @@ def test_the_audit_is_found_beside_the_priors(tmp_path: Path) -> None:
     priors = write_priors(tmp_path / "priors", demo_rows()[:3], ["cap"])
     assert load_priors(priors).audit is None
     (tmp_path / "priors-audit").mkdir()
-    (tmp_path / "priors-audit" / "audit.json").write_text('{"texts": 3}')
-    assert load_priors(priors).audit == {"texts": 3}
+    (tmp_path / "priors-audit" / "audit.json").write_text(
+        '{"texts": 3, "degenerate": {"cap": {"missing": 0.0, "constant": 0.125}}}'
+    )
+    found = load_priors(priors)
+    assert found.audit is not None
+    assert found.audit["texts"] == 3
+    text = Page(render_report(report_contents([Run("run", {})], priors=found))).text
+    assert "cap: 12.5 % of the texts have the same score on every word." in text
+    assert "have no prior" not in text
     with pytest.raises(DataError, match=r"holds no audit\.json"):
         load_priors(priors, audit=tmp_path)
 
 
-def test_records_are_read_by_the_names_that_evaluation_writes(folder: Path) -> None:
-    assert set(load_run(folder / "plain-0").records["test"][0]) == set(Record.__dataclass_fields__)
-
-
 def test_the_same_input_gives_the_same_page(folder: Path) -> None:
-    runs = [load_run(folder / "aligned-0"), load_run(folder / "plain-0")]
-    first, second = (render_report(report_contents(runs)) for _ in range(2))
+    runs = [load_run(folder / "aligned-0")]
+    settings = ReportSettings(examples=0)
+    first, second = (render_report(report_contents(runs, settings=settings)) for _ in range(2))
     assert first == second
-    none = report_contents(runs, settings=ReportSettings(examples=0))
-    assert not Page(render_report(none)).scripts
+    assert not Page(first).scripts
 
 
-def test_a_thousand_texts_and_five_sources_stay_below_five_megabytes(tmp_path: Path) -> None:
-    rows = demo_rows(count=1000)
+def test_two_hundred_texts_and_five_sources_stay_below_a_megabyte(tmp_path: Path) -> None:
+    rows = demo_rows(count=200)
     runs = write_runs(tmp_path, rows, seeds=(0,))
-    write_report(runs, tmp_path / "r.html", priors=write_priors(tmp_path / "p", rows, SOURCES))
+    write_report(runs[::2], tmp_path / "r.html", priors=write_priors(tmp_path / "p", rows, SOURCES))
     page = (tmp_path / "r.html").read_text()
-    assert len(json.loads(Page(page).scripts[0])["examples"]) == 1000
-    assert len(page) < 5e6
+    assert len(json.loads(Page(page).scripts[0])["examples"]) == 400
+    assert len(page) < 1e6
 
 
 def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a run: it holds no run\.json \(found nothing\)"):
+    with pytest.raises(DataError, match=r"is not a run: it holds no run\.json"):
         load_run(tmp_path / "none")
-    for content, message in (
-        ("[1]", "must hold a JSON object, got list"),
-        ("{", "is not valid JSON"),
-        ('{"history": {}}', r"'history' in .* must be a JSON array, got \{\}"),
-    ):
+    for content, message in (("[1]", "must hold a JSON object, got list"), ("{", "not valid JSON")):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(DataError, match=message):
             load_run(tmp_path)
-    with pytest.raises(DataError, match="holds no priors"):
+    with pytest.raises(DataError, match="holds no parquet file"):
         load_priors(tmp_path)
     run = write_run(tmp_path / "run")
     (run / "evaluation").mkdir()
@@ -236,7 +273,7 @@ def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def examples(*found: tuple[str, list[float] | None]) -> dict[str, Any]:
-    rows = [{"key": "cap", "name": "cap", "kind": "source", "note": "n"}]
+    rows = [{"key": "cap", "name": "cap", "kind": "source"}]
     texts = [
         {"text": text, "words": text.split(), "label": "card", "set": 0, "before": None}
         | {"after": ("loan", 0.1234), "scores": {"cap": scores} if scores is not None else {}}
@@ -245,21 +282,12 @@ def examples(*found: tuple[str, list[float] | None]) -> dict[str, Any]:
     return {"sets": ["test"], "rows": rows, "examples": texts, "total": len(texts)}
 
 
-def test_scores_come_back_to_three_digits() -> None:
-    scores = [0.123456, -2.0, 1.99999, 0.0]
-    row = embed_examples(examples(("a b c d", scores)), 10**6)["examples"][0]
-    largest, *parts = row[4][0]
-    assert [largest * part / STEPS for part in parts] == pytest.approx(scores, abs=2.0 / STEPS)
-    assert parts[1] == -STEPS
-    assert row[5:] == [None, [1, 123]]
-
-
-def test_zeros_missing_scores_and_spaces_are_no_error() -> None:
-    found = examples(("a b", [0.0, 0.0]), ("", []), ("a  b", None))
+def test_scores_keep_three_digits_and_a_text_is_sent_only_where_its_words_do_not_make_it() -> None:
+    found = examples(("a b c", [0.123456, -2.0, 0.0]), ("", []), ("a  b", None))
     embedded = embed_examples(found, 10**6)["examples"]
-    assert [row[4] for row in embedded] == [[[0.0, 0, 0]], [[0.0]], [None]]
-    # the text is sent only where its words do not make it
+    assert [row[4] for row in embedded] == [[[0.123, -2.0, 0.0]], [[]], [None]]
     assert [row[3] for row in embedded] == [None, None, "a  b"]
+    assert embedded[0][5:] == [None, [1, 123]]
 
 
 def test_texts_are_left_out_evenly_until_they_fit() -> None:
@@ -272,8 +300,7 @@ def test_texts_are_left_out_evenly_until_they_fit() -> None:
     assert embedded["total"] == 100
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_json_in_a_script_is_inert_and_true(text: str) -> None:
-    written = script_json({"text": text})
+def test_json_in_a_script_is_inert_and_true() -> None:
+    written = script_json(HOSTILE)
     assert not set("<>&\u2028\u2029") & set(written)
-    assert json.loads(written) == {"text": text}
+    assert tuple(json.loads(written)) == HOSTILE

@@ -20,7 +20,7 @@
     const [a, b] = [example.scores[one], example.scores[other]];
     if (!a || !b) return null;
     let [dot, aa, bb] = [0, 0, 0];
-    for (let i = 1; i < a.length; i++) { dot += a[i] * b[i]; aa += a[i] * a[i]; bb += b[i] * b[i]; }
+    for (let i = 0; i < a.length; i++) { dot += a[i] * b[i]; aa += a[i] * a[i]; bb += b[i] * b[i]; }
     return aa && bb ? dot / Math.sqrt(aa * bb) : 0;
   };
   const apart = (example, pairs) => {
@@ -56,7 +56,7 @@
   };
   const bdi = (text) => make("bdi", { textContent: text });
   const percent = (thousandths) => `${(thousandths / 10).toFixed(0)} %`;
-  const value = (scores, index) => (scores[0] * scores[index + 1]) / data.steps;
+  const largest = (scores) => scores.reduce((most, score) => Math.max(most, Math.abs(score)), 0) || 1;
   const written = (number) => {
     const text = number === 0 ? "0" : Math.abs(number) < 0.001 ? Math.abs(number).toExponential(1) : Math.abs(number).toPrecision(3);
     return (number > 0 ? "+" : number < 0 ? "\u2212" : "") + text;
@@ -132,18 +132,19 @@
     const found = models.length > 1 ? models[index] : last;
     return found >= 0 ? data.rows[found].name : `model ${when} alignment`;
   };
-  const wordNode = (example, scores, index) => {
-    const number = value(scores, index);
+  const wordNode = (example, scores, most, index) => {
+    const number = scores[index];
     const node = make("span", { className: `w${number > 0 ? " for" : number < 0 ? " against" : ""}`, title: written(number) }, example.words[index]);
     node.dataset.word = index;
     node.dataset.value = written(number);
-    node.style.setProperty("--a", Math.abs(scores[index + 1]) / data.steps);
+    node.style.setProperty("--a", Math.abs(number) / most);
     node.setAttribute("role", "listitem");
     node.setAttribute("aria-label", `${example.words[index]}: ${written(number)}`);
     return node;
   };
-  const allRows = (example) => data.rows.flatMap(({ note }, index) => [
-    ...(note === data.rows[index - 1]?.note ? [] : [make("p", { className: "kind", textContent: note })]), drawRow(example, index)]);
+  const note = (kind) => (kind === undefined ? "" : kind === "attribution" ? "Models, for the label that each predicts" : "Priors, for the gold label");
+  const allRows = (example) => data.rows.flatMap(({ kind }, index) => [
+    ...(note(kind) === note(data.rows[index - 1]?.kind) ? [] : [make("p", { className: "kind", textContent: note(kind) })]), drawRow(example, index)]);
   const drawRow = (example, index) => {
     const { name } = data.rows[index];
     const head = make("h4", {}, bdi(name));
@@ -151,21 +152,23 @@
     const words = make("div", { className: "words", dir: "auto" });
     words.setAttribute("role", "list");
     words.setAttribute("aria-label", `${name}: score of each word`);
+    const most = largest(example.scores[index]);
     let from = 0;
     example.words.forEach((text, number) => {
       const start = example.text.indexOf(text, from);
       if (start > from) words.append(example.text.slice(from, start));
-      words.append(wordNode(example, example.scores[index], number));
+      words.append(wordNode(example, example.scores[index], most, number));
       from = Math.max(from, start + text.length);
     });
     return make("div", { className: "row" }, head, words);
   };
   const table = (example) => {
     const used = data.rows.map((_, index) => index).filter((index) => example.scores[index]);
+    const most = example.scores.map((scores) => scores && largest(scores));
     const head = (tag, scope, ...content) => { const cell = make(tag, {}, ...content); cell.setAttribute("scope", scope); return cell; };
     const body = example.words.map((text, number) => make("tr", {}, head("th", "row", bdi(text)),
       ...used.map((index) => {
-        const node = wordNode(example, example.scores[index], number);
+        const node = wordNode(example, example.scores[index], most[index], number);
         node.textContent = node.dataset.value;
         node.removeAttribute("role");
         node.removeAttribute("aria-label");
@@ -182,7 +185,7 @@
     for (const node of rows.querySelectorAll(".at")) node.classList.remove("at");
     for (const node of rows.querySelectorAll(`[data-word="${index}"]`)) node.classList.add("at");
     const values = data.rows.flatMap(({ name }, number) =>
-      current.scores[number] ? [make("span", {}, bdi(name), ` ${written(value(current.scores[number], index))}`)] : []);
+      current.scores[number] ? [make("span", {}, bdi(name), ` ${written(current.scores[number][index])}`)] : []);
     readout.replaceChildren(make("q", { dir: "auto", textContent: current.words[index] }), ...values);
   };
 
