@@ -30,49 +30,34 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.check()
         find_loss(self.alignment_loss)
-        self.check_publishing()
-        if self.alignment_weight:
-            self.check_differentiable()
+        self.check_set_up()
 
-    def check_differentiable(self) -> None:
-        """Check the settings that matter where attributions are differentiated.
+    def check_set_up(self) -> None:
+        """Check that nothing is published while training, and that attributions can be differentiated.
 
         Raises:
-            ConfigError: a setting cannot work with it.
-        """
-        checkpointing = self.activation_checkpointing_kwargs
-        if isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
-            raise ConfigError(
-                "Reentrant gradient checkpointing refuses the gradient that an attribution is. Set "
-                "`activation_checkpointing_kwargs={'use_reentrant': False}`, or leave it out."
-            )
-        if self.ddp_static_graph:
-            raise ConfigError(
-                "`ddp_static_graph=True` gives wrong gradients, without an error, when an attribution is "
-                "differentiated. Leave it out."
-            )
-        if self.mixed_precision == "fp16":  # by `fp16=True`, or by accelerate's own configuration
-            raise ConfigError(
-                "Mixed precision 'fp16' scales the loss, which overflows in the gradient of an attribution. "
-                "Use 'bf16' or 'no': instead of `fp16=True` give `bf16=True` or neither, and in the "
-                "configuration of accelerate change `mixed_precision`."
-            )
-        if self.n_gpu > 1:
-            raise ConfigError(
-                f"DataParallel over {self.n_gpu} GPUs cannot differentiate attributions. Start the "
-                "program with `accelerate launch` (one process per GPU), or show it one GPU by "
-                "`CUDA_VISIBLE_DEVICES=0`."
-            )
-
-    def check_publishing(self) -> None:
-        """Check that `Trainer` does not upload the output folder at each save, whatever the weight.
-
-        Raises:
-            ConfigError: `push_to_hub` is set with another strategy than `end`.
+            ConfigError: `Trainer` would upload the output folder at each save, or a setting cannot work
+                with an alignment weight above 0.
         """
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ConfigError(
-                f"`push_to_hub=True` with `hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads "
-                "the output folder at each save, with pickled arguments, local paths and whatever else is in "
-                "it. Set `hub_strategy='end'`, or call `push_to_hub()` after training."
+                f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder at "
+                "each save, local paths included; set `hub_strategy='end'`, or call `push_to_hub()` after "
+                "training."
             )
+        kwargs = self.activation_checkpointing_kwargs
+        reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant")
+        fp16 = self.mixed_precision == "fp16"  # by an argument, or by accelerate's own configuration
+        problems = {
+            "Reentrant gradient checkpointing cannot differentiate an attribution; leave out "
+            "`use_reentrant` of `activation_checkpointing_kwargs`.": reentrant,
+            "`ddp_static_graph=True` gives wrong gradients, without an error, when an attribution is "
+            "differentiated; leave it out.": self.ddp_static_graph,
+            "Mixed precision 'fp16' scales the loss, which overflows in the gradient of an attribution; use "
+            "`bf16=True` or neither, also in accelerate's configuration.": fp16,
+            f"DataParallel over {self.n_gpu} GPUs cannot differentiate attributions; start the program with "
+            "`accelerate launch`, or show it one GPU by `CUDA_VISIBLE_DEVICES=0`.": self.n_gpu > 1,
+        }
+        for problem, found in problems.items():
+            if found and self.alignment_weight:
+                raise ConfigError(problem)

@@ -1,11 +1,9 @@
 """Settings of the alignment term. Imports no torch, so that `--help` is instant."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_cap.errors import ConfigError
 from hf_cap.schema import AttributionMethod, AttributionTarget, Quadrature
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import WORD_PATTERN
@@ -20,15 +18,13 @@ class AlignmentOptions:
     """What the alignment term is, how its gradient is computed, and how much it may cost."""
 
     alignment_weight: float = option(
-        0.1,
-        "Weight β of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`.",
+        0.1, "Weight β of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`."
     )
     alignment_loss: str = option(
         "mse",
-        "Distance between attribution and prior: squared distance of unit vectors in [0, 4] (`mse`) or its "
-        "mean over the words (`mse_mean`), 1 - cosine (`cosine`), Kullback-Leibler divergence (`kl`), "
-        "agreement on the order of each pair of words (`order`), or a function of your own as "
-        "`module:function`.",
+        "Distance between attribution and prior: squared distance of unit vectors (`mse`) or its mean over "
+        "the words (`mse_mean`), 1 - cosine (`cosine`), Kullback-Leibler divergence (`kl`), agreement on "
+        "the order of each pair of words (`order`), or a function of your own as `module:function`.",
     )
     alignment_norm_floor: float = option(
         0.0,
@@ -40,18 +36,15 @@ class AlignmentOptions:
         "Course of the weight: constant, rising from 0 over the warm-up, or a half cosine down to 0.",
     )
     alignment_warmup: float = option(
-        0.1,
-        "Part of the training steps over which the schedule `warmup` rises; above 0, at most 1.",
+        0.1, "Part of the training steps over which the schedule `warmup` rises; above 0, at most 1."
     )
     alignment_gradient: GradientMode = option(
         "auto",
-        "`double_backward` is exact and the faster one; `finite_difference` needs only ordinary passes, "
-        "so it also runs with flash attention and, without mixed precision, with FSDP2 and DeepSpeed. `auto` "
-        "takes the first where it can run.",
+        "`double_backward` is exact and faster; `finite_difference` needs only ordinary passes, so it also "
+        "runs with FSDP2 and DeepSpeed, without mixed precision. `auto` takes the first where it can run.",
     )
     finite_difference_step: float = option(
-        8e-3,
-        "Length of a finite-difference step, as a part of the norm of the embeddings at the point.",
+        8e-3, "Length of a finite-difference step, as a part of the norm of the embeddings there."
     )
     attribution_method: AttributionMethod = option(
         "integrated_gradients",
@@ -62,8 +55,7 @@ class AlignmentOptions:
         1, "Points of the path, K; at least 1. Each costs a forward and a double backward pass."
     )
     attribution_quadrature: Quadrature = option(
-        "midpoint",
-        "Where the points of Integrated Gradients lie. `gauss_radau` ends at the text.",
+        "midpoint", "Where the points of Integrated Gradients lie. `gauss_radau` ends at the text."
     )
     attribution_target: AttributionTarget = option(
         "gold",
@@ -75,8 +67,7 @@ class AlignmentOptions:
         "attribution itself. 0 means all. The gradient stays unbiased, and the other points cost a third.",
     )
     attribution_rows: int = option(
-        0,
-        "Most path points (examples times steps) in one pass, to bound memory; 0 means all in one.",
+        0, "Most path points (examples times steps) in one pass, to bound memory; 0 means all."
     )
     word_pattern: str = option(
         WORD_PATTERN, "Regular expression of a word; the one that the priors were made with."
@@ -88,40 +79,27 @@ class AlignmentOptions:
         None, "Column that holds the priors; by default `prior`, else the only `prior_<source>`."
     )
     prior_weight_column: str | None = option(
-        None,
-        "Column with a weight of at least 0 for each prior, for instance its certainty; all 1 by default.",
+        None, "Column with a weight of at least 0 for each prior, say its certainty; 1 by default."
     )
 
     def check(self) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            ConfigError: a number is out of its range, or a choice is not among its names.
-        """
+        """Raise `ConfigError` if a number is out of its range, or a choice is not among its names."""
         check_choices(self)
         check_range(self, "alignment_weight", "alignment_norm_floor", at_least=0, below=math.inf)
-        check_range(self, "attribution_backward_steps", "attribution_rows", at_least=0)
+        check_range(self, "attribution_rows", at_least=0)
         check_range(self, "attribution_steps", at_least=1)
+        most = self.attribution_steps
+        check_range(self, "attribution_backward_steps", at_least=0, at_most=most)
         check_range(self, "finite_difference_step", above=0)
         check_range(self, "alignment_warmup", above=0, at_most=1)
-        if self.attribution_backward_steps > self.attribution_steps:
-            raise ConfigError(
-                f"`attribution_backward_steps` is {self.attribution_backward_steps!r}, but there are only "
-                f"`attribution_steps={self.attribution_steps}` points. Use 0 for all of them."
-            )
-
-
-SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    "constant": lambda progress, warmup: 1.0,
-    "warmup": lambda progress, warmup: min(1.0, progress / warmup),
-    "cosine": lambda progress, warmup: 0.5 * (1 + math.cos(math.pi * progress)),
-}
-"""Schedule name to the factor of the weight, given the part of training done and the warm-up's, in [0, 1]."""
 
 
 def weight_at(options: AlignmentOptions, step: int, max_steps: int) -> float:
     """Weight β of the alignment term on an optimizer step, after its schedule."""
-    factor = SCHEDULES[options.alignment_schedule](
-        step / max(max_steps, 1), options.alignment_warmup
-    )
-    return options.alignment_weight * factor
+    progress = step / max(max_steps, 1)
+    factors: dict[Schedule, float] = {
+        "constant": 1.0,
+        "warmup": min(1.0, progress / options.alignment_warmup),
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+    }
+    return options.alignment_weight * factors[options.alignment_schedule]
