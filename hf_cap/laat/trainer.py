@@ -27,8 +27,8 @@ from hf_cap.laat.settings import LAATOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.losses import unit
 from hf_cap.schema import CONFIG_KEY
-from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.config import CAPConfig
+from hf_cap.training.trainer import AlignedTrainer
 from hf_cap.utils import option, versions
 
 EPOCHS, STEPS = 200, 5_000

@@ -1,8 +1,4 @@
-"""Heat maps of a few texts while training, for TensorBoard and trackio.
-
-The loss parts and the alignment cosine need no callback: `CAPTrainer.log` hands them to every tracker in
-`report_to`.
-"""
+"""Heat maps of a few texts while training, for TensorBoard and trackio."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map, printable
@@ -48,9 +37,9 @@ class HeatMapCallback(TrainerCallback):
 
     Raises:
         ConfigError: `count` is below 1, or (when training begins) the model's weights are spread over
-            processes, so that none can explain it alone.
+            processes.
         DataError: `label` is no `ClassLabel`, or (when training begins) the model has other labels.
-        PriorError: a prior has not one finite score a word.
+        PriorError: a prior does not have one finite score per word.
     """
 
     def __init__(
@@ -64,74 +53,56 @@ class HeatMapCallback(TrainerCallback):
     ) -> None:
         if count < 1:
             raise ConfigError(f"`count` must be at least 1, got {count!r}.")
-        rows = dataset.select(subsample(range(len(dataset)), count))
-        names = label_names(rows)
-        self.word_pattern = word_pattern
-        self.max_length = max_length
-        self.rows = rows
-        self.texts: list[str] = list(rows[TEXT])
-        self.labels = [names[label] for label in rows[LABEL]]
-        prior_column = prior_column or PRIOR
-        has_priors = prior_column in rows.column_names
-        self.priors = list(rows[prior_column]) if has_priors else [None] * len(rows)
-        for row, (text, prior) in enumerate(zip(self.texts, self.priors, strict=True)):
-            check_prior(prior, word_strings(text, word_pattern), column=prior_column, row=row)
+        column = prior_column or PRIOR
+        self.rows = dataset.select(subsample(range(len(dataset)), count))
+        self.word_pattern, self.max_length = word_pattern, max_length
+        self.names = label_names(self.rows)
+        self.words = [word_strings(text, word_pattern) for text in self.rows[TEXT]]
+        has_priors = column in self.rows.column_names
+        self.priors = self.rows[column][:] if has_priors else [None] * len(self.rows)
+        for row, (words, prior) in enumerate(zip(self.words, self.priors, strict=True)):
+            check_prior(prior, words, column=column, row=row)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Refuse what cannot work, and draw the untrained model."""
+    def on_train_begin(self, args: TrainingArguments, *rest: Any, **kwargs: Any) -> None:
+        """Check that the model is whole, and draw it untrained."""
         if args.fsdp or args.deepspeed:
             raise ConfigError(
                 "HeatMapCallback explains the model in one process, but FSDP or DeepSpeed spreads its "
-                "weights over all. Leave the callback out."
+                "weights over all; leave the callback out."
             )
-        self._draw(args, state, **kwargs)
+        self.on_epoch_end(args, *rest, **kwargs)
 
     def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Draw the model as it is."""
-        self._draw(args, state, **kwargs)
+        trackers = [write for name, write in TRACKERS.items() if name in (args.report_to or ())]
+        if trackers and state.is_world_process_zero:
+            drawing = self.draw(kwargs["model"], kwargs["processing_class"])
+            for write in trackers:
+                write(args, drawing, state.global_step)
 
-    def draw(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    def draw(self, model: Any, tokenizer: Any) -> str:
         """The heat maps as Markdown: an indented block, which no text can break out of."""
-        label2id: Any = model.config.label2id or {}
-        index = label_ids(self.rows, label2id)
+        index = label_ids(self.rows, model.config.label2id or {})
         scores = attribute_words(
             model,
             tokenizer,
-            self.texts,
+            list(self.rows[TEXT]),
             [index[label] for label in self.rows[LABEL]],
             steps=_STEPS,
             word_pattern=self.word_pattern,
             max_length=self.max_length or longest_input(model, tokenizer),
         )
         lines: list[str] = []
-        for text, label, prior, row in zip(
-            self.texts, self.labels, self.priors, scores, strict=True
-        ):
-            words = word_strings(text, self.word_pattern)
-            lines += [f"{printable(label)}, model:", *heat_map(words, row).splitlines()]
+        labels = [printable(self.names[label]) for label in self.rows[LABEL]]
+        rows = zip(labels, self.words, scores, self.priors, strict=True)
+        for label, words, row, prior in rows:
+            lines += [f"{label}, model:", *heat_map(words, row).splitlines()]
             if prior is not None:
-                lines += [f"{printable(label)}, prior:", *heat_map(words, prior).splitlines()]
+                lines += [f"{label}, prior:", *heat_map(words, prior).splitlines()]
             lines.append("")
         return "\n".join("    " + line for line in lines)
-
-    def _draw(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        *,
-        model: PreTrainedModel,
-        processing_class: PreTrainedTokenizerBase,
-        **_: Any,
-    ) -> None:
-        trackers = [write for name, write in TRACKERS.items() if name in (args.report_to or ())]
-        if trackers and state.is_world_process_zero:
-            drawing = self.draw(model, processing_class)
-            for write in trackers:
-                write(args, drawing, state.global_step)
 
 
 def _to_tensorboard(args: TrainingArguments, drawing: str, step: int) -> None:

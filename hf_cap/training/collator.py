@@ -8,28 +8,21 @@ The tokens are those the classifier sees in use; a word belongs to the tokens wh
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from datasets import ClassLabel, Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from hf_cap import schema
 from hf_cap.attribution import PerExample, TokenWords, WordMask, WordScores, check_offsets
 from hf_cap.errors import DataError, PriorError
-from hf_cap.schema import (
-    LABEL,
-    PRIOR,
-    PROVENANCE,
-    TEXT,
-    WORDS,
-    check_label_space,
-    check_prior,
-    check_words,
-)
+from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, WORDS
 from hf_cap.words import NO_WORD, WORD_PATTERN, split_words, token_words
 
 LABELS = "labels"
@@ -40,7 +33,7 @@ ALIGNMENT_COLUMNS = (TOKEN_WORDS, PRIOR, PRIOR_WEIGHT)
 
 _logger = logging.getLogger(__name__)
 
-Rows: TypeAlias = dict[str, list[Any]]
+Rows = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,9 @@ class Encoder:
 
     def __call__(self, rows: Rows, indices: list[int]) -> Rows:
         """Encode rows whose numbers are `indices`; the numbers serve the messages."""
+        for at, row in enumerate(indices):
+            self._check({name: column[at] for name, column in rows.items()}, row)
         texts = rows[TEXT]
-        self._check(rows, indices)
         encoded = self.tokenizer(
             texts,
             truncation=self.max_length is not None,
@@ -71,53 +65,45 @@ class Encoder:
             return_offsets_mapping=True,
         )
         spans = [split_words(text, self.word_pattern) for text in texts]
-        offsets = encoded.pop("offset_mapping")
-        encoded[TOKEN_WORDS] = [
-            token_words([(a, b) for a, b in pairs], words, text)
-            for pairs, words, text in zip(offsets, spans, texts, strict=True)
-        ]
-        encoded[LABELS] = (
-            [self.label_ids[label] for label in rows[LABEL]] if LABEL in rows else None
-        )
+        offsets = [[(a, b) for a, b in pairs] for pairs in encoded.pop("offset_mapping")]
+        encoded[TOKEN_WORDS] = list(map(token_words, offsets, spans, texts))
+        if LABEL in rows:
+            encoded[LABELS] = [self.label_ids[label] for label in rows[LABEL]]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
         encoded[PRIOR] = [
             prior or [0.0] * len(words) for prior, words in zip(priors, spans, strict=True)
         ]
-        # a prior that is 0 wherever a word has a token, as when the text is cut before, says nothing
-        encoded[PRIOR_WEIGHT] = [
-            float(weight)
-            if prior and any(prior[word] for word in words if word != NO_WORD)
-            else 0.0
-            for prior, weight, words in zip(priors, weights, encoded[TOKEN_WORDS], strict=True)
+        # a prior that is 0 at each word with a token, as when the text is cut before, gets weight 0
+        counts = [
+            any(prior[word] for word in words if word != NO_WORD)
+            for prior, words in zip(encoded[PRIOR], encoded[TOKEN_WORDS], strict=True)
         ]
-        return {name: column for name, column in encoded.items() if column is not None}
+        encoded[PRIOR_WEIGHT] = [
+            float(weight) if counted else 0.0
+            for weight, counted in zip(weights, counts, strict=True)
+        ]
+        return dict(encoded)
 
-    def _check(self, rows: Rows, indices: list[int]) -> None:
-        for at, row in enumerate(indices):
-            text = rows[TEXT][at]
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(
-                    f"Row {row}: the text is {text!r}. Each text needs at least one word."
-                )
-            if LABEL in rows and rows[LABEL][at] not in self.label_ids:
-                raise DataError(
-                    f"Row {row}: the label {rows[LABEL][at]!r} is outside the label space of the model, "
-                    f"{list(self.label_ids)[:8]!r}... ({len(set(self.label_ids.values()))} labels)."
-                )
-            if rows.get(WORDS) and rows[WORDS][at] is not None:
-                check_words(text, rows[WORDS][at], pattern=self.word_pattern, row=row)
-            if self.prior_column in rows:
-                words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
-                check_prior(rows[self.prior_column][at], words, column=self.prior_column, row=row)
-            if self.weight_column in rows:
-                self._check_weight(rows[self.weight_column][at], row)
-
-    def _check_weight(self, weight: Any, row: int) -> None:
-        if weight is None or not (math.isfinite(weight) and weight >= 0):
+    def _check(self, cells: dict[str, Any], row: int) -> None:
+        text, label = cells[TEXT], cells.get(LABEL)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"Row {row}: the text is {text!r}; each text needs at least one word.")
+        if LABEL in cells and label not in self.label_ids:
+            raise DataError(
+                f"Row {row}: the label {label!r} is outside the label space of the model, "
+                f"{list(self.label_ids)[:8]!r}... ({len(set(self.label_ids.values()))} labels)."
+            )
+        if cells.get(WORDS):
+            schema.check_words(text, cells[WORDS], pattern=self.word_pattern, row=row)
+        words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
+        column, name = self.prior_column, self.weight_column
+        schema.check_prior(cells.get(column), words, column=column, row=row)
+        weight = cells.get(name or "", 1.0)
+        if weight is None or not 0 <= weight < math.inf:
             raise PriorError(
-                f"Column {self.weight_column!r}, row {row}: the weight of the prior is {weight!r}. "
-                "Weights are finite and at least 0; 0 leaves an example out of the alignment."
+                f"Column {name!r}, row {row}: the weight of the prior is {weight!r}; weights are finite and "
+                "at least 0, and 0 leaves an example out of the alignment."
             )
 
 
@@ -151,7 +137,7 @@ def encode_dataset(
     labelled: bool = True,
     name: str = "training",
 ) -> Dataset:
-    """Tokens, labels, word alignment and priors of a data set of texts.
+    """Tokens, labels, word alignment and priors of a data set of texts, as `CAPCollator` takes them.
 
     Args:
         dataset: With columns `text`, `label` (class index, `ClassLabel` or label name) and priors.
@@ -161,11 +147,8 @@ def encode_dataset(
         max_length: Tokens that a text is cut at.
         prior_column: Column of priors; if absent, no example has one.
         weight_column: Column of weights of the priors, if there is one.
-        labelled: Refuse a data set without labels.
+        labelled: Whether labels are needed.
         name: What to call the split in messages.
-
-    Returns:
-        A data set with the columns that `CAPCollator` takes.
 
     Raises:
         DataError: a column is missing, the split is empty, or a row is bad.
@@ -173,32 +156,35 @@ def encode_dataset(
         ModelError: the tokenizer gives no character offsets.
     """
     check_offsets(tokenizer)
-    needed = [TEXT, LABEL if labelled else None, weight_column]
-    _check_columns(dataset, [column for column in needed if column], name)
-    feature = dataset.features.get(LABEL)
-    if PROVENANCE in dataset.column_names and isinstance(feature, ClassLabel):
-        check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
+    columns, feature = dataset.column_names, dataset.features.get(LABEL)
+    needed = [TEXT, *[LABEL] * labelled, *([weight_column] if weight_column else [])]
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise DataError(
+            f"The {name} set has the columns {columns!r}, and lacks {missing!r}; rename them, for instance "
+            "`dataset.rename_column('utterance', 'text')`."
+        )
+    if len(dataset) == 0:
+        raise DataError(f"The {name} set is empty.")
+    if PROVENANCE in columns and isinstance(feature, ClassLabel):
+        schema.check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     ids = label_ids(dataset, label2id)
     encoded = dataset.map(
         Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column),
         batched=True,
         with_indices=True,
-        remove_columns=dataset.column_names,
+        remove_columns=columns,
         desc=f"Encoding the {name} set",
     )
-    _warn_of_truncation(encoded, name, max_length)
-    return encoded
-
-
-def _check_columns(dataset: Dataset, wanted: Sequence[str], name: str) -> None:
-    missing = [column for column in wanted if column not in dataset.column_names]
-    if missing:
-        raise DataError(
-            f"The {name} set has the columns {dataset.column_names!r}, and lacks {missing!r}. "
-            "Rename them, for instance `dataset.rename_column('utterance', 'text')`."
+    found = zip(encoded["input_ids"], encoded[TOKEN_WORDS], encoded[PRIOR], strict=True)
+    most = max_length or math.inf
+    cut = sum(len(tokens) >= most and max(words) + 1 < len(prior) for tokens, words, prior in found)
+    if cut:
+        _logger.warning(
+            f"{cut} of {len(encoded)} texts of the {name} set are longer than {max_length} tokens and are "
+            "cut; the words cut off take no part in the alignment."
         )
-    if len(dataset) == 0:
-        raise DataError(f"The {name} set is empty.")
+    return encoded
 
 
 def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
@@ -211,41 +197,21 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
         DataError: the data set has labels that the model has not.
     """
     feature = dataset.features.get(LABEL)
-    names = feature.names if isinstance(feature, ClassLabel) else None
-    if names is not None and set(names) & set(label2id):
-        unknown = [name for name in names if name not in label2id]
-        if unknown:
-            raise DataError(
-                f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}... "
-                "Load the model with the data set's `label2id`."
-            )
+    names = feature.names if isinstance(feature, ClassLabel) else []
+    unknown = [name for name in names if name not in label2id]
+    if names and not unknown:
         return {index: label2id[name] for index, name in enumerate(names)}
-    if names is not None and set(label2id) != {f"LABEL_{index}" for index in range(len(label2id))}:
+    nameless = set(label2id) == {f"LABEL_{index}" for index in range(len(label2id))}
+    if unknown and (len(unknown) < len(names) or not nameless):
         raise DataError(
-            f"None of the data set's labels {names[:8]!r} is among the model's {list(label2id)[:8]!r}... "
-            "Load the model with the data set's `label2id`."
+            f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}...; "
+            "load the model with the data set's `label2id`."
         )
     return {**label2id, **{index: index for index in label2id.values()}}
 
 
-def _warn_of_truncation(encoded: Dataset, name: str, max_length: int | None) -> None:
-    if max_length is None:
-        return
-    cut = sum(
-        len(ids) >= max_length and max(words) + 1 < len(prior)
-        for ids, words, prior in zip(
-            encoded["input_ids"], encoded[TOKEN_WORDS], encoded[PRIOR], strict=True
-        )
-    )
-    if cut:
-        _logger.warning(
-            "%d of %d texts of the %s set are longer than %d tokens and are cut; the words cut off "
-            "take no part in the alignment.", cut, len(encoded), name, max_length,
-        )  # fmt: skip
-
-
 @dataclass
-class CAPCollator:
+class CAPCollator(DataCollatorWithPadding):
     """Pads a batch. Rows without `token_words` are padded as `DataCollatorWithPadding` does.
 
     The batch holds `input_ids`, `attention_mask` and what else the tokenizer makes, `labels` `(batch,)`,
@@ -254,40 +220,24 @@ class CAPCollator:
     false for an example whose prior has weight 0.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    pad_to_multiple_of: int | None = None
-
-    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, features: Any) -> dict[str, Tensor]:
         """One batch from encoded rows."""
         rows = [dict(feature) for feature in features]
         words = [row.pop(TOKEN_WORDS, None) for row in rows]
         priors = [row.pop(PRIOR, None) for row in rows]
         weights = [row.pop(PRIOR_WEIGHT, 0.0) for row in rows]
-        padded = pad_without_fast_tokenizer_warning(
-            self.tokenizer, rows, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt"
-        )
-        batch = {
-            LABELS if key in ("label", "label_ids") else key: value for key, value in padded.items()
-        }
+        batch = dict(super().__call__(rows))
         if any(row is None for row in words):
             return batch
-        left = self.tokenizer.padding_side == "left"
-        batch[TOKEN_WORDS] = _stack(words, batch["input_ids"].shape[1], NO_WORD, left=left)
-        count = max(map(len, priors))
-        batch[PRIOR] = _stack(priors, count, 0.0)
+        side = self.tokenizer.padding_side
+        found = pad_sequence(list(map(torch.tensor, words)), True, NO_WORD, side)
+        extra = batch["input_ids"].shape[1] - found.shape[1]  # of `pad_to_multiple_of`
+        batch[TOKEN_WORDS] = pad(found, (extra, 0) if side == "left" else (0, extra), value=NO_WORD)
+        batch[PRIOR] = pad_sequence(
+            [torch.tensor(row, dtype=torch.float32) for row in priors], True
+        )
         batch[PRIOR_WEIGHT] = torch.tensor(weights, dtype=torch.float32)
-        word = torch.arange(count)[:, None]
+        word = torch.arange(batch[PRIOR].shape[1])[:, None]
         seen = (batch[TOKEN_WORDS][:, None, :] == word).any(-1)  # (batch, words)
         batch[PRIOR_MASK] = seen & (batch[PRIOR_WEIGHT] > 0)[:, None]
         return batch
-
-
-def _stack(
-    rows: Sequence[Sequence[float]], length: int, fill: float, *, left: bool = False
-) -> Tensor:
-    """Rows of different lengths as one tensor, filled up on the right, or on the left."""
-    filled = [
-        [*([fill] * (length - len(row))), *row] if left else [*row, *([fill] * (length - len(row)))]
-        for row in rows
-    ]
-    return torch.tensor(filled, dtype=torch.long if isinstance(fill, int) else torch.float32)

@@ -41,13 +41,15 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
         """
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ConfigError(
-                f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder at "
-                "each save, local paths included; set `hub_strategy='end'`, or call `push_to_hub()` after "
+                f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder, "
+                "local paths included, at each save; set `hub_strategy='end'`, or call `push_to_hub()` after "
                 "training."
             )
         kwargs = self.activation_checkpointing_kwargs
         reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant")
-        fp16 = self.mixed_precision == "fp16"  # by an argument, or by accelerate's own configuration
+        fp16 = (
+            self.mixed_precision == "fp16"
+        )  # by an argument, or by accelerate's own configuration
         problems = {
             "Reentrant gradient checkpointing cannot differentiate an attribution; leave out "
             "`use_reentrant` of `activation_checkpointing_kwargs`.": reentrant,

@@ -13,7 +13,7 @@ Each returns the loss, which carries the gradient with respect to the weights, a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,18 +35,6 @@ from hf_cap.attribution import (
 )
 
 Distance = Callable[[TokenScores], Scalar]
-"""Distance of the token scores of a batch from its priors."""
-
-STEP = 8e-3
-"""Length of a finite-difference step, as a part of the norm of the embeddings at the point."""
-
-
-def value_only(
-    model: nn.Module, batch: TextBatch, points: Points, distance: Distance, rows: int | None = None
-) -> tuple[Scalar, TokenScores]:
-    """The loss without a gradient, as evaluation needs it."""
-    scores, _ = path_scores(model, batch, points, rows=rows)
-    return distance(scores).detach(), scores
 
 
 def double_backward(
@@ -64,15 +52,16 @@ def double_backward(
         model: The classifier itself.
         batch: The texts.
         points: All points of the path, and their weights.
-        distance: Of the token scores from the priors.
+        distance: Of the token scores of a batch from its priors.
         chosen: Steps that carry the second derivative; all by default. The gradient stays unbiased.
-        rows: Most path points in one pass.
+        rows: Most path points in one pass; all by default.
     """
     alpha, weights = points
     steps = len(weights)
-    carrying = list(range(steps)) if chosen is None else list(chosen)
+    carrying = list(range(steps) if chosen is None else chosen)
     plain = [k for k in range(steps) if k not in carrying]
-    with common_attention(model), math_attention(), without_dropout(model):
+    # attention by the kernel that has a second derivative
+    with common_attention(model), sdpa_kernel(SDPBackend.MATH), without_dropout(model):
         some = (alpha[carrying], weights[carrying])
         total, _ = path_scores(model, batch, some, rows=rows, create_graph=True)
         if plain:
@@ -91,20 +80,14 @@ def finite_difference(
     *,
     chosen: Sequence[int] | None = None,
     rows: int | None = None,
-    step: float = STEP,
+    step: float = 8e-3,
     recompute: bool = False,
 ) -> tuple[Scalar, TokenScores]:
     """The gradient by central differences in embedding space, in float32.
 
-    Args:
-        model: The classifier itself.
-        batch: The texts.
-        points: All points of the path, and their weights.
-        distance: Of the token scores from the priors.
-        chosen: Steps whose differences are computed; all by default. The gradient stays unbiased.
-        rows: Most path points in one pass.
-        step: Length of a step, as a part of the norm of the embeddings at the point.
-        recompute: Compute the graph again in the backward pass instead of keeping it.
+    The arguments are those of `double_backward`; differences are computed at the `chosen` steps. `step` is
+    the length of a difference as a part of the norm of the embeddings at the point. With `recompute` the
+    graph is computed again in the backward pass instead of being kept.
     """
     with difference_passes(model):
         found, gradient = path_scores(model, batch, points, rows=rows)
@@ -112,7 +95,7 @@ def finite_difference(
     value = distance(scores)
     (direction,) = torch.autograd.grad(value, scores)
     alpha, weights = points
-    carrying = list(range(len(weights))) if chosen is None else list(chosen)
+    carrying = list(range(len(weights)) if chosen is None else chosen)
     scaled = (alpha[carrying], weights[carrying] * (len(weights) / len(carrying)))
     groups = list(split_points(scaled, rows and rows // 2))
     loss = value.detach()
@@ -142,7 +125,7 @@ def _directional(
     word = (batch.words >= 0)[..., None]
 
     def move(path: Path) -> tuple[Embeddings, PerExample]:
-        """Direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero."""
+        # direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero
         v = direction.repeat(copies, 1)[..., None] * path.difference.detach()
         length = v.flatten(1).norm(dim=1)
         size = (path.point.detach() * word.repeat(copies, 1, 1)).flatten(1).norm(dim=1)
@@ -169,8 +152,8 @@ def _directional(
 def difference_passes(model: nn.Module) -> Iterator[None]:
     """Without dropout, foreign attention and autocast, also where accelerate put that round `forward`.
 
-    A difference of two nearly equal scores has no correct digit left in bfloat16. The casts of FSDP and
-    DeepSpeed cannot be switched off here; `choose_gradient` refuses them.
+    In bfloat16 a difference of two nearly equal scores has no correct digit left. The casts of FSDP and
+    DeepSpeed cannot be switched off; `choose_gradient` rejects them.
     """
     patched, original = model.forward, model.__dict__.get("_original_forward")
     if original is not None:
@@ -184,41 +167,28 @@ def difference_passes(model: nn.Module) -> Iterator[None]:
             model.forward = patched
 
 
-GRADIENTS: dict[str, Callable[..., tuple[Scalar, TokenScores]]] = {
-    "double_backward": double_backward,
-    "finite_difference": finite_difference,
-}
-
-
-# --- Which network and which kernels the passes use.
-
-
-def math_attention() -> AbstractContextManager[Any]:
-    """Attention by the kernel that has a second derivative; to be open during the forward pass."""
-    return sdpa_kernel(SDPBackend.MATH)
-
-
 @contextmanager
 def common_attention(model: nn.Module) -> Iterator[None]:
-    """Eager attention in place of a kernel that is not PyTorch's own, flash attention for instance.
-
-    Such kernels compute in half precision only, and have no second derivative.
-    """
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    before = [(c, getattr(c, "_attn_implementation", None)) for c in configs.values()]
-    foreign = [(c, name) for c, name in before if name not in ("eager", "sdpa", None)]
-    for config, _ in foreign:
+    """Eager attention in place of a kernel in half precision or without a second derivative (flash)."""
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    own = ("eager", "sdpa", None)
+    foreign = {
+        id(config): (config, name)
+        for config in found
+        if (name := getattr(config, "_attn_implementation", None)) not in own
+    }
+    for config, _ in foreign.values():
         config._attn_implementation = "eager"
     try:
         yield
     finally:
-        for config, name in foreign:
+        for config, name in foreign.values():
             config._attn_implementation = name
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Every module as in evaluation, because a difference of two scores needs the same network twice.
+    """Every module as in evaluation: a difference of two scores needs the same network twice.
 
     It also switches off checkpointing, which would run the layers again outside of this context.
     """

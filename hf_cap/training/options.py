@@ -36,7 +36,8 @@ class AlignmentOptions:
         "Course of the weight: constant, rising from 0 over the warm-up, or a half cosine down to 0.",
     )
     alignment_warmup: float = option(
-        0.1, "Part of the training steps over which the schedule `warmup` rises; above 0, at most 1."
+        0.1,
+        "Part of the training steps over which the schedule `warmup` rises; above 0, at most 1.",
     )
     alignment_gradient: GradientMode = option(
         "auto",

@@ -1,43 +1,238 @@
 """`CAPTrainer`: a `Trainer` that also aligns the classifier's word attributions with priors."""
 
+import json
+import math
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import find_batch_size
 from datasets import Dataset
+from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
-from hf_cap.attribution import Scalar, TextBatch, TokenScores, path_points, pool_words
+from hf_cap import losses
+from hf_cap.attribution import (
+    PerExample,
+    Scalar,
+    TextBatch,
+    TokenScores,
+    WordMask,
+    WordScores,
+    path_points,
+    path_scores,
+    pool_words,
+)
 from hf_cap.cards import write_trainer_card
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import label_names
 from hf_cap.errors import DataError, PriorError
-from hf_cap.losses import unit
 from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
-from hf_cap.training.base import AlignedTrainer
-from hf_cap.training.collator import (
-    ALIGNMENT_COLUMNS,
-    LABELS,
-    CAPCollator,
-    Priors,
-    encode_dataset,
-    take_priors,
-)
+from hf_cap.training import collator, validation
+from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.gradient import double_backward, finite_difference, value_only
-from hf_cap.training.options import AlignmentOptions
-from hf_cap.training.validation import (
-    check_batch,
-    check_classifier,
-    check_encoded,
-    check_gradient,
-    choose_gradient,
-    probe_batch,
-)
+from hf_cap.training.gradient import double_backward, finite_difference
+from hf_cap.training.options import AlignmentOptions, weight_at
+
+OFF = AlignmentOptions(alignment_weight=0.0)
+PARTS = ("loss_task", "loss_align", "align_cosine")
+DEFAULT_METRICS = ("accuracy", "macro_f1")
+
+
+class AlignedTrainer(Trainer):
+    """A `Trainer` with an alignment loss; a subclass defines `compute_loss`.
+
+    It logs `loss_task`, `loss_align` (before β) and `align_cosine`, in evaluation as `eval_...`. Evaluation
+    of a classifier gives accuracy and macro-F1, unless there is a `compute_metrics`.
+
+    Its arguments are those of `Trainer`, where `args` is a `CAPConfig` (plain `TrainingArguments` switch the
+    alignment off), and `alignment_loss_func`: a distance d in place of `alignment_loss`, from
+    `(attribution, prior, mask)`, each `(batch, words)`, to `(batch,)`.
+
+    Raises:
+        ConfigError: the settings cannot work together.
+    """
+
+    model: Any
+    args: Any
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        args: TrainingArguments,
+        *rest: Any,
+        alignment_loss_func: losses.Loss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.alignment_loss_func = alignment_loss_func
+        self._means = {True: RunningMeans(), False: RunningMeans()}
+        if isinstance(args, CAPConfig):  # the settings may have changed since it was made
+            args.check_set_up()
+        super().__init__(model, args, *rest, **kwargs)
+        if not isinstance(args, CAPConfig):
+            return
+        # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature says;
+        # without this, accumulation multiplies the loss by its steps (transformers#47688).
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = self.compute_loss_func is not None
+        problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        classifies = problem not in ("regression", "multi_label_classification")
+        if classifies and not args.batch_eval_metrics:
+            self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
+
+    @property
+    def alignment(self) -> AlignmentOptions:
+        """The settings of the alignment as they are now; off with plain `TrainingArguments`."""
+        return self.args if isinstance(self.args, AlignmentOptions) else OFF
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged so far; `None` for a number that is not finite."""
+        written = json.dumps(self.state.log_history)
+        history: list[dict[str, Any]] = json.loads(written, parse_constant=lambda _: None)
+        return history
+
+    def beta(self, training: bool) -> float:
+        """β on this step; evaluation uses the full weight.
+
+        It is divided by the accumulated batches where `compute_loss_func` has scaled the task loss for them.
+        """
+        if not training:
+            return self.alignment.alignment_weight
+        weight = weight_at(self.alignment, self.state.global_step, self.state.max_steps)
+        accumulated = self.loss_is_scaled_for_ga
+        return weight / (self.current_gradient_accumulation_steps if accumulated else 1)
+
+    def distance(
+        self, attribution: WordScores, prior: WordScores, mask: WordMask, weight: PerExample
+    ) -> Scalar:
+        """Weighted mean over the batch of the distance between attributions and priors."""
+        own, options = self.alignment_loss_func, self.alignment
+        loss = losses.without_floor(own) if own else losses.find_loss(options.alignment_loss)
+        floor = options.alignment_norm_floor
+        return losses.alignment_loss(loss, attribution, prior, mask, weight, floor)
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        # By now the model is made and a search has set its trial's values; no weight is sharded yet.
+        self._means[True] = RunningMeans()
+        if self.alignment.alignment_weight:
+            self.check_alignment()
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    def check_alignment(self) -> None:
+        """Validate what the alignment needs before training begins, or raise `ConfigError`."""
+        self.args.check_set_up()
+
+    def record(
+        self,
+        training: bool,
+        inputs: Any,
+        task: Tensor,
+        align: Tensor | None = None,
+        cosine: Any = None,
+        weight: Any = None,
+    ) -> None:
+        """Count the parts of a batch's loss for the log; each cosine counts with its weight."""
+        means, count = self._means[training], find_batch_size(inputs)
+        means.add("loss_task", task, count)
+        if align is not None:
+            means.add("loss_align", align, count)
+            means.add("align_cosine", cosine, weight)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with the parts of the loss among the metrics.
+
+        Data without any prior has no `loss_align`: its 0 would mean perfect agreement.
+        """
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output = super().evaluation_loop(*args, **kwargs)
+        parts = self._means[False].flush(self.accelerator.gather, f"{prefix}_")
+        if f"{prefix}_align_cosine" not in parts:
+            parts.pop(f"{prefix}_loss_align", None)
+        return output._replace(metrics={**(output.metrics or {}), **parts})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer.log`, with the parts of the loss beside it."""
+        if "loss" in logs:
+            logs = {**logs, **self._means[True].flush(self.accelerator.gather)}
+        super().log(logs, start_time)
+
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `Trainer.hyperparameter_search`, with a default objective that leaves out the alignment.
+
+        It is the sum of the metrics of a `compute_metrics` of your own, else the task's evaluation loss: the
+        whole loss would be least at weight 0.
+        """
+        objective = compute_objective or self._objective
+        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+
+    def _objective(self, metrics: dict[str, float]) -> float:
+        default = DEFAULT_METRICS if self.compute_metrics is accuracy_and_macro_f1 else ()
+        left_out = {f"eval_{name}" for name in (*PARTS, *default)}
+        kept = {name: value for name, value in metrics.items() if name not in left_out}
+        kept["eval_loss"] = metrics.get("eval_loss_task", metrics.get("eval_loss", math.nan))
+        return float(default_compute_objective(kept))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.push_to_hub`, of the model, its tokenizer and its card, and of nothing else.
+
+        The output folder may hold training texts (in a tracker's log) and records of earlier runs, so what is
+        published is written anew, into the folder `.hub` in it.
+        """
+        place = Path(str(self.args.output_dir)).absolute()
+        if self.is_world_process_zero():
+            shutil.rmtree(place / ".hub", ignore_errors=True)
+        folder, self.args.output_dir = self.args.output_dir, str(place / ".hub" / place.name)
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            self.args.output_dir = folder
+
+
+class RunningMeans:
+    """Weighted means by name, over steps and processes, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor, weights: Tensor | int) -> None:
+        """Count `values` with `weights`, both `(n,)`; or a single value with a single weight."""
+        values = values.detach().float()
+        weights = torch.as_tensor(weights, device=values.device).detach().float()
+        found = torch.stack([(values * weights).sum(), weights.sum()])
+        self._sums[name] = self._sums[name] + found if name in self._sums else found
+
+    def flush(self, gather: Callable[[Tensor], Tensor], prefix: str = "") -> dict[str, float]:
+        """Means since the last flush, by prefixed name; those without any weight are left out.
+
+        `gather` concatenates the tensors of all processes; every process must call.
+        """
+        sums = {
+            name: gather(found[None]).reshape(-1, 2).sum(0) for name, found in self._sums.items()
+        }
+        self._sums = {}
+        pairs = {prefix + name: found.tolist() for name, found in sums.items()}
+        return {name: total / weight for name, (total, weight) in pairs.items() if weight > 0}
+
+
+def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of texts with the right label, and the mean over the labels of F1; both in [0, 1]."""
+    logits, true = prediction.predictions, np.asarray(prediction.label_ids)
+    # an encoder-decoder returns hidden states too, after its logits
+    predicted = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+    macro = f1_score(true, predicted, average="macro", zero_division=0)
+    return {"accuracy": float(accuracy_score(true, predicted)), "macro_f1": float(macro)}
 
 
 class CAPTrainer(AlignedTrainer):
@@ -46,10 +241,8 @@ class CAPTrainer(AlignedTrainer):
         L = L_task + β · mean over the batch of d(word attributions of the gold label, prior)
 
     Data sets may be raw (`text`, `label` and a prior column; encoded on construction, by the main process
-    first) or encoded by `encode_dataset`. With `alignment_weight=0` it is the plain `Trainer`.
-
-    It logs `loss_task`, `loss_align` (before β) and `align_cosine`, the mean cosine of attributions and
-    priors in [-1, 1]; `evaluate` returns them as `eval_...`, with `eval_accuracy` and `eval_macro_f1`.
+    first) or encoded by `encode_dataset`. With `alignment_weight=0` it is the plain `Trainer`. What it logs
+    says `AlignedTrainer`; the cosine is that of attributions and priors, in [-1, 1].
 
     Args:
         model: A sequence classifier with a single label per text, or the name of a model (Hub id, folder or
@@ -61,8 +254,7 @@ class CAPTrainer(AlignedTrainer):
         processing_class: The classifier's fast tokenizer; that of a model given by name is loaded.
         rest: What follows in the signature of `Trainer`.
         peft_config: Trains adapters of this `peft` configuration instead of all weights.
-        kwargs: All else that `Trainer` takes, and `alignment_loss_func`: a distance d in place of
-            `alignment_loss`, `(attribution, prior, mask)`, each `(batch, words)`, to `(batch,)`.
+        kwargs: All else that `AlignedTrainer` takes, `alignment_loss_func` for instance.
 
     Raises:
         ConfigError: the settings cannot work together.
@@ -91,12 +283,17 @@ class CAPTrainer(AlignedTrainer):
         fresh: Sequence[str] = ()
         loaded: Any = model
         if isinstance(model, str):
-            loaded, tokenizer, fresh = _load_by_name(model, train_dataset)
+            if not isinstance(train_dataset, Dataset):
+                raise DataError(
+                    f"The model {model!r} gets a head for the labels of `train_dataset`, got "
+                    f"{type(train_dataset).__name__}; give a `Dataset` with a `ClassLabel` column."
+                )
+            loaded, tokenizer, fresh = new_classifier(model, label_names(train_dataset))
             processing_class = processing_class or tokenizer
         if peft_config is not None and loaded is not None:
             loaded = add_adapters(loaded, peft_config, fresh)
         tokenizes = isinstance(processing_class, PreTrainedTokenizerBase)
-        if data_collator is None and tokenizes and isinstance(args, AlignmentOptions):
+        if data_collator is None and tokenizes and isinstance(args, CAPConfig):
             data_collator = CAPCollator(processing_class)
         self.gradient_mode: str | None = None
         self._prior_column = getattr(args, "prior_column", None) or PRIOR
@@ -107,13 +304,12 @@ class CAPTrainer(AlignedTrainer):
             self._admit(self.model)
         self.train_dataset = self._encoded(self.train_dataset, "training")
         if isinstance(self.eval_dataset, dict):
-            self.eval_dataset = {
-                name: self._encoded(data, name) for name, data in self.eval_dataset.items()
-            }
+            sets = self.eval_dataset.items()
+            self.eval_dataset = {name: self._encoded(data, name) for name, data in sets}
         else:
             self.eval_dataset = self._encoded(self.eval_dataset, "evaluation")
 
-    # --- the method -----------------------------------------------------------------------------------
+    # --- the method
 
     def compute_loss(
         self,
@@ -125,14 +321,15 @@ class CAPTrainer(AlignedTrainer):
         """L = L_task + β · d(word attributions, prior)."""
         beta = self.beta(model.training)
         if beta and model.training:
-            check_batch(inputs)
+            validation.check_aligned(inputs, "training batch")
         inputs, prior = take_priors(inputs)
         loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
             with torch.enable_grad():
                 align_loss, attribution = self.align(model, inputs, prior)
-            cosine = (unit(attribution, prior.mask) * unit(prior.scores, prior.mask)).sum(-1)
+            unit = partial(losses.unit, mask=prior.mask)
+            cosine = (unit(attribution) * unit(prior.scores)).sum(-1)
             self.record(model.training, inputs, loss, align_loss, cosine, prior.weight)
             loss = loss + beta * align_loss
         elif self.alignment.alignment_weight and prior is not None:
@@ -141,19 +338,12 @@ class CAPTrainer(AlignedTrainer):
 
     def align(
         self, model: nn.Module, inputs: Mapping[str, Any], prior: Priors
-    ) -> tuple[Scalar, Tensor]:
-        """Distance between word attributions of the gold labels and priors.
+    ) -> tuple[Scalar, WordScores]:
+        """Distance between word attributions of the gold labels and priors, and these attributions.
 
-        Args:
-            model: The wrapped model. The attribution makes passes of its own through the bare one: a
-                second pass through DistributedDataParallel would mark its weights ready twice, and a
-                compiled pass has no second derivative. The gradients meet in one backward.
-            inputs: The classifier's inputs and the labels.
-            prior: Of the same texts.
-
-        Returns:
-            The mean distance, whose gradient in training reaches the model's weights, and the word
-            attributions `(batch, words)` without a graph.
+        The attribution makes passes of its own through the bare model: a second pass through
+        DistributedDataParallel would mark its weights ready twice, and a compiled pass has no second
+        derivative. In training the gradient of the distance reaches the model's weights.
         """
         # sharded weights are gathered in each pass, by all processes together
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
@@ -196,96 +386,81 @@ class CAPTrainer(AlignedTrainer):
 
         rows = options.attribution_rows or None
         if not training:
-            return value_only(model, batch, points, distance, rows)
+            scores, _ = path_scores(model, batch, points, rows=rows)
+            return distance(scores).detach(), scores
         steps, count = range(len(points[1])), options.attribution_backward_steps
-        draw = random.Random(seed)
-        chosen = sorted(draw.sample(steps, min(count, len(steps)))) if count else None
-        gradient = self.gradient(model)
-        return gradient(model, batch, points, distance, chosen=chosen, rows=rows)
+        drawn = random.Random(seed).sample(steps, min(count, len(steps)))
+        chosen = sorted(drawn) if count else None
+        return self.gradient(model)(model, batch, points, distance, chosen=chosen, rows=rows)
 
     def gradient(self, model: nn.Module) -> Callable[..., tuple[Scalar, TokenScores]]:
         """The gradient function of `alignment_gradient`, chosen once per training."""
+        options = self.alignment
         if self.gradient_mode is None:
-            self.gradient_mode = choose_gradient(
-                self.alignment.alignment_gradient,
+            shards = {"FSDP": self.is_fsdp_enabled, "DeepSpeed": self.is_deepspeed_enabled}
+            self.gradient_mode = validation.choose_gradient(
+                options.alignment_gradient,
                 model,
-                fsdp=self.is_fsdp_enabled,
-                deepspeed=self.is_deepspeed_enabled,
+                sharded_by=next((name for name, on in shards.items() if on), None),
                 mixed_precision=self.accelerator.mixed_precision,
             )
         if self.gradient_mode == "double_backward":
             return double_backward
-        return partial(
-            finite_difference,
-            step=self.alignment.finite_difference_step,
-            recompute=bool(self.args.activation_checkpointing),
-        )
+        recompute = bool(self.args.activation_checkpointing)
+        step = options.finite_difference_step
+        return partial(finite_difference, step=step, recompute=recompute)
 
-    # --- before training ------------------------------------------------------------------------------
+    # --- before training
 
     def check_alignment(self) -> None:
-        """Validate model and data, and try the alignment gradient on a few texts.
+        """Validate settings, model and data, and try the alignment gradient on a few texts.
 
         Raises:
-            AlignmentError: the gradient is blocked or not finite; the message says where.
-            ConfigError: attributions cannot be differentiated with these settings.
-            DataError: the data set is tokenised, but without its words.
-            PriorError: no text has a prior.
+            CAPError: see the functions of `hf_cap.training.validation`.
         """
         super().check_alignment()
         self._admit(self.model)
         if not isinstance(self.train_dataset, Dataset):
             return
-        check_encoded(self.train_dataset)
+        validation.check_encoded(self.train_dataset)
         device = next(self.model.parameters()).device
-        rows = probe_batch(self.train_dataset)
+        rows = validation.probe_batch(self.train_dataset)
         if device.type == "meta" or not rows:
             return
         batch = self.data_collator(rows)
         inputs, prior = take_priors({name: value.to(device) for name, value in batch.items()})
         if prior is not None:
             attribute = partial(self.attribute, self.model, inputs, prior, 0, training=True)
-            check_gradient(str(self.gradient_mode), self.model, lambda: attribute()[0])
-
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """As `Trainer.call_model_init`, for a model that can be aligned."""
-        model = super().call_model_init(trial)
-        if self.alignment.alignment_weight:
-            check_classifier(model)
-        return model
+            validation.check_gradient(str(self.gradient_mode), self.model, attribute)
 
     def _admit(self, model: Any) -> None:
         """Validate a model, choose its gradient, and write into its configuration how it is aligned."""
-        check_classifier(model)
+        validation.check_classifier(model)
         # travels with the weights, so that the model is later explained as it was aligned
         model.config.update(AttributionSettings.of_alignment(vars(self.alignment)).entry())
         self.gradient_mode = None  # a search may have changed the settings
         self.gradient(model)
 
-    # --- data -----------------------------------------------------------------------------------------
+    # --- data
 
     def _encoded(self, dataset: Any, name: str, *, labelled: bool = True) -> Any:
-        """A raw data set of texts, encoded; anything else as it is.
-
-        Raises:
-            DataError: there is no tokenizer to encode the texts with.
-        """
+        """A raw data set of texts, encoded; anything else as it is."""
         raw = isinstance(dataset, Dataset) and TEXT in dataset.column_names
         if not raw or "input_ids" in dataset.column_names or not isinstance(self.args, CAPConfig):
             return dataset
-        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
-            if self._collates and not self.alignment.alignment_weight:
+        tokenizer, options = self.processing_class, self.alignment
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            if self._collates and not options.alignment_weight:
                 return dataset  # a collator of the user's may tokenise
             raise DataError(
-                f"The {name} set holds texts, and there is no tokenizer to encode them: got "
-                f"processing_class={self.processing_class!r}. Give the classifier's fast tokenizer as "
-                "`processing_class`, or encode the data set with `encode_dataset`."
+                f"The {name} set holds texts, but there is no tokenizer, got processing_class={tokenizer!r}; "
+                "give the classifier's fast tokenizer as `processing_class`."
             )
-        tokenizer, options = self.processing_class, self.alignment
-        if name == "training":
-            self._prior_column = self._find_prior(dataset)
+        if name == "training":  # a column that does not exist is an error only where it is needed
+            with nullcontext() if options.alignment_weight else suppress(PriorError):
+                self._prior_column = find_prior_column(dataset.features, options.prior_column)
         with self.args.main_process_first(desc=f"encoding the {name} set"):
-            return encode_dataset(
+            return collator.encode_dataset(
                 dataset,
                 tokenizer,
                 self.model.config.label2id,
@@ -297,15 +472,6 @@ class CAPTrainer(AlignedTrainer):
                 name=name,
             )
 
-    def _find_prior(self, dataset: Dataset) -> str:
-        """The prior column; one that does not exist is an error only where it is needed."""
-        try:
-            return find_prior_column(dataset.features, self.alignment.prior_column)
-        except PriorError:
-            if self.alignment.alignment_weight:
-                raise
-            return self.alignment.prior_column or PRIOR
-
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """As `Trainer.get_eval_dataloader`, for a raw data set too."""
         return super().get_eval_dataloader(self._encoded(eval_dataset, "evaluation"))
@@ -314,37 +480,19 @@ class CAPTrainer(AlignedTrainer):
         """As `Trainer.get_test_dataloader`, for a raw data set too; labels are not needed."""
         return super().get_test_dataloader(self._encoded(test_dataset, "test", labelled=False))
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> Any:
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.prediction_step`; without labels there is nothing to align."""
         if LABELS not in inputs:
             inputs, _ = take_priors(inputs)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        kept = [name for name in self._signature_columns if name not in ALIGNMENT_COLUMNS]
-        aligned = ALIGNMENT_COLUMNS if self.alignment.alignment_weight else ()
-        self._signature_columns = [*kept, *aligned]
+        columns = collator.ALIGNMENT_COLUMNS
+        aligned = columns if self.alignment.alignment_weight else ()
+        self._signature_columns = [*(set(self._signature_columns) - set(columns)), *aligned]
 
-    def create_model_card(
-        self, language: str | None = None, license: str | None = None, *args: Any, **kwargs: Any
-    ) -> None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
-            write_trainer_card(self, language=language, license=license, **kwargs)
-
-
-def _load_by_name(name: str, dataset: Any) -> tuple[Any, Any, Sequence[str]]:
-    """A classifier with a head for the labels of the training set, its tokenizer, and its new modules."""
-    if not isinstance(dataset, Dataset):
-        raise DataError(
-            f"The model {name!r} gets a head for the labels of `train_dataset`, got "
-            f"{type(dataset).__name__}. Give a data set with a `ClassLabel` column, or a loaded model."
-        )
-    return new_classifier(name, label_names(dataset))
+            write_trainer_card(self, **kwargs)

@@ -14,7 +14,7 @@ from transformers import pipeline
 from hf_cap.classifiers import load_model
 from hf_cap.cli import main
 from hf_cap.schema import read_provenance
-from hf_cap.training.base import AlignedTrainer
+from hf_cap.training.trainer import AlignedTrainer
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
 from tests.tiny import word_tokenizer
 

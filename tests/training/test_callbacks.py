@@ -87,8 +87,8 @@ def test_the_priors_are_those_of_the_column_that_is_trained_on() -> None:
 
 def test_the_rows_are_evenly_spread() -> None:
     data = rows(9)
-    assert HeatMapCallback(data, 3).texts == [data["text"][index] for index in (0, 3, 6)]
-    assert len(HeatMapCallback(data, 100).texts) == 9
+    assert HeatMapCallback(data, 3).rows["text"][:] == [data["text"][index] for index in (0, 3, 6)]
+    assert len(HeatMapCallback(data, 100).rows) == 9
 
 
 def test_no_text_leaves_the_indented_block() -> None:
@@ -175,7 +175,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         HeatMapCallback(rows().map(lambda row: {"prior": [0.0] * 40}))
     args: Any = SimpleNamespace(fsdp="full_shard", deepspeed=None)
     with pytest.raises(ConfigError, match="FSDP or DeepSpeed"):
-        HeatMapCallback(rows()).on_train_begin(args, None, None)  # type: ignore[arg-type]
+        HeatMapCallback(rows()).on_train_begin(args, None, None)
 
 
 def test_gradients_of_the_weights_stay_as_they_were() -> None:

@@ -178,7 +178,7 @@ def test_label_names_that_are_all_foreign_are_taken_by_index_for_a_nameless_head
     data = rows(label=[1, 0]).cast_column("label", ClassLabel(names=["refund", "loss", "fine"]))
     assert list(encode(data)["labels"]) == [1, 0]
     named = {"lost": 0, "renew": 1, "pay": 2}
-    with pytest.raises(DataError, match="None of the data set's labels"):
+    with pytest.raises(DataError, match="are not among the model's"):
         encode_dataset(data, word_tokenizer(), named)
 
 

@@ -11,12 +11,16 @@ from hf_cap.attribution import Points, TextBatch, path_points, pool_words
 from hf_cap.errors import ConfigError
 from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.training.collator import Priors
-from hf_cap.training.gradient import GRADIENTS, double_backward, finite_difference
+from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.options import GradientMode
 from hf_cap.training.validation import choose_gradient
 from tests.tiny import roberta_classifier
 from tests.training.cases import FAMILIES, family, text_batch
 
+GRADIENTS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "double_backward": double_backward,
+    "finite_difference": finite_difference,
+}
 ALL_FAMILIES = [*FAMILIES, "t5-encoder"]
 
 
@@ -192,25 +196,25 @@ def test_finite_difference_sees_the_kinks_of_relu_and_says_so(
     exact = gradients(model, double_backward(model, batch, points_for(batch), loss)[0])
     found = gradients(model, finite_difference(model, batch, points_for(batch), loss)[0])
     assert relative(found, exact) > 0.1
-    choose_gradient("auto", model, fsdp=False, deepspeed=False)
+    choose_gradient("auto", model, sharded_by=None)
     assert not caplog.records
-    choose_gradient("auto", model, fsdp=True, deepspeed=False)
+    choose_gradient("auto", model, sharded_by="FSDP")
     assert "ReLU" in caplog.text
 
 
 @pytest.mark.parametrize("wanted", ["auto", "finite_difference"])
-@pytest.mark.parametrize("spread", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize("spread", ["FSDP", "DeepSpeed"])
 def test_spread_weights_need_passes_in_float32(spread: str, wanted: str) -> None:
-    where = {"fsdp": False, "deepspeed": False, spread: True}
     model = family("roberta")
     with pytest.raises(ConfigError, match=r"makes the passes in 'bf16'.*`mixed_precision: 'no'`"):
-        choose_gradient(wanted, model, **where, mixed_precision="bf16")
-    assert choose_gradient(wanted, model, **where, mixed_precision="no") == "finite_difference"
+        choose_gradient(wanted, model, sharded_by=spread, mixed_precision="bf16")
+    assert (
+        choose_gradient(wanted, model, sharded_by=spread, mixed_precision="no")
+        == "finite_difference"
+    )
 
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_whole_weights_are_free_in_their_precision(mode: str) -> None:
-    found = choose_gradient(
-        mode, family("roberta"), fsdp=False, deepspeed=False, mixed_precision="bf16"
-    )
+    found = choose_gradient(mode, family("roberta"), mixed_precision="bf16")
     assert found == mode

@@ -20,11 +20,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from hf_cap.attribution import attribute_words
 from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
 from hf_cap.schema import AttributionSettings
-from hf_cap.training.base import AlignedTrainer
 from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.gradient import double_backward
 from hf_cap.training.options import AlignmentOptions, weight_at
-from hf_cap.training.trainer import CAPTrainer
+from hf_cap.training.trainer import AlignedTrainer, CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
@@ -141,7 +140,7 @@ def test_held_out_texts_without_priors_are_not_called_aligned(
     def explain(*_: Any, **__: Any) -> None:
         raise AssertionError("explained without need")
 
-    monkeypatch.setattr("hf_cap.training.trainer.value_only", explain)
+    monkeypatch.setattr("hf_cap.training.trainer.path_scores", explain)
     found = subject.evaluate(plain)
     assert found["eval_loss_task"] == pytest.approx(found["eval_loss"])
     assert not {"eval_loss_align", "eval_align_cosine"} & set(found)
@@ -403,7 +402,7 @@ def tokenised() -> Dataset:
 
 def test_texts_that_are_tokenised_without_their_words_are_refused(tmp_path: Path) -> None:
     subject = trainer(tmp_path, rows=tokenised())
-    with pytest.raises(DataError, match=r"no column 'token_words'.*`encode_dataset`"):
+    with pytest.raises(DataError, match=r"no 'token_words'.*`encode_dataset`"):
         subject.train()
     assert subject.state.global_step == 0
     trainer(tmp_path, rows=tokenised(), alignment_weight=0.0).train()
@@ -498,7 +497,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"attribution_steps": 0}, "`attribution_steps` must be at least 1, got 0"),
     ({"finite_difference_step": 0.0}, "`finite_difference_step` must be more than 0, got 0.0"),
     ({"alignment_warmup": 0.0}, "`alignment_warmup` must be more than 0 and at most 1, got 0.0"),
-    ({"attribution_backward_steps": 2}, "`attribution_backward_steps` is 2"),
+    (
+        {"attribution_backward_steps": 2},
+        "`attribution_backward_steps` must be .* at most 1, got 2",
+    ),
     ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant"),
     ({"ddp_static_graph": True}, "ddp_static_graph"),
     ({"fp16": True}, "Mixed precision 'fp16' scales the loss"),
