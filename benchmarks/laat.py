@@ -51,7 +51,7 @@ from hf_cap.laat.models import (
 )
 from hf_cap.laat.settings import TableOptions, TabularModelOptions
 from hf_cap.laat.table import Preprocessor, TableSchema, infer_schema, read_schema
-from hf_cap.laat.trainer import LAATConfig, ScoreRows, tabular_trainer
+from hf_cap.laat.trainer import LAATConfig, score_rows, tabular_trainer
 from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.utils import (
     documented,
@@ -276,9 +276,10 @@ def side_by_side(
     logits_of = vmap(forward)
     features = torch.from_numpy(np.stack([one.train for one in tasks])).requires_grad_()
     labels = torch.from_numpy(np.stack([one.labels for one in tasks]))
-    rows = (
-        None if scores is None else [score_rows(*pair) for pair in zip(tasks, scores, strict=True)]
-    )
+    rows = None
+    if scores is not None:
+        pairs = zip(scores, tasks, strict=True)
+        rows = [score_rows(given, one.task.schema) for given, one in pairs]
     optimizer = torch.optim.AdamW(stacked.values(), lr=plan.learning_rate, weight_decay=0.0)
     for _ in range(plan.steps):
         optimizer.zero_grad()
@@ -300,12 +301,12 @@ def side_by_side(
         ]
 
 
-def alignment(logits: Tensor, features: Tensor, rows: Sequence[ScoreRows]) -> Tensor:
+def alignment(logits: Tensor, features: Tensor, rows: Sequence[tuple[Tensor, ...]]) -> Tensor:
     """Mean over draws of the global alignment loss; logits `(draws, rows, classes)`."""
     gradients = input_gradients(
-        logits.flatten(0, 1), features, rows[0].outputs, differentiable=True
+        logits.flatten(0, 1), features, rows[0][0], differentiable=True
     )  # (draws, classes, rows, features)
-    prior, known = (torch.cat([getattr(one, what) for one in rows]) for what in ("scores", "known"))
+    prior, known = (torch.cat([one[part] for one in rows]) for part in (1, 2))
     weight = torch.ones(len(prior))
     found: Tensor = alignment_loss(
         LOSSES["mse_mean"], gradients.mean(2).flatten(0, 1), prior, known, weight
@@ -317,12 +318,6 @@ def fresh_student(name: str, one: Encoded) -> TabularModel:
     """The student that the trainer would begin with."""
     transformers.set_seed(one.task.seed)
     return TabularModel(TabularConfig.of(one.preprocessor, model_options(name)))
-
-
-def score_rows(one: Encoded, scores: FeatureScores) -> ScoreRows:
-    """Scores as tensors."""
-    device = torch.device("cpu")
-    return ScoreRows.of(scores, one.task.schema, sharpen=False, device=device)
 
 
 PEERS: Mapping[str, Callable[[int], Any]] = {

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hf_cap.laat.settings import ElicitOptions as ElicitOptions
     from hf_cap.laat.settings import TableOptions as TableOptions
     from hf_cap.laat.settings import TabularModelOptions as TabularModelOptions
-    from hf_cap.laat.table import Description as Description
     from hf_cap.laat.table import infer_schema as infer_schema
     from hf_cap.laat.table import read_schema as read_schema
     from hf_cap.laat.table import read_table as read_table
@@ -33,26 +32,20 @@ if TYPE_CHECKING:
     from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
     from hf_cap.laat.trainer import tabular_trainer as tabular_trainer
 
-_EXPORTS = {
-    "Description": "table",
-    "ElicitOptions": "settings",
-    "FeatureScores": "elicitation",
-    "LAATConfig": "trainer",
-    "LAATTrainer": "trainer",
-    "TableOptions": "settings",
-    "TabularModel": "models",
-    "TabularModelOptions": "settings",
-    "attribute_features": "models",
-    "elicit_scores": "elicitation",
-    "evaluate_tabular": "models",
-    "infer_schema": "table",
-    "load_scores": "elicitation",
-    "load_tabular_model": "models",
-    "predict_table": "models",
-    "read_schema": "table",
-    "read_table": "table",
-    "tabular_trainer": "trainer",
+_MODULES = {
+    "elicitation": ["FeatureScores", "elicit_scores", "load_scores"],
+    "models": [
+        "TabularModel",
+        "attribute_features",
+        "evaluate_tabular",
+        "load_tabular_model",
+        "predict_table",
+    ],
+    "settings": ["ElicitOptions", "TableOptions", "TabularModelOptions"],
+    "table": ["infer_schema", "read_schema", "read_table"],
+    "trainer": ["LAATConfig", "LAATTrainer", "tabular_trainer"],
 }
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

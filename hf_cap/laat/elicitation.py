@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 
 from hf_cap.cards import public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
-from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, PriorError
+from hf_cap.errors import CAPError, DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Feature, TableSchema, read_strings
 from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
@@ -58,10 +57,9 @@ CONTROLS = {
 
 @dataclass(frozen=True)
 class FeatureScore:
-    """One feature's score for one class."""
+    """One feature's score for one class (or the target of a regression)."""
 
     label: str
-    """The class, or the target of a regression."""
     feature: str
     score: float | None
     """Positive where a larger value makes the class more likely; in [-10, 10]. `None`: unknown."""
@@ -76,26 +74,10 @@ class FeatureScore:
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """The scores of a table's features, and how they were made.
-
-    Raises:
-        PriorError: a score is not finite, or a class and feature occurs twice.
-    """
+    """The scores of a table's features, and how they were made."""
 
     scores: tuple[FeatureScore, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        seen = set()
-        for one in self.scores:
-            if one.score is not None and not math.isfinite(one.score):
-                raise PriorError(
-                    f"The score of {one.feature!r} for {one.label!r} is {one.score!r}; scores are finite "
-                    "numbers, or null where nothing is known."
-                )
-            if (one.label, one.feature) in seen:
-                raise PriorError(f"{one.feature!r} has two scores for the class {one.label!r}.")
-            seen.add((one.label, one.feature))
 
     @classmethod
     def of(
@@ -103,11 +85,16 @@ class FeatureScores:
     ) -> "FeatureScores":
         """Scores given as class -> feature -> score."""
         scores = [
-            FeatureScore(label, str(feature), None if score is None else float(score))
+            FeatureScore(label, feature, None if score is None else float(score))
             for label, row in values.items()
             for feature, score in row.items()
         ]
         return cls(tuple(scores), provenance)
+
+    @property
+    def values(self) -> dict[tuple[str, str], float | None]:
+        """Class and feature to score."""
+        return {(one.label, one.feature): one.score for one in self.scores}
 
     def matrix(
         self, outputs: Sequence[str], features: Sequence[str]
@@ -117,16 +104,12 @@ class FeatureScores:
         Raises:
             PriorError: no score fits, or scores are for a class or feature that the model does not have.
         """
-        found = {(one.label, one.feature): one.score for one in self.scores}
-        for kind, named, there in (
-            (CLASS, {label for label, _ in found}, outputs),
-            (FEATURE, {feature for _, feature in found}, features),
-        ):
-            if unknown := sorted(named - set(there)):
-                raise PriorError(
-                    f"There are scores for the {kind} {unknown[:3]!r}, but the table has "
-                    f"{list(there)[:8]!r}. Elicit them for this table and description."
-                )
+        found = self.values
+        if unknown := [one for one in found if one[0] not in outputs or one[1] not in features]:
+            raise PriorError(
+                f"There are scores for (class, feature) {unknown[:3]!r}, but the table has the classes "
+                f"{list(outputs)[:8]!r} and features {list(features)[:8]!r}; elicit them for this table."
+            )
         rows = [[found.get((label, name)) for name in features] for label in outputs]
         values = np.array(rows, dtype=np.float64)
         known = ~np.isnan(values)
@@ -135,21 +118,14 @@ class FeatureScores:
         return np.where(known, values, 0.0), known
 
     def control(self, name: str, seed: int = 0) -> "FeatureScores":
-        """Scores of a control (`CONTROLS`) in place of these, drawn by `seed`.
-
-        Raises:
-            ConfigError: there is no such control.
-        """
-        if name not in CONTROLS:
-            raise ConfigError(f"There is no control {name!r}; there are {sorted(CONTROLS)}.")
-        rng = generator(seed, name)
-        drawn: dict[tuple[str, str], float] = {}
-        for label in dict.fromkeys(one.label for one in self.scores):
-            known = [one for one in self.scores if one.label == label and one.score is not None]
-            values = CONTROLS[name](np.array([one.score for one in known]), rng).tolist()
-            drawn |= {(label, one.feature): v for one, v in zip(known, values, strict=True)}
-        made = tuple(replace(s, score=drawn.get((s.label, s.feature))) for s in self.scores)
-        return FeatureScores(made, {**self.provenance, "control": name})
+        """These scores replaced by those of a control (one of `CONTROLS`), drawn by `seed`."""
+        rng, drawn = generator(seed, name), dict[tuple[str, str], float]()
+        for label in dict.fromkeys(label for label, _ in self.values):
+            known = {k: v for k, v in self.values.items() if k[0] == label and v is not None}
+            values = CONTROLS[name](np.array(list(known.values())), rng).tolist()
+            drawn |= zip(known, values, strict=True)
+        made = [replace(one, score=drawn.get((one.label, one.feature))) for one in self.scores]
+        return FeatureScores(tuple(made), {**self.provenance, "control": name})
 
     def to_dataset(self) -> Dataset:
         """The scores as a data set with the columns `COLUMNS`."""
@@ -159,30 +135,20 @@ class FeatureScores:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> "FeatureScores":
-        """The scores of a data set; all columns but class, feature and score may be absent.
+        """The scores of a data set with the columns `COLUMNS`.
 
         Raises:
-            DataError: one of these columns is missing.
+            DataError: one of the columns is missing.
         """
-        if absent := {CLASS, FEATURE, SCORE} - set(dataset.column_names):
-            raise DataError(
-                f"Feature scores need the columns {sorted(absent)!r}; found {dataset.column_names}."
-            )
-        rows: list[dict[str, Any]] = list(dataset)
-        scores = [
-            FeatureScore(
-                row[CLASS],
-                row[FEATURE],
-                row[SCORE],
-                row.get("description") or "",
-                tuple(row.get("estimates") or ()),
-                row.get("missing") or 0,
-                tuple(row.get("reasons") or ()),
-            )
-            for row in rows
-        ]
-        cell = rows[0].get(PROVENANCE) if rows else None
-        return cls(tuple(scores), json.loads(cell) if cell else {})
+        if absent := set(COLUMNS) - set(dataset.column_names):
+            raise DataError(f"Feature scores need the columns {sorted(absent)!r}.")
+        scores, provenance = [], "{}"
+        for row in dataset:
+            estimates, reasons = tuple(row["estimates"]), tuple(row["reasons"])
+            described = row[SCORE], row["description"], estimates, row["missing"], reasons
+            scores.append(FeatureScore(row[CLASS], row[FEATURE], *described))
+            provenance = row[PROVENANCE]
+        return cls(tuple(scores), json.loads(provenance))
 
 
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
@@ -241,11 +207,6 @@ def elicit_scores(
 
     Only names, descriptions and categories are shown to it, never a row. An opened model that keeps its
     answers (`open_language_model` gives one) is asked nothing twice, so a stopped run continues.
-
-    Args:
-        schema: The table.
-        model: What `open_language_model` accepts.
-        options: How to ask; the defaults where not given.
 
     Raises:
         ModelError: the model cannot score, or (`method='chat'`) cannot generate.
@@ -314,14 +275,11 @@ def _by_expectation(
 
 
 def expectations(log_probs: NDArray[np.float64], *, calibrate: bool) -> NDArray[np.float64]:
-    """Mean answer of each row.
+    """Mean answer per question, `(questions,)` in [-10, 10].
 
     Args:
         log_probs: `(questions, 21)`, log-probability of each answer; need not be normalised.
         calibrate: Subtract each answer's mean over the questions first.
-
-    Returns:
-        `(questions,)` in [-10, 10].
     """
     if calibrate:
         log_probs = log_probs - log_probs.mean(0)
@@ -415,17 +373,10 @@ def write_scores(
     license: str | None = None,
     template: str | None = None,
 ) -> None:
-    """Write scores as parquet, and their card, without local paths, servers and secrets.
-
-    Args:
-        folder: An existing folder.
-        scores: What is written.
-        repo_id: Where they will be on the Hub.
-        license: Licence as the Hub spells it.
-        template: File of another Jinja template than the one that ships.
+    """Write scores as parquet, and their card, into a folder, without local paths, servers and secrets.
 
     Raises:
-        ConfigError: the template fails.
+        ConfigError: the file `template`, in place of the template that ships, fails.
     """
     public = replace(scores, provenance=public_provenance(scores.provenance))
     facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
@@ -437,11 +388,10 @@ def score_facts(
     scores: FeatureScores, name: str, repo_id: str | None, license: str | None
 ) -> dict[str, Any]:
     """The facts of the card of feature scores: `name`, `scores` (a table), `made` (how), and others."""
-    made = scores.provenance
-    found = {(one.feature, one.label): one.score for one in scores.scores}
-    classes = list(dict.fromkeys(label for _, label in found))
-    features = dict.fromkeys(feature for feature, _ in found)
-    rows = [[one, *(found.get((one, label)) for label in classes)] for one in features]
+    made, found = scores.provenance, scores.values
+    classes = list(dict.fromkeys(label for label, _ in found))
+    features = dict.fromkeys(feature for _, feature in found)
+    rows = [[one, *(found.get((label, one)) for label in classes)] for one in features]
     return {
         "template": "scores.md.jinja",
         "metadata": DatasetCardData(

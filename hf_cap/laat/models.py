@@ -99,13 +99,7 @@ class TabularModel(PreTrainedModel):
     def forward(
         self, features: Features, labels: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Scores of the classes, and the loss where there are labels.
-
-        Args:
-            features: As `Preprocessor.features` gives them.
-            labels: `(batch,)`: class indices, or standardised numbers for regression.
-            kwargs: Ignored; the trainer may pass more.
-        """
+        """Scores of the classes, and the loss where there are labels (as in an `EncodedTable`)."""
         logits, loss = self.layers(features), None
         if labels is not None:
             regression = self.config.problem_type == "regression"
@@ -144,12 +138,19 @@ def _read(model: TabularModel, table: Table, split: str = "train") -> pd.DataFra
     return read_table(table, split=split, missing_values=missing_values)
 
 
+def _inputs(model: TabularModel, table: Table | EncodedTable) -> Features:
+    if isinstance(table, EncodedTable):
+        return table.features.to(model.device)
+    features = model.config.preprocessor.features(_read(model, table))
+    return torch.from_numpy(features).to(model.device)
+
+
 @torch.no_grad()
 def predict(model: TabularModel, features: Features) -> NDArray[np.float64]:
-    """Class probabilities, `(batch, classes)`, or for regression numbers in the target's unit, `(batch,)`."""
-    logits: Tensor = model(features=features.to(model.device)).logits
+    """Class probabilities, `(batch, classes)`, or for regression the target in its unit, `(batch, 1)`."""
+    logits: Tensor = model(features=features).logits
     if model.config.problem_type == "regression":
-        return model.config.preprocessor.numbers(logits[:, 0].double().cpu().numpy())
+        return model.config.preprocessor.numbers(logits.double().cpu().numpy())
     found: NDArray[np.float64] = logits.softmax(-1).double().cpu().numpy()
     return found
 
@@ -161,11 +162,8 @@ def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
         A frame with a column of probabilities per class, or for regression one of numbers, named as the
         target.
     """
-    preprocessor = model.config.preprocessor
-    features = preprocessor.features(_read(model, table))
-    found = predict(model, torch.from_numpy(features))
-    outputs = preprocessor.schema.outputs
-    return pd.DataFrame(found.reshape(-1, len(outputs)), columns=list(outputs))
+    outputs = model.config.preprocessor.schema.outputs
+    return pd.DataFrame(predict(model, _inputs(model, table)), columns=list(outputs))
 
 
 def evaluate_tabular(
@@ -178,9 +176,9 @@ def evaluate_tabular(
     """
     preprocessor = model.config.preprocessor
     rows = EncodedTable(_read(model, table, split), preprocessor)
-    found, labels = predict(model, rows.features), rows.labels.numpy()
+    found, labels = predict(model, _inputs(model, rows)), rows.labels.numpy()
     if preprocessor.schema.kind == "regression":
-        measured = regression_metrics(found, preprocessor.numbers(labels))
+        measured = regression_metrics(found[:, 0], preprocessor.numbers(labels))
     else:
         measured = classification_metrics(found, labels)
     return {"rows": len(rows), **measured}
@@ -191,9 +189,7 @@ def classification_metrics(
 ) -> dict[str, float]:
     """ROC-AUC (one class against the rest, averaged), macro F1 and accuracy, each in [0, 1].
 
-    Args:
-        probabilities: `(rows, classes)`.
-        labels: `(rows,)`, class indices.
+    Takes probabilities `(rows, classes)` and class indices `(rows,)`.
 
     Raises:
         DataError: only one class occurs among the labels.
@@ -246,23 +242,17 @@ def input_gradients(
     return torch.stack(gradients, dim=1)
 
 
-def mean_gradients(model: TabularModel, features: Features) -> NDArray[np.float64]:
-    """Input gradients of each output, averaged over encoded rows, `(outputs, features)`."""
-    features = features.detach().to(model.device).requires_grad_()
+def attribute_features(model: TabularModel, table: Table | EncodedTable) -> NDArray[np.float64]:
+    """Input gradients of each output, averaged over the rows of a table, `(outputs, features)`.
+
+    Positive where a larger value of the (scaled) feature speaks for the class.
+    """
+    features = _inputs(model, table).detach().requires_grad_()
     logits = model(features=features).logits
     outputs = torch.arange(logits.shape[1], device=logits.device)
     gradients = input_gradients(logits, features, outputs, differentiable=False)
     averaged: NDArray[np.float64] = gradients.mean(0).double().cpu().numpy()
     return averaged
-
-
-def attribute_features(model: TabularModel, table: Table) -> NDArray[np.float64]:
-    """Input gradients of each output, averaged over the rows of a table, `(outputs, features)`.
-
-    Positive where a larger value of the (scaled) feature speaks for the class.
-    """
-    features = model.config.preprocessor.features(_read(model, table))
-    return mean_gradients(model, torch.from_numpy(features))
 
 
 def tabular_facts(

@@ -33,23 +33,21 @@ FILES = (".csv", ".csv.gz", ".parquet")
 
 
 class Feature(NamedTuple):
-    """One input of the model."""
+    """One input of the model; `level` is that of a categorical column, `None` for a number."""
 
     name: str
     column: str
     level: str | None
-    """Level of a categorical column; `None` for a number."""
     description: str
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table."""
+    """One column of the table; `description` is its name where nothing is known."""
 
     name: str
     kind: Literal["numeric", "categorical"]
     description: str
-    """What it measures, in which unit; the name itself where nothing is known."""
     levels: tuple[str, ...] = ()
 
 
@@ -67,7 +65,7 @@ class TableSchema:
     classes: tuple[str, ...] = ()
     """Names of the classes in order; empty for regression."""
     class_descriptions: tuple[str, ...] = ()
-    """One per class: what it means, for the language model."""
+    """What each class means, for the language model."""
     question: str = ""
     """What is predicted, as a question or a sentence."""
     missing_values: tuple[str, ...] = MISSING_VALUES
@@ -102,33 +100,6 @@ class TableSchema:
         return self.classes or (self.target,)
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a person says about a table; every field may be left out."""
-
-    target: str | None = None
-    question: str = ""
-    classes: Mapping[str, str] | None = None
-    columns: Mapping[str, str] | None = None
-    ignore: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Description":
-        """The description in a YAML file with the fields of this class.
-
-        Raises:
-            ConfigError: there is no such file, or it is not of that form.
-        """
-        try:
-            content = read_strings(path)
-            return cls(**{**content, "ignore": tuple(content.get("ignore", ()))})
-        except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"Cannot read the description {str(path)!r}: {error}. It holds `target`, `question`, "
-                "`classes`, `columns` and `ignore`."
-            ) from error
-
-
 def read_strings(path: str | Path) -> Any:
     """A YAML (or JSON) file with every name and value as a string: `no` is a class, not false."""
     return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
@@ -144,61 +115,70 @@ def read_schema(
         ConfigError: the description cannot be read.
     """
     frame = read_table(table, split=split, missing_values=options.missing_values)
-    description = Description.read(options.table) if options.table else None
-    return frame, infer_schema(frame, description, target=target, options=options)
+    described = {}
+    if options.table:
+        try:
+            described = dict(read_strings(options.table))
+        except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+            raise ConfigError(f"Cannot read the description {options.table!r}: {error}") from error
+    if unknown := set(described) - {"target", "question", "classes", "columns", "ignore"}:
+        raise ConfigError(
+            f"The description {options.table!r} has {sorted(unknown)}; it holds `target`, `question`, "
+            "`classes`, `columns` and `ignore`."
+        )
+    target = target or described.pop("target", None)
+    return frame, infer_schema(frame, **{**described, "target": target}, options=options)
 
 
 def infer_schema(
     frame: pd.DataFrame,
-    description: Description | None = None,
+    target: str | None,
     *,
-    target: str | None = None,
+    question: str = "",
+    classes: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
     options: TableOptions | None = None,
 ) -> TableSchema:
     """The schema of a table: numbers and truth values are numeric, all else is categorical.
 
     Args:
         frame: The table; levels and classes are those that occur in it.
-        description: What is known of the columns and classes, in place of the file `options.table`.
-        target: Column that is predicted; by default that of the description.
-        options: Kind of the target, columns to ignore, most levels.
+        target: Column that is predicted.
+        question: What is predicted, for the language model.
+        classes: What the classes mean, by name.
+        columns: What the columns mean, by name.
+        ignore: Columns that are not features, beside those of `options`.
+        options: Kind of the target, most levels, cells that mean a missing value.
 
     Raises:
         DataError: the target, a described column or all described classes do not exist, or a column has
             too many levels.
     """
-    known, options = description or Description(), options or TableOptions()
-    target = target or known.target
+    options, columns, classes = options or TableOptions(), columns or {}, classes or {}
     there = list(frame.columns)
-    if target is None or target not in there:
+    if target not in there:
         raise DataError(
             f"There is no target column {target!r}; the table has {there}. Name it with `label_column`, "
             "or as `target` in the description."
         )
-    if unknown := sorted({*(known.columns or {}), *known.ignore} - set(there)):
+    if unknown := sorted({*columns, *ignore} - set(there)):
+        raise DataError(f"The described columns {unknown!r} do not exist; the table has {there}.")
+    found = _levels(frame[target]) if options.target_kind == "classification" else ()
+    if found and classes and not set(classes) & set(found):
         raise DataError(
-            f"The description names the columns {unknown!r}, which do not exist; the table has {there}."
+            f"The description has the classes {sorted(classes)!r}, and the target {target!r} has "
+            f"{list(found)}. Give them the same names."
         )
-    classes = _levels(frame[target]) if options.target_kind == "classification" else ()
-    meanings = known.classes or {}
-    if classes and meanings and not set(meanings) & set(classes):
-        raise DataError(
-            f"The description has the classes {sorted(meanings)!r}, and the target {target!r} has "
-            f"{list(classes)}. Give them the same names."
-        )
-    ignored = {target, *known.ignore, *options.ignore}
-    columns = [
-        _column(frame[name], (known.columns or {}).get(name, name), options.max_levels)
-        for name in there
-        if name not in ignored
-    ]
+    features = [name for name in there if name not in {target, *ignore, *options.ignore}]
+    made = [_column(frame[name], columns.get(name, name), options.max_levels) for name in features]
     return TableSchema(
-        target=target,
+        target=str(target),
         kind=options.target_kind,
-        columns=tuple(column for column in columns if column is not None),
-        classes=classes,
-        class_descriptions=tuple(meanings.get(name, name) for name in classes),
-        question=known.question,
+        columns=tuple(column for column in made if column is not None),
+        classes=found,
+        class_descriptions=tuple(classes.get(name, name) for name in found),
+        question=question,
         missing_values=tuple(options.missing_values),
     )
 
@@ -254,11 +234,15 @@ def read_table(
     """
     if isinstance(table, str | os.PathLike):
         path = Path(table).expanduser()
-        table = (
-            _read_file(path, split, missing_values)
-            if path.exists()
-            else _read_hub(str(table), split)
-        )
+        try:
+            if path.exists():
+                table = _read_file(path, split, missing_values)
+            else:
+                table = load_dataset(str(table), split=split)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"There is no table {str(table)!r}, split {split!r}: {error}"
+            ) from error
     if isinstance(table, Dataset):
         labels = {k: f.names for k, f in table.features.items() if isinstance(f, ClassLabel)}
         table = table.to_pandas()
@@ -269,30 +253,18 @@ def read_table(
 
 
 def _read_file(path: Path, split: str, missing_values: Sequence[str]) -> pd.DataFrame:
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = {
-        "train" if file == path else file.name.split(".")[0]: file
-        for file in candidates
-        if file.name.endswith(FILES)
-    }
+    files = {"train": path}
+    if path.is_dir():
+        tables = sorted(file for file in path.iterdir() if file.name.endswith(FILES))
+        files = {file.name.split(".")[0]: file for file in tables}
     if split not in files:
-        raise DataError(
-            f"{str(path)!r} has no table {split!r}, but {sorted(files)}. Give one {', '.join(FILES)} file, "
-            "which is the split 'train', or a folder with one per split."
+        raise FileNotFoundError(
+            f"it has {sorted(files)}. Give one {', '.join(FILES)} file, which is the split 'train', or a "
+            "folder with one per split."
         )
     if files[split].suffix == ".parquet":
         return pd.read_parquet(files[split])
     return pd.read_csv(files[split], na_values=list(missing_values), skipinitialspace=True)
-
-
-def _read_hub(name: str, split: str) -> Dataset:
-    try:
-        return load_dataset(name, split=split)
-    except (FileNotFoundError, ValueError) as error:  # a missing data set is the former
-        raise DataError(
-            f"There is no table {name!r} with a split {split!r}: no such file, folder or data set on "
-            f"the Hub. {error}"
-        ) from error
 
 
 # --- From rows to the inputs of a model, stored as plain numbers: no pickle travels with a model.
@@ -300,42 +272,14 @@ def _read_hub(name: str, split: str) -> Dataset:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was learned about a numeric column: a cell x becomes (x - centre) · scale."""
+    """What was learned about a numeric column: a cell x becomes (x - centre) · scale.
+
+    `fill`, the median, takes the place of a missing value; `scale` is 0 for a constant column.
+    """
 
     fill: float
-    """Median, in place of a missing value."""
     centre: float
     scale: float
-    """At least 0; 0 for a column that is constant in the rows it was fitted on."""
-
-    @classmethod
-    def to(cls, frame: pd.DataFrame, name: str, scaling: Scaling) -> "Fitted":
-        """Learn from a column.
-
-        Raises:
-            DataError: it is missing, or holds something else than numbers, or none.
-        """
-        numbers = _numbers(frame, name)
-        if np.isnan(numbers).all():
-            raise DataError(f"Column {name!r} holds no number in these rows.")
-        fill, low, high = map(
-            float, (np.nanmedian(numbers), np.nanmin(numbers), np.nanmax(numbers))
-        )
-        if low == high:
-            _logger.warning("Column %r is constant in these rows; its feature is always 0.", name)
-            return cls(fill, fill, 0.0)
-        if scaling == "min_max":
-            return cls(fill, low, 1 / (high - low))
-        if scaling == "standard":
-            filled = np.where(np.isnan(numbers), fill, numbers)
-            return cls(fill, float(filled.mean()), 1 / float(filled.std()))
-        return cls(fill, 0.0, 1.0)
-
-    def scaled(self, frame: pd.DataFrame, name: str) -> Floats:
-        """The numbers of a column, filled and scaled, `(rows,)`."""
-        numbers = _numbers(frame, name)
-        filled = np.where(np.isnan(numbers), self.fill, numbers)
-        return ((filled - self.centre) * self.scale).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -359,23 +303,30 @@ class Preprocessor:
         wanted = {column.name: scaling for column in schema.columns if column.kind == "numeric"}
         if schema.kind == "regression":
             wanted[schema.target] = "standard"
-        return cls(schema, scaling, {name: Fitted.to(frame, name, wanted[name]) for name in wanted})
+        return cls(schema, scaling, {name: _fit(frame, name, wanted[name]) for name in wanted})
 
     def features(self, frame: pd.DataFrame) -> Floats:
-        """The inputs of the rows, `(rows, features)`.
-
-        A missing number is filled with the median; a missing or unknown category has all its features 0.
+        """The inputs of the rows, `(rows, features)`; a missing or unknown category has all features 0.
 
         Raises:
             DataError: a column is missing, or a numeric one holds something else.
         """
-        parts = [
-            self.fitted[column.name].scaled(frame, column.name)[:, None]
-            if column.kind == "numeric"
-            else _one_hot(frame, column)
-            for column in self.schema.columns
-        ]
-        return np.concatenate(parts, axis=1)
+        found = []
+        for column in self.schema.columns:
+            if column.kind == "numeric":
+                found.append(self._scaled(frame, column.name))
+                continue
+            names = _names(_cells(frame, column.name))
+            found += [(names == level).to_numpy(np.float32) for level in column.levels]
+            if unknown := sorted(set(names.dropna()) - set(column.levels)):
+                message = "Column %r has the new levels %r; all its features are 0 in these rows."
+                _logger.warning(message, column.name, unknown[:5])
+        return np.stack(found, axis=1)
+
+    def _scaled(self, frame: pd.DataFrame, name: str) -> Floats:
+        fitted, numbers = self.fitted[name], _numbers(frame, name)
+        filled = np.where(np.isnan(numbers), fitted.fill, numbers)
+        return ((filled - fitted.centre) * fitted.scale).astype(np.float32)
 
     def targets(self, frame: pd.DataFrame) -> NDArray[np.int64] | Floats:
         """Class index, or for regression the standardised number, of each row, `(rows,)`.
@@ -388,12 +339,12 @@ class Preprocessor:
         if cells.isna().any():
             raise DataError(f"Row {int(cells.isna().argmax())}: the target {name!r} is missing.")
         if self.schema.kind == "regression":
-            return self.fitted[name].scaled(frame, name)
+            return self._scaled(frame, name)
         labels = _names(cells)
         if (unknown := ~labels.isin(classes)).any():
             row = int(unknown.argmax())
             raise DataError(
-                f"Row {row}: the target {labels[row]!r} is not one of the classes {list(classes)!r}."
+                f"Row {row}: the target {labels.iloc[row]!r} is not one of the classes {list(classes)!r}."
             )
         return np.array([classes.index(label) for label in labels], dtype=np.int64)
 
@@ -405,22 +356,28 @@ class Preprocessor:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessor":
         """The preprocessor of `asdict`, perhaps from JSON, which has lists for tuples."""
-        facts: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values["schema"].items()
-        }
+        facts: dict[str, Any] = dict(values["schema"])
+        facts |= {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
         columns = [Column(**{**one, "levels": tuple(one["levels"])}) for one in facts["columns"]]
         schema = TableSchema(**{**facts, "columns": tuple(columns)})
         fitted = {name: Fitted(**numbers) for name, numbers in values["fitted"].items()}
         return cls(schema, values["scaling"], fitted)
 
 
-def _one_hot(frame: pd.DataFrame, column: Column) -> Floats:
-    names = _names(_cells(frame, column.name))
-    if unknown := sorted(set(names.dropna()) - set(column.levels)):
-        message = "Column %r has the new levels %r; all its features are 0 in these rows."
-        _logger.warning(message, column.name, unknown[:5])
-    return np.stack([(names == level).to_numpy(np.float32) for level in column.levels], axis=1)
+def _fit(frame: pd.DataFrame, name: str, scaling: Scaling) -> Fitted:
+    numbers = _numbers(frame, name)
+    if np.isnan(numbers).all():
+        raise DataError(f"Column {name!r} holds no number in these rows.")
+    fill, low, high = (float(of(numbers)) for of in (np.nanmedian, np.nanmin, np.nanmax))
+    if low == high:
+        _logger.warning("Column %r is constant in these rows; its feature is always 0.", name)
+        return Fitted(fill, fill, 0.0)
+    if scaling == "min_max":
+        return Fitted(fill, low, 1 / (high - low))
+    if scaling == "standard":
+        filled = np.where(np.isnan(numbers), fill, numbers)
+        return Fitted(fill, float(filled.mean()), 1 / float(filled.std()))
+    return Fitted(fill, 0.0, 1.0)
 
 
 def _cells(frame: pd.DataFrame, name: str) -> Cells:
@@ -440,12 +397,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 class EncodedTable(StackDataset[Any]):
-    """Rows of a table with its target, in memory, as the trainer reads them.
-
-    Attributes:
-        features: `(rows, features)`, scaled.
-        labels: `(rows,)`: class indices, or standardised numbers.
-    """
+    """Rows of a table with its target, in memory: scaled `features`, `(rows, features)`, and `labels`."""
 
     def __init__(self, frame: pd.DataFrame, preprocessor: Preprocessor) -> None:
         self.features = torch.from_numpy(preprocessor.features(frame))

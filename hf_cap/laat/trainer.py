@@ -4,12 +4,12 @@ import math
 from copy import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -19,8 +19,8 @@ from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, FeatureScores
 from hf_cap.laat.models import (
     TabularConfig,
     TabularModel,
+    attribute_features,
     input_gradients,
-    mean_gradients,
     tabular_facts,
 )
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
@@ -84,41 +84,10 @@ class LAATConfig(LAATOptions, CAPConfig):
         return min(EPOCHS, STEPS / math.ceil(rows / batch))
 
 
-class ScoreRows(NamedTuple):
-    """The feature scores of the outputs that have any."""
-
-    outputs: Tensor
-    """Index of each row's output, `(rows,)`."""
-    scores: Float[Tensor, "rows features"]
-    known: Bool[Tensor, "rows features"]
-    """False for a feature without a score: it is left free."""
-
-    @classmethod
-    def of(
-        cls, scores: FeatureScores, schema: TableSchema, *, sharpen: bool, device: torch.device
-    ) -> "ScoreRows":
-        """The scores for a table; `sharpen` makes each s to sign(s)·exp|s|.
-
-        Raises:
-            PriorError: they do not fit its classes and features.
-        """
-        values, known = scores.matrix(schema.outputs, schema.feature_names)
-        if sharpen:
-            values = np.sign(values) * np.exp(np.abs(values))
-        (scored,) = np.nonzero(known.any(1))
-        return cls(
-            torch.tensor(scored, device=device),
-            torch.tensor(values[scored], dtype=torch.float32, device=device),
-            torch.tensor(known[scored], device=device),
-        )
-
-
 class LAATTrainer(AlignedTrainer):
     """Trains a tabular model so that its input gradients agree with feature scores.
 
         loss = task loss + γ · mean over the classes of distance(gradient of its score, its feature scores)
-
-    It logs what `CAPTrainer` logs.
 
     Args:
         model: What is trained.
@@ -152,7 +121,7 @@ class LAATTrainer(AlignedTrainer):
             args = copy(args)  # the configuration may serve another table next
             args.num_train_epochs = args.epochs(len(train_dataset))
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
-        self.scores = scores
+        self.scores, self.score_rows = scores, list[Tensor]()
         if args.alignment_weight:
             self.check_alignment()
 
@@ -165,29 +134,25 @@ class LAATTrainer(AlignedTrainer):
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores)."""
         gamma = self.beta(model.training)
-        if not gamma or "labels" not in inputs:
+        if not (gamma and self.score_rows and "labels" in inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         features = inputs["features"].detach().requires_grad_()
         inputs = {**inputs, "features": features}
         with torch.enable_grad():  # evaluation runs under no_grad, yet an attribution is a gradient
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-            align_loss, cosine = self.align(outputs.logits, features, self._rows, model.training)
+            align_loss, cosine = self.align(outputs.logits, features, model.training)
         self.record(model.training, inputs, loss, align_loss, cosine, torch.ones_like(cosine))
         loss = loss + gamma * align_loss
         return (loss, outputs) if return_outputs else loss
 
-    def align(
-        self, logits: Tensor, features: Tensor, rows: ScoreRows, training: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1].
-
-        One row per class (`global`, the mean over the batch), or per example and class (`local`).
-        """
-        gradients = input_gradients(logits, features, rows.outputs, differentiable=training)
-        average = self.args.attribution_scope == "global"
-        attribution = gradients.mean(0) if average else gradients.flatten(0, 1)
-        repeats = len(attribution) // len(rows.outputs)
-        prior, known = rows.scores.repeat(repeats, 1), rows.known.repeat(repeats, 1)
+    def align(self, logits: Tensor, features: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
+        outputs, scores, known = self.score_rows
+        attribution = input_gradients(logits, features, outputs, differentiable=training)
+        if self.args.attribution_scope == "global":
+            attribution = attribution.mean(0, keepdim=True)
+        repeats, attribution = len(attribution), attribution.flatten(0, 1)
+        prior, known = scores.repeat(repeats, 1), known.repeat(repeats, 1)
         weight = attribution.new_ones(len(attribution))
         loss = self.distance(attribution, prior, known, weight)
         cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
@@ -215,7 +180,9 @@ class LAATTrainer(AlignedTrainer):
                     f"The inputs {wide[:5]!r} are not scaled (standard deviation above "
                     f"{_LARGEST_SPREAD:g}). Use `scaling='min_max'` or 'standard'."
                 )
-        self._rows = ScoreRows.of(self.scores, schema, sharpen=args.sharpen, device=args.device)
+        self.score_rows = [
+            one.to(args.device) for one in score_rows(self.scores, schema, sharpen=args.sharpen)
+        ]
         # travels with the weights, so that the model is later explained as it was aligned
         scope = {"method": "input_gradient", "scope": args.attribution_scope}
         self.model.config.update({CONFIG_KEY: scope})
@@ -223,15 +190,31 @@ class LAATTrainer(AlignedTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir))
+            folder = str(self.args.output_dir)
             facts = tabular_facts(
                 tabular_record(self, dataset=kwargs.get("dataset")),
                 config=self.model.config,
-                name=kwargs.get("model_name") or folder.name,
+                name=kwargs.get("model_name") or Path(folder).name,
                 repo_id=getattr(self, "hub_model_id", None),
                 license=kwargs.get("license"),
             )
             write_card(folder, facts)
+
+
+def score_rows(
+    scores: FeatureScores, schema: TableSchema, *, sharpen: bool = False
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, "rows features"], Bool[Tensor, "rows features"]]:
+    """The outputs of a table that have scores: their indices, their scores, and where there is one.
+
+    Raises:
+        PriorError: the scores do not fit the classes and features.
+    """
+    values, known = scores.matrix(schema.outputs, schema.feature_names)
+    if sharpen:
+        values = np.sign(values) * np.exp(np.abs(values))
+    (outputs,) = np.nonzero(known.any(1))
+    chosen = torch.from_numpy(values[outputs]).float()
+    return torch.from_numpy(outputs), chosen, torch.from_numpy(known[outputs])
 
 
 def tabular_trainer(
@@ -249,7 +232,7 @@ def tabular_trainer(
     Args:
         frame: Training rows.
         schema: What they mean.
-        config: How to train; where there are no scores, the alignment is off whatever its weight.
+        config: How to train; without `scores`, the alignment is off whatever its weight.
         options: The model and the scaling of its inputs.
         scores: Feature scores to align with.
         eval_frame: Rows to evaluate on.
@@ -276,9 +259,6 @@ def tabular_trainer(
     )
 
 
-# --- The record of a run and its card.
-
-
 def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[str, Any]:
     """The record of a run as `run.json` has it, after training on the table `dataset`.
 
@@ -288,16 +268,13 @@ def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[
     """
     args, scores, rows = trainer.args, trainer.scores, trainer.train_dataset
     schema = trainer.model.config.preprocessor.schema
-    elicited = {(one.label, one.feature): one.score for one in scores.scores} if scores else {}
-    gradients = mean_gradients(trainer.model, rows.features).tolist()
+    names = [item.name for item in fields(args) if item.name.startswith("alignment_")]
+    elicited = scores.values if scores else {}
+    gradients = attribute_features(trainer.model, rows).tolist()
     return {
         "seed": args.seed,
         "settings": changed_settings(args),
-        "alignment": {
-            item.name: getattr(args, item.name)
-            for item in fields(args)
-            if item.name.startswith("alignment_") or item.name in ("attribution_scope", "sharpen")
-        },
+        "alignment": {n: getattr(args, n) for n in (*names, "attribution_scope", "sharpen")},
         "data": {"dataset": dataset, "rows": len(rows), "labels": list(schema.outputs)},
         "scores": dict(scores.provenance) if scores else None,
         "features": [

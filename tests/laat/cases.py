@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from hf_cap.laat.elicitation import FeatureScores
 from hf_cap.laat.models import TabularConfig, TabularModel
 from hf_cap.laat.settings import Scaling, TableOptions, TabularModelOptions, TargetKind
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema, infer_schema
 from hf_cap.laat.trainer import LAATConfig, LAATTrainer
+
+SCORES = [[-1, 2, 0, 1], [4, 0, -1, 2]]
+MLP: dict[str, Any] = {"architecture": "mlp", "hidden_sizes": (7, 5), "activation": "tanh"}
 
 
 def numbers(rows: int = 40, columns: int = 4, classes: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -26,9 +30,8 @@ def fitted(
     frame: pd.DataFrame, *, kind: TargetKind = "classification", scaling: Scaling = "standard"
 ) -> Preprocessor:
     """A preprocessor for `frame` with the target `y`."""
-    return Preprocessor.fit(
-        frame, infer_schema(frame, target="y", options=TableOptions(target_kind=kind)), scaling
-    )
+    schema = infer_schema(frame, target="y", options=TableOptions(target_kind=kind))
+    return Preprocessor.fit(frame, schema, scaling)
 
 
 def tabular_model(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) -> TabularModel:
@@ -39,37 +42,43 @@ def tabular_model(preprocessor: Preprocessor, *, seed: int = 0, **options: Any) 
 
 def scores_of(schema: TableSchema, values: Any) -> FeatureScores:
     """Scores from a matrix `(outputs, features)`; NaN for none."""
-    return FeatureScores.of(
-        {
-            output: {
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(schema.feature_names, row, strict=True)
-            }
-            for output, row in zip(schema.outputs, np.asarray(values), strict=True)
-        }
-    )
+    rows = pd.DataFrame(values, schema.outputs, schema.feature_names, dtype=object)
+    return FeatureScores.of(rows.where(rows.notna(), None).T.to_dict())
 
 
 def trainer(
-    model: TabularModel,
-    frame: pd.DataFrame,
-    folder: Path,
-    scores: FeatureScores | None = None,
-    **settings: Any,
+    model: TabularModel, frame: pd.DataFrame, folder: Path, scores: Any = None, **settings: Any
 ) -> LAATTrainer:
-    """A trainer that leaves nothing behind but what is asked for."""
+    """A trainer with the scores of a matrix, which leaves nothing behind but what is asked for."""
+    preprocessor = model.config.preprocessor
     quiet: dict[str, Any] = {
         "report_to": "none",
-        "save_strategy": "no",
         "logging_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
-        "dataloader_pin_memory": False,
         "per_device_train_batch_size": len(frame),
+        **({"alignment_weight": 0.0} if scores is None else {}),
     }
-    if scores is None:
-        quiet["alignment_weight"] = 0.0
-    table = EncodedTable(frame, model.config.preprocessor)
     return LAATTrainer(
-        model, LAATConfig(str(folder), **{**quiet, **settings}), scores, train_dataset=table
+        model,
+        LAATConfig(str(folder), **{**quiet, **settings}),
+        None if scores is None else scores_of(preprocessor.schema, scores),
+        train_dataset=EncodedTable(frame, preprocessor),
     )
+
+
+def first(model: TabularModel) -> Tensor:
+    """Weights of the first layer, `(units, features)`."""
+    weight = model.layers[0].weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def centred(weights: Tensor) -> Tensor:
+    """Weights or logits minus their mean over the classes, the first axis."""
+    return weights - weights.mean(0)
+
+
+def unit(rows: Any) -> Any:
+    """Rows divided by their norm."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

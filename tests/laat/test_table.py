@@ -1,0 +1,173 @@
+"""What a table is taken to mean, and its rows as inputs: against scikit-learn's pipeline, through JSON."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
+
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.laat.settings import Scaling, TableOptions
+from hf_cap.laat.table import Preprocessor, infer_schema, read_schema, read_table
+from tests.laat.cases import fitted
+
+FRAME = pd.DataFrame(
+    {
+        "age": [20, 30, None, 58],
+        "pay": [-1.5, 0.25, 9.0, 2.0],
+        "job": ["cook", "smith", None, "cook "],
+        "member": [True, False, True, True],
+        "y": ["no", "yes", "no", "yes"],
+    }
+)
+WIDER = FRAME.assign(id=["a", "b", "c", "d"], same=1)
+
+
+# --- Schema.
+
+
+def test_numbers_and_truth_values_are_one_feature_and_each_level_is_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    schema = infer_schema(WIDER, target="y", options=TableOptions(ignore=("id",)))
+    assert schema.feature_names == ["age", "pay", "job=cook", "job=smith", "member"]
+    assert schema.classes == ("no", "yes")
+    assert "'same' is constant" in caplog.text
+    floats = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [0.0, 1.0, np.nan]})
+    assert infer_schema(floats, target="y").classes == ("0", "1")
+
+
+def test_a_description_names_target_classes_and_columns(tmp_path: Path) -> None:
+    file = tmp_path / "table.yaml"
+    file.write_text(
+        "target: y\nquestion: Does it pay?\nignore: [id]\nclasses: {no: does not pay}\n"
+        "columns: {age: age in years}\n"
+    )
+    _, schema = read_schema(WIDER, TableOptions(table=str(file)))
+    # `no` is a class here, though YAML calls it false
+    assert schema.class_descriptions == ("does not pay", "yes")
+    assert schema.question == "Does it pay?"
+    assert [one.description for one in schema.features][:2] == ["age in years", "pay"]
+    for content in ("targett: y\n", "[y]", "{"):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=r"description .*table\.yaml"):
+            read_schema(WIDER, TableOptions(table=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "z"}, "no target column 'z'"),
+        ({"target": "same"}, "classification needs two"),
+        ({"options": TableOptions(max_levels=3)}, "'id' has 4 different values"),
+        ({"columns": {"agee": "?"}}, "'agee'"),
+        ({"ignore": [*FRAME.columns[:4], "id"]}, "no column that could be a feature"),
+        (
+            {"classes": {"0": "does not pay", "1": "pays"}},
+            r"classes \['0', '1'\], and the target 'y' has \['no', 'yes'\]",
+        ),
+    ],
+)
+def test_a_schema_that_cannot_be_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        infer_schema(WIDER, **{"target": "y", **change})
+
+
+# --- Reading.
+
+
+def test_tables_come_from_csv_parquet_folders_and_data_sets(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "train.csv.gz", index=False)
+    FRAME.to_parquet(tmp_path / "test.parquet")
+    expected = infer_schema(FRAME, target="y")
+    for name, split in (("train.csv.gz", "train"), ("", "train"), ("", "test")):
+        assert infer_schema(read_table(tmp_path / name, split=split), target="y") == expected
+    for name, split in (("", "dev"), ("train.csv.gz", "test"), ("none.csv", "train")):
+        with pytest.raises(DataError, match=f"no table .*split '{split}'"):
+            read_table(tmp_path / name, split=split)
+    with pytest.raises(DataError, match="no rows"):
+        read_table(FRAME.head(0))
+    features = Features({"x": Value("float32"), "y": ClassLabel(names=["bad", "good"])})
+    rows = Dataset.from_dict({"x": [1.0, 2.0], "y": [1, 0]}, features=features)
+    assert read_table(rows)["y"].tolist() == ["good", "bad"]
+
+
+def test_cells_that_mean_missing_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n?,a\n2,b\n")
+    assert read_table(tmp_path / "t.csv")["x"].isna().tolist() == [True, False]
+
+
+# --- Inputs.
+
+
+@pytest.mark.parametrize(
+    ("scaling", "scaler"),
+    [("min_max", MinMaxScaler()), ("standard", StandardScaler()), ("none", "passthrough")],
+)
+def test_inputs_are_those_of_a_scikit_learn_pipeline(scaling: Scaling, scaler: Any) -> None:
+    frame = FRAME.drop(columns="member").replace("cook ", "cook")
+    peer = make_column_transformer(
+        (make_pipeline(SimpleImputer(strategy="median"), scaler), ["age", "pay"]),
+        (OneHotEncoder(categories=[["cook", "smith"]], handle_unknown="ignore"), ["job"]),
+        sparse_threshold=0,
+    ).fit(frame)
+    other = frame.assign(age=[25, None, 100, 0], pay=[4, 5, -6, np.nan], job=None)
+    preprocessor = fitted(frame, scaling=scaling)
+    for rows in (frame, other):
+        np.testing.assert_allclose(preprocessor.features(rows), peer.transform(rows), atol=1e-6)
+
+
+def test_a_preprocessor_survives_json() -> None:
+    before = fitted(FRAME)
+    after = Preprocessor.from_dict(json.loads(json.dumps(asdict(before))))
+    assert after == before
+    np.testing.assert_array_equal(after.targets(FRAME), [0, 1, 0, 1])
+
+
+def test_an_unknown_level_has_no_feature_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    inputs = fitted(FRAME).features(FRAME.assign(job=["cook", "baker", None, "smith"]))
+    np.testing.assert_array_equal(inputs[:, 2:4], [[1, 0], [0, 0], [0, 0], [0, 1]])
+    assert "baker" in caplog.text
+
+
+def test_a_column_that_is_constant_in_few_rows_is_zero(caplog: pytest.LogCaptureFixture) -> None:
+    few = Preprocessor.fit(FRAME.assign(pay=3.0), fitted(FRAME).schema)
+    assert not few.features(FRAME)[:, 1].any()
+    assert "'pay' is constant" in caplog.text
+
+
+def test_numbers_as_target_are_standardised_and_come_back() -> None:
+    rows = FRAME.assign(y=[1.0, 2.0, 3.0, 10.0])
+    preprocessor = fitted(rows, kind="regression")
+    targets = preprocessor.targets(rows)
+    assert (targets.mean(), targets.std()) == pytest.approx((0, 1), abs=1e-6)
+    np.testing.assert_allclose(preprocessor.numbers(targets), rows["y"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": ["x", "y", "z", "w"]}, "'age' should hold numbers"),
+        ({"y": ["no", "yes", "maybe", "no"]}, "Row 2: the target 'maybe'"),
+        ({"y": ["no", None, "no", "no"]}, "Row 1: the target 'y' is missing"),
+    ],
+)
+def test_cells_that_do_not_fit_are_an_error(change: dict[str, list[Any]], message: str) -> None:
+    preprocessor, rows = fitted(FRAME), FRAME.assign(**change).set_index("pay", drop=False)
+    with pytest.raises(DataError, match=message):
+        preprocessor.features(rows), preprocessor.targets(rows)
+
+
+def test_a_missing_column_or_one_without_numbers_is_an_error() -> None:
+    with pytest.raises(DataError, match="no column 'pay'"):
+        fitted(FRAME).features(FRAME.drop(columns="pay"))
+    with pytest.raises(DataError, match="holds no number"):
+        Preprocessor.fit(FRAME.assign(age=[None] * 4), fitted(FRAME).schema)
