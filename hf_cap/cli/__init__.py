@@ -23,14 +23,14 @@ COMMANDS = {
     "extract": ("priors", "add prior columns to a labelled data set"),
     "fuse": ("priors", "fuse the prior columns into one prior"),
     "audit": ("priors", "inspect the priors of a data set: numbers and a JSON file"),
-    "elicit": ("tables", "ask a language model for scores of a table's features"),
+    "elicit": ("train", "ask a language model for scores of a table's features"),
     "train": ("train", "train a classifier, aligned with the prior"),
-    "attack": ("evaluate", "make an adversarial test set from a labelled split"),
-    "evaluate": ("evaluate", "measure a classifier: accuracy, faithfulness, alignment"),
-    "report": ("publish", "one HTML page on training runs"),
-    "push": ("publish", "publish a model, priors, scores or a metric on the Hub, with a card"),
+    "attack": ("results", "make an adversarial test set from a labelled split"),
+    "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
+    "report": ("results", "one HTML page on training runs"),
+    "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
     "demo": ("fit", "run `fit` on the embedded models and data, with a control"),
-    "env": ("publish", "print versions and devices, for a bug report"),
+    "env": ("results", "print versions and devices, for a bug report"),
 }
 """Name to the module that it is in, and what it does."""
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 (full disk), 2 (a user's mistake) or 130 (interrupt).
     """
     # of several launched processes only the first logs
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     # one line per request or file is noise beside a progress bar
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools", "openai"):
@@ -98,10 +98,11 @@ def _run_command(name: str, words: list[str]) -> None:
     values = parse(name, command, words)
     if values is None:
         return
-    as_json, quiet = (values.pop(common, False) for common in ("json", "quiet"))
-    if quiet:
+    as_json = values.pop("json", False)
+    if values.pop("quiet", False):
         logging.getLogger().setLevel(logging.WARNING)
-        values = {command.progress: False, **values} if command.progress else values
+        if command.progress:
+            values.setdefault(command.progress, False)
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         result = command.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):

@@ -32,9 +32,6 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import bundled, option
 
 T = TypeVar("T")
-Values = dict[str, Any]
-"""Name of a setting, such as `cap.n`, to its value; only those that were given."""
-
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
 
 
@@ -77,6 +74,34 @@ class Columns:
 
     text_column: str = option(TEXT, "Column that holds the text.")
     label_column: str = option(LABEL, "Column that holds the label.")
+
+
+class Values(dict[str, Any]):
+    """Name of a setting, such as `cap.n`, to its value; only those that were given."""
+
+    def build(self, cls: type[T], group: str = "", **more: Any) -> T:
+        """An instance of a dataclass from those values of a group that are its fields, and more.
+
+        Raises:
+            ConfigError: the class does not accept a value.
+        """
+        names = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
+        found = {key: value for key, value in self.group(group).items() if key in names}
+        try:
+            return cls(**{**more, **found})
+        except CAPError:
+            raise
+        except ValueError as error:  # what transformers has to say of its settings
+            raise ConfigError(f"{error}") from error
+
+    def columns(self) -> dict[str, str]:
+        """The names of the columns, as arguments of `load_splits`."""
+        return vars(self.build(Columns))
+
+    def group(self, group: str) -> dict[str, Any]:
+        """The values of a group, without its prefix."""
+        start = f"{group}." if group else ""
+        return {k.removeprefix(start): v for k, v in self.items() if k.startswith(start)}
 
 
 class Result(NamedTuple):
@@ -147,37 +172,11 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     for key, (_, item) in leaves.items():
         if item.default is item.default_factory is MISSING and key not in given:
             raise ConfigError(f"`--{key}` is missing; `hf-cap {name} --help` says what it is.")
-    return {
-        key: _converted(f"`--{key}`" + f" (in {file!r})" * bool(file), value, leaves[key][0])
-        for key, (value, file) in given.items()
-    }
-
-
-def build(cls: type[T], values: Mapping[str, Any], group: str = "", **fixed: Any) -> T:
-    """An instance of a dataclass from those values of a group that are its fields.
-
-    Raises:
-        ConfigError: the class does not accept a value.
-    """
-    names = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
-    found = {key: value for key, value in group_of(values, group).items() if key in names}
-    try:
-        return cls(**{**found, **fixed})
-    except CAPError:
-        raise
-    except ValueError as error:  # what transformers has to say of its settings
-        raise ConfigError(f"{error}") from error
-
-
-def columns(values: Mapping[str, Any]) -> dict[str, str]:
-    """The names of the columns, as arguments of `load_splits`."""
-    return vars(build(Columns, values))
-
-
-def group_of(values: Mapping[str, Any], group: str) -> Values:
-    """The values of a group, without its prefix."""
-    start = f"{group}." if group else ""
-    return {key.removeprefix(start): v for key, v in values.items() if key.startswith(start)}
+    values = Values()
+    for key, (value, file) in given.items():
+        place = f" (in {file!r})" if file else ""
+        values[key] = _converted(f"`--{key}`{place}", value, leaves[key][0])
+    return values
 
 
 def command_line() -> str:
@@ -205,7 +204,7 @@ def check_known(
 # --- Words and YAML.
 
 
-def read_yaml(file: str) -> Values:
+def read_yaml(file: str) -> dict[str, Any]:
     """The mapping in a YAML file, its scalars as text; `recipes/...` is also found where installed.
 
     Raises:
@@ -238,9 +237,9 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, list[st
     return leading, flags
 
 
-def _flat(content: Values, leaves: Sequence[str], prefix: str = "") -> Values:
+def _flat(content: Any, leaves: Sequence[str], prefix: str = "") -> dict[str, Any]:
     """Nested groups as dotted names: `cap: {n: 3}` is `cap.n: 3`."""
-    found: Values = {}
+    found: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
         is_group = isinstance(value, dict) and any(leaf.startswith(f"{name}.") for leaf in leaves)

