@@ -97,7 +97,7 @@ def attack(values: Values) -> Result:
     Replies of a chat model are stored as they come, so a run that was stopped asks nothing twice.
     """
     from hf_cap.data import check_output, label_names, load_splits, save_splits
-    from hf_cap.evaluation.attacks import prepare_attack, run_attack
+    from hf_cap.evaluation.attacks import describe, prepare_attack, run_attack
     from hf_cap.lm.base import using_runtime
 
     given, settings = values.build(AttackArguments), values.build(AttackSettings)
@@ -118,12 +118,12 @@ def attack(values: Values) -> Result:
     with using_runtime(values.build(LMRuntime, "lm")):
         attacked, summary = run_attack(test, train, prepared)
     save_splits({split: attacked}, output, beside=[ATTACK_FILE])
-    facts = {"kind": "attack", "settings": asdict(settings), "summary": asdict(summary)}
+    facts = {"kind": "attack", "settings": asdict(settings), "summary": summary}
     facts |= {"places": {**asdict(given), **values.columns()}, "versions": versions()}
     keywords = dict(zip(prepared.labels, prepared.keywords, strict=True))
     write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": command_line()})
     _logger.info("Wrote the attacked split %r to %s", split, output)
-    return Result(asdict(summary), str(summary))
+    return Result(summary, describe(summary))
 
 
 @dataclass(frozen=True, kw_only=True)

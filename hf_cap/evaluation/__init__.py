@@ -33,32 +33,16 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.results import summarize as summarize
     from hf_cap.evaluation.sampling import few_shot as few_shot
 
-_EXPORTS = {
-    "AttackSettings": "attacks",
-    "Estimate": "results",
-    "Evaluation": "evaluate",
-    "EvaluationSettings": "evaluate",
-    "ScoredTexts": "metrics",
-    "attack_dataset": "attacks",
-    "compare": "results",
-    "comprehensiveness": "metrics",
-    "cosine": "metrics",
-    "estimate": "results",
-    "evaluate_classifier": "evaluate",
-    "few_shot": "sampling",
-    "holm": "results",
-    "load_classifier": "classifier",
-    "load_metric": "modules",
-    "paired_bootstrap": "results",
-    "plausibility": "metrics",
-    "robustness": "metrics",
-    "soft_nc": "metrics",
-    "soft_ns": "metrics",
-    "spearman": "metrics",
-    "sufficiency": "metrics",
-    "summarize": "results",
-    "write_metric_space": "modules",
+_NAMES = {
+    "attacks": "AttackSettings attack_dataset",
+    "classifier": "load_classifier",
+    "evaluate": "Evaluation EvaluationSettings evaluate_classifier",
+    "metrics": "ScoredTexts comprehensiveness cosine plausibility robustness soft_nc soft_ns spearman "
+    "sufficiency",
+    "modules": "load_metric write_metric_space",
+    "results": "Estimate compare estimate holm paired_bootstrap summarize",
+    "sampling": "few_shot",
 }
-
+_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

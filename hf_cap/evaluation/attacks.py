@@ -113,14 +113,7 @@ class Attacked(NamedTuple):
 
 @dataclass(frozen=True)
 class Attack:
-    """A map function that attacks texts: `dataset.map(Attack(...), batched=True)`.
-
-    Attributes:
-        settings: What is done and by whom.
-        labels: The label space.
-        keywords: Keywords of each label.
-        model: The language model for maker=chat.
-    """
+    """A map function that attacks texts: `dataset.map(Attack(...), batched=True)`."""
 
     settings: AttackSettings
     labels: tuple[str, ...]
@@ -148,38 +141,35 @@ class Attack:
     def _plan(self, text: str, label: int) -> Attacked:
         """Choose the keywords for a text, by the seed and the text alone."""
         words = [fold(word) for word in word_strings(text, self.settings.word_pattern)]
-        own, row = self.keywords[label], Attacked(text, text, label)
+        own, row = self.keywords[label], Attacked(text, text, label, note="no keyword")
         if self.settings.kind == "keyword_replacement":
             present = tuple(word for word in dict.fromkeys(words) if word in own)
             row = row._replace(keywords=present, source_label=self.labels[label])
-        else:
-            levels = difficulties(label, self.keywords)
-            offers = {
-                other: [word for word in self.keywords[other] if word not in {*words, *own}]
-                for other, level in levels.items()
-                if self.settings.difficulty in ("any", level)
-            }
-            if sources := [other for other, offered in offers.items() if offered]:
-                rng = generator(self.settings.seed, "plan", text)
-                source = int(rng.choice(sources))
-                row = row._replace(
-                    keywords=(str(rng.choice(offers[source])),),
-                    source_label=self.labels[source],
-                    difficulty=levels[source],
-                )
-        return row if row.keywords else row._replace(note="no keyword")
+            return row._replace(note="") if present else row
+        levels = difficulties(label, self.keywords)
+        offers = {
+            other: [word for word in self.keywords[other] if word not in {*words, *own}]
+            for other, level in levels.items()
+            if self.settings.difficulty in ("any", level)
+        }
+        sources = [other for other, offered in offers.items() if offered]
+        if not sources:
+            return row
+        rng = generator(self.settings.seed, "plan", text)
+        source = int(rng.choice(sources))
+        keyword, name = str(rng.choice(offers[source])), self.labels[source]
+        return Attacked(text, text, label, (keyword,), name, levels[source])
 
     def _by_rule(self, row: Attacked) -> Attacked:
-        rng = generator(self.settings.seed, "write", row.original)
-        if self.settings.kind == "keyword_addition":
-            return row._replace(text=add_mention(row.original, row.keywords[0], rng), maker="rules")
-        lexicon, own = load_lexicon(self.settings.synonyms), self.keywords[row.label]
-        text, replaced = replace_keywords(
-            row.original, own, lexicon, rng, self.settings.word_pattern
-        )
-        if not replaced:
-            return row._replace(note=f"{row.note}; no synonym" if row.note else "no synonym")
-        return row._replace(text=text, keywords=tuple(replaced), maker="rules")
+        settings, rng = self.settings, generator(self.settings.seed, "write", row.original)
+        if settings.kind == "keyword_addition":
+            text = add_mention(row.original, row.keywords[0], rng)
+            return row._replace(text=text, maker="rules")
+        lexicon, own = load_lexicon(settings.synonyms), self.keywords[row.label]
+        text, done = replace_keywords(row.original, own, lexicon, rng, settings.word_pattern)
+        if done:
+            return row._replace(text=text, keywords=tuple(done), maker="rules")
+        return row._replace(note="; ".join(filter(None, (row.note, "no synonym"))))
 
     def _by_chat(self, rows: Sequence[Attacked]) -> list[Attacked]:
         """Let the model rewrite texts, check the replies, and let a second call confirm the labels."""
@@ -202,16 +192,10 @@ class Attack:
         ]
         texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
         adding = settings.kind == "keyword_addition"
-        faults = [
-            fault(
-                row.original,
-                text,
-                required=row.keywords if adding else (),
-                forbidden=() if adding else row.keywords,
-                pattern=settings.word_pattern,
-            )
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        faults = []
+        for row, text in zip(rows, texts, strict=True):
+            needed, barred = (row.keywords, ()) if adding else ((), row.keywords)
+            faults.append(fault(row.original, text, needed, barred, settings.word_pattern))
         passing = [index for index, found in enumerate(faults) if found is None]
         questions = [ENGLISH["question"].format(label=labels[i], text=texts[i]) for i in passing]
         verdicts = model.generate(questions, sampling) if questions else []
@@ -294,35 +278,22 @@ def prepare_attack(
     return Attack(settings, tuple(labels), keywords, model)
 
 
-@dataclass(frozen=True, slots=True)
-class AttackSummary:
-    """What an attack did to a test set, in numbers of texts: the changed ones by maker and difficulty.
-
-    `notes` count why texts are unchanged, or why the rules had to write them.
-    """
-
-    texts: int
-    changed: int
-    dropped: int
-    makers: Mapping[str, int]
-    difficulties: Mapping[str, int]
-    notes: Mapping[str, int]
-
-    def __str__(self) -> str:
-        """A sentence or two for the end of a run."""
-        makers, levels, notes = (
-            ", ".join(f"{name} {count}" for name, count in counts.items())
-            for counts in (self.makers, self.difficulties, self.notes)
-        )
-        left_out = " and left out" if self.dropped else ""
-        parts = {
-            f"{self.changed} of {self.texts} texts changed": True,
-            f"written by {makers}": len(self.makers) > 1,
-            levels: levels,
-            f"{self.texts - self.changed} unchanged{left_out}": self.changed < self.texts,
-            f"notes: {notes}": notes,
-        }
-        return "; ".join(part for part, shown in parts.items() if shown)
+def describe(summary: Mapping[str, Any]) -> str:
+    """A sentence or two on what `run_attack` did."""
+    texts, changed = summary["texts"], summary["changed"]
+    makers, levels, notes = (
+        ", ".join(f"{name} {count}" for name, count in summary[key].items())
+        for key in ("makers", "difficulties", "notes")
+    )
+    left_out = " and left out" if summary["dropped"] else ""
+    parts = {
+        f"{changed} of {texts} texts changed": True,
+        f"written by {makers}": len(summary["makers"]) > 1,
+        levels: levels,
+        f"{texts - changed} unchanged{left_out}": changed < texts,
+        f"notes: {notes}": notes,
+    }
+    return "; ".join(part for part, shown in parts.items() if shown)
 
 
 def attack_dataset(
@@ -350,15 +321,19 @@ def attack_dataset(
     """
     attack = prepare_attack(train, settings or AttackSettings(), model)
     attacked, summary = run_attack(dataset, train, attack)
-    if summary.changed < summary.texts:
-        _logger.warning("The attack %s: %s.", attack.settings.kind, summary)
+    if summary["changed"] < summary["texts"]:
+        _logger.warning("The attack %s: %s.", attack.settings.kind, describe(summary))
     return attacked
 
 
 def run_attack(
     dataset: "Dataset", train: "Dataset", attack: Attack
-) -> "tuple[Dataset, AttackSummary]":
-    """Attack with a prepared attack; the data set of `attack_dataset` and what was done."""
+) -> "tuple[Dataset, dict[str, Any]]":
+    """Attack with a prepared attack: the data set of `attack_dataset`, and numbers of its texts.
+
+    These are `texts`, `changed`, `dropped`, the changed ones by `makers` and `difficulties`, and by
+    `notes` those that are unchanged or that the rules had to write.
+    """
     from datasets import Features, Value
 
     _check_labels(dataset, train)
@@ -373,21 +348,21 @@ def run_attack(
         desc=f"Attack {attack.settings.kind}",
     )
     changed = attacked.select([row for row, flag in enumerate(attacked[CHANGED]) if flag])
-    dropping = attack.settings.unchanged == "drop"
-    summary = AttackSummary(
-        texts=len(attacked),
-        changed=len(changed),
-        dropped=len(attacked) - len(changed) if dropping else 0,
-        makers=_counted(changed["maker"]),
-        difficulties=_counted(changed["difficulty"]),
-        notes=_counted(attacked["note"]),
-    )
-    if not summary.changed:
+    kept = changed if attack.settings.unchanged == "drop" else attacked
+    summary = {
+        "texts": len(attacked),
+        "changed": len(changed),
+        "dropped": len(attacked) - len(kept),
+        "makers": _counted(changed["maker"]),
+        "difficulties": _counted(changed["difficulty"]),
+        "notes": _counted(attacked["note"]),
+    }
+    if not summary["changed"]:
         raise DataError(
-            f"The attack {attack.settings.kind} changes nothing: {summary}. Take another kind or "
-            "maker, more `keywords`, or your own `synonyms`."
+            f"The attack {attack.settings.kind} changes nothing: {describe(summary)}. Take another kind "
+            "or maker, more `keywords`, or your own `synonyms`."
         )
-    return (changed if dropping else attacked), summary
+    return kept, summary
 
 
 def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
@@ -399,11 +374,11 @@ def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
             f"An attack needs one label space; the test data has {found[:5]!r}..., the training data "
             f"{labels[:5]!r}..."
         )
-    gold = Counter(dataset[LABEL])
-    if unseen := sorted(set(gold) - set(train[LABEL])):
+    known = set(train[LABEL])
+    if lost := [labels[label] for label in dataset[LABEL] if label not in known]:
         raise DataError(
-            f"{sum(gold[label] for label in unseen)} test texts have labels of which there is no training "
-            f"text: {[labels[label] for label in unseen][:5]!r}; add some, or leave those out."
+            f"{len(lost)} test texts have labels of which there is no training text: "
+            f"{sorted(set(lost))[:5]!r}; add some, or leave those out."
         )
 
 

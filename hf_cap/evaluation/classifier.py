@@ -45,12 +45,7 @@ class Classifier(TextClassifier):
         return _probabilities(self.logits(texts))
 
     def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
-        """Class probabilities with the token embeddings multiplied by masks, `(texts, labels)`.
-
-        Args:
-            texts: The texts; one may occur several times with different masks.
-            masks: For each text `(tokens, embedding_width)`, the tokens being those of `encode`.
-        """
+        """Class probabilities with token embeddings multiplied by a mask `(tokens, width)` per text."""
 
         @contextmanager
         def around(rows: list[int], inputs: Mapping[str, Tensor]) -> Iterator[None]:
@@ -81,8 +76,8 @@ class Classifier(TextClassifier):
     def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
         """Model inputs of each text; one warning counts the texts that are truncated."""
         encoded = super().encode(texts, **options)
-        pairs = zip(texts, encoded, strict=True)
-        full = [text for text, one in pairs if len(one["input_ids"]) == self.max_length]
+        lengths = [len(one["input_ids"]) for one in encoded]
+        full = [text for text, n in zip(texts, lengths, strict=True) if n == self.max_length]
         whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
         if cut := sum(len(ids) > self.max_length for ids in whole):
             _logger.warning(
@@ -110,12 +105,9 @@ def load_classifier(
     Raises:
         ModelError: one cannot be loaded, or a loaded model comes without a tokenizer.
     """
-    if tokenizer is None:
-        if not isinstance(model, str):
-            raise ModelError(
-                "A loaded model needs its tokenizer, got `tokenizer=None`. Pass it or its folder."
-            )
-        tokenizer = model
+    if tokenizer is None and not isinstance(model, str):
+        raise ModelError("A loaded model needs its tokenizer, got `tokenizer=None`; pass it.")
+    tokenizer = cast(str, model) if tokenizer is None else tokenizer
     return Classifier(
         load_model(model) if isinstance(model, str) else model,
         load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer,

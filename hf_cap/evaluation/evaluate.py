@@ -1,7 +1,7 @@
 """Evaluate a sequence classifier: accuracy, faithfulness of its attributions, agreement with a prior."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -83,50 +83,55 @@ class EvaluationSettings:
         check_range(self, "soft_samples", "attribution_steps", "batch_size", at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(
-                "`percentages` must be whole numbers above 0 and at most 100, got "
-                f"{self.percentages!r}."
+                f"`percentages` must be whole numbers in (0, 100], got {self.percentages!r}."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One evaluated text."""
+    """One evaluated text.
+
+    `probabilities` are in the order of the model's labels and sum to 1, `attributions` (of the
+    predicted class) and `prior` (of the gold class; `None` where the text has none) are per word.
+    """
 
     text: str
     label: str
     prediction: str
     probabilities: tuple[float, ...]
-    """One per label of the model, in its order; they sum to 1."""
     words: tuple[str, ...]
     attributions: tuple[float, ...] | None
-    """One per word, for the predicted class; `None` where none was computed."""
     prior: tuple[float, ...] | None
-    """One per word, for the gold class; `None` where the text has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """The results of `evaluate_classifier`. A number that was not measured is `None`."""
+    """The results of `evaluate_classifier`. A number that was not measured is `None`.
+
+    Attributes:
+        texts: Number of texts.
+        accuracy: Share of texts predicted right, in [0, 1].
+        macro_f1: Unweighted mean of F1 over the labels that occur as gold or predicted, in [0, 1].
+        comprehensiveness: Mean over texts, in [-1, 1]; higher is better.
+        sufficiency: Mean over texts, in [-1, 1]; lower is better.
+        soft_nc: Mean over the texts where it is defined, in [0, 1]; higher is better.
+        soft_ns: Likewise.
+        alignment: Mean cosine between the gold class's word attributions and the prior, in [-1, 1].
+        alignment_texts: Texts that have a prior which is not all zero.
+        labels: Label names in the order of `Record.probabilities`.
+        records: One per text, where asked for.
+    """
 
     texts: int
     accuracy: float
-    """Share of texts predicted right, in [0, 1]."""
     macro_f1: float
-    """Unweighted mean of F1 over the labels that occur as gold or predicted, in [0, 1]."""
     comprehensiveness: float | None = None
-    """Mean over texts, in [-1, 1]; higher is better."""
     sufficiency: float | None = None
-    """Mean over texts, in [-1, 1]; lower is better."""
     soft_nc: float | None = None
-    """Mean over the texts where it is defined, in [0, 1]; higher is better."""
     soft_ns: float | None = None
-    """Mean over the texts where it is defined, in [0, 1]; higher is better."""
     alignment: float | None = None
-    """Mean cosine between the gold class's word attributions and the prior, in [-1, 1]."""
     alignment_texts: int = 0
-    """Texts that have a prior which is not all zero."""
     labels: tuple[str, ...] = ()
-    """Label names in the order of `Record.probabilities`."""
     records: tuple[Record, ...] = dataclasses.field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,13 +160,15 @@ def evaluate_classifier(
         PriorError: a prior does not fit its text.
         ModelError: the model or tokenizer cannot be loaded or used.
     """
+    from sklearn.metrics import f1_score
+
     from hf_cap.evaluation.classifier import load_classifier
 
     settings = settings or EvaluationSettings()
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
     )
-    gold, texts = gold_labels(dataset, classifier.labels), list(dataset[TEXT])
+    gold, texts = _gold_labels(dataset, classifier.labels), list(dataset[TEXT])
     priors, explain = _priors(dataset, texts, settings), _explainer(classifier, settings)
     probabilities = classifier(texts)
     predicted = probabilities.argmax(axis=1)
@@ -171,33 +178,38 @@ def evaluate_classifier(
         attributions = explain(texts, predicted.tolist())
         scored = ScoredTexts(texts, predicted.tolist(), attributions, settings.word_pattern)
         measured |= _faithfulness(classifier, scored, settings)
-    measured |= _alignment(explain, texts, gold.tolist(), predicted.tolist(), attributions, priors)
+    right = set(np.flatnonzero(predicted == gold)) if attributions else set()
+    measured |= _alignment(explain, texts, gold, {row: attributions[row] for row in right}, priors)
     if settings.records:
-        record = partial(_record, classifier.labels, settings.word_pattern)
-        columns = (texts, gold, predicted, probabilities.tolist(), attributions, priors)
-        measured["records"] = tuple(map(record, *columns))
+        measured["records"] = tuple(
+            Record(
+                text,
+                classifier.labels[gold[row]],
+                classifier.labels[predicted[row]],
+                tuple(probabilities[row].tolist()),
+                tuple(word_strings(text, settings.word_pattern)),
+                tuple(attributions[row]),
+                None if priors[row] is None else tuple(priors[row]),
+            )
+            for row, text in enumerate(texts)
+        )
     return Evaluation(
         texts=len(texts),
         accuracy=float(np.mean(predicted == gold)),
-        macro_f1=_macro_f1(gold, predicted),
+        macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         labels=tuple(classifier.labels),
         **measured,
     )
 
 
-def gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
-    """Gold label of each row as an index into the model's `labels`, matched by name.
-
-    Raises:
-        DataError: a column is missing, there is no row, or a label is not one of the model's.
-    """
+def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
+    """Gold label of each row as an index into the model's `labels`, matched by name."""
     from datasets import ClassLabel
 
-    for column in (TEXT, LABEL):
-        if column not in dataset.column_names:
-            raise DataError(
-                f"Evaluation needs a column {column!r}; the data set has {dataset.column_names}."
-            )
+    if missing := {TEXT, LABEL} - set(dataset.column_names):
+        raise DataError(
+            f"Evaluation needs the columns {sorted(missing)}; the data set has {dataset.column_names}."
+        )
     if len(dataset) == 0:
         raise DataError("The data set to evaluate on has no rows.")
     feature = dataset.features[LABEL]
@@ -207,17 +219,10 @@ def gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
     if unknown := [name for name in space if name not in labels]:
         raise DataError(
             f"The model does not have {len(unknown)} of the data set's {len(space)} labels: "
-            f"{unknown[:5]!r}; its own are {list(labels)[:5]!r}... Labels are matched by name: set "
-            "`id2label` of the model's config, or evaluate on data with its labels."
+            f"{unknown[:5]!r}; its own are {list(labels)[:5]!r}... Set `id2label` of the model's config, "
+            "or evaluate on data with its labels."
         )
-    index = {name: position for position, name in enumerate(labels)}
-    return np.array([index[name] for name in names], dtype=np.intp)
-
-
-def _macro_f1(gold: NDArray[np.intp], predicted: NDArray[np.intp]) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(gold, predicted, average="macro", zero_division=0.0))
+    return np.array([labels.index(name) for name in names], dtype=np.intp)
 
 
 def _priors(dataset: "Dataset", texts: Sequence[str], settings: EvaluationSettings) -> list[Prior]:
@@ -269,41 +274,17 @@ def mean_defined(values: FloatArray) -> float | None:
 def _alignment(
     explain: Explain,
     texts: Sequence[str],
-    gold: Sequence[int],
-    predicted: Sequence[int],
-    attributions: WordScores,
+    gold: NDArray[np.intp],
+    known: Mapping[int, Sequence[float]],
     priors: Sequence[Prior],
 ) -> dict[str, Any]:
-    """Mean cosine with the prior; attributions of rightly predicted texts are used again."""
+    """Mean cosine with the prior; `known` are the gold class's attributions that exist already."""
     references = {row: prior for row, prior in enumerate(priors) if prior is not None}
     if not references:
         return {}
-    known: dict[int, list[float]] = {}
-    if attributions:
-        known = {row: attributions[row] for row in references if predicted[row] == gold[row]}
-    if missing := [row for row in references if row not in known]:
-        scores = explain([texts[row] for row in missing], [gold[row] for row in missing])
-        known.update(zip(missing, scores, strict=True))
-    cosines = [cosine(known[row], prior) for row, prior in references.items()]
+    scores = dict(known)
+    if missing := [row for row in references if row not in scores]:
+        found = explain([texts[row] for row in missing], gold[missing].tolist())
+        scores.update(zip(missing, found, strict=True))
+    cosines = [cosine(scores[row], prior) for row, prior in references.items()]
     return {"alignment": float(np.mean(cosines)), "alignment_texts": len(references)}
-
-
-def _record(
-    labels: Sequence[str],
-    word_pattern: str,
-    text: str,
-    gold: int,
-    predicted: int,
-    probabilities: Sequence[float],
-    attributions: Sequence[float],
-    prior: Prior,
-) -> Record:
-    return Record(
-        text=text,
-        label=labels[gold],
-        prediction=labels[predicted],
-        probabilities=tuple(probabilities),
-        words=tuple(word_strings(text, word_pattern)),
-        attributions=tuple(attributions),
-        prior=None if prior is None else tuple(prior),
-    )

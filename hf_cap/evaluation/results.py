@@ -1,18 +1,17 @@
 """Mean and interval of repeated runs, and their paired comparison with a baseline.
 
-Every function takes a tidy frame: one row per number, with the columns `run` (data set, regime or
-folder), `method`, `seed`, `draw` (number of the few-shot sample, 0 where there is one), `test_set`,
-`measure` and `value`.
+A tidy frame has one row per number, with the columns `run` (data set, regime or folder), `method`,
+`seed`, `draw` (number of the few-shot sample, 0 where there is one), `test_set`, `measure`, `value`.
 
 The independent unit is a draw, by the mean of its seeds: runs on the same texts are no evidence of
 their own about other texts. Where a group has one draw only, the unit is a seed, and the result
 does not hold for other draws.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from statistics import fmean
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -59,7 +58,7 @@ def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
-    """Mean and interval of each group of rows.
+    """Mean and interval of each group of rows of a tidy frame.
 
     Args:
         frame: A tidy frame.
@@ -73,18 +72,12 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) 
     Raises:
         DataError: a column is missing, or a value is not finite.
     """
-    by = list(by)
     units = _units(_marked(frame, by), by, ["value"])
-    rows = {
-        group: estimate(rows["value"], confidence)
-        for group, rows in units.groupby(by, sort=False, dropna=False)
-    }
-    return _indexed(
-        [(e.mean, e.low, e.high, e.n) for e in rows.values()],
-        list(rows),
-        by,
-        ["mean", "low", "high", "n"],
-    )
+    rows = [
+        (*group, *astuple(estimate(rows["value"], confidence)))
+        for group, rows in units.groupby(list(by), sort=False, dropna=False)
+    ]
+    return _table(rows, by, ["mean", "low", "high", "n"])
 
 
 def compare(
@@ -97,8 +90,6 @@ def compare(
     confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Paired difference of every method from a baseline, over the runs that both have.
-
-    Pairing takes away the spread that runs on the same draw and seed share.
 
     Args:
         frame: A tidy frame.
@@ -119,26 +110,8 @@ def compare(
         DataError: a column is missing, a value is not finite, or several rows fit one pair.
     """
     by = [name for name in by if name != "method"]
-    units = _paired_units(frame, baseline, by, pair_on)
-    p_value = {"t": _t_test, "bootstrap": paired_bootstrap}[test]
-    groups, found = [], []
-    for group, rows in units.groupby([*by, "method"], sort=False, dropna=False):
-        differences = (rows["value"] - rows["value_baseline"]).to_numpy()
-        e = estimate(differences, confidence)
-        groups.append(group)
-        found.append((e.mean, e.low, e.high, p_value(differences), e.n))
-    table = _indexed(found, groups, [*by, "method"], ["difference", "low", "high", "p", "n"])
-    family = table.groupby(by, dropna=False)["p"] if by else table["p"]
-    table.insert(4, "p_holm", family.transform(holm) if by else holm(table["p"]))
-    return table
-
-
-def _paired_units(
-    frame: pd.DataFrame, baseline: str, by: Sequence[str], pair_on: Sequence[str]
-) -> pd.DataFrame:
-    """One row per group, method and unit, over the runs that the baseline has too."""
-    keys = [*by, *pair_on]
-    marked = _marked(frame, [*by, "method"], pair_on)
+    keys, groups = [*by, *pair_on], [*by, "method"]
+    marked = _marked(frame, groups, pair_on)
     if marked.duplicated([*keys, "method"]).any():
         raise DataError(
             f"Several rows have the same {[*keys, 'method']!r}: name the columns that tell them "
@@ -148,19 +121,27 @@ def _paired_units(
     pairs = marked[~of_baseline].merge(
         marked.loc[of_baseline, [*keys, "value"]], on=keys, suffixes=("", "_baseline")
     )
-    return _units(pairs, [*by, "method"], ["value", "value_baseline"])
+    units = _units(pairs, groups, ["value", "value_baseline"])
+    p_value = {"t": _t_test, "bootstrap": paired_bootstrap}[test]
+    found = []
+    for group, rows in units.groupby(groups, sort=False, dropna=False):
+        differences = (rows["value"] - rows["value_baseline"]).to_numpy()
+        e = estimate(differences, confidence)
+        found.append((*group, e.mean, e.low, e.high, p_value(differences), e.n))
+    table = _table(found, groups, ["difference", "low", "high", "p", "n"])
+    family = table.groupby(by, dropna=False)["p"] if by else table["p"]
+    table.insert(4, "p_holm", family.transform(holm) if by else holm(table["p"]))
+    return table
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
     """Holm's step-down correction (Holm 1979), which keeps the family-wise error rate.
 
     Args:
-        p_values: p-value of each comparison, in [0, 1]; NaN where none was possible, which counts
-            as none.
+        p_values: p-value of each comparison, in [0, 1]; NaN, where none was possible, counts as none.
 
     Returns:
-        Adjusted p-values, in [p, 1] and in the order of the input; reject where they are at most
-        the level.
+        Adjusted p-values, in [p, 1] and in the order of the input.
 
     Raises:
         DataError: a p-value is outside [0, 1].
@@ -183,8 +164,7 @@ def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed
     reject far too often: at the 5 % level in 29 % of comparisons of 3 pairs without a difference.
 
     Args:
-        differences: One per pair: of the runs, or of the texts (1 where only the first is right, −1
-            for the other).
+        differences: One per pair: of the runs, or of the texts.
         resamples: Number of resamples.
         seed: Seed of the resampling.
 
@@ -200,32 +180,27 @@ def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed
     mean, variance = data.mean(), data.var()
     if mean == 0:
         return 1.0
-    least = max(0.5 ** (len(data) - 1), 1 / (1 + resamples))
-    if variance <= _NO_SPREAD * mean**2:
-        return float(least)
-    # equal differences are interchangeable, so only how often each is drawn matters
-    distinct, counts = np.unique(data - mean, return_counts=True)
-    rng = np.random.default_rng(seed)
     extreme = 0
-    for start in range(0, resamples, _CHUNK):
-        size = min(_CHUNK, resamples - start)
-        shares = rng.multinomial(len(data), counts / len(data), size=size) / len(data)
-        means = shares @ distinct
-        variances = np.maximum(shares @ distinct**2 - means**2, 0.0)
-        # |t| compared without dividing by a spread of zero; rounding must not decide between equal values
-        extreme += int((means**2 * variance >= mean**2 * variances * (1 - 1e-9)).sum())
+    if variance > _NO_SPREAD * mean**2:
+        # equal differences are interchangeable, so only how often each is drawn matters
+        distinct, counts = np.unique(data - mean, return_counts=True)
+        rng = np.random.default_rng(seed)
+        for start in range(0, resamples, _CHUNK):
+            size = min(_CHUNK, resamples - start)
+            shares = rng.multinomial(len(data), counts / len(data), size=size) / len(data)
+            means = shares @ distinct
+            variances = np.maximum(shares @ distinct**2 - means**2, 0.0)
+            # |t| without dividing by a spread of zero; rounding must not decide between equal values
+            extreme += int((means**2 * variance >= mean**2 * variances * (1 - 1e-9)).sum())
     return float(max(0.5 ** (len(data) - 1), (1 + extreme) / (1 + resamples)))
 
 
 def _t_test(differences: FloatArray) -> float:
     """Two-sided p of the one-sample t test for a mean of zero; NaN for a single value."""
-    data = _finite(differences)
-    mean, n = data.mean(), len(data)
-    if n == 1:
-        return float("nan")
-    if data.var() <= _NO_SPREAD * mean**2:  # scipy divides by zero
+    mean, n = differences.mean(), len(differences)
+    if n > 1 and differences.var() <= _NO_SPREAD * mean**2:  # scipy divides by zero
         return 1.0 if mean == 0 else 0.0
-    return float(stats.ttest_1samp(data, 0.0).pvalue)
+    return float(stats.ttest_1samp(differences, 0.0).pvalue) if n > 1 else float("nan")
 
 
 def _finite(values: ArrayLike) -> FloatArray:
@@ -239,8 +214,7 @@ def _finite(values: ArrayLike) -> FloatArray:
 
 def _marked(frame: pd.DataFrame, by: Sequence[str], pair_on: Sequence[str] = ()) -> pd.DataFrame:
     """The frame with a column `unit`: the draw, or the row where draws are one."""
-    needed = dict.fromkeys([*by, *pair_on, "value"])
-    if missing := [name for name in needed if name not in frame]:
+    if missing := [name for name in (*by, *pair_on, "value") if name not in frame]:
         raise DataError(f"The results have no column {missing!r}; there are {list(frame)!r}.")
     frame = frame.reset_index(drop=True)
     draw = frame.get("draw", pd.Series(0, frame.index))
@@ -257,17 +231,7 @@ def _units(frame: pd.DataFrame, by: Sequence[str], values: list[str]) -> pd.Data
     return groups[values].agg(fmean).reset_index()
 
 
-def _indexed(
-    rows: Sequence[tuple[object, ...]],
-    groups: Sequence[object],
-    by: Sequence[str],
-    columns: Sequence[str],
-) -> pd.DataFrame:
+def _table(rows: Iterable[Any], by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """A frame of numbers whose index are the groups."""
-    parts = [group if isinstance(group, tuple) else (group,) for group in groups]
-    levels = [[part[level] for part in parts] for level in range(len(by))]
-    index = pd.Index(levels[0], name=by[0])
-    if len(by) > 1:
-        index = pd.MultiIndex.from_arrays(levels, names=by)
-    table = pd.DataFrame(rows, index=index, columns=columns)
+    table = pd.DataFrame(rows, columns=[*by, *columns]).set_index(list(by))
     return table.astype({name: int if name == "n" else float for name in columns})

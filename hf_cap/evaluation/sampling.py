@@ -1,8 +1,6 @@
 """Few-shot training sets: k texts per class, in several samples that are the same for every method."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hf_cap.errors import ConfigError, DataError
@@ -11,8 +9,6 @@ from hf_cap.utils import rank
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_logger = logging.getLogger(__name__)
 
 
 def few_shot(
@@ -37,37 +33,18 @@ def few_shot(
     """
     from hf_cap.data import label_names
 
-    names = label_names(dataset)
-    labels = [names[label] for label in dataset[LABEL]]
-    rows = few_shot_rows(
-        dataset[TEXT], labels, k, draw=draw, seed=seed, space=names, allow_fewer=allow_fewer
-    )
-    return dataset.select(rows)
-
-
-def few_shot_rows(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    k: int,
-    *,
-    draw: int = 0,
-    seed: int = 0,
-    space: Sequence[str] = (),
-    allow_fewer: bool = False,
-) -> list[int]:
-    """Row numbers of a few-shot set, as `few_shot`; `space` names classes that may have no text."""
     if k < 1:
         raise ConfigError(f"A few-shot set has at least 1 text per class, got k={k!r}.")
-    ranked: dict[str, dict[bytes, int]] = defaultdict(dict)
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        ranked[label].setdefault(rank(seed, draw, label, text), row)
-    counts = {label: len(ranked[label]) for label in space or list(ranked)}
-    if short := {label: count for label, count in counts.items() if count < k}:
-        message = f"{len(short)} classes have fewer than {k} different texts: " + ", ".join(
-            f"{label!r} has {count}" for label, count in list(short.items())[:5]
+    names = label_names(dataset)
+    ranked: dict[str, dict[bytes, int]] = {name: {} for name in names}
+    for row, (text, label) in enumerate(zip(dataset[TEXT], dataset[LABEL], strict=True)):
+        ranked[names[label]].setdefault(rank(seed, draw, names[label], text), row)
+    if short := [f"{name!r} has {len(rows)}" for name, rows in ranked.items() if len(rows) < k]:
+        message = (
+            f"{len(short)} classes have fewer than {k} different texts: {', '.join(short[:5])}"
         )
         if not allow_fewer:
             raise DataError(f"{message}. Choose a smaller k, or allow fewer (`allow_fewer=True`).")
-        _logger.warning("%s; all of them are taken.", message)
+        logging.getLogger(__name__).warning("%s; all of them are taken.", message)
     chosen = [item for rows in ranked.values() for item in sorted(rows.items())[:k]]
-    return [row for _, row in sorted(chosen)]
+    return dataset.select([row for _, row in sorted(chosen)])

@@ -30,6 +30,7 @@ from hf_cap.evaluation.attacks import (
     AttackSettings,
     attack_dataset,
     clean_reply,
+    describe,
     fault,
     prepare_attack,
     run_attack,
@@ -216,10 +217,15 @@ def test_the_rules_write_what_the_chat_model_cannot() -> None:
     ]
     settings = AttackSettings(kind="keyword_replacement", maker="chat", unchanged="rules")
     _, summary = run_attack(TEST, train(), prepare_attack(train(), settings, chat))
-    assert summary.makers == {"rules": 2, "chat": 1}
-    assert summary.notes == {"refusal": 1, "several lines": 1, "no keyword": 1}
-    assert (summary.texts, summary.changed, summary.dropped) == (4, 3, 0)
-    assert "written by rules 2, chat 1" in str(summary)
+    assert summary == {
+        "texts": 4,
+        "changed": 3,
+        "dropped": 0,
+        "makers": {"rules": 2, "chat": 1},
+        "difficulties": {},
+        "notes": {"refusal": 1, "several lines": 1, "no keyword": 1},
+    }
+    assert "written by rules 2, chat 1" in describe(summary)
 
 
 def test_the_settings_name_the_chat_model_and_how_it_answers(

@@ -187,8 +187,8 @@ def test_unknown_labels_are_named() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": ["a"]}, "needs a column 'label'; the data set has"),
-        ({"sentence": ["a"], "label": ["card"]}, "needs a column 'text'"),
+        ({"text": ["a"]}, r"needs the columns \['label'\]; the data set has"),
+        ({"sentence": ["a"], "label": ["card"]}, r"needs the columns \['text'\]"),
         ({"text": [], "label": []}, "no rows"),
     ],
 )
