@@ -1,27 +1,15 @@
 """Evaluate a sequence classifier: accuracy, faithfulness of its attributions, agreement with a prior."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.metrics import (
-    PERCENTAGES,
-    SOFT_SAMPLES,
-    FloatArray,
-    ScoredTexts,
-    SoftDistance,
-    comprehensiveness,
-    cosine,
-    soft_nc,
-    soft_ns,
-    sufficiency,
-)
+from hf_cap.evaluation import metrics
 from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import WORD_PATTERN, word_strings
@@ -31,11 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_cap.evaluation.classifier import Classifier
-
-WordScores: TypeAlias = list[list[float]]
-Explain: TypeAlias = Callable[[list[str], list[int]], WordScores]
-"""Texts and classes to word attributions."""
-Prior: TypeAlias = Sequence[float] | None
 
 
 @documented
@@ -47,14 +30,14 @@ class EvaluationSettings:
         True, "Measure comprehensiveness and sufficiency: one attribution and some passes per text."
     )
     percentages: tuple[int, ...] = option(
-        PERCENTAGES,
+        metrics.PERCENTAGES,
         "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are their mean.",
     )
     soft: bool = option(False, "Measure Soft-NC and Soft-NS too.")
     soft_samples: int = option(
-        SOFT_SAMPLES, "Random embedding masks per text for the soft metrics; at least 1."
+        metrics.SOFT_SAMPLES, "Random embedding masks per text for the soft metrics; at least 1."
     )
-    soft_distance: SoftDistance = option(
+    soft_distance: metrics.SoftDistance = option(
         "probability",
         "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
@@ -168,37 +151,16 @@ def evaluate_classifier(
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
     )
-    gold, texts = _gold_labels(dataset, classifier.labels), list(dataset[TEXT])
-    priors, explain = _priors(dataset, texts, settings), _explainer(classifier, settings)
-    probabilities = classifier(texts)
+    gold = _gold_labels(dataset, classifier.labels)
+    priors = _priors(dataset, settings)
+    probabilities = classifier(dataset[TEXT][:])
     predicted = probabilities.argmax(axis=1)
-    measured: dict[str, Any] = {}
-    attributions: WordScores = []
-    if settings.faithfulness or settings.soft or settings.records:
-        attributions = explain(texts, predicted.tolist())
-        scored = ScoredTexts(texts, predicted.tolist(), attributions, settings.word_pattern)
-        measured |= _faithfulness(classifier, scored, settings)
-    right = set(np.flatnonzero(predicted == gold)) if attributions else set()
-    measured |= _alignment(explain, texts, gold, {row: attributions[row] for row in right}, priors)
-    if settings.records:
-        measured["records"] = tuple(
-            Record(
-                text,
-                classifier.labels[gold[row]],
-                classifier.labels[predicted[row]],
-                tuple(probabilities[row].tolist()),
-                tuple(word_strings(text, settings.word_pattern)),
-                tuple(attributions[row]),
-                None if priors[row] is None else tuple(priors[row]),
-            )
-            for row, text in enumerate(texts)
-        )
     return Evaluation(
-        texts=len(texts),
+        texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         labels=tuple(classifier.labels),
-        **measured,
+        **_explained(classifier, dataset[TEXT][:], gold.tolist(), probabilities, priors, settings),
     )
 
 
@@ -225,66 +187,100 @@ def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
     return np.array([labels.index(name) for name in names], dtype=np.intp)
 
 
-def _priors(dataset: "Dataset", texts: Sequence[str], settings: EvaluationSettings) -> list[Prior]:
+def _priors(dataset: "Dataset", settings: EvaluationSettings) -> list[list[float] | None]:
     """The prior of each row; `None` where there is none, or it is all zero."""
     column = settings.prior_column
     if column not in dataset.column_names:
-        return [None] * len(texts)
-    priors: list[Prior] = list(dataset[column])
-    for row, (text, prior) in enumerate(zip(texts, priors, strict=True)):
+        return [None] * len(dataset)
+    priors = list(dataset[column])
+    for row, (text, prior) in enumerate(zip(dataset[TEXT], priors, strict=True)):
         check_prior(prior, word_strings(text, settings.word_pattern), column=column, row=row)
     return [prior if prior is not None and any(prior) else None for prior in priors]
 
 
-def _explainer(classifier: "Classifier", settings: EvaluationSettings) -> Explain:
+def _explained(
+    classifier: "Classifier",
+    texts: list[str],
+    gold: Sequence[int],
+    probabilities: metrics.FloatArray,
+    priors: Sequence[list[float] | None],
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """What needs attributions: faithfulness and records of the predicted class, alignment of the gold."""
+    predicted, labels, pattern = (
+        probabilities.argmax(axis=1).tolist(),
+        classifier.labels,
+        settings.word_pattern,
+    )
+    measured: dict[str, Any] = {}
+    known: dict[tuple[int, int], list[float]] = {}
+    if settings.faithfulness or settings.soft or settings.records:
+        scores = _attribute(classifier, texts, list(enumerate(predicted)), known, settings)
+        scored = metrics.ScoredTexts(texts, predicted, scores, pattern)
+        measured |= _faithfulness(classifier, scored, settings)
+    if rows := [row for row, prior in enumerate(priors) if prior is not None]:
+        of_gold = _attribute(classifier, texts, [(row, gold[row]) for row in rows], known, settings)
+        cosines = [
+            metrics.cosine(s, priors[row] or ()) for row, s in zip(rows, of_gold, strict=True)
+        ]
+        measured |= {"alignment": float(np.mean(cosines)), "alignment_texts": len(rows)}
+    if settings.records:
+        measured["records"] = tuple(
+            Record(
+                text,
+                labels[gold[row]],
+                labels[predicted[row]],
+                tuple(probabilities[row].tolist()),
+                tuple(word_strings(text, pattern)),
+                tuple(known[row, predicted[row]]),
+                tuple(prior) if prior else None,
+            )
+            for row, (text, prior) in enumerate(zip(texts, priors, strict=True))
+        )
+    return measured
+
+
+def _attribute(
+    classifier: "Classifier",
+    texts: list[str],
+    wanted: list[tuple[int, int]],
+    known: dict[tuple[int, int], list[float]],
+    settings: EvaluationSettings,
+) -> list[list[float]]:
+    """Word attributions of each wanted text and class; `known` are not computed again."""
     from hf_cap.attribution import attribute_words
 
-    return partial(
-        attribute_words,
-        classifier.model,
-        classifier.tokenizer,
-        method=settings.attribution_method,
-        steps=settings.attribution_steps,
-        batch_size=settings.batch_size,
-        word_pattern=settings.word_pattern,
-        max_length=classifier.max_length,
-    )
+    if missing := [pair for pair in wanted if pair not in known]:
+        found = attribute_words(
+            classifier.model,
+            classifier.tokenizer,
+            [texts[row] for row, _ in missing],
+            [target for _, target in missing],
+            method=settings.attribution_method,
+            steps=settings.attribution_steps,
+            batch_size=settings.batch_size,
+            word_pattern=settings.word_pattern,
+            max_length=classifier.max_length,
+        )
+        known.update(zip(missing, found, strict=True))
+    return [known[pair] for pair in wanted]
 
 
 def _faithfulness(
-    classifier: "Classifier", scored: ScoredTexts, settings: EvaluationSettings
+    classifier: "Classifier", scored: metrics.ScoredTexts, settings: EvaluationSettings
 ) -> dict[str, float | None]:
-    values: dict[str, FloatArray] = {}
+    values: dict[str, metrics.FloatArray] = {}
     if settings.faithfulness:
-        values["comprehensiveness"] = comprehensiveness(classifier, scored, settings.percentages)
-        values["sufficiency"] = sufficiency(classifier, scored, settings.percentages)
+        for hard in (metrics.comprehensiveness, metrics.sufficiency):
+            values[hard.__name__] = hard(classifier, scored, settings.percentages)
     if settings.soft:
-        soft = (settings.soft_samples, settings.soft_distance, settings.seed)
-        values["soft_nc"] = soft_nc(classifier, scored, *soft)
-        values["soft_ns"] = soft_ns(classifier, scored, *soft)
+        options = (settings.soft_samples, settings.soft_distance, settings.seed)
+        for soft in (metrics.soft_nc, metrics.soft_ns):
+            values[soft.__name__] = soft(classifier, scored, *options)
     return {name: mean_defined(value) for name, value in values.items()}
 
 
-def mean_defined(values: FloatArray) -> float | None:
+def mean_defined(values: metrics.FloatArray) -> float | None:
     """Mean over the values that are not NaN; `None` where there is none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None
-
-
-def _alignment(
-    explain: Explain,
-    texts: Sequence[str],
-    gold: NDArray[np.intp],
-    known: Mapping[int, Sequence[float]],
-    priors: Sequence[Prior],
-) -> dict[str, Any]:
-    """Mean cosine with the prior; `known` are the gold class's attributions that exist already."""
-    references = {row: prior for row, prior in enumerate(priors) if prior is not None}
-    if not references:
-        return {}
-    scores = dict(known)
-    if missing := [row for row in references if row not in scores]:
-        found = explain([texts[row] for row in missing], gold[missing].tolist())
-        scores.update(zip(missing, found, strict=True))
-    cosines = [cosine(scores[row], prior) for row, prior in references.items()]
-    return {"alignment": float(np.mean(cosines)), "alignment_texts": len(references)}

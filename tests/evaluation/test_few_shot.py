@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset
@@ -23,7 +24,7 @@ def dataset(texts: Sequence[str], names: Sequence[str] = NAMES) -> Dataset:
 ALL = dataset(TEXTS)
 
 
-def drawn(data: Dataset, k: int, **options: int) -> list[str]:
+def drawn(data: Dataset, k: int, **options: Any) -> list[str]:
     texts: list[str] = few_shot(data, k, **options)["text"][:]
     return texts
 
