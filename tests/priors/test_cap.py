@@ -1,4 +1,3 @@
-import json
 import logging
 import math
 import typing
@@ -9,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import pipeline
 
-from hf_cap.errors import CAPError, ConfigError, DataError, ExtractError, ModelError
+from hf_cap.errors import ConfigError, DataError, ExtractError, ModelError
 from hf_cap.lm.base import (
     LanguageModel,
     LMRuntime,
@@ -27,6 +26,7 @@ from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors import prompts
 from hf_cap.priors.cap import SCORES, CAPPrior, Score
 from hf_cap.priors.language_model import SIGNS, Sign
+from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -47,8 +47,7 @@ CUES = {"lost card": ("lost", "card"), "pay fine": ("pay", "fine"), "renew book"
 
 
 def dataset(texts: Sequence[str] = TEXTS, labels: Sequence[int] = GOLD) -> Dataset:
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
-    return Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features)
+    return labelled(texts, labels, LABELS)
 
 
 def asked_text(prompt: str) -> str:
@@ -84,25 +83,22 @@ def test_prior_is_the_weight_of_each_word() -> None:
     assert made["cap_r2"][0] == pytest.approx(1)
     assert made["cap_r2"][2] is None
     assert [len(p) for p in made["cap_std"]] == [len(w) for w in made["words"]]
-
-
-def test_label_names_and_indices_are_the_same() -> None:
     by_name = added(prior(), labels=[LABELS[label] for label in GOLD])
-    assert by_name["prior_cap"] == added(prior())["prior_cap"]
+    assert by_name["prior_cap"] == made["prior_cap"]
 
 
 @pytest.mark.parametrize(
-    ("sign", "expected"),
-    [("positive", [1.5, 0]), ("signed", [1.5, -1.5]), ("absolute", [1.5, 1.5])],
+    ("options", "expected"),
+    [
+        ({"sign": "positive"}, [1.5, 0]),
+        ({"sign": "signed"}, [1.5, -1.5]),
+        ({"sign": "absolute"}, [1.5, 1.5]),
+        ({"score": "mean_log_prob"}, [0.75, -0.75]),
+    ],
 )
-def test_sign(sign: Sign, expected: list[float]) -> None:
-    made = added(prior(sign=sign), ["fine please"], [1])
+def test_sign_and_mean(options: dict[str, Any], expected: list[float]) -> None:
+    made = added(prior(**options), ["fine please"], [1])
     np.testing.assert_allclose(made["prior_cap"][0], expected, atol=1e-6)
-
-
-def test_mean_log_prob_is_per_token() -> None:
-    made = added(prior(score="mean_log_prob"), ["please renew my book"], [2])
-    np.testing.assert_allclose(made["prior_cap"][0], [0, 1.5, 0, 1.5], atol=1e-6)
 
 
 def test_contrast_takes_off_what_rivals_gain_as_well() -> None:
@@ -154,13 +150,8 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
     calibrated({"text": ["lost fine now gone"], "label": [0]})
     rivals = {query.answer for query in model.calls[len(LABELS) :]} - {" lost card"}
     assert rivals == {" pay fine"}
-
-
-def test_calibration_off_leaves_no_offsets() -> None:
-    made = CAPPrior.from_dataset(
-        dataset(), model=MockLanguageModel(cue_score), score="contrast", calibration_texts=0
-    )
-    assert made.offsets == ()
+    off = {"score": "contrast", "calibration_texts": 0}
+    assert CAPPrior.from_dataset(dataset(), model=model, **off).offsets == ()
 
 
 def test_label_scores_and_rank() -> None:
@@ -190,12 +181,9 @@ def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
         made({"text": [text], "label": [label]})
         shown = " ".join(" ".join({query.prefix for query in model.calls}).casefold().split())
         assert f"message: {' '.join(text.casefold().split())} category" not in shown
-
-
-def test_prefix_is_shared_by_all_queries_of_a_set() -> None:
-    model = MockLanguageModel(cue_score)
-    CAPPrior.from_dataset(dataset(), model=model)({"text": TEXTS, "label": GOLD})
-    assert len({query.prefix for query in model.calls}) == 2
+    model.calls.clear()
+    made({"text": data["text"][:], "label": data["label"][:]})
+    assert len({query.prefix for query in model.calls}) == 2  # one of each set
 
 
 def test_map_is_a_pure_function_of_the_rows() -> None:
@@ -209,20 +197,20 @@ def test_map_is_a_pure_function_of_the_rows() -> None:
         assert alone["cap_rank"][0] == whole["cap_rank"][row]
 
 
-def test_dataset_map_adds_the_columns() -> None:
-    data = dataset().map(prior(), batched=True, batch_size=4, load_from_cache_file=False)
-    assert {"words", "prior_cap", "cap_std", "cap_r2", "cap_masks", "cap_cut", "provenance"} <= set(
-        data.column_names
+def test_settings_are_the_cache_key(tmp_path: Path) -> None:
+    def key(**options: Any) -> str:
+        return str(Hasher.hash(CAPPrior(labels=LABELS, **options)))
+
+    assert key(n=100) == key() != key(n=99)
+    with using_runtime(LMRuntime(device="cpu")):
+        on_cpu = key()
+    with using_runtime(LMRuntime(device="mps")):  # another number format changes scores
+        assert key() != on_cpu == key(model=LMSettings(dtype="float32"))
+    one, same, other = (
+        LocalLanguageModel(llama(seed=seed), byte_tokenizer()) for seed in (0, 0, 1)
     )
-    facts = json.loads(data["provenance"][0])["cap"]
-    assert facts["model"] == "mock"
-    assert facts["penalty"] == PENALTY
-    assert facts["n"] == 100
-
-
-def test_settings_are_the_cache_key() -> None:
-    one, same, other = (CAPPrior(labels=LABELS, n=n) for n in (100, 100, 99))
-    assert Hasher.hash(one) == Hasher.hash(same) != Hasher.hash(other)
+    CAPPrior(labels=LABELS, model=one)({"text": ["pay it"], "label": [1]})  # counts are no state
+    assert key(model=one) == key(model=same) != key(model=other)
 
 
 def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> None:
@@ -238,26 +226,6 @@ def test_the_wording_of_a_template_is_part_of_the_cache_key(tmp_path: Path) -> N
     assert Hasher.hash(made("Say the category")) != Hasher.hash(first)
     with pytest.raises(ModelError, match=r"own.yaml' changed on disk after"):
         first.open()
-
-
-def test_the_number_format_of_the_device_is_part_of_the_cache_key() -> None:
-    with using_runtime(LMRuntime(device="cpu")):
-        on_cpu = CAPPrior(labels=LABELS)
-    with using_runtime(LMRuntime(device="mps")):
-        on_gpu = CAPPrior(labels=LABELS)
-        asked = CAPPrior(labels=LABELS, model=LMSettings(dtype="float32"))
-    assert Hasher.hash(on_cpu) != Hasher.hash(on_gpu)
-    assert Hasher.hash(on_cpu) == Hasher.hash(asked)
-
-
-def test_a_loaded_model_counts_by_its_fingerprint() -> None:
-    one, same, other = (
-        LocalLanguageModel(llama(seed=seed), byte_tokenizer()) for seed in (0, 0, 1)
-    )
-    sources = [CAPPrior(labels=LABELS, model=model) for model in (one, same, other)]
-    sources[0]({"text": ["pay it"], "label": [1]})  # what it counts is not its state
-    first, second, third = map(Hasher.hash, sources)
-    assert first == second != third
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "model and tokenizer", "folder"])
@@ -279,14 +247,18 @@ def test_a_loaded_pipeline_is_used_inside_map(kind: str, tmp_path: Path) -> None
 
 
 class Narrow(MockLanguageModel):
-    """Reads prompts of at most `room` characters after the prefix."""
+    """Reads prompts of at most `room` bytes after the prefix, and refuses others."""
 
     def __init__(self, room: int, function: Any = cue_score) -> None:
         super().__init__(function)
         self.room = room
 
     def excess(self, query: Query) -> int:
-        return len(query.body) + len(query.answer) - self.room
+        return len((query.body + query.answer).encode()) - self.room
+
+    def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
+        assert all(self.excess(query) <= 0 for query in queries), "the language model refuses it"
+        return super().log_probs(queries)
 
 
 def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) -> None:
@@ -299,35 +271,13 @@ def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) ->
     assert made["prior_cap"][0][3:] == [0.0] * made["cap_cut"][0]
     assert made["prior_cap"][0][0] > 0
     assert "1 of 2 texts are longer" in caplog.text
-
-
-def test_prompt_without_room_is_refused() -> None:
-    with pytest.raises(ModelError, match="leaves no room for the word 'please' of 6"):
-        added(prior(model=Narrow(5)))
-
-
-def test_a_word_without_room_is_named() -> None:
-    with pytest.raises(
-        ModelError, match=r"room for the word '我{40}' of 400 characters.*`word_pattern`"
-    ):
+    with pytest.raises(ModelError, match=r"no room for the word '我{40}' of 400.*`word_pattern`"):
         added(prior(model=Narrow(100)), ["我" * 400], [0])
 
 
-class NarrowInBytes(Narrow):
-    def excess(self, query: Query) -> int:
-        return len((query.body + query.answer).encode()) - self.room
-
-    def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
-        assert all(self.excess(query) <= 0 for query in queries), "the language model refuses it"
-        return super().log_probs(queries)
-
-
 def test_the_label_of_most_tokens_must_fit() -> None:
-    def score(prompt: str, answer: str) -> float:
-        return -1.0
-
     many = "退款请求我" * 2  # fewer characters than the other label and more bytes
-    model = NarrowInBytes(60, score)
+    model = Narrow(60, lambda prompt, answer: -1.0)
     source = CAPPrior(labels=("renew_my_book", many), model=model, keep_label_scores=True, n=5)
     made = source({"text": ["one two three four five six"], "label": [0]})
     assert made["cap_cut"] == [2]
@@ -344,10 +294,10 @@ def test_the_label_of_most_tokens_must_fit() -> None:
 def test_perturbed_texts_must_fit_as_well(options: dict[str, Any]) -> None:
     text = "lost card and so on and so forth"
     whole = len(f" {text}\nCategory: renew book")
-    made = added(prior(model=NarrowInBytes(whole + 3), **options), [text], [0])
+    made = added(prior(model=Narrow(whole + 3), **options), [text], [0])
     assert made["cap_cut"][0] > 0
     assert len(made["prior_cap"][0]) == len(made["words"][0])
-    roomy = added(prior(model=NarrowInBytes(whole + 100), **options), [text], [0])
+    roomy = added(prior(model=Narrow(whole + 100), **options), [text], [0])
     assert roomy["cap_cut"] == [0]
 
 
@@ -395,27 +345,21 @@ def test_only_labels_that_begin_another_are_ended(model: LanguageModel, verbalis
 
 
 @pytest.mark.parametrize(
-    ("batch", "error", "message"),
+    ("batch", "message"),
     [
-        (
-            {"sentence": ["a"], "label": [0]},
-            DataError,
-            r"no column 'text'; found \['label', 'sentence'\]",
-        ),
-        ({"text": ["a"], "intent": [0]}, DataError, "no column 'label'"),
-        ({"text": ["a b", "  "], "label": [0, 0]}, DataError, "Row 1: the text is '  '"),
-        ({"text": [None], "label": [0]}, DataError, "Row 0: the text is None"),
-        ({"text": ["a b"], "label": [3]}, DataError, "label 3 is not in the label space of 3"),
-        ({"text": ["a b"], "label": [-1]}, DataError, "label -1"),
-        ({"text": ["a b"], "label": ["nonsense"]}, DataError, "label 'nonsense'"),
-        ({"text": ["a b"], "label": [None]}, DataError, "label None"),
+        ({"text_": ["a"], "label": [0]}, r"no column 'text'; found \['label', 'text_'\]"),
+        ({"text": ["a"], "intent": [0]}, "no column 'label'"),
+        ({"text": ["a b", "  "], "label": [0, 0]}, "Row 1: the text is '  '.* finds no words"),
+        ({"text": [None], "label": [0]}, "Row 0: the text is None"),
+        ({"text": ["a b"], "label": [3]}, "label 3 is not in the label space of 3"),
+        ({"text": ["a b"], "label": [-1]}, "label -1"),
+        ({"text": ["a b"], "label": ["nonsense"]}, "label 'nonsense'"),
+        ({"text": ["a b"], "label": [None]}, "label None"),
     ],
 )
-def test_bad_rows_are_refused_before_any_scoring(
-    batch: dict[str, list[Any]], error: type[CAPError], message: str
-) -> None:
+def test_bad_rows_are_refused_before_any_scoring(batch: dict[str, list[Any]], message: str) -> None:
     model = MockLanguageModel(cue_score)
-    with pytest.raises(error, match=message):
+    with pytest.raises(DataError, match=message):
         prior(model=model)(batch)
     assert model.calls == []
 
@@ -430,11 +374,8 @@ def test_bad_rows_are_refused_before_any_scoring(
 def test_settings_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         prior(**options)
-
-
-def test_word_pattern_must_be_a_regular_expression() -> None:
     with pytest.raises(ConfigError, match="not a regular expression"):
-        added(prior(word_pattern="("))
+        prior(word_pattern="(")
 
 
 def test_scores_that_are_not_finite_stop_the_run() -> None:

@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
@@ -33,6 +24,7 @@ from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, ZeroSho
 from hf_cap.priors.keywords import WordLengthPrior
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
+from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
@@ -41,17 +33,10 @@ QUIET = ExtractionSettings(batch_size=2, progress=False)
 
 def splits(rows: int = 7) -> DatasetDict:
     """Texts of which no two have a word in common, so that each needs questions of its own."""
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
     words = "please renew my card".split()
     texts = [" ".join(f"{word}{number}" for word in words) for number in range(rows)]
-    train = {"text": texts, "label": [(i + 2) % 3 for i in range(rows)]}
-    test = {"text": ["pay"], "label": [1]}
-    return DatasetDict(
-        {
-            "train": Dataset.from_dict(train, features=features),
-            "test": Dataset.from_dict(test, features=features),
-        }
-    )
+    train = labelled(texts, [(i + 2) % 3 for i in range(rows)], LABELS)
+    return DatasetDict({"train": train, "test": labelled(["pay"], [1], LABELS)})
 
 
 def read(folder: Path, split: str = "train") -> Dataset:
@@ -87,70 +72,64 @@ class Halves(Source):
         return SourceResult(scores, {"late": late})
 
 
-def test_sources_side_by_side(tmp_path: Path, model: str) -> None:
+def test_sources_side_by_side_with_all_that_made_them(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = splits()
-    sources = [
-        CAPPrior.from_dataset(data["train"], model=model, n=5, keep_label_scores=True),
-        ChannelPrior.from_dataset(data["train"], model=model, keep_label_scores=True),
-        Halves(labels=LABELS),
-    ]
-    summary = extract_priors(data, sources, tmp_path / "out", QUIET, command="hf-cap extract")
+    cap = CAPPrior.from_dataset(data["train"], model=model, n=5, seed=3, keep_label_scores=True)
+    channel = ChannelPrior.from_dataset(data["train"], model=model, keep_label_scores=True)
+    settings = ExtractionSettings(batch_size=2)
+    summary = extract_priors(
+        data, [cap, channel, Halves(labels=LABELS)], tmp_path / "out", settings, command="hf-cap x"
+    )
+    shown = capsys.readouterr().err
+    assert "halves: 100%" in shown
+    assert "21/21" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     made = read(tmp_path / "out")
-    direct = sources[0](data["train"][:2])
-    assert made["prior_cap"][:2] == direct["prior_cap"]
-    facts = read_provenance(made["provenance"][0])
-    assert set(facts) == {"cap", "channel", "halves"}
-    assert all(facts[name]["command"] == "hf-cap extract" and facts[name]["date"] for name in facts)
+    assert made["prior_cap"][:2] == cap(data["train"][:2])["prior_cap"]
     assert made["halves_late"][:] == [None, None, *[0.5] * 5]
     assert made.features["label"] == data["train"].features["label"]
     assert summary.texts == 7
     assert summary.statistics.queries > 7 * len(LABELS)
     assert set(summary.zero_shot) == {"cap", "channel"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_other_splits_have_the_same_columns_empty(tmp_path: Path) -> None:
-    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "out", QUIET)
-    train, test = read(tmp_path / "out"), read(tmp_path / "out", "test")
-    assert train.features == test.features
-    assert test["prior_word_length"][:] == [None]
-    assert train["prior_word_length"][0] == [7, 6, 3, 5]
-
-
-def test_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
-    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "one", QUIET)
-    again = DatasetDict({split: read(tmp_path / "one", split) for split in ("train", "test")})
-    extract_priors(again, [WordLengthPrior(labels=LABELS)], tmp_path / "two", QUIET)
-    assert read(tmp_path / "two").features == read(tmp_path / "one").features
-    extract_priors(again, [Halves(labels=LABELS)], tmp_path / "two", QUIET)
-    one, two = read(tmp_path / "one"), read(tmp_path / "two")
-    assert two["prior_word_length"][:] == one["prior_word_length"][:]
-    assert two["prior_halves"][0] == [score / 2 for score in one["prior_word_length"][0]]
-    assert read_provenance(two["provenance"][0]).keys() == {"word_length", "halves"}
-
-
-def test_provenance_tells_all_that_made_a_prior_and_goes_where_its_rows_go(
-    tmp_path: Path, model: str
-) -> None:
-    data = splits()
-    prior = CAPPrior.from_dataset(data["train"], model=model, n=5, seed=3)
-    extract_priors(data, [prior], tmp_path / "out", QUIET, command="hf-cap extract --n 5")
-    made = read(tmp_path / "out")
     (cell,) = made.unique("provenance")
-    facts = read_provenance(cell)["cap"]
-    given = {
-        "source": "cap", "model": model, "revision": None, "n": 5, "penalty": 0.1, "seed": 3,
-        "command": "hf-cap extract --n 5", "word_pattern": r"\S+",
-    }  # fmt: skip
-    assert {name: facts[name] for name in given} == given
-    more = ("fingerprint", "template_digest", "prompt_digest", "label_space", "versions", "date")
-    assert all(facts[name] for name in more)
-    assert set(facts["versions"]) >= {"hf-cap", "torch", "transformers", "datasets"}
+    facts = read_provenance(cell)
+    assert set(facts) == {"cap", "channel", "halves"}
+    assert all(facts[name]["command"] == "hf-cap x" and facts[name]["date"] for name in facts)
+    given = {"source": "cap", "model": model, "revision": None, "n": 5, "penalty": 0.1, "seed": 3}
+    assert facts["cap"].items() >= given.items()
+    more = ("fingerprint", "template_digest", "prompt_digest", "label_space", "word_pattern")
+    assert all(facts["cap"][name] for name in more)
+    assert set(facts["cap"]["versions"]) >= {"hf-cap", "torch", "transformers", "datasets"}
+
+
+def test_provenance_goes_where_its_rows_go(tmp_path: Path) -> None:
+    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "out", QUIET)
+    made = read(tmp_path / "out")
     made.save_to_disk(tmp_path / "disk")
     mapped = made.map(lambda row: {"length": len(row["text"])}).shuffle(seed=0)
     copies = [load_from_disk(str(tmp_path / "disk")), mapped]
     for copy in [*copies, concatenate_datasets([made, made.select(range(2))])]:
-        assert copy.unique("provenance") == [cell]
+        assert copy.unique("provenance") == made.unique("provenance")
+
+
+def test_other_splits_have_the_same_columns_and_a_second_extraction_adds_to_the_first(
+    tmp_path: Path,
+) -> None:
+    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "one", QUIET)
+    again = DatasetDict({split: read(tmp_path / "one", split) for split in ("train", "test")})
+    one, test = again["train"], again["test"]
+    assert one.features == test.features
+    assert test["prior_word_length"][:] == [None]
+    assert one["prior_word_length"][0] == [7, 6, 3, 5]
+    extract_priors(again, [WordLengthPrior(labels=LABELS)], tmp_path / "two", QUIET)
+    assert read(tmp_path / "two").features == one.features
+    extract_priors(again, [Halves(labels=LABELS)], tmp_path / "two", QUIET)
+    two = read(tmp_path / "two")
+    assert two["prior_word_length"][:] == one["prior_word_length"][:]
+    assert two["prior_halves"][0] == [3.5, 3.0, 1.5, 2.5]
+    assert read_provenance(two["provenance"][0]).keys() == {"word_length", "halves"}
 
 
 def test_a_model_that_changed_in_its_folder_is_asked_anew(tmp_path: Path) -> None:
@@ -188,22 +167,13 @@ def test_mistakes_are_found_before_any_scoring(tmp_path: Path) -> None:
         ExtractionSettings(batch_size=0)
 
 
-def test_one_bar_shows_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sources = [WordLengthPrior(labels=LABELS), Halves(labels=LABELS)]
-    extract_priors(splits(), sources, tmp_path / "out", ExtractionSettings(batch_size=2))
-    shown = capsys.readouterr().err
-    assert "halves: 100%" in shown
-    assert "14/14" in shown
-
-
 def test_calibration_takes_off_what_every_text_gets(tmp_path: Path) -> None:
     # the model prefers label 0 by far, and is right about which text is more of label 1
     def score(prompt: str, answer: str) -> float:
         return {" lost card": -1.0, " pay fine": -9.0 + 4 * ("pay it" in prompt)}.get(answer, -20.0)
 
     source = CAPPrior(labels=LABELS, model=MockLanguageModel(score), keep_label_scores=True, n=2)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
-    data = Dataset.from_dict({"text": ["the card", "pay it"], "label": [0, 1]}, features=features)
+    data = labelled(["the card", "pay it"], [0, 1], LABELS)
     summary = extract_priors({"train": data}, [source], tmp_path / "out", QUIET)
     assert summary.zero_shot == {"cap": (0.5, 1.0)}
 

@@ -1,17 +1,16 @@
-import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from captum.attr import LayerGradientXActivation
-from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.lm.base import MockLanguageModel, Query
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.llm_gradient import LLMGradientPrior
-from tests.priors.conftest import LABELS
+from tests.priors.conftest import LABELS, labelled
 from tests.tiny import byte_tokenizer, llama
 
 TEXTS = ["renew  my book", "card lost", "pay"]
@@ -55,8 +54,11 @@ def test_scores_are_captums_on_the_whole_prompt(local: LocalLanguageModel) -> No
             place += len(word)
 
 
-def test_the_log_probability_is_the_models(local: LocalLanguageModel) -> None:
-    prior = source(local)
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_log_probability_is_the_models(
+    local: LocalLanguageModel, stored: bool, tmp_path: Path
+) -> None:
+    prior = source(CachedLanguageModel(local, tmp_path / "scores.sqlite") if stored else local)
     made = prior({"text": TEXTS, "label": GOLD})["llm_gradient_log_prob"]
     (prompt,) = prior.open().prompts
     queries = [
@@ -66,46 +68,22 @@ def test_the_log_probability_is_the_models(local: LocalLanguageModel) -> None:
     assert made == pytest.approx([one.total for one in local.log_probs(queries)], abs=1e-4)
 
 
-def test_the_batch_changes_nothing(local: LocalLanguageModel) -> None:
-    prior = source(local)
-    together = prior({"text": TEXTS, "label": GOLD})["prior_llm_gradient"]
-    for text, gold, scores in zip(TEXTS, GOLD, together, strict=True):
+def test_the_batch_changes_nothing_and_the_default_is_the_positive_part(
+    local: LocalLanguageModel,
+) -> None:
+    data = labelled([*TEXTS, *map(str.upper, "xyz")], GOLD * 2)
+    prior = LLMGradientPrior.from_dataset(data, model=local, sign="signed")
+    assert len(prior.demonstration_sets) == 2
+    together = prior(data[:])["prior_llm_gradient"]
+    for text, gold, scores in zip(data["text"], data["label"], together, strict=True):
         alone = prior({"text": [text], "label": [gold]})["prior_llm_gradient"][0]
         assert alone == pytest.approx(scores, abs=1e-6)
+    positive = LLMGradientPrior.from_dataset(data, model=local)(data[:])["prior_llm_gradient"]
+    assert positive == [[max(score, 0.0) for score in scores] for scores in together]
 
 
-def test_the_default_prior_is_the_positive_part(local: LocalLanguageModel) -> None:
-    batch: dict[str, list[Any]] = {"text": TEXTS, "label": GOLD}
-    signed = source(local)(batch)["prior_llm_gradient"]
-    positive = source(local, sign="positive")(batch)["prior_llm_gradient"]
-    assert positive == [[max(score, 0.0) for score in scores] for scores in signed]
-    assert dataclasses.replace(source(local), sign="positive") == source(local, sign="positive")
-
-
-def test_from_dataset_takes_labels_and_demonstrations(local: LocalLanguageModel) -> None:
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(LABELS))})
-    data = Dataset.from_dict(
-        {"text": [*TEXTS, *map(str.upper, "xyz")], "label": GOLD * 2}, features
-    )
-    prior = LLMGradientPrior.from_dataset(data, model=local)
-    assert prior.labels == LABELS
-    assert len(prior.demonstration_sets) == 2
-    made = prior(data[:])
-    assert [len(scores) for scores in made["prior_llm_gradient"]] == [3, 2, 1, 1, 1, 1]
-
-
-def test_a_cached_model_is_looked_into(local: LocalLanguageModel, tmp_path: Any) -> None:
-    stored = CachedLanguageModel(local, tmp_path / "scores.sqlite")
-    batch: dict[str, list[Any]] = {"text": TEXTS[:1], "label": GOLD[:1]}
-    expected = source(local)(batch)["prior_llm_gradient"]
-    assert source(stored)(batch)["prior_llm_gradient"] == expected
-
-
-def test_a_model_without_gradient_is_refused() -> None:
+def test_what_has_no_gradient_is_refused(local: LocalLanguageModel) -> None:
     with pytest.raises(ModelError, match=r"got MockLanguageModel. Leave out `base_url`"):
         source(MockLanguageModel(lambda prompt, answer: -1.0))({"text": TEXTS, "label": GOLD})
-
-
-def test_label_scores_are_refused(local: LocalLanguageModel) -> None:
     with pytest.raises(ConfigError, match="scores the gold label only"):
         source(local, keep_label_scores=True)
