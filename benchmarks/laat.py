@@ -51,7 +51,7 @@ from hf_cap.laat.models import (
 )
 from hf_cap.laat.settings import TableOptions, TabularModelOptions
 from hf_cap.laat.table import Preprocessor, TableSchema, infer_schema, read_schema
-from hf_cap.laat.trainer import LAATConfig, score_rows, tabular_trainer
+from hf_cap.laat.trainer import LAATConfig, tabular_trainer
 from hf_cap.losses import LOSSES, alignment_loss
 from hf_cap.utils import (
     documented,
@@ -279,7 +279,9 @@ def side_by_side(
     rows = None
     if scores is not None:
         pairs = zip(scores, tasks, strict=True)
-        rows = [score_rows(given, one.task.schema) for given, one in pairs]
+        rows = [
+            g.matrix(one.task.schema.outputs, one.task.schema.feature_names) for g, one in pairs
+        ]
     optimizer = torch.optim.AdamW(stacked.values(), lr=plan.learning_rate, weight_decay=0.0)
     for _ in range(plan.steps):
         optimizer.zero_grad()
@@ -301,15 +303,16 @@ def side_by_side(
         ]
 
 
-def alignment(logits: Tensor, features: Tensor, rows: Sequence[tuple[Tensor, ...]]) -> Tensor:
+def alignment(
+    logits: Tensor, features: Tensor, rows: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+) -> Tensor:
     """Mean over draws of the global alignment loss; logits `(draws, rows, classes)`."""
-    gradients = input_gradients(
-        logits.flatten(0, 1), features, rows[0][0], differentiable=True
-    )  # (draws, classes, rows, features)
-    prior, known = (torch.cat([one[part] for one in rows]) for part in (1, 2))
+    # (draws, classes, rows, features)
+    gradients = input_gradients(logits.flatten(0, 1), features, differentiable=True)
+    prior, known = (torch.from_numpy(np.concatenate(part)) for part in zip(*rows, strict=True))
     weight = torch.ones(len(prior))
     found: Tensor = alignment_loss(
-        LOSSES["mse_mean"], gradients.mean(2).flatten(0, 1), prior, known, weight
+        LOSSES["mse_mean"], gradients.mean(2).flatten(0, 1), prior.float(), known, weight
     )
     return found
 

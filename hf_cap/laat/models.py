@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
@@ -220,7 +220,7 @@ def regression_metrics(
 
 
 def input_gradients(
-    logits: Logits, features: Features, classes: Int[Tensor, " classes"], *, differentiable: bool
+    logits: Logits, features: Features, *, differentiable: bool
 ) -> Float[Tensor, "batch classes features"]:
     """∂ score_c / ∂ x for each example and class; positive where a larger value speaks for the class.
 
@@ -230,14 +230,13 @@ def input_gradients(
     Args:
         logits: Outputs of the model for `features`, which must require a gradient.
         features: The inputs.
-        classes: Which outputs to attribute.
         differentiable: Whether a loss on the gradients will be differentiated.
     """
     scores = logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
     # examples are independent in the model, so the gradient of a sum over them is each one's own
     gradients = [
         torch.autograd.grad(total, features, create_graph=differentiable, retain_graph=True)[0]
-        for total in scores.sum(0)[classes]
+        for total in scores.sum(0)
     ]
     return torch.stack(gradients, dim=1)
 
@@ -248,9 +247,7 @@ def attribute_features(model: TabularModel, table: Table | EncodedTable) -> NDAr
     Positive where a larger value of the (scaled) feature speaks for the class.
     """
     features = _inputs(model, table).detach().requires_grad_()
-    logits = model(features=features).logits
-    outputs = torch.arange(logits.shape[1], device=logits.device)
-    gradients = input_gradients(logits, features, outputs, differentiable=False)
+    gradients = input_gradients(model(features=features).logits, features, differentiable=False)
     averaged: NDArray[np.float64] = gradients.mean(0).double().cpu().numpy()
     return averaged
 

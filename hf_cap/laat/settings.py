@@ -21,9 +21,7 @@ class TableOptions:
         "YAML file that describes the table: `target`, `question`, `classes`, `columns` (name: description) "
         "and `ignore`.",
     )
-    target_kind: TargetKind = option(
-        "classification", "What the target is: one of some classes, or a number."
-    )
+    target_kind: TargetKind = option("classification", "Whether the target is a class or a number.")
     ignore: tuple[str, ...] = option((), "Columns that are not features, such as an id.")
     missing_values: tuple[str, ...] = option(
         MISSING_VALUES, "Cells of a csv file that mean a missing value, beside empty ones."
@@ -40,8 +38,7 @@ class TabularModelOptions:
     """The small model and its input."""
 
     architecture: Literal["logistic", "mlp"] = option(
-        "logistic",
-        "`logistic` (regression; linear for a number as target), or `mlp` with hidden layers.",
+        "logistic", "`logistic` regression (linear for a number), or `mlp` with hidden layers."
     )
     hidden_sizes: tuple[int, ...] = option((100,), "Units of each hidden layer of an `mlp`.")
     activation: Literal["relu", "gelu", "tanh"] = option("relu", "Activation of the hidden layers.")
@@ -66,12 +63,9 @@ class LAATOptions:
     """What is aligned with the feature scores."""
 
     attribution_scope: Literal["global", "local"] = option(
-        "global",
-        "Input gradients averaged over the batch (`global`), or each example's own (`local`).",
+        "global", "Input gradients averaged over the batch (`global`), or per example (`local`)."
     )
-    sharpen: bool = option(
-        False, "Replace each score s by sign(s)·exp|s|, so that the strongest features decide."
-    )
+    sharpen: bool = option(False, "Replace each score s by sign(s)·exp|s|: the strongest decide.")
 
 
 @documented
@@ -93,9 +87,7 @@ class ElicitOptions:
         "because a language model prefers some integers whatever the feature.",
     )
     estimates: int = option(5, "For `chat`: answers that are averaged.")
-    attempts: int = option(
-        3, "For `chat`: retries for an answer without a score; then it counts as missing."
-    )
+    attempts: int = option(3, "For `chat`: times that an answer without a score is asked again.")
     temperature: float = option(1.0, "For `chat`: sampling temperature; above 0.")
     max_new_tokens: int = option(512, "For `chat`: most tokens of an answer.")
     seed: int = option(0, "For `chat`: seed of the sampling.")

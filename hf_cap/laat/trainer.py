@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -34,7 +33,7 @@ from hf_cap.utils import option, versions
 EPOCHS, STEPS = 200, 5_000
 """How long a run is by default: so many passes through a small table, or so many steps where it is large."""
 _LARGEST_SPREAD = 10.0
-"""Standard deviation of an input beyond which its gradient says more of its unit than of its worth."""
+"""Standard deviation of an input beyond which its gradient depends on its unit more than on its worth."""
 
 
 @dataclass
@@ -50,10 +49,7 @@ class LAATConfig(LAATOptions, CAPConfig):
         ConfigError: a setting is out of range.
     """
 
-    alignment_weight: float = option(
-        100.0,
-        "Weight γ of the alignment term; at least 0. At 0 the trainer is the plain `Trainer`.",
-    )
+    alignment_weight: float = option(100.0, "Weight γ of the alignment term; at least 0.")
     alignment_loss: str = option(
         "mse_mean",
         "Distance between gradients and scores: the mean over the features of the squared distance of unit "
@@ -61,20 +57,13 @@ class LAATConfig(LAATOptions, CAPConfig):
     )
     learning_rate: float = option(1e-2, "Learning rate of AdamW.")
     num_train_epochs: float = option(
-        -1.0,
-        f"Passes through the training rows. -1: {EPOCHS}, or on a large table {STEPS:,} steps.",
+        -1.0, f"Passes through the rows. -1: {EPOCHS}, or on a large table {STEPS:,} steps."
     )
     per_device_train_batch_size: int = option(64, "Rows per step.")
     per_device_eval_batch_size: int = option(1024, "Rows evaluated at a time.")
-    logging_steps: float = option(
-        0.05, "Steps between two lines of the log; below 1 as a share of all steps."
-    )
-    save_strategy: str = option(
-        "no", "When to write a checkpoint (`steps` or `epoch`); the model is written anyway."
-    )
-    dataloader_pin_memory: bool = option(
-        False, "Page-locked memory for copies to a GPU; not worth it for rows."
-    )
+    logging_steps: float = option(0.05, "Steps per line of the log; below 1 a share of all steps.")
+    save_strategy: str = option("no", "When to write a checkpoint, `steps` or `epoch`.")
+    dataloader_pin_memory: bool = option(False, "Page-locked memory for copies to a GPU.")
 
     def epochs(self, rows: int) -> float:
         """Passes through a table of so many rows: `num_train_epochs`, or what the default comes to."""
@@ -121,7 +110,9 @@ class LAATTrainer(AlignedTrainer):
             args = copy(args)  # the configuration may serve another table next
             args.num_train_epochs = args.epochs(len(train_dataset))
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
-        self.scores, self.score_rows = scores, list[Tensor]()
+        self.scores = scores
+        self.prior: list[Tensor] = []
+        """The scores and which are known, each `(outputs, features)`; empty without alignment."""
         if args.alignment_weight:
             self.check_alignment()
 
@@ -134,7 +125,7 @@ class LAATTrainer(AlignedTrainer):
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores)."""
         gamma = self.beta(model.training)
-        if not (gamma and self.score_rows and "labels" in inputs):
+        if not (gamma and self.prior and "labels" in inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         features = inputs["features"].detach().requires_grad_()
         inputs = {**inputs, "features": features}
@@ -147,25 +138,20 @@ class LAATTrainer(AlignedTrainer):
 
     def align(self, logits: Tensor, features: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
-        outputs, scores, known = self.score_rows
-        attribution = input_gradients(logits, features, outputs, differentiable=training)
+        prior, known = self.prior
+        scored = known.any(1)
+        attribution = input_gradients(logits, features, differentiable=training)[:, scored]
         if self.args.attribution_scope == "global":
             attribution = attribution.mean(0, keepdim=True)
         repeats, attribution = len(attribution), attribution.flatten(0, 1)
-        prior, known = scores.repeat(repeats, 1), known.repeat(repeats, 1)
+        prior, known = (rows[scored].repeat(repeats, 1) for rows in (prior, known))
         weight = attribution.new_ones(len(attribution))
         loss = self.distance(attribution, prior, known, weight)
         cosine = (unit(attribution.detach(), known) * unit(prior, known)).sum(-1)
         return loss if training else loss.detach(), cosine
 
     def check_alignment(self) -> None:
-        """Validate settings, scores and table before training.
-
-        Raises:
-            ConfigError: there are no scores to align with.
-            DataError: an input is not scaled, so that its gradient depends on the unit.
-            PriorError: the scores do not fit the table.
-        """
+        """Validate settings, scores and table before training; the errors are those of the class."""
         super().check_alignment()
         args, schema = self.args, self.model.config.preprocessor.schema
         if self.scores is None:
@@ -180,8 +166,11 @@ class LAATTrainer(AlignedTrainer):
                     f"The inputs {wide[:5]!r} are not scaled (standard deviation above "
                     f"{_LARGEST_SPREAD:g}). Use `scaling='min_max'` or 'standard'."
                 )
-        self.score_rows = [
-            one.to(args.device) for one in score_rows(self.scores, schema, sharpen=args.sharpen)
+        values, known = self.scores.matrix(schema.outputs, schema.feature_names)
+        values = np.sign(values) * np.exp(np.abs(values)) if args.sharpen else values
+        self.prior = [
+            torch.tensor(values, dtype=torch.float32, device=args.device),
+            torch.tensor(known, device=args.device),
         ]
         # travels with the weights, so that the model is later explained as it was aligned
         scope = {"method": "input_gradient", "scope": args.attribution_scope}
@@ -199,22 +188,6 @@ class LAATTrainer(AlignedTrainer):
                 license=kwargs.get("license"),
             )
             write_card(folder, facts)
-
-
-def score_rows(
-    scores: FeatureScores, schema: TableSchema, *, sharpen: bool = False
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, "rows features"], Bool[Tensor, "rows features"]]:
-    """The outputs of a table that have scores: their indices, their scores, and where there is one.
-
-    Raises:
-        PriorError: the scores do not fit the classes and features.
-    """
-    values, known = scores.matrix(schema.outputs, schema.feature_names)
-    if sharpen:
-        values = np.sign(values) * np.exp(np.abs(values))
-    (outputs,) = np.nonzero(known.any(1))
-    chosen = torch.from_numpy(values[outputs]).float()
-    return torch.from_numpy(outputs), chosen, torch.from_numpy(known[outputs])
 
 
 def tabular_trainer(

@@ -10,7 +10,7 @@ import torch
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.laat.models import attribute_features
 from hf_cap.laat.table import EncodedTable
-from hf_cap.laat.trainer import LAATConfig, LAATTrainer, score_rows, tabular_trainer
+from hf_cap.laat.trainer import LAATConfig, LAATTrainer, tabular_trainer
 from tests.laat.cases import (
     MLP,
     SCORES,
@@ -124,11 +124,12 @@ def test_global_attributions_accumulate_over_equal_batches_of_a_linear_model(
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
-def test_sharpening_lets_the_strongest_feature_decide() -> None:
-    schema = fitted(numbers()).schema
-    scores = scores_of(schema, [[0, 1, -2, 0], [0, 0, 0, 3]])
+def test_sharpening_lets_the_strongest_feature_decide(tmp_path: Path) -> None:
+    frame = numbers()
+    scores = [[0, 1, -2, 0], [0, 0, 0, 3]]
+    run = trainer(tabular_model(fitted(frame)), frame, tmp_path, scores, sharpen=True)
     expected = torch.tensor([[0, np.e, -(np.e**2), 0], [0, 0, 0, np.e**3]], dtype=torch.float32)
-    torch.testing.assert_close(score_rows(scores, schema, sharpen=True)[1], expected)
+    torch.testing.assert_close(run.prior[0], expected)
 
 
 def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
