@@ -3,14 +3,14 @@
 `python tests/publishing/hub_server.py` prints its address and serves until its standard input closes. The
 client reaches it through `HF_ENDPOINT`. Paths under `/_test/` set faults and tokens and show what was asked:
 
-    POST /_test/faults  [{"method": "PUT", "path": "regex", "status": 500, "headers": {}}]: once. Instead of a
-                        status: "cut" breaks the connection in mid-request, "lost" after it was obeyed, and
-                        "commit" lets somebody else commit files first
-    POST /_test/tokens  {"hf_alice": "write"}
-    POST /_test/gate    {"kind": "models", "name": "alice/m"}
-    POST /_test/forget  the large files, which are else not asked for twice
-    GET  /_test/pending 1
-    GET  /_test/log     ["GET /api/whoami-v2", ...]
+    faults  [{"method": "PUT", "path": "regex", "status": 500, "headers": {}}]: once. Instead of a status:
+            "cut" breaks the connection in mid-request, "lost" after it was obeyed, and "commit" lets
+            somebody else commit files first
+    tokens  {"hf_alice": "write"}
+    gate    {"kind": "models", "name": "alice/m"}
+    forget  the large files, which are else not asked for twice
+    pending 1
+    log     ["GET /api/whoami-v2", ...]
 """
 
 import base64
@@ -30,9 +30,6 @@ from huggingface_hub import ModelCard, RepoCard
 
 USER, ORGANISATION = "alice", "library"
 LARGE = ("*.safetensors", "*.parquet", "*.bin")
-PART = 300_000
-"""Large files above this many bytes are asked for in parts."""
-
 Answer = tuple[int, Any, dict[str, str]]
 Match = re.Match[str]
 
@@ -56,26 +53,15 @@ class Blob:
 
     @property
     def etag(self) -> str:
-        return hashlib.sha256(self.content).hexdigest() if self.large else self.git_oid
-
-    @property
-    def git_oid(self) -> str:
-        body = self.pointer if self.large else self.content
-        return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
-
-    @property
-    def pointer(self) -> bytes:
-        lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{self.etag}",
-                 f"size {len(self.content)}", "")  # fmt: skip
-        return "\n".join(lines).encode()
+        git = b"blob %d\0" % len(self.content) + self.content
+        large, small = hashlib.sha256(self.content), hashlib.sha1(git)
+        return large.hexdigest() if self.large else small.hexdigest()
 
     def entry(self, path: str) -> dict[str, Any]:
         """The file as a tree listing shows it."""
         size = len(self.content)
-        found: dict[str, Any] = {"type": "file", "path": path, "size": size, "oid": self.git_oid}
-        if self.large:
-            found["lfs"] = {"oid": self.etag, "size": size, "pointerSize": len(self.pointer)}
-        return found
+        lfs = {"lfs": {"oid": self.etag, "size": size, "pointerSize": 130}} if self.large else {}
+        return {"type": "file", "path": path, "size": size, "oid": self.etag[:40], **lfs}
 
 
 @dataclass
@@ -88,7 +74,7 @@ class Repository:
     commits: list[tuple[str, dict[str, Blob]]] = field(default_factory=list)
 
     def commit(self, files: dict[str, Blob]) -> str:
-        listing = "".join(f"{path}{blob.git_oid}" for path, blob in sorted(files.items()))
+        listing = "".join(f"{path}{blob.etag}" for path, blob in sorted(files.items()))
         key = f"{self.name}{len(self.commits)}{listing}"
         self.commits.append((hashlib.sha1(key.encode()).hexdigest(), files))
         return self.commits[-1][0]
@@ -230,10 +216,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self, _: Match) -> Answer:
         asked = self.json
-        kind, name = (
-            f"{asked.get('type', 'model')}s",
-            f"{asked.get('organization') or USER}/{asked['name']}",
-        )
+        kind = f"{asked.get('type', 'model')}s"
+        name = f"{asked.get('organization') or USER}/{asked['name']}"
         url = f"{self.address}/{'' if kind == 'models' else kind + '/'}{name}"
         self._check_writer(name)
         if (kind, name) in self.repositories:
@@ -258,38 +242,13 @@ class Handler(BaseHTTPRequestHandler):
         self._repository(match, write=match["write"] is not None)
         return 200, {}, {}
 
-    def refs(self, match: Match) -> Answer:
-        oid, _ = self._files(match)
-        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": oid}
-        return 200, {"branches": [main], "converts": [], "tags": [], "pullRequests": []}, {}
-
     def tree(self, match: Match) -> Answer:
         _, files = self._files(match)
         folder = unquote(match["folder"] or "").strip("/")
-        prefix = f"{folder}/" if folder else ""
-        inside = {path: blob for path, blob in files.items() if path.startswith(prefix)}
-        if folder and not inside:
+        inside = [path for path in files if path.startswith(f"{folder}/" if folder else "")]
+        if not inside:
             raise Refused(404, "EntryNotFound", f"{folder} does not exist")
-        folders = {"/".join(p.split("/")[:n]) for p in inside for n in range(1, p.count("/") + 1)}
-        entries = [blob.entry(path) for path, blob in inside.items()] + [
-            {
-                "type": "directory",
-                "path": path,
-                "size": 0,
-                "oid": hashlib.sha1(path.encode()).hexdigest(),
-            }
-            for path in folders
-            if path.startswith(prefix)
-        ]
-        if self.query.get("recursive", ["false"])[0].lower() not in ("true", "1"):
-            entries = [one for one in entries if "/" not in one["path"].removeprefix(prefix)]
-        return 200, sorted(entries, key=lambda one: str(one["path"])), {}
-
-    def paths_info(self, match: Match) -> Answer:
-        _, files = self._files(match)
-        plain = self.headers.get_content_type() == "application/json"
-        paths = self.json["paths"] if plain else parse_qs(self.body.decode())["paths"]
-        return 200, [files[path].entry(path) for path in paths if path in files], {}
+        return 200, [files[path].entry(path) for path in sorted(inside)], {}
 
     def validate(self, _: Match) -> Answer:
         errors = []
@@ -307,12 +266,8 @@ class Handler(BaseHTTPRequestHandler):
         for file in self.json["files"]:
             path, known = file["path"], files.get(file["path"])
             large = file["size"] > 200_000 or any(fnmatch.fnmatch(path, one) for one in LARGE)
-            answer = {
-                "path": path,
-                "uploadMode": "lfs" if large else "regular",
-                "shouldIgnore": False,
-            }
-            answers.append({**answer, "oid": known.etag if known else None})
+            mode = {"uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            answers.append({"path": path, **mode, "oid": known.etag if known else None})
         return 200, {"files": answers}, {}
 
     def commit(self, match: Match) -> Answer:
@@ -338,24 +293,14 @@ class Handler(BaseHTTPRequestHandler):
     def _lfs_object(self, oid: str, size: int) -> dict[str, Any]:
         if oid in self.large:
             return {"oid": oid, "size": size}
-        upload: dict[str, Any] = {"href": f"{self.address}/_lfs/{oid}"}
-        if size > PART:
-            parts = {str(n + 1): f"{upload['href']}.{n}" for n in range(-(-size // PART))}
-            upload["header"] = {"chunk_size": str(PART), **parts}
-        verify = {"href": f"{self.address}/_lfs/verify"}
-        return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}}
+        upload, verify = f"{self.address}/_lfs/{oid}", f"{self.address}/_lfs/verify"
+        actions = {"upload": {"href": upload}, "verify": {"href": verify}}
+        return {"oid": oid, "size": size, "actions": actions}
 
     def lfs_put(self, match: Match) -> Answer:
-        if match["part"] is None and hashlib.sha256(self.body).hexdigest() != match["oid"]:
+        if hashlib.sha256(self.body).hexdigest() != match["oid"]:
             raise Refused(400, "", "the content is not what its hash says")
-        self.large[match["oid"] + (match["part"] or "")] = self.body
-        return 200, {}, {"ETag": hashlib.md5(self.body).hexdigest()}
-
-    def lfs_complete(self, match: Match) -> Answer:
-        parts = [self.large.pop(f"{match['oid']}.{n}") for n in range(len(self.json["parts"]))]
-        if hashlib.sha256(b"".join(parts)).hexdigest() != match["oid"]:
-            raise Refused(400, "", "the parts are not what their hash says")
-        self.large[match["oid"]] = b"".join(parts)
+        self.large[match["oid"]] = self.body
         return 200, {}, {}
 
     def lfs_verify(self, _: Match) -> Answer:
@@ -367,16 +312,10 @@ class Handler(BaseHTTPRequestHandler):
         if path not in files:
             raise Refused(404, "EntryNotFound", "Entry not found")
         blob = files[path]
-        headers = {"ETag": f'"{blob.etag}"', "X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{blob.etag}"', "X-Repo-Commit": oid}
         if blob.large:
             headers |= {"X-Linked-Etag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.content))}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not asked:
-            return 200, blob.content, headers
-        size = len(blob.content)
-        start, end = int(asked[1]), min(int(asked[2] or size - 1), size - 1)
-        headers["Content-Range"] = f"bytes {start}-{end}/{size}"
-        return 206, blob.content[start : end + 1], headers
+        return 200, blob.content, headers
 
     def test(self, match: Match) -> Answer:
         """What the tests set and ask."""
@@ -402,14 +341,11 @@ ROUTES: list[tuple[str, str, Callable[[Handler, Match], Answer]]] = [
     ("POST", r"/api/validate-yaml", Handler.validate),
     ("GET", _API + rf"(?:/revision{_REVISION})?", Handler.info),
     ("GET", _API + r"/auth-check(?P<write>/write)?", Handler.may),
-    ("GET", _API + r"/refs", Handler.refs),
     ("GET", _API + rf"/tree{_REVISION}(?P<folder>/.*)?", Handler.tree),
-    ("POST", _API + rf"/paths-info{_REVISION}", Handler.paths_info),
     ("POST", _API + rf"/preupload{_REVISION}", Handler.preupload),
     ("POST", _API + rf"/commit{_REVISION}", Handler.commit),
     ("POST", _FILES + r"\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    ("PUT", r"/_lfs/(?P<oid>[0-9a-f]{64})(?P<part>\.\d+)?", Handler.lfs_put),
-    ("POST", r"/_lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_complete),
+    ("PUT", r"/_lfs/(?P<oid>[0-9a-f]{64})", Handler.lfs_put),
     ("POST", r"/_lfs/verify", Handler.lfs_verify),
     ("POST", r"/_test/(?P<what>faults|tokens|gate|forget)", Handler.test),
     ("GET", r"/_test/(?P<what>pending|log)", Handler.test),

@@ -41,7 +41,7 @@ RECORD: dict[str, Any] = {
 
 def write_run(folder: Path) -> Path:
     """A trained model with its record, an evaluation and one evaluated text."""
-    model = roberta_classifier(vocabulary=12_000)  # large enough for an upload in parts
+    model = roberta_classifier()
     model.config.id2label = dict(enumerate(LABELS))
     model.config.label2id = {label: index for index, label in enumerate(LABELS)}
     model.save_pretrained(folder)
