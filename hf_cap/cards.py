@@ -160,25 +160,23 @@ def model_facts(
     run: Mapping[str, Any],
     *,
     name: str,
-    repo_id: str | None = None,
-    adapter: bool = False,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     records: Iterable[Mapping[str, Any]] = (),
-    license: str | None = None,
-    language: str | None = None,
-    **tabular: Any,
+    task: str = "text-classification",
+    library: str = "transformers",
+    tags: Sequence[str] = TAGS,
+    **known: Any,
 ) -> dict[str, Any]:
     """The facts of a model's card. What the record does not hold is unknown; local paths are left out.
 
     Args:
         run: Content of `run.json`, or as much of it as there is.
         name: Name of the model.
-        repo_id: Where it will be on the Hub.
-        adapter: Whether the weights are those of a PEFT adapter alone.
         evaluations: Test set to the content of `evaluation/<name>.json`.
         records: Evaluated texts to show, as in `evaluation/<name>.parquet`.
-        license, language: As the Hub spells them.
-        tabular: Other `task`, `library` and `tags` than those of a text classifier.
+        task, library, tags: As the Hub spells them.
+        known: `repo_id`, `license` and `language` as on the Hub, and `adapter`: whether the weights are
+            those of a PEFT adapter alone.
 
     Returns:
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
@@ -187,15 +185,15 @@ def model_facts(
         of the training log and of the evaluations, `None` without any); `examples` (each with `label`,
         `gold`, `words`, `scores`).
     """
+    from huggingface_hub import ModelCardData
+
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
     facts = {
         "template": "model.md.jinja",
+        **dict.fromkeys(("repo_id", "license", "language", "adapter")),
+        **known,
         "name": name,
-        "repo_id": repo_id,
-        "adapter": adapter,
-        "license": license,
-        "language": language,
         **_run_facts(run),
         "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **METRICS}, unit),
         "examples": [
@@ -205,7 +203,20 @@ def model_facts(
         ],
     }
     dataset = public_id((run.get("data") or {}).get("dataset"))
-    return {**facts, "metadata": _model_metadata(facts, sets, dataset, **tabular)}
+    results = _eval_results(sets, task, facts["dataset"] or "unknown")
+    facts["metadata"] = ModelCardData(
+        model_name=name,
+        base_model=facts["base_model"],
+        datasets=[dataset] if dataset else None,
+        language=facts["language"],
+        license=facts["license"],
+        library_name="peft" if facts["adapter"] else library,
+        pipeline_tag=task,
+        tags=[*tags, "generated_from_trainer"],
+        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
+        eval_results=results or None,
+    )
+    return facts
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,21 +241,14 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _model_metadata(
-    facts: Mapping[str, Any],
-    sets: Sequence[Mapping[str, Any]],
-    dataset: str | None,
-    task: str = "text-classification",
-    library: str = "transformers",
-    tags: Sequence[str] = TAGS,
-) -> Any:
-    from huggingface_hub import EvalResult, ModelCardData
+def _eval_results(sets: Sequence[Mapping[str, Any]], task: str, dataset: str) -> list[Any]:
+    from huggingface_hub import EvalResult
 
-    results = [
+    return [
         EvalResult(
             task_type=task,
-            dataset_type=facts["dataset"] or "unknown",
-            dataset_name=facts["dataset"] or "unknown",
+            dataset_type=dataset,
+            dataset_name=dataset,
             dataset_split=numbers["set"],
             metric_type={"macro_f1": "f1", "r2": "r_squared"}.get(metric, metric),
             metric_name=name,
@@ -254,18 +258,6 @@ def _model_metadata(
         for metric, name in METRICS.items()
         if numbers.get(metric) is not None
     ]
-    return ModelCardData(
-        model_name=facts["name"],
-        base_model=facts["base_model"],
-        datasets=[dataset] if dataset else None,
-        language=facts["language"],
-        license=facts["license"],
-        library_name="peft" if facts["adapter"] else library,
-        pipeline_tag=task,
-        tags=[*tags, "generated_from_trainer"],
-        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
-        eval_results=results or None,
-    )
 
 
 def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -295,11 +287,11 @@ def _as_table(
 
 def changed_settings(args: Any) -> dict[str, Any]:
     """Plain settings of `TrainingArguments` whose value is not the default of their field."""
-    values = [(item, getattr(args, item.name)) for item in fields(args)]
+    defaults = {item.name: item.default for item in fields(args) if item.default is not MISSING}
     return {
-        item.name: value
-        for item, value in values
-        if isinstance(value, bool | int | float | str) and value != item.default is not MISSING
+        name: value
+        for name, default in defaults.items()
+        if isinstance(value := getattr(args, name), bool | int | float | str) and value != default
     }
 
 
@@ -309,25 +301,21 @@ def write_trainer_card(
     model_name: str | None = None,
     finetuned_from: str | None = None,
     dataset: str | None = None,
-    language: str | None = None,
-    license: str | None = None,
-    **_: Any,
+    **known: Any,
 ) -> None:
     """Write the card of a trainer's model; arguments as of `Trainer.create_model_card`, all optional."""
     from transformers import TrainingArguments
 
     args, config, rows = trainer.args, trainer.model.config, trainer.train_dataset
     plain = TrainingArguments.__dataclass_fields__
+    labels = [config.id2label[index] for index in sorted(config.id2label)]
+    count = len(rows) if hasattr(rows, "__len__") else None
     record = {
         "model": finetuned_from or getattr(config, "_name_or_path", None),
         "seed": args.seed,
         "settings": changed_settings(args),
         "alignment": {i.name: getattr(args, i.name) for i in fields(args) if i.name not in plain},
-        "data": {
-            "dataset": dataset,
-            "rows": len(rows) if hasattr(rows, "__len__") else None,
-            "labels": [config.id2label[index] for index in sorted(config.id2label)],
-        },
+        "data": {"dataset": dataset, "rows": count, "labels": labels},
         "history": trainer.history,
         "versions": versions(),
     }
@@ -336,8 +324,8 @@ def write_trainer_card(
         name=model_name or Path(args.output_dir).name,
         repo_id=getattr(trainer, "hub_model_id", None),
         adapter=hasattr(trainer.model, "peft_config"),
-        language=language,
-        license=license,
+        language=known.get("language"),
+        license=known.get("license"),
     )
     write_card(args.output_dir, facts)
 
@@ -354,7 +342,6 @@ def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
 # --- Markdown from facts and a template.
 
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
-_ESCAPED = re.compile(r"\\([\\`*_\[\]<>|~$&#])")
 
 
 def render_card(facts: Mapping[str, Any], template: str | Path | None = None) -> str:
@@ -411,7 +398,7 @@ def escape(value: Any) -> str:
 
 def unescape(text: str) -> str:
     """A text as it was before `escape`."""
-    return _ESCAPED.sub(r"\1", text)
+    return re.sub(rf"\\({_SPECIAL.pattern})", r"\1", text)
 
 
 def code(value: Any) -> Markup:

@@ -346,14 +346,17 @@ def push_priors(
     audit: Mapping[str, Any] | None = None,
     token: str | None = None,
 ) -> Path:
-    """Publish the data set that `hf-cap extract` or `hf-cap fuse` wrote; see `publish`.
+    """Publish the data set in a folder, or `splits` that are in memory; see `publish`.
 
     Args:
-        folder: Where it is.
+        folder: What `hf-cap extract` or `hf-cap fuse` wrote.
         options: Where it goes.
-        splits: The data set, if it is in memory.
-        audit: Figures for the card, if not those of the file `options.audit`.
+        splits: Instead of those in the folder.
+        audit: Figures for the card, instead of those of the file `options.audit`.
         token: Access token.
+
+    Raises:
+        PriorError: there is no prior to publish.
     """
     from hf_cap.data import load_splits
     from hf_cap.priors.card import write_prior_dataset
@@ -393,8 +396,7 @@ def push_prior_dataset(
 
     Raises:
         PriorError: there is no prior to publish.
-        ConfigError: there is no token, an option cannot work, or the card would give away a secret.
-        ServerError: the Hub cannot be reached or refuses.
+        ConfigError, ServerError: see `publish`.
     """
     from huggingface_hub import constants
 
@@ -441,9 +443,6 @@ def load_prior_dataset(
             f"Cannot load {configuration or 'the data set'!r} of {name!r}: {error} If it is private, log in "
             "with `hf auth login`."
         ) from error
-    features = next(iter(splits.values())).features
-    if PRIOR not in features:
-        raise PriorError(
-            f"{name!r} has no column {PRIOR!r}, but {list(features)}. Fuse its priors before publishing."
-        )
+    if PRIOR not in (columns := next(iter(splits.values())).column_names):
+        raise PriorError(f"{name!r} has no column {PRIOR!r}, but {columns}. Fuse its priors first.")
     return splits

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_cap.data import save_splits
 from hf_cap.schema import add_provenance
@@ -52,12 +52,10 @@ def write_run(folder: Path) -> Path:
     (folder / "evaluation").mkdir()
     numbers = {"texts": 2, "accuracy": 0.5, "macro_f1": 0.4, "comprehensiveness": 0.125}
     (folder / "evaluation" / "test.json").write_text(json.dumps(numbers))
-    record = {
-        "text": "renew my card",
-        "label": "renew",
-        "prediction": "pay",
-        "probabilities": [0.2, 0.3, 0.5],
+    record: dict[str, Any] = {"label": "renew", "prediction": "pay"}
+    record |= {
         "words": ["renew", "my", "card"],
+        "text": "renew my card",
         "attributions": [1.0, 0.0, -0.5],
     }
     Dataset.from_list([record]).to_parquet(str(folder / "evaluation" / "test.parquet"))
@@ -77,35 +75,19 @@ def prior_splits() -> DatasetDict:
     cell = add_provenance(None, "cap", CAP_FACTS)
     cell = add_provenance(cell, "lime", {"model": "roberta-base", "samples": 1000})
     cell = add_provenance(cell, "prior", {"sources": ["cap", "lime"], "method": "mean"})
-    rows = [
-        ("renew my card", 0, [1.0, 0.0, -0.5], [0.5, 0.25, 0.25]),
-        ("cancel the hold", 1, [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]),
-        ("pay fine", 2, [0.5, 0.5], None),
-    ]
+    texts = ["renew my card", "cancel the hold", "pay fine"]
+    cap = [[1.0, 0.0, -0.5], [2.0, 0.0, 1.0], [0.5, 0.5]]
     table = {
-        "text": [row[0] for row in rows],
-        "label": [row[1] for row in rows],
-        "words": [row[0].split() for row in rows],
-        "prior_cap": [row[2] for row in rows],
+        "text": texts,
+        "label": [0, 1, 2],
+        "words": [text.split() for text in texts],
+        "prior_cap": cap,
         "cap_r2": [0.9, 0.8, None],
-        "prior_lime": [row[3] for row in rows],
-        "prior": [row[2] for row in rows[:2]] + [None],
+        "prior_lime": [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], None],
+        "prior": [*cap[:2], None],
         "provenance": [cell] * 3,
     }
-    scores = List(Value("float64"))
-    features = Features(
-        {
-            "text": Value("string"),
-            "label": ClassLabel(names=LABELS),
-            "words": List(Value("string")),
-            "prior_cap": scores,
-            "cap_r2": Value("float64"),
-            "prior_lime": scores,
-            "prior": scores,
-            "provenance": Value("string"),
-        }
-    )
-    train = Dataset.from_dict(table, features=features)
+    train = Dataset.from_dict(table).cast_column("label", ClassLabel(names=LABELS))
     return DatasetDict({"train": train, "test": train.select([1, 0])})
 
 
