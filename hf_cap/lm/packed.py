@@ -8,14 +8,12 @@ import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import DynamicCache, PreTrainedModel
 
 from hf_cap.errors import ExtractError
 from hf_cap.lm.trie import Continuation, Trie, build_trie
@@ -34,68 +32,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 same); a wrong mask or position costs over 0.3 on random tokens."""
 
 
-class TreeLayer(DynamicLayer):
-    """Keys and values of one layer, `[prefix | path | run]`: the path leads to the run's first node.
-
-    The model's forward pass adds the run's rows behind the others for its own attention and leaves the
-    prefix as it is, so the same prefix serves any number of passes and is never copied per row.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.prefix: tuple[Tensor, Tensor] | None = None
-        self.path: tuple[Tensor, Tensor] | None = None
-        self.run: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values that the run attends to, each `(1, heads, prefix + path + run, width)`."""
-        self.run = (key_states, value_states)
-        return _joined(self.prefix, self.path, self.run)
-
-    def get_seq_length(self) -> int:
-        """Rows that are kept: prefix and path."""
-        return sum(part[0].shape[-2] for part in (self.prefix, self.path) if part is not None)
-
-
-def _joined(*parts: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    keys, values = zip(*(part for part in parts if part is not None), strict=True)
-    return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
-
-
-class TreeCache(Cache):
-    """Cache of one prefix, through which a trie is read run by run."""
-
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=TreeLayer)
-
-    @property
-    def _tree(self) -> list[TreeLayer]:
-        return cast(list[TreeLayer], self.layers)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the prefix."""
-        return sum(tensor.nbytes for layer in self._tree for tensor in layer.prefix or ())
-
-    def settle(self) -> None:
-        """Make the run that was just read the prefix."""
-        for layer in self._tree:
-            layer.prefix, layer.run = layer.run, None
-
-    def advance(self, rows: Tensor) -> None:
-        """Make `rows` of `[path | run]` the path of the next run, and forget the rest."""
-        for layer in self._tree:
-            keys, values = _joined(layer.path, layer.run)
-            layer.path = (keys.index_select(-2, rows), values.index_select(-2, rows))
-            layer.run = None
-
-    def forget(self, *, path: bool) -> None:
-        """Forget the run, after a pass that failed, or run and path, before another trie."""
-        for layer in self._tree:
-            layer.run = None
-            layer.path = None if path else layer.path
+States = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, `(1, heads, tokens, width)`."""
 
 
 class TokenScorer:
@@ -114,10 +52,8 @@ class TokenScorer:
         self.budget = budget
         self.prefix_memory = prefix_memory
         self.tokens_computed = 0
-        self._prefixes: OrderedDict[tuple[int, ...], TreeCache] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[int, ...], States] = OrderedDict()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    # --- Packed: fast, where `packing_reach` allows it
 
     @torch.inference_mode()
     def packed(
@@ -125,50 +61,56 @@ class TokenScorer:
     ) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row behind `prefix`, in nats.
 
+        Fast; sound up to `packing_reach`. The rows are one trie, read in runs of `budget` nodes.
+
         Raises:
             ExtractError: not even a short run fits the memory.
         """
-        trie, cache = build_trie(rows), self._prefix_cache(prefix)
-        steps = np.empty(len(trie.step_nodes))
-        start = 0
-        try:
-            while start < len(trie):
-                stop = min(start + self.budget, len(trie))
-                first, last = np.searchsorted(trie.step_nodes, (start, stop))
-                try:
-                    steps[first:last] = self._run(cache, len(prefix), trie, start, stop)
-                except RuntimeError as error:
-                    cache.forget(path=False)
-                    self._halve(error)
-                    continue
-                self.tokens_computed += stop - start
-                start = stop
-        finally:
-            cache.forget(path=True)
-        return [tuple(steps[answer].tolist()) for answer in trie.answers]
+        trie = build_trie(rows)
+        while True:
+            try:
+                steps = self._read(prefix, trie)
+            except RuntimeError as error:
+                self._halve(error)
+            else:
+                return [tuple(steps[answer].tolist()) for answer in trie.answers]
 
-    def _prefix_cache(self, prefix: tuple[int, ...]) -> TreeCache:
+    def _read(self, prefix: tuple[int, ...], trie: Trie) -> NDArray[np.float64]:
+        """The log-probability of each step of a trie."""
+        cache = DynamicCache(self._prefix_states(prefix))
+        steps = np.empty(len(trie.step_nodes))
+        for start in range(0, len(trie), self.budget):
+            stop = min(start + self.budget, len(trie))
+            first, last = np.searchsorted(trie.step_nodes, (start, stop))
+            steps[first:last] = self._run(cache, len(prefix), trie, start, stop)
+            self.tokens_computed += stop - start
+        return steps
+
+    def _prefix_states(self, prefix: tuple[int, ...]) -> States:
         if not prefix:
-            return TreeCache()
+            return []
         if prefix not in self._prefixes:
-            cache = TreeCache()
+            cache = DynamicCache()
             ids = torch.tensor([prefix], device=self.model.device)
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.settle()
             self.tokens_computed += len(prefix)
-            self._prefixes[prefix] = cache
-            while (
-                len(self._prefixes) > 1
-                and sum(held.nbytes for held in self._prefixes.values()) > self.prefix_memory
-            ):
+            self._prefixes[prefix] = [(keys, values) for keys, values, *_ in cache]
+            while len(self._prefixes) > 1 and self._held() > self.prefix_memory:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(prefix)
         return self._prefixes[prefix]
 
+    def _held(self) -> int:
+        states = chain.from_iterable(self._prefixes.values())
+        return sum(keys.nbytes + values.nbytes for keys, values in states)
+
     def _run(
-        self, cache: TreeCache, prefix: int, trie: Trie, start: int, stop: int
+        self, cache: DynamicCache, prefix: int, trie: Trie, start: int, stop: int
     ) -> NDArray[np.float64]:
-        """One forward pass over the nodes `start..stop-1`; the log-probabilities of their steps."""
+        """One forward pass over the nodes `start..stop-1`; the log-probabilities of their steps.
+
+        `cache` holds the prefix and the path to the first node, and then to the next one.
+        """
         device = self.model.device
         above = trie.ancestors(start)
         first, last = np.searchsorted(trie.step_nodes, (start, stop))
@@ -181,11 +123,14 @@ class TokenScorer:
             use_cache=True,
             logits_to_keep=torch.from_numpy(nodes - start).to(device),
         ).logits[0]
-        values = gather_log_probs(logits, step_rows, trie.step_tokens[first:last])
-        if stop < len(trie):
-            held = np.concatenate([above, np.arange(start, stop)])
-            cache.advance(torch.from_numpy(np.flatnonzero(trie.end[held] > stop)).to(device))
-        return values
+        held = np.concatenate([above, np.arange(start, stop)])
+        path = torch.from_numpy(prefix + np.flatnonzero(trie.end[held] > stop)).to(device)
+        for layer in cache.layers:
+            for name in ("keys", "values"):  # the prefix, which may be long, is not copied
+                states = getattr(layer, name)
+                states[..., prefix : prefix + len(path), :] = states.index_select(-2, path)
+                setattr(layer, name, states[..., : prefix + len(path), :])
+        return gather_log_probs(logits, step_rows, trie.step_tokens[first:last])
 
     def _mask(self, prefix: int, visible: NDArray[np.bool_]) -> Tensor:
         """Additive mask `(1, 1, run, prefix + path + run)`: 0 where attention may go."""
@@ -193,8 +138,6 @@ class TokenScorer:
         mask = torch.zeros(visible.shape, dtype=dtype, device=device)
         mask.masked_fill_(~torch.from_numpy(visible).to(device), torch.finfo(dtype).min)
         return torch.nn.functional.pad(mask, (prefix, 0))[None, None]
-
-    # --- Whole prompts: sound for every causal model
 
     def whole(self, rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row, in nats, in padded batches.
