@@ -9,11 +9,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import (
@@ -34,14 +33,18 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from transformers import PreTrainedTokenizerBase
 
-    from hf_cap.lm.tokens import PromptTokenizer
+    from hf_cap.lm.tokens import AnswerTokens, PromptTokenizer
 
-T = TypeVar("T")
 Answer = dict[str, Any]
 
 _logger = logging.getLogger(__name__)
 _NEW_TOKENS = 1
 """Generated beside the scores, because some servers refuse to generate none."""
+_DIALECTS: dict[str, dict[str, Any]] = {
+    "prompt_logprobs": {"prompt_logprobs": 0},
+    "echo": {"echo": True, "logprobs": 1},
+}
+"""Ways to ask a server for log-probabilities of prompt tokens, with what is added to a request."""
 
 
 class ServedLanguageModel(LanguageModel):
@@ -64,11 +67,12 @@ class ServedLanguageModel(LanguageModel):
     ) -> None:
         try:
             import openai
+            from anyio.from_thread import start_blocking_portal
         except ImportError as error:
             raise MissingExtra(
                 "A served model needs the extra `served`: pip install 'hf-cap[served]'."
             ) from error
-        self._openai = openai
+        self._openai, self._portal = openai, start_blocking_portal
         self.settings = settings
         self.model, self.base_url = settings.model, str(settings.base_url).rstrip("/")
         self.runtime = runtime or current_runtime()
@@ -114,7 +118,7 @@ class ServedLanguageModel(LanguageModel):
 
         def arrived(number: int, answer: Answer) -> None:
             query = distinct[number]
-            results[query] = _READERS[self.dialect](answer, requests[number])
+            results[query] = requests[number].read(answer, self.dialect)
             if on_result:
                 on_result(query, results[query])
 
@@ -159,10 +163,10 @@ class ServedLanguageModel(LanguageModel):
         """The first dialect in which the server gives usable log-probabilities of a prompt."""
         _ = self._longest  # checks that the model is served
         request, reasons = self._request(Query("", "The sky is", " blue")), []
-        for name, read in _READERS.items():
+        for name in _DIALECTS:
             try:
                 (answer,) = self._ask("/completions", [self._body(request, name)])
-                read(answer, request)
+                request.read(answer, name)
             except (ServerError, ExtractError) as error:
                 reasons.append(f"{name}: {error}")
             else:
@@ -185,15 +189,15 @@ class ServedLanguageModel(LanguageModel):
         longest = served.get(self.model, {}).get("max_model_len")
         return longest if isinstance(longest, int) else None
 
-    def _request(self, query: Query) -> "_ScoreRequest":
+    def _request(self, query: Query) -> "_Request":
         text = query.prefix + query.body
         if self.tokens is None:
-            return _ScoreRequest(text + query.answer, (), (), len(text))
+            return _Request(text + query.answer, None, len(text))
         answer = self.tokens.answer(query.answer)
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
-        return _ScoreRequest([*prompt, *answer.ids], *answer, len(text))
+        return _Request([*prompt, *answer.ids], answer, len(text))
 
-    def _body(self, request: "_ScoreRequest", dialect: str) -> dict[str, Any]:
+    def _body(self, request: "_Request", dialect: str) -> dict[str, Any]:
         options = {"prompt": request.prompt, "max_tokens": _NEW_TOKENS, "temperature": 0.0}
         return {"model": self.model, **options, **_DIALECTS[dialect]}
 
@@ -203,7 +207,11 @@ class ServedLanguageModel(LanguageModel):
         bodies: Sequence[dict[str, Any] | None],
         arrived: Callable[[int, Answer], object] = lambda number, answer: None,
     ) -> list[Answer]:
-        """The answer to each body (`None` is a GET), at most `max_concurrency` under way at a time."""
+        """The answer to each body (`None` is a GET), at most `max_concurrency` under way at a time.
+
+        Requests run in a thread of their own, because a notebook already runs an event loop in this one;
+        when the user interrupts, those that have not ended are cancelled.
+        """
 
         async def all_answers() -> list[Answer]:
             gate = asyncio.Semaphore(self.runtime.max_concurrency)
@@ -228,7 +236,8 @@ class ServedLanguageModel(LanguageModel):
                     for task in tasks:
                         task.cancel()
 
-        return _run(all_answers())
+        with self._portal() as portal:
+            return portal.call(all_answers)
 
     async def _send(self, client: "AsyncOpenAI", path: str, body: dict[str, Any] | None) -> Answer:
         """One request, which the client repeats while the server is busy or unwell."""
@@ -268,87 +277,43 @@ class ServedLanguageModel(LanguageModel):
         return key
 
 
-def _run(requests: Coroutine[Any, Any, T]) -> T:
-    """The result of some requests, from code that is not asynchronous.
-
-    They run in a thread of their own, because a notebook already runs an event loop in this one. When
-    the user interrupts, those that have not ended are cancelled.
-    """
-    begun: Future[Callable[[], object]] = Future()
-
-    async def work() -> T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel) if task else None)
-        return await requests
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(asyncio.run, work())
-        try:
-            return running.result()
-        except KeyboardInterrupt:
-            with suppress(RuntimeError):  # they have ended meanwhile
-                begun.result()()
-            raise
-
-
-# --- How answers are read
-
-
-class _ScoreRequest(NamedTuple):
+class _Request(NamedTuple):
     """What is sent for a query, and how to find the answer in what comes back."""
 
     prompt: list[int] | str
-    answer_ids: tuple[int, ...]
-    starts: tuple[int, ...]
+    answer: "AnswerTokens | None"
+    """Its tokens, the last ones of the prompt; `None` where text is sent."""
     answer_start: int
-    """Character of the prompt at which the answer begins; used where there is no tokenizer."""
+    """Character of the prompt at which the answer begins."""
 
+    def read(self, reply: Answer, dialect: str) -> Scored:
+        """The score of the answer in the server's reply.
 
-def _read_prompt_logprobs(reply: Answer, request: _ScoreRequest) -> Scored:
-    """`prompt_logprobs`: an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first."""
-    if not request.answer_ids:
-        raise ExtractError(
-            "prompt_logprobs needs the model's tokenizer, which could not be loaded."
-        )
-    entries = _choice(reply).get("prompt_logprobs") or []
-    if len(entries) != len(request.prompt):
-        raise ExtractError(
-            f"{len(entries)} prompt log-probabilities for {len(request.prompt)} tokens."
-        )
-    tail = entries[-len(request.answer_ids) :]
-    pairs = zip(request.answer_ids, tail, strict=True)
-    values = [(entry or {}).get(str(token), {}).get("logprob") for token, entry in pairs]
-    return _scored(values, request.starts)
-
-
-def _read_echo(reply: Answer, request: _ScoreRequest) -> Scored:
-    """`echo`: the log-probabilities of prompt and completion in one list, with text offsets."""
-    log_probs = _choice(reply).get("logprobs") or {}
-    values = log_probs.get("token_logprobs") or []
-    end = len(request.prompt)
-    if request.answer_ids:
-        return _scored(values[end - len(request.answer_ids) : end], request.starts)
-    offsets = log_probs.get("text_offset") or []
-    answer = [
-        (value, max(0, start - request.answer_start))
-        for value, start, stop in zip(values, offsets, [*offsets[1:], math.inf], strict=False)
-        # a token that reaches over from the prompt counts as the answer's
-        if stop > request.answer_start and start < end
-    ]
-    return _scored([value for value, _ in answer], tuple(start for _, start in answer))
-
-
-_DIALECTS: dict[str, dict[str, Any]] = {
-    "prompt_logprobs": {"prompt_logprobs": 0},
-    "echo": {"echo": True, "logprobs": 1},
-}
-"""Ways to ask a server for log-probabilities of prompt tokens, with what is added to a request."""
-_READERS = {"prompt_logprobs": _read_prompt_logprobs, "echo": _read_echo}
-
-
-def _choice(reply: Answer) -> dict[str, Any]:
-    choices = reply.get("choices") or [{}]
-    return dict(choices[0])
+        `prompt_logprobs` has an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first;
+        `echo` the log-probabilities of prompt and completion in one list, with text offsets.
+        """
+        choice = (reply.get("choices") or [{}])[0]
+        logprobs = choice.get("logprobs") or {}
+        values = logprobs.get("token_logprobs") or []
+        end = len(self.prompt)
+        if dialect == "prompt_logprobs":
+            if self.answer is None:
+                raise ExtractError("it needs the model's tokenizer, which could not be loaded.")
+            entries = choice.get("prompt_logprobs") or []
+            if len(entries) != end:
+                raise ExtractError(f"{len(entries)} prompt log-probabilities for {end} tokens.")
+            pairs = zip(self.prompt, entries, strict=True)
+            values = [(entry or {}).get(str(token), {}).get("logprob") for token, entry in pairs]
+        if self.answer:
+            return _scored(values[end - len(self.answer.ids) : end], self.answer.starts)
+        offsets = logprobs.get("text_offset") or []
+        found = [
+            (value, max(0, start - self.answer_start))
+            for value, start, stop in zip(values, offsets, [*offsets[1:], math.inf], strict=False)
+            # a token that reaches over from the prompt counts as the answer's
+            if stop > self.answer_start and start < end
+        ]
+        return _scored([value for value, _ in found], tuple(start for _, start in found))
 
 
 def _scored(values: Sequence[Any], starts: tuple[int, ...]) -> Scored:
