@@ -12,17 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-)
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from datasets.exceptions import DatasetsError
 
 from hf_cap.embedded import resolve_data
@@ -77,11 +70,7 @@ def load_splits(
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
-    """The split of this name.
-
-    Raises:
-        DataError: there is none, or it has no rows.
-    """
+    """The split of this name; `DataError` where there is none, or it has no rows."""
     if split not in splits:
         raise DataError(f"There is no split {split!r}; the data set has {sorted(splits)}.")
     if len(splits[split]) == 0:
@@ -98,17 +87,13 @@ def read_parquet(file: str | os.PathLike[str]) -> Dataset:
 
 
 def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
-    """Label space of a data set whose label column is a `ClassLabel`.
-
-    Raises:
-        DataError: the column is missing or holds plain values.
-    """
+    """Label space of a data set; `DataError` unless the label column is a `ClassLabel`."""
     feature = dataset.features.get(column)
     if not isinstance(feature, ClassLabel):
         raise DataError(
-            f"Column {column!r} must be a ClassLabel, so that the label names travel with the data; "
-            f"got {feature!r} among the columns {dataset.column_names}. Load the data with "
-            f"`hf_cap.load_splits`, or call `dataset.class_encode_column({column!r})`."
+            f"Column {column!r} must be a ClassLabel, got {feature!r} among the columns "
+            f"{dataset.column_names}. Load the data with `hf_cap.load_splits`, or call "
+            f"`dataset.class_encode_column({column!r})`."
         )
     return list(feature.names)
 
@@ -116,29 +101,17 @@ def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
 def check_output(
     folder: str | os.PathLike[str], splits: Iterable[str], *, beside: Collection[str] = ()
 ) -> None:
-    """Check that a folder for `splits` holds nothing but them and the files `beside`.
-
-    Raises:
-        ConfigError: it is a file, or a folder that holds other files, or other splits.
-    """
+    """Raise `ConfigError` if a folder for `splits` is a file or holds more than them and `beside`."""
     refuse_loss(folder, [*beside, *(f"{split}.parquet" for split in splits)])
 
 
 def save_splits(
-    splits: Mapping[str, Dataset],
-    folder: str | os.PathLike[str],
-    *,
-    beside: Collection[str] = (),
+    splits: Mapping[str, Dataset], folder: str | os.PathLike[str], *, beside: Collection[str] = ()
 ) -> None:
     """Write one parquet file per split, atomically: the folder is complete or as it was before.
 
-    Args:
-        splits: The data sets.
-        folder: A folder that is new, or holds nothing but these splits and the files `beside`.
-        beside: Files that may be in the folder, and are replaced with it.
-
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder, which is replaced, holds more than these splits and the files `beside`.
     """
     check_output(folder, splits, beside=beside)
     with atomic_path(folder) as path:
@@ -160,10 +133,8 @@ def _read(
     if os.path.isabs(name) or str(name).startswith((".", "~")) or path.suffix in _READERS:
         raise DataError(f"There is no file or folder {str(path)!r}.")
     try:
-        return dict(load_dataset(str(name), revision=revision)), None
-    except RuntimeError as error:  # a loading script, which datasets 4 and later refuse
-        raise DataError(f"Cannot load the data set {str(name)!r} of the Hub: {error}") from error
-    except OSError as error:  # of the network, or of the Hub
+        return dict(datasets.load_dataset(str(name), revision=revision)), None
+    except (RuntimeError, OSError) as error:  # a loading script; the network or the Hub
         raise DataError(
             f"{str(name)!r} is no file or folder here, and cannot be loaded from the Hub: {error}"
         ) from error
@@ -174,16 +145,14 @@ def _read_folder(path: Path) -> tuple[dict[str, Dataset], list[str] | None]:
     if not files:
         raise DataError(
             f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file per "
-            "split, such as train.jsonl and test.jsonl; found "
-            f"{sorted(file.name for file in path.iterdir())[:10]}."
+            f"split, such as train.jsonl; found {sorted(file.name for file in path.iterdir())[:10]}."
         )
     labels = path / _LABEL_FILE
     stored = json.loads(labels.read_text(encoding="utf-8")) if labels.exists() else None
-    splits = {}
-    for split, paths in files.items():
-        parts = list(map(_read_file, paths))
-        splits[split] = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    return splits, stored
+    return {
+        split: datasets.concatenate_datasets(list(map(_read_file, paths)))
+        for split, paths in files.items()
+    }, stored
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
@@ -196,8 +165,7 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
         if len(files) > 1 and not all(_SHARD.search(file.stem) for file in files):
             raise DataError(
                 f"The folder {str(folder)!r} holds {len(files)} files of the split {split!r}: "
-                f"{', '.join(file.name for file in files)}. Keep one of them; only parts such as "
-                f"{split}-00000-of-00002.parquet are joined."
+                f"{', '.join(file.name for file in files)}. Keep one of them."
             )
     return found
 
@@ -221,34 +189,32 @@ def _with_columns(data: Dataset, split: str, text_column: str, label_column: str
             "right one with `text_column` or `label_column`."
         )
     replaced = [new for new in wanted.values() if new in data.column_names and new not in wanted]
-    data = data.remove_columns(replaced)
-    data = data.rename_columns({old: new for old, new in wanted.items() if old != new})
+    renamed = {old: new for old, new in wanted.items() if old != new}
+    data = data.remove_columns(replaced).rename_columns(renamed)
     for row, text in enumerate(data[TEXT]):
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"Split {split!r}, row {row}: the text is {text!r}. Every row needs a text with at "
-                "least one word; remove the row or give it one."
+                f"Split {split!r}, row {row}: the text is {text!r}; give the row one, or remove it."
             )
     return data
 
 
 def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
-    features = [data.features[LABEL] for data in splits.values()]
-    for feature in features:
-        if isinstance(feature, ClassLabel):
-            return list(feature.names)
+    for data in splits.values():
+        if isinstance(data.features[LABEL], ClassLabel):
+            return list(data.features[LABEL].names)
     sources = [splits["train"]] if "train" in splits else splits.values()
     return sorted({str(label) for data in sources for label in data[LABEL] if label is not None})
 
 
 def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
-    feature = data.features[LABEL]
+    feature, names = data.features[LABEL], data[LABEL][:]
     if isinstance(feature, ClassLabel):
         # -1, as of rows without a label on the Hub, has no name
         of_index = dict(enumerate(feature.names))
-        names = [of_index.get(label, label) for label in data[LABEL]]
+        names = [of_index.get(label, label) for label in names]
     else:
-        names = [None if label is None else str(label) for label in data[LABEL]]
+        names = [None if label is None else str(label) for label in names]
     known = {label: index for index, label in enumerate(space)}
     for row, label in enumerate(names):
         if label not in known:
@@ -259,12 +225,6 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
             )
     if isinstance(feature, ClassLabel) and feature.names == space:
         return data
-    target = ClassLabel(names=space)
-    indices = [known[label] for label in names if label is not None]
-    features = Features({**data.features, LABEL: target, TEXT: Value("string")})
-    return (
-        data.remove_columns(LABEL)
-        .add_column(LABEL, indices)
-        .select_columns(data.column_names)
-        .cast(features)
-    )
+    kinds = {**data.features, LABEL: ClassLabel(names=space), TEXT: Value("string")}
+    data = data.remove_columns(LABEL).add_column(LABEL, [known[label] for label in names])
+    return data.select_columns(list(kinds)).cast(datasets.Features(kinds))

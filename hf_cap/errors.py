@@ -1,14 +1,4 @@
-"""The errors of hf_cap, in one tree. Each is also a builtin.
-
-    CAPError
-    ├── ConfigError     (ValueError)    a setting, or two together, cannot work
-    ├── DataError       (ValueError)    a data set lacks a column, a label or a text
-    ├── PriorError      (ValueError)    a prior is missing, malformed or misaligned
-    ├── ModelError      (ValueError)    a model or tokenizer cannot serve the purpose
-    ├── ExtractError    (RuntimeError)  the language model gave no usable score
-    ├── AlignmentError  (RuntimeError)  the alignment gradient is blocked or not finite
-    ├── ServerError     (ConnectionError)  a server refused, or does not offer what is needed
-    └── MissingExtra    (ImportError)   an optional part of hf_cap is not installed
+"""The errors of hf_cap: `CAPError` and below it one class per cause, each also a builtin.
 
 A message says what is wrong, what was got, and what to do.
 """

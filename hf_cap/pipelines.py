@@ -11,8 +11,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map, printable
 from hf_cap.classifiers import TextClassifier
-from hf_cap.errors import ConfigError
 from hf_cap.schema import AttributionSettings, check_prior
+from hf_cap.utils import choose
 from hf_cap.words import word_strings
 
 TASK = "explained-text-classification"
@@ -22,20 +22,16 @@ class ExplainedTextClassification(Pipeline):
     """Classifies texts and attributes the label to their words.
 
     Each text gives `{"label", "score", "words", "attributions"}`: the probability of the label in [0, 1],
-    the words, and one attribution per word in units of the logit, positive = evidence for the label. The
-    method is the one that the model was aligned with, or Integrated Gradients.
-
-    Args of a call:
-        label: Name of the label to attribute, instead of the predicted one. `score` is its probability.
-        steps: Points on the path of Integrated Gradients (default 50).
-        method: Another attribution method.
+    the words, and one attribution per word in units of the logit, positive = evidence for the label. A
+    call takes `label` (instead of the predicted one), `steps` (points on the path of Integrated Gradients,
+    50 by default) and `method` (by default the one that the model was aligned with).
     """
 
     # the parts that `pipeline` loads; `None` in the base class
-    _load_processor = False  # type: ignore[assignment]
-    _load_image_processor = False  # type: ignore[assignment]
-    _load_feature_extractor = False  # type: ignore[assignment]
-    _load_tokenizer = True  # type: ignore[assignment]
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
     model: Any
     tokenizer: Any
 
@@ -47,10 +43,9 @@ class ExplainedTextClassification(Pipeline):
         return {"text": input_}
 
     def _forward(self, input_tensors: Any, **parameters: Any) -> Any:
-        text = input_tensors["text"]
-        alone = isinstance(text, str)
-        rows = self._explain([text] if alone else text, **parameters)
-        return {"row": rows[0] if alone else rows}
+        if isinstance(text := input_tensors["text"], str):
+            return {"row": self._explain([text], **parameters)[0]}
+        return {"row": self._explain(text, **parameters)}
 
     def postprocess(self, model_outputs: Any, **parameters: Any) -> Any:
         """The row of one text."""
@@ -65,25 +60,14 @@ class ExplainedTextClassification(Pipeline):
         method: str | None = None,
     ) -> list[dict[str, Any]]:
         config, settings = self.model.config, AttributionSettings.read(self.model.config)
-        if label is not None and label not in config.label2id:
-            raise ConfigError(
-                f"The model has no label {label!r}; it has {sorted(config.label2id)[:20]}."
-            )
         classifier = TextClassifier(self.model, self.tokenizer, max_length=settings.max_length)
         logits = classifier.logits(texts)
-        chosen = [int(config.label2id[label])] * len(texts) if label else logits.argmax(-1).tolist()
-        attributions = attribute_words(
-            self.model,
-            self.tokenizer,
-            texts,
-            chosen,
-            method=method or settings.method,
-            steps=steps,
-            rule=settings.rule,
-            target=settings.target,
-            word_pattern=settings.word_pattern,
-            max_length=classifier.max_length,
-        )
+        chosen = logits.argmax(-1).tolist()
+        if label is not None:
+            chosen = [int(choose(config.label2id, label, "label"))] * len(texts)
+        how: Any = {**vars(settings), "max_length": classifier.max_length, "steps": steps}
+        how["method"] = method or settings.method
+        attributions = attribute_words(self.model, self.tokenizer, texts, chosen, **how)
         rows = zip(texts, logits.softmax(-1).tolist(), chosen, attributions, strict=True)
         return [
             {
@@ -99,17 +83,13 @@ class ExplainedTextClassification(Pipeline):
 def register_pipeline() -> None:
     """Register `transformers.pipeline("explained-text-classification", model=...)` in this process."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK,
-            pipeline_class=ExplainedTextClassification,
-            pt_model=AutoModelForSequenceClassification,
-            type="text",
-        )
+        model = AutoModelForSequenceClassification
+        PIPELINE_REGISTRY.register_pipeline(TASK, ExplainedTextClassification, model, type="text")
 
 
 # --- Heat maps.
 
-FOR, AGAINST = (33, 113, 181), (217, 102, 10)
+FOR, AGAINST = "33,113,181", "217,102,10"
 """Blue and orange, which colour-blind people tell apart; the same as in the report."""
 _CELL = "text-align:left;vertical-align:top;padding:0.3em 1em 0.3em 0;line-height:2"
 _WORD = Markup(
@@ -143,24 +123,20 @@ class HeatMaps:
         """Coloured words, each with its value as a tooltip and for a screen reader."""
         title = Markup('<caption style="{}">{}</caption>').format(_CELL, self.title)
         rows = [_ROW.format(_CELL, name, self._html(row)) for name, row in self.rows.items()]
-        return str(
-            Markup("<table>{}{}</table>").format(title * bool(self.title), Markup().join(rows))
-        )
+        whole = Markup("<table>{}{}</table>")
+        return str(whole.format(title if self.title else "", Markup().join(rows)))
 
     def _html(self, row: Sequence[float]) -> Markup:
         largest = max(map(abs, row), default=0.0) or 1.0
-        return Markup(" ").join(
-            _WORD.format(word=word, score=score, style=_style(score, abs(score) / largest))
-            for word, score in zip(self.words, row, strict=True)
-        )
-
-
-def _style(score: float, part: float) -> str:
-    if part < 0.04:
-        return ""
-    colour = ",".join(map(str, FOR if score > 0 else AGAINST))
-    line = "solid" if score > 0 else "dashed"
-    return f"background:rgba({colour},{0.62 * part:.2f});border-bottom:2px {line} rgba({colour},{part:.2f})"
+        words = []
+        for word, score in zip(self.words, row, strict=True):
+            part, style = abs(score) / largest, ""
+            if part >= 0.04:
+                line, rgb = ("solid", FOR) if score > 0 else ("dashed", AGAINST)
+                style = f"background:rgba({rgb},{0.62 * part:.2f});border-bottom:2px {line} "
+                style += f"rgba({rgb},{part:.2f})"
+            words.append(_WORD.format(word=word, score=score, style=style))
+        return Markup(" ").join(words)
 
 
 def show_attributions(
@@ -173,12 +149,12 @@ def show_attributions(
 
     Args:
         words: The words of a text, as in the column `words`.
-        scores: One score per word, positive = evidence for the label; or several rows of them by name, such
-            as `{"cap": ..., "before": ..., "after": ...}`.
+        scores: One score per word, positive = evidence for the label; or rows of them by name, such as
+            `{"cap": ..., "after": ...}`.
         title: What the scores are about, such as the label.
 
     Returns:
-        A value that a notebook draws when it is the last line of a cell, and that `print` shows as text.
+        What a notebook draws as the last line of a cell, and `print` shows as text.
 
     Raises:
         PriorError: a row has not exactly one finite score per word.

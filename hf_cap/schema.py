@@ -30,7 +30,7 @@ CONTROL_PRIORS = ("shuffled", "uniform", "random", "word_length")
 
 
 def prior_column(source: str) -> str:
-    """Column that holds the prior of `source`, e.g. `prior_cap`."""
+    """Column that holds the prior of `source`, such as `prior_cap`."""
     return _PRIOR_PREFIX + source
 
 
@@ -40,10 +40,7 @@ def diagnostic_column(source: str, what: str) -> str:
 
 
 def prior_sources(features: Mapping[str, Any]) -> list[str]:
-    """Sources whose prior columns are among the `features` of a data set, in their order.
-
-    A column of single values, say `prior_weight`, is no prior.
-    """
+    """Sources with prior columns among the `features`; one of single values (`prior_weight`) is none."""
     return [
         name.removeprefix(_PRIOR_PREFIX)
         for name, feature in features.items()
@@ -55,23 +52,20 @@ def prior_sources(features: Mapping[str, Any]) -> list[str]:
 def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | None = None) -> str:
     """The prior column to train with: `wanted`, else `prior`, else the only `prior_<source>`.
 
-    Args:
-        columns: Column names, or the `features` of a data set, whose columns of single values (say
-            `prior_weight`) do not count.
-        wanted: The column that the user named.
+    `columns` are names, or the `features` of a data set, whose columns of single values do not count.
 
     Raises:
         PriorError: there is no such column, or several `prior_<source>` and no `prior`.
     """
     names = list(columns)
     features = columns if isinstance(columns, Mapping) else dict.fromkeys(names)
-    found = list(map(prior_column, prior_sources(features)))
-    if wanted is None and PRIOR not in names and len(found) > 1:
+    found = [PRIOR] if PRIOR in names else list(map(prior_column, prior_sources(features)))
+    if wanted is None and len(found) > 1:
         raise PriorError(
             f"There are several priors, {found}. Fuse them into one column {PRIOR!r} with "
             "`hf_cap.fuse_priors` or `hf-cap fuse`, or name the one to train with."
         )
-    column = wanted or (found[0] if found and PRIOR not in names else PRIOR)
+    column = wanted or (found[0] if found else PRIOR)
     if column not in names:
         raise PriorError(
             f"There is no prior column {column!r}; found {names}. Add priors with `hf-cap extract`, "
@@ -87,41 +81,30 @@ def check_prior(
     column: str = PRIOR,
     row: int | None = None,
 ) -> None:
-    """Check that a prior belongs to the words beside it; `None` does.
-
-    Raises:
-        PriorError: its length is not the number of words, or a score is NaN or infinite.
-    """
-    if prior is None:
-        return
+    """Raise `PriorError` unless a prior has one finite score per word, or is `None`."""
     where = f"Column {column!r}" + ("" if row is None else f", row {row}")
-    if len(prior) != len(words):
+    if prior is not None and len(prior) != len(words):
         raise PriorError(
-            f"{where}: {len(prior)} scores for {len(words)} words {list(words)[:8]!r}... A prior has "
-            "one score per word; extract it again, or with the same `word_pattern`."
+            f"{where}: {len(prior)} scores for {len(words)} words {list(words)[:8]!r}...; extract the "
+            "prior again, or with the same `word_pattern`."
         )
-    for index, score in enumerate(prior):
+    for index, score in enumerate(prior or ()):
         if score is None or not math.isfinite(score):
             raise PriorError(
                 f"{where}: the score of word {index} ({words[index]!r}) is {score!r}. Scores must be "
-                "finite numbers; set the whole prior to null for a text that has none."
+                "finite; set the whole prior to null for a text that has none."
             )
 
 
 def check_words(
     text: str, words: Sequence[str], *, pattern: str = WORD_PATTERN, row: int | None = None
 ) -> None:
-    """Check that stored words are those that `pattern` finds in the text.
-
-    Raises:
-        PriorError: they are not.
-    """
+    """Raise `PriorError` unless stored words are those that `pattern` finds in the text."""
     expected = word_strings(text, pattern)
     if list(words) != expected:
         raise PriorError(
             f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
-            f"{pattern!r} splits the text into {expected[:8]!r}. Use the pattern that the prior was "
-            "made with."
+            f"{pattern!r} finds {expected[:8]!r}. Use the pattern that the prior was made with."
         )
 
 
@@ -146,20 +129,14 @@ def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> s
 def check_label_space(
     cells: Iterable[str | None], labels: Sequence[str], *, column: str = PRIOR
 ) -> None:
-    """Check the `provenance` cells of a data set against its label space, given in order.
-
-    Raises:
-        PriorError: the prior in `column` was made for other labels, or for another order of them.
-    """
-    source = column.removeprefix(_PRIOR_PREFIX)
-    here = fingerprint(*labels)
+    """Raise `PriorError` if the `provenance` cells name another label space than `labels`, in this order."""
+    source, here = column.removeprefix(_PRIOR_PREFIX), fingerprint(*labels)
     made = {read_provenance(cell).get(source, {}).get("label_space", here) for cell in set(cells)}
     if other := made - {here}:
         raise PriorError(
             f"Column {column!r} was made for the label space {sorted(other)[0]!r}, but that of the "
             f"data set is {here!r}: {len(labels)} labels, {list(labels)[:8]!r}... in this order. "
-            "Extract the prior again for this data set, or give it the `ClassLabel` that the prior "
-            "was made with."
+            "Extract the prior again, or give the data the `ClassLabel` that it was made with."
         )
 
 
@@ -186,14 +163,10 @@ class AttributionSettings:
     @classmethod
     def of_alignment(cls, options: Mapping[str, Any]) -> "AttributionSettings":
         """The attribution that an alignment used, from the options of its configuration."""
-        names = {
-            "method": "attribution_method",
-            "rule": "attribution_quadrature",
-            "target": "attribution_target",
-            "word_pattern": "word_pattern",
-            "max_length": "max_length",
-        }
-        return cls(**{ours: options[o] for ours, o in names.items() if options.get(o) is not None})
+        names = {"method": "method", "rule": "quadrature", "target": "target"}
+        found = {ours: options.get(f"attribution_{theirs}") for ours, theirs in names.items()}
+        found |= {name: options.get(name) for name in ("word_pattern", "max_length")}
+        return cls(**{name: value for name, value in found.items() if value is not None})
 
     @classmethod
     def read(cls, config: Any) -> "AttributionSettings":

@@ -1,23 +1,26 @@
-"""Data sets in and out, and what is said about bad ones."""
+"""Data sets in and out, their prior columns and provenance, and what is said about bad ones."""
 
 import errno
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
 
-from hf_cap.data import (
-    _READERS,
-    choose_split,
-    label_names,
-    load_splits,
-    save_splits,
+from hf_cap.data import _READERS, choose_split, label_names, load_splits, save_splits
+from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.schema import (
+    add_provenance,
+    check_prior,
+    check_words,
+    find_prior_column,
+    prior_sources,
+    read_provenance,
 )
-from hf_cap.errors import ConfigError, DataError
-from hf_cap.schema import prior_sources
 
 
 @pytest.fixture
@@ -35,32 +38,24 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def test_a_folder_is_read_with_its_label_space(folder: Path) -> None:
     splits = load_splits(folder)
-    assert sorted(splits) == ["test", "train"]
+    assert {name: split["label"][:] for name, split in splits.items()} == {
+        "train": [1, 2],
+        "test": [0],
+    }
     assert label_names(splits["train"]) == ["z", "y", "x"]
-    assert splits["train"]["label"][:] == [1, 2]
-    assert splits["test"]["label"][:] == [0]
     assert load_splits(folder, labels=["x", "y", "z"])["train"]["label"][:] == [1, 0]
-
-
-def test_without_a_label_file_the_training_split_says_the_labels(folder: Path) -> None:
     (folder / "labels.json").unlink()
     with pytest.raises(DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \(x, y"):
         load_splits(folder)
     assert label_names(load_splits(folder, splits=["train"])["train"]) == ["x", "y"]
 
 
-def test_saved_splits_come_back_as_they_were(folder: Path, tmp_path: Path) -> None:
-    splits = load_splits(folder)
-    splits["train"] = splits["train"].add_column("prior", [[0.5, -1.0], None])
-    save_splits(splits, tmp_path / "out")
-    back = load_splits(tmp_path / "out")
-    assert back["train"].features == splits["train"].features
-    assert back["train"][:] == splits["train"][:]
-
-
-def test_nothing_but_the_splits_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_saved_splits_come_back_and_nothing_else_is_replaced(folder: Path, tmp_path: Path) -> None:
     splits, out = load_splits(folder), tmp_path / "out"
+    splits["train"] = splits["train"].add_column("prior", [[0.5, -1.0], None])
     save_splits(splits, out)
+    back = load_splits(out)["train"]
+    assert (back.features, back[:]) == (splits["train"].features, splits["train"][:])
     save_splits(splits, out)
     with pytest.raises(ConfigError, match=r"would be replaced, and with it 'test.parquet'"):
         save_splits({"train": splits["train"]}, out)
@@ -87,37 +82,7 @@ def test_a_repository_of_the_hub_in_a_folder_is_read(folder: Path, tmp_path: Pat
 def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\nnull,None\nNA,greet\n")
     data = load_splits(tmp_path / "data.csv")["train"]
-    assert data["text"][:] == ["null", "NA"]
-    assert label_names(data) == ["None", "greet"]
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "message"),
-    [
-        (
-            "me/nowhere",
-            ConnectionError("no network"),
-            "'me/nowhere' is no file or folder here.*no net",
-        ),
-        ("a/bank", RuntimeError("Dataset scripts are out"), "'a/bank' of the Hub: Dataset scripts"),
-    ],
-)
-def test_a_data_set_that_the_hub_does_not_give(
-    name: str, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("hf_cap.data.load_dataset", load)
-    with pytest.raises(DataError, match=message):
-        load_splits(name)
-
-
-def test_csv_and_single_files(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("message,intent\nhello there,greet\nbye,part\n")
-    data = load_splits(tmp_path / "data.csv", text_column="message", label_column="intent")
-    assert data["train"].column_names == ["text", "label"]
-    assert data["train"]["label"][:] == [0, 1]
+    assert (data["text"][:], label_names(data)) == (["null", "NA"], ["None", "greet"])
 
 
 def test_integer_labels_become_names(tmp_path: Path) -> None:
@@ -125,15 +90,19 @@ def test_integer_labels_become_names(tmp_path: Path) -> None:
     assert label_names(load_splits(tmp_path / "d.jsonl")["train"]) == ["10", "2"]
 
 
-def test_a_wrong_column_shows_those_that_exist(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"no column 'sentence'; it has \['text', 'label'\]"):
-        load_splits(folder, text_column="sentence")
+def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": "t", "label": 7, "body": "b", "label_text": "card"}])
+    data = load_splits(tmp_path, text_column="body", label_column="label_text")["train"]
+    assert (data[0], label_names(data)) == ({"text": "b", "label": 0}, ["card"])
+    swapped = load_splits(tmp_path, text_column="label_text", label_column="text")["train"]
+    assert (swapped["text"][:], label_names(swapped)) == (["card"], ["t"])
+    with pytest.raises(DataError, match=r"no column 'sentence'; it has \['text', 'label', 'body'"):
+        load_splits(tmp_path, text_column="sentence")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "", "label": "x"}, "row 1: the text is ''"),
         ({"text": " \n", "label": "x"}, "row 1: the text is"),
         ({"text": None, "label": "x"}, "row 1: the text is None"),
         ({"text": "b", "label": None}, "row 1: the label None"),
@@ -151,32 +120,27 @@ def test_a_row_without_text_or_label_is_refused(
 def test_a_class_label_outside_its_names_is_refused(
     tmp_path: Path, space: list[str] | None
 ) -> None:
-    data = Dataset.from_dict(
-        {"text": ["a", "b"], "label": [0, -1]}
-    )  # as of a test split without labels
+    data = Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]})  # a test split without labels
     data = data.cast_column("label", ClassLabel(names=["x", "y"]))
     data.to_parquet(str(tmp_path / "test.parquet"))
-    with pytest.raises(
-        DataError, match=r"Split 'test', row 1: the label -1 is not in the label sp"
-    ):
+    with pytest.raises(DataError, match="Split 'test', row 1: the label -1 is not in the label sp"):
         load_splits(tmp_path, labels=space)
 
 
-def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl", [{"text": "t", "label": 7, "body": "b", "label_text": "card"}])
-    data = load_splits(tmp_path, text_column="body", label_column="label_text")["train"]
-    assert data[0] == {"text": "b", "label": 0}
-    assert label_names(data) == ["card"]
-    swapped = load_splits(tmp_path, text_column="label_text", label_column="text")["train"]
-    assert (swapped["text"][:], label_names(swapped)) == (["card"], ["t"])
+def raising(error: Exception, cause: Exception | None = None) -> Callable[..., None]:
+    def load(*_: Any, **__: Any) -> None:
+        raise error from cause
+
+    return load
 
 
-def test_two_files_of_one_split_are_refused(folder: Path) -> None:
-    load_splits(folder)["train"].to_parquet(str(folder / "train.parquet"))
-    with pytest.raises(
-        DataError, match=r"2 files of the split 'train': train.jsonl, train.parquet"
-    ):
-        load_splits(folder)
+@pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("Dataset scripts")])
+def test_a_data_set_that_the_hub_does_not_give(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", raising(error))
+    with pytest.raises(DataError, match=f"'me/none' is no file or folder here.*{error}"):
+        load_splits("me/none")
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
@@ -187,58 +151,105 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(_: str) -> None:
-        full = OSError(errno.ENOSPC, "No space left on device")
-        raise DatasetGenerationError("An error occurred while generating the dataset") from full
-
-    monkeypatch.setitem(_READERS, ".jsonl", read)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    load = raising(DatasetGenerationError("An error occurred while generating"), full)
+    monkeypatch.setitem(_READERS, ".jsonl", load)
     with pytest.raises(OSError, match="No space left"):
         load_splits(folder)
 
 
-def test_sources_are_read_back_from_columns() -> None:
-    data = Dataset.from_dict(
-        {
-            "text": ["a b"],
-            "words": [["a", "b"]],
-            "prior_lime": [[0.1, 0.2]],
-            "prior_cap": [None],  # no text has one
-            "prior": [[0.1, 0.2]],
-            "prior_weight": [0.5],
-            "cap_r2": [0.9],
-        }
-    )
-    assert prior_sources(data.features) == ["lime", "cap"]
-
-
-def test_splits_that_do_not_exist_or_are_empty(folder: Path) -> None:
+def test_splits_and_places_without_data(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no split 'dev'; the data set has \['test', 'train'\]"):
         load_splits(folder, splits=["dev"])
     with pytest.raises(DataError, match="empty"):
         choose_split({"train": Dataset.from_dict({"text": []})}, "train")
-
-
-def test_places_without_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file or folder"):
-        load_splits(tmp_path / "nothing")
-    with pytest.raises(DataError, match="holds no data"):
-        load_splits(tmp_path)
+    load_splits(folder)["train"].to_parquet(str(folder / "train.parquet"))
+    with pytest.raises(
+        DataError, match=r"2 files of the split 'train': train.jsonl, train.parquet"
+    ):
+        load_splits(folder)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "x.pkl").touch()
-    with pytest.raises(DataError, match="must end in"):
-        load_splits(tmp_path / "x.pkl")
+    for place, message in (("none", "no file"), ("empty", "no data"), ("x.pkl", "must end in")):
+        with pytest.raises(DataError, match=message):
+            load_splits(tmp_path / place)
     with pytest.raises(ConfigError, match="embedded/library-desk"):
         load_splits("embedded/nothing")
-
-
-def test_plain_label_columns_are_no_label_space() -> None:
     with pytest.raises(DataError, match="must be a ClassLabel"):
         label_names(Dataset.from_dict({"label": ["a"]}))
-    assert label_names(
-        Dataset.from_dict({"label": ["a"]}).cast_column("label", ClassLabel(names=["a"]))
-    ) == ["a"]
 
 
 def test_the_embedded_data_set() -> None:
     splits = load_splits("embedded/library-desk")
     assert {name: len(split) for name, split in splits.items()} == {"train": 120, "test": 168}
     assert len(label_names(splits["train"])) == 12
+
+
+# --- Priors and their provenance.
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.5], r"'prior_cap', row 7: 1 scores for 2 words"),
+        ([0.5, math.nan], r"word 1 \('b'\)"),
+        ([0.5, math.inf], r"word 1 \('b'\)"),
+        ([0.5, None], r"word 1 \('b'\)"),
+    ],
+)
+def test_a_prior_has_a_finite_score_per_word(prior: Any, message: str) -> None:
+    check_prior(None, ["a"])
+    check_prior([0.5], ["a"])
+    with pytest.raises(PriorError, match=message):
+        check_prior(prior, ["a", "b"], column="prior_cap", row=7)
+
+
+def test_words_of_another_splitter_are_refused() -> None:
+    check_words("a, b", ["a,", "b"])
+    with pytest.raises(PriorError, match=r"'a', ',', 'b'"):
+        check_words("a, b", ["a", ",", "b"], row=3)
+
+
+def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
+    cell = add_provenance(None, "cap", {"n": 100, "model": "m"})
+    cell = add_provenance(cell, "lime", {"seed": 0})
+    assert read_provenance(cell) == {"cap": {"n": 100, "model": "m"}, "lime": {"seed": 0}}
+    other = add_provenance(add_provenance("", "lime", {"seed": 0}), "cap", {"model": "m", "n": 100})
+    assert cell == other
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "found"),
+    [
+        (["text", "prior", "prior_cap", "prior_lime"], None, "prior"),
+        (["text", "prior_cap"], None, "prior_cap"),
+        (["prior_cap", "prior_lime"], "prior_lime", "prior_lime"),
+        (["mine", "prior"], "mine", "mine"),
+    ],
+)
+def test_the_prior_column_to_train_with(columns: list[str], wanted: str | None, found: str) -> None:
+    assert find_prior_column(columns, wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "message"),
+    [
+        (["prior_cap", "prior_lime"], None, r"\['prior_cap', 'prior_lime'\]. Fuse them"),
+        (["text", "label"], None, "no prior column 'prior'; found .*hf-cap extract"),
+        (["prior_cap"], "prior_lime", "no prior column 'prior_lime'; found"),
+    ],
+)
+def test_a_prior_column_that_is_missing_or_ambiguous(
+    columns: list[str], wanted: str | None, message: str
+) -> None:
+    with pytest.raises(PriorError, match=message):
+        find_prior_column(columns, wanted)
+
+
+def test_columns_of_single_values_are_no_priors() -> None:
+    scores = List(Value("float64"))
+    kinds = {"prior_weight": Value("float64"), "cap_r2": Value("float64"), "prior_cap": scores}
+    assert find_prior_column(Features(kinds)) == "prior_cap"
+    # null: no text has one
+    every = Features({**kinds, "prior": scores, "prior_lime": Value("null")})
+    assert prior_sources(every) == ["cap", "lime"]
