@@ -13,7 +13,7 @@ Each returns the loss, which carries the gradient with respect to the weights, a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -48,13 +48,9 @@ def double_backward(
 ) -> tuple[Scalar, TokenScores]:
     """The exact gradient, through the graph of the inner gradient.
 
-    Args:
-        model: The classifier itself.
-        batch: The texts.
-        points: All points of the path, and their weights.
-        distance: Of the token scores of a batch from its priors.
-        chosen: Steps that carry the second derivative; all by default. The gradient stays unbiased.
-        rows: Most path points in one pass; all by default.
+    `model` is the classifier itself, and `distance` that of the token scores from the priors. Only the steps
+    `chosen` carry the second derivative; the gradient stays unbiased. At most `rows` path points are in one
+    pass. By default all are in both.
     """
     alpha, weights = points
     steps = len(weights)
@@ -124,28 +120,30 @@ def _directional(
     copies = 2 * len(alpha)
     word = (batch.words >= 0)[..., None]
 
-    def move(path: Path) -> tuple[Embeddings, PerExample]:
+    sizes: list[PerExample] = []
+
+    def shift(path: Path) -> Embeddings:
         # direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero
         v = direction.repeat(copies, 1)[..., None] * path.difference.detach()
         length = v.flatten(1).norm(dim=1)
         size = (path.point.detach() * word.repeat(copies, 1, 1)).flatten(1).norm(dim=1)
-        return v, torch.where(length > 0, step * size / length, 0.0)
-
-    def shift(path: Path) -> Embeddings:
-        v, h = move(path)
-        forth, back = (h[:, None, None] * v).chunk(2)
+        sizes.append(torch.where(length > 0, step * size / length, 0.0))
+        forth, back = (sizes[0][:, None, None] * v).chunk(2)
         return torch.cat([forth, -back])
 
     with difference_passes(model):
         score, path = score_points(model, batch, torch.cat([alpha, alpha]), shift)
         forth, back = score.chunk(2)
-        h = move(path)[1].view(copies, -1)[: len(alpha)]
+        h = sizes[0].view(copies, -1)[: len(alpha)]
         slope = (forth - back) * torch.where(h > 0, 0.5 / h, 0.0)
         term = (weights[:, None] * slope).sum()
         if gradient is not None:
             difference = path.difference[: len(direction)]
             term = term + (direction[..., None] * gradient * difference).sum()
     return term
+
+
+# --- Which network and which kernels the passes use.
 
 
 @contextmanager
@@ -155,48 +153,37 @@ def difference_passes(model: nn.Module) -> Iterator[None]:
     In bfloat16 a difference of two nearly equal scores has no correct digit left. The casts of FSDP and
     DeepSpeed cannot be switched off; `choose_gradient` rejects them.
     """
-    patched, original = model.forward, model.__dict__.get("_original_forward")
-    if original is not None:
-        model.forward = original
+    original = model.__dict__.get("_original_forward")
+    plain = _set([model] if original is not None else [], "forward", original)
     autocast = torch.autocast(next(model.parameters()).device.type, enabled=False)
-    try:
-        with without_dropout(model), common_attention(model), autocast:
-            yield
-    finally:
-        if original is not None:
-            model.forward = patched
-
-
-@contextmanager
-def common_attention(model: nn.Module) -> Iterator[None]:
-    """Eager attention in place of a kernel in half precision or without a second derivative (flash)."""
-    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    own = ("eager", "sdpa", None)
-    foreign = {
-        id(config): (config, name)
-        for config in found
-        if (name := getattr(config, "_attn_implementation", None)) not in own
-    }
-    for config, _ in foreign.values():
-        config._attn_implementation = "eager"
-    try:
+    with plain, without_dropout(model), common_attention(model), autocast:
         yield
-    finally:
-        for config, name in foreign.values():
-            config._attn_implementation = name
 
 
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
+def common_attention(model: nn.Module) -> AbstractContextManager[None]:
+    """Eager attention in place of a kernel in half precision or without a second derivative (flash)."""
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    own = ("eager", "sdpa", None)
+    foreign = [one for one in configs if getattr(one, "_attn_implementation", None) not in own]
+    return _set(foreign, "_attn_implementation", "eager")
+
+
+def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
     """Every module as in evaluation: a difference of two scores needs the same network twice.
 
     It also switches off checkpointing, which would run the layers again outside of this context.
     """
-    modules = [module for module in model.modules() if module.training]
-    for module in modules:
-        module.training = False
+    return _set([module for module in model.modules() if module.training], "training", False)
+
+
+@contextmanager
+def _set(objects: Sequence[Any], name: str, value: Any) -> Iterator[None]:
+    """Some objects with another value of an attribute, for a while."""
+    before = [getattr(item, name) for item in objects]
+    for item in objects:
+        setattr(item, name, value)
     try:
         yield
     finally:
-        for module in modules:
-            module.training = True
+        for item, old in zip(objects, before, strict=True):
+            setattr(item, name, old)

@@ -74,7 +74,7 @@ class AlignedTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.alignment_loss_func = alignment_loss_func
-        self._means = {True: RunningMeans(), False: RunningMeans()}
+        self._sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by training or not
         if isinstance(args, CAPConfig):  # the settings may have changed since it was made
             args.check_set_up()
         super().__init__(model, args, *rest, **kwargs)
@@ -123,7 +123,7 @@ class AlignedTrainer(Trainer):
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         # By now the model is made and a search has set its trial's values; no weight is sharded yet.
-        self._means[True] = RunningMeans()
+        self._sums[True] = {}
         if self.alignment.alignment_weight:
             self.check_alignment()
         return super()._inner_training_loop(batch_size, *args, **kwargs)
@@ -138,15 +138,24 @@ class AlignedTrainer(Trainer):
         inputs: Any,
         task: Tensor,
         align: Tensor | None = None,
-        cosine: Any = None,
-        weight: Any = None,
+        cosine: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         """Count the parts of a batch's loss for the log; each cosine counts with its weight."""
-        means, count = self._means[training], find_batch_size(inputs)
-        means.add("loss_task", task, count)
-        if align is not None:
-            means.add("loss_align", align, count)
-            means.add("align_cosine", cosine, weight)
+        count = torch.tensor(float(find_batch_size(inputs)), device=task.device)
+        parts = dict(zip(PARTS, [(task, count), (align, count), (cosine, weight)], strict=True))
+        for name, (values, weights) in parts.items():
+            if values is not None:
+                values, weights = values.detach().float(), weights.detach().float()
+                found = torch.stack([(values * weights).sum(), weights.sum()])
+                sums = self._sums[training]
+                sums[name] = sums[name] + found if name in sums else found
+
+    def _means(self, training: bool, prefix: str = "") -> dict[str, float]:
+        """Means over all processes since the last call; those without any weight are left out."""
+        sums, self._sums[training] = self._sums[training], {}
+        pairs = {n: self.accelerator.gather(one[None]).sum(0).tolist() for n, one in sums.items()}
+        return {prefix + n: total / weight for n, (total, weight) in pairs.items() if weight > 0}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`, with the parts of the loss among the metrics.
@@ -155,7 +164,7 @@ class AlignedTrainer(Trainer):
         """
         prefix = kwargs.get("metric_key_prefix", "eval")
         output = super().evaluation_loop(*args, **kwargs)
-        parts = self._means[False].flush(self.accelerator.gather, f"{prefix}_")
+        parts = self._means(False, f"{prefix}_")
         if f"{prefix}_align_cosine" not in parts:
             parts.pop(f"{prefix}_loss_align", None)
         return output._replace(metrics={**(output.metrics or {}), **parts})
@@ -163,7 +172,7 @@ class AlignedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As `Trainer.log`, with the parts of the loss beside it."""
         if "loss" in logs:
-            logs = {**logs, **self._means[True].flush(self.accelerator.gather)}
+            logs = {**logs, **self._means(True)}
         super().log(logs, start_time)
 
     def hyperparameter_search(
@@ -198,32 +207,6 @@ class AlignedTrainer(Trainer):
             return super().push_to_hub(*args, **kwargs)
         finally:
             self.args.output_dir = folder
-
-
-class RunningMeans:
-    """Weighted means by name, over steps and processes, kept on the device until they are read."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, values: Tensor, weights: Tensor | int) -> None:
-        """Count `values` with `weights`, both `(n,)`; or a single value with a single weight."""
-        values = values.detach().float()
-        weights = torch.as_tensor(weights, device=values.device).detach().float()
-        found = torch.stack([(values * weights).sum(), weights.sum()])
-        self._sums[name] = self._sums[name] + found if name in self._sums else found
-
-    def flush(self, gather: Callable[[Tensor], Tensor], prefix: str = "") -> dict[str, float]:
-        """Means since the last flush, by prefixed name; those without any weight are left out.
-
-        `gather` concatenates the tensors of all processes; every process must call.
-        """
-        sums = {
-            name: gather(found[None]).reshape(-1, 2).sum(0) for name, found in self._sums.items()
-        }
-        self._sums = {}
-        pairs = {prefix + name: found.tolist() for name, found in sums.items()}
-        return {name: total / weight for name, (total, weight) in pairs.items() if weight > 0}
 
 
 def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
