@@ -385,15 +385,13 @@ def train_classifier(
     set_seed(config.seed)
     labels = label_names(dataset)
     loaded, tokenizer, fresh = new_classifier(model, labels, **place)
-    words = {name: getattr(config, name) for name in ("word_pattern", "prior_column", "max_length")}
-    spread = config.fsdp or config.deepspeed  # no process could draw heat maps of the model alone
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        callbacks=[] if spread else [HeatMapCallback(dataset, **words)],
+        callbacks=[HeatMapCallback(dataset)],
     )
     train_and_save(trainer)
     if not trainer.is_world_process_zero():

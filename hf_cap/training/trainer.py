@@ -22,11 +22,9 @@ from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from hf_cap import losses
 from hf_cap.attribution import (
-    PerExample,
     Scalar,
     TextBatch,
     TokenScores,
-    WordMask,
     WordScores,
     path_points,
     path_scores,
@@ -112,9 +110,7 @@ class AlignedTrainer(Trainer):
         accumulated = self.loss_is_scaled_for_ga
         return weight / (self.current_gradient_accumulation_steps if accumulated else 1)
 
-    def distance(
-        self, attribution: WordScores, prior: WordScores, mask: WordMask, weight: PerExample
-    ) -> Scalar:
+    def distance(self, attribution: Tensor, prior: Tensor, mask: Tensor, weight: Tensor) -> Scalar:
         """Weighted mean over the batch of the distance between attributions and priors."""
         own, options = self.alignment_loss_func, self.alignment
         loss = losses.without_floor(own) if own else losses.find_loss(options.alignment_loss)
@@ -132,24 +128,21 @@ class AlignedTrainer(Trainer):
         """Validate what the alignment needs before training begins, or raise `ConfigError`."""
         self.args.check_set_up()
 
-    def record(
-        self,
-        training: bool,
-        inputs: Any,
-        task: Tensor,
-        align: Tensor | None = None,
-        cosine: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> None:
-        """Count the parts of a batch's loss for the log; each cosine counts with its weight."""
+    def record(self, training: bool, inputs: Any, task: Tensor, *aligned: Tensor) -> None:
+        """Count the parts of a batch's loss for the log.
+
+        `aligned` are the alignment loss, the cosines and the weights that these count with, if any.
+        """
         count = torch.tensor(float(find_batch_size(inputs)), device=task.device)
-        parts = dict(zip(PARTS, [(task, count), (align, count), (cosine, weight)], strict=True))
-        for name, (values, weights) in parts.items():
-            if values is not None:
-                values, weights = values.detach().float(), weights.detach().float()
-                found = torch.stack([(values * weights).sum(), weights.sum()])
-                sums = self._sums[training]
-                sums[name] = sums[name] + found if name in sums else found
+        parts = [(task, count)]
+        if aligned:
+            align, cosine, weight = aligned
+            parts += [(align, count), (cosine, weight)]
+        for name, (values, weights) in zip(PARTS, parts, strict=False):
+            values, weights = values.detach().float(), weights.detach().float()
+            found = torch.stack([(values * weights).sum(), weights.sum()])
+            sums = self._sums[training]
+            sums[name] = sums[name] + found if name in sums else found
 
     def _means(self, training: bool, prefix: str = "") -> dict[str, float]:
         """Means over all processes since the last call; those without any weight are left out."""
@@ -180,8 +173,7 @@ class AlignedTrainer(Trainer):
     ) -> Any:
         """As `Trainer.hyperparameter_search`, with a default objective that leaves out the alignment.
 
-        It is the sum of the metrics of a `compute_metrics` of your own, else the task's evaluation loss: the
-        whole loss would be least at weight 0.
+        It is the sum of your own metrics, else the task's evaluation loss: the whole is least at weight 0.
         """
         objective = compute_objective or self._objective
         return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
@@ -196,8 +188,8 @@ class AlignedTrainer(Trainer):
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.push_to_hub`, of the model, its tokenizer and its card, and of nothing else.
 
-        The output folder may hold training texts (in a tracker's log) and records of earlier runs, so what is
-        published is written anew, into the folder `.hub` in it.
+        The output folder may hold texts (in a tracker's log) and earlier runs, so what is published is
+        written anew, into the folder `.hub` in it.
         """
         place = Path(str(self.args.output_dir)).absolute()
         if self.is_world_process_zero():
@@ -234,7 +226,7 @@ class CAPTrainer(AlignedTrainer):
         data_collator: `CAPCollator` by default.
         train_dataset: Raw or encoded.
         eval_dataset: Raw or encoded, or a dict of those.
-        processing_class: The classifier's fast tokenizer; that of a model given by name is loaded.
+        processing_class: The classifier's fast tokenizer; by default that of a model given by name.
         rest: What follows in the signature of `Trainer`.
         peft_config: Trains adapters of this `peft` configuration instead of all weights.
         kwargs: All else that `AlignedTrainer` takes, `alignment_loss_func` for instance.
@@ -365,7 +357,7 @@ class CAPTrainer(AlignedTrainer):
 
         def distance(scores: TokenScores) -> Scalar:
             words = pool_words(scores, prior.token_words, prior.scores.shape[1])
-            return self.distance(words, prior.scores, prior.mask, prior.weight)
+            return self.distance(words, *prior[1:])
 
         rows = options.attribution_rows or None
         if not training:
@@ -380,18 +372,17 @@ class CAPTrainer(AlignedTrainer):
         """The gradient function of `alignment_gradient`, chosen once per training."""
         options = self.alignment
         if self.gradient_mode is None:
-            shards = {"FSDP": self.is_fsdp_enabled, "DeepSpeed": self.is_deepspeed_enabled}
+            deepspeed = "DeepSpeed" if self.is_deepspeed_enabled else None
             self.gradient_mode = validation.choose_gradient(
                 options.alignment_gradient,
                 model,
-                sharded_by=next((name for name, on in shards.items() if on), None),
+                sharded_by="FSDP" if self.is_fsdp_enabled else deepspeed,
                 mixed_precision=self.accelerator.mixed_precision,
             )
         if self.gradient_mode == "double_backward":
             return double_backward
         recompute = bool(self.args.activation_checkpointing)
-        step = options.finite_difference_step
-        return partial(finite_difference, step=step, recompute=recompute)
+        return partial(finite_difference, step=options.finite_difference_step, recompute=recompute)
 
     # --- before training
 
