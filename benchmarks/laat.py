@@ -358,16 +358,16 @@ def elicited(folder: str, name: str) -> FeatureScores:
 
 
 @cache
-def told_by_hand() -> dict[str, dict[str, float]]:
+def hand_written_scores() -> dict[str, dict[str, float]]:
     """What a person wrote: table to feature to score."""
-    told: dict[str, dict[str, float]] = json.loads(HAND_WRITTEN.read_text(encoding="utf-8"))
-    return told
+    scores: dict[str, dict[str, float]] = json.loads(HAND_WRITTEN.read_text(encoding="utf-8"))
+    return scores
 
 
 def hand_written(name: str, schema: TableSchema) -> FeatureScores:
     """Scores that a person wrote for the second class; the first has the opposite, unnamed features 0."""
-    told = told_by_hand()[name]
-    row = {feature: float(told.get(feature, 0.0)) for feature in schema.feature_names}
+    known = hand_written_scores()[name]
+    row = {feature: float(known.get(feature, 0.0)) for feature in schema.feature_names}
     first, second = schema.classes
     return FeatureScores.of({first: {k: -v for k, v in row.items()}, second: row}, source="hand")
 
@@ -403,17 +403,17 @@ def decisive(plan: Plan, data: str) -> dict[str, Any]:
     facts = {name: getattr(plan, name) for name in settings}
     for name, file in plan.tables.items():
         frame, schema = read(f"{data}/{file}", name)
-        scores = elicited(plan.scores, name).scores
+        scores = elicited(plan.scores, name).values.items()
         facts |= {
             f"{name}: rows": fingerprint(
                 frame.to_csv(), schema.target, *schema.classes, *schema.feature_names
             ),
             f"{name}: dropped": (plan.dropped or {}).get(name),
             f"{name}: scores": fingerprint(
-                *sorted(f"{one.label} {one.feature} {one.score!r}" for one in scores)
+                *sorted(f"{label} {feature} {score!r}" for (label, feature), score in scores)
             ),
             f"{name}: scores by hand": fingerprint(
-                json.dumps(told_by_hand().get(name), sort_keys=True)
+                json.dumps(hand_written_scores().get(name), sort_keys=True)
             ),
         }
     return facts
@@ -443,10 +443,10 @@ def check_room(plan: Plan, data: str, *, adopt: bool = False) -> None:
         )
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed:
-        told = "; ".join(f"{name}: {before[name]!r} then, {now[name]!r} now" for name in changed)
+        changes = "; ".join(f"{name}: {before[name]!r} then, {now[name]!r} now" for name in changed)
         raise ConfigError(
-            f"The cells in {plan.output_dir!r} were made otherwise ({told}). Name another `output_dir`, or "
-            "move the folder away."
+            f"The cells in {plan.output_dir!r} were made with other settings ({changes}). Name "
+            "another `output_dir`, or move the folder away."
         )
     write_json(record, {**before, **now})
 

@@ -5,7 +5,8 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
 from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from hf_cap.cards import public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
@@ -56,27 +56,18 @@ CONTROLS = {
 
 
 @dataclass(frozen=True)
-class FeatureScore:
-    """One feature's score for one class (or the target of a regression)."""
-
-    label: str
-    feature: str
-    score: float | None
-    """Positive where a larger value makes the class more likely; in [-10, 10]. `None`: unknown."""
-    description: str = ""
-    estimates: tuple[float, ...] = ()
-    """The answers that the score is the mean of."""
-    missing: int = 0
-    """Answers without a score."""
-    reasons: tuple[str, ...] = ()
-    """What the language model wrote, one per counted answer."""
-
-
-@dataclass(frozen=True)
 class FeatureScores:
-    """The scores of a table's features, and how they were made."""
+    """The scores of a table's features, and how they were made.
 
-    scores: tuple[FeatureScore, ...]
+    Args:
+        rows: One per class (or the target of a regression) and feature, with the `COLUMNS` but the last:
+            `score` is in [-10, 10], positive where a larger value makes the class more likely, `None` where
+            unknown; `estimates` are the answers that it is the mean of, `missing` counts those without a
+            score, and `reasons` are the texts of the others.
+        provenance: How they were made.
+    """
+
+    rows: list[dict[str, Any]]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -84,17 +75,18 @@ class FeatureScores:
         cls, values: Mapping[str, Mapping[str, float | None]], **provenance: Any
     ) -> "FeatureScores":
         """Scores given as class -> feature -> score."""
-        scores = [
-            FeatureScore(label, feature, None if score is None else float(score))
+        rest: dict[str, Any] = {"description": "", "estimates": [], "missing": 0, "reasons": []}
+        rows = [
+            {CLASS: label, FEATURE: name, SCORE: None if score is None else float(score), **rest}
             for label, row in values.items()
-            for feature, score in row.items()
+            for name, score in row.items()
         ]
-        return cls(tuple(scores), provenance)
+        return cls(rows, provenance)
 
     @property
     def values(self) -> dict[tuple[str, str], float | None]:
         """Class and feature to score."""
-        return {(one.label, one.feature): one.score for one in self.scores}
+        return {(row[CLASS], row[FEATURE]): row[SCORE] for row in self.rows}
 
     def matrix(
         self, outputs: Sequence[str], features: Sequence[str]
@@ -124,14 +116,13 @@ class FeatureScores:
             known = {k: v for k, v in self.values.items() if k[0] == label and v is not None}
             values = CONTROLS[name](np.array(list(known.values())), rng).tolist()
             drawn |= zip(known, values, strict=True)
-        made = [replace(one, score=drawn.get((one.label, one.feature))) for one in self.scores]
-        return FeatureScores(tuple(made), {**self.provenance, "control": name})
+        made = [{**row, SCORE: drawn.get((row[CLASS], row[FEATURE]))} for row in self.rows]
+        return FeatureScores(made, {**self.provenance, "control": name})
 
     def to_dataset(self) -> Dataset:
         """The scores as a data set with the columns `COLUMNS`."""
         cell = json.dumps(dict(self.provenance), sort_keys=True)
-        rows = [{**asdict(one), CLASS: one.label, PROVENANCE: cell} for one in self.scores]
-        return Dataset.from_list([{c: row[c] for c in COLUMNS} for row in rows], features=COLUMNS)
+        return Dataset.from_list([{**row, PROVENANCE: cell} for row in self.rows], features=COLUMNS)
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> "FeatureScores":
@@ -142,13 +133,9 @@ class FeatureScores:
         """
         if absent := set(COLUMNS) - set(dataset.column_names):
             raise DataError(f"Feature scores need the columns {sorted(absent)!r}.")
-        scores, provenance = [], "{}"
-        for row in dataset:
-            estimates, reasons = tuple(row["estimates"]), tuple(row["reasons"])
-            described = row[SCORE], row["description"], estimates, row["missing"], reasons
-            scores.append(FeatureScore(row[CLASS], row[FEATURE], *described))
-            provenance = row[PROVENANCE]
-        return cls(tuple(scores), json.loads(provenance))
+        rows: list[dict[str, Any]] = dataset.to_list()
+        cells = [row.pop(PROVENANCE) for row in rows]
+        return cls(rows, json.loads(cells[0]))
 
 
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
@@ -216,20 +203,20 @@ def elicit_scores(
     opened, options = open_language_model(model), options or ElicitOptions()
     asked, chat = questions(schema), options.method == "chat"
     answers, facts = (_by_chat if chat else _by_expectation)(schema, asked, opened, options)
-    scores = [
-        FeatureScore(
-            question.output,
-            question.feature.name,
-            float(np.mean([score for score, _ in found])) if found else None,
-            question.feature.description,
-            tuple(score for score, _ in found),
-            options.estimates - len(found) if chat else 0,
-            tuple(text for _, text in found if text),
-        )
+    rows = [
+        {
+            CLASS: question.output,
+            FEATURE: question.feature.name,
+            "description": question.feature.description,
+            SCORE: float(np.mean([score for score, _ in found])) if found else None,
+            "estimates": [score for score, _ in found],
+            "missing": options.estimates - len(found) if chat else 0,
+            "reasons": [text for _, text in found if text],
+        }
         for question, found in zip(asked, answers, strict=True)
     ]
     known = {"method": options.method, "model": opened.fingerprint, **facts, "versions": versions()}
-    return FeatureScores(tuple(scores), known)
+    return FeatureScores(rows, known)
 
 
 Answers = list[list[tuple[float, str]]]
@@ -296,35 +283,29 @@ def _by_chat(
     prompts = [_chat_prompt(schema, question) for question in asked]
     found: Answers = [[] for _ in prompts]
     replies: list[Reply] = []
-    wanted = options.estimates * len(asked)
-    with tqdm(total=wanted, desc="answers", disable=None) as bar:
-        for estimate in range(options.estimates):
-            waiting = list(range(len(prompts)))
-            for attempt in range(options.attempts + 1):
-                # a seed of its own, so that more estimates or attempts ask only what is new
-                seed = (options.seed * 1_009 + estimate) * 101 + attempt
-                sampling = Sampling(
-                    max_new_tokens=options.max_new_tokens,
-                    temperature=options.temperature,
-                    seed=seed,
-                )
-                made = model.generate([prompts[index] for index in waiting], sampling)
-                replies += made
-                left = []
-                for index, reply in zip(waiting, made, strict=True):
-                    if (score := read_answer(reply.text)) is None:
-                        left.append(index)
-                    else:
-                        found[index].append((float(score), reply.text))
-                bar.update(len(waiting) - len(left))
-                waiting = left
-                if not waiting:
-                    break
+    waiting: list[int] = []
+    for estimate, attempt in product(range(options.estimates), range(options.attempts + 1)):
+        waiting = list(range(len(prompts))) if attempt == 0 else waiting
+        if not waiting:
+            continue
+        # a seed of its own, so that more estimates or attempts ask only what is new
+        seed = (options.seed * 1_009 + estimate) * 101 + attempt
+        sampling = Sampling(
+            max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed
+        )
+        made = model.generate([prompts[index] for index in waiting], sampling)
+        scores = [read_answer(reply.text) for reply in made]
+        for index, score, reply in zip(waiting, scores, made, strict=True):
+            if score is not None:
+                found[index].append((float(score), reply.text))
+        waiting = [index for index, score in zip(waiting, scores, strict=True) if score is None]
+        replies += made
     if not any(found):
         raise ExtractError(
             f"None of the {len(replies)} answers held a score; the last one was {replies[-1].text[-200:]!r}. "
             "Use a stronger model, more `max_new_tokens`, or `method='expectation'`."
         )
+    wanted = options.estimates * len(asked)
     if missing := wanted - sum(map(len, found)):
         _logger.warning("%d of %d answers held no score.", missing, wanted)
     facts = {

@@ -13,13 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    r2_score,
-    roc_auc_score,
-    root_mean_squared_error,
-)
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -199,12 +193,12 @@ def classification_metrics(
         raise DataError(
             f"All {len(labels)} rows have the class {present.tolist()}; ROC-AUC needs two."
         )
-    areas = [roc_auc_score(labels == one, probabilities[:, one]) for one in present]
+    areas = [metrics.roc_auc_score(labels == one, probabilities[:, one]) for one in present]
     chosen = probabilities.argmax(1)
     return {
         "roc_auc": float(np.mean(areas)),
-        "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0.0)),
-        "accuracy": float(accuracy_score(labels, chosen)),
+        "macro_f1": float(metrics.f1_score(labels, chosen, average="macro", zero_division=0.0)),
+        "accuracy": float(metrics.accuracy_score(labels, chosen)),
     }
 
 
@@ -212,8 +206,8 @@ def regression_metrics(
     predicted: NDArray[np.float64], targets: NDArray[np.float64]
 ) -> dict[str, float]:
     """R² (at most 1) and root mean squared error (in the unit of the target)."""
-    error = root_mean_squared_error(targets, predicted)
-    return {"r2": float(r2_score(targets, predicted)), "rmse": float(error)}
+    error = metrics.root_mean_squared_error(targets, predicted)
+    return {"r2": float(metrics.r2_score(targets, predicted)), "rmse": float(error)}
 
 
 # --- Input gradients: how the scores of the classes rise with each feature.

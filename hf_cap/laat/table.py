@@ -115,19 +115,17 @@ def read_schema(
         ConfigError: the description cannot be read.
     """
     frame = read_table(table, split=split, missing_values=options.missing_values)
-    described = {}
-    if options.table:
-        try:
-            described = dict(read_strings(options.table))
-        except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-            raise ConfigError(f"Cannot read the description {options.table!r}: {error}") from error
-    if unknown := set(described) - {"target", "question", "classes", "columns", "ignore"}:
+    try:
+        described = dict(read_strings(options.table)) if options.table else {}
+        named = described.pop("target", None)
+        return frame, infer_schema(frame, target or named, **described, options=options)
+    except DataError:
+        raise
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"The description {options.table!r} has {sorted(unknown)}; it holds `target`, `question`, "
+            f"Cannot read the description {options.table!r}: {error}. It holds `target`, `question`, "
             "`classes`, `columns` and `ignore`."
-        )
-    target = target or described.pop("target", None)
-    return frame, infer_schema(frame, **{**described, "target": target}, options=options)
+        ) from error
 
 
 def infer_schema(
@@ -146,10 +144,10 @@ def infer_schema(
         frame: The table; levels and classes are those that occur in it.
         target: Column that is predicted.
         question: What is predicted, for the language model.
-        classes: What the classes mean, by name.
-        columns: What the columns mean, by name.
+        classes: Name of a class to what it means.
+        columns: Name of a column to what it means.
         ignore: Columns that are not features, beside those of `options`.
-        options: Kind of the target, most levels, cells that mean a missing value.
+        options: How the table is read.
 
     Raises:
         DataError: the target, a described column or all described classes do not exist, or a column has

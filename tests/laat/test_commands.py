@@ -57,14 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_are_elicited_and_a_model_is_aligned_with_them(folder: Path) -> None:
     made = load_scores(folder / "scores")
-    assert len(made.scores) == 2 * 4
+    assert len(made.rows) == 2 * 4
     assert made.provenance["model"] == "lm"  # no local path
     assert "| x0 |" in (folder / "scores" / "README.md").read_text()
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 100
     assert record["scores"]["method"] == "expectation"
     first = record["features"][0]
-    assert (first["class"], first["feature"], first["score"]) == ("c0", "x0", made.scores[0].score)
+    assert made.values[first["class"], first["feature"]] == first["score"]
     rows = predict_table(load_tabular_model(folder / "run"), folder / "table" / "test.csv")
     assert list(rows.columns) == ["c0", "c1"]
     assert not (folder / "run" / "training_args.bin").exists()
@@ -157,7 +157,7 @@ def test_scores_are_published_with_their_card_and_without_places(
     assert main([*words, "--license", "mit", "--push"]) == 0
     assert sent == [("alice/elicited", "dataset", True, ["README.md", "train.parquet"])]
     staged = load_scores(tmp_path / "s-hub")
-    assert staged.scores == scores.scores
+    assert staged.rows == scores.rows
     public = {"model": "lm", "prompt_tokens": 70, "command": "hf-cap elicit --dataset desk.csv"}
     assert staged.provenance == public
     card = (tmp_path / "s-hub" / "README.md").read_text()

@@ -45,14 +45,14 @@ def peaked(prompt: str, answer: str) -> float:
 
 
 def found(scores: FeatureScores, label: str) -> dict[str, Any]:
-    return {one.feature: one.score for one in scores.scores if one.label == label}
+    return {name: score for (one, name), score in scores.values.items() if one == label}
 
 
 @pytest.mark.parametrize("chat", [None, lambda user: f"<user>{user}</user><model>"])
 def test_the_score_is_the_mean_answer(chat: Any) -> None:
     model = MockLanguageModel(peaked, chat=chat)
     scores = elicit_scores(SCHEMA, model, ElicitOptions(calibrate=False))
-    assert [one.label for one in scores.scores] == ["no"] * 3 + ["yes"] * 3
+    assert [row["class"] for row in scores.rows] == ["no"] * 3 + ["yes"] * 3
     assert found(scores, "yes") == pytest.approx(TRUTH, abs=1e-6)
     assert found(scores, "no") == pytest.approx({k: -v for k, v in TRUTH.items()}, abs=1e-6)
     assert scores.provenance["calls"] == 2 * 3 * 21
@@ -128,8 +128,8 @@ def test_answers_are_averaged_and_those_without_a_score_asked_again() -> None:
     talker = Talker(silent=2)
     scores = elicit_scores(SCHEMA, talker, chat(estimates=2, attempts=3))
     assert found(scores, "yes") == TRUTH
-    assert {one.missing for one in scores.scores} == {0}
-    assert scores.scores[0].reasons == ("Because. Score: 6",) * 2
+    assert {row["missing"] for row in scores.rows} == {0}
+    assert scores.rows[0]["reasons"] == ["Because. Score: 6"] * 2
     # 6 questions, 2 twice more, then 6 for the second estimate; each time another seed
     assert talker.asked == [6, 2, 2, 6]
     assert scores.provenance["calls"] == 16
@@ -142,7 +142,7 @@ def test_what_is_never_answered_is_missing_and_not_zero(
 ) -> None:
     scores = elicit_scores(SCHEMA, Talker(silent=99), chat(estimates=2, attempts=1))
     assert found(scores, "yes") == {**TRUTH, "age": None}
-    assert [one.missing for one in scores.scores if one.feature == "age"] == [2, 2]
+    assert [row["missing"] for row in scores.rows if row["feature"] == "age"] == [2, 2]
     assert "4 of 12 answers held no score" in caplog.text
     _, known = scores.matrix(SCHEMA.outputs, SCHEMA.feature_names)
     assert known.tolist() == [[False, True, True]] * 2
@@ -199,7 +199,7 @@ def test_controls_keep_what_they_should() -> None:
     assert list(found(controls["sign_flipped"], "a").values()) == [0, -1, -2, -3, -4, -5]
     again, other = (scores.control("random", seed=seed) for seed in (1, 2))
     assert again == controls["random"] != other
-    assert all(made.scores[-1].score is None for made in controls.values())
+    assert all(made.values["b", "u"] is None for made in controls.values())
 
 
 @pytest.mark.real
@@ -222,4 +222,4 @@ def test_scores_that_were_written_anew_are_read_anew(
         made.to_dataset().to_parquet(str(folder / "train.parquet"))
         (folder / "README.md").write_text(card)
         monkeypatch.chdir(tmp_path / desk)
-        assert load_scores("scores").scores[0].score == number
+        assert load_scores("scores").values == {("yes", "a"): number}

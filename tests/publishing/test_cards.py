@@ -26,7 +26,7 @@ from hf_cap.cards import (
     table,
 )
 from hf_cap.errors import ConfigError
-from hf_cap.laat.elicitation import FeatureScore, FeatureScores, score_facts
+from hf_cap.laat.elicitation import FeatureScores, score_facts
 from hf_cap.laat.models import TabularConfig, tabular_facts
 from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import Preprocessor, infer_schema
@@ -83,20 +83,13 @@ def prior_card() -> dict[str, Any]:
     return prior_dataset_facts(configurations(data), **named, examples=2, audit=audit)
 
 
-SCORES = FeatureScores(
-    (
-        FeatureScore("c0", "x0", -2.5, "age in years"),
-        FeatureScore("c0", "x1", None, "blood pressure"),
-        FeatureScore("c1", "x0", 3.0, "age in years"),
-        FeatureScore("c1", "x1", 0.0, "blood pressure"),
-    ),
-    {
-        "method": "expectation",
-        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "calls": 84,
-        "command": "hf-cap elicit --dataset /home/alice/desk.csv --output_dir runs/scores",
-        "versions": {"hf-cap": "0.1.0"},
-    },
+SCORES = FeatureScores.of(
+    {"c0": {"x0": -2.5, "x1": None}, "c1": {"x0": 3.0, "x1": 0.0}},
+    method="expectation",
+    model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    calls=84,
+    command="hf-cap elicit --dataset /home/alice/desk.csv --output_dir runs/scores",
+    versions={"hf-cap": "0.1.0"},
 )
 
 
@@ -104,7 +97,6 @@ def tabular_card() -> dict[str, Any]:
     frame = pd.DataFrame({"x0": [20.0, 60.0], "x1": [80.0, 120.0], "y": ["c0", "c1"]})
     preprocessor = Preprocessor.fit(frame, infer_schema(frame, target="y"))
     config = TabularConfig.of(preprocessor, TabularModelOptions())
-    elicited = {(one.label, one.feature): one.score for one in SCORES.scores}
     record = {
         "seed": 0,
         "settings": {"learning_rate": 0.02, "output_dir": "/home/alice/runs/desk"},
@@ -113,7 +105,7 @@ def tabular_card() -> dict[str, Any]:
         "scores": SCORES.provenance,
         "features": [
             {"class": label, "feature": name, "score": score, "attribution": 0.25}
-            for (label, name), score in elicited.items()
+            for (label, name), score in SCORES.values.items()
         ],
         "history": [{"step": 1, "loss": 0.75, "loss_task": 0.5, "loss_align": 0.0025}],
     }
