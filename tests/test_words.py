@@ -11,7 +11,6 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from hf_cap.words import (
     NO_WORD,
-    Span,
     WordCounts,
     count_words,
     fold,
@@ -25,43 +24,37 @@ from hf_cap.words import (
 )
 
 
-def test_words_are_runs_of_non_white_space() -> None:
-    assert split_words(" I'm\there,  now ") == [Span(1, 4), Span(5, 10), Span(12, 15)]
-
-
-def test_a_pattern_makes_other_units() -> None:
-    assert word_strings("Hi, 你好", r"\w+|[^\w\s]") == ["Hi", ",", "你好"]
-    assert word_strings("你好", r"\S") == ["你", "好"]
-
-
-def test_a_pattern_that_matches_nothing_gives_no_empty_words() -> None:
-    assert split_words("a b", r"\w*") == [Span(0, 1), Span(2, 3)]
+@pytest.mark.parametrize(
+    ("text", "pattern", "words"),
+    [
+        (" I'm\there,  now ", r"\S+", ["I'm", "here,", "now"]),
+        ("Hi, 你好", r"\w+|[^\w\s]", ["Hi", ",", "你好"]),
+        ("你好", r"\S", ["你", "好"]),
+        ("a b", r"\w*", ["a", "b"]),
+    ],
+)
+def test_a_pattern_makes_the_units(text: str, pattern: str, words: list[str]) -> None:
+    assert word_strings(text, pattern) == words
+    assert [text[start:end] for start, end in split_words(text, pattern)] == words
 
 
 @pytest.mark.parametrize(
-    ("kept", "expected"),
+    ("text", "pattern", "kept", "expected"),
     [
-        ((True, True, True), "a  b c"),
-        ((False, True, True), "b c"),
-        ((True, False, True), "a  c"),
-        ((True, True, False), "a  b"),
-        ((False, False, False), ""),
+        ("a  b c ", r"\S+", (True, True, True), "a  b c"),
+        ("a  b c ", r"\S+", (False, True, True), "b c"),
+        ("a  b c ", r"\S+", (True, False, True), "a  c"),
+        ("a  b c ", r"\S+", (True, True, False), "a  b"),
+        ("a  b c ", r"\S+", (False, False, False), ""),
+        # neighbours are not glued together, nor apart in a script without spaces
+        ("hello, world", r"\w+|[^\w\s]", (True, False, True), "hello world"),
+        ("你好吗", r"\S", (True, False, True), "你吗"),
     ],
 )
-def test_deleting_leaves_one_gap(kept: tuple[bool, ...], expected: str) -> None:
-    text = "a  b c "
-    assert keep_words(text, split_words(text), kept) == expected
-
-
-def test_deleting_punctuation_does_not_glue_its_neighbours() -> None:
-    pattern = r"\w+|[^\w\s]"
-    text = "hello, world"
-    assert keep_words(text, split_words(text, pattern), (True, False, True)) == "hello world"
-
-
-def test_deleting_a_character_of_a_script_without_spaces_adds_none() -> None:
-    text = "你好吗"
-    assert keep_words(text, split_words(text, r"\S"), (True, False, True)) == "你吗"
+def test_deleting_leaves_one_gap(
+    text: str, pattern: str, kept: tuple[bool, ...], expected: str
+) -> None:
+    assert keep_words(text, split_words(text, pattern), kept) == expected
 
 
 def test_replacing_keeps_every_gap() -> None:
@@ -90,12 +83,8 @@ def test_a_token_belongs_to_the_word_that_its_span_starts_in() -> None:
     assert token_words(offsets, spans, text) == [NO_WORD, 0, 0, 0, 1, NO_WORD, 2, NO_WORD]
 
 
-def test_a_token_over_two_words_belongs_to_the_first() -> None:
-    text = "a bc"
-    assert token_words([(0, 4)], split_words(text), text) == [0]
-
-
-def test_a_token_between_words_belongs_to_none() -> None:
+def test_a_token_over_two_words_belongs_to_the_first_and_one_between_words_to_none() -> None:
+    assert token_words([(0, 4)], split_words("a bc"), "a bc") == [0]
     text = "a , b"
     assert token_words([(0, 1), (2, 3), (4, 5)], split_words(text, r"\w+"), text) == [0, NO_WORD, 1]
 
@@ -108,18 +97,11 @@ LABELS = [0, 0, 1, 1, 1]
 COUNTS = count_words(TEXTS, LABELS, 2)
 
 
-@pytest.mark.parametrize(
-    ("word", "folded"),
-    [("Book!", "book"), ("“Don't”", "don't"), ("?!", "?!"), ("STRASSE", "strasse")],
-)
-def test_words_are_counted_without_case_and_punctuation(word: str, folded: str) -> None:
-    assert fold(word) == folded
-
-
-def test_a_word_counts_once_a_text() -> None:
+def test_words_are_counted_once_per_text_without_case_and_punctuation() -> None:
+    folded = {"Book!": "book", "“Don't”": "don't", "?!": "?!", "STRASSE": "strasse"}
+    assert [fold(word) for word in folded] == list(folded.values())
     assert list(COUNTS.texts) == [2, 3]
-    assert COUNTS.words["renew"] == [2, 0]
-    assert COUNTS.words["card"] == [1, 2]
+    assert (COUNTS.words["renew"], COUNTS.words["card"]) == ([2, 0], [1, 2])
 
 
 @pytest.mark.parametrize("word", ["renew", "card", "lost", "the", "pay"])
@@ -138,14 +120,11 @@ def test_phi_is_one_for_a_word_of_exactly_one_class_and_zero_for_a_word_of_all()
     assert phi(counts, "x") == [0.0, 0.0]
 
 
-def test_tfidf_has_scikit_learns_inverse_document_frequency() -> None:
+def test_tfidf_is_scikit_learns_and_log_odds_are_those_of_a_two_by_two_table() -> None:
     presence = [[1, 0], [1, 0], [0, 1], [0, 0], [0, 1]]  # renew, and card but for one text
     idf = TfidfTransformer().fit(presence).idf_[0]
     assert tfidf(COUNTS, "renew") == pytest.approx([idf, 0.0])
     assert tfidf(COUNTS, "book") == pytest.approx([idf / 2, idf / 3])
-
-
-def test_log_odds_of_a_two_by_two_table_by_hand() -> None:
     first = math.log(2.5 / 0.5) - math.log(0.5 / 3.5)
     assert log_odds(COUNTS, "renew") == pytest.approx([first, -first])
 
