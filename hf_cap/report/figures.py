@@ -24,16 +24,8 @@ from hf_cap.utils import write_text
 
 MARKERS = "●■◆▲✚▼"
 """Marks of the groups, in their order; beyond six, shapes and colours repeat."""
-AUDIT_FIGURES = {
-    "log_odds": "What is a source worth?",
-    "rationales": "Does it mark what people mark?",
-    "rank_correlation": "Do the sources say the same?",
-    "top_k_agreement": "Do the sources pick the same words?",
-    "mass": "How much is on stop words?",
-    "class_overlap": "Do labels share keywords?",
-    "certainty": "How sure are the sources?",
-}
-"""Name of a chart of an audit to its title."""
+AUDIT_FIGURES = "log_odds rationales rank_correlation top_k_agreement mass class_overlap".split()
+"""Parts of an audit that are drawn."""
 
 _PAGE = Path(__file__).parent / "page"
 _SHAPES = "osD^Pv"
@@ -48,9 +40,8 @@ _VARIABLES = {
     "#fbfaf7": "var(--paper)",
     **{colour: f"var(--g{number})" for number, colour in enumerate(_GROUPS)},
 }
-_NAMED_LABELS, _FEATURES = 24, 16
+_NAMED_LABELS, _FEATURES, _DESCRIBED = 24, 16, 30
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_TOOLTIP = "tooltip: "
 
 
 # --- Charts of the report. `groups` are names, in the order of the values.
@@ -61,63 +52,59 @@ def interval_chart(
 ) -> Markup:
     """One measure over evaluation sets: a mark per group, with a line for its 95 % interval."""
     rows = [(o["name"], row) for o in evaluations for row in o["rows"] if row["measure"] == measure]
-    said, place = [], 0.0
     lines = sum(1.8 + sum(value is not None for value in row["values"]) for _, row in rows)
     with _chart(30 + 16 * lines) as (figure, axes):
+        place = 0.0
         for name, row in rows:
             percent, unit = row["percent"], 100 if row["percent"] else 1
             place += 1.3
             axes.text(0, place, _short(name), va="center", transform=axes.get_yaxis_transform())
             for group, value in ((g, value) for g, value in enumerate(row["values"]) if value):
                 place += 1
-                said.append(f"{name}, {groups[group]}: {estimate_text(value, percent)}")
                 if value["low"] is not None:
                     ends = [unit * value["low"], unit * value["high"]]
                     axes.plot(ends, [place, place], color=_colour(group), alpha=0.6)
-                _mark(axes, unit * value["mean"], place, group, said[-1])
+                tip = f"{name}, {groups[group]}: {estimate_text(value, percent)}"
+                _mark(axes, unit * value["mean"], place, group, tip)
             place += 0.5
         axes.set(ylim=(place + 0.3, 0.4), yticks=[])
         _grid(axes, "x", 4)
-        return _svg(figure, METRICS[measure], said)
+        return _svg(figure, METRICS[measure])
 
 
 def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
     """A logged quantity over the training steps: mean of each group, and the range of its runs."""
-    said = []
     with _chart(216) as (figure, axes):
         for curve in panel["curves"]:
             group, steps, last = curve["group"], curve["step"], curve["mean"][-1]
             look = {"color": _colour(group), "alpha": 0.14, "linewidth": 0}
             axes.fill_between(steps, curve["min"], curve["max"], **look)
             axes.plot(steps, curve["mean"], color=_colour(group))
-            said.append(f"{groups[group]}: {last:.4g} at step {steps[-1]:g}")
-            _mark(axes, steps[-1], last, group, said[-1])
+            tip = f"{groups[group]}: {last:.4g} at step {steps[-1]:g}"
+            _mark(axes, steps[-1], last, group, tip)
         axes.set_xlim(left=0)
         axes.set_xlabel("training step", loc="right")
         axes.grid(axis="y")
         axes.locator_params(nbins=5)
-        return _svg(figure, panel["title"], ["Last values", *said])
+        return _svg(figure, panel["title"])
 
 
 def calibration_chart(
     calibrations: Mapping[int, Mapping[str, Any]], groups: Sequence[str]
 ) -> Markup:
     """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
-    said = []
     with _chart(310) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=_SOFT, linewidth=1, linestyle=(0, (3, 4)))
         for group, found in calibrations.items():
-            bins = found["bins"]
-            places = [[100 * one[what] for one in bins] for what in ("confidence", "accuracy")]
-            axes.plot(*places, color=_colour(group))
-            for x, y, one in zip(*places, bins, strict=True):
-                told = f"{x:.1f} % sure, {y:.1f} % right ({one['texts']} texts)"
-                _mark(axes, x, y, group, f"{groups[group]}: {told}")
-            said.append(f"{groups[group]}: expected calibration error {100 * found['error']:.1f} %")
+            bins = [(100 * o["confidence"], 100 * o["accuracy"], o["texts"]) for o in found["bins"]]
+            axes.plot([x for x, _, _ in bins], [y for _, y, _ in bins], color=_colour(group))
+            for x, y, texts in bins:
+                tip = f"{groups[group]}: {x:.1f} % sure, {y:.1f} % right ({texts} texts)"
+                _mark(axes, x, y, group, tip)
         axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", ylabel="right, %")
         axes.set_xlabel("confidence, %", loc="right")
         _grid(axes, "both", 5)
-        return _svg(figure, "Calibration", said)
+        return _svg(figure, "Calibration")
 
 
 def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
@@ -125,37 +112,32 @@ def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
     labels, counts = confusion["labels"], confusion["counts"]
     most = max((count for (gold, label), count in counts.items() if gold != label), default=1)
     of = {gold: sum(n for (one, _), n in counts.items() if one == gold) for gold in labels}
-    right = sum(count for (gold, label), count in counts.items() if gold == label)
     # names are drawn where there is room for them
     named = labels if len(labels) <= _NAMED_LABELS else []
     with _chart(270 if named else 360) as (figure, axes):
         for (gold, label), count in counts.items():
             pale, strong = 0.3 * count / of[gold], 0.9 * (0.25 + 0.75 * count / most)
             look = (_FOR, pale) if gold == label else (_AGAINST, strong)
-            told = f"{gold} predicted as {label}: {count} of {of[gold]}"
-            sides = (labels.index(label) - 0.48, labels.index(gold), 0.96, 0.96)
-            _box(axes, sides, *look, told)
+            tip = f"{gold} predicted as {label}: {count} of {of[gold]}"
+            _box(axes, (labels.index(label) - 0.48, labels.index(gold), 0.96, 0.96), *look, tip)
         axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
         axes.set(xticks=[], yticks=range(len(named)))
         axes.set_yticklabels(map(_short, named), fontsize=10.5)
-        told = f"{right} of {sum(of.values())} predictions are on the diagonal"
-        return _svg(figure, f"Confusion matrix: {group}", [told])
+        return _svg(figure, f"Confusion matrix: {group}")
 
 
 def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
     """The largest features: a bar for the elicited score, a mark for what each group learned."""
-    features, said = table["features"][:_FEATURES], []
+    features = {feature["name"]: feature for feature in table["features"][:_FEATURES]}
     with _chart(34 + 24 * len(features)) as (figure, axes):
-        for place, feature in enumerate(features):
-            name, score = feature["name"], feature["elicited_score"]
-            if score is not None:
-                said.append(f"{name} elicited {number_text(score)}")
-                _bar(axes, place, score, said[-1])
+        for place, (name, feature) in enumerate(features.items()):
+            if (score := feature["elicited_score"]) is not None:
+                _bar(axes, place, score, f"{name} elicited {number_text(score)}")
             for group, value in feature["learned_gradient"].items():
-                told = f"{name}, {groups[group]}: {estimate_text(value)}"
-                _mark(axes, value["mean"], place, group, told)
-        _name_bars(axes, [feature["name"] for feature in features])
-        return _svg(figure, f"Features for {table['output']}", said)
+                tip = f"{name}, {groups[group]}: {estimate_text(value)}"
+                _mark(axes, value["mean"], place, group, tip)
+        _name_bars(axes, list(features))
+        return _svg(figure, f"Features for {table['output']}")
 
 
 # --- Charts of an audit of priors
@@ -163,46 +145,47 @@ def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
 
 def audit_figures(audit: Mapping[str, Any]) -> dict[str, Markup]:
     """Every chart of `AUDIT_FIGURES` that the content of an `audit.json` has the facts for."""
-    draw = {"rank_correlation": _pairs, "top_k_agreement": _pairs, "certainty": _histograms}
-    known = {name: title for name, title in AUDIT_FIGURES.items() if audit.get(name)}
-    drawn = {name: draw.get(name, _bars)(title, audit[name]) for name, title in known.items()}
+    drawn = {}
+    for name in (name for name in AUDIT_FIGURES if audit.get(name)):
+        draw = _pairs if name in ("rank_correlation", "top_k_agreement") else _bars
+        drawn[name] = draw(name.replace("_", " ").capitalize(), audit[name])
     return {name: chart for name, chart in drawn.items() if chart}
 
 
 def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Markup:
     """A measure of each pair of sources in [-1, 1], as a number on a coloured square."""
-    names, said = list(map(_named, table)), []
+    names = list(map(_named, table))
     zero = "0." if len(names) <= 6 else "."  # where there is little room
     with _chart(34 + min(36 * len(names), 270)) as (figure, axes):
         for y, row in enumerate(table.values()):
             for x, other in enumerate(list(table)[:y]):
                 if (value := row.get(other)) is not None:
-                    said.append(f"{names[y]} and {names[x]}: {number_text(value)}")
-                    look = (_FOR if value >= 0 else _AGAINST, 0.7 * abs(value), said[-1])
+                    tip = f"{names[y]} and {names[x]}: {number_text(value)}"
+                    look = (_FOR if value >= 0 else _AGAINST, 0.7 * abs(value), tip)
                     _box(axes, (x - 0.48, y, 0.96, 0.96), *look)
                     text = number_text(round(value, 2))[:-1].replace("0.", zero)
                     axes.text(x, y, text, ha="center", va="center", fontsize=9)
         axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
         axes.set_xticks(range(len(names) - 1), range(1, len(names)))
         axes.set_yticks(range(len(names)), [f"{_short(n)} {y}" for y, n in enumerate(names, 1)])
-        return _svg(figure, title, said)
+        return _svg(figure, title)
 
 
 def _bars(title: str, found: Mapping[str, Any]) -> Markup | None:
     """What was found on each source as a bar, with its interval; controls are grey."""
     known = {_named(source): _value(one) for source, one in found.items()}
     values = {name: value for name, value in known.items() if value}
-    said = [f"{name}: {number_text(value)}" for name, (value, _) in values.items()]
     with _chart(34 + 24 * len(values)) as (figure, axes):
         for place, (name, (value, half)) in enumerate(values.items()):
-            _bar(axes, place, value, said[place], _SOFT if name in CONTROL_PRIORS else "")
+            colour = _SOFT if name in CONTROL_PRIORS else ""
+            _bar(axes, place, value, f"{name}: {number_text(value)}", colour)
             ends = [value - half, value + half] if half else []
             axes.plot(ends, [place] * len(ends), color=_INK, linewidth=1)
             look = {"textcoords": "offset points", "va": "center"}
             axes.annotate(number_text(value), (max(value + half, 0), place), (6, 0), **look)
         axes.margins(x=0.2)
         _name_bars(axes, list(values))
-        return _svg(figure, title, said) if values else None
+        return _svg(figure, title) if values else None
 
 
 def _named(source: str) -> str:
@@ -218,18 +201,6 @@ def _value(found: Any) -> tuple[float, float] | None:
     return None if share is None else (float(share), 0.0)
 
 
-def _histograms(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """The distribution of each diagnostic column, with a line at its median."""
-    said = [f"{name}: median {one['quantiles'][2]:.3g}" for name, one in columns.items()]
-    with _chart(110 * len(columns), len(columns)) as (figure, _):
-        for panel, (name, one) in zip(figure.axes, columns.items(), strict=True):
-            panel.stairs(one["counts"], one["edges"], fill=True, color=_FOR, alpha=0.75)
-            panel.axvline(one["quantiles"][2], color=_INK, linewidth=1)
-            panel.set_title(_short(name, 40), fontsize=12, loc="left")
-            panel.locator_params(nbins=4)
-        return _svg(figure, title, said)
-
-
 def save_figures(figures: Mapping[str, str], folder: Path) -> None:
     """Write each chart to an SVG file, which follows light and dark by itself."""
     colours = (_PAGE / "colours.css").read_text("utf-8")
@@ -242,7 +213,7 @@ def save_figures(figures: Mapping[str, str], folder: Path) -> None:
 
 
 @contextmanager
-def _chart(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
+def _chart(height: float) -> Iterator[tuple[Any, Any]]:
     """A figure of 360 by `height` units and its axes, in our own style whatever the user's is."""
     try:
         import matplotlib.figure
@@ -254,25 +225,22 @@ def _chart(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
         # the font that is only measured here may lack what the reader's font has
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = matplotlib.figure.Figure(figsize=(5, height / 72), layout="constrained")
-        yield figure, figure.subplots(rows)
+        yield figure, figure.subplots()
 
 
-def _mark(axes: Any, x: float, y: float, group: int, tooltip: str) -> None:
-    shape, gid = _SHAPES[group % len(_SHAPES)], _TOOLTIP + _printable(tooltip)
-    axes.plot([x], [y], shape, color=_colour(group), clip_on=False, zorder=3, gid=gid)
+def _mark(axes: Any, x: float, y: float, group: int, tip: str) -> None:
+    look = {"color": _colour(group), "clip_on": False, "zorder": 3, "gid": _printable(tip)}
+    axes.plot([x], [y], _SHAPES[group % len(_SHAPES)], **look)
 
 
-def _bar(axes: Any, place: float, value: float, tooltip: str, colour: str = "") -> None:
-    colour = colour or (_FOR if value >= 0 else _AGAINST)
-    _box(axes, (0, place, value, 0.58), colour, 0.75, tooltip)
+def _bar(axes: Any, place: float, value: float, tip: str, colour: str = "") -> None:
+    _box(axes, (0, place, value, 0.58), colour or (_FOR if value >= 0 else _AGAINST), 0.75, tip)
 
 
-def _box(
-    axes: Any, sides: tuple[float, float, float, float], colour: str, alpha: float, tip: str
-) -> None:
-    left, middle, *size = sides
+def _box(axes: Any, box: tuple[float, ...], colour: str, alpha: float, tip: str) -> None:
+    left, middle, *size = box
     look = {"color": colour, "alpha": alpha, "linewidth": 0, "clip_on": False}
-    (patch,) = axes.barh(middle, *size, left, **look, gid=_TOOLTIP + _printable(tip))
+    (patch,) = axes.barh(middle, *size, left, **look, gid=_printable(tip))
     patch.set_in_layout(False)  # a matrix has thousands
 
 
@@ -305,19 +273,19 @@ def _printable(text: str) -> str:
 # --- From matplotlib's SVG to ours
 
 
-def _svg(figure: Any, title: str, said: Sequence[str]) -> Markup:
-    """The figure as one SVG element with a name, a description, and a tooltip for each `gid`."""
+def _svg(figure: Any, title: str) -> Markup:
+    """The figure as one SVG element: each `gid` is a tooltip, and the first ones its description."""
     import matplotlib
 
-    title, description = _printable(title), _printable("; ".join(said))
-    out = StringIO()
+    tips = [gid for artist in figure.findobj() if (gid := artist.get_gid())]
+    title, description, out = _printable(title), "; ".join(tips[:_DESCRIBED]), StringIO()
     # ids are unique on the page, and the same whenever the same is drawn
     with matplotlib.rc_context({"svg.hashsalt": title + description}):
         figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None})
     root = ElementTree.fromstring(out.getvalue())
     view = f"0 0 360 {root.get('viewBox', '').split()[-1]}"
     for element in list(root.iter()):
-        _simplify(element)
+        _simplify(element, set(tips))
     root.attrib = {"xmlns": _SVG, "viewBox": view, "class": "chart", "role": "img"}
     root.set("aria-label", f"{title}. {description}")
     _insert(root, "desc", description)
@@ -331,7 +299,7 @@ def _insert(parent: ElementTree.Element, tag: str, text: str) -> None:
     parent.insert(0, element)
 
 
-def _simplify(element: ElementTree.Element) -> None:
+def _simplify(element: ElementTree.Element, tips: set[str]) -> None:
     """Styles become attributes, which a policy allows, colours variables, and a `gid` a tooltip."""
     element.tag, element.tail = element.tag.removeprefix(f"{{{_SVG}}}"), None
     element.text = (element.text or "").strip() or None
@@ -343,7 +311,7 @@ def _simplify(element: ElementTree.Element) -> None:
             element.set(name, _VARIABLES.get(value, value))
     if target := element.attrib.pop(f"{{{_XLINK}}}href", None):
         element.set("href", target)
-    if element.tag == "g" and (tooltip := element.attrib.pop("id", "")).startswith(_TOOLTIP):
-        _insert(element, "title", tooltip.removeprefix(_TOOLTIP))
+    if element.tag == "g" and (name := element.attrib.pop("id", "")) in tips:
+        _insert(element, "title", name)
     for name in element.attrib.keys() & {"d", "x", "y", "transform"}:
         element.set(name, re.sub(r"(\.\d\d)\d+|\s(?=\s)", r"\1", element.attrib[name]))

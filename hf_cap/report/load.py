@@ -89,28 +89,19 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         raise DataError(
             f"{str(path)!r} is not a run: it holds no {RUN_FILE}. Give a folder that `hf-cap train` wrote."
         )
-    files = sorted((path / EVALUATIONS).glob("*"))
-    return Run(
-        path.resolve().name,
-        _read_json(file),
-        {file.stem: _read_json(file) for file in files if file.suffix == ".json"},
-        {
-            file.stem: read_rows(file, _RECORD_COLUMNS)
-            for file in files
-            if file.suffix == ".parquet"
-        },
-    )
+    sets = path / EVALUATIONS
+    numbers = {one.stem: _read_json(one) for one in sorted(sets.glob("*.json"))}
+    records = {o.stem: read_rows(o, _RECORD_COLUMNS) for o in sorted(sets.glob("*.parquet"))}
+    return Run(path.resolve().name, _read_json(file), numbers, records)
 
 
 def load_priors(
     folder: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
 ) -> PriorFolder:
-    """Read a folder of priors, one parquet file per split.
+    """Read a folder of priors, one parquet file per split, and their `audit.json`.
 
-    Args:
-        folder: The folder.
-        audit: Folder with the `audit.json` of these priors; by default the folder itself, or the
-            one beside it whose name ends in `-audit`, where `hf-cap audit` puts it.
+    That is in the folder `audit`, by default in the folder itself or the one beside it whose name
+    ends in `-audit`, where `hf-cap audit` puts it.
 
     Raises:
         DataError: there is no such folder, it lacks its files, or a file is damaged.

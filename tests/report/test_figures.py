@@ -94,7 +94,6 @@ def test_every_confusion_is_a_cell() -> None:
     ]
     assert svg.count('fill="rgb(var(--for))"') == 1
     assert svg.count('fill="rgb(var(--against))"') == 2
-    assert "3 of 6 predictions are on the diagonal" in svg
     many = [f"label {number}" for number in range(25)]
     assert "<text" not in confusion_chart({"labels": many, "counts": {(many[0],) * 2: 1}}, "a")
 
