@@ -26,31 +26,24 @@ HOSTILE = (
     "  many   spaces\tand\nlines  ",
 )
 """Texts that show as text, or break a page that was not written with care."""
-
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
 """A name that tries to break the page."""
-FEATURES = ("age", EVIL, "job=cook")
-SCORES = (3.0, -4.0, None)
 SOURCES = ("cap", "channel", "lime", "integrated_gradients", "word_length")
-
-
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 ).split()
 
 
-def demo_rows(split: str = "test", count: int | None = None) -> list[tuple[str, str]]:
-    """Texts and labels of the demo data, repeated with a number where more are asked for than there are."""
+def demo_rows(count: int = 168) -> list[tuple[str, str]]:
+    """Texts and labels of the demo's test data, repeated with a number where more are wanted."""
     folder = resolve_data(DEMO_DATA)
     assert folder is not None
-    lines = (folder / f"{split}.jsonl").read_text().splitlines()
-    rows = [(row["text"], row["label"]) for row in map(json.loads, lines)]
-    if count is None:
-        return rows
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    copies = [f" {n}" if n >= len(rows) else "" for n in range(count)]
     return [
-        (rows[n % len(rows)][0] + (f" {n}" if n >= len(rows) else ""), rows[n % len(rows)][1])
-        for n in range(count)
+        (rows[n % len(rows)]["text"] + copy, rows[n % len(rows)]["label"])
+        for n, copy in enumerate(copies)
     ]
 
 
@@ -61,7 +54,7 @@ def word_scores(words: Sequence[str], label: str, noise: float, seed: int) -> li
     return [float(2 * hit + noise * random.normal()) for hit in hits]
 
 
-def make_record(text: str, label: str, labels: Sequence[str], *, skill: float, seed: int) -> Record:
+def make_record(text: str, label: str, labels: Sequence[str], skill: float, seed: int) -> Record:
     """What a model of some skill (the share of texts it gets right) says about a text."""
     words = word_strings(text)
     random = np.random.default_rng([seed, int(1000 * skill), *map(ord, text[:12])])
@@ -70,30 +63,21 @@ def make_record(text: str, label: str, labels: Sequence[str], *, skill: float, s
         target = (target + 1 + int(random.integers(2))) % len(labels)
     logits = random.normal(size=len(labels))
     logits[target] = logits.max() + random.exponential(2.0)
-    probabilities = np.exp(logits) / np.exp(logits).sum()
-    return Record(
-        text=text,
-        label=label,
-        prediction=labels[target],
-        probabilities=tuple(probabilities.tolist()),
-        words=tuple(words),
-        attributions=tuple(word_scores(words, labels[target], 1.3 - skill, seed)),
-        prior=tuple(word_scores(words, label, 0.2, 0)),
-    )
+    probabilities = tuple((np.exp(logits) / np.exp(logits).sum()).tolist())
+    scores = tuple(word_scores(words, labels[target], 1.3 - skill, seed))
+    prior = tuple(word_scores(words, label, 0.2, 0))
+    return Record(text, label, labels[target], probabilities, tuple(words), scores, prior)
 
 
 def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int = 0) -> None:
     """The JSON and the parquet of one evaluation."""
     right = float(np.mean([record.label == record.prediction for record in records]))
-    labels = {label for record in records for label in (record.label, record.prediction)}
     numbers = {
         "texts": len(records),
         "accuracy": right,
         "macro_f1": right - 0.01,
         "comprehensiveness": 0.3 * right + 0.005 * seed,
-        "sufficiency": 0.1 - 0.05 * right,
         "alignment": 0.6 * right,
-        "labels": sorted(labels),
     }
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     (folder / "evaluation" / f"{name}.json").write_text(json.dumps(numbers))
@@ -102,12 +86,7 @@ def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: i
 
 
 def write_run(
-    folder: Path,
-    *,
-    seed: int = 0,
-    weight: float = 0.1,
-    settings: Mapping[str, Any] | None = None,
-    labels: Sequence[str] = (),
+    folder: Path, *, seed: int, weight: float, settings: Mapping[str, Any], labels: Sequence[str]
 ) -> Path:
     """`run.json` of a training run, with a history."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +96,7 @@ def write_run(
         "kind": "train",
         "model": "embedded/minilm-l6",
         "seed": seed,
-        "settings": {**own, "seed": seed, **(settings or {})},
+        "settings": {**own, "seed": seed, **settings},
         "data": {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": list(labels)},
         "history": [
             {"step": step, "loss_task": 2.5 * 0.97**step + 0.02 * seed, **aligned}
@@ -127,33 +106,6 @@ def write_run(
         "command": f"hf-cap train --alignment_weight {weight} --seed {seed}",
     }
     (folder / "run.json").write_text(json.dumps(facts))
-    return folder
-
-
-def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequence[str]) -> Path:
-    """A folder of priors with one column per source, and the fused one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = sorted({label for _, label in rows})
-    words = [word_strings(text) for text, _ in rows]
-    priors = {
-        f"prior_{source}": [
-            word_scores(one, label, 0.2 + 0.2 * number, number)
-            for one, (_, label) in zip(words, rows, strict=True)
-        ]
-        for number, source in enumerate(sources)
-    }
-    columns = {
-        "text": [text for text, _ in rows],
-        "label": [labels.index(label) for _, label in rows],
-        "words": words,
-        **priors,
-        "prior": priors[f"prior_{sources[0]}"],
-    }
-    features = {"text": Value("string"), "label": ClassLabel(names=labels)}
-    features |= {"words": List(Value("string"))}
-    features |= {name: List(Value("float64")) for name in columns if name.startswith("prior")}
-    data = Dataset.from_dict(columns, features=Features(features))
-    data.to_parquet(str(folder / "test.parquet"))
     return folder
 
 
@@ -169,33 +121,45 @@ def write_runs(
     ]
     folders = []
     for (name, weight, skill, settings), seed in product(kinds, seeds):
-        folder = root / f"{name}-{seed}"
-        folders.append(
-            write_run(folder, seed=seed, weight=weight, settings=settings, labels=labels)
-        )
+        run = {"seed": seed, "weight": weight, "settings": settings, "labels": labels}
+        folders.append(write_run(root / f"{name}-{seed}", **run))
         for split, loss in (("test", 0.0), ("keyword_addition", 0.12)):
-            number = 10 * seed + int(loss > 0)
-            records = [
-                make_record(text, label, labels, skill=skill - loss, seed=number)
-                for text, label in rows
-            ]
-            write_evaluation(folder, split, records, seed)
+            draw = 10 * seed + int(loss > 0)
+            records = [make_record(*row, labels, skill - loss, draw) for row in rows]
+            write_evaluation(folders[-1], split, records, seed)
     return folders
+
+
+def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequence[str]) -> Path:
+    """A folder of priors with one column per source, and the fused one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = sorted({label for _, label in rows})
+    data: dict[str, list[Any]] = {"text": [], "label": [], "words": []}
+    for text, label in rows:
+        words = word_strings(text)
+        row: dict[str, Any] = {"text": text, "label": labels.index(label), "words": words}
+        for number, source in enumerate(sources):
+            row[f"prior_{source}"] = word_scores(words, label, 0.2 + 0.2 * number, number)
+        row["prior"] = row[f"prior_{sources[0]}"]
+        for name, value in row.items():
+            data.setdefault(name, []).append(value)
+    features = {name: List(Value("float64")) for name in data}
+    features |= {"text": Value("string"), "label": ClassLabel(names=labels)}
+    features |= {"words": List(Value("string"))}
+    Dataset.from_dict(data, features=Features(features)).to_parquet(str(folder / "test.parquet"))
+    return folder
 
 
 def table_run(
     name: str, learned: tuple[float, ...], *, weight: float = 100.0, seed: int = 0, **facts: Any
 ) -> Run:
     """A run on a table with two classes; the second has scores and gradients of the other sign."""
+    values = list(zip(("age", EVIL, "job=cook"), (3.0, -4.0, None), learned, strict=True))
     rows = [
-        {
-            "class": label,
-            "feature": feature,
-            "score": None if score is None or not weight else sign * score,
-            "attribution": sign * value,
-        }
+        {"class": label, "feature": feature, "attribution": sign * value}
+        | {"score": None if score is None or not weight else sign * score}
         for label, sign in (("no", -1), ("yes", 1))
-        for feature, score, value in zip(FEATURES, SCORES, learned, strict=True)
+        for feature, score, value in values
     ]
     record: Mapping[str, Any] = {
         "kind": "train_tabular",

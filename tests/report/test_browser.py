@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-TITLE = "What the model learned"
 ROWS = demo_rows()[:40] + [(text, "renew_loan") for text in HOSTILE]
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+PHONE: Any = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +54,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "r.html").as_uri()
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of the page on tables."""
-    path = tmp_path_factory.mktemp("tables") / "r.html"
-    path.write_text(render_report(report_contents(TABLE_RUNS)), encoding="utf-8")
-    return path.as_uri()
-
-
 class Watched:
     """A page whose console, errors and requests are kept."""
 
-    def __init__(self, page: "Page", address: str, data: bool = True) -> None:
+    def __init__(self, page: "Page", address: str) -> None:
         self.page = page
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -73,9 +65,8 @@ class Watched:
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.goto(address)
-        self.data: dict[str, Any] = {}
-        if data:
-            self.data = json.loads(page.locator("#data").text_content() or "")
+        found = page.locator("#data").all_text_contents()
+        self.data: dict[str, Any] = json.loads(found[0]) if found else {}
 
     def count(self) -> int:
         return self.page.locator("#list li").count()
@@ -83,15 +74,18 @@ class Watched:
     def shown_text(self) -> str:
         return self.page.locator("#rows .words").first.text_content() or ""
 
+    def check(self) -> None:
+        assert self.complaints == []
+        assert [url for url in self.requests if not url.startswith(("file:", "data:"))] == []
+        assert self.page.title() == "What the model learned"
+
 
 @pytest.fixture
 def opened(browser: "Browser", report: str) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     watched = Watched(context.new_page(), report)
     yield watched
-    assert watched.complaints == []
-    assert [url for url in watched.requests if not url.startswith(("file:", "data:"))] == []
-    assert watched.page.title() == TITLE
+    watched.check()
     context.close()
 
 
@@ -101,16 +95,22 @@ def test_every_text_can_be_read(opened: Watched) -> None:
         assert opened.shown_text() == text
         assert (opened.page.locator("#detail-title").text_content() or "").startswith(label)
         opened.page.keyboard.press("j")
+    # the chosen example stays in view
+    chosen = opened.page.locator("#list li[aria-selected=true]").bounding_box()
+    pane = opened.page.locator("#list").bounding_box()
+    assert chosen
+    assert pane
+    assert pane["y"] <= chosen["y"] <= pane["y"] + pane["height"] + 1 - chosen["height"]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_show_as_text(opened: Watched, text: str) -> None:
-    number = [row for row, _ in ROWS].index(text)
+def test_hostile_texts_show_as_text(opened: Watched) -> None:
     elements = opened.page.locator("script, img, iframe").count()
-    opened.page.locator("#list li").nth(number).click()
-    assert opened.shown_text().split() == text.split()
-    for view in ("numbers", "table", "text"):
-        opened.page.select_option("#view", view)
+    for number, (text, _) in enumerate(ROWS):
+        if text in HOSTILE:
+            opened.page.locator("#list li").nth(number).click()
+            assert opened.shown_text().split() == text.split()
+            for view in ("numbers", "table", "text"):
+                opened.page.select_option("#view", view)
     assert opened.page.locator("script, img, iframe").count() == elements
 
 
@@ -183,11 +183,9 @@ def test_orders_begin_with_the_largest(opened: Watched, order: str, names: tuple
 
 
 def test_keys(opened: Watched) -> None:
-    page = opened.page
-    texts = [text for text, _ in ROWS]
-    page.keyboard.press("j")
-    page.keyboard.press("j")
-    page.keyboard.press("k")
+    page, texts, every = opened.page, [text for text, _ in ROWS], 2 * len(ROWS)
+    for key in "jjk":
+        page.keyboard.press(key)
     assert opened.shown_text() == texts[1]
     page.keyboard.press("/")
     page.keyboard.type("jk/v")
@@ -197,9 +195,7 @@ def test_keys(opened: Watched) -> None:
     page.locator("#list").focus()
     page.keyboard.press("End")
     page.keyboard.press("ArrowUp")
-    assert (
-        page.locator("#count").text_content() == f"{2 * len(ROWS) - 1} of {2 * len(ROWS)} examples"
-    )
+    assert page.locator("#count").text_content() == f"{every - 1} of {every} examples"
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     assert page.locator("#readout q").text_content() == texts[0].split()[0]
@@ -207,42 +203,28 @@ def test_keys(opened: Watched) -> None:
     assert page.input_value("#view") == "numbers"
 
 
-def test_the_chosen_example_stays_in_view(opened: Watched) -> None:
-    for _ in range(30):
-        opened.page.keyboard.press("j")
-    chosen = opened.page.locator("#list li[aria-selected=true]").bounding_box()
-    pane = opened.page.locator("#list").bounding_box()
-    assert chosen
-    assert pane
-    assert pane["y"] <= chosen["y"]
-    assert chosen["y"] + chosen["height"] <= pane["y"] + pane["height"] + 1
-
-
 def test_a_word_shows_its_value_in_every_row_and_to_a_screen_reader(opened: Watched) -> None:
-    opened.page.locator("#rows .w").nth(1).hover()
-    row = opened.data["examples"][0]
-    readout = opened.page.locator("#readout span").all_text_contents()
+    page, row = opened.page, opened.data["examples"][0]
+    page.locator("#rows .w").nth(1).hover()
+    readout = page.locator("#readout span").all_text_contents()
     for shown, scores, said in zip(opened.data["rows"], row[4], readout, strict=True):
         value = float(said.removeprefix(shown["name"]).replace("\N{MINUS SIGN}", "-"))
         assert value == pytest.approx(scores[1], rel=0.01)
-    assert opened.page.locator("#rows .w.at").count() == len(opened.data["rows"])
-    strengths = (
-        opened.page.locator("#rows .words")
-        .first.locator(".w")
-        .evaluate_all("(nodes) => nodes.map((node) => +node.style.getPropertyValue('--a'))")
-    )
+    assert page.locator("#rows .w.at").count() == len(opened.data["rows"])
+    first = page.locator("#rows .words").first.locator(".w")
+    strengths = first.evaluate_all("(all) => all.map((one) => +one.style.getPropertyValue('--a'))")
     largest = max(map(abs, row[4][0]))
     assert strengths == pytest.approx([abs(score) / largest for score in row[4][0]])
-    heard = opened.page.locator("#detail").aria_snapshot()
+    heard = page.locator("#detail").aria_snapshot()
     assert 'list "cap: score of each word"' in heard
     sign = "+" if row[4][0][0] > 0 else "\N{MINUS SIGN}"
     assert f'listitem "{row[2][0]}: {sign}{abs(row[4][0][0]):#.3g}"' in heard
-    listed = opened.page.locator("#list").aria_snapshot()
+    listed = page.locator("#list").aria_snapshot()
     assert '- listbox "Examples"' in listed
     assert "[selected]" in listed
 
 
-def test_fields_buttons_and_charts_have_names(opened: Watched) -> None:
+def test_fields_and_buttons_have_names_and_headings_skip_no_level(opened: Watched) -> None:
     nameless = opened.page.evaluate(
         "() => [...document.querySelectorAll('input, select, button')]"
         ".filter((e) => !(e.labels?.length || e.getAttribute('aria-label'))).length"
@@ -256,29 +238,37 @@ def test_fields_buttons_and_charts_have_names(opened: Watched) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_enough_contrast(
+def test_all_text_has_enough_contrast_and_charts_follow_the_scheme(
     browser: "Browser", report: str, scheme: Literal["light", "dark"]
 ) -> None:
-    page = browser.new_page(color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
     page.goto(report)
     page.select_option("#outcome", "wrong")
     ratio, where = page.evaluate(CONTRAST)
-    # WCAG 2.2, 1.4.3
-    assert ratio >= 4.5, where
+    assert ratio >= 4.5, where  # WCAG 2.2, 1.4.3
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     shade = sum(map(int, colour.strip("rgb()").split(",")))
     assert shade > 700 if scheme == "light" else shade < 100
+    fill = "(node) => getComputedStyle(node).fill"
+    name = page.locator("#results svg text", has_text="test").first
+    assert name.evaluate(fill) == page.evaluate("getComputedStyle(document.body).color")
+    heights = page.locator("svg.chart text").evaluate_all(
+        "(nodes) => nodes.map((node) => node.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 9
+    glyph = page.locator(".glyph.g1").first.evaluate("(node) => getComputedStyle(node).color")
+    assert page.locator("#results use").nth(1).evaluate(fill) == glyph
     page.close()
 
 
-@pytest.mark.parametrize("view", ["text", "numbers", "table"])
-def test_nothing_is_wider_than_a_phone(browser: "Browser", report: str, view: str) -> None:
-    page = browser.new_page(viewport={"width": 360, "height": 740})
+def test_nothing_is_wider_than_a_phone(browser: "Browser", report: str) -> None:
+    page = browser.new_page(viewport=PHONE)
     page.goto(report)
-    page.select_option("#view", view)
-    for text in ("xxxxxx", "right to left", "long"):
-        page.fill("#search", text)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for view in ("text", "numbers", "table"):
+        page.select_option("#view", view)
+        for text in ("xxxxxx", "right to left", "long"):
+            page.fill("#search", text)
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.close()
 
 
@@ -292,35 +282,18 @@ def test_without_script_the_rest_can_be_read(browser: "Browser", report: str) ->
 
 
 def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(
-    browser: "Browser", tables: str
+    browser: "Browser", tmp_path: Path
 ) -> None:
-    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark")
-    watched = Watched(page, tables, data=False)
+    file = tmp_path / "r.html"
+    file.write_text(render_report(report_contents(TABLE_RUNS)), encoding="utf-8")
+    page = browser.new_page(viewport=PHONE, color_scheme="dark")
+    watched = Watched(page, file.as_uri())
     for table in page.locator("#features details").all():
         table.locator("summary").click()
     ratio, where = page.evaluate(CONTRAST)
     assert ratio >= 4.5, where
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.locator("#features tbody th").all_text_contents() == ["age", EVIL, "job=cook"] * 2
     assert page.locator("img").count() == 0
-    assert watched.complaints == []
-    page.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_charts_are_drawn_in_the_colours_of_the_scheme_and_in_legible_letters(
-    browser: "Browser", report: str, scheme: Literal["light", "dark"]
-) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
-    page.goto(report)
-    ink = page.evaluate("getComputedStyle(document.body).color")
-    name = page.locator("#results svg text", has_text="test").first
-    assert name.evaluate("(node) => getComputedStyle(node).fill") == ink
-    heights = page.locator("svg.chart text").evaluate_all(
-        "(nodes) => nodes.map((node) => node.getBoundingClientRect().height)"
-    )
-    assert min(heights) >= 9
-    mark = page.locator("#results use").nth(1)
-    colour = page.locator(".glyph.g1").first.evaluate("(node) => getComputedStyle(node).color")
-    assert mark.evaluate("(node) => getComputedStyle(node).fill") == colour
+    watched.check()
     page.close()

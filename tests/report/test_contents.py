@@ -60,39 +60,27 @@ def test_runs_that_differ_in_seed_and_place_alone_are_one_group() -> None:
     (group,) = group_runs([make_run("one", seed=0), make_run("two", seed=1)])
     assert [run.name for run in group["runs"]] == ["one", "two"]
     assert group["seeds"] == [0, 1]
-    assert (group["name"], group["role"]) == ("aligned", "aligned")
+    assert (group["name"], group["role"], group["baseline"]) == ("aligned", "aligned", None)
 
 
 def test_baseline_comes_first_then_controls() -> None:
     control = make_run("control", prior_column="prior_shuffled")
-    groups = group_runs([make_run("aligned"), control], [make_run("plain")])
-    assert [group["role"] for group in groups] == ["baseline", "control", "aligned"]
-    assert [group["name"] for group in groups] == ["no alignment", "control: shuffled", "aligned"]
-    assert [group["baseline"] for group in groups] == [None, 0, 0]
-    (plain,) = group_runs([make_run("plain", weight=0.0)])
-    assert (plain["role"], plain["baseline"]) == ("baseline", None)
-
-
-def test_groups_of_one_role_are_named_by_the_settings_that_differ() -> None:
-    runs = [make_run("a", learning_rate=1e-3), make_run("b", learning_rate=1e-4), make_run("c")]
-    names = [group["name"] for group in group_runs(runs)]
-    assert names == ["aligned (learning_rate=0.001)", "aligned (learning_rate=0.0001)", "aligned"]
+    for runs, baselines in (([make_run("p", weight=0.0)], []), ([], [make_run("p")])):
+        groups = group_runs([make_run("aligned"), control, *runs], baselines)
+        assert [group["role"] for group in groups] == ["baseline", "control", "aligned"]
+        names = [group["name"] for group in groups]
+        assert names == ["no alignment", "control: shuffled", "aligned"]
+        assert [group["baseline"] for group in groups] == [None, 0, 0]
 
 
 def test_a_group_is_compared_with_the_baseline_on_its_own_data() -> None:
-    runs = [
-        make_run("other", weight=0.0, rows=5),
-        make_run("plain", weight=0.0, rows=8, learning_rate=1.0),
-        make_run("aligned", rows=8),
-    ]
-    assert [group["baseline"] for group in group_runs(runs)] == [None, None, 1]
-    assert group_runs([make_run("aligned")])[0]["baseline"] is None
+    runs = [make_run(str(n), weight=0.0, rows=n, learning_rate=n) for n in (5, 8)]
+    groups = group_runs([*runs, make_run("aligned", rows=8)])
+    assert [group["baseline"] for group in groups] == [None, None, 1]
 
 
 @pytest.mark.parametrize("setting", ["dataset", "base_url"])
-def test_what_is_private_is_not_shown_and_groups_that_it_tells_apart_are_numbered(
-    setting: str,
-) -> None:
+def test_names_hold_what_tells_groups_apart_but_nothing_private(setting: str) -> None:
     places: list[dict[str, Any]] = [{setting: f"/home/me/{name}/cap"} for name in ("acme", "other")]
     hidden: dict[str, Any] = {"hub_token": "hf_secret", "template": "/home/me/prompt.yaml"}
     runs = [make_run(name, **place, **hidden) for name, place in zip("ab", places, strict=True)]
@@ -143,15 +131,13 @@ def test_curves_are_the_mean_and_range_over_the_runs() -> None:
         [{"step": 1, "loss_task": value}, {"step": 2, "loss": 9.0}] for value in (1.0, 3.0)
     ]
     runs = [make_run(f"r{i}", seed=i, history=found) for i, found in enumerate(histories)]
-    (panel,) = training_curves(group_runs(runs))
-    (curve,) = panel["curves"]
-    assert curve == {"group": 0, "step": [1.0], "mean": [2.0], "min": [1.0], "max": [3.0]}
-
-
-def test_the_whole_loss_of_a_plain_run_is_its_task_loss() -> None:
-    (panel,) = training_curves(group_runs([make_run("p", history=[{"step": 1, "loss": 2.5}])]))
+    # the whole loss of a plain run is its task loss
+    plain = make_run("p", weight=0.0, history=[{"step": 1, "loss": 2.5}])
+    (panel,) = training_curves(group_runs([plain, *runs]))
     assert panel["title"] == "Task loss"
-    assert panel["curves"][0]["mean"] == [2.5]
+    one, both = panel["curves"]
+    assert one == {"group": 0, "step": [1.0], "mean": [2.5], "min": [2.5], "max": [2.5]}
+    assert both == {"group": 1, "step": [1.0], "mean": [2.0], "min": [1.0], "max": [3.0]}
 
 
 # --- Errors
@@ -176,8 +162,8 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_full_confidence_belongs_to_the_last_bin() -> None:
-    sure = [[1.0, 0.0], [0.96, 0.04]]
-    found = calibration(records(label=["a", "a"], prediction=["a", "a"], probabilities=sure))
+    rows = records(label=["a"] * 2, prediction=["a"] * 2, probabilities=[[1.0, 0.0], [0.96, 0.04]])
+    found = calibration(rows)
     assert [one["texts"] for one in found["bins"]] == [2]
     assert found["error"] == pytest.approx(0.02)
 
@@ -240,13 +226,9 @@ def test_before_and_after_are_joined_by_text() -> None:
     found = collect([run_on("p", 0.0, before), run_on("a", 0.1, after)])
     assert [row["name"] for row in found["rows"]] == ["no alignment", "aligned"]
     assert scores(found) == [[[1.0, -1.0], [2.0, -1.0]], [None, [2.0, -1.0]]]
-    first, second = found["examples"]
-    assert (first["text"], first["before"], first["after"]) == (
-        "my card",
-        ("loan", 0.75),
-        ("card", 0.75),
-    )
-    assert second["before"] is None
+    said = [(one["text"], one["before"], one["after"]) for one in found["examples"]]
+    assert said[0] == ("my card", ("loan", 0.75), ("card", 0.75))
+    assert said[1] == ("new text", None, ("card", 0.75))
 
 
 def test_priors_are_joined_and_their_other_splits_added() -> None:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,19 @@ from tests.report.runs import (
     TABLE_RUNS,
     demo_rows,
     write_priors,
-    write_run,
     write_runs,
 )
 
 
 class Page(HTMLParser):
-    """Elements, attributes and the content of scripts of a page."""
+    """Elements with their attributes, scripts, and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.inside = ""
-        self.scripts: list[str] = []
-        self.words: list[str] = []
+        self.inside, self.text, self.scripts = "", "", list[str]()
         self.feed(page)
+        self.text = re.sub(r"\s+", " ", self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -47,15 +44,13 @@ class Page(HTMLParser):
         self.inside = ""
 
     def handle_data(self, data: str) -> None:
-        if self.inside != "style":
-            (self.scripts if self.inside == "script" else self.words).append(data)
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside != "style":
+            self.text += data
 
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def attribute(self, name: str) -> Iterator[str | None]:
-        return (found[name] for _, found in self.elements if name in found)
+    def attribute(self, name: str) -> list[str]:
+        return [found[name] or "" for _, found in self.elements if name in found]
 
 
 @pytest.fixture(scope="module")
@@ -69,41 +64,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def page(folder: Path) -> str:
+def test_the_page_has_every_section_and_is_safe_and_complete(folder: Path) -> None:
     runs = sorted(path for path in folder.iterdir() if path.name != "priors")
     write_report(runs, folder / "report.html", priors=folder / "priors")
-    return (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_every_section_is_there_and_every_chart_has_a_name(page: str) -> None:
-    parsed = Page(page)
-    ids = [name for name in parsed.attribute("id") if name]
+    parsed = Page((folder / "report.html").read_text(encoding="utf-8"))
+    ids = parsed.attribute("id")
     assert {"results", "examples", "training", "errors", "priors", "setup"} <= set(ids)
     assert len(ids) == len(set(ids))
     charts = [found for tag, found in parsed.elements if tag == "svg"]
     assert len(charts) > 10
     assert all(found["role"] == "img" and found["aria-label"] for found in charts)
-
-
-def test_nothing_is_loaded_and_nothing_would_be_refused_by_the_policy(page: str) -> None:
-    parsed = Page(page)
-    tags = {tag for tag, _ in parsed.elements}
-    assert not tags & {"img", "iframe", "object", "embed", "base"}
-    assert not list(parsed.attribute("src"))
-    assert all(str(target).startswith(("#", "data:")) for target in parsed.attribute("href"))
-    (policy,) = (c for c in parsed.attribute("content") if c and "default-src" in c)
+    # nothing is loaded, and nothing would be refused by the policy
+    assert not {tag for tag, _ in parsed.elements} & {"img", "iframe", "object", "embed", "base"}
+    assert not parsed.attribute("src")
+    assert all(target.startswith(("#", "data:")) for target in parsed.attribute("href"))
+    (policy,) = (content for content in parsed.attribute("content") if "default-src" in content)
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     names = {name for _, found in parsed.elements for name in found}
-    assert "style" not in names
-    assert not [name for name in names if name.startswith("on")]
-
-
-def test_the_examples_come_back_from_the_page(page: str) -> None:
-    data = json.loads(Page(page).scripts[0])
-    texts = {row[3] or " ".join(row[2]) for row in data["examples"] if row[0] == 0}
-    assert set(HOSTILE) <= texts
+    assert not [name for name in names if name == "style" or name.startswith("on")]
+    # the examples come back
+    data = json.loads(parsed.scripts[0])
+    assert set(HOSTILE) <= {row[3] or " ".join(row[2]) for row in data["examples"] if row[0] == 0}
     rows = [*SOURCES, "fused prior", "no alignment", "aligned"]
     assert [row["name"] for row in data["rows"]] == rows
 
@@ -174,10 +156,10 @@ def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
     write_report([tmp_path / "run"], tmp_path / "report.html")
     parsed = Page((tmp_path / "report.html").read_text())
     for said in (
-        "not evaluated on test: `hf-cap evaluate",
+        "A run was not evaluated on test: `hf-cap evaluate",
         "No run without alignment: `hf-cap train --alignment_weight 0`",
         "No control run",
-        "has no interval",
+        "A group of one run has no interval",
         "No training history",
         "No records of single texts of test",
         "No priors were given",
@@ -255,8 +237,9 @@ def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
             load_run(tmp_path)
     with pytest.raises(DataError, match="holds no parquet file"):
         load_priors(tmp_path)
-    run = write_run(tmp_path / "run")
-    (run / "evaluation").mkdir()
+    run = tmp_path / "run"
+    (run / "evaluation").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
     (run / "evaluation" / "test.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         load_run(run)
