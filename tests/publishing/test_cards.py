@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from huggingface_hub import DatasetCard, ModelCard, RepoCard
+from datasets import ClassLabel, Dataset, Features, List, Value
+from huggingface_hub import ModelCard, RepoCard
 from markdown_it import MarkdownIt
 
 from hf_cap.cards import (
@@ -52,72 +52,54 @@ def body(card: str) -> str:
 # --- Whole cards, compared with those that ship; `python -m tests.publishing.test_cards` writes these anew.
 
 
+def record_of(name: str) -> Any:
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"name": name, "repo_id": f"your-name/{name}", "license": "apache-2.0"}
+
+
 def model_card() -> dict[str, Any]:
-    record = json.loads((RECORDS / "model.json").read_text(encoding="utf-8"))
-    return model_facts(
-        record["run"],
-        name="library-desk-minilm",
-        repo_id="your-name/library-desk-minilm",
-        evaluations=record["evaluations"],
-        records=record["examples"],
-        license="apache-2.0",
-        language="en",
-    )
+    record = record_of("model")
+    known = {"evaluations": record["evaluations"], "records": record["examples"], "language": "en"}
+    return model_facts(record["run"], **named("library-desk-minilm"), **known)
 
 
 def prior_card() -> dict[str, Any]:
-    record = json.loads((RECORDS / "priors.json").read_text(encoding="utf-8"))
+    record = record_of("priors")
     names = [name for name in record["rows"][0] if name.startswith("prior")]
-    features = Features(
-        {
-            "text": Value("string"),
-            "label": ClassLabel(names=record["labels"]),
-            "words": List(Value("string")),
-            **dict.fromkeys(names, List(Value("float64"))),
-            "provenance": Value("string"),
-        }
+    features = {
+        "text": Value("string"),
+        "label": ClassLabel(names=record["labels"]),
+        "words": List(Value("string")),
+        **dict.fromkeys(names, List(Value("float64"))),
+        "provenance": Value("string"),
+    }
+    data = Dataset.from_list(record["rows"], features=Features(features))
+    return prior_dataset_facts(
+        configurations({"train": data}),
+        repo_id="your-name/library-desk-priors",
+        license="apache-2.0",
+        language="en",
+        examples=2,
+        audit={"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"},
     )
-    data = DatasetDict({"train": Dataset.from_list(record["rows"], features=features)})
-    named = {"repo_id": "your-name/library-desk-priors", "license": "apache-2.0", "language": "en"}
-    audit = {"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"}
-    return prior_dataset_facts(configurations(data), **named, examples=2, audit=audit)
-
-
-SCORES = FeatureScores.of(
-    {"c0": {"x0": -2.5, "x1": None}, "c1": {"x0": 3.0, "x1": 0.0}},
-    method="expectation",
-    model="HuggingFaceTB/SmolLM2-135M-Instruct",
-    calls=84,
-    command="hf-cap elicit --dataset /home/alice/desk.csv --output_dir runs/scores",
-    versions={"hf-cap": "0.1.0"},
-)
 
 
 def tabular_card() -> dict[str, Any]:
     frame = pd.DataFrame({"x0": [20.0, 60.0], "x1": [80.0, 120.0], "y": ["c0", "c1"]})
     preprocessor = Preprocessor.fit(frame, infer_schema(frame, target="y"))
     config = TabularConfig.of(preprocessor, TabularModelOptions())
-    record = {
-        "seed": 0,
-        "settings": {"learning_rate": 0.02, "output_dir": "/home/alice/runs/desk"},
-        "alignment": {"alignment_weight": 100.0, "attribution_scope": "global"},
-        "data": {"dataset": "/home/alice/desk.csv", "rows": 40},
-        "scores": SCORES.provenance,
-        "features": [
-            {"class": label, "feature": name, "score": score, "attribution": 0.25}
-            for (label, name), score in SCORES.values.items()
-        ],
-        "history": [{"step": 1, "loss": 0.75, "loss_task": 0.5, "loss_align": 0.0025}],
-    }
-    named: dict[str, Any] = {"name": "desk-table", "repo_id": "your-name/desk-table"}
-    evaluations = {"test": {"rows": 20, "roc_auc": 0.875, "macro_f1": 0.75, "accuracy": 0.75}}
-    return tabular_facts(
-        record, config=config, **named, evaluations=evaluations, license="apache-2.0"
-    )
+    record = record_of("tabular")
+    known = {"config": config, "evaluations": record["evaluations"]}
+    return tabular_facts(record["run"], **named("desk-table"), **known)
 
 
 def score_card() -> dict[str, Any]:
-    return score_facts(SCORES, "desk-scores", "your-name/desk-scores", "apache-2.0")
+    record = record_of("tabular")
+    scores = FeatureScores.of(record["scores"], **record["run"]["scores"])
+    return score_facts(scores, *named("desk-scores").values())
 
 
 CARDS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -128,8 +110,9 @@ CARDS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(CARDS))
+@pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.parent.glob("*.jinja")))
 def test_a_whole_card_is_the_one_that_ships(name: str) -> None:
+    name = name.removesuffix(".jinja")
     card = render_card(CARDS[name]())
     assert card == (EXAMPLES / name).read_text(encoding="utf-8")
     assert vars(RepoCard(card).data)["license"] == "apache-2.0"
@@ -139,11 +122,6 @@ def test_a_whole_card_is_the_one_that_ships(name: str) -> None:
     assert "|---" not in html
     assert "```" not in html
     assert "/home/alice" not in card
-
-
-def test_every_template_has_an_example() -> None:
-    templates = {file.name.removesuffix(".jinja") for file in EXAMPLES.parent.glob("*.jinja")}
-    assert {file.name for file in EXAMPLES.iterdir()} == set(CARDS) == templates
 
 
 # --- Facts.
@@ -158,13 +136,7 @@ def test_what_is_not_known_is_unknown() -> None:
 
 
 def test_a_run_is_described_without_its_folders() -> None:
-    numbers: dict[str, Any] = {
-        "accuracy": 0.76543,
-        "macro_f1": 0.5,
-        "soft_nc": None,
-        "texts": 168,
-        "records": [],
-    }
+    numbers: dict[str, Any] = {"accuracy": 0.76543, "macro_f1": 0.5, "soft_nc": None, "texts": 168}
     facts = model_facts(RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers})
     card = render_card(facts)
     for private in ("/home/alice", "~/", "output_dir`"):
@@ -184,7 +156,6 @@ def test_a_run_is_described_without_its_folders() -> None:
 
 
 def test_hostile_values_are_shown_and_not_obeyed() -> None:
-    evaluated = {"prediction": HOSTILE, "label": HOSTILE, "words": ["```", "</code>", "x"]}
     record = {
         "settings": {HOSTILE: HOSTILE},
         "alignment": {"alignment_weight": 1, HOSTILE: HOSTILE},
@@ -192,6 +163,7 @@ def test_hostile_values_are_shown_and_not_obeyed() -> None:
         "versions": {HOSTILE: HOSTILE},
         "command": "hf-cap train ```\n# heading",
     }  # fmt: skip
+    evaluated = {"prediction": HOSTILE, "label": HOSTILE, "words": ["```", "</code>", "x"]}
     facts = model_facts(
         record,
         name=HOSTILE,
@@ -249,39 +221,26 @@ def test_a_template_that_fails_is_an_error(
         render_card(model_facts({}, name="desk"), path)
 
 
-def test_the_front_matter_names_the_files_of_each_configuration() -> None:
-    data: Any = DatasetCard(render_card(prior_card())).data
-    assert [one["config_name"] for one in data.configs] == ["hybrid", "keywords", "word_length"]
-    assert [one.get("default") for one in data.configs] == [True, None, None]
-    assert data.configs[1]["data_files"] == [{"split": "train", "path": "keywords/train.parquet"}]
-
-
 # --- What may leave the machine.
 
 
 @pytest.mark.parametrize(
     ("name", "public", "shown"),
     [
-        ("FacebookAI/roberta-base", "FacebookAI/roberta-base", "FacebookAI/roberta-base"),
-        ("gpt2", "gpt2", "gpt2"),
+        *((name, name, name) for name in ("FacebookAI/roberta-base", "gpt2")),
         ("embedded/minilm-l6", *["sentence-transformers/all-MiniLM-L6-v2"] * 2),
         ("embedded/library-desk", None, "library-desk"),
-        ("/home/alice/model", None, "model"),
-        ("~/model", None, "model"),
-        ("./model", None, "model"),
-        ("C:\\model", None, "model"),
+        *(
+            (name, None, "model")
+            for name in ("/home/alice/model", "~/model", "./model", "C:\\model")
+        ),
         ("a/b/c", None, "c"),
         ("runs/here", None, "here"),  # a folder that looks like an id
-        ("", None, None),
-        (None, None, None),
+        *((name, None, None) for name in ("", None)),
     ],
 )
 def test_only_hub_ids_are_public_and_a_folder_keeps_its_last_name(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str | None,
-    public: str | None,
-    shown: str | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, public: Any, shown: Any
 ) -> None:
     (tmp_path / "runs" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
