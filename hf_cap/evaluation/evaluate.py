@@ -89,20 +89,12 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """The results of `evaluate_classifier`. A number that was not measured is `None`.
+    """The results of `evaluate_classifier`: means over texts; `None` where not measured.
 
-    Attributes:
-        texts: Number of texts.
-        accuracy: Share of texts predicted right, in [0, 1].
-        macro_f1: Unweighted mean of F1 over the labels that occur as gold or predicted, in [0, 1].
-        comprehensiveness: Mean over texts, in [-1, 1]; higher is better.
-        sufficiency: Mean over texts, in [-1, 1]; lower is better.
-        soft_nc: Mean over the texts where it is defined, in [0, 1]; higher is better.
-        soft_ns: Likewise.
-        alignment: Mean cosine between the gold class's word attributions and the prior, in [-1, 1].
-        alignment_texts: Texts that have a prior which is not all zero.
-        labels: Label names in the order of `Record.probabilities`.
-        records: One per text, where asked for.
+    Accuracy, macro-F1 (over the labels that occur as gold or predicted), Soft-NC and Soft-NS (over the
+    texts where they are defined) lie in [0, 1], comprehensiveness, sufficiency and alignment (cosine of
+    the gold class's attributions and the prior, over the `alignment_texts` whose prior is not all zero)
+    in [-1, 1]. Higher is better, but for sufficiency.
     """
 
     texts: int
@@ -201,69 +193,57 @@ def _priors(dataset: "Dataset", settings: EvaluationSettings) -> list[list[float
 def _explained(
     classifier: "Classifier",
     texts: list[str],
-    gold: Sequence[int],
+    gold: list[int],
     probabilities: metrics.FloatArray,
-    priors: Sequence[list[float] | None],
+    priors: list[list[float] | None],
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
     """What needs attributions: faithfulness and records of the predicted class, alignment of the gold."""
-    predicted, labels, pattern = (
-        probabilities.argmax(axis=1).tolist(),
-        classifier.labels,
-        settings.word_pattern,
-    )
-    measured: dict[str, Any] = {}
+    from hf_cap.attribution import attribute_words
+
     known: dict[tuple[int, int], list[float]] = {}
+
+    def explain(pairs: list[tuple[int, int]]) -> list[list[float]]:
+        """Word attributions for texts and classes, given by their numbers."""
+        if missing := [pair for pair in pairs if pair not in known]:
+            found = attribute_words(
+                classifier.model,
+                classifier.tokenizer,
+                [texts[row] for row, _ in missing],
+                [target for _, target in missing],
+                method=settings.attribution_method,
+                steps=settings.attribution_steps,
+                batch_size=settings.batch_size,
+                word_pattern=settings.word_pattern,
+                max_length=classifier.max_length,
+            )
+            known.update(zip(missing, found, strict=True))
+        return [known[pair] for pair in pairs]
+
+    measured: dict[str, Any] = {}
+    predicted = probabilities.argmax(axis=1).tolist()
     if settings.faithfulness or settings.soft or settings.records:
-        scores = _attribute(classifier, texts, list(enumerate(predicted)), known, settings)
-        scored = metrics.ScoredTexts(texts, predicted, scores, pattern)
+        scores = explain(list(enumerate(predicted)))
+        scored = metrics.ScoredTexts(texts, predicted, scores, settings.word_pattern)
         measured |= _faithfulness(classifier, scored, settings)
-    if rows := [row for row, prior in enumerate(priors) if prior is not None]:
-        of_gold = _attribute(classifier, texts, [(row, gold[row]) for row in rows], known, settings)
-        cosines = [
-            metrics.cosine(s, priors[row] or ()) for row, s in zip(rows, of_gold, strict=True)
-        ]
-        measured |= {"alignment": float(np.mean(cosines)), "alignment_texts": len(rows)}
+    if references := {row: prior for row, prior in enumerate(priors) if prior}:
+        of_gold = explain([(row, gold[row]) for row in references])
+        cosines = list(map(metrics.cosine, of_gold, references.values()))
+        measured |= {"alignment": float(np.mean(cosines)), "alignment_texts": len(cosines)}
     if settings.records:
         measured["records"] = tuple(
             Record(
-                text,
-                labels[gold[row]],
-                labels[predicted[row]],
-                tuple(probabilities[row].tolist()),
-                tuple(word_strings(text, pattern)),
-                tuple(known[row, predicted[row]]),
-                tuple(prior) if prior else None,
+                text=text,
+                label=classifier.labels[gold[row]],
+                prediction=classifier.labels[predicted[row]],
+                probabilities=tuple(probabilities[row].tolist()),
+                words=tuple(word_strings(text, settings.word_pattern)),
+                attributions=tuple(scores[row]),
+                prior=tuple(prior) if prior else None,
             )
             for row, (text, prior) in enumerate(zip(texts, priors, strict=True))
         )
     return measured
-
-
-def _attribute(
-    classifier: "Classifier",
-    texts: list[str],
-    wanted: list[tuple[int, int]],
-    known: dict[tuple[int, int], list[float]],
-    settings: EvaluationSettings,
-) -> list[list[float]]:
-    """Word attributions of each wanted text and class; `known` are not computed again."""
-    from hf_cap.attribution import attribute_words
-
-    if missing := [pair for pair in wanted if pair not in known]:
-        found = attribute_words(
-            classifier.model,
-            classifier.tokenizer,
-            [texts[row] for row, _ in missing],
-            [target for _, target in missing],
-            method=settings.attribution_method,
-            steps=settings.attribution_steps,
-            batch_size=settings.batch_size,
-            word_pattern=settings.word_pattern,
-            max_length=classifier.max_length,
-        )
-        known.update(zip(missing, found, strict=True))
-    return [known[pair] for pair in wanted]
 
 
 def _faithfulness(
