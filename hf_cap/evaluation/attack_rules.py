@@ -46,10 +46,10 @@ def chi_squared_keywords(
     least_texts: int = 1,
     pattern: str = WORD_PATTERN,
 ) -> Keywords:
-    """The words most strongly tied to each class by chi-squared (Yang and Pedersen 1997).
+    """The `top` words most strongly tied to each class by chi-squared (Yang and Pedersen 1997).
 
-    A word counts once per text. Keywords of a class, at most `top`, occur in it more often than
-    elsewhere and in at least `least_texts` of its texts; ties are broken alphabetically.
+    A word counts once per text. Keywords occur in their class more often than elsewhere and in at least
+    `least_texts` of its texts; ties are broken alphabetically.
     """
     counts = count_words(texts, labels, classes, pattern)
     scores: list[dict[str, float]] = [{} for _ in range(classes)]
@@ -69,11 +69,7 @@ def prior_keywords(
     pattern: str = WORD_PATTERN,
     column: str = PRIOR,
 ) -> Keywords:
-    """The words with the highest sum of prior scores over the texts of each class, at most `top`.
-
-    Raises:
-        PriorError: a prior of the `column` does not fit the words of its text.
-    """
+    """The `top` words of each class with the highest sum of prior scores; errors name `column`."""
     scores: list[dict[str, float]] = [defaultdict(float) for _ in range(classes)]
     for row, (text, label, prior) in enumerate(zip(texts, labels, priors, strict=True)):
         words = word_strings(text, pattern)
@@ -87,13 +83,9 @@ def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:
     """Per class the words with the highest scores above 0, but function words and short ones."""
     found = []
     for row in scores:
-        words = [
-            word
-            for word, score in row.items()
-            if score > 0 and len(word) >= 3 and word.replace("-", "").isalpha()
-        ]
-        words = sorted({*words} - FUNCTION_WORDS, key=lambda word: (-row[word], word))
-        found.append(tuple(words[:top]))
+        words = {word for word, score in row.items() if score > 0 and len(word) >= 3}
+        words = {word for word in words - FUNCTION_WORDS if word.replace("-", "").isalpha()}
+        found.append(tuple(sorted(words, key=lambda word: (-row[word], word))[:top]))
     return tuple(found)
 
 
@@ -105,9 +97,9 @@ def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
     both ends. A single one is `hard`.
     """
     own, overlap = set(keywords[label]), {}
-    for other in range(len(keywords)):
-        either = own | set(keywords[other])
-        overlap[other] = len(own & set(keywords[other])) / len(either) if either else 0.0
+    for other, words in enumerate(keywords):
+        either = own.union(words)
+        overlap[other] = len(own.intersection(words)) / len(either) if either else 0.0
     others = sorted({*overlap} - {label}, key=lambda other: (-overlap[other], other))
     third = max(1, round(len(others) / 3))
     return {
@@ -146,10 +138,8 @@ def replace_keywords(
 ) -> tuple[str, list[str]]:
     """The text with each keyword replaced by a synonym that is no keyword itself, where one fits.
 
-    Capitals and the punctuation around a word stay as they are; `a` and `an` follow the new word.
-
-    Returns:
-        The text, and the folded keywords that were replaced.
+    Capitals and the punctuation around a word stay as they are; `a` and `an` follow the new word. Also
+    the folded keywords that were replaced.
     """
     spans = split_words(text, pattern)
     words = [text[start:end] for start, end in spans]
@@ -216,10 +206,6 @@ def _capitalised(text: str) -> str:
 
 def load_lexicon(path: str | None = None) -> Lexicon:
     """Synonyms of folded words: the own lexicon, overridden by a JSON file.
-
-    Args:
-        path: JSON file of a mapping from word to a list of synonyms, or to a mapping from part of
-            speech (`noun`, `verb`, `predicate`) to such a list.
 
     Raises:
         ConfigError: the file is missing or holds something else.

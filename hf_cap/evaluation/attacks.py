@@ -52,39 +52,28 @@ class AttackSettings:
         "keyword_addition brings a word of another class into the text, keyword_replacement puts "
         "other words in the place of the class's own keywords; the label stays right in both.",
     )
-    maker: Literal["rules", "chat"] = option(
-        "rules", "Who writes the attacked text: fixed rules, or a chat model with checks."
-    )
+    maker: Literal["rules", "chat"] = option("rules", "Fixed rules, or a chat model with checks.")
     keywords_from: Literal["training", "prior"] = option(
         "training",
         "training takes keywords by chi-squared from the training texts alone, which favours no "
         "method, prior the words with the highest sum of prior scores.",
     )
-    prior_column: str = option(
-        PRIOR, "Column of the training data that holds the prior, for keywords_from=prior."
-    )
+    prior_column: str = option(PRIOR, "Column of the prior, for keywords_from=prior.")
     keywords: int = option(10, "Most keywords per class; at least 1.")
-    keyword_texts: int = option(
-        2, "Training texts of its class that a keyword must occur in; 1 admits chance words."
-    )
+    keyword_texts: int = option(2, "Training texts of its class that a keyword must occur in.")
     difficulty: Literal["any", "easy", "medium", "hard"] = option(
         "any",
         "Which classes added keywords come from, by overlap of their keywords with the text's class: "
         "the most similar third (hard), the least similar (easy), the middle (medium), or any.",
     )
-    synonyms: str | None = option(
-        None, "JSON file of synonyms, word to list of words; it overrides the own lexicon."
-    )
+    synonyms: str | None = option(None, "JSON file of synonyms, word to list of words.")
     unchanged: Literal["keep", "drop", "rules"] = option(
         "keep",
         "A text that the attack cannot change, or whose version by the chat model fails a check: "
         "keep it as it is, drop it, or let the rules write it (for maker=chat).",
     )
     model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
-    base_url: str | None = option(
-        None,
-        "Root of an OpenAI-compatible server that serves `model`, e.g. http://localhost:8000/v1.",
-    )
+    base_url: str | None = option(None, "Root of the OpenAI-compatible server of `model`.")
     max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
     seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
@@ -93,9 +82,7 @@ class AttackSettings:
         check_choices(self)
         check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
         if self.unchanged == self.maker == "rules":
-            raise ConfigError(
-                "unchanged='rules' is for maker='chat'; with maker='rules' choose 'keep' or 'drop'."
-            )
+            raise ConfigError("unchanged='rules' is for maker='chat'; choose 'keep' or 'drop'.")
 
 
 class Attacked(NamedTuple):
@@ -222,10 +209,7 @@ def clean_reply(reply: str) -> str:
 def fault(
     original: str, rewritten: str, required: Sequence[str], forbidden: Sequence[str], pattern: str
 ) -> str | None:
-    """Why a cleaned reply is no attack, in two or three words; `None` where it passes.
-
-    `required` and `forbidden` are folded words that it must or must not contain.
-    """
+    """Why a cleaned reply, given folded words that it must or must not contain, is no attack."""
     # words with a letter or digit: a reply of question marks has none
     words, before = (
         [fold(word) for word in word_strings(text, pattern) if any(map(str.isalnum, word))]
@@ -251,12 +235,7 @@ def fault(
 def prepare_attack(
     train: "Dataset", settings: AttackSettings, model: "ModelLike | None" = None
 ) -> Attack:
-    """The attack with the keywords of a training set; arguments as for `attack_dataset`.
-
-    Raises:
-        DataError: a column is missing, or no class has a keyword.
-        PriorError: a prior does not fit the words of its text.
-    """
+    """The attack with the keywords of a training set; arguments and errors as for `attack_dataset`."""
     from hf_cap.data import label_names
 
     labels, column, pattern = label_names(train), settings.prior_column, settings.word_pattern

@@ -26,48 +26,32 @@ if TYPE_CHECKING:
 class EvaluationSettings:
     """What `evaluate_classifier` measures, and how."""
 
-    faithfulness: bool = option(
-        True, "Measure comprehensiveness and sufficiency: one attribution and some passes per text."
-    )
+    faithfulness: bool = option(True, "Measure comprehensiveness and sufficiency.")
     percentages: tuple[int, ...] = option(
         metrics.PERCENTAGES,
         "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are their mean.",
     )
     soft: bool = option(False, "Measure Soft-NC and Soft-NS too.")
-    soft_samples: int = option(
-        metrics.SOFT_SAMPLES, "Random embedding masks per text for the soft metrics; at least 1."
-    )
+    soft_samples: int = option(metrics.SOFT_SAMPLES, "Random embedding masks per text; at least 1.")
     soft_distance: metrics.SoftDistance = option(
         "probability",
         "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
     )
-    prior_column: str = option(
-        PRIOR, "Column with the prior for the alignment; rows without one are left out."
-    )
-    attribution_method: AttributionMethod = option(
-        "integrated_gradients", "Attribution of the classifier that is evaluated."
-    )
+    prior_column: str = option(PRIOR, "Column of the prior; rows without one are left out.")
+    attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")
     attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")
     batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.")
-    max_length: int | None = option(
-        None, "Longest input in tokens; by default what tokenizer and model allow."
-    )
-    word_pattern: str = option(
-        WORD_PATTERN, "Regular expression of a word; the one the prior was made with."
-    )
-    records: bool = option(
-        False, "Keep one record per text (prediction, probabilities, attributions)."
-    )
+    max_length: int | None = option(None, "Most tokens of a text. Default: what the model takes.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, that of the prior.")
+    records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
     seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_range(self, "soft_samples", "attribution_steps", "batch_size", at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
-            raise ConfigError(
-                f"`percentages` must be whole numbers in (0, 100], got {self.percentages!r}."
-            )
+            raise ConfigError(f"`percentages` must be in (0, 100], got {self.percentages!r}.")
 
 
 @dataclass(frozen=True, slots=True)

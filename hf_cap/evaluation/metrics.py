@@ -1,14 +1,14 @@
 """Metrics as pure functions: faithfulness, plausibility and agreement of word scores, robustness."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_cap.errors import DataError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import generator
 from hf_cap.words import NO_WORD, WORD_PATTERN, Span, keep_words, split_words, token_words
 
@@ -29,11 +29,7 @@ _LEAST_DISTANCE = 1e-9
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Texts, the explained class of each (usually the predicted one), and its word scores.
-
-    Raises:
-        DataError: the lists differ in length, or a text's words and scores in number.
-    """
+    """Texts, the explained class of each (usually the predicted one), and its word scores."""
 
     texts: Sequence[str]
     targets: Sequence[int]
@@ -44,8 +40,7 @@ class ScoredTexts:
         counts = len(self.texts), len(self.targets), len(self.scores)
         if len(set(counts)) > 1:
             raise DataError(
-                "Give one target and one list of scores per text, got {} texts, {} targets and {} "
-                "lists.".format(*counts)
+                "Got {} texts, {} targets and {} lists; give one of each per text.".format(*counts)
             )
         for row, (words, scores) in enumerate(zip(self.spans, self.scores, strict=True)):
             if len(words) != len(scores):
@@ -61,11 +56,7 @@ class ScoredTexts:
 
 
 def cosine(scores: Scores, reference: Scores) -> float:
-    """Cosine of the angle between two score lists, in [-1, 1]; 0 where one is all zero.
-
-    Raises:
-        DataError: the lists differ in length.
-    """
+    """Cosine of two score lists of the same length, in [-1, 1]; 0 where one is all zero."""
     _check_lengths(scores, reference)
     left, right = np.asarray(scores, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     norms = float(np.linalg.norm(left) * np.linalg.norm(right))
@@ -73,16 +64,11 @@ def cosine(scores: Scores, reference: Scores) -> float:
 
 
 def spearman(scores: Scores, reference: Scores) -> float:
-    """Spearman's rank correlation, in [-1, 1], ties sharing a rank; 0 where one list is constant.
-
-    Raises:
-        DataError: the lists differ in length.
-    """
+    """Spearman's rank correlation, in [-1, 1], ties sharing a rank; 0 where one list is constant."""
     from scipy.stats import rankdata
 
-    _check_lengths(scores, reference)
-    left, right = rankdata(scores), rankdata(reference)
-    return cosine(left - left.mean(), right - right.mean()) if len(left) else 0.0
+    left, right = (rankdata(values) - (len(values) + 1) / 2 for values in (scores, reference))
+    return cosine(left, right)
 
 
 def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
@@ -94,14 +80,17 @@ def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
-    """Agreement of word scores with a human rationale; each in [0, 1], higher is better."""
+    """Agreement of word scores with a human rationale; each in [0, 1], higher is better.
+
+    Attributes:
+        token_f1: F1 of the chosen words against the marked ones.
+        auprc: Area under the precision-recall curve of the scores, by trapezoids.
+        iou: Words both chosen and marked, over words chosen or marked.
+    """
 
     token_f1: float
-    """F1 of the chosen words against the marked ones."""
     auprc: float
-    """Area under the precision-recall curve of the scores, by trapezoids."""
     iou: float
-    """Words both chosen and marked, over words chosen or marked."""
 
 
 def plausibility(
@@ -113,26 +102,19 @@ def plausibility(
         scores: One score per word.
         marked: One flag per word, true for the words of the human rationale.
         size: Number of highest-scoring words to choose; by default as many as are marked.
-
-    Raises:
-        DataError: the lists differ in length, or `size` is below 1.
     """
     from sklearn.metrics import auc, precision_recall_curve
 
     _check_lengths(scores, marked)
     if size is not None and size < 1:
-        raise DataError(f"A rationale has at least 1 word, got `size={size!r}`.")
+        raise DataError(f"`size` must be at least 1 word, got {size!r}.")
     truth = np.asarray(marked, dtype=bool)
     if not truth.any():
         return None
     chosen = _highest(scores, size or int(truth.sum()))
-    both = int((chosen & truth).sum())
+    both, total = int((chosen & truth).sum()), int(chosen.sum() + truth.sum())
     precision, recall, _ = precision_recall_curve(truth, np.asarray(scores))
-    return Plausibility(
-        token_f1=2 * both / int(chosen.sum() + truth.sum()),
-        auprc=float(auc(recall, precision)),
-        iou=both / int((chosen | truth).sum()),
-    )
+    return Plausibility(2 * both / total, float(auc(recall, precision)), both / (total - both))
 
 
 def _highest(scores: Scores, size: int) -> NDArray[np.bool_]:
@@ -145,19 +127,13 @@ def _highest(scores: Scores, size: int) -> NDArray[np.bool_]:
 def comprehensiveness(
     predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
-    """Drop of the class's probability without the highest-scoring words, `p(y|x) - p(y|x without r)`.
+    """Drop of the target's probability without the rationale, `p(y|x) - p(y|x without r)`.
 
-    r are the top `percentages` of the words, rounded up, and the value is the mean over these sizes
-    (ERASER, arXiv 1911.03429). A model may react to the oddness of erased texts, and one trained on
-    word scores can be good at this metric without being more faithful: read the soft metrics too.
-
-    Args:
-        predict: Gives class probabilities.
-        scored: Texts with word scores.
-        percentages: Sizes of the rationale in percent of the words.
+    The rationale r are the highest-scoring words, `percentages` % of them, rounded up; the value is the
+    mean over these sizes (ERASER, arXiv 1911.03429).
 
     Returns:
-        One value per text in [-1, 1]; higher is better.
+        One value per text in [-1, 1]; higher is better: the named words were needed.
     """
     return _mean_drop(predict, scored, percentages, keep=False)
 
@@ -165,12 +141,10 @@ def comprehensiveness(
 def sufficiency(
     predict: Predict, scored: ScoredTexts, percentages: Sequence[int] = PERCENTAGES
 ) -> FloatArray:
-    """Drop of the class's probability with the highest-scoring words alone, `p(y|x) - p(y|r)`.
-
-    All else is as for comprehensiveness.
+    """Drop of the target's probability with the rationale alone, `p(y|x) - p(y|r)`.
 
     Returns:
-        One value per text in [-1, 1]; lower is better.
+        One value per text in [-1, 1]; lower is better: the named words were enough.
     """
     return _mean_drop(predict, scored, percentages, keep=True)
 
@@ -201,21 +175,22 @@ def soft_nc(
     distance: SoftDistance = "probability",
     seed: int = 0,
 ) -> FloatArray:
-    """Change of the output when embedding elements of important words are erased at random.
+    """Soft normalised comprehensiveness (arXiv 2305.10496): important words are erased at random.
 
-    Relative to erasing all (arXiv 2305.10496). An element is kept with probability 1 - importance, the
-    scores of a text scaled to [0, 1]; tokens outside every word always stay.
+    Each embedding element is kept with probability 1 - importance, the scores of a text scaled to
+    [0, 1]; tokens outside every word always stay. The effect is relative to erasing all.
 
     Args:
         classifier: The model that is explained.
         scored: Texts with word scores.
-        samples: Random masks per text; more make the estimate steadier.
-        distance: `probability` of the class, counted where it falls (the paper), or `hellinger`
+        samples: Random masks per text; the distance is their mean.
+        distance: What erasure changes: the target's probability (0 where it rises), or the Hellinger
             distance of the whole output (arXiv 2402.00794).
         seed: Seed of the masks, which depend on it and the text alone.
 
     Returns:
-        One value per text in [0, 1], clipped; higher is better. NaN where erasing all does nothing.
+        One value per text in [0, 1], clipped; higher is better. NaN where even erasing all words
+        does not move the output.
 
     Raises:
         ModelError: the tokenizer gives no character offsets.
@@ -231,12 +206,10 @@ def soft_ns(
     distance: SoftDistance = "probability",
     seed: int = 0,
 ) -> FloatArray:
-    """Share of the output that stays when elements of unimportant words are erased at random.
-
-    An element is kept with probability importance; all else is as for Soft-NC.
+    """Soft normalised sufficiency: 1 minus the effect of erasing unimportant words; as `soft_nc`.
 
     Returns:
-        One value per text in [0, 1], clipped; higher is better, unlike plain sufficiency.
+        One value per text in [0, 1], clipped; higher is better, unlike plain `sufficiency`.
     """
     kept = [_importance(scores) for scores in scored.scores]
     moved = _soft_distance(classifier, scored, kept, samples, distance, seed)
@@ -251,22 +224,6 @@ def _importance(scores: Scores) -> FloatArray:
     return np.asarray((values - values.min()) / np.ptp(values))
 
 
-def probability_drop(whole: FloatArray, other: FloatArray, targets: Sequence[int]) -> FloatArray:
-    """How far the target's probability falls, `max(0, p - q)`, in [0, 1]."""
-    return np.maximum(_of_target(whole, targets) - _of_target(other, targets), 0.0)
-
-
-def hellinger(whole: FloatArray, other: FloatArray, targets: Sequence[int]) -> FloatArray:
-    """Hellinger distance of two outputs, in [0, 1]; `targets` are not used."""
-    return np.asarray(np.linalg.norm(np.sqrt(whole) - np.sqrt(other), axis=1) / np.sqrt(2.0))
-
-
-DISTANCES: Mapping[SoftDistance, Callable[[FloatArray, FloatArray, Sequence[int]], FloatArray]] = {
-    "probability": probability_drop,
-    "hellinger": hellinger,
-}
-
-
 def _soft_distance(
     classifier: "Classifier",
     scored: ScoredTexts,
@@ -276,7 +233,7 @@ def _soft_distance(
     seed: int,
 ) -> FloatArray:
     """Mean distance under random masks over that of the zero input; NaN where the latter is 0."""
-    texts, move, width = scored.texts, DISTANCES[distance], classifier.embedding_width
+    texts, targets, width = scored.texts, scored.targets, classifier.embedding_width
     words = [
         np.array(token_words(offsets, row, text), dtype=np.intp)
         for offsets, row, text in zip(classifier.offsets(texts), scored.spans, texts, strict=True)
@@ -291,24 +248,39 @@ def _soft_distance(
             (rng.random((len(row), width)) < row[:, None]).astype(np.float64)
             for rng, row in zip(generators, token_kept, strict=True)
         ]
-        moved += move(whole, classifier.masked(texts, masks), scored.targets) / samples
+        other = classifier.masked(texts, masks)
+        moved += output_distance(distance, whole, other, targets) / samples
     nothing = [np.repeat((row == NO_WORD).astype(np.float64)[:, None], width, 1) for row in words]
-    zero = move(whole, classifier.masked(texts, nothing), scored.targets)
+    zero = output_distance(distance, whole, classifier.masked(texts, nothing), targets)
     return np.asarray(moved / np.where(zero > _LEAST_DISTANCE, zero, np.nan))
+
+
+def output_distance(
+    distance: SoftDistance, whole: FloatArray, other: FloatArray, targets: Sequence[int]
+) -> FloatArray:
+    """Fall of the target's probability, `max(0, p - q)`, or Hellinger distance; each in [0, 1]."""
+    if distance not in get_args(SoftDistance):
+        raise ConfigError(f"`distance` must be one of {get_args(SoftDistance)}, got {distance!r}.")
+    if distance == "hellinger":
+        return np.asarray(np.linalg.norm(np.sqrt(whole) - np.sqrt(other), axis=1) / np.sqrt(2.0))
+    return np.maximum(_of_target(whole, targets) - _of_target(other, targets), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """Accuracy before and under attacks, each in [0, 1]."""
+    """Accuracy before and under attacks, each in [0, 1].
+
+    Attributes:
+        clean_accuracy: Share of the original texts predicted right.
+        robust_accuracy: Share of texts of which every attacked version is predicted right.
+        mean_attacked_accuracy: Mean over texts of the share of versions predicted right.
+        attack_success: Share of the rightly predicted texts that an attack turns; `None` if none.
+    """
 
     clean_accuracy: float
-    """Share of the original texts predicted right."""
     robust_accuracy: float
-    """Share of texts of which every attacked version is predicted right."""
     mean_attacked_accuracy: float
-    """Mean over texts of the share of versions predicted right."""
     attack_success: float | None
-    """Share of the rightly predicted texts that an attack turns, lower is better; `None` if none."""
 
 
 def robustness(
@@ -320,17 +292,12 @@ def robustness(
         attacked: For each text, the predicted label of each attacked version; at least one.
         clean: Predicted label of each original text.
         references: Gold label of each text.
-
-    Raises:
-        DataError: there is no text, a text has no attacked version, or the lists differ in length.
     """
-    counts = len(attacked), len(clean), len(references)
-    if not counts[0] or len(set(counts)) > 1 or not all(map(len, attacked)):
+    counts = len(attacked), len(clean), len(references), sum(not len(row) for row in attacked)
+    if not counts[0] or len({*counts[:3]}) > 1 or counts[3]:
         raise DataError(
             "Robust accuracy needs attacked predictions, a clean one and a label for each text, got "
-            "lists for {}, {} and {} texts, {} without a version.".format(
-                *counts, sum(not len(versions) for versions in attacked)
-            )
+            "lists for {}, {} and {} texts, {} without a version.".format(*counts)
         )
     pairs = zip(attacked, references, strict=True)
     right = np.array([np.mean(np.asarray(versions) == gold) for versions, gold in pairs])

@@ -79,9 +79,11 @@ class _Plausibility(_Metric):
 
     def _compute(self, predictions: Any, references: Any, size: Any = None) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
-        found = [asdict(item) for pair in pairs if (item := metrics.plausibility(*pair, size))]
-        names = [field.name for field in fields(metrics.Plausibility)]
-        means = {name: _mean([item[name] for item in found]) for name in names}
+        found = [item for pair in pairs if (item := metrics.plausibility(*pair, size))]
+        means = {
+            field.name: _mean([getattr(item, field.name) for item in found])
+            for field in fields(metrics.Plausibility)
+        }
         return {**means, "texts": len(found)}
 
 
@@ -110,17 +112,17 @@ class _RobustAccuracy(_Metric):
         return asdict(metrics.robustness(predictions, clean_predictions, references))
 
 
-_BASES = {
-    "alignment": _Alignment,
-    "comprehensiveness": _Faithfulness,
-    "plausibility": _Plausibility,
-    "robust_accuracy": _RobustAccuracy,
-    "soft_nc": _Faithfulness,
-    "soft_ns": _Faithfulness,
-    "sufficiency": _Faithfulness,
-}
 METRICS: Mapping[str, type[_Metric]] = {
-    key: type(key, (base,), {"key": key}) for key, base in _BASES.items()
+    key: type(key, (base,), {"key": key})
+    for key, base in {
+        "alignment": _Alignment,
+        "comprehensiveness": _Faithfulness,
+        "plausibility": _Plausibility,
+        "robust_accuracy": _RobustAccuracy,
+        "soft_nc": _Faithfulness,
+        "soft_ns": _Faithfulness,
+        "sufficiency": _Faithfulness,
+    }.items()
 }
 
 
@@ -131,11 +133,7 @@ def _metric_class(name: str) -> type[_Metric]:
 
 
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
-    """The `evaluate.Metric` of this name; `options` go to its constructor (`cache_dir` and so on).
-
-    Raises:
-        ConfigError: there is no such metric.
-    """
+    """The `evaluate.Metric` of this name; `options` go to its constructor (`cache_dir` and so on)."""
     return _metric_class(name)(**options)
 
 
@@ -143,11 +141,8 @@ def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
     """Write the files of a metric's Space; `evaluate.load(folder)` loads it too.
 
     Args:
-        name: One of `METRICS`.
+        name: One of `METRICS`; any other is a `ConfigError`.
         folder: Where to write; called `name`, or `evaluate.load` does not find the module.
-
-    Raises:
-        ConfigError: there is no such metric.
     """
     metric, folder = _metric_class(name), Path(folder)
     facts = {

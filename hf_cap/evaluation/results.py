@@ -39,15 +39,7 @@ class Estimate:
 
 
 def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean of independent values with Student's t interval.
-
-    Args:
-        values: One number per run or unit.
-        confidence: Probability that such an interval covers the true mean, in (0, 1).
-
-    Raises:
-        DataError: there is no value, or one is not finite.
-    """
+    """Mean of independent, finite values with Student's t interval of the `confidence` in (0, 1)."""
     data = _finite(values)
     mean, n = float(data.mean()), len(data)
     if n == 1:
@@ -68,9 +60,6 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) 
     Returns:
         Columns `mean`, `low`, `high` (NaN for a single unit) and `n` (units), indexed by `by`, in
         order of appearance.
-
-    Raises:
-        DataError: a column is missing, or a value is not finite.
     """
     units = _units(_marked(frame, by), by, ["value"])
     rows = [
@@ -94,8 +83,7 @@ def compare(
     Args:
         frame: A tidy frame.
         baseline: The method to compare with.
-        by: Columns within whose groups methods are compared and p-values corrected; `method` need
-            not be named.
+        by: Columns within whose groups methods are compared and p-values corrected.
         pair_on: Columns that make two runs a pair.
         test: Student's paired t test, or `paired_bootstrap`.
         confidence: Of the intervals, in (0, 1).
@@ -103,8 +91,7 @@ def compare(
     Returns:
         Columns `difference` (positive where the method is higher), `low`, `high` (NaN for a single
         pair), `p` (two-sided), `p_holm` (corrected over the methods of the group) and `n` (paired
-        units), indexed by `by` and `method`, in order of appearance. A method without a pair is
-        left out.
+        units), indexed by `by` and `method`. A method without a pair is left out.
 
     Raises:
         DataError: a column is missing, a value is not finite, or several rows fit one pair.
@@ -137,14 +124,7 @@ def compare(
 def holm(p_values: ArrayLike) -> FloatArray:
     """Holm's step-down correction (Holm 1979), which keeps the family-wise error rate.
 
-    Args:
-        p_values: p-value of each comparison, in [0, 1]; NaN, where none was possible, counts as none.
-
-    Returns:
-        Adjusted p-values, in [p, 1] and in the order of the input.
-
-    Raises:
-        DataError: a p-value is outside [0, 1].
+    Adjusts p-values in [0, 1], in their order; NaN, where no comparison was possible, counts as none.
     """
     p = np.asarray(p_values, dtype=np.float64).reshape(-1)
     adjusted, order = np.full_like(p, np.nan), np.argsort(p, kind="stable")
@@ -157,24 +137,15 @@ def holm(p_values: ArrayLike) -> FloatArray:
 
 
 def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of the bootstrap-t for a mean difference of zero.
+    """Two-sided p-value of the bootstrap-t for a mean of zero, of one difference per pair.
 
     The differences are centred, so that the hypothesis holds, and resampled; Student's t of the
     resamples is compared (Efron and Tibshirani 1993, sections 12.5 and 16.4). The mean alone would
     reject far too often: at the 5 % level in 29 % of comparisons of 3 pairs without a difference.
 
-    Args:
-        differences: One per pair: of the runs, or of the texts.
-        resamples: Number of resamples.
-        seed: Seed of the resampling.
-
     Returns:
         (1 + resamples whose |t| is at least the observed one) / (1 + resamples), and never below
-        2^(1 − pairs), the chance that so few differences all have one sign. 1 where the mean
-        difference is 0.
-
-    Raises:
-        DataError: there is no difference, or one is not finite.
+        2^(1 − pairs), the chance that so few differences all have one sign. 1 where their mean is 0.
     """
     data = _finite(differences)
     mean, variance = data.mean(), data.var()

@@ -28,7 +28,6 @@ def few_shot(
         allow_fewer: Take all texts of a class that has fewer than `k`, with one warning.
 
     Raises:
-        ConfigError: `k` is below 1.
         DataError: a class has fewer than `k` different texts, or there is no `ClassLabel`.
     """
     from hf_cap.data import label_names
