@@ -1,12 +1,7 @@
 """LAAT: a language model's scores of the features of a table regularise a small model.
 
-"Large Language Models as Attribution Regularizers for Efficient Model Training" (arXiv 2502.20268). The
-idea of CAP with another prior, one for the whole table instead of one per text, and another attribution,
-the plain gradient with respect to the input:
-
-    table, schema ── elicit ─> feature scores ── train ─> logistic regression or a small network
-
-Names are imported lazily.
+"Large Language Models as Attribution Regularizers for Efficient Model Training" (arXiv 2502.20268): CAP with
+one prior for the whole table, and the plain gradient with respect to the input as attribution.
 """
 
 from typing import TYPE_CHECKING

@@ -126,11 +126,7 @@ class FeatureScores:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> "FeatureScores":
-        """The scores of a data set with the columns `COLUMNS`.
-
-        Raises:
-            DataError: one of the columns is missing.
-        """
+        """The scores of a data set with the columns `COLUMNS`."""
         if absent := set(COLUMNS) - set(dataset.column_names):
             raise DataError(f"Feature scores need the columns {sorted(absent)!r}.")
         rows: list[dict[str, Any]] = dataset.to_list()
@@ -163,12 +159,11 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
 
 
 class Question(NamedTuple):
-    """One feature and one output of a table."""
+    """One output and one feature of a table; `text` has a line for each."""
 
     output: str
     feature: Feature
     text: str
-    """A line for the feature and one for the outcome, without what is asked of them."""
 
 
 def questions(schema: TableSchema) -> list[Question]:
@@ -354,11 +349,7 @@ def write_scores(
     license: str | None = None,
     template: str | None = None,
 ) -> None:
-    """Write scores as parquet, and their card, into a folder, without local paths, servers and secrets.
-
-    Raises:
-        ConfigError: the file `template`, in place of the template that ships, fails.
-    """
+    """Write scores as parquet, and their card, into a folder, without local paths, servers and secrets."""
     public = replace(scores, provenance=public_provenance(scores.provenance))
     facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
     public.to_dataset().to_parquet(str(folder / "train.parquet"))

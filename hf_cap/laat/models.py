@@ -33,12 +33,8 @@ Features = Float[Tensor, "batch features"]
 class TabularConfig(PreTrainedConfig):
     """Configuration of a `TabularModel`.
 
-    Args:
-        hidden_sizes: Units of each hidden layer; none for a linear model.
-        activation: Activation of the hidden layers.
-        preprocessing: A `Preprocessor` as a dict.
-        initializer_range: Standard deviation of the weights before training.
-        kwargs: All else that `PreTrainedConfig` takes, such as `id2label`.
+    `hidden_sizes` is empty for a linear model, `preprocessing` is a `Preprocessor` as a dict, and
+    `initializer_range` is the standard deviation of the weights before training.
     """
 
     model_type = "hf_cap_tabular"
@@ -111,11 +107,7 @@ def is_tabular_model(folder: str | Path) -> bool:
 
 
 def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
-    """A model that `hf-cap train --task tabular` or `save_pretrained` wrote, or one on the Hub.
-
-    Raises:
-        ModelError: there is no such model.
-    """
+    """A model that `hf-cap train --task tabular` or `save_pretrained` wrote, or one on the Hub."""
     try:
         model: TabularModel = TabularModel.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -152,9 +144,7 @@ def predict(model: TabularModel, features: Features) -> NDArray[np.float64]:
 def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
     """Predictions for the rows of a table, which needs no target.
 
-    Returns:
-        A frame with a column of probabilities per class, or for regression one of numbers, named as the
-        target.
+    A column of probabilities per class, or for regression one of numbers, named as the target.
     """
     outputs = model.config.preprocessor.schema.outputs
     return pd.DataFrame(predict(model, _inputs(model, table)), columns=list(outputs))
@@ -163,11 +153,7 @@ def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
 def evaluate_tabular(
     model: TabularModel, table: Table, *, split: str = "train"
 ) -> dict[str, float]:
-    """Number of rows as `rows`, and `classification_metrics`, or `regression_metrics` in the target's unit.
-
-    Raises:
-        DataError: there is no such table or split, or only one class occurs among its rows.
-    """
+    """`rows`, their number, with `classification_metrics`, or `regression_metrics` in the target's unit."""
     preprocessor = model.config.preprocessor
     rows = EncodedTable(_read(model, table, split), preprocessor)
     found, labels = predict(model, _inputs(model, rows)), rows.labels.numpy()
@@ -183,10 +169,7 @@ def classification_metrics(
 ) -> dict[str, float]:
     """ROC-AUC (one class against the rest, averaged), macro F1 and accuracy, each in [0, 1].
 
-    Takes probabilities `(rows, classes)` and class indices `(rows,)`.
-
-    Raises:
-        DataError: only one class occurs among the labels.
+    Takes probabilities `(rows, classes)` and class indices `(rows,)` with at least two different ones.
     """
     present = np.unique(labels)
     if len(present) < 2:
@@ -219,12 +202,8 @@ def input_gradients(
     """∂ score_c / ∂ x for each example and class; positive where a larger value speaks for the class.
 
     The score of a class is its logit minus the mean over the classes, since logits have a meaning only up to
-    a number that all classes share; a single output is its own score.
-
-    Args:
-        logits: Outputs of the model for `features`, which must require a gradient.
-        features: The inputs.
-        differentiable: Whether a loss on the gradients will be differentiated.
+    a number that all classes share; a single output is its own score. `features` must require a gradient;
+    `differentiable` gradients can be part of a loss.
     """
     scores = logits if logits.shape[1] == 1 else logits - logits.mean(-1, keepdim=True)
     # examples are independent in the model, so the gradient of a sum over them is each one's own
@@ -249,16 +228,10 @@ def attribute_features(model: TabularModel, table: Table | EncodedTable) -> NDAr
 def tabular_facts(
     record: Mapping[str, Any], *, config: TabularConfig, **known: Any
 ) -> dict[str, Any]:
-    """The facts of a tabular model's card.
+    """The facts of a tabular model's card, from the content of `run.json` and what else `model_facts` takes.
 
-    Args:
-        record: The content of `run.json`.
-        config: Of the model.
-        known: What else `model_facts` takes.
-
-    Returns:
-        Those of `model_facts`, and `hidden_sizes`, `regression`, `question`, `target`, `inputs` (a table of
-        the features), `attributed` (whether it has attributions), `scores` (how they were made).
+    Those of `model_facts`, and `hidden_sizes`, `regression`, `question`, `target`, `inputs` (a table of the
+    features), `attributed` (whether it has attributions), `scores` (how they were made).
     """
     schema = config.preprocessor.schema
     task = f"tabular-{schema.kind}"

@@ -53,11 +53,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """Columns and target of a table.
-
-    Raises:
-        DataError: there is no column, or less than two classes.
-    """
+    """Columns and target of a table: at least one column, and two classes or none."""
 
     target: str
     kind: TargetKind
@@ -108,12 +104,7 @@ def read_strings(path: str | Path) -> Any:
 def read_schema(
     table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
 ) -> tuple[pd.DataFrame, TableSchema]:
-    """Read a training table and infer its schema, with the description in the file `options.table`.
-
-    Raises:
-        DataError: the table or its target cannot be used.
-        ConfigError: the description cannot be read.
-    """
+    """Read a training table and infer its schema, with the description in the file `options.table`."""
     frame = read_table(table, split=split, missing_values=options.missing_values)
     try:
         described = dict(read_strings(options.table)) if options.table else {}
@@ -282,7 +273,11 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Fills, scales and one-hot encodes the columns of a schema."""
+    """Fills, scales and one-hot encodes the columns of a schema.
+
+    Raises:
+        DataError: a column or target is missing, or a cell does not fit its column.
+    """
 
     schema: TableSchema
     scaling: Scaling
@@ -293,22 +288,14 @@ class Preprocessor:
     def fit(
         cls, frame: pd.DataFrame, schema: TableSchema, scaling: Scaling = "min_max"
     ) -> "Preprocessor":
-        """Learn from the rows of a table; their target is used for regression only.
-
-        Raises:
-            DataError: a column is missing, or a numeric one holds no number.
-        """
+        """Learn from the rows of a table; their target is used for regression only."""
         wanted = {column.name: scaling for column in schema.columns if column.kind == "numeric"}
         if schema.kind == "regression":
             wanted[schema.target] = "standard"
         return cls(schema, scaling, {name: _fit(frame, name, wanted[name]) for name in wanted})
 
     def features(self, frame: pd.DataFrame) -> Floats:
-        """The inputs of the rows, `(rows, features)`; a missing or unknown category has all features 0.
-
-        Raises:
-            DataError: a column is missing, or a numeric one holds something else.
-        """
+        """The inputs of the rows, `(rows, features)`; a missing or unknown category has all features 0."""
         found = []
         for column in self.schema.columns:
             if column.kind == "numeric":
@@ -327,11 +314,7 @@ class Preprocessor:
         return ((filled - fitted.centre) * fitted.scale).astype(np.float32)
 
     def targets(self, frame: pd.DataFrame) -> NDArray[np.int64] | Floats:
-        """Class index, or for regression the standardised number, of each row, `(rows,)`.
-
-        Raises:
-            DataError: the target of a row is missing, or is not one of the classes.
-        """
+        """Class index, or for regression the standardised number, of each row, `(rows,)`."""
         name, classes = self.schema.target, self.schema.classes
         cells = _cells(frame, name)
         if cells.isna().any():

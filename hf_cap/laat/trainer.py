@@ -44,9 +44,6 @@ class LAATConfig(LAATOptions, CAPConfig):
     mean over the features. A small model starts from nothing and trains in seconds: learning rate, epochs and
     batch differ from those of fine-tuning, twenty lines are logged, and no checkpoint is written. Settings
     about words, texts, paths and the kind of gradient have no meaning here.
-
-    Raises:
-        ConfigError: a setting is out of range.
     """
 
     alignment_weight: float = option(100.0, "Weight γ of the alignment term; at least 0.")
@@ -203,8 +200,7 @@ def tabular_trainer(
     """A trainer of a fresh model, seeded by `config.seed`.
 
     Args:
-        frame: Training rows.
-        schema: What they mean.
+        frame, schema: Training rows and what they mean.
         config: How to train; without `scores`, the alignment is off whatever its weight.
         options: The model and the scaling of its inputs.
         scores: Feature scores to align with.
@@ -235,9 +231,8 @@ def tabular_trainer(
 def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[str, Any]:
     """The record of a run as `run.json` has it, after training on the table `dataset`.
 
-    Returns:
-        Among others `features`: for each output and feature its `class`, `feature`, elicited `score`
-        (`None` where there is none) and `attribution`, the mean input gradient over the training rows.
+    `features` has, for each output and feature, the elicited `score` (`None` where there is none) and the
+    `attribution`, the mean input gradient over the training rows.
     """
     args, scores, rows = trainer.args, trainer.scores, trainer.train_dataset
     schema = trainer.model.config.preprocessor.schema
