@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from hf_cap.lm.tokens import PromptTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """How likely is `answer` after the prompt `prefix + body`?
-
-    The tokens are those of the whole prompt followed by those of the answer.
-    """
+class Query(NamedTuple):
+    """How likely is `answer` after the prompt `prefix + body`?"""
 
     prefix: str
     """Beginning of the prompt, shared by many queries: it is computed once."""
@@ -32,8 +28,7 @@ class Query:
     """Continuation that is scored. Never empty; begins with a space where one belongs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """Log-probability of each token of an answer."""
 
     log_probs: tuple[float, ...]
@@ -43,12 +38,12 @@ class Scored:
 
     @property
     def total(self) -> float:
-        """Log-probability of the whole answer, in nats."""
+        """Of the whole answer, in nats."""
         return sum(self.log_probs)
 
     @property
     def mean(self) -> float:
-        """Log-probability per token of the answer, in nats."""
+        """Per token of the answer, in nats."""
         return self.total / len(self.log_probs)
 
 
@@ -86,7 +81,7 @@ class LMStatistics:
     naive_tokens: int = 0
     """Tokens to read if every query were a prompt of its own."""
     tokens_computed: int = 0
-    """Tokens that went through the model: fewer by repeats, cached prefixes and shared beginnings."""
+    """Tokens that went through the model."""
     seconds: float = 0.0
     """Wall time spent in `log_probs`."""
 
@@ -191,8 +186,8 @@ class MockLanguageModel(LanguageModel):
     """A language model made of functions, which counts what it is asked.
 
     Args:
-        log_prob: Given prompt and answer, the log-probability of the answer (one token), or one value
-            per token; several tokens share the answer's characters evenly. `None` cannot score.
+        log_prob: Given prompt and answer, the answer's log-probability, or one value per token, which
+            share its characters evenly. `None` cannot score.
         reply: Given a prompt, the reply; a word counts as a token. `None` cannot generate.
         fingerprint: What the score store takes this model for.
         chat: Renders a user's turn; without it the model has no chat template.
@@ -275,13 +270,11 @@ class LMSettings:
     """Which language model answers. Frozen and hashable: equal settings give equal answers."""
 
     model: str = option(
-        LANGUAGE_MODEL,
-        "Hub id, folder, .gguf file or embedded name of a decoder-only language model.",
+        LANGUAGE_MODEL, "Hub id, folder, .gguf file or embedded name of a decoder-only model."
     )
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     dtype: Dtype = option(
-        "auto",
-        "Number format of the weights: auto is float32 on a CPU, bfloat16 on a GPU.",
+        "auto", "Number format of the weights: auto is float32 on a CPU, bfloat16 on a GPU."
     )
     quantization: Quantization = option(
         "none", "Load the weights in 4 or 8 bits; needs `bitsandbytes` and a GPU."
@@ -289,8 +282,7 @@ class LMSettings:
     trust_remote_code: bool = option(False, "Run model code that comes from the Hub repository.")
     base_url: str | None = option(
         None,
-        "Root of an OpenAI-compatible server that serves `model`, e.g. http://localhost:8000/v1; "
-        "nothing is loaded locally then.",
+        "OpenAI-compatible server of `model`, e.g. http://localhost:8000/v1; nothing is loaded here.",
     )
 
     def __post_init__(self) -> None:
@@ -299,8 +291,7 @@ class LMSettings:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
         if self.base_url is not None and self.quantization != "none":
             raise ConfigError(
-                f"quantization={self.quantization!r} is up to the server at {self.base_url!r}; leave "
-                "it at 'none'."
+                f"quantization={self.quantization!r} is up to the server; leave it at 'none'."
             )
 
 
@@ -314,17 +305,15 @@ class LMRuntime:
     )
     token_budget: int | None = option(
         None,
-        "Tokens per forward pass; halved by itself when memory runs out. Default: 384 on a CPU, "
-        "8192 on a GPU.",
+        "Tokens per forward pass, 384 on a CPU, 8192 on a GPU; halved when memory runs out.",
     )
     prefix_memory: float = option(
-        2.0,
-        "Gigabytes for the key-value caches of prompt prefixes; the least recently used goes first.",
+        2.0, "Gigabytes for caches of prompt prefixes; the least recently used goes first."
     )
     store: str | None = option(
         "default",
-        "File that keeps scores and replies of language models, so that nothing is asked twice. default "
-        "is scores.sqlite in hf_cap's cache folder, none switches it off.",
+        "File that keeps all answers, so that nothing is asked twice: default is scores.sqlite in "
+        "hf_cap's cache folder, none switches it off.",
     )
     max_concurrency: int = option(32, "Requests in flight at a time to a served model.")
     max_retries: int = option(6, "Times that a request to a served model is tried again.")
@@ -369,7 +358,5 @@ def using_runtime(runtime: LMRuntime) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[RUNTIME_VARIABLE]
-        else:
-            os.environ[RUNTIME_VARIABLE] = before
+        del os.environ[RUNTIME_VARIABLE]
+        os.environ.update({} if before is None else {RUNTIME_VARIABLE: before})

@@ -64,7 +64,7 @@ class AnswerStore:
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Any]:
         """The answers that are there, as JSON values."""
         found: dict[bytes, Any] = {}
-        for some in chunks(keys, _LOOKUP):
+        for some in _chunks(keys, _LOOKUP):
             marks = ",".join("?" * len(some))
             with self.transaction("BEGIN") as run:
                 rows = run(f"SELECT * FROM answers WHERE key IN ({marks})", some).fetchall()
@@ -117,32 +117,27 @@ class AnswerStore:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
                 raise
             raise ConfigError(
-                f"The store {str(self.path)!r} is damaged ({error}). Remove it, or name another file; what "
-                "it held is computed again when it is needed."
+                f"The store {str(self.path)!r} is damaged ({error}). Remove it, or name another file; its "
+                "answers are computed again when they are needed."
             ) from error
 
     def _open(self) -> sqlite3.Connection:
         # a connection must not be used across a fork
         if self._connection is None or self._process != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = _connect(self.path)
-            self._process = os.getpid()
+            connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            _use_wal(connection)
+            # in WAL mode NORMAL keeps every commit through a killed process, if not through a power cut
+            connection.execute("PRAGMA synchronous=NORMAL")
+            for table in (
+                "answers (key BLOB PRIMARY KEY, value BLOB)",
+                "claims (key BLOB PRIMARY KEY, owner TEXT)",
+            ):
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+            self._connection, self._process = connection, os.getpid()
         return self._connection
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-    )
-    _use_wal(connection)
-    # in WAL mode NORMAL keeps every commit through a killed process; only a power cut may lose the last
-    connection.execute("PRAGMA synchronous=NORMAL")
-    for table in (
-        "answers (key BLOB PRIMARY KEY, value BLOB)",
-        "claims (key BLOB PRIMARY KEY, owner TEXT)",
-    ):
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
-    return connection
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -172,21 +167,19 @@ def _runs(owner: str) -> bool:
     pid, started, _ = owner.split(" ")
     try:
         process = psutil.Process(int(pid))
-        dead = (
-            process.status() == psutil.STATUS_ZOMBIE
-        )  # killed, but not yet collected by its parent
-        return not dead and abs(process.create_time() - float(started)) < _CLOCK_SECONDS
+        if process.status() == psutil.STATUS_ZOMBIE:  # killed, but not yet collected by its parent
+            return False
+        return bool(abs(process.create_time() - float(started)) < _CLOCK_SECONDS)
     except psutil.NoSuchProcess:
         return False
 
 
-def key_of(*parts: Any) -> bytes:
+def _key(*parts: Any) -> bytes:
     """Key of an answer: a hash of everything that determines it, as JSON values."""
     return blake2b(json.dumps(parts).encode(), digest_size=20).digest()
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of `size`, the last one perhaps shorter."""
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
@@ -204,10 +197,10 @@ class CachedLanguageModel(LanguageModel):
     def __init__(
         self, inner: LanguageModel, path: str | os.PathLike[str], *, chunk: int = 1024
     ) -> None:
-        self.inner = inner
-        self.store = AnswerStore(path)
-        self.chunk = chunk
+        self.inner, self.store, self.chunk = inner, AnswerStore(path), chunk
         self._answered = LMStatistics()
+        for name in ("chat_prompt", "end_of_turn", "answer_tokens", "excess"):
+            setattr(self, name, getattr(inner, name))
 
     @property
     def fingerprint(self) -> str:
@@ -226,8 +219,10 @@ class CachedLanguageModel(LanguageModel):
             ExtractError: the model inside cannot score a query; what came before it is kept.
         """
         name = self.fingerprint
-        keys = {q: key_of(name, q.prefix + q.body, q.answer) for q in dict.fromkeys(queries)}
-        known, asked = self._answers(keys, self.inner.log_probs, _scored, on_result)
+        keys = {q: _key(name, q.prefix + q.body, q.answer) for q in dict.fromkeys(queries)}
+        known, asked = self._answers(
+            keys, self.inner.log_probs, lambda value: Scored(*map(tuple, value)), on_result
+        )
         self._answered += LMStatistics(
             queries=len(queries) - len(asked), stored=sum(query not in asked for query in queries)
         )
@@ -238,7 +233,7 @@ class CachedLanguageModel(LanguageModel):
     ) -> list[Reply]:
         """Look each prompt up; ask what is missing, equal prompts once, and store each reply."""
         name = self.fingerprint
-        keys = {prompt: key_of(name, astuple(sampling), prompt) for prompt in prompts}
+        keys = {prompt: _key(name, astuple(sampling), prompt) for prompt in prompts}
 
         def ask(missing: list[str], keep: OnReply) -> list[Reply]:
             return self.inner.generate(missing, sampling, keep)
@@ -264,9 +259,7 @@ class CachedLanguageModel(LanguageModel):
 
         def keep(item: T, answer: V) -> None:
             if item not in known:
-                self.store.put(
-                    keys[item], astuple(answer) if isinstance(answer, Scored) else answer
-                )
+                self.store.put(keys[item], answer)
                 learn(item, answer)
 
         def look_up(items: Iterable[T]) -> None:
@@ -279,7 +272,7 @@ class CachedLanguageModel(LanguageModel):
         owner, pause = new_owner(), 0.05
         while missing := [item for item in keys if item not in known]:
             before = len(known)
-            for chunk in chunks(missing, self.chunk):
+            for chunk in _chunks(missing, self.chunk):
                 try:
                     mine = self.store.claim((keys[item] for item in chunk), owner)
                     look_up(chunk)  # what came in since the last time
@@ -294,20 +287,3 @@ class CachedLanguageModel(LanguageModel):
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
         return known, asked
-
-    def chat_prompt(self, user: str) -> str | None:  # noqa: D102 (as the model inside)
-        return self.inner.chat_prompt(user)
-
-    def answer_tokens(self, answer: str) -> tuple[int, ...]:  # noqa: D102
-        return self.inner.answer_tokens(answer)
-
-    def end_of_turn(self) -> str | None:  # noqa: D102
-        return self.inner.end_of_turn()
-
-    def excess(self, query: Query) -> int:  # noqa: D102
-        return self.inner.excess(query)
-
-
-def _scored(value: tuple[list[float], list[int]]) -> Scored:
-    log_probs, starts = value
-    return Scored(tuple(log_probs), tuple(starts))

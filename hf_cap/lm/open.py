@@ -58,11 +58,13 @@ def settings_or_model(model: ModelLike, runtime: LMRuntime) -> LMSettings | Lang
     if isinstance(model, LMSettings):
         if model.dtype != "auto" or model.base_url is not None:
             return model
-        from hf_cap.lm.local import resolve_dtype
+        from hf_cap.lm.local import resolve_dtype  # imports torch
 
         return resolve_dtype(model, runtime)
-    held = model if isinstance(model, tuple) else _of_pipeline(model)
-    if len(held) != 2:
+    held: Any = model
+    if getattr(held, "task", None) == "text-generation":
+        held = (held.model, held.tokenizer)
+    if not isinstance(held, tuple) or len(held) != 2:
         raise ConfigError(
             "A language model is a Hub id, a folder, a .gguf file, LMSettings, a pair of a loaded model and "
             "its tokenizer, a loaded transformers.pipeline('text-generation') or a LanguageModel; got "
@@ -81,12 +83,6 @@ def model_stamp(model: LMSettings | LanguageModel) -> str:
     if file.is_file():
         return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
     return folder_stamp(file)
-
-
-def _of_pipeline(model: Any) -> tuple[Any, ...]:
-    if getattr(model, "task", None) != "text-generation":
-        return ()
-    return model.model, model.tokenizer
 
 
 @lru_cache(maxsize=1)

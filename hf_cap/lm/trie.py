@@ -1,12 +1,9 @@
 """A trie of token sequences, laid out so that a model can read it as one sequence.
 
-Nodes are numbered in preorder, so the subtree of node `i` is the range `[i, end[i])`: node `j` is an
-ancestor of `i` (or `i` itself) exactly if `j <= i < end[j]`. Two consequences carry the whole scorer:
-
-- the attention mask of any run of nodes is that inequality;
-- the nodes before a run that it still needs are the ancestors of its *first* node, because any other
-  ancestor of a later node would have to come after the first one. So a trie of any size can be cut
-  into runs of any length, and between two runs only one path of keys and values is carried over.
+Nodes are numbered in preorder, so node `j` is an ancestor of `i` (or `i` itself) exactly if
+`j <= i < end[j]`: that is the attention mask of any run of nodes. The nodes before a run that it still
+needs are the ancestors of its *first* node, as any other ancestor of a later node comes after that one. So
+a trie can be cut into runs of any length, and between two only one path of keys and values is kept.
 """
 
 from collections.abc import Sequence
@@ -30,8 +27,7 @@ class Continuation(NamedTuple):
 class Trie:
     """Distinct token prefixes of many continuations, and the steps whose probability is wanted.
 
-    A step is a pair (node, next token): the probability of the token after the path to the node. The
-    last token of a continuation is only ever a next token; it costs no node of its own.
+    A step is a pair (node, next token). The last token of a continuation costs no node of its own.
     """
 
     tokens: Integers
@@ -57,13 +53,8 @@ class Trie:
     def visible(self, above: Integers, start: int, stop: int) -> NDArray[np.bool_]:
         """Which of the nodes `above` and `start..stop-1` each node of the run may attend to.
 
-        Args:
-            above: The ancestors of `start`.
-            start: First node of the run.
-            stop: Node after the last.
-
-        Returns:
-            `(stop - start, len(above) + stop - start)`; true for an ancestor or the node itself.
+        `above` are the ancestors of `start`. The result is `(stop - start, len(above) + stop - start)`, true
+        for an ancestor or the node itself.
         """
         queries = np.arange(start, stop)[:, None]
         keys = np.concatenate([above, np.arange(start, stop)])
@@ -102,11 +93,6 @@ def build_trie(rows: Sequence[Continuation]) -> Trie:
     order = np.argsort(pairs[:, 0], kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    return Trie(
-        tokens=np.array(tokens, dtype=np.int64),
-        depth=np.array(depth, dtype=np.int64),
-        end=np.array(end, dtype=np.int64),
-        step_nodes=pairs[order, 0],
-        step_tokens=pairs[order, 1],
-        answers=[place[answer] for answer in answers],
-    )
+    nodes = np.array([tokens, depth, end], dtype=np.int64)
+    steps_of = [place[answer] for answer in answers]
+    return Trie(nodes[0], nodes[1], nodes[2], pairs[order, 0], pairs[order, 1], steps_of)
