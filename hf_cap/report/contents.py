@@ -95,12 +95,10 @@ def report_contents(
 
 
 def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[Facts]:
-    """Every evaluation set with its measures; the one named `first` leads.
+    """Every evaluation set, with `name`, `size` and `rows`; the one named `first` leads.
 
-    Returns:
-        Sets with `name`, `size` and `rows`. A row has `measure, title, percent` and one of
-        `values` and `differences` per group: `{mean, low, high, n}` or `None`. Differences are
-        paired by seed with the group's baseline.
+    A row has `measure, title, percent` and one of `values` and `differences` per group: `{mean, low,
+    high, n}` or `None`. Differences are paired by seed with the group's baseline.
     """
     runs = [run for group in groups for run in group["runs"]]
     numbers = {name: n for run in reversed(runs) for name, n in run.evaluations.items()}
@@ -156,7 +154,7 @@ def training_curves(groups: Sequence[Facts]) -> list[Facts]:
     return panels
 
 
-# --- Texts of the example browser, with every score that there is for them
+# --- Texts of the example browser, and what is wrong on them
 
 
 def choose_models(groups: Sequence[Facts]) -> dict[str, tuple[str, Run]]:
@@ -180,11 +178,9 @@ def collect_examples(
     """At most `most` texts of all sets, evenly spread; models and priors are joined by text.
 
     Splits of the priors of which no text was evaluated are sets of their own; the set `first` leads.
-
-    Returns:
-        `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
-        and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`)
-        and `scores`, a dict from the key of a row to one score per word.
+    There are `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
+    and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`) and
+    `scores`, a dict from the key of a row to one score per word.
     """
     models = choose_models(groups)
     all_splits = priors.splits if priors else {}
@@ -194,10 +190,8 @@ def collect_examples(
     sets.sort(key=lambda name: name != first)
     found = []
     for number, name in enumerate(sets):
-        said = {
-            key: {row[TEXT]: row for row in run.records.get(name, ())}
-            for key, (_, run) in models.items()
-        }
+        pairs = ((key, run.records.get(name, ())) for key, (_, run) in models.items())
+        said = {key: {row[TEXT]: row for row in rows} for key, rows in pairs}
         for text in said.get("after") or said["before"]:
             both = {key: rows[text] for key, rows in said.items() if text in rows}
             found.append(_example(number, list(both.values())[-1], known.get(text, {}), both))
@@ -242,16 +236,10 @@ def _drawable(scores: Sequence[float | None] | None, words: int) -> bool:
     return scores is not None and len(scores) == words == len(numbers)
 
 
-# --- Errors: calibration, and confusions with the keywords that labels share
-
-
 def calibration(rows: Rows) -> Facts:
-    """Expected calibration error over ten bins of equal width (Naeini et al., 2015).
+    """Expected calibration `error` in [0, 1] over ten `bins` of equal width (Naeini et al., 2015).
 
-    The confidence is the probability of the predicted label. A bin counts by its share of the texts.
-
-    Returns:
-        `error` in [0, 1], lower is better, and `bins` with `confidence, accuracy, texts`.
+    A bin has `confidence` (the probability of the predicted label), `accuracy` and `texts`.
     """
     sure = np.array([max(row["probabilities"]) for row in rows], dtype=float)
     right = np.array([str(row[LABEL]) == str(row["prediction"]) for row in rows], dtype=float)
@@ -263,11 +251,10 @@ def calibration(rows: Rows) -> Facts:
 
 
 def confusion(rows: Rows, keywords: Mapping[str, Sequence[str]]) -> Facts:
-    """Gold against predicted labels, with the keywords that confused labels share.
+    """The `labels`, and `counts`, a dict from (gold, predicted) to a number of texts.
 
-    Returns:
-        `labels`; `counts`, a dict from (gold, predicted) to a number of texts; `pairs`, the most
-        frequent errors, with `gold, predicted, texts, of` (texts of the gold label) and `shared`.
+    `pairs` are the most frequent errors, with `gold, predicted, texts, of` (texts of the gold
+    label) and `shared`, the keywords of both labels.
     """
     counts = Counter((str(row[LABEL]), str(row["prediction"])) for row in rows)
     of = Counter(str(row[LABEL]) for row in rows)
@@ -281,18 +268,16 @@ def confusion(rows: Rows, keywords: Mapping[str, Sequence[str]]) -> Facts:
     return {"labels": labels, "counts": dict(counts), "pairs": pairs}
 
 
-# --- Features of tables, the audit of the priors, and what the page lacks
+# --- Features of tables, the audit of the priors, and numbers as text
 
 
 def feature_tables(groups: Sequence[Facts]) -> list[Facts]:
     """The features of each output of models of tables: elicited scores beside learned gradients.
 
     The scores are those of the first aligned group, so that controls are held against the same. All
-    vectors have unit length, as in the alignment loss: only directions are compared.
-
-    Returns:
-        Tables with `output`; `features`, the largest first, with `name`, `elicited_score` and one
-        `learned_gradient` per group; and `agreement`, a dict from group to the cosine of both.
+    vectors have unit length, as in the alignment loss: only directions are compared. A table has
+    `output`; `features`, the largest first, with `name`, `elicited_score` and one `learned_gradient`
+    per group; and `agreement`, a dict from group to the cosine of both.
     """
     rows = [
         (str(one["class"]), str(one["feature"]), place, number, one["score"], one["attribution"])
@@ -344,9 +329,6 @@ def prior_audit(audit: Mapping[str, Any]) -> Facts:
     keywords = {label: [str(word) for word, _ in words] for label, words in found.items()}
     overlaps = ((audit.get("confused_classes") or {}).get(PRIOR) or [])[:_PAIRS]
     return {"facts": audit, "overlaps": overlaps, "keywords": keywords}
-
-
-# --- Numbers as text
 
 
 def number_text(value: float, percent: bool = False, *, signed: bool = False) -> str:

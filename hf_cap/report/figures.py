@@ -44,7 +44,7 @@ _NAMED_LABELS, _FEATURES, _DESCRIBED = 24, 16, 30
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
-# --- Charts of the report. `groups` are names, in the order of the values.
+# --- Charts of the report and of an audit. `groups` are names, in the order of the values.
 
 
 def interval_chart(
@@ -84,8 +84,7 @@ def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
             _mark(axes, steps[-1], last, group, tip)
         axes.set_xlim(left=0)
         axes.set_xlabel("training step", loc="right")
-        axes.grid(axis="y")
-        axes.locator_params(nbins=5)
+        _grid(axes, "both", 5)
         return _svg(figure, panel["title"])
 
 
@@ -140,9 +139,6 @@ def feature_chart(table: Mapping[str, Any], groups: Sequence[str]) -> Markup:
         return _svg(figure, f"Features for {table['output']}")
 
 
-# --- Charts of an audit of priors
-
-
 def audit_figures(audit: Mapping[str, Any]) -> dict[str, Markup]:
     """Every chart of `AUDIT_FIGURES` that the content of an `audit.json` has the facts for."""
     drawn = {}
@@ -174,7 +170,7 @@ def _pairs(title: str, table: Mapping[str, Mapping[str, float | None]]) -> Marku
 def _bars(title: str, found: Mapping[str, Any]) -> Markup | None:
     """What was found on each source as a bar, with its interval; controls are grey."""
     known = {_named(source): _value(one) for source, one in found.items()}
-    values = {name: value for name, value in known.items() if value}
+    values = {name: (value, half) for name, (value, half) in known.items() if value is not None}
     with _chart(34 + 24 * len(values)) as (figure, axes):
         for place, (name, (value, half)) in enumerate(values.items()):
             colour = _SOFT if name in CONTROL_PRIORS else ""
@@ -192,13 +188,12 @@ def _named(source: str) -> str:
     return FUSED if source == PRIOR else source
 
 
-def _value(found: Any) -> tuple[float, float] | None:
+def _value(found: Any) -> tuple[float | None, float]:
     """A finding of an audit, with half the width of its interval (0 without one)."""
-    if isinstance(found, Mapping) and "rank_correlation" in found:
-        mean = found["rank_correlation"]
-        return None if mean["value"] is None else (mean["value"], mean["half_width"] or 0.0)
-    share = found.get("stop word") if isinstance(found, Mapping) else found
-    return None if share is None else (float(share), 0.0)
+    if not isinstance(found, Mapping):
+        return found, 0.0
+    mean = found.get("rank_correlation") or {"value": found.get("stop word")}
+    return mean["value"], mean.get("half_width") or 0.0
 
 
 def save_figures(figures: Mapping[str, str], folder: Path) -> None:
@@ -268,9 +263,6 @@ def _short(name: str, most: int = 18) -> str:
 def _printable(text: str) -> str:
     """The text without characters that XML forbids or that turn the reading direction."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-# --- From matplotlib's SVG to ours
 
 
 def _svg(figure: Any, title: str) -> Markup:

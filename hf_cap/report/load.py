@@ -158,18 +158,13 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-# --- Groups of runs
-
-
 def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts]:
     """Group runs that differ in nothing but their seed: baselines, then controls, then aligned ones.
 
-    Runs with an alignment weight of 0 are baselines, as are `baselines` whatever their settings.
-
-    Returns:
-        Groups with `name, role, runs, seeds, model, settings, command, data` (name, split, rows,
-        labels) and `baseline`, the position of the group to compare with. Names hold the settings
-        that tell groups apart, or a number where these settings must not be shown.
+    Runs with an alignment weight of 0 are baselines, as are `baselines` whatever their settings. A
+    group has `name, role, runs, seeds, model, settings, command, data` (name, split, rows, labels)
+    and `baseline`, the position of the group to compare with. Names hold the settings that tell
+    groups apart, or a number where these settings must not be shown.
     """
     from hf_cap.cards import public_name, public_settings, public_text
 
@@ -182,14 +177,14 @@ def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts
         shared = {key: str(given[key]) for key in sorted(given.keys() - _NOT_COMPARED)}
         shared = {key: value for key, value in shared.items() if given[key] is not None}
         data = run.facts.get("data") or {}
-        rows, labels = data.get("rows"), data.get("labels") or ()
-        dataset = (public_name(data.get("dataset")), data.get("train_split"), rows, len(labels))
+        split, rows, labels = data.get("train_split"), data.get("rows"), data.get("labels") or ()
+        named = (public_name(data.get("dataset")), split, rows, len(labels)) if data else None
         facts = {
             "name": name,
             "role": role,
             # not the data set's name: the same texts with priors are in another folder
             "task": (rows, labels, model),
-            "data": dataset if data else None,
+            "data": named,
             "model": public_name(model),
             "settings": public_settings(shared),
             "command": public_text(str(command)) if command else None,
