@@ -12,6 +12,7 @@ from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation.attack_rules import (
     ENGLISH,
     Keywords,
+    Lexicon,
     add_mention,
     chi_squared_keywords,
     difficulties,
@@ -115,8 +116,10 @@ class Attack:
             for index, row in zip(ready, self._by_chat([rows[i] for i in ready]), strict=True):
                 rows[index] = row
         if "rules" in (self.settings.maker, self.settings.unchanged):
+            lexicon = load_lexicon(self.settings.synonyms)
             for index in ready:
-                rows[index] = rows[index] if rows[index].maker else self._by_rule(rows[index])
+                if not rows[index].maker:
+                    rows[index] = self._by_rule(rows[index], lexicon)
         columns: dict[str, list[Any]] = {
             name: [getattr(row, name) for row in rows]
             for name in (TEXT, "original", "source_label", "difficulty", "maker", "note")
@@ -147,13 +150,13 @@ class Attack:
         keyword, name = str(rng.choice(offers[source])), self.labels[source]
         return Attacked(text, text, label, (keyword,), name, levels[source])
 
-    def _by_rule(self, row: Attacked) -> Attacked:
+    def _by_rule(self, row: Attacked, lexicon: Lexicon) -> Attacked:
         settings, rng = self.settings, generator(self.settings.seed, "write", row.original)
         if settings.kind == "keyword_addition":
             text = add_mention(row.original, row.keywords[0], rng)
             return row._replace(text=text, maker="rules")
-        lexicon, own = load_lexicon(settings.synonyms), self.keywords[row.label]
-        text, done = replace_keywords(row.original, own, lexicon, rng, settings.word_pattern)
+        own, pattern = self.keywords[row.label], settings.word_pattern
+        text, done = replace_keywords(row.original, own, lexicon, rng, pattern)
         if done:
             return row._replace(text=text, keywords=tuple(done), maker="rules")
         return row._replace(note="; ".join(filter(None, (row.note, "no synonym"))))
