@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,54 @@ from markupsafe import Markup
 
 from hf_cap.embedded import HUB_IDS, PREFIX
 from hf_cap.errors import ConfigError
-from hf_cap.utils import bundled, subsample, versions, write_text
+from hf_cap.utils import (
+    bundled,
+    documented,
+    option,
+    required,
+    subsample,
+    versions,
+    write_text,
+)
 
 RUN_FILE = "run.json"  # record of a training run, in the folder of its model
 EVALUATIONS = "evaluation"  # folder beside it, with one JSON file per test set
 CARD = "README.md"
 PAPER = "2512.14719"
 TAGS = ("hf_cap", "class-aware-attribution-priors", "explainability", f"arxiv:{PAPER}")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Where something is published, and how it is described there."""
+
+    repo_id: str = required("Repository on the Hub, `user/name`.")
+    push: bool = option(False, "Upload. Without it the folder is only written and listed.")
+    private: bool = option(True, "Make a new repository private. An existing one stays as it is.")
+    output_dir: str | None = option(
+        None,
+        "Folder for exactly what is uploaded; by default `hub` in the folder of a model, `<folder>-hub` "
+        "beside that of priors and scores, `<name>-hub` for a metric.",
+    )
+    template: str | None = option(None, "Jinja template for the card, instead of the built-in one.")
+    license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
+    language: str | None = option(None, "Language as the Hub spells it, such as `en`.")
+    examples: int | None = option(
+        None,
+        "Texts that the card shows with their scores; they become as public as the card. Default: none for "
+        "a model, 3 per configuration of priors.",
+    )
+    audit: str | None = option(None, "For priors: JSON file that `hf-cap audit` wrote.")
+    source_dataset: str | None = option(
+        None, "For priors: Hub id of the data set that the texts are from."
+    )
+
+    def named(self) -> dict[str, str | None]:
+        """What every card says: `name`, `repo_id`, `license`, `language`."""
+        known = {"repo_id": self.repo_id, "license": self.license, "language": self.language}
+        return {"name": self.repo_id.split("/")[-1], **known}
+
 
 # --- What may leave the machine: no local paths, servers or secrets.
 

@@ -8,7 +8,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +22,10 @@ from hf_cap.cards import (
     render_card,
     unescape,
 )
+from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
-from hf_cap.utils import atomic_path, documented, option, refuse_loss, required
+from hf_cap.utils import atomic_path, refuse_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -42,33 +42,6 @@ _MODEL_FILES = (
 _OUR_TAG = "\n- hf_cap\n"
 _TEXT_FILES = {".json", ".md", ".txt", ".py", ".jinja"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-
-
-@documented
-@dataclass(frozen=True, kw_only=True)
-class PushOptions:
-    """Where something is published, and how it is described there."""
-
-    repo_id: str = required("Repository on the Hub, `user/name`.")
-    push: bool = option(False, "Upload. Without it the folder is only written and listed.")
-    private: bool = option(True, "Make a new repository private. An existing one stays as it is.")
-    output_dir: str | None = option(
-        None,
-        "Folder for exactly what is uploaded; by default `hub` in the folder of a model, `<folder>-hub` "
-        "beside that of priors and scores, `<name>-hub` for a metric.",
-    )
-    template: str | None = option(None, "Jinja template for the card, instead of the built-in one.")
-    license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
-    language: str | None = option(None, "Language as the Hub spells it, such as `en`.")
-    examples: int | None = option(
-        None,
-        "Texts that the card shows with their scores; they become as public as the card. Default: none for "
-        "a model, 3 per configuration of priors.",
-    )
-    audit: str | None = option(None, "For priors: JSON file that `hf-cap audit` wrote.")
-    source_dataset: str | None = option(
-        None, "For priors: Hub id of the data set that the texts are from."
-    )
 
 
 # --- The one way out.
@@ -259,10 +232,7 @@ def push_model(
             record,
             evaluations={file.stem: _read_json(file) for file in evaluations},
             records=_evaluated_texts(run, options.examples or 0),
-            name=options.repo_id.split("/")[-1],
-            repo_id=options.repo_id,
-            license=options.license,
-            language=options.language,
+            **options.named(),
         )
         _write_weights(run, target)
         # the attribution settings travel with the weights, but not where these came from
@@ -363,11 +333,9 @@ def push_priors(
 
     if options.audit:
         audit = _read_json(Path(options.audit))
-    names = ("repo_id", "source_dataset", "license", "language", "examples", "template")
-    card = {name: getattr(options, name) for name in names}
 
     def write(target: Path) -> None:
-        write_prior_dataset(target, splits or load_splits(folder), audit=audit, **card)
+        write_prior_dataset(target, splits or load_splits(folder), options, audit)
 
     beside = Path(folder).with_name(f"{Path(folder).name}-hub")
     return publish(options, "dataset", write, beside, token=token)

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCardData
 from hf_cap.cards import (
     CARD,
     TAGS,
+    PushOptions,
     prior_facts,
     public_id,
     public_name,
@@ -39,15 +40,12 @@ HYBRID = "hybrid"
 
 
 def write_prior_dataset(
-    folder: Path, splits: Mapping[str, Dataset], *, template: str | None = None, **card: Any
+    folder: Path,
+    splits: Mapping[str, Dataset],
+    options: PushOptions,
+    audit: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `<configuration>/<split>.parquet` and the card into an empty folder.
-
-    Args:
-        folder: Where.
-        splits: With prior columns.
-        template: File of another template for the card than the one that ships.
-        card: Arguments of `prior_dataset_facts`.
 
     Raises:
         PriorError: there is no prior to publish, or the splits have different columns.
@@ -57,8 +55,8 @@ def write_prior_dataset(
         (folder / name).mkdir()
         for split, data in parts.items():
             data.to_parquet(str(folder / name / f"{split}.parquet"))
-    facts = prior_dataset_facts(found, **card)
-    (folder / CARD).write_text(render_card(facts, template), encoding="utf-8")
+    card = render_card(prior_dataset_facts(found, options, audit), options.template)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
@@ -112,22 +110,13 @@ def _configuration(data: Dataset, name: str) -> Dataset:
 
 
 def prior_dataset_facts(
-    found: Mapping[str, DatasetDict],
-    *,
-    repo_id: str,
-    source_dataset: str | None = None,
-    license: str | None = None,
-    language: str | None = None,
-    examples: int | None = None,
-    audit: Mapping[str, Any] | None = None,
+    found: Mapping[str, DatasetDict], options: PushOptions, audit: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The facts of the card of a data set with priors, from its `configurations`.
+    """The facts of the card of a data set with priors.
 
     Args:
-        found: The configurations, the default one first.
-        repo_id, license, language: As the Hub spells them.
-        source_dataset: Hub id of the data set that the texts are from.
-        examples: Texts to show per configuration; 3 by default.
+        found: Its `configurations`, the default one first.
+        options: Where it goes, and how it is described there.
         audit: Figures of `hf-cap audit`; numbers in nested groups are named `group: figure`.
 
     Returns:
@@ -139,24 +128,21 @@ def prior_dataset_facts(
     made = {name: _made_by(parts, name) for name, parts in found.items()}
     commands = dict.fromkeys(one["command"] for one in made.values() if one.get("command"))
     (figures,) = pd.json_normalize(dict(audit or {}), sep=": ").to_dict("records") or [{}]
+    shown = 3 if options.examples is None else options.examples
     facts = {
         "template": "priors.md.jinja",
-        "name": repo_id.split("/")[-1],
-        "repo_id": repo_id,
-        "source_dataset": public_name(source_dataset),
-        "license": license,
-        "language": language,
+        **options.named(),
+        "source_dataset": public_name(options.source_dataset),
         "labels": next(iter(splits.values())).features[LABEL].names,
         "splits": {split: len(data) for split, data in splits.items()},
         "audit": {k: v for k, v in figures.items() if isinstance(v, int | float)},
         "command": public_text("\n".join(commands)) or None,
         "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
         "configurations": [
-            _configuration_facts(name, parts, made[name], 3 if examples is None else examples)
-            for name, parts in found.items()
+            _configuration_facts(name, parts, made[name], shown) for name, parts in found.items()
         ],
     }
-    return {**facts, "metadata": _metadata(facts, public_id(source_dataset))}
+    return {**facts, "metadata": _metadata(facts, public_id(options.source_dataset))}
 
 
 def _metadata(facts: Mapping[str, Any], source: str | None) -> DatasetCardData:

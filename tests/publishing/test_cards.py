@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, RepoCard
 from markdown_it import MarkdownIt
 
 from hf_cap.cards import (
+    PushOptions,
     block,
     code,
     escape,
@@ -77,14 +78,10 @@ def prior_card() -> dict[str, Any]:
         "provenance": Value("string"),
     }
     data = Dataset.from_list(record["rows"], features=Features(features))
-    return prior_dataset_facts(
-        configurations({"train": data}),
-        repo_id="your-name/library-desk-priors",
-        license="apache-2.0",
-        language="en",
-        examples=2,
-        audit={"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"},
-    )
+    name = "your-name/library-desk-priors"
+    options = PushOptions(repo_id=name, license="apache-2.0", language="en", examples=2)
+    audit = {"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"}
+    return prior_dataset_facts(configurations({"train": data}), options, audit)
 
 
 def tabular_card() -> dict[str, Any]:
