@@ -77,20 +77,19 @@ def test_a_killed_run_repeats_no_text(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output_dir", "{data}"], "would be replaced by the attacked split alone"),
-        (["--split", "dev"], "no split 'dev'"),
-        (["--keywords_from", "prior"], "need the column 'prior'"),
-        (["--keyword_texts", "9"], "No class has a keyword"),
-        (["--maker", "gpt"], "takes one of rules, chat, got 'gpt'"),
-        (["--synonyms", "none.json"], "Cannot read synonyms from 'none.json'"),
+        ("--output_dir {data}", "would be replaced by the attacked split alone"),
+        ("--split dev", "no split 'dev'"),
+        ("--keywords_from prior", "need the column 'prior'"),
+        ("--keyword_texts 9", "No class has a keyword"),
+        ("--maker gpt", "takes one of rules, chat, got 'gpt'"),
+        ("--synonyms none.json", "Cannot read synonyms from 'none.json'"),
     ],
 )
 def test_bad_input_is_one_sentence(
-    data: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fixed = ["--dataset", str(data), "--output_dir", str(tmp_path / "out")]
-    fixed += ["--kind", "keyword_replacement"]
-    assert main(["attack", *fixed, *(word.format(data=data) for word in words)]) == 2
+    fixed = f"attack --dataset {data} --output_dir {tmp_path}/out --kind keyword_replacement"
+    assert main([*fixed.split(), *words.format(data=data).split()]) == 2
     assert message in capsys.readouterr().err
     assert (data / "train.jsonl").exists()
     assert not (tmp_path / "out").exists()

@@ -10,13 +10,15 @@ import pytest
 from datasets import load_dataset
 
 import hf_cap
+from hf_cap import workflow
 from hf_cap.cli import load_command, main
-from hf_cap.cli.core import Result, parse, read_yaml
+from hf_cap.cli.core import Result, Values, parse, read_yaml
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
 from hf_cap.workflow import FitResult
 from tests.cli.conftest import ROWS, run
 
+Fit = Callable[..., FitResult]
 TEXTS = [*ROWS["train"], *ROWS["test"], ("lost the card", "lost_card"), ("a loan", "renew_loan")]
 
 
@@ -29,7 +31,7 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fit(room: Path, table: Path, tmp_path: Path) -> Callable[..., FitResult]:
+def fit(room: Path, table: Path, tmp_path: Path) -> Fit:
     """`hf_cap.fit` with tiny models; groups of settings add to the fixed ones."""
     fixed: dict[str, dict[str, Any]] = {
         "extract": {"model": str(room / "llm"), "progress": False},
@@ -38,16 +40,11 @@ def fit(room: Path, table: Path, tmp_path: Path) -> Callable[..., FitResult]:
         "train": {"model": str(room / "encoder"), "num_train_epochs": 2, "use_cpu": True},
         "evaluate": {"attribution_steps": 2},
     }
-    columns: dict[str, Any] = {"text_column": "message", "label_column": "topic"}
 
     def call(dataset: Any = table, **more: Any) -> FitResult:
-        groups: dict[str, Any] = {
-            name: {**fixed.get(name, {}), **more.get(name, {})}
-            if isinstance(value, dict)
-            else value
-            for name, value in {**fixed, **more}.items()
-        }
-        named = columns if dataset == table else {}
+        groups: Any = {**fixed, **more}
+        groups |= {key: {**fixed[key], **more[key]} for key in fixed.keys() & more}
+        named: Any = {"text_column": "message", "label_column": "topic"} if dataset == table else {}
         return hf_cap.fit(dataset, tmp_path / "run", **named, **groups)
 
     return call
@@ -64,8 +61,8 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {"/".join(name.split("/")[: 2 if name.startswith("models") else 1]) for name in files}
 
 
-def test_one_call_gives_models_numbers_and_a_report(fit: Callable[..., FitResult]) -> None:
-    result = fit(controls=("shuffled",), seeds=(0, 1))
+def test_one_call_gives_models_numbers_and_a_report(fit: Fit) -> None:
+    result = fit(controls=("shuffled",), seeds=(0, 1), test_size=0.4)
     assert set(result.accuracy) == {"baseline", "aligned", "shuffled"}
     assert result.report.is_file()
     record = json.loads((result.model / "run.json").read_text())
@@ -80,78 +77,58 @@ def test_one_call_gives_models_numbers_and_a_report(fit: Callable[..., FitResult
     assert ("test", "accuracy", "aligned") in compared.index
     shuffled = json.loads((result.output_dir / "models/shuffled-seed1/run.json").read_text())
     assert shuffled["data"]["provenance"][0]["control"]["seed"] == 1
-
-
-def test_a_part_of_each_class_is_held_out_once(fit: Callable[..., FitResult]) -> None:
-    data = load_dataset(str(fit(test_size=0.4).output_dir / "data"))
+    # a part of each class was held out
+    data = load_dataset(str(result.output_dir / "data"))
     texts = {split: set(data[split]["text"]) for split in data}
     assert texts["train"] | texts["test"] == {text for text, _ in TEXTS}
     assert not texts["train"] & texts["test"]
     assert sorted(data["test"]["label"]) == [0, 0, 1, 1]
 
 
-def test_a_split_of_the_data_is_the_test_split(fit: Callable[..., FitResult], room: Path) -> None:
-    data = load_dataset(str(fit(room / "data").output_dir / "data"))
-    assert data["test"]["text"][:] == [text for text, _ in ROWS["test"]]
-
-
 def test_nothing_is_done_twice_and_a_change_redoes_what_it_concerns(
-    fit: Callable[..., FitResult], caplog: pytest.LogCaptureFixture
+    fit: Fit, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = fit().output_dir
     first = written(folder)
     fit(lm={"token_budget": 512}, extract={"batch_size": 2})  # changes no answer
-    assert written(folder) == first
+    for mistake, message in (
+        ({"cap": {"penalty": -1.0}}, "`penalty` must be more than 0"),
+        ({"lmie": {"samples": 3}}, "settings for 'lmie', which is not among"),
+        ({"evaluate": {"bacth_size": 3}}, r"no such setting: .*bacth_size"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit(**mistake)
+    assert written(folder) == first, "a mistake costs nothing"
     fit(train={"alignment_weight": 0.5})
     second = written(folder)
     assert changed(first, second) == {"models/aligned-seed0", "report.html"}
     assert "aligned-seed0 is made again: changed alignment_weight" in caplog.text
-    fit(train={"alignment_weight": 0.5}, cap={"n": 5})
+    fit(train={"alignment_weight": 0.5}, cap={"n": 5}, seeds=(0, 1))
     third = written(folder)
-    assert changed(second, third) == {
-        "priors", "prior", "models/aligned-seed0", "models/baseline-seed0", "report.html"
-    }  # fmt: skip
+    models = {f"models/{name}-seed{seed}" for name in ("aligned", "baseline") for seed in (0, 1)}
+    assert changed(second, third) == {"priors", "prior", "report.html", *models}
     weights = "models/baseline-seed0/model.safetensors"
     assert third[weights] == first[weights], "the baseline has no prior"
-    fit(train={"alignment_weight": 0.5}, cap={"n": 5}, seeds=(0, 1))
-    assert changed(third, written(folder)) == {
-        "models/aligned-seed1", "models/baseline-seed1", "report.html"
-    }  # fmt: skip
-
-
-def test_a_mistake_costs_nothing_that_was_finished(fit: Callable[..., FitResult]) -> None:
-    folder = fit().output_dir
-    before = written(folder)
-    with pytest.raises(ConfigError, match="`penalty` must be more than 0"):
-        fit(cap={"penalty": -1.0})
-    with pytest.raises(ConfigError, match="settings for 'lmie', which is not among"):
-        fit(lmie={"samples": 3})
-    with pytest.raises(ConfigError, match=r"no such setting: .*bacth_size"):
-        fit(evaluate={"bacth_size": 3})
-    fit()
-    assert written(folder) == before
 
 
 def test_a_run_that_was_stopped_continues(
-    fit: Callable[..., FitResult], monkeypatch: pytest.MonkeyPatch
+    fit: Fit, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_cap import workflow
-
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "write_evaluation", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            fit()
+            fit(room / "data")
     monkeypatch.setattr(workflow, "extract_priors", interrupt)
-    result = fit()
+    result = fit(room / "data")
     assert result.report.is_file()
+    data = load_dataset(str(result.output_dir / "data"))
+    assert data["test"]["text"][:] == [text for text, _ in ROWS["test"]]
 
 
-def test_an_opened_language_model_is_known_by_its_fingerprint(
-    fit: Callable[..., FitResult],
-) -> None:
+def test_an_opened_language_model_is_known_by_its_fingerprint(fit: Fit) -> None:
     def answer(prompt: str, label: str) -> float:
         return -float(len(prompt) % 7)
 
@@ -162,35 +139,19 @@ def test_an_opened_language_model_is_known_by_its_fingerprint(
     assert written(folder) == before
 
 
-def test_a_class_of_one_text_cannot_be_split(fit: Callable[..., FitResult], tmp_path: Path) -> None:
-    file = tmp_path / "few.csv"
-    file.write_text("text,label\na b,x\nc d,x\ne f,y\n")
+def test_a_class_of_one_text_cannot_be_split(fit: Fit, tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("text,label\na b,x\nc d,x\ne f,y\n")
     with pytest.raises(DataError, match="The label 'y' has one text only"):
-        fit(file)
+        fit(tmp_path / "few.csv")
 
 
 def test_the_command_reaches_every_stage(
     room: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["fit", table, "--output_dir", tmp_path / "run", "--text_column", "message"]
-    words += [
-        "--label_column",
-        "topic",
-        "--extract.model",
-        room / "llm",
-        "--extract.sources",
-        "cap",
-    ]
-    words += ["keywords", "--cap.n", 4, "--lm.store", "none", "--train.model", room / "encoder"]
-    words += [
-        "--train.num_train_epochs",
-        2,
-        "--train.alignment_weight",
-        0.3,
-        "--fuse.method",
-        "max",
-    ]
-    words += ["--evaluate.attribution_steps", 2, "--report.title", "Mine", "--seeds", 0, 1]
+    words = f"""fit {table} --output_dir {tmp_path}/run --text_column message --label_column topic
+        --extract.model {room}/llm --extract.sources cap keywords --cap.n 4 --lm.store none
+        --train.model {room}/encoder --train.num_train_epochs 2 --train.alignment_weight 0.3
+        --fuse.method max --evaluate.attribution_steps 2 --report.title Mine --seeds 0 1""".split()
     run(*words)
     shown = capsys.readouterr().out
     assert shown.split()[0] == "accuracy"
@@ -210,7 +171,7 @@ def test_the_command_reaches_every_stage(
 def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     command, given = load_command("fit"), []
 
-    def run(values: dict[str, Any]) -> Result:
+    def run(values: Values) -> Result:
         given.append(values)
         return Result({})
 

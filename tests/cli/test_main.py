@@ -1,24 +1,239 @@
-"""The command line's frame: exit status, logging, errors, the flags of every command."""
+"""The command line's frame: settings from words and YAML, mistakes, help, completion, exit status."""
 
 import json
 import logging
 import sqlite3
 import subprocess
 import sys
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from hf_cap import __version__
-from hf_cap.cli import load_command, main
-from hf_cap.cli.core import Result
+from hf_cap.cli import COMMANDS, load_command, main
+from hf_cap.cli.core import Command, Group, Result, Values, parse
+from hf_cap.errors import ConfigError
+from hf_cap.utils import option, required
+
+Output = pytest.CaptureFixture[str]
 
 
-def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+@dataclass(frozen=True)
+class Cap:
+    """Settings of a source."""
+
+    n: int = option(100, "Perturbations, 100% of them.")
+    replacement: str = option("...", "What stands for a word.")
+    learned: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job."""
+
+    name: str = required("Name of the job.")
+    rate: float = option(1e-3, "Step size, 100 % of it.")
+    dry: bool = option(False, "Do nothing.")
+    method: Literal["mean", "max"] = option("mean", "Which way.")
+    limit: int | None = option(None, "Most of them.")
+    seeds: tuple[int, ...] = option((0,), "Seeds.")
+    weights: dict[str, float] = option(help="Weights.", factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError("no such rate")
+
+
+def job(*words: str) -> Values:
+    """The settings that are given to a command with two groups of the same fields."""
+    settings: list[type | Group] = [Job, Group("cap", Cap), Group("lime", Cap)]
+    return parse("job", Command("--name a", settings, Result, more="train."), words) or Values()
+
+
+def file(folder: Path, text: str, name: str = "a.yaml") -> list[str]:
+    (folder / name).write_text(text)
+    return ["--config", str(folder / name)]
+
+
+def test_groups_have_settings_of_their_own() -> None:
+    given = job("--name", "a", "--cap.n", "50", "--lime.replacement", "")
+    assert given == {"name": "a", "cap.n": 50, "lime.replacement": ""}
+    assert given.build(Cap, "cap") == Cap(n=50)
+    assert given.group("lime") == {"replacement": ""}
+    with pytest.raises(ConfigError, match="no such rate"):
+        Values(name="a", rate=-1.0).build(Job)
+
+
+def test_flags_win_over_yaml_and_later_files_over_earlier_ones(tmp_path: Path) -> None:
+    first = file(tmp_path, "name: a\ncap: {n: 1, replacement: x}\nweights: {cap: 1, lime: 3}\n")
+    second = file(tmp_path, "cap.n: 2\nweights: {lime: 4}", "b.yaml")
+    both = job(*first, *second)
+    assert (both["cap.n"], both["cap.replacement"], both["weights"]) == (2, "x", {"lime": 4.0})
+    assert job(*second, *first)["cap.n"] == 1
+    flags = job("--cap.n", "9", "--weights", "cap=2", *first, *second)
+    assert (flags["cap.n"], flags["weights"]) == (9, {"cap": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--rate=2e-5", {"rate": 2e-5}),
+        ("--dry", {"dry": True}),
+        ("--dry no", {"dry": False}),
+        ("--limit none", {"limit": None}),
+        ("--limit 1 --limit 1e3", {"limit": 1000}),
+        ("--seeds 1 2", {"seeds": (1, 2)}),
+        ("--seeds", {"seeds": ()}),
+        ("--method max", {"method": "max"}),
+        ("--weights cap=2 lime=0.5", {"weights": {"cap": 2.0, "lime": 0.5}}),
+        ("--name=none", {"name": "none"}),
+        ("--name=--x", {"name": "--x"}),
+        ("--name ~/runs", {"name": "/home/me/runs"}),
+        ("--train.weight-decay 0.1", {"train.weight_decay": 0.1}),
+        ("--train.bf16", {"train.bf16": True}),
+        ("--train.save_strategy no", {"train.save_strategy": "no"}),
+        ("--train.report_to none", {"train.report_to": "none"}),
+    ],
+)
+def test_words_become_values(
+    words: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert job("--name", "a", *words.split()) == {"name": "a", **expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rate: 1e-1", {"rate": 0.1}),
+        ("limit:", {"limit": None}),
+        ("dry: yes", {"dry": True}),
+        ("name: no", {"name": "no"}),
+        ("name: 12:30", {"name": "12:30"}),
+        ("name: 01", {"name": "01"}),
+        ("seeds: [1, 2]", {"seeds": (1, 2)}),
+        ("seeds: []", {"seeds": ()}),
+        ("weights: {a: 1}", {"weights": {"a": 1.0}}),
+        ("train: {report_to: [x, y], seed: 3}", {"train.report_to": ["x", "y"], "train.seed": 3}),
+        ("train.lr_scheduler_kwargs: {n: 2}", {"train.lr_scheduler_kwargs": {"n": 2}}),
+    ],
+)
+def test_yaml_means_what_the_field_says(
+    tmp_path: Path, text: str, expected: dict[str, Any]
+) -> None:
+    named = [] if "name" in expected else ["--name", "a"]
+    assert job(*named, *file(tmp_path, text)) == {"name": "a", **expected}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rtae 1", "no setting `rtae`. Did you mean `rate`"),
+        ("--cap.learned 1", "no setting `cap.learned`"),
+        ("--replacement x", "Did you mean `cap.replacement`"),
+        ("--zzzzz 1", "no setting `zzzzz`. `--help`"),
+        ("--train.lerning_rate 1", "Did you mean `train.learning_rate`"),
+        ("--train.seed x", "`--train.seed` takes a whole number, got 'x'"),
+        ("--limit 2.5", "`--limit` takes a whole number, got '2.5'"),
+        ("--rate 1 2", "`--rate` takes a number, got '1' '2'"),
+        ("--dry perhaps", "`--dry` takes true or false, got 'perhaps'"),
+        ("--method median", "`--method` takes one of mean, max, got 'median'"),
+        ("--weights cap", "`--weights` takes pairs name=value, got 'cap'"),
+        ("--cap.n", "`--cap.n` takes a whole number, got nothing"),
+        ("stray", "Cannot make sense of 'stray'"),
+        ("--config none.yaml", r"none.yaml': No such file"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        job(*words.split(), "--name", "a")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="`--name` is missing"):
+        job()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cap: {replacment: x}", "`cap.replacment` .in '.*a.yaml'.. Did you mean `cap.replacement"),
+        ("limit: many", "`--limit` .in '.*a.yaml'. takes a whole number, got 'many'"),
+        ("rate:", "`--rate` .* takes a number, got ''"),
+        ("rate: {a: 1}", "`--rate` .* takes a number, got {'a': '1'}"),
+        ("- a", "must hold `name: value` lines"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        job("--name", "a", *file(tmp_path, text))
+
+
+def test_a_recipe_is_found_among_the_installed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = "recipes/hwu64/embedded/fuse.yaml"
+    fuse = load_command("fuse")
+    assert (parse("fuse", fuse, ["--config", recipe]) or Values())["method"] == "mean"
+    Path(recipe).parent.mkdir(parents=True)
+    Path(recipe).write_text("dataset: mine\noutput_dir: o")
+    assert parse("fuse", fuse, ["--config", recipe]) == {"dataset": "mine", "output_dir": "o"}
+
+
+# --- Commands.
+
+
+def test_help_and_examples_of_all_commands(capsys: Output) -> None:
     assert main([]) == 0
     assert "commands:\n  fit" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"hf-cap {__version__}\n"
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+        shown, example = capsys.readouterr().out, load_command(name).example
+        assert f"Example: hf-cap {name} {example.split()[0]}" in shown
+        assert "--config" in shown
+        assert parse(name, load_command(name), example.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from hf_cap.cli import COMMANDS, main\n"
+        "[main([*words, '--help']) for words in ([], *([name] for name in COMMANDS))]\n"
+        "loaded = {'torch', 'transformers', 'datasets', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_groups(shell: str, capsys: Output) -> None:
+    assert main(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "--cap.replacement" in script
+    assert "--alignment_weight" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian", "no command `trian`. Did you mean `train`?"),
+        ("--versoin", "Did you mean `version`?"),
+        ("--completion basch", "no shell `basch`. Did you mean `bash`?"),
+        ("--completion", "needs a shell: bash, zsh"),
+        ("fuse --datset x", "no setting `datset`. Did you mean `dataset`?"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(words: str, message: str, capsys: Output) -> None:
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(("rank", "logged"), [(None, True), ("0", True), ("1", False)])
@@ -33,26 +248,7 @@ def test_of_launched_processes_the_first_logs(
     assert done.stderr == ("logged\n" if logged else "")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["trian"], "no command `trian`. Did you mean `train`?"),
-        (["--versoin"], "Did you mean `version`?"),
-        (["--completion", "basch"], "no shell `basch`. Did you mean `bash`?"),
-        (["--completion"], "needs a shell: bash, zsh"),
-        (["fuse", "--datset", "x"], "no setting `datset`. Did you mean `dataset`?"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_status_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_env_prints_versions_and_no_paths(capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_prints_versions_and_no_paths(capsys: Output) -> None:
     assert main(["env"]) == 0
     shown = capsys.readouterr().out
     assert "transformers: 5." in shown
@@ -62,11 +258,11 @@ def test_env_prints_versions_and_no_paths(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_quiet_silences_the_log_and_not_the_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    given: list[dict[str, Any]] = []
+    given: list[Values] = []
 
-    def run(values: dict[str, Any]) -> Result:
+    def run(values: Values) -> Result:
         given.append(values)
         return Result({"accuracy": 0.5, "folders": ["a"]})
 
@@ -104,9 +300,9 @@ def test_an_interrupt_and_a_full_disk_have_a_status(
     status: int,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Output,
 ) -> None:
-    def run(values: dict[str, Any]) -> None:
+    def run(values: Values) -> None:
         raise error
 
     monkeypatch.setattr(load_command("env"), "run", run)

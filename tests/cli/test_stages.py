@@ -29,25 +29,34 @@ def columns(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def test_the_prior_data_set_opens_without_hf_cap(prior: Path) -> None:
+def test_the_folders_open_without_hf_cap_and_record_how_they_were_made(
+    prior: Path, model: Path
+) -> None:
     splits = load_dataset(str(prior))
     assert len(splits["train"]) == 6
     row = splits["train"][0]
     assert len(row["prior"]) == len(row["words"]) == 6
     assert max(row["prior_word_length"]) == pytest.approx(6)
     made = read_provenance(row["provenance"])
-    assert made["cap"]["n"] == 4
-    assert made["prior"]["method"] == "max"
+    assert (made["cap"]["n"], made["prior"]["method"]) == (4, "max")
+    assert not [file for file in model.iterdir() if file.suffix in (".bin", ".pt", ".pkl")]
+    record = json.loads((model / "run.json").read_text())
+    assert (record["kind"], record["seed"]) == ("train", 1)
+    assert record["alignment"]["alignment_weight"] == 0.1
+    assert record["settings"]["learning_rate"] == 1e-2
+    assert record["data"]["labels"] == LABELS
+    assert record["data"]["provenance"][0]["cap"]["n"] == 4
+    assert any("loss_align" in entry for entry in record["history"])
+    assert pipeline("text-classification", model=str(model))("my card")[0]["label"] in LABELS
 
 
 def test_sources_learn_from_train_or_the_split_that_is_named(
     room: Path, tmp_path: Path, capsys: Output
 ) -> None:
     def extracted(name: str, *words: str) -> dict[str, Any]:
-        out = tmp_path / name
-        places = ("--dataset", room / "data", "--output_dir", out, "--sources", "keywords")
-        run("extract", *places, *words)
-        return columns(out, "prior_keywords")
+        places = ("--dataset", room / "data", "--output_dir", tmp_path / name)
+        run("extract", *places, "--sources", "keywords", *words)
+        return columns(tmp_path / name, "prior_keywords")
 
     both = extracted("a", "--splits", "train", "test")
     assert extracted("b", "--splits", "test", "train") == both
@@ -55,9 +64,6 @@ def test_sources_learn_from_train_or_the_split_that_is_named(
     assert test["test"] == both["test"]
     # by default the only split is learned from
     assert extracted("d", "--splits", "test")["test"] != both["test"]
-    places = ["--dataset", str(room / "data"), "--output_dir", str(tmp_path / "e")]
-    assert main(["extract", *places, "--train_split", "training"]) == 2
-    assert "There is no split 'training'" in capsys.readouterr().err
 
 
 def test_a_source_of_the_user_is_named_by_its_place(
@@ -103,18 +109,6 @@ def test_an_extraction_loses_nothing_that_lies_in_its_folder(
     assert "`limit=1` would leave" in capsys.readouterr().err
     assert main([*command, out, "--output_dir", out]) == 2
     assert "'test.parquet'" in capsys.readouterr().err
-
-
-def test_the_model_folder_holds_no_pickle_and_records_how_it_was_made(model: Path) -> None:
-    assert not [file for file in model.iterdir() if file.suffix in (".bin", ".pt", ".pkl")]
-    record = json.loads((model / "run.json").read_text())
-    assert (record["kind"], record["seed"]) == ("train", 1)
-    assert record["alignment"]["alignment_weight"] == 0.1
-    assert record["settings"]["learning_rate"] == 1e-2
-    assert record["data"]["labels"] == LABELS
-    assert record["data"]["provenance"][0]["cap"]["n"] == 4
-    assert any("loss_align" in entry for entry in record["history"])
-    assert pipeline("text-classification", model=str(model))("my card")[0]["label"] in LABELS
 
 
 def trained(room: Path, out: Path, *words: object, model: str = "encoder") -> Path:
@@ -171,8 +165,7 @@ def test_a_step_that_overflowed_does_not_cost_the_record(
     table = ("--task", "tabular", "--dataset", room / "table.csv", "--label_column", "label")
     out = trained(room, tmp_path / "out", *(table if task == "tabular" else ()))
     history = json.loads((out / "run.json").read_text())["history"]
-    assert history
-    assert all(line["grad_norm"] is None for line in history)
+    assert {line["grad_norm"] for line in history} == {None}
 
 
 def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path: Path) -> None:
@@ -192,6 +185,7 @@ def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path
         (["extract", "--dataset", "{room}/data", "--sources", "lime"], "--classifier FOLDER"),
         (["extract", "--dataset", "{room}/data", "--cap.penalty", "-1"], "`penalty` must be more"),
         (["fuse", "--dataset", "{room}/data"], "Run `hf-cap extract` first"),
+        (["extract", "--dataset", "{room}/data", "--train_split", "training"], "no split 'training'"),
         (["train", "--dataset", "{room}/data"], "There is no prior column 'prior'"),
         (["train", "--dataset", "{room}/data", "--train_split", "dev"], "no split 'dev'"),
         (["train", "--dataset", "{prior}", "--hub_token", "hf_secret"], "HF_TOKEN"),
@@ -246,13 +240,10 @@ def test_an_evaluation_is_numbers_and_one_record_per_text(
     assert shown == json.loads((tmp_path / "test.json").read_text())
     assert shown["texts"] == 2
     # records of an earlier evaluation do not stay beside new numbers
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "other.json",
-        "other.parquet",
-        "test.json",
-    ]
-    assert main(["evaluate", "--model", "me/clf", "--dataset", str(room / "data")]) == 2
-    assert "--output_dir FOLDER" in capsys.readouterr().err
+    files = {file.name for file in tmp_path.iterdir()}
+    assert files == {"other.json", "other.parquet", "test.json"}
+    assert main(["evaluate", "--model", "me/clf", "--dataset", "data"]) == 2
+    assert "`--output_dir FOLDER`" in capsys.readouterr().err
 
 
 CODE = """
@@ -274,26 +265,15 @@ def test_code_of_a_model_runs_on_request_only(room: Path, tmp_path: Path, capsys
     names = {"AutoConfig": "OwnConfig", "AutoModelForSequenceClassification": "OwnClassifier"}
     config |= {"model_type": "own", "auto_map": {key: f"own.{name}" for key, name in names.items()}}
     (folder / "config.json").write_text(json.dumps(config))
-    data = ["--dataset", str(room / "data")]
-    evaluate = ["evaluate", "--model", str(folder), *data, "--faithfulness", "false"]
-    extract = [
-        "extract",
-        *data,
-        "--splits",
-        "test",
-        "--sources",
-        "occlusion",
-        "--train_split",
-        "test",
-    ]
-    extract += ["--classifier", str(folder), "--output_dir", str(tmp_path / "priors")]
-    for command, flag in (
-        (evaluate, "--trust_remote_code"),
-        (extract, "--classifier_trust_remote_code"),
-    ):
-        assert main(command) == 2
+    evaluate = f"evaluate --model {folder} --faithfulness false --trust_remote_code"
+    extract = f"extract --splits test --sources occlusion --classifier {folder}"
+    extract += f" --output_dir {tmp_path}/priors --classifier_trust_remote_code"
+    for command in (evaluate, extract):
+        words = [*command.split(), "--dataset", str(room / "data")]
+        flag = next(word for word in words if word.endswith("trust_remote_code"))
+        assert main([word for word in words if word != flag]) == 2
         assert "trust_remote_code=True" in capsys.readouterr().err
-        run(*command, flag)
+        run(*words)
 
 
 def test_a_model_and_priors_are_staged_without_being_uploaded(
