@@ -1,15 +1,14 @@
 """The class-aware prior `cap`: which words make a language model name the gold label."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
-from hf_cap.priors.masks import Masks, WordFit, draw_masks, fit_words
+from hf_cap.priors.masks import Masks, draw_masks, fit_words
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option, subsample
 from hf_cap.words import keep_words
@@ -19,32 +18,6 @@ if TYPE_CHECKING:
 
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
-
-
-def contrast(asked: Sequence[Scored], offsets: Sequence[float]) -> float:
-    """Calibrated log-odds of the first label against the others together, in nats."""
-    import torch
-
-    log_probs = torch.tensor([one.total for one in asked], dtype=torch.float64)
-    calibrated = log_probs - torch.tensor(offsets, dtype=torch.float64)
-    return float(calibrated[0] - calibrated[1:].logsumexp(0))
-
-
-SCORES: Mapping[Score, Callable[[Sequence[Scored], Sequence[float]], float]] = {
-    "log_prob": lambda asked, _: asked[0].total,
-    "mean_log_prob": lambda asked, _: asked[0].mean,
-    "contrast": contrast,
-}
-"""Score of a perturbed text from the answers asked for (gold label first, then its rivals) and
-their calibration offsets."""
-
-
-class _Text(NamedTuple):
-    """A text as it is asked about: the words that fit the model, its prompt, and its masks."""
-
-    row: Row
-    prompt: Prompt
-    masks: Masks
 
 
 @documented
@@ -99,57 +72,54 @@ class CAPPrior(LanguageModelSource):
 
     def calibrated(self, dataset: "Dataset") -> Self:
         """This prior with each label's mean log-probability over `calibration_texts` texts."""
-        if self.calibration_texts == 0:
-            return replace(self, offsets=())
         import torch
 
+        if self.calibration_texts == 0:
+            return replace(self, offsets=())
         chosen = dataset.select(subsample(range(len(dataset)), self.calibration_texts))
-        opened, rows = self.open(), self.read_rows(chosen[:])
-        scores = self._label_scores(opened, self._texts(opened, rows))
+        opened = self.open()
+        scores = self._label_scores(opened, *self._fit(opened, self.read_rows(chosen[:])))
         means = torch.tensor(scores, dtype=torch.float64).mean(0)
         return replace(self, offsets=tuple(means.tolist()))
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; a score that is not finite is an `ExtractError`."""
         opened = self.open()
-        texts = self._texts(opened, rows)
-        asked = [[row.label] for row in rows]
-        label_scores: list[list[float]] = []
+        parts, prompts = self._fit(opened, rows)
+        cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, parts, strict=True)]
+        label_scores: list[list[float]] = [[]] * len(rows)
         if self.keep_label_scores or self.score == "contrast":
-            label_scores = self._label_scores(opened, texts)
-        if self.score == "contrast":
-            for labels, totals in zip(asked, label_scores, strict=True):
-                labels += self._strongest_rivals(labels[0], totals)
-        scores = self._mask_scores(opened, texts, asked)
-        some = [index for index, text in enumerate(texts) if len(text.masks)]
-        masks, values = [texts[i].masks for i in some], [scores[i] for i in some]
-        # No perturbation leaves anything of a single word: it is all the evidence there is.
-        fits = [WordFit([1.0], None, [0.0])] * len(texts)
-        for index, fit in zip(some, fit_words(masks, values, self.penalty), strict=True):
-            fits[index] = fit
-        cuts = [len(row.spans) - len(text.row.spans) for row, text in zip(rows, texts, strict=True)]
+            label_scores = self._label_scores(opened, parts, prompts)
+        labels = [self._asked(*pair) for pair in zip(parts, label_scores, strict=True)]
+        texts = [self._perturbed(part) for part in parts]
+        answers = _ask(opened, prompts, texts, labels)
+        scores = [
+            [self._score(one, asked) for one in some]
+            for some, asked in zip(answers, labels, strict=True)
+        ]
+        masks = [self._masks(part) for part in parts]
+        fits = list(zip(fit_words(masks, scores, self.penalty), cuts, strict=True))
         diagnostics: dict[str, list[Any]] = {
-            "std": [[*fit.std, *[0.0] * cut] for fit, cut in zip(fits, cuts, strict=True)],
-            "r2": [fit.r2 for fit in fits],
-            "masks": [len(text.masks) for text in texts],
+            "std": [[*fit.std, *[0.0] * cut] for fit, cut in fits],
+            "r2": [fit.r2 for fit, _ in fits],
+            "masks": [len(mask) for mask in masks],
             "cut": cuts,
         }
         if self.keep_label_scores:
             pairs = zip(rows, label_scores, strict=True)
-            ranks = [rank_of(row.label, totals) for row, totals in pairs]
-            diagnostics |= {"label_scores": label_scores, "rank": ranks}
-        priors = [
-            [*self.signed(fit.coefficients), *[0.0] * cut]
-            for fit, cut in zip(fits, cuts, strict=True)
-        ]
+            diagnostics["label_scores"] = label_scores
+            diagnostics["rank"] = [rank_of(row.label, totals) for row, totals in pairs]
+        priors = [[*self.signed(fit.coefficients), *[0.0] * cut] for fit, cut in fits]
         return SourceResult(priors, diagnostics, self.model_facts(opened))
 
-    def _texts(self, opened: PromptedModel, rows: Sequence[Row]) -> list[_Text]:
-        fitting = opened.fit(rows, partial(_query, opened), self._perturbed)
-        return [
-            _Text(part, opened.prompt(row.text), self._masks(part))
-            for row, part in zip(rows, fitting, strict=True)
-        ]
+    def _fit(self, opened: PromptedModel, rows: Sequence[Row]) -> tuple[list[Row], list[Prompt]]:
+        """The words that the model has room for, and their prompts."""
+
+        def query(prompt: Prompt, text: str, label: str) -> Query:
+            return opened.query(prompt, text.strip(), label)
+
+        parts = opened.fit(rows, query, self._perturbed)
+        return parts, [opened.prompt(row.text) for row in rows]
 
     def _masks(self, row: Row) -> Masks:
         return draw_masks(row.text, len(row.spans), self.n, self.seed)
@@ -163,45 +133,54 @@ class CAPPrior(LanguageModelSource):
         texts = [keep_words(row.text, row.spans, words, filler) for words in kept]
         return [text for text in texts if _bytes(text) > longer_than]
 
+    def _label_scores(
+        self, opened: PromptedModel, parts: Sequence[Row], prompts: Sequence[Prompt]
+    ) -> list[list[float]]:
+        """`(rows, labels)`: log-probability of every label on the whole text, in nats."""
+        every = [range(len(self.labels))] * len(parts)
+        answers = _ask(opened, prompts, [[part.text] for part in parts], every)
+        return [[one.total for one in labels] for (labels,) in answers]
+
     def _offset(self, label: int) -> float:
         return self.offsets[label] if self.offsets else 0.0
 
-    def _strongest_rivals(self, gold: int, scores: Sequence[float]) -> list[int]:
-        others = [label for label in range(len(scores)) if label != gold]
-        calibrated = [score - self._offset(label) for label, score in enumerate(scores)]
-        return sorted(others, key=lambda label: -calibrated[label])[: self.rivals]
+    def _asked(self, row: Row, totals: Sequence[float]) -> list[int]:
+        """The gold label and, for `contrast`, its strongest rivals."""
+        if self.score != "contrast":
+            return [row.label]
+        calibrated = [total - self._offset(label) for label, total in enumerate(totals)]
+        others = [label for label in range(len(totals)) if label != row.label]
+        rivals = sorted(others, key=lambda label: -calibrated[label])
+        return [row.label, *rivals[: self.rivals]]
 
-    def _label_scores(self, opened: PromptedModel, texts: Sequence[_Text]) -> list[list[float]]:
-        """`(texts, labels)`: log-probability of every label on the whole text, in nats."""
-        labels = opened.labels
-        queries = [
-            _query(opened, text.prompt, text.row.text, label) for text in texts for label in labels
-        ]
-        answers = iter(opened.model.log_probs(queries))
-        return [[next(answers).total for _ in labels] for _ in texts]
+    def _score(self, answers: Sequence[Scored], labels: Sequence[int]) -> float:
+        """Score of a perturbed text, in nats, from the answers asked for, the gold label first."""
+        if self.score != "contrast":
+            return answers[0].total if self.score == "log_prob" else answers[0].mean
+        import torch
 
-    def _mask_scores(
-        self, opened: PromptedModel, texts: Sequence[_Text], asked: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Score of each mask of each text, in nats, from the labels asked for."""
-        queries = [
-            _query(opened, text.prompt, perturbed, opened.labels[label])
-            for text, labels in zip(texts, asked, strict=True)
-            for perturbed in self._perturbed(text.row)
-            for label in labels
-        ]
-        answers = iter(opened.model.log_probs(queries))
-        value = SCORES[self.score]
-        scores = []
-        for text, labels in zip(texts, asked, strict=True):
-            offsets = [self._offset(label) for label in labels]
-            masks = range(len(text.masks))
-            scores.append([value([next(answers) for _ in labels], offsets) for _ in masks])
-        return scores
+        totals = torch.tensor([one.total for one in answers], dtype=torch.float64)
+        offsets = torch.tensor([self._offset(label) for label in labels], dtype=torch.float64)
+        calibrated = totals - offsets
+        return float(calibrated[0] - calibrated[1:].logsumexp(0))
 
 
-def _query(opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:
-    return opened.query(prompt, text.strip(), label)
+def _ask(
+    opened: PromptedModel,
+    prompts: Sequence[Prompt],
+    texts: Sequence[Sequence[str]],
+    labels: Sequence[Sequence[int]],
+) -> list[list[list[Scored]]]:
+    """The answer for each label and text that go with a prompt: `(prompts, texts, labels)`."""
+    groups = list(zip(prompts, texts, labels, strict=True))
+    queries = [
+        opened.query(prompt, text.strip(), opened.labels[label])
+        for prompt, some, asked in groups
+        for text in some
+        for label in asked
+    ]
+    answers = iter(opened.model.log_probs(queries))
+    return [[[next(answers) for _ in asked] for _ in some] for _, some, asked in groups]
 
 
 def _bytes(text: str) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from hf_cap.attribution import TextBatch, TokenScores
+    from hf_cap.attribution import TextBatch
     from hf_cap.classifiers import Encoded, TextClassifier
 
 
@@ -119,8 +119,6 @@ class IntegratedGradientsPrior(ClassifierSource):
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
-        from hf_cap.attribution import pool_words
-
         opened = self.open()
         classifier = opened.text_classifier
         encoded = classifier.encode([row.text for row in rows], return_offsets_mapping=True)
@@ -130,20 +128,18 @@ class IntegratedGradientsPrior(ClassifierSource):
         for batch in length_batches(lengths, classifier.tokens_per_pass):
             some = [rows[index] for index in batch]
             texts = _text_batch(opened, some, [encoded[index] for index in batch])
-            token_scores, change = self._integrate(classifier, texts)
-            pooled = pool_words(token_scores, texts.words, max(len(r.spans) for r in some))
-            batch_gaps = (token_scores.sum(1) - change).tolist()
-            for index, row_scores, gap in zip(batch, pooled.tolist(), batch_gaps, strict=True):
+            pooled, some_gaps = self._integrate(classifier, texts, max(len(r.spans) for r in some))
+            for index, row_scores, gap in zip(batch, pooled, some_gaps, strict=True):
                 scores[index], gaps[index] = row_scores[: len(rows[index].spans)], gap
         return SourceResult(scores, {"gap": gaps}, {"identity": opened.identity})
 
     def _integrate(
-        self, classifier: "TextClassifier", batch: "TextBatch"
-    ) -> "tuple[TokenScores, Float[Tensor, ' rows']]":
-        """Token scores, and the change of the gold logit from the baseline to the text."""
+        self, classifier: "TextClassifier", batch: "TextBatch", words: int
+    ) -> tuple[list[list[float]], list[float]]:
+        """Scores of so many words of each text, and what the tokens' scores fail to add up to."""
         import torch
 
-        from hf_cap.attribution import path_points, path_scores, score_points
+        from hf_cap.attribution import path_points, path_scores, pool_words, score_points
         from hf_cap.classifiers import first_token_only
 
         model, method = classifier.model, "integrated_gradients"
@@ -152,11 +148,12 @@ class IntegratedGradientsPrior(ClassifierSource):
         passes = classifier.tokens_per_pass // ids.shape[1]
         with first_token_only(model):
             with torch.enable_grad():
-                scores, _ = path_scores(model, batch, points, rows=passes)
+                tokens, _ = path_scores(model, batch, points, rows=passes)
             with torch.no_grad():
                 ends = torch.tensor([[0.0], [1.0]], device=ids.device).expand(-1, len(ids))
                 baseline, text = score_points(model, batch, ends)[0]
-        return scores, text - baseline
+        gaps = tokens.sum(1) - (text - baseline)
+        return pool_words(tokens, batch.words, words).tolist(), gaps.tolist()
 
 
 def _text_batch(

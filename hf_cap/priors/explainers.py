@@ -37,11 +37,7 @@ class LimePrior(ClassifierSource):
 
     name: ClassVar[str] = "lime"
 
-    samples: int = option(
-        500,
-        "Perturbed texts per text, at least 2. Enough for texts of up to about 20 words; the library's "
-        "own default of 5,000 is for long documents.",
-    )
+    samples: int = option(500, "Perturbed texts per text, at least 2; more for long documents.")
     replacement: str = option("", "What replaces a word that is taken out; empty deletes it.")
     seed: int = option(0, "Determines, together with the text, which words are taken out.")
 
@@ -50,11 +46,7 @@ class LimePrior(ClassifierSource):
         check_range(self, "samples", at_least=2)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
-        """Score the words of some rows.
-
-        Raises:
-            MissingExtra: the `lime` package is not installed.
-        """
+        """Score the words of some rows; without the package this is a `MissingExtra`."""
         library, classifier = _import("lime", "lime.lime_text"), self.open()
         fits: list[tuple[list[float], float]] = []
         together = 32  # rows: enough to share predictions, few enough to hold in memory
@@ -127,11 +119,7 @@ class ShapPrior(ClassifierSource):
         check_range(self, "evaluations", at_least=2)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
-        """Score the words of some rows.
-
-        Raises:
-            MissingExtra: the `shap` package is not installed.
-        """
+        """Score the words of some rows; without the package this is a `MissingExtra`."""
         library, classifier = _import("shap", "shap"), self.open()
         scores = [self._owen_values(library, classifier, row) for row in rows]
         return SourceResult(scores, facts={"identity": classifier.identity})
@@ -144,14 +132,9 @@ class ShapPrior(ClassifierSource):
         if len(row.spans) == 1:  # the library cannot build a tree of one word
             without, whole = (gold(*masker(np.array([kept]), "")) for kept in (False, True))
             return [float(whole[0] - without[0])]
+        options = {"main_effects": False, "error_bounds": False, "outputs": None, "silent": True}
         explained = library.explainers.Partition(gold, masker).explain_row(
-            row.text,
-            max_evals=self.evaluations,
-            main_effects=False,
-            error_bounds=False,
-            outputs=None,
-            silent=True,
-            batch_size=64,
+            row.text, max_evals=self.evaluations, batch_size=64, **options
         )
         values: list[float] = explained["values"].tolist()
         return values
@@ -163,7 +146,7 @@ class _WordMasker:
     def __init__(self, row: Row, replacement: str | None) -> None:
         self.row, self.replacement = row, replacement
         self.shape = (1, len(row.spans))
-        self.clustering = _word_tree(len(row.spans))
+        self.clustering = np.array(_word_tree(len(row.spans))).reshape(-1, 4)
 
     def __call__(self, mask: "NDArray[np.bool_]", text: str) -> tuple["NDArray[np.str_]"]:
         kept = keep_words(self.row.text, self.row.spans, mask.tolist(), self.replacement)
@@ -173,10 +156,10 @@ class _WordMasker:
         return [(len(self.row.spans),)]
 
 
-def _word_tree(words: int) -> "NDArray[np.float64]":
+def _word_tree(words: int) -> list[tuple[float, float, float, float]]:
     """Binary tree over neighbouring words as scipy's linkage rows (left, right, height, size).
 
-    Each part is cut into halves, the left one the longer. `(words - 1, 4)`.
+    Each part is cut into halves, the left one the longer.
     """
     links: list[tuple[float, float, float, float]] = []
 
@@ -189,4 +172,4 @@ def _word_tree(words: int) -> "NDArray[np.float64]":
         return words + len(links) - 1
 
     join(0, words)
-    return np.array(links).reshape(-1, 4)
+    return links

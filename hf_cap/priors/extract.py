@@ -5,11 +5,11 @@ by this run, by a killed one or by one beside it.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,30 +42,21 @@ class ExtractionSettings:
         check_range(self, "batch_size", at_least=1)
 
 
-class ZeroShot(NamedTuple):
-    """Share of texts whose gold label the language model itself would have answered, in [0, 1].
-
-    `raw` takes the label of highest log-probability; `calibrated` does after subtracting each
-    label's mean over the texts, the model's liking for some labels whatever the text says.
-    """
-
-    raw: float
-    calibrated: float
-
-
 @dataclass(frozen=True)
 class ExtractionSummary:
     """What an extraction did, over all splits and processes.
 
-    `cut` maps a source to the number of texts that were longer than its language model reads,
-    `zero_shot` to the accuracy of that model, where label scores were kept.
+    `cut` maps a source to the number of texts that were longer than its language model reads.
+    `zero_shot` maps it, where label scores were kept, to the shares of texts whose gold label the
+    model itself would have answered: by the highest log-probability, and by that minus its mean over
+    the texts, the model's liking for some labels whatever the text says.
     """
 
     texts: int
     seconds: float
     statistics: LMStatistics
     cut: Mapping[str, int]
-    zero_shot: Mapping[str, ZeroShot]
+    zero_shot: Mapping[str, tuple[float, float]]
 
     def __str__(self) -> str:
         """A few lines for the end of a run."""
@@ -80,9 +71,9 @@ class ExtractionSummary:
             ]
         lines += [f"{source}: {cut} texts were cut" for source, cut in self.cut.items() if cut]
         lines += [
-            f"{source}: the language model's own answer is right for {right.raw:.1%} of the texts "
-            f"({right.calibrated:.1%} calibrated)"
-            for source, right in self.zero_shot.items()
+            f"{source}: the language model's own answer is right for {raw:.1%} of the texts "
+            f"({calibrated:.1%} calibrated)"
+            for source, (raw, calibrated) in self.zero_shot.items()
         ]
         return "\n".join(lines)
 
@@ -130,7 +121,9 @@ def extract_priors(
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
-    made, statistics = _extract(chosen, sources, settings, state, facts)
+    before = _work(sources)
+    made = _extract(chosen, sources, settings, state, facts)
+    statistics = _work(sources) - before
     if state.is_main_process:
         # two commands may end at once; the lock file lies in the cache, out of the user's sight
         locks = cache_folder() / "locks"
@@ -142,58 +135,50 @@ def extract_priors(
     return _summary(made, names, time.monotonic() - started, total)
 
 
+_Part = tuple[int, dict[str, Sequence[Any]]]
+"""First row of a batch, and the new columns of its rows."""
+
+
 def _extract(
     splits: "Mapping[str, Dataset]",
     sources: Sequence[Source],
     settings: ExtractionSettings,
     state: "PartialState",
     facts: Mapping[str, str | None],
-) -> "tuple[dict[str, Dataset], LMStatistics]":
-    """The splits with the columns of all sources, and the work of this process."""
+) -> "dict[str, Dataset]":
+    """The splits with the columns of all sources."""
     from accelerate.utils import broadcast_object_list, gather_object
     from tqdm.auto import tqdm
 
-    made, statistics = dict(splits), LMStatistics()
-    shown = settings.progress and state.is_main_process
-    total = len(sources) * sum(map(len, made.values())) // state.num_processes
     if state.num_processes > 1:  # each has calibrated for itself, to another last bit
         learned = [source.learned for source in sources]
         broadcast_object_list(learned)
         sources = [
             replace(source, **values) for source, values in zip(sources, learned, strict=True)
         ]
+    made, size = dict(splits), settings.batch_size
+    shown = settings.progress and state.is_main_process
+    total = len(sources) * sum(map(len, made.values())) // state.num_processes
     with tqdm(total=total, unit=" texts", disable=not shown) as bar:
         for source in sources:
             bar.set_description(source.name)
             for split, data in made.items():
+                parts: list[_Part] = []
                 # the batches are the same for any number of processes
-                size = settings.batch_size
-                starts = range(0, len(data), size)[state.process_index :: state.num_processes]
-                parts, did = _score(data, source, starts, size, bar.update)
+                for start in range(0, len(data), size)[state.process_index :: state.num_processes]:
+                    batch = data[start : start + size]
+                    done = source(batch)
+                    new = {name: done[name] for name in done if done[name] is not batch.get(name)}
+                    parts.append((start, new))
+                    bar.update(len(done[PROVENANCE]))
                 made[split] = _with_columns(data, source, gather_object(parts), facts)
-                statistics += did
-    return made, statistics
+    return made
 
 
-_Part = tuple[int, dict[str, Sequence[Any]]]
-"""First row of a batch, and the new columns of its rows."""
-
-
-def _score(
-    data: "Dataset", source: Source, starts: range, size: int, done: Callable[[int], object]
-) -> tuple[list[_Part], LMStatistics]:
-    """New columns of each batch, and the work of the language model."""
-    model, before, parts = None, LMStatistics(), list[_Part]()
-    if isinstance(source, LanguageModelSource) and starts:
-        model = open_language_model(source.model)
-        before = model.statistics
-    for start in starts:
-        batch = data[start : start + size]
-        made = source(batch)
-        new = {name: made[name] for name in made if made[name] is not batch.get(name)}
-        parts.append((start, new))
-        done(len(made[PROVENANCE]))
-    return parts, (model.statistics if model else before) - before
+def _work(sources: Sequence[Source]) -> LMStatistics:
+    """What the language models of some sources have done so far; equal settings share a model."""
+    asked = [source.model for source in sources if isinstance(source, LanguageModelSource)]
+    return sum((model.statistics for model in {*map(open_language_model, asked)}), LMStatistics())
 
 
 def _with_columns(
@@ -246,6 +231,6 @@ def _summary(
             cut[name] = sum(words > 0 for words in cells(column))
         if (column := diagnostic_column(name, "label_scores")) in features:
             scores = np.array(cells(column), dtype=np.float64)
-            both = (scores, scores - scores.mean(0))
-            found[name] = ZeroShot(*(float((some.argmax(1) == gold).mean()) for some in both))
+            raw, calibrated = scores.argmax(1) == gold, (scores - scores.mean(0)).argmax(1) == gold
+            found[name] = (float(raw.mean()), float(calibrated.mean()))
     return ExtractionSummary(len(gold), seconds, statistics, cut, found)

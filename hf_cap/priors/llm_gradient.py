@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_cap.errors import ConfigError, ModelError
-from hf_cap.lm.base import LanguageModel
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.priors.prompts import Prompt
@@ -46,44 +45,45 @@ class LLMGradientPrior(LanguageModelSource):
         """Score the words of some rows; a model outside this process is a `ModelError`."""
         import torch
 
+        from hf_cap.lm.cache import CachedLanguageModel
+        from hf_cap.lm.local import LocalLanguageModel
+
         opened = self.open()
-        local = _local(opened.model)
+        local = (
+            opened.model.inner if isinstance(opened.model, CachedLanguageModel) else opened.model
+        )
+        if not isinstance(local, LocalLanguageModel):
+            raise ModelError(
+                "The source 'llm_gradient' needs the gradient of a language model in this process, got "
+                f"{type(local).__name__}. Leave out `base_url`, or use the source 'cap'."
+            )
         caches: dict[tuple[int, ...], Any] = {}
         scores, log_probs = [], []
         for row, part in zip(rows, opened.fit(rows, opened.query), strict=True):
             prompt = opened.prompt(row.text)
-            answer = local.tokens.answer(opened.answer(prompt, opened.labels[row.label])).ids
+            answer = opened.answer(prompt, opened.labels[row.label])
             prefix = local.tokens.prefix(prompt.prefix).ids
             if prefix not in caches:
                 with torch.no_grad():
                     ids = torch.tensor([prefix], device=local.model.device)
                     read = local.model(ids, use_cache=True, logits_to_keep=1) if prefix else None
                 caches[prefix] = read.past_key_values if read else None
-            tokens, owners = _tokens(local, prompt, part)
-            word_scores, log_prob = _gradient(local, caches[prefix], tokens, owners, answer)
-            missing = len(row.spans) - len(word_scores)  # cut, or without a token
-            scores.append([*self.signed(word_scores), *[0.0] * missing])
+            # the model adds to the cache that it is given
+            found, log_prob = _explain(local, copy.deepcopy(caches[prefix]), prompt, part, answer)
+            missing = len(row.spans) - len(found)  # cut, or without a token
+            scores.append([*self.signed(found), *[0.0] * missing])
             log_probs.append(log_prob)
         return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(opened))
 
 
-def _local(model: LanguageModel) -> "LocalLanguageModel":
-    from hf_cap.lm.cache import CachedLanguageModel
-    from hf_cap.lm.local import LocalLanguageModel
+def _explain(
+    local: "LocalLanguageModel", cache: Any, prompt: Prompt, row: Row, answer: str
+) -> tuple[list[float], float]:
+    """Score of each word, and the log-probability of the answer."""
+    import torch
 
-    inner = model.inner if isinstance(model, CachedLanguageModel) else model
-    if not isinstance(inner, LocalLanguageModel):
-        raise ModelError(
-            "The source 'llm_gradient' needs the gradient of a language model in this process, got "
-            f"{type(inner).__name__}. Leave out `base_url`, or use the source 'cap'."
-        )
-    return inner
+    from hf_cap.attribution import pool_words
 
-
-def _tokens(
-    local: "LocalLanguageModel", prompt: Prompt, row: Row
-) -> tuple[tuple[int, ...], list[int]]:
-    """Tokens of a prompt that follow its prefix, and the word of the text that each belongs to."""
     start = local.tokens.prefix(prompt.prefix).cut or 0
     tokens = local.tokens.body(prompt.prefix, prompt.body(row.text))
     shown = prompt.prefix[start:] + prompt.body(row.text)
@@ -93,34 +93,19 @@ def _tokens(
     shift = len(prompt.prefix) - start + len(prompt.before)
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
     beginning = [NO_WORD] * (len(tokens) - len(offsets))  # the beginning-of-text token
-    return tokens, beginning + token_words(offsets, spans, shown)
+    owners = beginning + token_words(offsets, spans, shown)
 
-
-def _gradient(
-    local: "LocalLanguageModel",
-    cache: Any,
-    tokens: tuple[int, ...],
-    owners: Sequence[int],
-    answer: tuple[int, ...],
-) -> tuple[list[float], float]:
-    """Score of each word, and the log-probability of the answer."""
-    import torch
-
-    from hf_cap.attribution import pool_words
-
-    device = local.model.device
-    target = torch.tensor(answer, device=device)
-    ids = torch.tensor([[*tokens, *answer[:-1]]], device=device)
-    embeddings = local.model.get_input_embeddings()(ids).detach().requires_grad_()
+    device, target = local.model.device, local.tokens.answer(answer).ids
+    ids = torch.tensor([[*tokens, *target[:-1]]], device=device)
+    embedded = local.model.get_input_embeddings()(ids).detach().requires_grad_()
     with torch.enable_grad():
-        logits = local.model(
-            inputs_embeds=embeddings,
-            past_key_values=copy.deepcopy(cache),  # the model adds to the one that it is given
-            logits_to_keep=len(target),
-        ).logits[0]
-        log_prob = logits.float().log_softmax(-1).gather(1, target[:, None]).sum()
-        (gradient,) = torch.autograd.grad(log_prob, embeddings)
-    products = (gradient * embeddings.detach()).float().sum(-1)[:, : len(tokens)]
+        outputs = local.model(
+            inputs_embeds=embedded, past_key_values=cache, logits_to_keep=len(target)
+        )
+        log_probs = outputs.logits[0].float().log_softmax(-1)
+        log_prob = log_probs.gather(1, torch.tensor(target, device=device)[:, None]).sum()
+        (gradient,) = torch.autograd.grad(log_prob, embedded)
+    products = (gradient * embedded.detach()).float().sum(-1)[:, : len(tokens)]
     words = torch.tensor([owners], device=device)
     scores: list[float] = pool_words(products, words, max(owners) + 1)[0].tolist()
     return scores, log_prob.item()

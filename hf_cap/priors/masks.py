@@ -97,7 +97,8 @@ def fit_words(
 ) -> list[WordFit]:
     """Fit any number of texts, solved together where they have equally many words.
 
-    `scores` has one for each mask of each text, in nats; the `penalty` λ is more than 0.
+    `scores` has one for each mask of each text, in nats; the `penalty` λ is more than 0. A text of
+    one word has no masks, and its word is all the evidence there is: 1.
 
     Raises:
         ExtractError: a score is not finite.
@@ -108,7 +109,7 @@ def fit_words(
     by_length: dict[int, list[int]] = defaultdict(list)
     for text, mask in enumerate(masks):
         by_length[mask.kept.shape[1]].append(text)
-    fits: dict[int, WordFit] = {}
+    fits = dict.fromkeys(by_length.pop(1, ()), WordFit([1.0], None, [0.0]))
     for texts in by_length.values():
         kept = [torch.from_numpy(masks[text].kept).double() for text in texts]
         weights = [torch.from_numpy(masks[text].weights) for text in texts]

@@ -13,7 +13,6 @@ from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.utils import fingerprint
 
 _logger = logging.getLogger(__name__)
-_TEMPLATES = Path(__file__).parent / "templates"
 _SLOT = "hfcapslot"
 _PLACEHOLDER = re.compile(r"\{(text|labels?)\}")
 
@@ -28,8 +27,8 @@ Example = tuple[str, str]
 class PromptTemplate:
     """Wording of a prompt. Only `{text}`, `{label}` and `{labels}` are filled in, as plain strings.
 
-    `instruction`, `label_space` (with `{labels}`) and `answer` (which the scored words continue) may
-    be empty. `question` has `{text}` for `cap` and `{label}` for `channel`, `demonstration` has both.
+    `question` has `{text}` for `cap` and `{label}` for `channel`, `demonstration` has both,
+    `label_space` has `{labels}`. Any may be empty. The scored words continue `answer`.
     """
 
     instruction: str
@@ -56,7 +55,7 @@ def load_template(name: str, prior: str) -> PromptTemplate:
     Raises:
         ConfigError: the file is missing or no YAML, or its fields or placeholders are wrong.
     """
-    default = _TEMPLATES / f"{prior}.yaml"
+    default = Path(__file__).parent / "templates" / f"{prior}.yaml"
     path = default if name == DEFAULT_TEMPLATE else Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -65,12 +64,12 @@ def load_template(name: str, prior: str) -> PromptTemplate:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The prompt template {str(path)!r} is not YAML: {error}") from error
+        values = error
     expected = {item.name for item in fields(PromptTemplate)}
     whole = isinstance(values, dict) and set(values) == expected
     if not whole or not all(isinstance(value, str) for value in values.values()):
         raise ConfigError(
-            f"The prompt template {str(path)!r} must have exactly the text fields "
+            f"The prompt template {str(path)!r} must be YAML with exactly the text fields "
             f"{sorted(expected)}, got {values!r:.300}."
         )
     question = {"cap": {"text"}, "channel": {"label"}}[prior]
@@ -120,9 +119,9 @@ def build_prompt(
         template: The wording.
         labels: The label space as written in the prompt.
         demonstrations: Worked examples, in order.
-        chat_prompt: The model's chat template; `None` for plain text. Where it returns `None` the
-            plain text is used as well, with one notice.
-        end_of_turn: What the chat template puts behind an answer; `None` for nothing.
+        chat_prompt: The model's chat template. Plain text is used without one, and with one notice
+            where it returns `None`.
+        end_of_turn: What the chat template puts behind an answer.
 
     Raises:
         ModelError: the chat template does not contain the user's message exactly once.
@@ -139,7 +138,7 @@ def build_prompt(
     if prompt.count(_SLOT) != 1:
         raise ModelError(
             f"The chat template must contain the user's message once, but renders it "
-            f"{prompt.count(_SLOT)} times. Use chat=False (`--chat false`) to ask in plain text."
+            f"{prompt.count(_SLOT)} times. Use chat=False to ask in plain text."
         )
     head, after = (prompt + template.answer).split(_SLOT)
     prefix, after_lead = head.rstrip(" "), after.rstrip(" ")

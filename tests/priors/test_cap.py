@@ -24,7 +24,7 @@ from hf_cap.lm.base import (
 )
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors import prompts
-from hf_cap.priors.cap import SCORES, CAPPrior, Score
+from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.language_model import SIGNS, Sign
 from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
@@ -384,5 +384,4 @@ def test_scores_that_are_not_finite_stop_the_run() -> None:
 
 
 def test_every_choice_has_its_function() -> None:
-    assert set(typing.get_args(Score)) == set(SCORES)
     assert set(typing.get_args(Sign)) == set(SIGNS)

@@ -20,7 +20,7 @@ from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_run
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, ZeroShot, extract_priors
+from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, extract_priors
 from hf_cap.priors.keywords import WordLengthPrior
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
@@ -182,7 +182,7 @@ def test_summary_in_words() -> None:
     statistics = LMStatistics(
         queries=1000, stored=100, distinct=500, naive_tokens=90_000, tokens_computed=10_000, seconds=5.0,
     )  # fmt: skip
-    accuracy = {"cap": ZeroShot(1.0, 1.0)}
+    accuracy = {"cap": (1.0, 1.0)}
     text = str(ExtractionSummary(10, 6.2, statistics, {"cap": 2, "channel": 0}, accuracy))
     assert "10 texts in 6 s" in text
     assert "10,000 tokens computed (2,000 per second) instead of 90,000" in text

@@ -80,7 +80,7 @@ def test_a_chat_template_that_loses_the_message_is_refused(render: object) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("instruction: [", "is not YAML"),
+        ("instruction: [", "must be YAML.*got ParserError"),
         ("instruction: hello", "exactly the text fields"),
         ("- a", "exactly the text fields"),
         (WORDING.replace('question: "Message: {text}"', "question: hm"), r"question.*'text'"),
