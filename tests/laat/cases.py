@@ -18,10 +18,10 @@ SCORES = [[-1, 2, 0, 1], [4, 0, -1, 2]]
 MLP: dict[str, Any] = {"architecture": "mlp", "hidden_sizes": (7, 5), "activation": "tanh"}
 
 
-def numbers(rows: int = 40, columns: int = 4, classes: int = 2, seed: int = 0) -> pd.DataFrame:
-    """Independent standard normal columns `x0, x1, ...` and a target `y` that is `c0, c1, ...` in turn."""
+def numbers(rows: int = 40, classes: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Independent standard normal columns `x0` to `x3` and a target `y` that is `c0, c1, ...` in turn."""
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({f"x{i}": rng.normal(size=rows) for i in range(columns)})
+    frame = pd.DataFrame({f"x{i}": rng.normal(size=rows) for i in range(4)})
     frame["y"] = [f"c{row % classes}" for row in range(rows)]
     return frame
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from hf_cap.errors import ConfigError, DataError, ExtractError
 from hf_cap.laat.elicitation import (
@@ -17,10 +16,11 @@ from hf_cap.laat.elicitation import (
     expectations,
     load_scores,
     read_answer,
+    write_scores,
 )
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import infer_schema
-from hf_cap.lm.base import LanguageModel, LMSettings, MockLanguageModel, OnReply, Reply, Sampling
+from hf_cap.lm.base import LanguageModel, MockLanguageModel, OnReply, Reply, Sampling
 from hf_cap.lm.cache import CachedLanguageModel
 
 SCHEMA = infer_schema(
@@ -86,8 +86,6 @@ def test_calibration_takes_out_what_the_model_answers_anyway() -> None:
         ("Score: 11", None),
         ("Score: 3.5", None),
         ("It would need to be more to make the score 10.", None),
-        ("I cannot say; from -10 to 10 it is 4.", None),
-        ("", None),
     ],
 )
 def test_a_score_is_read_from_the_end_of_an_answer(text: str, score: int | None) -> None:
@@ -171,12 +169,11 @@ def test_an_elicitation_that_was_killed_goes_on_and_asks_only_what_is_new(tmp_pa
     assert more.asked == [6, 6]
 
 
-@pytest.mark.parametrize(
-    "setting", [{"estimates": 0}, {"attempts": -1}, {"temperature": 0.0}, {"max_new_tokens": 0}]
-)
-def test_settings_that_cannot_work_are_an_error(setting: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(setting))):
-        ElicitOptions(**setting)
+def test_settings_that_cannot_work_are_an_error() -> None:
+    settings = {"estimates": 0, "attempts": -1, "temperature": 0.0, "max_new_tokens": 0}
+    for name, value in settings.items():
+        with pytest.raises(ConfigError, match=name):
+            chat(**{name: value})
 
 
 def test_scores_come_from_a_file(tmp_path: Path) -> None:
@@ -189,6 +186,8 @@ def test_scores_come_from_a_file(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(DataError, match=r"class: \{feature: score\}"):
             load_scores(file)
+    with pytest.raises(DataError, match="no feature scores"):
+        load_scores(tmp_path)
 
 
 def test_controls_keep_what_they_should() -> None:
@@ -202,24 +201,11 @@ def test_controls_keep_what_they_should() -> None:
     assert all(made.values["b", "u"] is None for made in controls.values())
 
 
-@pytest.mark.real
-def test_the_embedded_language_model_gives_finite_scores() -> None:
-    with torch.no_grad():
-        scores = elicit_scores(SCHEMA, LMSettings())
-    values, known = scores.matrix(SCHEMA.outputs, SCHEMA.feature_names)
-    assert known.all()
-    assert np.abs(values).max() <= 10
-
-
 def test_scores_that_were_written_anew_are_read_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = "---\nconfigs:\n- config_name: default\n  data_files: train.parquet\n---\n"
-    for number, desk in enumerate(("one", "one", "two")):
-        folder = tmp_path / desk / "scores"
-        folder.mkdir(parents=True, exist_ok=True)
-        made = FeatureScores.of({"yes": {"a": float(number)}})
-        made.to_dataset().to_parquet(str(folder / "train.parquet"))
-        (folder / "README.md").write_text(card)
-        monkeypatch.chdir(tmp_path / desk)
+    (tmp_path / "scores").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for number in (1.0, 2.0):
+        write_scores(tmp_path / "scores", FeatureScores.of({"yes": {"a": number}}))
         assert load_scores("scores").values == {("yes", "a"): number}

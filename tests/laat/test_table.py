@@ -98,9 +98,6 @@ def test_tables_come_from_csv_parquet_folders_and_data_sets(tmp_path: Path) -> N
     features = Features({"x": Value("float32"), "y": ClassLabel(names=["bad", "good"])})
     rows = Dataset.from_dict({"x": [1.0, 2.0], "y": [1, 0]}, features=features)
     assert read_table(rows)["y"].tolist() == ["good", "bad"]
-
-
-def test_cells_that_mean_missing_are_missing(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n?,a\n2,b\n")
     assert read_table(tmp_path / "t.csv")["x"].isna().tolist() == [True, False]
 
@@ -121,26 +118,21 @@ def test_inputs_are_those_of_a_scikit_learn_pipeline(scaling: Scaling, scaler: A
     ).fit(frame)
     other = frame.assign(age=[25, None, 100, 0], pay=[4, 5, -6, np.nan], job=None)
     preprocessor = fitted(frame, scaling=scaling)
+    after = Preprocessor.from_dict(json.loads(json.dumps(asdict(preprocessor))))
+    assert after == preprocessor
+    np.testing.assert_array_equal(after.targets(frame), [0, 1, 0, 1])
     for rows in (frame, other):
         np.testing.assert_allclose(preprocessor.features(rows), peer.transform(rows), atol=1e-6)
 
 
-def test_a_preprocessor_survives_json() -> None:
-    before = fitted(FRAME)
-    after = Preprocessor.from_dict(json.loads(json.dumps(asdict(before))))
-    assert after == before
-    np.testing.assert_array_equal(after.targets(FRAME), [0, 1, 0, 1])
-
-
-def test_an_unknown_level_has_no_feature_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_levels_and_constant_columns_are_zero_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     inputs = fitted(FRAME).features(FRAME.assign(job=["cook", "baker", None, "smith"]))
     np.testing.assert_array_equal(inputs[:, 2:4], [[1, 0], [0, 0], [0, 0], [0, 1]])
-    assert "baker" in caplog.text
-
-
-def test_a_column_that_is_constant_in_few_rows_is_zero(caplog: pytest.LogCaptureFixture) -> None:
     few = Preprocessor.fit(FRAME.assign(pay=3.0), fitted(FRAME).schema)
     assert not few.features(FRAME)[:, 1].any()
+    assert "baker" in caplog.text
     assert "'pay' is constant" in caplog.text
 
 
@@ -164,10 +156,7 @@ def test_cells_that_do_not_fit_are_an_error(change: dict[str, list[Any]], messag
     preprocessor, rows = fitted(FRAME), FRAME.assign(**change).set_index("pay", drop=False)
     with pytest.raises(DataError, match=message):
         preprocessor.features(rows), preprocessor.targets(rows)
-
-
-def test_a_missing_column_or_one_without_numbers_is_an_error() -> None:
     with pytest.raises(DataError, match="no column 'pay'"):
-        fitted(FRAME).features(FRAME.drop(columns="pay"))
+        preprocessor.features(FRAME.drop(columns="pay"))
     with pytest.raises(DataError, match="holds no number"):
-        Preprocessor.fit(FRAME.assign(age=[None] * 4), fitted(FRAME).schema)
+        Preprocessor.fit(FRAME.assign(age=[None] * 4), preprocessor.schema)
