@@ -214,3 +214,11 @@ def farthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Largest difference between two sets of weights."""
     assert one.keys() == other.keys()
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def moved(subject: CAPTrainer) -> Tensor:
+    """How training moves the weights of the tiny classifier, as one vector."""
+    start = weights(roberta_classifier())
+    subject.train()
+    end = weights(subject.model)
+    return torch.cat([(end[name].cpu() - start[name]).flatten() for name in start])
