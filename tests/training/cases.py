@@ -170,23 +170,26 @@ def config(folder: Path, **settings: Any) -> CAPConfig:
     )
 
 
+OF_THE_TRAINER = ("alignment_loss_func", "compute_loss_func", "compute_metrics")
+
+
 def trainer(
     folder: Path,
     *,
     model: Callable[[], nn.Module] = roberta_classifier,
     rows: Dataset | None = None,
-    compute_loss_func: Callable[..., Tensor] | None = None,
     **settings: Any,
 ) -> CAPTrainer:
     """A trainer of a tiny classifier on the random rows."""
     data = raw_rows() if rows is None else rows
+    functions = {name: settings.pop(name, None) for name in OF_THE_TRAINER}
     return CAPTrainer(
         model=model(),
         args=config(folder, **settings),
         train_dataset=data,
         eval_dataset=data,
         processing_class=word_tokenizer(),
-        compute_loss_func=compute_loss_func,
+        **functions,
     )
 
 
