@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted; run the same command again to go on.", 130
     except (OSError, sqlite3.OperationalError) as error:
-        code = getattr(error, "errno", None) or getattr(error, "sqlite_errorcode", None)
-        if code not in (errno.ENOSPC, errno.EDQUOT, sqlite3.SQLITE_FULL):
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message = f"The disk is full ({error}); free some space and run the same command again."
         status = 1
@@ -67,11 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_command(name: str) -> Command:
-    """The command of this name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The command of this name, or a `ConfigError` that names the nearest."""
     check_known([name], COMMANDS, {}, kind="command")
     command: Command = getattr(import_module(f".{COMMANDS[name][0]}", __name__), name)
     return command

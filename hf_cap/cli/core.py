@@ -9,21 +9,10 @@ import difflib
 import inspect
 import shlex
 import sys
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -80,11 +69,7 @@ class Values(dict[str, Any]):
     """Name of a setting, such as `cap.n`, to its value; only those that were given."""
 
     def build(self, cls: type[T], group: str = "", **more: Any) -> T:
-        """An instance of a dataclass from those values of a group that are its fields, and more.
-
-        Raises:
-            ConfigError: the class does not accept a value.
-        """
+        """An instance of a dataclass from those values of a group that are its fields, and more."""
         names = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
         found = {key: value for key, value in self.group(group).items() if key in names}
         try:
@@ -104,7 +89,8 @@ class Values(dict[str, Any]):
         return {k.removeprefix(start): v for k, v in self.items() if k.startswith(start)}
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True)
+class Result:
     """What a command found out: facts for `--json`, and the text that people read."""
 
     facts: Mapping[str, Any]
@@ -187,11 +173,7 @@ def command_line() -> str:
 def check_known(
     names: Iterable[str], known: Iterable[str], files: Mapping[str, str], kind: str = "setting"
 ) -> None:
-    """Check that all names are known.
-
-    Raises:
-        ConfigError: one is not; the message has the nearest that is, and the file it stands in.
-    """
+    """Raise `ConfigError`, with the nearest known one and its file, for a name that is not known."""
     known = list(known)
     for name in [name for name in names if name not in known]:
         same = [each for each in known if each.rpartition(".")[2] == name]
@@ -205,11 +187,7 @@ def check_known(
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """The mapping in a YAML file, its scalars as text; `recipes/...` is also found where installed.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else.
-    """
+    """The mapping in a YAML file, its scalars as text; `recipes/...` is also found where installed."""
     place = Path(file).expanduser()
     try:
         text = (place if place.exists() else bundled(file)).read_text(encoding="utf-8")
@@ -268,7 +246,7 @@ def _converted(label: str, value: Any, kind: Any) -> Any:
     """The words of a flag, or a value from YAML whose scalars are text, as a value of a type."""
     words = value if isinstance(value, list) else [value]
     origin, options = get_origin(kind), get_args(kind)
-    kinds = [each for each in options if each is not types.NoneType]
+    kinds = [each for each in options if each is not type(None)]
     if origin in (tuple, list):
         return origin(_converted(label, [word], options[0]) for word in words)
     if origin in (dict, Mapping):
@@ -276,7 +254,7 @@ def _converted(label: str, value: Any, kind: Any) -> Any:
             raise ConfigError(f"{label} takes pairs name=value, got {bad[0]!r}.")
         pairs = value if isinstance(value, dict) else dict(word.split("=", 1) for word in words)
         return {key: _converted(label, [each], options[1]) for key, each in pairs.items()}
-    if origin in (Union, types.UnionType) and len(kinds) == 1:
+    if len(kinds) == len(options) - 1 == 1:
         is_none = words in (["none"], [""], ["null"])
         return None if is_none else _converted(label, value, kinds[0])
     if kind is bool and not words:
@@ -333,7 +311,7 @@ def _print_help(name: str, command: Command) -> None:
 
 
 def print_completion(commands: Mapping[str, Command], shell: str) -> None:
-    """Print a script that completes commands and flags in a shell (bash, zsh, fish, tcsh)."""
+    """Print a script that completes commands and flags in a shell."""
     import tyro
 
     words = ["--tyro-write-completion", shell, "-"]

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitArguments:
-    """What is read and written, and how often it is trained."""
-
+class _FitArguments:
     dataset: str = required(DATA)
     output_dir: str = required("Folder to write; what is finished there is not done again.")
     labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
@@ -55,7 +53,7 @@ GROUPS = [
 
 
 FIT = "data.csv --output_dir runs/mine --cap.n 50"
-SETTINGS: list[type | Group] = [FitArguments, Columns, *GROUPS]
+SETTINGS: list[type | Group] = [_FitArguments, Columns, *GROUPS]
 
 
 @partial(Command, FIT, SETTINGS, positional="dataset", more="train.", progress="extract.progress")
@@ -67,7 +65,7 @@ def fit(values: Values) -> Result:
 
     set_verbosity_error()  # a new classification head is no surprise here
     groups: dict[str, Any] = {group.name: values.group(group.name) for group in GROUPS}
-    given = {**vars(values.build(FitArguments)), **values.columns()}
+    given = {**vars(values.build(_FitArguments)), **values.columns()}
     return _shown(workflow.fit(**given, **groups))
 
 
@@ -100,17 +98,15 @@ def _shown(result: "FitResult") -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoArguments:
-    """Where the demo works and how often it trains."""
-
+class _DemoArguments:
     output_dir: str = option("runs/demo", "Folder for priors, models and the report.")
     seeds: tuple[int, ...] = option((0, 1), "One training run per seed and method.")
     recipe: str = option("recipes/demo/fit.yaml", "Settings of `hf-cap fit`.")
 
 
-@partial(Command, "--seeds 0 1 2", [DemoArguments])
+@partial(Command, "--seeds 0 1 2", [_DemoArguments])
 def demo(values: Values) -> Result:
     """Run `hf-cap fit` on the embedded models and data, with a shuffled prior as control."""
-    given = values.build(DemoArguments)
+    given = values.build(_DemoArguments)
     words = ["--config", given.recipe, "--output_dir", given.output_dir]
     return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values())

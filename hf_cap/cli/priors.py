@@ -115,19 +115,17 @@ def extract(values: Values) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseArguments:
-    """What is read and written."""
-
+class _FuseArguments:
     dataset: str = required("Folder with prior columns, as `hf-cap extract` writes it.")
     output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
 
 
-@partial(Command, "--dataset runs/priors --output_dir runs/prior", [FuseArguments, PriorFusion])
+@partial(Command, "--dataset runs/priors --output_dir runs/prior", [_FuseArguments, PriorFusion])
 def fuse(values: Values) -> Result:
     """Add the column `prior`, one prior from several, to every split."""
     from hf_cap.data import check_output, load_splits, save_splits
 
-    given = values.build(FuseArguments)
+    given = values.build(_FuseArguments)
     splits = load_splits(given.dataset)
     check_output(given.output_dir, splits)
     save_splits(fuse_priors(splits, **vars(values.build(PriorFusion))), given.output_dir)
@@ -135,9 +133,7 @@ def fuse(values: Values) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditArguments:
-    """What is audited, against what, and where the numbers go."""
-
+class _AuditArguments:
     dataset: str = required("Folder with prior columns, of `hf-cap extract` or `hf-cap fuse`.")
     split: str = option("train", "Split to audit.")
     reference: str | None = option(
@@ -152,14 +148,14 @@ class AuditArguments:
 AUDIT = "--dataset runs/prior --reference data"
 
 
-@partial(Command, AUDIT, [AuditArguments, Columns, AuditSettings])
+@partial(Command, AUDIT, [_AuditArguments, Columns, AuditSettings])
 def audit(values: Values) -> Result:
     """Inspect the priors of a data set, and how well each source agrees with a reference."""
     from hf_cap.data import label_names, load_splits
     from hf_cap.priors.audit import audit_dataset
     from hf_cap.report.figures import audit_figures, save_figures
 
-    given = values.build(AuditArguments)
+    given = values.build(_AuditArguments)
     dataset, reference = load_splits(given.dataset, splits=[given.split])[given.split], None
     if (split := given.reference_split) and given.reference is not None:
         space = label_names(dataset)

@@ -26,9 +26,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
-    """What is measured, on what, and where the numbers go."""
-
+class _EvaluateArguments:
     model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
     dataset: str = required(DATA)
     split: str = option("test", "Split to measure on.")
@@ -45,7 +43,7 @@ class EvaluateArguments:
 EVALUATE = "--model runs/model --dataset data --split test"
 
 
-@partial(Command, EVALUATE, [EvaluateArguments, Columns, EvaluationSettings])
+@partial(Command, EVALUATE, [_EvaluateArguments, Columns, EvaluationSettings])
 def evaluate(values: Values) -> Result:
     """Measure a classifier of texts or of a table on a labelled split."""
     from hf_cap.cards import EVALUATIONS
@@ -55,7 +53,7 @@ def evaluate(values: Values) -> Result:
     from hf_cap.laat.models import evaluate_tabular, is_tabular_model, load_tabular_model
     from hf_cap.workflow import write_evaluation
 
-    given = values.build(EvaluateArguments)
+    given = values.build(_EvaluateArguments)
     name, split = given.model, given.split
     if not given.output_dir and not Path(name).is_dir():
         raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
@@ -73,9 +71,7 @@ def evaluate(values: Values) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackArguments:
-    """What is attacked, what the keywords are learned from, and where the result goes."""
-
+class _AttackArguments:
     dataset: str = required(DATA)
     output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
     split: str = option("test", "Split to attack.")
@@ -90,7 +86,7 @@ class AttackArguments:
 ATTACK = "--dataset data --output_dir runs/attacked --kind keyword_addition"
 
 
-@partial(Command, ATTACK, [AttackArguments, Columns, AttackSettings, Group("lm", LMRuntime)])
+@partial(Command, ATTACK, [_AttackArguments, Columns, AttackSettings, Group("lm", LMRuntime)])
 def attack(values: Values) -> Result:
     """Make an adversarial test set, the original text beside the attacked one.
 
@@ -100,7 +96,7 @@ def attack(values: Values) -> Result:
     from hf_cap.evaluation.attacks import describe, prepare_attack, run_attack
     from hf_cap.lm.base import using_runtime
 
-    given, settings = values.build(AttackArguments), values.build(AttackSettings)
+    given, settings = values.build(_AttackArguments), values.build(AttackSettings)
     output, split, learned = Path(given.output_dir), given.split, given.train_split
     if real_path(output) in {real_path(given.dataset), real_path(given.train_dataset or "")}:
         raise ConfigError(
@@ -127,9 +123,7 @@ def attack(values: Values) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportArguments:
-    """What is reported on, and where the page goes."""
-
+class _ReportArguments:
     runs: tuple[str, ...] = required(
         "Folders that `hf-cap train` wrote; those with an alignment weight of 0 are the baseline."
     )
@@ -144,21 +138,19 @@ class ReportArguments:
 REPORT = "runs/a runs/b --output report.html"
 
 
-@partial(Command, REPORT, [ReportArguments, ReportSettings], positional="runs")
+@partial(Command, REPORT, [_ReportArguments, ReportSettings], positional="runs")
 def report(values: Values) -> Result:
     """Write one HTML page on training runs."""
     from hf_cap.report.page import write_report
 
-    given = {**vars(values.build(ReportArguments)), "settings": values.build(ReportSettings)}
+    given = {**vars(values.build(_ReportArguments)), "settings": values.build(ReportSettings)}
     runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
     write_report(runs, output, baselines=baselines, **given)
     return Result({"output": output}, f"Wrote the report to {output}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushArguments:
-    """What is published."""
-
+class _PushArguments:
     what: Literal["model", "priors", "scores", "metric"] = required(
         "What is published: a `model` of texts or a table, `priors`, feature `scores`, a `metric`."
     )
@@ -170,14 +162,14 @@ class PushArguments:
 PUSH = "model --folder runs/model --repo_id me/model"
 
 
-@partial(Command, PUSH, [PushArguments, PushOptions], positional="what")
+@partial(Command, PUSH, [_PushArguments, PushOptions], positional="what")
 def push(values: Values) -> Result:
     """Write and list the card and files of a model, priors, scores or a metric; --push uploads them."""
     from hf_cap import hub
     from hf_cap.laat.elicitation import load_scores, write_scores
     from hf_cap.laat.models import TabularConfig, is_tabular_model, tabular_facts
 
-    given, options = values.build(PushArguments), values.build(PushOptions)
+    given, options = values.build(_PushArguments), values.build(PushOptions)
     source = Path(given.folder)
     if given.what == "metric":
         folder = hub.push_metric(given.folder, options)

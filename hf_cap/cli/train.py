@@ -15,9 +15,7 @@ from hf_cap.utils import option, required, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments:
-    """What is trained on what, and where it goes."""
-
+class _TrainArguments:
     task: Literal["text", "tabular"] = option(
         "text",
         "`text`: a classifier, aligned with the priors of its texts. `tabular`: a small model of a table, "
@@ -47,19 +45,19 @@ LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions
 TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 
 
-@partial(Command, TRAIN, [TrainArguments, Columns, AlignmentOptions, *TABULAR, LORA], more="")
+@partial(Command, TRAIN, [_TrainArguments, Columns, AlignmentOptions, *TABULAR, LORA], more="")
 def train(values: Values) -> Result:
     """Train a classifier whose attributions are aligned with the prior, and write `run.json`.
 
     `accelerate launch --config_file recipes/accelerate/ddp.yaml -m hf_cap train --config ...` runs it on
     several devices.
     """
-    given = values.build(TrainArguments)
+    given = values.build(_TrainArguments)
     measured = (_train_table if given.task == "tabular" else _train_text)(given, values)
     return Result({**measured, "output_dir": given.output_dir})
 
 
-def _train_text(given: TrainArguments, values: Values) -> dict[str, Any]:
+def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     import torch
 
     from hf_cap.data import load_splits
@@ -94,7 +92,7 @@ def _train_text(given: TrainArguments, values: Values) -> dict[str, Any]:
     return {}
 
 
-def _train_table(given: TrainArguments, values: Values) -> dict[str, Any]:
+def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
     from hf_cap.cards import EVALUATIONS, RUN_FILE, write_card
     from hf_cap.laat import trainer as laat
     from hf_cap.laat.elicitation import load_scores
@@ -129,9 +127,7 @@ def _train_table(given: TrainArguments, values: Values) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ElicitArguments:
-    """What is read and written."""
-
+class _ElicitArguments:
     dataset: str = required(
         "Table: a .csv or .parquet file, a folder with one per split, or a Hub id. Only names, categories "
         "and classes are shown to the language model, never a row."
@@ -145,7 +141,7 @@ LM = Group("lm", LMSettings, LMRuntime, without=("model",))
 ELICIT = "--dataset table.csv --output_dir runs/scores --label_column income"
 
 
-@partial(Command, ELICIT, [ElicitArguments, ElicitOptions, TableOptions, LM])
+@partial(Command, ELICIT, [_ElicitArguments, ElicitOptions, TableOptions, LM])
 def elicit(values: Values) -> Result:
     """Ask a language model how much each feature of a table speaks for each class.
 
@@ -156,7 +152,7 @@ def elicit(values: Values) -> Result:
     from hf_cap.laat.table import read_schema
     from hf_cap.lm.base import using_runtime
 
-    given = values.build(ElicitArguments)
+    given = values.build(_ElicitArguments)
     model = values.build(LMSettings, "lm", model=given.model)
     _, schema = read_schema(given.dataset, values.build(TableOptions), target=given.label_column)
     with using_runtime(values.build(LMRuntime, "lm")):

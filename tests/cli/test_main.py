@@ -308,3 +308,6 @@ def test_an_interrupt_and_a_full_disk_have_a_status(
     monkeypatch.setattr(load_command("env"), "run", run)
     assert main(["env"]) == status
     assert message in capsys.readouterr().err
+    error = PermissionError(sqlite3.SQLITE_FULL, "Permission denied")  # the same number
+    with pytest.raises(PermissionError):
+        main(["env"])
