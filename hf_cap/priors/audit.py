@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.priors.fusion import normalise
+from hf_cap.priors.fusion import NORMALISATIONS
 from hf_cap.priors.keywords import control_scores
 from hf_cap.schema import (
     LABEL,
@@ -255,15 +255,6 @@ def average_precision(prior: Prior, marked: Prior) -> float | None:
     return area
 
 
-def word_kind(word: str) -> str:
-    """One of `KINDS`."""
-    if not any(map(str.isalnum, word)):
-        return "punctuation"
-    if any(map(str.isdigit, word)):
-        return "number"
-    return "stop word" if fold(word) in STOP_WORDS else "other"
-
-
 # --- Measures over texts.
 
 
@@ -296,8 +287,13 @@ def mass_by_kind(words: Sequence[Sequence[str]], priors: Sequence[Prior]) -> dic
         if prior is None or not any(prior):
             continue
         mass = dict.fromkeys(KINDS, 0.0)
-        for word, score in zip(row, normalise(prior, "max_abs"), strict=True):
-            mass[word_kind(word)] += abs(score)
+        for word, score in zip(row, NORMALISATIONS["max_abs"](prior), strict=True):
+            kind = "stop word" if fold(word) in STOP_WORDS else "other"
+            if not any(map(str.isalnum, word)):
+                kind = "punctuation"
+            elif any(map(str.isdigit, word)):
+                kind = "number"
+            mass[kind] += abs(score)
         for kind in KINDS:
             shares[kind].append(mass[kind] / sum(mass.values()))
     return {kind: fmean(found) if found else 0.0 for kind, found in shares.items()}
@@ -320,7 +316,7 @@ def class_keywords(
         sums: defaultdict[str, float] = defaultdict(float)
         for row, label, prior in zip(words, gold, priors, strict=True):
             if label == name and prior is not None:
-                for word, score in zip(row, normalise(prior), strict=True):
+                for word, score in zip(row, NORMALISATIONS["l2"](prior), strict=True):
                     sums[fold(word)] += score
         ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:k]
         keywords[name] = [(word, score / texts[name]) for word, score in ranked if score > 0]

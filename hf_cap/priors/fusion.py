@@ -34,17 +34,6 @@ Method = Literal["mean", "max"]
 # --- The priors of one text.
 
 
-def normalise(scores: Scores, normalisation: Normalisation = "l2") -> list[float]:
-    """Scale the finite scores of one text; sources differ by orders of magnitude.
-
-    `l2` divides by the Euclidean norm and `max_abs` by the largest absolute score; both keep signs and
-    ratios, and leave all zeros as they are. `min_max` maps the lowest score to 0 and the highest to 1
-    (equal scores all become 1, or stay 0), and `softmax` gives positive scores that add up to 1; both
-    lose the sign. `none` changes nothing.
-    """
-    return NORMALISATIONS[normalisation](scores)
-
-
 def _divided(scores: Scores, size: float) -> list[float]:
     return [score / size for score in scores] if size else list(scores)
 
@@ -69,6 +58,12 @@ NORMALISATIONS: Mapping[Normalisation, Callable[[Scores], list[float]]] = {
     "softmax": _softmax,
     "none": list,
 }
+"""How the finite scores of one text are scaled; sources differ by orders of magnitude.
+
+`l2` divides by the Euclidean norm and `max_abs` by the largest absolute score; both keep signs and
+ratios, and leave all zeros as they are. `min_max` maps the lowest score to 0 and the highest to 1 (equal
+scores all become 1, or stay 0), and `softmax` gives positive scores that add up to 1; both lose the sign.
+"""
 METHODS: Mapping[Method, Callable[[Scores], float]] = {
     "mean": lambda scores: math.fsum(scores) / len(scores),  # the weights have a mean of 1
     "max": max,
@@ -99,13 +94,13 @@ def fuse(
         weights: One weight per source, at least 0. Those of the sources that take part are scaled to a
             mean of 1 and multiply the normalised scores.
         method: `mean` or (signed) `max` over the sources, word by word.
-        normalisation: See `normalise`.
+        normalisation: One of `NORMALISATIONS`.
 
     Returns:
         One score per word; `None` where no source is usable, or where the usable ones cancel out.
     """
     usable = [
-        (normalise(prior, normalisation), weight)
+        (NORMALISATIONS[normalisation](prior), weight)
         for prior, weight in zip(priors, weights, strict=True)
         if prior is not None and find_defect(prior, weight) is None
     ]
@@ -174,11 +169,10 @@ class PriorFusion:
         """Weight of each source on one row: its own times its certainty, 0 where that is unknown."""
         weights = []
         for source in self.sources:
-            weight = self.weights.get(source, 1.0)
-            if source in self.certainty:
-                value = batch[self.certainty[source]][row]
-                weight *= value if value is not None and math.isfinite(value) else 0.0
-            weights.append(weight)
+            column = self.certainty.get(source)
+            value = 1.0 if column is None else batch[column][row]
+            known = value is not None and math.isfinite(value)
+            weights.append(self.weights.get(source, 1.0) * (value if known else 0.0))
         return weights
 
     def _provenance(self, cell: str | None) -> str:

@@ -1,6 +1,7 @@
 """The folder that would be uploaded."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hf_cap.hub import (
     push_priors,
 )
 from hf_cap.priors.card import configurations
-from hf_cap.schema import add_provenance, read_provenance
+from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -61,13 +62,8 @@ def test_without_push_the_folder_is_written_listed_and_nothing_else(
     )
     assert before == after
     published = json.loads((folder / "config.json").read_text())
-    assert published["hf_cap"] == {
-        "method": "input_x_gradient",
-        "rule": "midpoint",
-        "target": "gold",
-        "word_pattern": r"\S+",
-        "max_length": None,
-    }
+    stored = AttributionSettings(method="input_x_gradient", word_pattern=r"\S+")
+    assert published["hf_cap"] == stored.entry()["hf_cap"]
     assert "_name_or_path" not in published
 
 
@@ -152,49 +148,46 @@ def test_secrets_and_paths_stop_the_publication(
     assert not (run / "hub").exists()
 
 
-@pytest.mark.parametrize("name", ["model.bin", "config.json"])
-def test_links_and_pickles_stop_the_publication(tmp_path: Path, name: str) -> None:
-    def write(folder: Path) -> None:
-        # a vocabulary may hold a path
-        (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')
-        if name == "model.bin":
-            (folder / name).write_bytes(b"pickle")
-        else:
-            (folder / name).symlink_to("/etc/hostname")
+def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
+    def publish_with(make: Callable[[Path], object]) -> None:
+        def write(folder: Path) -> None:
+            # a vocabulary may hold a path
+            (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')
+            make(folder)
 
-    with pytest.raises(ConfigError, match=f"{name} is a link or a pickle"):
         publish(PushOptions(repo_id="alice/desk"), "model", write, tmp_path / "hub")
+
+    publish_with(lambda folder: None)
+    with pytest.raises(ConfigError, match=r"model\.bin is a link or a pickle"):
+        publish_with(lambda folder: (folder / "model.bin").write_bytes(b"pickle"))
+    with pytest.raises(ConfigError, match=r"vocab\.txt is a link"):
+        publish_with(lambda folder: (folder / "vocab.txt").symlink_to("/etc/hostname"))
 
 
 # --- Data sets with priors.
 
 
-def test_each_source_is_a_configuration_ready_for_training() -> None:
-    found = configurations(prior_splits())
+def test_each_source_is_a_configuration_without_paths_and_servers() -> None:
+    splits = prior_splits()
+    found = configurations(splits)
     assert list(found) == ["hybrid", "cap", "lime"]
     assert list(found["cap"]) == ["train", "test"]
     columns = ["text", "label", "words", "prior", "cap_r2", "provenance"]
     assert found["cap"]["train"].column_names == columns
     assert found["lime"]["train"]["prior"][2] is None
-    assert set(read_provenance(found["lime"]["train"]["provenance"][0])) == {"lime"}
+    made = {name: parts["train"]["provenance"][0] for name, parts in found.items()}
+    assert set(read_provenance(made["lime"])) == {"lime"}
+    assert read_provenance(made["cap"])["cap"]["model"] == "smollm2"
+    assert "/home" not in str(made)
     assert "prior_lime" in found["hybrid"]["train"].column_names
     assert list(configurations(prior_splits().remove_columns("prior"))) == ["cap", "lime"]
 
-
-def test_provenance_keeps_no_path_and_no_server() -> None:
-    splits = prior_splits()
-    for parts in configurations(splits).values():
-        assert "/home" not in parts["train"]["provenance"][0]
-    cap = read_provenance(configurations(splits)["cap"]["train"]["provenance"][0])["cap"]
-    assert cap["model"] == "smollm2"
-    made = {
-        "fingerprint": "http://u:pw@gpu7:8000/v1|m|served",
+    private = {
+        "fingerprint": "http://u:pw@gpu7:8000/v1|m",
         "command": "x --base_url http://gpu7/v1",
     }
-    cell = add_provenance(None, "cap", made)
-    splits["train"] = (
-        splits["train"].remove_columns("provenance").add_column("provenance", [cell] * 3)
-    )
+    cells = [add_provenance(None, "cap", private)] * 3
+    splits["train"] = splits["train"].remove_columns("provenance").add_column("provenance", cells)
     for parts in configurations(splits).values():
         assert "gpu7" not in str(parts["train"]["provenance"][:])
 
