@@ -246,13 +246,9 @@ def _by_expectation(
     scored = model.log_probs(queries)
     log_probs = np.array([one.total for one in scored]).reshape(len(asked), -1)
     means = expectations(log_probs, calibrate=options.calibrate).tolist()
-    facts = {
-        "chat": options.chat,
-        "calibrate": options.calibrate,
-        "calls": len(scored),
-        "tokens": model.statistics.tokens_computed,
-        "tokens_without_sharing": model.statistics.naive_tokens,
-    }
+    facts = {"chat": options.chat, "calibrate": options.calibrate, "calls": len(scored)}
+    facts["tokens"] = model.statistics.tokens_computed
+    facts["tokens_without_sharing"] = model.statistics.naive_tokens
     return [[(mean, "")] for mean in means], facts
 
 
@@ -304,9 +300,7 @@ def _by_chat(
     if missing := wanted - sum(map(len, found)):
         _logger.warning("%d of %d answers held no score.", missing, wanted)
     facts = {
-        "estimates": options.estimates,
-        "temperature": options.temperature,
-        "seed": options.seed,
+        **{name: getattr(options, name) for name in ("estimates", "temperature", "seed")},
         "calls": len(replies),
         "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
         "completion_tokens": sum(reply.completion_tokens for reply in replies),

@@ -212,22 +212,19 @@ def read_table(
 ) -> pd.DataFrame:
     """A table as a pandas frame with string column names.
 
-    Args:
-        table: A frame, a `Dataset`, a `.csv` (perhaps `.csv.gz`) or `.parquet` file (which is the split
-            `train`), a folder with one such file per split, or the id of a data set on the Hub.
-        split: The split to read.
-        missing_values: Cells of a csv file that mean a missing value, beside empty ones.
-
-    Raises:
-        DataError: there is no such table or split, or it has no rows.
+    It is a frame, a `Dataset`, a `.csv`, `.csv.gz` or `.parquet` file (which is the split `train`), a folder
+    with one such file per split, or the id of a data set on the Hub. Some cells of a csv file are
+    `missing_values` beside empty ones. Raises `DataError` where there is no such table or split, or no row.
     """
     if isinstance(table, str | os.PathLike):
         path = Path(table).expanduser()
+        known = path.exists()
         try:
-            if path.exists():
-                table = _read_file(path, split, missing_values)
-            else:
-                table = load_dataset(str(table), split=split)
+            table = (
+                _read_file(path, split, missing_values)
+                if known
+                else load_dataset(str(table), split=split)
+            )
         except (OSError, ValueError) as error:
             raise DataError(
                 f"There is no table {str(table)!r}, split {split!r}: {error}"
