@@ -7,8 +7,8 @@ after `--minutes`, the same command goes on. `--report FILE...` writes `results/
 `results/laat.md` from the finished cells of these recipes; what other recipes found stays. Scores are made
 before, by `hf-cap elicit`.
 
-`made_with.json` beside the cells tells what their numbers depend on. With other settings, tables or scores
-the folder is refused, and so are cells without such a record, unless `--adopt` vouches for them.
+`made_with.json` beside the cells records what their numbers depend on. Other settings, tables or scores are
+an error, and so are cells without such a record, unless `--adopt` accepts them.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class Plan:
     output_dir: str = required("Folder for the cells.")
     scores: str = required("Folder with one folder of elicited scores a table.")
     tables: dict[str, str] = required("Name of a table to its file in the data folder.")
-    shots: tuple[int, ...] = option((1, 5, 10), "Training rows a class.")
+    shots: tuple[int, ...] = option((1, 5, 10), "Training rows per class.")
     draws: int = option(20, "Repetitions, each with rows of its own.")
     methods: tuple[str, ...] = required(
         "`lr`, `mlp`, `random_forest`, `gradient_boosting`, `laat_<student>`, and that with `_<control>` or "
@@ -419,10 +419,10 @@ def decisive(plan: Plan, data: str) -> dict[str, Any]:
     return facts
 
 
-def check_room(plan: Plan, data: str, *, adopt: bool = False) -> None:
-    """Refuse a folder whose cells were made otherwise than this plan would; else note how it makes them.
+def check_folder(plan: Plan, data: str, *, adopt: bool = False) -> None:
+    """Check that a folder's cells were made with the settings of this plan, and record the settings.
 
-    Cells without a record could be of any settings and scores, and nobody can tell by looking at them.
+    Cells without a record could be of any settings and scores; only `adopt` accepts them.
 
     Args:
         plan: The plan.
@@ -432,12 +432,12 @@ def check_room(plan: Plan, data: str, *, adopt: bool = False) -> None:
     Raises:
         ConfigError: settings, tables or scores are not those of the cells, or there is no record of them.
     """
-    room = Path(plan.output_dir)
-    record, now = room / RECORD, decisive(plan, data)
+    folder = Path(plan.output_dir)
+    record, now = folder / RECORD, decisive(plan, data)
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if not before and not adopt and any(room.glob("*/**/*.json")):
+    if not before and not adopt and any(folder.glob("*/**/*.json")):
         raise ConfigError(
-            f"The folder {plan.output_dir!r} has cells but no {RECORD}, so nothing tells with which settings "
+            f"The folder {plan.output_dir!r} has cells but no {RECORD}, so it is unknown with which settings "
             "and scores they were made. Name another `output_dir`, or move the folder away; if you know that "
             "they are this recipe's, with these scores, add `--adopt`."
         )
@@ -452,7 +452,7 @@ def check_room(plan: Plan, data: str, *, adopt: bool = False) -> None:
 
 
 def run(plan: Plan, data: str, minutes: float) -> None:
-    """Run cells that are not finished, until the time is up; `check_room` comes before."""
+    """Run cells that are not finished, until the time is up; `check_folder` comes before."""
     end = time.monotonic() + 60 * minutes
     waiting: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in plan.cells:
@@ -626,7 +626,7 @@ def report(recipes: Sequence[str], data: str, *, timed: bool = False, adopt: boo
     Recipes and tables that are not given stay as the file has them.
 
     Raises:
-        ConfigError: cells were made otherwise than a recipe says.
+        ConfigError: cells were made with other settings than those of a recipe.
         DataError: no cell of a recipe is finished.
     """
     plans = {Path(recipe).stem: read_plan(recipe) for recipe in recipes}
@@ -636,7 +636,7 @@ def report(recipes: Sequence[str], data: str, *, timed: bool = False, adopt: boo
                 f"No cell of {name!r} is finished in {plan.output_dir!r}. Run it by `--config` first, or "
                 "leave it out: the report keeps what it has of it."
             )
-        check_room(plan, data, adopt=adopt)
+        check_folder(plan, data, adopt=adopt)
     results = RESULTS / "laat.json"
     before = json.loads(results.read_text()) if results.exists() else {}
     found: dict[str, Any] = {
@@ -790,7 +790,7 @@ def main() -> None:
     try:
         if arguments.config:
             plan = read_plan(arguments.config)
-            check_room(plan, arguments.data, adopt=arguments.adopt)
+            check_folder(plan, arguments.data, adopt=arguments.adopt)
             run(plan, arguments.data, arguments.minutes)
         if arguments.report:
             report(arguments.report, arguments.data, timed=arguments.timed, adopt=arguments.adopt)
