@@ -18,7 +18,6 @@ from hf_cap.utils import (
     length_batches,
     subsample,
     write_json,
-    write_text,
 )
 
 
@@ -63,47 +62,28 @@ def test_ranges_admit_what_they_say_and_a_default() -> None:
 # --- Files
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
-    target = tmp_path / "result.txt"
-    write_text(target, "old")
-
-    def fail() -> None:
+def test_a_write_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
+    def write(target: Path, name: str | None = None) -> None:
         with atomic_path(target) as path:
-            path.write_text("half")
-            raise RuntimeError("killed")
+            if name:
+                path.mkdir()
+                (path / name).touch()
+            if name == "half":
+                raise RuntimeError("killed")
 
-    with pytest.raises(RuntimeError, match="killed"):
-        fail()
-    assert target.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["result.txt"]
-
-
-def test_a_folder_takes_the_place_of_a_folder_unless_there_is_none(tmp_path: Path) -> None:
-    target = tmp_path / "data"
-    for name in ("first", "second"):
-        with atomic_path(target) as path:
-            path.mkdir()
-            (path / name).touch()
-
-    def write_nothing() -> None:
-        with atomic_path(target):
-            pass
-
-    with pytest.raises(FileNotFoundError):
-        write_nothing()
-    assert [file.name for file in target.iterdir()] == ["second"]
-    assert [file.name for file in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "disk")
-    with atomic_path(link) as path:
-        path.mkdir()
-        (path / "file").touch()
+    for target in (tmp_path / "data", link):
+        write(target, "first")
+        write(target, "second")
+        with pytest.raises(RuntimeError, match="killed"):
+            write(target, "half")
+        with pytest.raises(FileNotFoundError):
+            write(target)
+        assert [file.name for file in target.iterdir()] == ["second"]
     assert link.is_symlink()
-    assert (tmp_path / "disk" / "file").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data", "disk", "link"]
 
 
 def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:

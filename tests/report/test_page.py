@@ -96,15 +96,9 @@ def test_hostile_names_show_as_text() -> None:
         "text": EVIL, "label": EVIL, "prediction": "$other$", "probabilities": [0.1, 0.9],
         "words": words, "attributions": [1.0] * len(words), "prior": None,
     }  # fmt: skip
-    facts = {
-        "model": "m",
-        "command": EVIL,
-        "versions": {EVIL: EVIL},
-        "settings": {EVIL: EVIL},
-        "data": {"dataset": "d", "labels": [EVIL]},
-    }
-    evaluations = {EVIL: {"texts": 1, "accuracy": 0.0, "labels": [EVIL, "other"]}}
-    hostile = Run("run", facts, evaluations, {EVIL: [record]})
+    facts = {"model": "m", "command": EVIL, "versions": {EVIL: EVIL}, "settings": {EVIL: EVIL}}
+    facts |= {"data": {"dataset": "d", "labels": [EVIL]}}
+    hostile = Run("run", facts, {EVIL: {"texts": 1, "accuracy": 0.0}}, {EVIL: [record]})
     audit = {"class_overlap": {EVIL: 0.5}, "keywords": {EVIL: {EVIL: [[EVIL, 1.0]]}}}
     settings = ReportSettings(title=EVIL, split=EVIL)
     contents = report_contents([hostile], priors=PriorFolder({}, audit), settings=settings)
@@ -112,9 +106,7 @@ def test_hostile_names_show_as_text() -> None:
     assert "img" not in [tag for tag, _ in parsed.elements]
     assert len(parsed.scripts) == 2
     assert parsed.text.count("<img src=x onerror=alert(1)>") >= 10
-
-
-def test_a_lone_surrogate_and_control_characters_are_no_error() -> None:
+    # neither are a lone surrogate and control characters an error
     evaluations = {"te\x00st": {"accuracy": 0.5}}
     runs = [Run("run", {"settings": {"note": note}}, evaluations) for note in ("\ud800", "\ud801")]
     assert "aligned (note=?)" in render_report(report_contents(runs))
@@ -123,28 +115,17 @@ def test_a_lone_surrogate_and_control_characters_are_no_error() -> None:
 @pytest.mark.parametrize(
     ("gains", "said"),
     [
-        (
-            (0.10, 0.11, 0.12),
-            "+11.0 points (95 % interval +8.5 to +13.5, 3 seeds), a change beyond",
-        ),
-        (
-            (-0.10, -0.11, -0.12),
-            "−11.0 points (95 % interval −13.5 to −8.5, 3 seeds), a change beyond",
-        ),
+        ((0.10, 0.11, 0.12), "+11.0 points (95 % interval +8.5 to +13.5, 3 seeds), a change bey"),
+        ((-0.10, -0.11, -0.12), "−11.0 points (95 % interval −13.5 to −8.5, 3 seeds), a change"),
         ((-0.10, 0.1, 0.05), "3 seeds), no change that stands out from the spread of the seeds."),
         ((0.2,), "against 0.0 % without alignment: +20.0 points. One seed says nothing"),
     ],
 )
 def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said: str) -> None:
-    runs = [
-        Run(
-            f"{weight}-{seed}",
-            {"seed": seed, "settings": {"alignment_weight": weight}},
-            {"test": {"accuracy": 0.2 * seed + weight * gain}},
-        )
-        for seed, gain in enumerate(gains)
-        for weight in (0, 1)
-    ]
+    runs = []
+    for (seed, gain), weight in itertools.product(enumerate(gains), (0, 1)):
+        facts = {"seed": seed, "settings": {"alignment_weight": weight}}
+        runs.append(Run("run", facts, {"test": {"accuracy": 0.2 * seed + weight * gain}}))
     text = Page(render_report(report_contents(runs))).text
     assert "On test, the model “aligned” is right on" in text
     assert said in text
@@ -172,26 +153,24 @@ def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
 def test_a_page_on_tables_does_not_speak_of_texts() -> None:
     page = render_report(report_contents(TABLE_RUNS))
     text = Page(page).text
-    for said in (
-        "8 rows, 2 classes",
-        "40 rows",
-        "% of the rows",
-        "ROC-AUC",
-        "Cosine of the scores",
-    ):
+    for said in ("8 rows, 2 classes", "40 rows", "% of the rows", "ROC-AUC", "Cosine of the sco"):
         assert said in text
     assert not re.search("Faithfulness|texts|priors", text)
     assert EVIL not in page
     assert text.count("<img src=x onerror=alert(1)>") >= 2
 
 
-def test_a_run_counts_once_and_as_baseline_where_it_is_named_so(
+def test_a_run_counts_once_and_the_same_input_gives_the_same_page(
     folder: Path, tmp_path: Path
 ) -> None:
     runs = [folder / "aligned-0", folder / "plain-0", folder / "aligned-0"]
-    write_report(runs, tmp_path / "r.html", baselines=[folder / "plain-0"])
-    setup = Page((tmp_path / "r.html").read_text()).text
-    assert setup.count("plain-0 (seed 0)") == setup.count("aligned-0 (seed 0)") == 1
+    settings = ReportSettings(examples=0)
+    for file in ("a.html", "b.html"):
+        write_report(runs, tmp_path / file, baselines=[folder / "plain-0"], settings=settings)
+    assert (tmp_path / "a.html").read_text() == (tmp_path / "b.html").read_text()
+    parsed = Page((tmp_path / "a.html").read_text())
+    assert parsed.text.count("plain-0 (seed 0)") == parsed.text.count("aligned-0 (seed 0)") == 1
+    assert not parsed.scripts
 
 
 def test_the_audit_is_found_beside_the_priors(tmp_path: Path) -> None:
@@ -209,23 +188,6 @@ def test_the_audit_is_found_beside_the_priors(tmp_path: Path) -> None:
     assert "have no prior" not in text
     with pytest.raises(DataError, match=r"holds no audit\.json"):
         load_priors(priors, audit=tmp_path)
-
-
-def test_the_same_input_gives_the_same_page(folder: Path) -> None:
-    runs = [load_run(folder / "aligned-0")]
-    settings = ReportSettings(examples=0)
-    first, second = (render_report(report_contents(runs, settings=settings)) for _ in range(2))
-    assert first == second
-    assert not Page(first).scripts
-
-
-def test_two_hundred_texts_and_five_sources_stay_below_a_megabyte(tmp_path: Path) -> None:
-    rows = demo_rows(count=200)
-    runs = write_runs(tmp_path, rows, seeds=(0,))
-    write_report(runs[::2], tmp_path / "r.html", priors=write_priors(tmp_path / "p", rows, SOURCES))
-    page = (tmp_path / "r.html").read_text()
-    assert len(json.loads(Page(page).scripts[0])["examples"]) == 400
-    assert len(page) < 1e6
 
 
 def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
