@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,19 +18,13 @@ from hf_cap.schema import PRIOR, TEXT
 from tests.tiny import roberta_classifier, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
-TEXTS = {
+TEXTS = {  # of training and of testing
     "lost_card": (
-        ["i lost my card please help", "my card is lost", "the card is stolen", "a lost card"],
-        ["lost the card", "my stolen card help"],
+        ["lost my card help", "my card is lost", "the card", "a card"],
+        ["lost the card"],
     ),
-    "renew_loan": (
-        ["renew my loan please", "i want to renew the loan", "can i renew a loan", "renew it"],
-        ["renew the loan", "please renew it"],
-    ),
-    "pay_fine": (
-        ["i want to pay my fine", "pay the late fine", "how is the fine", "my fine is late"],
-        ["the fine is late", "pay it"],
-    ),
+    "renew_loan": (["renew my loan", "the loan please", "a loan", "renew it"], ["renew the loan"]),
+    "pay_fine": (["pay my fine", "pay the late fine", "the fine", "my fine"], ["late fine", "pay"]),
 }
 
 
@@ -80,14 +75,11 @@ def done(room: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_every_run_has_a_result(done: Path) -> None:
+def test_every_run_has_a_result_and_is_never_repeated(room: Path, done: Path) -> None:
     frame = read_frame(done)
     assert len(frame.drop_duplicates(["method", "seed"])) == 10
     assert set(frame["measure"]) >= {"accuracy", "macro_f1", "comprehensiveness", "prior_alignment"}
     assert frame.loc[frame["measure"] == "accuracy", "value"].between(0, 1).all()
-
-
-def test_a_second_call_repeats_nothing(room: Path, done: Path) -> None:
     before = written(done)
     assert run_study(settings(room, done)) == {}
     assert written(done) == before
@@ -123,14 +115,11 @@ def test_two_processes_make_the_same_runs(room: Path, done: Path, tmp_path: Path
 
 def test_methods_share_sample_and_scores(room: Path, done: Path) -> None:
     study = settings(room, done)
-    plain = Run("bank", "2_shot", 0, "keywords", 0)
-    shuffled = Run("bank", "2_shot", 0, "shuffled", 0)
+    plain, shuffled = (Run("bank", "2_shot", 0, name, 0) for name in ("keywords", "shuffled"))
     assert training_texts(study, plain)[TEXT] == training_texts(study, shuffled)[TEXT]
-    pairs = list(
-        zip(with_prior(study, plain)[PRIOR], with_prior(study, shuffled)[PRIOR], strict=True)
-    )
-    assert all(sorted(a) == sorted(b) for a, b in pairs)
-    assert any(a != b for a, b in pairs)
+    left, right = with_prior(study, plain)[PRIOR][:], with_prior(study, shuffled)[PRIOR][:]
+    assert left != right
+    assert [sorted(row) for row in left] == [sorted(row) for row in right]
 
 
 def test_validation_texts_are_not_trained_on(room: Path, done: Path) -> None:
@@ -156,13 +145,10 @@ def test_the_best_candidate_on_validation_texts_is_used(room: Path, tmp_path: Pa
 
 
 def test_scores_of_other_texts_are_an_error(room: Path, done: Path, tmp_path: Path) -> None:
-    study = settings(room, tmp_path)
-    run = Run("bank", "2_shot", 0, "keywords", 0)
+    study, run = settings(room, tmp_path), Run("bank", "2_shot", 0, "keywords", 0)
     source_scores(study, run, "keywords")
     (file,) = (tmp_path / "scores").rglob("*.parquet")
-    import pyarrow.parquet as pq
-
-    pq.write_table(pq.read_table(file).slice(1), file)
+    pd.read_parquet(file).iloc[1:].to_parquet(file)
     with pytest.raises(CAPError, match="belong to other texts"):
         source_scores(study, run, "keywords")
 
