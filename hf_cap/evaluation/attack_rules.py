@@ -28,7 +28,7 @@ ENGLISH: Mapping[str, Any] = json.loads(
 )
 FUNCTION_WORDS = frozenset(ENGLISH["function_words"].split())
 """Words too common to be a keyword, whatever their counts in a few texts."""
-_NEIGHBOURS = {name: frozenset(words.split()) for name, words in ENGLISH["neighbours"].items()}
+_NEAR = {name: frozenset(words.split()) for name, words in ENGLISH["neighbours"].items()}
 _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|euro|one)[aeiou]|hour|honest", re.IGNORECASE)
 _GREETING = re.compile(
     r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|excuse me|sorry)(?: there)?[,.!]*\s+",
@@ -38,55 +38,45 @@ _GREETING = re.compile(
 _SENTENCE_END = re.compile(r"(?:(?<=\w\w[.!?])|(?<=[!?][!?]))\s+(?=\S)")
 
 
-def chi_squared_keywords(
+def class_keywords(
     texts: Sequence[str],
     labels: Sequence[int],
     classes: int,
     top: int,
     least_texts: int = 1,
     pattern: str = WORD_PATTERN,
-) -> Keywords:
-    """The `top` words most strongly tied to each class by chi-squared (Yang and Pedersen 1997).
-
-    A word counts once per text. Keywords occur in their class more often than elsewhere and in at least
-    `least_texts` of its texts; ties are broken alphabetically.
-    """
-    counts = count_words(texts, labels, classes, pattern)
-    scores: list[dict[str, float]] = [{} for _ in range(classes)]
-    for word, texts_with in counts.words.items():
-        for label, tie in enumerate(phi(counts, word)):
-            if texts_with[label] >= least_texts:
-                scores[label][word] = tie  # chi-squared is n times its square: the same order
-    return _strongest(scores, top)
-
-
-def prior_keywords(
-    texts: Sequence[str],
-    labels: Sequence[int],
-    priors: Sequence[Sequence[float] | None],
-    classes: int,
-    top: int,
-    pattern: str = WORD_PATTERN,
+    priors: Sequence[Sequence[float] | None] | None = None,
     column: str = PRIOR,
 ) -> Keywords:
-    """The `top` words of each class with the highest sum of prior scores; errors name `column`."""
+    """The `top` words of each class, ties broken alphabetically; never function words or short ones.
+
+    Those most strongly tied to it by chi-squared (Yang and Pedersen 1997) that occur in it more often
+    than elsewhere and in at least `least_texts` of its texts. With `priors`, the `column` of that name,
+    those with the highest sum of scores.
+    """
     scores: list[dict[str, float]] = [defaultdict(float) for _ in range(classes)]
-    for row, (text, label, prior) in enumerate(zip(texts, labels, priors, strict=True)):
-        words = word_strings(text, pattern)
+    if priors is None:
+        counts = count_words(texts, labels, classes, pattern)
+        for word, texts_with in counts.words.items():
+            for label, tie in enumerate(phi(counts, word)):
+                if texts_with[label] >= least_texts:
+                    scores[label][word] = tie  # chi-squared is n times its square: the same order
+    for row, prior in enumerate(priors or ()):
+        words = word_strings(texts[row], pattern)
         check_prior(prior, words, column=column, row=row)
         for word, score in zip(words, prior or (), strict=prior is not None):
-            scores[label][fold(word)] += score
-    return _strongest(scores, top)
-
-
-def _strongest(scores: Sequence[Mapping[str, float]], top: int) -> Keywords:
-    """Per class the words with the highest scores above 0, but function words and short ones."""
+            scores[labels[row]][fold(word)] += score
     found = []
-    for row in scores:
-        words = {word for word, score in row.items() if score > 0 and len(word) >= 3}
-        words = {word for word in words - FUNCTION_WORDS if word.replace("-", "").isalpha()}
-        found.append(tuple(sorted(words, key=lambda word: (-row[word], word))[:top]))
+    for of_class in scores:
+        ranked = sorted(
+            (-score, word) for word, score in of_class.items() if score > 0 and _is_content(word)
+        )
+        found.append(tuple(word for _, word in ranked[:top]))
     return tuple(found)
+
+
+def _is_content(word: str) -> bool:
+    return len(word) >= 3 and word.replace("-", "").isalpha() and word not in FUNCTION_WORDS
 
 
 def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
@@ -150,11 +140,14 @@ def replace_keywords(
             continue
         before = folded[index - 1] if index else None
         after = folded[index + 1] if index + 1 < len(folded) else None
+        taken = {*keywords, *folded}
         choices = [
-            other
-            for other in _synonyms(lexicon.get(key, ()), before, after)
-            if _fits(key, other, before, after)
-            and not {*map(fold, other.split())} & {*keywords, *folded}
+            synonym
+            for synonym in _synonyms(lexicon.get(key, ()), before, after)
+            if not taken.intersection(map(fold, synonym.split()))
+            # number and word order: no "this tunes", no "take off it"
+            and not (synonym.endswith("s") > key.endswith("s") and before in _NEAR["singular"])
+            and not (" " in synonym and after in _NEAR["pronoun"])
         ]
         if choices:
             words[index] = _substituted(words[index], key, str(rng.choice(choices)))
@@ -172,21 +165,10 @@ def _synonyms(entry: Entry, before: str | None, after: str | None) -> Sequence[s
     """The synonyms that fit the part of speech between two folded words; none where it is open."""
     if not isinstance(entry, Mapping):
         return entry
-    if before in _NEIGHBOURS["before_noun"]:
-        return entry.get("noun", ())
-    if before in _NEIGHBOURS["before_verb"] or (
-        before is None and after in _NEIGHBOURS["after_imperative"]
-    ):
-        return entry.get("verb", ())
-    return entry.get("predicate", ()) if before in _NEIGHBOURS["before_predicate"] else ()
-
-
-def _fits(word: str, substitute: str, before: str | None, after: str | None) -> bool:
-    """Whether number and word order allow a substitute: no "this tunes", no "take off it"."""
-    plural = substitute.endswith("s") and not word.endswith("s")
-    return not (plural and before in _NEIGHBOURS["singular"]) and not (
-        " " in substitute and after in _NEIGHBOURS["pronouns"]
-    )
+    roles = [role for role in get_args(Role) if before in _NEAR[role]]
+    if before is None and after in _NEAR["imperative"]:
+        roles = ["verb"]
+    return entry.get(roles[0], ()) if roles else ()
 
 
 def _substituted(word: str, key: str, synonym: str) -> str:

@@ -14,10 +14,9 @@ from hf_cap.evaluation.attack_rules import (
     Keywords,
     Lexicon,
     add_mention,
-    chi_squared_keywords,
+    class_keywords,
     difficulties,
     load_lexicon,
-    prior_keywords,
     replace_keywords,
 )
 from hf_cap.lm.base import LMSettings, Sampling
@@ -241,21 +240,19 @@ def prepare_attack(
     """The attack with the keywords of a training set; arguments and errors as for `attack_dataset`."""
     from hf_cap.data import label_names
 
-    labels, column, pattern = label_names(train), settings.prior_column, settings.word_pattern
-    texts, gold, sizes = list(train[TEXT]), list(train[LABEL]), (len(labels), settings.keywords)
-    if settings.keywords_from == "training":
-        keywords = chi_squared_keywords(texts, gold, *sizes, settings.keyword_texts, pattern)
-    elif column in train.column_names:
-        keywords = prior_keywords(texts, gold, list(train[column]), *sizes, pattern, column)
-    else:
+    labels, column = label_names(train), settings.prior_column
+    if settings.keywords_from == "prior" and column not in train.column_names:
         raise DataError(
             f"Keywords from a prior need the column {column!r}; the training data has "
             f"{train.column_names}. Extract a prior first, or take keywords_from=training."
         )
+    priors = list(train[column]) if settings.keywords_from == "prior" else None
+    sizes = (len(labels), settings.keywords, settings.keyword_texts)
+    texts, gold, pattern = list(train[TEXT]), list(train[LABEL]), settings.word_pattern
+    keywords = class_keywords(texts, gold, *sizes, pattern, priors, column)
     if not any(keywords):
         raise DataError(
-            f"No class has a keyword in the {len(texts)} training texts; give more texts, or lower "
-            "`keyword_texts`."
+            f"No class has a keyword in the {len(texts)} training texts; lower `keyword_texts`."
         )
     return Attack(settings, tuple(labels), keywords, model)
 
@@ -267,15 +264,14 @@ def describe(summary: Mapping[str, Any]) -> str:
         ", ".join(f"{name} {count}" for name, count in summary[key].items())
         for key in ("makers", "difficulties", "notes")
     )
-    left_out = " and left out" if summary["dropped"] else ""
-    parts = {
-        f"{changed} of {texts} texts changed": True,
-        f"written by {makers}": len(summary["makers"]) > 1,
-        levels: levels,
-        f"{texts - changed} unchanged{left_out}": changed < texts,
-        f"notes: {notes}": notes,
-    }
-    return "; ".join(part for part, shown in parts.items() if shown)
+    parts = [
+        f"{changed} of {texts} texts changed",
+        f"written by {makers}" if len(summary["makers"]) > 1 else "",
+        levels,
+        f"{texts - changed} unchanged" if changed < texts else "",
+        f"notes: {notes}" if notes else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def attack_dataset(
@@ -311,10 +307,10 @@ def attack_dataset(
 def run_attack(
     dataset: "Dataset", train: "Dataset", attack: Attack
 ) -> "tuple[Dataset, dict[str, Any]]":
-    """Attack with a prepared attack: the data set of `attack_dataset`, and numbers of its texts.
+    """The data set of `attack_dataset`, and numbers of its texts.
 
-    These are `texts`, `changed`, `dropped`, the changed ones by `makers` and `difficulties`, and by
-    `notes` those that are unchanged or that the rules had to write.
+    They are all, the changed and the dropped ones, those changed by maker and by difficulty, and the
+    notes on those that are unchanged or that the rules had to write.
     """
     from datasets import Features, Value
 

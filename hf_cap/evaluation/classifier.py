@@ -50,8 +50,8 @@ class Classifier(TextClassifier):
         @contextmanager
         def around(rows: list[int], inputs: Mapping[str, Tensor]) -> Iterator[None]:
             factors = torch.ones(*inputs["input_ids"].shape, self.embedding_width)
-            for row, mask in zip(factors, (masks[index] for index in rows), strict=True):
-                row[: len(mask)] = torch.as_tensor(mask)
+            for place, row in enumerate(rows):
+                factors[place, : len(masks[row])] = torch.as_tensor(masks[row])
             factors = factors.to(self.model.device)
             handle = self.model.get_input_embeddings().register_forward_hook(
                 lambda module, args, output: output * factors.to(output.dtype)
@@ -64,11 +64,7 @@ class Classifier(TextClassifier):
         return _probabilities(self.run(self.encode(texts), around))
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Character span of each token of each text, (0, 0) for special tokens.
-
-        Raises:
-            ModelError: the tokenizer gives no character offsets.
-        """
+        """Character span of each token of each text, (0, 0) for special tokens."""
         check_offsets(self.tokenizer)
         encoded: Any = super().encode(texts, return_offsets_mapping=True)
         return [[(start, end) for start, end in one["offset_mapping"]] for one in encoded]

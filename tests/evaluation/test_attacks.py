@@ -19,10 +19,9 @@ from hf_cap.evaluation.attack_rules import (
     Lexicon,
     Role,
     add_mention,
-    chi_squared_keywords,
+    class_keywords,
     difficulties,
     load_lexicon,
-    prior_keywords,
     replace_keywords,
 )
 from hf_cap.evaluation.attacks import (
@@ -106,8 +105,7 @@ def test_replacement_by_rule_reports_what_it_leaves(
     assert (attacked[2]["keyword"], attacked[2]["source_label"]) == ("pay", "pay_fine")
     kept = [(row["changed"], row["text"], row["note"]) for row in attacked[3:]]
     assert kept == ([(False, "hello", "no keyword")] if unchanged == "keep" else [])
-    left_out = "" if unchanged == "keep" else " and left out"
-    assert f"3 of 4 texts changed; 1 unchanged{left_out}; notes: no keyword 1." in caplog.text
+    assert "3 of 4 texts changed; 1 unchanged; notes: no keyword 1." in caplog.text
 
 
 def test_a_choice_depends_on_seed_and_text_only() -> None:
@@ -300,11 +298,11 @@ LABELS = [0, 0, 0, 1, 1, 2]
 
 
 def test_chi_squared_keywords_on_paper() -> None:
-    found = chi_squared_keywords(TEXTS, LABELS, 3, 2)
+    found = class_keywords(TEXTS, LABELS, 3, 2)
     # "card" is in all three texts of class 0 and nowhere else: chi-squared 6
     assert (found[0][0], found[1][0], found[2]) == ("card", "loan", ("fine", "late"))
-    assert chi_squared_keywords(TEXTS, LABELS, 3, 5, 2) == (("card",), ("loan",), ())
-    content = chi_squared_keywords(["the with would it 12 ok isn't", "card"], [0, 1], 2, 9)
+    assert class_keywords(TEXTS, LABELS, 3, 5, 2) == (("card",), ("loan",), ())
+    content = class_keywords(["the with would it 12 ok isn't", "card"], [0, 1], 2, 9)
     assert content == ((), ("card",))
     assert all(word == word.casefold() for word in FUNCTION_WORDS)
 
@@ -315,7 +313,7 @@ def test_the_order_of_keywords_is_that_of_scikit_learns_chi_squared() -> None:
     present = rng.random((200, 8)) < rng.random(8)
     labels = rng.integers(0, 2, 200)
     texts = [" ".join(np.array(vocabulary)[row]) or "and" for row in present]
-    found = chi_squared_keywords(texts, labels.tolist(), 2, 8)
+    found = class_keywords(texts, labels.tolist(), 2, 8)
     both = [np.stack([present[:, w], ~present[:, w]], 1) for w in range(8)]
     # scikit-learn gives one column of the table; the statistic is the sum over presence and absence
     statistic = {vocabulary[w]: chi2(both[w], labels)[0].sum() for w in range(8)}
@@ -326,7 +324,7 @@ def test_the_order_of_keywords_is_that_of_scikit_learns_chi_squared() -> None:
 
 def test_prior_keywords_are_those_of_the_highest_sum() -> None:
     priors = [[0.0, 0.9, 0.0, 0.5], [0.8, -1.0], None, [0.1, 0.0, 0.7], [0.7, 0.0, 0.0], [0.0, 0.2]]
-    found = prior_keywords(TEXTS, LABELS, priors, 3, 2)
+    found = class_keywords(TEXTS, LABELS, 3, 2, priors=priors)
     assert found == (("card", "lost"), ("loan", "renew"), ("fine",))
 
 
