@@ -17,13 +17,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
-from hf_cap.classifiers import (
-    add_adapters,
-    drop_other_kind,
-    load_model,
-    load_tokenizer,
-    new_classifier,
-)
+from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
@@ -146,7 +140,6 @@ class _Stages:
         alignment = ("alignment_", "attribution_", "finite_", "prior_")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
-
         self.file, self.known = folder / "fit.json", {}
         if self.file.exists():
             self.known = json.loads(self.file.read_text(encoding="utf-8"))
@@ -154,11 +147,9 @@ class _Stages:
     def check(self, controls: Sequence[str], test_size: float) -> None:
         """Create every settings object once, so that a mistake is found before any work."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                "`fit` runs in one process. Launch its stages: `hf-cap extract`, `hf-cap train`."
-            )
-        if unknown := [name for name in controls if name not in CONTROLS]:
-            raise ConfigError(f"There is no control {unknown[0]!r}; there are {sorted(CONTROLS)}.")
+            raise ConfigError("`fit` runs in one process. Launch its stages: extract, fuse, train.")
+        if unknown := {*controls} - {*CONTROLS}:
+            raise ConfigError(f"There is no control {min(unknown)!r}; there are {CONTROLS}.")
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         try:
@@ -185,17 +176,15 @@ class _Stages:
             options |= {f"{name}.{key}": value for key, value in group.items()}
         self.stage("priors", options, partial(self.extract_into, splits["train"]), "data")
         self.stage("prior", self.fuse, self.fuse_into, "priors")
-        runs = [
-            (method, seed, f"models/{method}-seed{seed}") for seed in seeds for method in methods
-        ]
-        for method, seed, name in runs:
+        runs = {f"models/{name}-seed{seed}": (name, seed) for seed in seeds for name in methods}
+        for name, (method, seed) in runs.items():
             data, settings = ("data", self.plain) if method == BASELINE else ("prior", self.train)
             train = partial(self.train_into, self.folder / data, method, seed, settings)
             self.stage(name, settings, train, data)
             measure = partial(self.evaluate_into, splits["test"])
             self.stage(f"{name}/{EVALUATIONS}", self.evaluate, measure, name, "prior")
-        report = partial(self.report_into, [self.folder / name for *_, name in runs])
-        self.stage("report.html", self.report, report, *(f"{r[2]}/{EVALUATIONS}" for r in runs))
+        report = partial(self.report_into, [self.folder / name for name in runs])
+        self.stage("report.html", self.report, report, *(f"{n}/{EVALUATIONS}" for n in runs))
         return _result(self.folder, runs)
 
     def stage(self, name: str, settings: Any, make: Callable[[Path], object], *after: str) -> None:
@@ -245,20 +234,17 @@ class _Stages:
         if method not in (BASELINE, ALIGNED):
             dataset = with_control(dataset, method, seed=seed)
         where = {"dataset": str(data), "train_split": "train"}
-        config, record = (
-            self.config(path, settings, seed=seed),
-            {"settings": settings, "data": where},
-        )
+        record = {"settings": settings, "data": where}
+        config = self.config(path, settings, seed=seed)
         train_classifier(dataset, config, settings["model"], record=record)
 
     def evaluate_into(self, test: Dataset, path: Path) -> None:
-        model, tokenizer = load_model(str(path.parent)), load_tokenizer(str(path.parent))
         on_test = EvaluationSettings(**{"records": True, **self.evaluate})
         # only the training texts have priors to agree with
         on_train = replace(on_test, records=False, faithfulness=False, soft=False)
         train = load_splits(self.folder / "prior")["train"]
         for name, data, how in (("train", train, on_train), ("test", test, on_test)):
-            found = evaluate_classifier(model, tokenizer, data, settings=how)
+            found = evaluate_classifier(str(path.parent), None, data, settings=how)
             write_evaluation(found.to_dict(), path, name)
 
     def report_into(self, runs: Sequence[Path], path: Path) -> None:
@@ -296,9 +282,9 @@ def _with_test_split(
     return {name: train.select(sorted(rows)) for name, rows in parts.items()}
 
 
-def _result(folder: Path, runs: Sequence[tuple[str, int, str]]) -> FitResult:
+def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
     rows = []
-    for method, seed, name in runs:
+    for name, (method, seed) in runs.items():
         for split in ("test", "train"):
             file = folder / name / EVALUATIONS / f"{split}.json"
             numbers = json.loads(file.read_text(encoding="utf-8"))
@@ -308,7 +294,7 @@ def _result(folder: Path, runs: Sequence[tuple[str, int, str]]) -> FitResult:
     frame = pd.DataFrame(rows, columns=columns)
     tested = frame[(frame["measure"] == "accuracy") & (frame["test_set"] == "test")]
     accuracy = tested.groupby("method", sort=False)["value"].mean().to_dict()
-    model = next(folder / name for method, _, name in runs if method == ALIGNED)
+    model = next(folder / name for name, (method, _) in runs.items() if method == ALIGNED)
     return FitResult(folder, folder / "report.html", model, accuracy, frame)
 
 
@@ -320,12 +306,9 @@ def make_sources(
 ) -> list[Source]:
     """Create sources, which learn from a training split what they need.
 
-    Args:
-        names: Names in `hf_cap.priors.SOURCES`, or `module:Class`.
-        dataset: The training split.
-        groups: Settings of a source by its name; `prompt` and `lm` are shared by the sources that ask a
-            language model, `classifier` by those that explain a classifier.
-        shared: `model` (what `open_language_model` takes) and `word_pattern`.
+    `names` are in `hf_cap.priors.SOURCES`, or `module:Class`; `groups` has the settings of a source by its
+    name, of language models as `prompt` and `lm`, and of classifiers as `classifier`; `shared` has `model`
+    (what `open_language_model` takes) and `word_pattern`.
 
     Raises:
         ConfigError: there is no such source or setting, or a classifier to explain is missing.
@@ -369,15 +352,10 @@ def train_classifier(
     record: Settings,
     **place: Any,
 ) -> None:
-    """Train a classifier into `config.output_dir` and write its `run.json`.
+    """Train a classifier into `config.output_dir` and write its `run.json`, with the facts in `record`.
 
-    Args:
-        dataset: Training texts, with a prior for alignment.
-        config: How to train. `resume_from_checkpoint="last"` continues a run that was stopped.
-        model: Encoder to fine-tune; `place` are its `revision` and `trust_remote_code`.
-        eval_dataset: Texts to evaluate on during training.
-        peft_config: Adapters to train instead of all weights.
-        record: More facts for `run.json`.
+    `resume_from_checkpoint="last"` continues a run that was stopped; `place` has the `revision` and
+    `trust_remote_code` of the model.
     """
     if config.alignment_weight:
         find_prior_column(dataset.features, config.prior_column)
@@ -406,12 +384,7 @@ def train_classifier(
 
 
 def check_start(config: TrainingArguments) -> None:
-    """Check before training that a run can end well.
-
-    Raises:
-        ConfigError: several processes were launched and each would train alone, or `hub_token` or
-            `push_to_hub` is set.
-    """
+    """Raise `ConfigError` if launched processes would each train alone, or training would publish."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > config.world_size:
         raise ConfigError(
@@ -443,11 +416,7 @@ def train_and_save(trainer: Trainer) -> None:
 
 
 def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:
-    """Write `<name>.json` and, where there are records, `<name>.parquet`; an older one is removed.
-
-    Returns:
-        The evaluation without its records.
-    """
+    """Write `<name>.json`, which is returned, and the records, if any, in place of `<name>.parquet`."""
     numbers = {key: value for key, value in evaluation.items() if key != "records"}
     stored = folder / f"{name}.parquet"
     if records := evaluation.get("records"):
