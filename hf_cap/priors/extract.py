@@ -204,17 +204,15 @@ def _with_same_columns(
     splits: "Mapping[str, Dataset]", made: "Mapping[str, Dataset]"
 ) -> "DatasetDict":
     """All splits with the same columns: empty ones where nothing was extracted."""
-    from datasets import Dataset, DatasetDict, Features, concatenate_datasets
+    from datasets import Dataset, DatasetDict
 
     whole = next(iter(made.values())).features
     result = {}
     for split, data in {**splits, **made}.items():
-        features = Features({name: whole[name] for name in whole if name not in data.column_names})
-        if features:
-            empty = Dataset.from_dict({name: [None] * len(data) for name in features}, features)
-            data = concatenate_datasets([data, empty], axis=1)
-        data = data.select_columns(list(whole))
-        result[split] = data if data.features == whole else data.cast(whole)
+        if data.features != whole:
+            columns = {name: [None] * len(data) for name in whole} | data.to_dict()
+            data = Dataset.from_dict({name: columns[name] for name in whole}, whole)
+        result[split] = data
     return DatasetDict(result)
 
 
