@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from tests.tiny import roberta_classifier, word_tokenizer
 
+needs_shap = pytest.mark.skipif(find_spec("shap") is None, reason="shap is not installed")
 LABELS = ("renew", "lost", "pay")
 OUTPUTS = {0: "pay", 1: "renew", 2: "lost"}
 """Outputs of the tiny classifier: in another order than the labels of the data."""

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from hf_cap.errors import ConfigError
 from hf_cap.lm.base import MockLanguageModel, Query, Scored
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.channel import ChannelPrior, Evidence, word_evidence
@@ -123,20 +122,3 @@ def test_demonstrations_leave_the_text_out_and_labels_share_their_prefix() -> No
         assert len(model.calls) == len(LABELS)
         assert "Message: " in prefix
         assert f"Message: {text}\n" not in prefix
-
-
-def test_a_text_depends_on_no_other() -> None:
-    source = ChannelPrior.from_dataset(TRAIN, model=tiny_model(), sign="signed")
-    texts, gold = [*TEXTS, "lost_card 0"], [*GOLD, 0]
-    whole = source({"text": texts, "label": gold})["prior_channel"]
-    for row, text in enumerate(texts):
-        alone = source({"text": [text], "label": [gold[row]]})["prior_channel"][0]
-        np.testing.assert_allclose(alone, whole[row], atol=1e-4)
-    plain = channel(model=source.model)({"text": texts, "label": gold})["prior_channel"]
-    assert np.abs(np.subtract(plain[0], whole[0])).max() > 1e-3
-
-
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"evidence": "all"}, {"sign": "x"}])
-def test_settings_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        channel(**options)

@@ -3,8 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,17 +17,16 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_cap.classifiers import TextClassifier
-from hf_cap.errors import ConfigError, MissingExtra, ModelError
+from hf_cap.errors import MissingExtra, ModelError
 from hf_cap.priors.classifier import ClassifierSource, IntegratedGradientsPrior, OcclusionPrior
 from hf_cap.priors.explainers import LimePrior, ShapPrior
 from hf_cap.utils import text_seed
 from hf_cap.words import keep_words, split_words
-from tests.priors.conftest import LABELS, OUTPUTS, labelled
+from tests.priors.conftest import LABELS, OUTPUTS, labelled, needs_shap
 from tests.tiny import roberta_classifier, word_tokenizer
 
 # shap 0.51 itself calls Colormap.set_bad and its like, which matplotlib 3.11 is going to deprecate
 pytestmark = pytest.mark.filterwarnings("ignore:The set_.* function:PendingDeprecationWarning")
-needs_shap = pytest.mark.skipif(find_spec("shap") is None, reason="shap is not installed")
 
 TEXTS = ["please renew my  book", "card lost!", "pay", "i need to pay the fine, now", "pay pay pay"]
 GOLD = ["renew", "lost", "pay", "pay", "pay"]
@@ -52,43 +50,6 @@ def parts(reference: str) -> tuple[Any, Any]:
     """The classifier and its tokenizer, as transformers loads them."""
     model = AutoModelForSequenceClassification.from_pretrained(reference).eval()
     return model, AutoTokenizer.from_pretrained(reference)
-
-
-@pytest.mark.parametrize(
-    ("cls", "options"),
-    [
-        (IntegratedGradientsPrior, {}),
-        (LimePrior, {"samples": 40}),
-        (OcclusionPrior, {}),
-        pytest.param(ShapPrior, {}, marks=needs_shap),
-    ],
-)
-def test_the_scores_of_a_text_depend_on_neither_batch_nor_order(
-    reference: str, cls: type[ClassifierSource], options: dict[str, Any]
-) -> None:
-    source = cls(labels=LABELS, classifier=reference, **options)
-    column = f"prior_{source.name}"
-    together = made(source)[column]
-    turned = made(source, TEXTS[::-1], GOLD[::-1])[column][::-1]
-    assert [len(scores) for scores in together] == [len(text.split()) for text in TEXTS]
-    for (text, gold), scores, again in zip(ROWS, together, turned, strict=True):
-        assert made(source, [text], [gold])[column][0] == pytest.approx(scores, abs=1e-5)
-        assert again == pytest.approx(scores, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda **o: IntegratedGradientsPrior(steps=0, **o), "`steps` must be at least 1, got 0"),
-        (lambda **o: LimePrior(samples=1, **o), "`samples` must be at least 2, got 1"),
-        (lambda **o: ShapPrior(evaluations=1, **o), "`evaluations` must be at least 2, got 1"),
-    ],
-)
-def test_too_little_work_is_refused(
-    reference: str, build: Callable[..., ClassifierSource], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(labels=LABELS, classifier=reference)
 
 
 @pytest.mark.parametrize(("module", "cls"), [("lime.lime_text", LimePrior), ("shap", ShapPrior)])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
-from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
@@ -130,17 +130,6 @@ def test_other_splits_have_the_same_columns_and_a_second_extraction_adds_to_the_
     assert two["prior_word_length"][:] == one["prior_word_length"][:]
     assert two["prior_halves"][0] == [3.5, 3.0, 1.5, 2.5]
     assert read_provenance(two["provenance"][0]).keys() == {"word_length", "halves"}
-
-
-def test_a_model_that_changed_in_its_folder_is_asked_anew(tmp_path: Path) -> None:
-    data = splits()
-    first = CAPPrior.from_dataset(data["train"], model=save_model(tmp_path / "llm"), n=5)
-    before = first(data["train"][:2])["prior_cap"]
-    second = CAPPrior.from_dataset(data["train"], model=save_model(tmp_path / "llm", 1), n=5)
-    with pytest.raises(ModelError, match="changed on disk after the prior source was created"):
-        first.open()
-    extract_priors(data, [second], tmp_path / "out", QUIET)
-    assert read(tmp_path / "out")["prior_cap"][:2] != before
 
 
 def test_mistakes_are_found_before_any_scoring(tmp_path: Path) -> None:

@@ -121,10 +121,6 @@ def test_marks_that_do_not_fit_the_text_are_refused(
 def test_what_is_not_there_is_named_with_what_is() -> None:
     with pytest.raises(DataError, match=r"no column 'marks'; found \['label', 'text'\]"):
         RationalePrior(labels=LABELS, rationale_column="marks")({"text": [TEXT], "label": [0]})
-    with pytest.raises(ConfigError, match="got 'tokens'"):
-        RationalePrior(labels=LABELS, rationale_unit="tokens")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="got 'gini'"):
-        KeywordsPrior(labels=LABELS, statistic="gini")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no control 'ones'; there are"):
         with_control(Dataset.from_dict({"text": []}), "ones")  # type: ignore[arg-type]
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from captum.attr import LayerGradientXActivation
 
-from hf_cap.errors import ConfigError, ModelError
+from hf_cap.errors import ModelError
 from hf_cap.lm.base import MockLanguageModel, Query
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.llm_gradient import LLMGradientPrior
-from tests.priors.conftest import LABELS, labelled
+from tests.priors.conftest import LABELS
 from tests.tiny import byte_tokenizer, llama
 
 TEXTS = ["renew  my book", "card lost", "pay"]
@@ -68,22 +68,6 @@ def test_the_log_probability_is_the_models(
     assert made == pytest.approx([one.total for one in local.log_probs(queries)], abs=1e-4)
 
 
-def test_the_batch_changes_nothing_and_the_default_is_the_positive_part(
-    local: LocalLanguageModel,
-) -> None:
-    data = labelled([*TEXTS, *map(str.upper, "xyz")], GOLD * 2)
-    prior = LLMGradientPrior.from_dataset(data, model=local, sign="signed")
-    assert len(prior.demonstration_sets) == 2
-    together = prior(data[:])["prior_llm_gradient"]
-    for text, gold, scores in zip(data["text"], data["label"], together, strict=True):
-        alone = prior({"text": [text], "label": [gold]})["prior_llm_gradient"][0]
-        assert alone == pytest.approx(scores, abs=1e-6)
-    positive = LLMGradientPrior.from_dataset(data, model=local)(data[:])["prior_llm_gradient"]
-    assert positive == [[max(score, 0.0) for score in scores] for scores in together]
-
-
-def test_what_has_no_gradient_is_refused(local: LocalLanguageModel) -> None:
+def test_what_has_no_gradient_is_refused() -> None:
     with pytest.raises(ModelError, match=r"got MockLanguageModel. Leave out `base_url`"):
         source(MockLanguageModel(lambda prompt, answer: -1.0))({"text": TEXTS, "label": GOLD})
-    with pytest.raises(ConfigError, match="scores the gold label only"):
-        source(local, keep_label_scores=True)

@@ -1,4 +1,4 @@
-"""The table of sources, sources of a user's own, and what their documentation shows."""
+"""What holds for every source, sources of a user's own, and what their documentation shows."""
 
 import re
 import subprocess
@@ -12,9 +12,16 @@ import pytest
 
 from hf_cap import priors
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors import base
 from hf_cap.priors.base import SOURCES, Row, Source, SourceResult, register_source, source_class
-from tests.priors.conftest import labelled
+from hf_cap.priors.classifier import ClassifierSource
+from hf_cap.priors.language_model import LanguageModelSource
+from tests.priors.conftest import labelled, needs_shap
+from tests.tiny import byte_tokenizer, llama
+
+# shap 0.51 itself calls Colormap.set_bad and its like, which matplotlib 3.11 is going to deprecate
+pytestmark = pytest.mark.filterwarnings("ignore:The set_.* function:PendingDeprecationWarning")
 
 DOCS = Path(__file__).parents[2] / "docs"
 MODULE = """
@@ -49,6 +56,69 @@ def test_each_source_has_the_name_that_it_is_listed_and_described_under() -> Non
     assert [source_class(name).name for name in SOURCES] == list(SOURCES)
     described = re.findall(r"^\| `(\w+)` \|", (DOCS / "priors.md").read_text(), re.MULTILINE)
     assert set(SOURCES) <= set(described)
+
+
+TRAIN = labelled(
+    ["please renew my  book", "card lost!", "pay", "i need to pay the fine, now", " LOST\ttwice "],
+    [0, 1, 2, 2, 1],
+)
+
+
+def source(name: str, reference: str, **options: Any) -> Source:
+    """A source for the label space of the training texts, with a tiny model where it needs one."""
+    cls = source_class(name)
+    if issubclass(cls, LanguageModelSource):
+        options["model"] = LocalLanguageModel(llama(), byte_tokenizer())
+    if issubclass(cls, ClassifierSource):
+        options["classifier"] = reference
+    return cls.from_dataset(TRAIN, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cap", {"n": 20, "sign": "signed", "keep_label_scores": True}),
+        ("cap", {"n": 9, "score": "contrast"}),
+        ("channel", {"sign": "signed", "keep_label_scores": True}),
+        ("llm_gradient", {"sign": "signed"}),
+        ("keywords", {}),
+        ("integrated_gradients", {}),
+        ("lime", {"samples": 40}),
+        ("occlusion", {}),
+        pytest.param("shap", {}, marks=needs_shap),
+    ],
+)
+def test_a_row_depends_on_neither_its_batch_nor_the_order(
+    reference: str, name: str, options: dict[str, Any]
+) -> None:
+    made = source(name, reference, **options)
+    columns = [f"prior_{name}", *(f"{name}_{what}" for what in ("std", "label_scores", "rank"))]
+    together, turned = made(TRAIN[:]), made(TRAIN.select(range(5)[::-1])[:])
+    assert list(map(len, together[columns[0]])) == list(map(len, together["words"]))
+    for row in range(5):
+        alone = made(TRAIN.select([row])[:])
+        for column in set(columns) & set(together):
+            assert alone[column][0] == pytest.approx(together[column][row], abs=1e-4)
+            assert turned[column][4 - row] == pytest.approx(together[column][row], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cap", {"n": 0}), ("cap", {"penalty": 0.0}), ("cap", {"rivals": 0}), ("cap", {"score": "x"}),
+        ("cap", {"masking": "x"}), ("cap", {"calibration_texts": -1}), ("cap", {"offsets": (0.0,)}),
+        ("cap", {"demonstrations": -1}), ("cap", {"sign": "x"}), ("cap", {"word_pattern": "("}),
+        ("channel", {"temperature": 0.0}), ("channel", {"evidence": "x"}),
+        ("llm_gradient", {"keep_label_scores": True}), ("keywords", {"statistic": "x"}),
+        ("rationale", {"rationale_unit": "x"}), ("integrated_gradients", {"steps": 0}),
+        ("lime", {"samples": 1}), ("shap", {"evaluations": 1}),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_refused_by_name(
+    reference: str, name: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        source(name, reference, **options)
 
 
 def test_a_registered_source_is_found_by_its_name() -> None:
