@@ -1,6 +1,5 @@
 import logging
 import math
-import typing
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from hf_cap.lm.base import (
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors import prompts
 from hf_cap.priors.cap import CAPPrior
-from hf_cap.priors.language_model import SIGNS, Sign
 from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
 
@@ -105,15 +103,12 @@ def test_contrast_takes_off_what_rivals_gain_as_well() -> None:
     # `lost` speaks for lost_card and, in this model, for its one strongest rival just as much
     def score(prompt: str, answer: str) -> float:
         words = asked_text(prompt).split()
-        return (
-            {" lost card": -5.0, " pay fine": -6.0, " renew book": -50.0}[answer]
-            + 2.0 * ("lost" in words and answer != " renew book")
-            + ("card" in words and answer == " lost card")
-        )
+        base = {" lost card": -5.0, " pay fine": -6.0, " renew book": -50.0}[answer]
+        lost = 2.0 * ("lost" in words and answer != " renew book")
+        return base + lost + ("card" in words and answer == " lost card")
 
-    made = added(
-        prior(score="contrast", rivals=1, model=MockLanguageModel(score)), ["I lost my card"], [0]
-    )
+    source = prior(score="contrast", rivals=1, model=MockLanguageModel(score))
+    made = added(source, ["I lost my card"], [0])
     np.testing.assert_allclose(made["prior_cap"][0], [0, 0, 0, 1], atol=1e-6)
 
 
@@ -124,10 +119,9 @@ def test_contrast_weighs_rivals_without_what_they_get_whatever_the_text_says() -
         return -5.0 + rivals + bias * (answer == " renew book")
 
     asked = ["I lost my card"], [0]
-    common = {"score": "contrast", "rivals": 2}
-    fair = prior(model=MockLanguageModel(partial(score, 0.0)), **common)
-    biased = prior(
-        model=MockLanguageModel(partial(score, 40.0)), offsets=(0.0, 0.0, 40.0), **common
+    fair, biased = (
+        prior(model=MockLanguageModel(partial(score, bias)), score="contrast", offsets=(0, 0, bias))
+        for bias in (0.0, 40.0)
     )
     made = added(biased, *asked)["prior_cap"][0]
     assert made[1] < -0.5  # the word speaks for a rival
@@ -203,22 +197,20 @@ def test_settings_are_the_cache_key() -> None:
     assert key(model=one) == key(model=same) != key(model=other)
 
 
-def test_what_settings_only_name_is_part_of_the_cache_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["template", "model"])
+def test_what_a_setting_only_names_is_part_of_the_cache_key(setting: str, tmp_path: Path) -> None:
     own, folder = tmp_path / "own.yaml", tmp_path / "model"
     text = (Path(prompts.__file__).parent / "templates" / "cap.yaml").read_text()
     own.write_text(text)
     llama().save_pretrained(folder)
-    for name, change in {
-        "template": lambda: own.write_text(text.replace("Name the", "Say the")),
-        "model": lambda: llama(seed=1).save_pretrained(folder),
-    }.items():
-        options = {name: str(own if name == "template" else folder)}
-        source, before = CAPPrior(labels=LABELS, **options), key(**options)
-        assert key(**options) == before
-        change()
-        assert key(**options) != before
-        with pytest.raises(ModelError, match="changed on disk after the prior source was created"):
-            source.open()
+    options: dict[str, Any] = {setting: str(own if setting == "template" else folder)}
+    source, before = CAPPrior(labels=LABELS, **options), key(**options)
+    assert key(**options) == before
+    own.write_text(text.replace("Name the", "Say the"))
+    llama(seed=1).save_pretrained(folder)
+    assert key(**options) != before
+    with pytest.raises(ModelError, match="changed on disk after the prior source was created"):
+        source.open()
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "model and tokenizer", "folder"])
@@ -294,34 +286,7 @@ def test_perturbed_texts_must_fit_as_well(options: dict[str, Any]) -> None:
     assert roomy["cap_cut"] == [0]
 
 
-def common(one: str, other: str) -> int:
-    """Characters with which both begin."""
-    return next(size for size in range(len(one), -1, -1) if other.startswith(one[:size]))
-
-
 QUERY, CONTACT = "email_query", "email_querycontact"
-
-
-@pytest.mark.parametrize("chat", [False, True])
-def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
-    # what the model would write: the longer label, and then the end
-    expected = " email querycontact" + ("<|im_end|>" if chat else "\n")
-
-    class Writes(LocalLanguageModel):
-        def log_probs(self, queries: Sequence[Query], on_result: Any = None) -> list[Scored]:
-            asked = [query.answer for query in queries]
-            agreed = [common(answer, expected) for answer in asked]
-            return [
-                Scored((-0.1 * same - 5.0 * (len(answer) - same),), (0,))
-                for answer, same in zip(asked, agreed, strict=True)
-            ]
-
-    model = Writes(llama(), byte_tokenizer())
-    source = CAPPrior(
-        labels=(QUERY, CONTACT, "other"), model=model, chat=chat, n=2, keep_label_scores=True
-    )
-    made = source({"text": ["write to me"], "label": [CONTACT]})
-    assert made["cap_rank"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +296,8 @@ def test_a_label_that_begins_another_can_rank_below_it(chat: bool) -> None:
 def test_only_labels_that_begin_another_are_ended(model: LanguageModel, verbalise: bool) -> None:
     source = CAPPrior(labels=(QUERY, CONTACT, "mail"), model=model, verbalise=verbalise)
     opened = source.open()
-    answers = [opened.answer(opened.prompts[0], label) for label in opened.labels]
+    prompt = opened.prompts[0]
+    answers = [opened.query(prompt, "a", label).answer for label in opened.labels]
     end = "<|im_end|>" if isinstance(model, LocalLanguageModel) else "\n\n"
     names = [" ".join(name.split("_")) if verbalise else name for name in source.labels]
     assert answers == [f" {names[0]}{end}", f" {names[1]}", f" {names[2]}"]
@@ -360,7 +326,3 @@ def test_bad_rows_are_refused_before_any_scoring(batch: dict[str, list[Any]], me
 def test_scores_that_are_not_finite_stop_the_run() -> None:
     with pytest.raises(ExtractError):
         added(prior(model=MockLanguageModel(lambda prompt, answer: -math.inf)))
-
-
-def test_every_choice_has_its_function() -> None:
-    assert set(typing.get_args(Sign)) == set(SIGNS)
