@@ -40,14 +40,11 @@ Rows = dict[str, list[Any]]
 class Encoder:
     """Tokenises rows and aligns their words: `dataset.map(Encoder(...), batched=True, with_indices=True)`.
 
-    Raises:
-        DataError: an empty text, or a label outside the label space.
-        PriorError: a prior that does not fit the words of its text, or a negative or infinite weight.
+    See `encode_dataset`; `label_ids` maps what a label cell may hold to the class index.
     """
 
     tokenizer: PreTrainedTokenizerBase
     label_ids: Mapping[Any, int]
-    """What a label cell may hold, to the class index."""
     word_pattern: str = WORD_PATTERN
     max_length: int | None = None
     prior_column: str = PRIOR
@@ -71,17 +68,13 @@ class Encoder:
             encoded[LABELS] = [self.label_ids[label] for label in rows[LABEL]]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
-        encoded[PRIOR] = [
-            prior or [0.0] * len(words) for prior, words in zip(priors, spans, strict=True)
-        ]
+        zeros = [[0.0] * len(words) for words in spans]
+        encoded[PRIOR] = [prior or zero for prior, zero in zip(priors, zeros, strict=True)]
         # a prior that is 0 at each word with a token, as when the text is cut before, gets weight 0
-        counts = [
-            any(prior[word] for word in words if word != NO_WORD)
-            for prior, words in zip(encoded[PRIOR], encoded[TOKEN_WORDS], strict=True)
-        ]
+        columns = zip(encoded[PRIOR], encoded[TOKEN_WORDS], weights, strict=True)
         encoded[PRIOR_WEIGHT] = [
-            float(weight) if counted else 0.0
-            for weight, counted in zip(weights, counts, strict=True)
+            float(weight) if any(prior[word] for word in words if word != NO_WORD) else 0.0
+            for prior, words, weight in columns
         ]
         return dict(encoded)
 
@@ -94,7 +87,7 @@ class Encoder:
                 f"Row {row}: the label {label!r} is outside the label space of the model, "
                 f"{list(self.label_ids)[:8]!r}... ({len(set(self.label_ids.values()))} labels)."
             )
-        if cells.get(WORDS):
+        if cells.get(WORDS) is not None:
             schema.check_words(text, cells[WORDS], pattern=self.word_pattern, row=row)
         words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
         column, name = self.prior_column, self.weight_column
@@ -191,10 +184,8 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
     """What a label cell may hold, to the class index of the model.
 
     A cell holds the name of a label of the model, or an index in the order of the data set's names. A model
-    whose labels were never named (`LABEL_0`, ...) takes the indices as they are.
-
-    Raises:
-        DataError: the data set has labels that the model has not.
+    whose labels were never named (`LABEL_0`, ...) takes the indices as they are. Labels that the model does
+    not have raise `DataError`.
     """
     feature = dataset.features.get(LABEL)
     names = feature.names if isinstance(feature, ClassLabel) else []
@@ -212,11 +203,10 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
 
 @dataclass
 class CAPCollator(DataCollatorWithPadding):
-    """Pads a batch. Rows without `token_words` are padded as `DataCollatorWithPadding` does.
+    """Pads a batch as `DataCollatorWithPadding` does, and what the alignment needs where rows have it.
 
-    The batch holds `input_ids`, `attention_mask` and what else the tokenizer makes, `labels` `(batch,)`,
-    `token_words` `(batch, tokens)` with -1 for no word, `prior` and `prior_mask` `(batch, words)`, and
-    `prior_weight` `(batch,)`. `prior_mask` is true for the words that have a token of their own, and all
+    That is `token_words` `(batch, tokens)` with -1 for no word, `prior` and `prior_mask` `(batch, words)`,
+    and `prior_weight` `(batch,)`. `prior_mask` is true for the words that have a token of their own, and all
     false for an example whose prior has weight 0.
     """
 

@@ -83,8 +83,7 @@ class AlignedTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        classifies = problem not in ("regression", "multi_label_classification")
-        if classifies and not args.batch_eval_metrics:
+        if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
 
     @property
@@ -93,11 +92,9 @@ class AlignedTrainer(Trainer):
         return self.args if isinstance(self.args, AlignmentOptions) else OFF
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """What was logged so far; `None` for a number that is not finite."""
-        written = json.dumps(self.state.log_history)
-        history: list[dict[str, Any]] = json.loads(written, parse_constant=lambda _: None)
-        return history
+    def history(self) -> Any:
+        """The lines logged so far; `None` for a number that is not finite."""
+        return json.loads(json.dumps(self.state.log_history), parse_constant=lambda _: None)
 
     def beta(self, training: bool) -> float:
         """β on this step; evaluation uses the full weight.
@@ -107,8 +104,8 @@ class AlignedTrainer(Trainer):
         if not training:
             return self.alignment.alignment_weight
         weight = weight_at(self.alignment, self.state.global_step, self.state.max_steps)
-        accumulated = self.loss_is_scaled_for_ga
-        return weight / (self.current_gradient_accumulation_steps if accumulated else 1)
+        scaled = self.loss_is_scaled_for_ga
+        return weight / self.current_gradient_accumulation_steps if scaled else weight
 
     def distance(self, attribution: Tensor, prior: Tensor, mask: Tensor, weight: Tensor) -> Scalar:
         """Weighted mean over the batch of the distance between attributions and priors."""
@@ -278,11 +275,9 @@ class CAPTrainer(AlignedTrainer):
         if self.alignment.alignment_weight:
             self._admit(self.model)
         self.train_dataset = self._encoded(self.train_dataset, "training")
-        if isinstance(self.eval_dataset, dict):
-            sets = self.eval_dataset.items()
-            self.eval_dataset = {name: self._encoded(data, name) for name, data in sets}
-        else:
-            self.eval_dataset = self._encoded(self.eval_dataset, "evaluation")
+        sets = self.eval_dataset
+        several = isinstance(sets, dict) and {n: self._encoded(data, n) for n, data in sets.items()}
+        self.eval_dataset = several or self._encoded(sets, "evaluation")
 
     # --- the method
 
@@ -320,53 +315,35 @@ class CAPTrainer(AlignedTrainer):
         DistributedDataParallel would mark its weights ready twice, and a compiled pass has no second
         derivative. In training the gradient of the distance reaches the model's weights.
         """
+        options, ids, width = self.alignment, inputs["input_ids"], prior.scores.shape[1]
         # sharded weights are gathered in each pass, by all processes together
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not (model.training or sharded or prior.weight.any()):
             return prior.weight.new_zeros(()), torch.zeros_like(prior.scores)
         bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        step = self.state.global_step if model.training else 0  # evaluation: always the same points
+        # random points, and those that carry the gradient, depend on seed and texts alone
+        step = self.state.global_step if model.training else 0
         seed = (self.args.seed * 1_000_003 + step) % 2**31
-        loss, scores = self.attribute(bare, inputs, prior, seed, training=model.training)
-        return loss, pool_words(scores.detach(), prior.token_words, prior.scores.shape[1])
-
-    def attribute(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        prior: Priors,
-        seed: int,
-        *,
-        training: bool,
-    ) -> tuple[Scalar, TokenScores]:
-        """Distance of a batch, with its gradient in training, and token scores.
-
-        Random path points, and those that carry the gradient, depend on seed and texts alone.
-        """
-        options, ids = self.alignment, inputs["input_ids"]
         tensors = {name: value for name, value in inputs.items() if name != LABELS}
         batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
-        points = path_points(
-            options.attribution_method,
-            ids,
-            inputs.get("attention_mask", torch.ones_like(ids)),
-            steps=options.attribution_steps,
-            rule=options.attribution_quadrature,
-            seed=seed,
-        )
+        mask = inputs.get("attention_mask", torch.ones_like(ids))
+        steps, rule = options.attribution_steps, options.attribution_quadrature
+        method, rows = options.attribution_method, options.attribution_rows or None
+        points = path_points(method, ids, mask, steps=steps, rule=rule, seed=seed)
 
         def distance(scores: TokenScores) -> Scalar:
-            words = pool_words(scores, prior.token_words, prior.scores.shape[1])
-            return self.distance(words, *prior[1:])
+            return self.distance(pool_words(scores, prior.token_words, width), *prior[1:])
 
-        rows = options.attribution_rows or None
-        if not training:
-            scores, _ = path_scores(model, batch, points, rows=rows)
-            return distance(scores).detach(), scores
-        steps, count = range(len(points[1])), options.attribution_backward_steps
-        drawn = random.Random(seed).sample(steps, min(count, len(steps)))
-        chosen = sorted(drawn) if count else None
-        return self.gradient(model)(model, batch, points, distance, chosen=chosen, rows=rows)
+        if model.training:
+            count, passes = options.attribution_backward_steps, range(len(points[1]))
+            drawn = random.Random(seed).sample(passes, min(count, len(passes)))
+            chosen = sorted(drawn) or None
+            gradient = self.gradient(bare)
+            loss, scores = gradient(bare, batch, points, distance, chosen=chosen, rows=rows)
+        else:
+            scores, _ = path_scores(bare, batch, points, rows=rows)
+            loss = distance(scores).detach()
+        return loss, pool_words(scores.detach(), prior.token_words, width)
 
     def gradient(self, model: nn.Module) -> Callable[..., tuple[Scalar, TokenScores]]:
         """The gradient function of `alignment_gradient`, chosen once per training."""
@@ -387,25 +364,22 @@ class CAPTrainer(AlignedTrainer):
     # --- before training
 
     def check_alignment(self) -> None:
-        """Validate settings, model and data, and try the alignment gradient on a few texts.
-
-        Raises:
-            CAPError: see the functions of `hf_cap.training.validation`.
-        """
+        """Validate settings, model and data, and try the alignment gradient; see `validation`."""
         super().check_alignment()
         self._admit(self.model)
         if not isinstance(self.train_dataset, Dataset):
             return
-        validation.check_encoded(self.train_dataset)
-        device = next(self.model.parameters()).device
-        rows = validation.probe_batch(self.train_dataset)
+        rows, device = (
+            validation.probe_batch(self.train_dataset),
+            next(self.model.parameters()).device,
+        )
         if device.type == "meta" or not rows:
             return
         batch = self.data_collator(rows)
         inputs, prior = take_priors({name: value.to(device) for name, value in batch.items()})
         if prior is not None:
-            attribute = partial(self.attribute, self.model, inputs, prior, 0, training=True)
-            validation.check_gradient(str(self.gradient_mode), self.model, attribute)
+            align = partial(self.align, self.model.train(), inputs, prior)
+            validation.check_gradient(str(self.gradient_mode), self.model, align)
 
     def _admit(self, model: Any) -> None:
         """Validate a model, choose its gradient, and write into its configuration how it is aligned."""
@@ -463,8 +437,8 @@ class CAPTrainer(AlignedTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = collator.ALIGNMENT_COLUMNS
-        aligned = columns if self.alignment.alignment_weight else ()
-        self._signature_columns = [*(set(self._signature_columns) - set(columns)), *aligned]
+        kept = [name for name in self._signature_columns if name not in columns]
+        self._signature_columns = [*kept, *(columns if self.alignment.alignment_weight else ())]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""

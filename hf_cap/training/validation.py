@@ -14,7 +14,7 @@ from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
 
 _logger = logging.getLogger(__name__)
-_LOOK_AT = 64
+OTHER_PROBLEMS = ("regression", "multi_label_classification")
 
 
 def check_classifier(model: nn.Module) -> None:
@@ -22,7 +22,7 @@ def check_classifier(model: nn.Module) -> None:
     config: Any = getattr(model, "config", None)
     labels = getattr(config, "num_labels", 0)
     problem = getattr(config, "problem_type", None)
-    if labels < 2 or problem in ("regression", "multi_label_classification"):
+    if labels < 2 or problem in OTHER_PROBLEMS:
         raise ModelError(
             f"Alignment needs a classifier with one gold label per text, got num_labels={labels!r} and "
             f"problem_type={problem!r}; load it with at least two labels and one label per text."
@@ -34,21 +34,8 @@ def check_aligned(columns: Iterable[str], what: str) -> None:
     """Raise `DataError` for encoded texts whose words are not aligned with their tokens."""
     if TOKEN_WORDS not in columns:
         raise DataError(
-            f"The {what} has no {TOKEN_WORDS!r}, so nothing could be aligned; it has {list(columns)}. Give "
-            "the texts as they are or as `encode_dataset` makes them, with a collator that keeps its columns "
-            "as `CAPCollator` does, or set `alignment_weight=0`."
-        )
-
-
-def check_encoded(dataset: Dataset) -> None:
-    """Raise `DataError` or `PriorError` for encoded texts that carry nothing to align with."""
-    check_aligned(dataset.column_names, "training set")
-    weights = dataset[PRIOR_WEIGHT] if PRIOR_WEIGHT in dataset.column_names else ()
-    if not any(weight > 0 for weight in weights):
-        raise PriorError(
-            f"None of the {len(dataset)} training texts has a prior that is not null or zero, so nothing "
-            "could be aligned; name the column of the priors as `prior_column` (of `encode_dataset` where "
-            "that encoded the texts), or set `alignment_weight=0`."
+            f"The {what} has {list(columns)}, but no {TOKEN_WORDS!r} to align; give raw texts, or encode "
+            "them by `encode_dataset` for a collator that keeps all columns, as `CAPCollator` does."
         )
 
 
@@ -135,7 +122,20 @@ def _inside(names: Iterable[str], layer: str) -> bool:
 
 
 def probe_batch(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
-    """Of the first encoded rows, the longest whose prior counts and is not constant; maybe none."""
-    rows = dataset.select(range(min(_LOOK_AT, len(dataset))))
+    """Of the first encoded rows, the longest whose prior counts and is not constant.
+
+    Raises:
+        DataError: the words are not aligned with the tokens.
+        PriorError: no text has a prior.
+    """
+    check_aligned(dataset.column_names, "training set")
+    weights = dataset[PRIOR_WEIGHT] if PRIOR_WEIGHT in dataset.column_names else ()
+    if not any(weight > 0 for weight in weights):
+        raise PriorError(
+            f"None of the {len(dataset)} training texts has a prior that is not null or zero; name the "
+            "column of the priors as `prior_column` (of `encode_dataset` where that encoded the texts), or "
+            "set `alignment_weight=0`."
+        )
+    rows = dataset.select(range(min(64, len(dataset))))
     usable = [row for row in rows if row[PRIOR_WEIGHT] > 0 and len(set(row[PRIOR])) > 1]
     return sorted(usable, key=lambda row: -len(row[PRIOR]))[:count]

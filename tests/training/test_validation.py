@@ -33,13 +33,13 @@ def tokenised() -> Dataset:
     ("rows", "error", "message"),
     [
         (lambda: raw_rows().remove_columns("prior"), PriorError, "no prior column 'prior'"),
-        (tokenised, DataError, r"training set has no 'token_words'.*`encode_dataset`"),
+        (tokenised, DataError, r"training set has .*no 'token_words'.*`encode_dataset`"),
         (lambda: encoded(prior_column="prior_cap"), PriorError, "None of the 16 .*`prior_column`"),
         (lambda: encoded().remove_columns("prior_weight"), PriorError, "None of the 16 training"),
         (
             lambda: encoded().remove_columns("token_words").to_iterable_dataset(),
             DataError,
-            r"batch has no 'token_words'.*`CAPCollator`",
+            r"batch has .*no 'token_words'.*`CAPCollator`",
         ),
     ],
 )
