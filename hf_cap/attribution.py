@@ -93,8 +93,7 @@ QUADRATURES: dict[str, Callable[[int], tuple[list[float], list[float]]]] = {
     "gauss_legendre": _gauss_legendre,
     "gauss_radau": _gauss_radau,
 }
-"""Rule name to points α_k in (0, 1], increasing, and weights q_k, which add up to 1, for a number of steps.
-`gauss_radau` ends at α = 1."""
+"""Rule name to points α_k in (0, 1], increasing, and weights q_k, of sum 1, for a number of steps."""
 
 
 def random_points(
@@ -144,9 +143,8 @@ def path_points(
     if method == "expected_gradients":
         positions, weights = random_points(ids, mask, steps, seed), [1 / steps] * steps
     else:
-        integrated = method == "integrated_gradients"
         quadrature = choose(QUADRATURES, rule, "quadrature")
-        alpha, weights = quadrature(steps) if integrated else ([1.0], [1.0])
+        alpha, weights = ([1.0], [1.0]) if method == "input_x_gradient" else quadrature(steps)
         column = torch.tensor(alpha, dtype=torch.float32, device=ids.device)[:, None]
         positions = column.expand(-1, len(ids))
     return positions, torch.tensor(weights, dtype=torch.float32, device=ids.device)

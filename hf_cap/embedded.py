@@ -35,8 +35,6 @@ _lock = threading.Lock()
 def resolve_model(name: str) -> str:
     """Folder of an embedded model, or `name` itself where it is not an embedded one.
 
-    The language model is converted from GGUF to safetensors once, into `cache_folder()`.
-
     Raises:
         ConfigError: no embedded model has this name.
         MissingExtra: the pip package that carries the weights is not installed.
@@ -96,17 +94,15 @@ def _smollm2() -> Path:
 
 
 def _convert_gguf(source: Path, target: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: Any = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
     # the weights are plain float32 now, but transformers 5 refuses to save a quantised model
     del model.hf_quantizer, model.config.quantization_config
     with atomic_path(target) as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
 
 _MODELS: dict[str, Callable[[], Path]] = {

@@ -113,14 +113,15 @@ def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[F
 
 def _compare(groups: Sequence[Facts], test_set: str, measure: str) -> Facts:
     """The row of a measure: its mean in each group, and the difference from the group's baseline."""
-    numbers = [_by_seed(group, test_set, measure) for group in groups]
-    differences = []
-    for group, own in zip(groups, numbers, strict=True):
-        other = {} if group["baseline"] is None else numbers[group["baseline"]]
-        differences.append(_mean([own[seed] - other[seed] for seed in own if seed in other]))
-    row = {"measure": measure, "title": METRICS[measure], "percent": measure in _PERCENT}
-    values = [_mean(list(own.values())) for own in numbers]
-    return {**row, "values": values, "differences": differences}
+    values = [_by_seed(group, test_set, measure) for group in groups]
+    changes = []
+    for group, own in zip(groups, values, strict=True):
+        other = {} if group["baseline"] is None else values[group["baseline"]]
+        changes.append({seed: own[seed] - other[seed] for seed in own if seed in other})
+    row: Facts = {"measure": measure, "title": METRICS[measure], "percent": measure in _PERCENT}
+    for name, found in (("values", values), ("differences", changes)):
+        row[name] = [asdict(estimate(list(one.values()))) if one else None for one in found]
+    return row
 
 
 def _by_seed(group: Facts, test_set: str, measure: str) -> dict[Any, float]:
@@ -131,10 +132,6 @@ def _by_seed(group: Facts, test_set: str, measure: str) -> dict[Any, float]:
             # a second run of one seed counts too, but has no partner in the baseline
             found[(group["name"], place) if seed in found else seed] = float(value)
     return found
-
-
-def _mean(values: Sequence[float]) -> Facts | None:
-    return asdict(estimate(values)) if values else None
 
 
 def training_curves(groups: Sequence[Facts]) -> list[Facts]:

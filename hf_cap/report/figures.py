@@ -98,8 +98,8 @@ def calibration_chart(
             bins = [(100 * o["confidence"], 100 * o["accuracy"], o["texts"]) for o in found["bins"]]
             axes.plot([x for x, _, _ in bins], [y for _, y, _ in bins], color=_colour(group))
             for x, y, texts in bins:
-                tip = f"{groups[group]}: {x:.1f} % sure, {y:.1f} % right ({texts} texts)"
-                _mark(axes, x, y, group, tip)
+                told = f"{x:.1f} % sure, {y:.1f} % right ({texts} texts)"
+                _mark(axes, x, y, group, f"{groups[group]}: {told}")
         axes.set(xlim=(-2, 102), ylim=(-2, 102), aspect="equal", ylabel="right, %")
         axes.set_xlabel("confidence, %", loc="right")
         _grid(axes, "both", 5)
