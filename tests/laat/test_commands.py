@@ -62,10 +62,13 @@ def test_scores_are_elicited_and_a_model_is_aligned_with_them(folder: Path) -> N
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 100
     assert record["scores"]["method"] == "expectation"
-    first = record["features"][0]
-    assert made.values[first["class"], first["feature"]] == first["score"]
-    rows = predict_table(load_tabular_model(folder / "run"), folder / "table" / "test.csv")
-    assert list(rows.columns) == ["c0", "c1"]
+    elicited = {(one["class"], one["feature"]): one["score"] for one in record["features"]}
+    assert elicited == made.values
+    model, rows = load_tabular_model(folder / "run"), folder / "table" / "train.csv"
+    learned = [one["attribution"] for one in record["features"]]
+    assert learned == attribute_features(model, rows).flatten().tolist()
+    found = predict_table(model, folder / "table" / "test.csv")
+    assert list(found.columns) == ["c0", "c1"]
     assert not (folder / "run" / "training_args.bin").exists()
 
 

@@ -71,18 +71,22 @@ def test_a_feature_without_a_score_is_left_free(tmp_path: Path) -> None:
     assert cosine.tolist() == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize(
+    ("scope", "sharpen"), [("global", False), ("local", False), ("global", True)]
+)
 def test_the_loss_is_the_mean_square_of_the_difference_of_unit_vectors(
-    scope: str, tmp_path: Path
+    scope: str, sharpen: bool, tmp_path: Path
 ) -> None:
     frame = numbers(rows=10)
     model = tabular_model(fitted(frame))
-    run = trainer(model, frame, tmp_path, SCORES, alignment_weight=3.0, attribution_scope=scope)
+    options = {"attribution_scope": scope, "sharpen": sharpen}
+    run = trainer(model, frame, tmp_path, SCORES, alignment_weight=3.0, **options)
     model.train(True)
     batch = batch_of(run)
     total = run.compute_loss(model, dict(batch))
     task = torch.nn.functional.cross_entropy(model(batch["features"]).logits, batch["labels"])
-    difference = unit(centred(first(model).detach()).numpy()) - unit(np.array(SCORES))
+    wanted = np.sign(SCORES) * np.exp(np.abs(SCORES)) if sharpen else np.array(SCORES)
+    difference = unit(centred(first(model).detach()).numpy()) - unit(wanted)
     assert (total - task).item() == pytest.approx(3 * (difference**2).mean(), rel=1e-5)
 
 
@@ -123,14 +127,6 @@ def test_global_attributions_accumulate_over_equal_batches_of_a_linear_model(
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
-def test_sharpening_lets_the_strongest_feature_decide(tmp_path: Path) -> None:
-    frame = numbers()
-    scores = [[0, 1, -2, 0], [0, 0, 0, 3]]
-    run = trainer(tabular_model(fitted(frame)), frame, tmp_path, scores, sharpen=True)
-    expected = torch.tensor([[0, np.e, -(np.e**2), 0], [0, 0, 0, np.e**3]], dtype=torch.float32)
-    torch.testing.assert_close(run.prior[0], expected)
-
-
 def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     frame, saving = numbers(), {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
     whole, resumed = tabular_model(fitted(frame)), tabular_model(fitted(frame), seed=5)
@@ -154,19 +150,14 @@ def test_evaluation_gives_the_parts_of_the_loss(tmp_path: Path) -> None:
     assert {"loss_task", "loss_align", "align_cosine"} <= run.state.log_history[0].keys()
 
 
-def test_the_card_has_features_and_scores(tmp_path: Path) -> None:
+def test_the_trainer_writes_the_card(tmp_path: Path) -> None:
     frame = numbers()
-    run = trainer(tabular_model(fitted(frame)), frame, tmp_path / "run", SCORES, max_steps=1)
-    run.train()
+    run = trainer(tabular_model(fitted(frame)), frame, tmp_path / "run", SCORES)
     run.create_model_card(model_name="Little | model")
     card = (tmp_path / "run" / "README.md").read_text()
     header = "| Input | Description | c0: score | c0: attribution | c1: score | c1: attribution |"
-    for line in ("tabular-classification", "Little \\| model", header, "arxiv:2502.20268"):
+    for line in ("tabular-classification", "Little \\| model", header, "| x1 | x1 | 2 |"):
         assert line in card
-    cells = next(line for line in card.splitlines() if line.startswith("| x1 ")).split(" | ")
-    learned = attribute_features(run.model, frame)
-    expected = [2, learned[0, 1], 0, learned[1, 1]]
-    assert [float(cell.strip(" |")) for cell in cells[2:]] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(
