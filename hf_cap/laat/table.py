@@ -135,8 +135,7 @@ def infer_schema(
         frame: The table; levels and classes are those that occur in it.
         target: Column that is predicted.
         question: What is predicted, for the language model.
-        classes: Name of a class to what it means.
-        columns: Name of a column to what it means.
+        classes, columns: Name to what it means, for the language model.
         ignore: Columns that are not features, beside those of `options`.
         options: How the table is read.
 
@@ -147,24 +146,21 @@ def infer_schema(
     options, columns, classes = options or TableOptions(), columns or {}, classes or {}
     there = list(frame.columns)
     if target not in there:
-        raise DataError(
-            f"There is no target column {target!r}; the table has {there}. Name it with `label_column`, "
-            "or as `target` in the description."
-        )
+        raise DataError(f"There is no target column {target!r}; the table has {there}.")
     if unknown := sorted({*columns, *ignore} - set(there)):
         raise DataError(f"The described columns {unknown!r} do not exist; the table has {there}.")
     found = _levels(frame[target]) if options.target_kind == "classification" else ()
     if found and classes and not set(classes) & set(found):
         raise DataError(
             f"The description has the classes {sorted(classes)!r}, and the target {target!r} has "
-            f"{list(found)}. Give them the same names."
+            f"{list(found)}; give them the same names."
         )
     features = [name for name in there if name not in {target, *ignore, *options.ignore}]
     made = [_column(frame[name], columns.get(name, name), options.max_levels) for name in features]
     return TableSchema(
         target=str(target),
         kind=options.target_kind,
-        columns=tuple(column for column in made if column is not None),
+        columns=tuple(filter(None, made)),
         classes=found,
         class_descriptions=tuple(classes.get(name, name) for name in found),
         question=question,

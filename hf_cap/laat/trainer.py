@@ -153,8 +153,8 @@ class LAATTrainer(AlignedTrainer):
         args, schema = self.args, self.model.config.preprocessor.schema
         if self.scores is None:
             raise ConfigError(
-                f"alignment_weight={args.alignment_weight!r} needs feature scores: make them with "
-                "`hf-cap elicit` and give them as `scores`, or set `alignment_weight=0`."
+                f"alignment_weight={args.alignment_weight!r} needs feature scores: give `scores` made by "
+                "`hf-cap elicit`, or set `alignment_weight=0`."
             )
         if isinstance(self.train_dataset, EncodedTable):
             spreads = self.train_dataset.features.std(0, correction=0) > _LARGEST_SPREAD
