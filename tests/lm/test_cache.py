@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ SHORT = Sampling(max_new_tokens=6)
 
 
 def length_score(prompt: str, answer: str) -> list[float]:
-    return [-len(prompt) / 7, -len(answer) / 3]
+    return [-len(prompt) / 7, -len(answer) / 3, -1e-300]
 
 
 def cached(
@@ -94,6 +93,8 @@ def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
     failing = MockLanguageModel(fails_late, fingerprint="m")
     with pytest.raises(ExtractError):
         CachedLanguageModel(failing, tmp_path / "s.sqlite", chunk=8).log_probs(QUERIES)
+    with AnswerStore(tmp_path / "s.sqlite").transaction() as run:
+        assert run("SELECT count(*) FROM claims").fetchone() == (0,)
     again, asked = cached(tmp_path / "s.sqlite")
     again.log_probs(QUERIES)
     assert asked.calls == QUERIES[30:]
@@ -116,21 +117,21 @@ model.log_probs(QUERIES)
 """
 
 
-def start(store: Path, log: Path) -> "subprocess.Popen[bytes]":
+def run_python(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    return subprocess.Popen([sys.executable, "-c", WORKER, store, log], env=environment)
+    return subprocess.Popen([sys.executable, "-c", *arguments], env=environment, **options)
 
 
 def test_a_killed_process_loses_only_the_query_in_flight(tmp_path: Path) -> None:
     store, log = tmp_path / "s.sqlite", tmp_path / "calls"
     log.touch()
     for kills, target in enumerate((6, 17, 29)):
-        process = start(store, log)
+        process = run_python(WORKER, store, log)
         while len(log.read_text().splitlines()) < target + kills and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start(store, log).wait() == 0
+    assert run_python(WORKER, store, log).wait() == 0
     calls = log.read_text().splitlines()
     assert set(calls) == {query.prefix + query.body for query in QUERIES}
     assert len(calls) <= len(QUERIES) + 3
@@ -141,25 +142,23 @@ def test_a_killed_process_loses_only_the_query_in_flight(tmp_path: Path) -> None
 
 def test_two_processes_started_at_once_do_not_both_pay(tmp_path: Path) -> None:
     store, log = tmp_path / "s.sqlite", tmp_path / "calls"
-    processes = [start(store, log) for _ in range(3)]
+    processes = [run_python(WORKER, store, log) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert sorted(log.read_text().splitlines()) == sorted(q.prefix + q.body for q in QUERIES)
 
 
-def claimed_by(other: str, path: Path) -> CachedLanguageModel:
-    """A cached model whose first query somebody else has claimed."""
-    model, _ = cached(path)
+def claimed_by(owner: str, path: Path) -> tuple[CachedLanguageModel, MockLanguageModel]:
+    """A cached model whose first query `owner` has claimed."""
+    model, inner = cached(path)
     model.log_probs(QUERIES[:1])
     with model.store.transaction() as run:
-        run("INSERT INTO claims SELECT key, ? FROM answers", (other,))
+        run("INSERT INTO claims SELECT key, ? FROM answers", (owner,))
         run("DELETE FROM answers")
-    return model
+    return model, inner
 
 
 def test_a_live_owner_is_waited_for_and_its_answer_taken(tmp_path: Path) -> None:
-    owner = new_owner()
-    model = claimed_by(owner, tmp_path / "s.sqlite")
-    before = len(inner_calls(model))
+    model, inner = claimed_by(new_owner(), tmp_path / "s.sqlite")
     store = AnswerStore(tmp_path / "s.sqlite")
 
     def answer() -> None:
@@ -169,43 +168,18 @@ def test_a_live_owner_is_waited_for_and_its_answer_taken(tmp_path: Path) -> None
 
     threading.Timer(0.3, answer).start()
     assert model.log_probs(QUERIES[:1])[0].total == -9.0
-    assert len(inner_calls(model)) == before
+    assert len(inner.calls) == 1
 
 
-def inner_calls(model: CachedLanguageModel) -> list[Query]:
-    assert isinstance(model.inner, MockLanguageModel)
-    return model.inner.calls
-
-
-def _of_a_dead_process() -> str:
+@pytest.mark.parametrize("case", ["dead", "a number used again"])
+def test_the_claims_of_a_dead_owner_end(tmp_path: Path, case: str) -> None:
     code = "from hf_cap.lm.cache import new_owner; print(new_owner(), end='')"
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True
-    ).stdout
-
-
-def _of_a_number_used_again() -> str:
-    _, started, name = new_owner().split()
-    return f"1 {started} {name}"
-
-
-@pytest.mark.parametrize("other", [_of_a_dead_process, _of_a_number_used_again])
-def test_the_claims_of_a_dead_owner_end(tmp_path: Path, other: Callable[[], str]) -> None:
-    model = claimed_by(other(), tmp_path / "s.sqlite")
-    assert (
-        model.log_probs(QUERIES[:1])[0].total
-        == length_score("prefix text 0", " label")[0] + length_score("", " label")[1]
-    )
-    assert len(inner_calls(model)) == 2
-
-
-def test_claims_end_after_an_error(tmp_path: Path) -> None:
-    broken = MockLanguageModel(lambda prompt, answer: float("nan"), fingerprint="m")
-    with pytest.raises(ExtractError):
-        CachedLanguageModel(broken, tmp_path / "s.sqlite").log_probs(QUERIES)
-    with AnswerStore(tmp_path / "s.sqlite").transaction() as run:
-        assert run("SELECT count(*) FROM claims").fetchone() == (0,)
+    other = run_python(code, stdout=subprocess.PIPE).communicate()[0].decode()
+    if case != "dead":
+        other = " ".join(["1", *other.split()[1:]])
+    model, inner = claimed_by(other, tmp_path / "s.sqlite")
+    model.log_probs(QUERIES[:1])
+    assert len(inner.calls) == 2
 
 
 def test_a_writer_waits_for_another(tmp_path: Path) -> None:
@@ -264,12 +238,3 @@ def test_other_trouble_with_the_file_is_raised(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         AnswerStore(tmp_path / "s.sqlite").get([b"k"])
     assert (tmp_path / "s.sqlite").is_dir()
-
-
-def test_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
-    values = [-1 / 3, -1e-300, 0.0]
-    model = MockLanguageModel(lambda prompt, answer: values)
-    path = tmp_path / "deep" / "s.sqlite"
-    expected = CachedLanguageModel(model, path).log_probs(QUERIES[:1])
-    assert CachedLanguageModel(model, path).log_probs(QUERIES[:1]) == expected
-    assert list(expected[0].log_probs) == values
