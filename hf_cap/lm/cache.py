@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,8 +39,6 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 _BUSY_SECONDS = 60.0
-_LOOKUP = 500
-"""Keys per SELECT; SQLite allows 999 parameters in old builds."""
 _LONGEST_PAUSE = 1.0
 _CLOCK_SECONDS = 2.0
 """By how much the time that a process started may be told differently, as the clock is set."""
@@ -64,15 +61,13 @@ class AnswerStore:
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Any]:
         """The answers that are there, as JSON values."""
         found: dict[bytes, Any] = {}
-        for some in _chunks(keys, _LOOKUP):
-            marks = ",".join("?" * len(some))
-            with self.transaction("BEGIN") as run:
-                rows = run(f"SELECT * FROM answers WHERE key IN ({marks})", some).fetchall()
-            for key, packed in rows:
-                if _checksum(packed[4:]) == packed[:4]:
-                    found[key] = json.loads(packed[4:])
-                else:
-                    _logger.warning("A value in %s is damaged; it is computed again.", self.path)
+        with self.transaction("BEGIN") as run:
+            for key in keys:
+                for (packed,) in run("SELECT value FROM answers WHERE key = ?", (key,)):
+                    if _checksum(packed[4:]) == packed[:4]:
+                        found[key] = json.loads(packed[4:])
+                    else:
+                        _logger.warning("A value in %s is damaged; it is asked again.", self.path)
         return found
 
     def put(self, key: bytes, value: Any) -> None:
@@ -85,7 +80,7 @@ class AnswerStore:
     def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
         """The keys that `owner` may compute now: no other process that still runs has claimed them.
 
-        An answer may have come in meanwhile: look a claimed key up once more before computing it.
+        An answer may have come in meanwhile: look a claimed key up again before computing it.
         """
         with self.transaction() as run:
             for (other,) in run("SELECT DISTINCT owner FROM claims").fetchall():
@@ -179,12 +174,6 @@ def _key(*parts: Any) -> bytes:
     return blake2b(json.dumps(parts).encode(), digest_size=20).digest()
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
-
 class CachedLanguageModel(LanguageModel):
     """`inner` with a memory.
 
@@ -213,11 +202,7 @@ class CachedLanguageModel(LanguageModel):
         return self.inner.statistics + self._answered
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
-        """Look each query up; score and store what is missing.
-
-        Raises:
-            ExtractError: the model inside cannot score a query; what came before it is kept.
-        """
+        """Look each query up; score and store what is missing. Before an error, answers are kept."""
         name = self.fingerprint
         keys = {q: _key(name, q.prefix + q.body, q.answer) for q in dict.fromkeys(queries)}
         known, asked = self._answers(
@@ -272,7 +257,8 @@ class CachedLanguageModel(LanguageModel):
         owner, pause = new_owner(), 0.05
         while missing := [item for item in keys if item not in known]:
             before = len(known)
-            for chunk in _chunks(missing, self.chunk):
+            for start in range(0, len(missing), self.chunk):
+                chunk = missing[start : start + self.chunk]
                 try:
                     mine = self.store.claim((keys[item] for item in chunk), owner)
                     look_up(chunk)  # what came in since the last time

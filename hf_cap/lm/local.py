@@ -55,15 +55,15 @@ class _Prompt(NamedTuple):
     """The tokens of a query: those of its cached prefix, and the rest with the answer."""
 
     prefix: tuple[int, ...]
-    rest: Continuation
     packed: bool
+    rest: Continuation
 
 
 class LocalLanguageModel(LanguageModel):
     """Scores and generates with a causal language model of `transformers`.
 
-    Queries are packed where that is sound (`packing_reach`), else scored as whole prompts; the result is
-    the same within rounding, and does not depend on which queries come together.
+    Queries are packed where that is sound (`packing_reach`), else scored as whole prompts, with the same
+    result within rounding.
 
     Args:
         model: The model, on its device.
@@ -107,18 +107,13 @@ class LocalLanguageModel(LanguageModel):
         return packing_reach(self.model) if self._may_pack else 0
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
-        """Score each query; equal ones once.
-
-        Raises:
-            ExtractError: a score is not finite, or a query is longer than the model can read.
-        """
+        """Score each query; equal ones once."""
         started = time.perf_counter()
         prompts = {query: self._prompt(query) for query in dict.fromkeys(queries)}
         groups: dict[tuple[tuple[int, ...], bool], list[Query]] = {}
         for query, prompt in prompts.items():
-            groups.setdefault((prompt.prefix, prompt.packed), []).append(query)
-        before = self.scorer.tokens_computed
-        results: dict[Query, Scored] = {}
+            groups.setdefault(prompt[:2], []).append(query)
+        before, results = self.scorer.tokens_computed, dict[Query, Scored]()
         for (prefix, packed), members in groups.items():
             rows = [prompts[query].rest for query in members]
             values = self.scorer.packed(prefix, rows) if packed else self.scorer.whole(rows)
@@ -138,11 +133,7 @@ class LocalLanguageModel(LanguageModel):
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
     ) -> list[Reply]:
-        """Reply to each prompt as a user's turn, without special tokens.
-
-        Raises:
-            ModelError: the model has no chat template.
-        """
+        """Reply to each prompt as a user's turn, without special tokens."""
         replies: list[Reply] = []
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
@@ -183,11 +174,17 @@ class LocalLanguageModel(LanguageModel):
         packed = length <= self.reach
         if not packed or not body or len(prefix) <= _SHORT_PREFIX:
             prefix, body = (), prefix + body
-        return _Prompt(prefix, Continuation(body + answer, len(answer)), packed)
+        return _Prompt(prefix, packed, Continuation(body + answer, len(answer)))
 
     @torch.no_grad()
     def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
-        rows = [self.tokens.plain(self._turn(prompt)) for prompt in prompts]
+        turns = [self.chat_prompt(prompt) for prompt in prompts]
+        if None in turns:
+            raise ModelError(
+                f"{self.name or self.model.name_or_path!r} has no chat template, which generating needs. "
+                "Choose an instruction-tuned model (its name often ends in -Instruct)."
+            )
+        rows = [self.tokens.plain(turn) for turn in turns if turn is not None]
         tokenizer: Any = self.tokens.tokenizer
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         width, device = max(map(len, rows)), self.model.device
@@ -211,15 +208,6 @@ class LocalLanguageModel(LanguageModel):
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
         written = (generated != pad).sum(1).tolist()
         return [Reply(*one) for one in zip(texts, map(len, rows), written, strict=True)]
-
-    def _turn(self, prompt: str) -> str:
-        rendered = self.chat_prompt(prompt)
-        if rendered is None:
-            raise ModelError(
-                f"{self.name or self.model.name_or_path!r} has no chat template, which generating needs. "
-                "Choose an instruction-tuned model (its name often ends in -Instruct)."
-            )
-        return rendered
 
 
 # --- Loading
@@ -288,8 +276,8 @@ def choose_device(name: str) -> torch.device:
         ConfigError: torch knows no such device.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator if accelerator is not None else torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:
@@ -297,10 +285,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def resolve_dtype(settings: LMSettings, runtime: LMRuntime) -> LMSettings:
-    """The settings with the number format that `auto` stands for on the device of `runtime`.
-
-    That of a served model is up to the server.
-    """
+    """The settings with the number format that `auto` stands for; a server chooses its own."""
     if settings.dtype != "auto" or settings.base_url is not None:
         return settings
     # by the kind of device alone: asking a GPU what it can do would bar forked workers from using it
@@ -315,22 +300,18 @@ def model_fingerprint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
 ) -> str:
     """Name, commit (of a Hub model), number format, and fingerprints of weights and tokenizer."""
-    return "|".join(
-        [
-            name or model.name_or_path or type(model).__name__,
-            getattr(model.config, "_commit_hash", None) or "local",
-            str(model.dtype).removeprefix("torch."),
-            weights_fingerprint(model),
-            tokenizer_fingerprint(tokenizer),
-        ]
+    name = name or model.name_or_path or type(model).__name__
+    commit = getattr(model.config, "_commit_hash", None) or "local"
+    dtype = str(model.dtype).removeprefix("torch.")
+    return (
+        f"{name}|{commit}|{dtype}|{weights_fingerprint(model)}|{tokenizer_fingerprint(tokenizer)}"
     )
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
     """Hash over every weight's name, shape, sum and a sample of its values.
 
-    The sum sees all values and the sample many, so that any training step shows; reading the weights
-    once is far quicker than hashing all their bytes, and works on any device.
+    So any training step shows, far quicker than by hashing all bytes, and on any device.
     """
     digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
     with torch.no_grad():

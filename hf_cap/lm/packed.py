@@ -21,15 +21,14 @@ from hf_cap.utils import length_batches
 
 _logger = logging.getLogger(__name__)
 _LOGIT_ROWS = 256
-"""Rows that are turned to float32 at a time: a whole run of a large vocabulary would double its memory."""
+"""Rows that are turned to float32 at a time, which doubles their memory."""
 _SMALLEST_BUDGET = 16
 _CPU_MESSAGES = ("can't allocate memory", "DefaultCPUAllocator")
 _ARGUMENTS = {"position_ids", "past_key_values", "attention_mask", "logits_to_keep"}
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 """Kinds of layers that equal full attention for prompts no longer than the setting named here."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-"""Mean difference in nats that rounding explains (seen: 0.13 in bfloat16, whole prompts in batches the
-same); a wrong mask or position costs over 0.3 on random tokens."""
+"""Mean difference in nats that rounding explains; a wrong mask or position costs over 0.3."""
 
 
 States = list[tuple[Tensor, Tensor]]
@@ -115,10 +114,15 @@ class TokenScorer:
         above = trie.ancestors(start)
         first, last = np.searchsorted(trie.step_nodes, (start, stop))
         nodes, step_rows = np.unique(trie.step_nodes[first:last], return_inverse=True)
+        visible = torch.from_numpy(trie.visible(above, start, stop)).to(device)
+        # additive, `(run, prefix + path + run)`: 0 where attention may go
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=device)
+        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        mask = torch.nn.functional.pad(mask, (prefix, 0))
         logits = self.model(
             input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
             position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
-            attention_mask=self._mask(prefix, trie.visible(above, start, stop)),
+            attention_mask=mask[None, None],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=torch.from_numpy(nodes - start).to(device),
@@ -131,13 +135,6 @@ class TokenScorer:
                 states[..., prefix : prefix + len(path), :] = states.index_select(-2, path)
                 setattr(layer, name, states[..., : prefix + len(path), :])
         return gather_log_probs(logits, step_rows, trie.step_tokens[first:last])
-
-    def _mask(self, prefix: int, visible: NDArray[np.bool_]) -> Tensor:
-        """Additive mask `(1, 1, run, prefix + path + run)`: 0 where attention may go."""
-        dtype, device = self.model.dtype, self.model.device
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-        mask.masked_fill_(~torch.from_numpy(visible).to(device), torch.finfo(dtype).min)
-        return torch.nn.functional.pad(mask, (prefix, 0))[None, None]
 
     def whole(self, rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row, in nats, in padded batches.

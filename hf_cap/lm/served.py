@@ -81,12 +81,10 @@ class ServedLanguageModel(LanguageModel):
     @cached_property
     def fingerprint(self) -> str:
         """Server, model, and what is sent: token ids of which tokenizer, or text."""
-        sent = "text"
-        if self.tokens:
-            from hf_cap.lm.tokens import tokenizer_fingerprint
+        from hf_cap.lm.tokens import tokenizer_fingerprint
 
-            sent = tokenizer_fingerprint(self.tokens.tokenizer)
-        return "|".join([self.base_url, self.model, "served", sent])
+        sent = tokenizer_fingerprint(self.tokens.tokenizer) if self.tokens else "text"
+        return f"{self.base_url}|{self.model}|served|{sent}"
 
     @cached_property
     def tokens(self) -> "PromptTokenizer | None":  # type: ignore[override]
@@ -105,13 +103,7 @@ class ServedLanguageModel(LanguageModel):
             return None
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
-        """Score each query; equal ones once.
-
-        Raises:
-            ServerError: the server refuses, keeps failing, does not serve the model, or gives no
-                log-probabilities of prompt tokens.
-            ExtractError: a score is missing or not finite.
-        """
+        """Score each query; equal ones once."""
         started, distinct = time.perf_counter(), list(dict.fromkeys(queries))
         requests = [self._request(query) for query in distinct]
         results: dict[Query, Scored] = {}
@@ -130,11 +122,7 @@ class ServedLanguageModel(LanguageModel):
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
     ) -> list[Reply]:
-        """Reply to each prompt through `/chat/completions`.
-
-        Raises:
-            ServerError: the server cannot be reached, keeps failing, or answers without a message.
-        """
+        """Reply to each prompt through `/chat/completions`."""
         options = {
             "model": self.model,
             "temperature": sampling.temperature,
@@ -172,8 +160,8 @@ class ServedLanguageModel(LanguageModel):
             else:
                 return name
         raise ServerError(
-            f"{self.base_url} gives no log-probabilities of prompt tokens, which scoring needs. "
-            f"Serve the model with vLLM, or load it locally. Tried " + "; ".join(reasons)
+            f"{self.base_url} gives no log-probabilities of prompt tokens, which scoring needs; use vLLM "
+            f"or a local model. Tried {'; '.join(reasons)}"
         )
 
     @cached_property
@@ -183,8 +171,7 @@ class ServedLanguageModel(LanguageModel):
         served = {str(item.get("id")): item for item in listed.get("data", [])}
         if served and self.model not in served:
             raise ServerError(
-                f"{self.base_url} does not serve {self.model!r}; it serves {list(served)!r}. Name "
-                "one of these as the model."
+                f"{self.base_url} does not serve {self.model!r}; it serves {list(served)!r}."
             )
         longest = served.get(self.model, {}).get("max_model_len")
         return longest if isinstance(longest, int) else None
@@ -258,8 +245,8 @@ class ServedLanguageModel(LanguageModel):
             if isinstance(answer, dict):
                 return answer
             trouble = (
-                f"answered with something else than JSON: {str(answer)[:200]!r}. Is base_url the root of an "
-                "OpenAI-compatible API (it usually ends in /v1)?"
+                f"answered with something else than JSON: {str(answer)[:200]!r}. Is it the root of an "
+                "OpenAI-compatible API (usually .../v1)?"
             )
         if key := self._key():  # some servers repeat it
             trouble = trouble.replace(key, "***")
@@ -331,8 +318,7 @@ def _read_reply(answer: Answer) -> Reply:
         text = answer["choices"][0]["message"]["content"] or ""
     except (KeyError, IndexError, TypeError) as error:
         raise ServerError(
-            f"The server's answer holds no message: {str(answer)[:200]!r}. Is base_url the root of an "
-            "OpenAI-compatible API with /chat/completions?"
+            f"The server's answer holds no message: {str(answer)[:200]!r}. Has it /chat/completions?"
         ) from error
     usage = answer.get("usage") or {}
     return Reply(text, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)

@@ -51,7 +51,8 @@ def build(name: str, **settings: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **{**_SMALL, **MODELS.get(name, {}), **settings})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model.train(False)
+    model.train(False)
+    return model
 
 
 def all_queries() -> list[Query]:

@@ -230,7 +230,7 @@ def test_a_damaged_value_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         assert again.log_probs(QUERIES) == expected
     assert len(asked.calls) == 2
-    assert caplog.text.count("is damaged; it is computed again") >= 2
+    assert caplog.text.count("is damaged; it is asked again") >= 2
 
 
 def test_other_trouble_with_the_file_is_raised(tmp_path: Path) -> None:
