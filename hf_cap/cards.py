@@ -226,8 +226,6 @@ def model_facts(
         of the training log and of the evaluations, `None` without any); `examples` (each with `label`,
         `gold`, `words`, `scores`).
     """
-    from huggingface_hub import ModelCardData
-
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
     facts = {
@@ -244,20 +242,7 @@ def model_facts(
         ],
     }
     dataset = public_id((run.get("data") or {}).get("dataset"))
-    results = _eval_results(sets, task, facts["dataset"] or "unknown")
-    facts["metadata"] = ModelCardData(
-        model_name=name,
-        base_model=facts["base_model"],
-        datasets=[dataset] if dataset else None,
-        language=facts["language"],
-        license=facts["license"],
-        library_name="peft" if facts["adapter"] else library,
-        pipeline_tag=task,
-        tags=[*tags, "generated_from_trainer"],
-        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
-        eval_results=results or None,
-    )
-    return facts
+    return {**facts, "metadata": _metadata(facts, sets, dataset, task, library, tags)}
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,14 +267,21 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _eval_results(sets: Sequence[Mapping[str, Any]], task: str, dataset: str) -> list[Any]:
-    from huggingface_hub import EvalResult
+def _metadata(
+    facts: Mapping[str, Any],
+    sets: Sequence[Mapping[str, Any]],
+    dataset: str | None,
+    task: str,
+    library: str,
+    tags: Sequence[str],
+) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
 
-    return [
+    results = [
         EvalResult(
             task_type=task,
-            dataset_type=dataset,
-            dataset_name=dataset,
+            dataset_type=facts["dataset"] or "unknown",
+            dataset_name=facts["dataset"] or "unknown",
             dataset_split=numbers["set"],
             metric_type={"macro_f1": "f1", "r2": "r_squared"}.get(metric, metric),
             metric_name=name,
@@ -299,6 +291,18 @@ def _eval_results(sets: Sequence[Mapping[str, Any]], task: str, dataset: str) ->
         for metric, name in METRICS.items()
         if numbers.get(metric) is not None
     ]
+    return ModelCardData(
+        model_name=facts["name"],
+        base_model=facts["base_model"],
+        datasets=[dataset] if dataset else None,
+        language=facts["language"],
+        license=facts["license"],
+        library_name="peft" if facts["adapter"] else library,
+        pipeline_tag=task,
+        tags=[*tags, "generated_from_trainer"],
+        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
+        eval_results=results or None,
+    )
 
 
 def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -58,8 +58,6 @@ def publish(
     """Write, check and list a folder and, if `options.push` is set, upload it.
 
     Args:
-        options: Where it goes.
-        kind: Kind of repository.
         write: Fills the empty folder it is given, card included.
         folder: The folder, unless `options.output_dir` names another; it is returned.
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
@@ -215,9 +213,7 @@ def push_model(
 
     Args:
         folder: The `output_dir` of `hf-cap train`, or of `save_pretrained`.
-        options: Where it goes.
         facts: Makes the facts of the card from the arguments of `model_facts`.
-        token: Access token.
 
     Raises:
         ModelError: the run holds no safetensors weights.
@@ -320,10 +316,8 @@ def push_priors(
 
     Args:
         folder: What `hf-cap extract` or `hf-cap fuse` wrote.
-        options: Where it goes.
         splits: Instead of those in the folder.
         audit: Figures for the card, instead of those of the file `options.audit`.
-        token: Access token.
 
     Raises:
         PriorError: there is no prior to publish.

@@ -71,21 +71,13 @@ def audit_dataset(
 
     Args:
         dataset: With `words`, a `ClassLabel` column `label`, and at least one prior column.
-        reference: A larger labelled split of the same label space, with `text` and `label`; best data
-            that no source has learned from.
-        settings: Settings of the audit.
+        reference: A larger labelled split with the same labels, that no source has learned from.
 
     Returns:
-        The content of `audit.json`: `texts` (their number), `sources` (`prior` is the fused column),
-        `top_k`, and tables keyed by source. `rank_correlation` is Spearman's correlation between two
-        sources or controls, and `top_k_agreement` the share of the `top_k` highest words that they have
-        in common, both averaged over texts. `keywords`: of each class, with their mean prior;
-        `class_overlap`: mean Jaccard index of the keywords over all pairs of classes, and
-        `confused_classes` the pairs with the most. `mass`: share of the absolute scores on each kind of
-        word; `degenerate`: shares of texts with an uninformative prior; `certainty`: quantiles and
-        histogram of each diagnostic column. `rationales` and `log_odds`: how well a source orders the
-        words, compared with what people marked (where there is a `prior_rationale`) and with the
-        log-odds of each word for the gold class in the reference; `None` without.
+        The content of `audit.json`: `texts` (their number), `sources`, `top_k`, and tables keyed by source
+        (`prior` is the fused column). Correlations are in [-1, 1] and all shares in [0, 1]; `rationales`
+        and `log_odds` compare each source with what people marked and with the log-odds of each word for
+        the gold class in the reference, and are `None` without these.
 
     Raises:
         ConfigError: the word pattern is not that of the priors, or they have several.
@@ -94,7 +86,7 @@ def audit_dataset(
     """
     from hf_cap.data import label_names
 
-    settings = settings or AuditSettings()
+    settings, standard = settings or AuditSettings(), None
     priors, words, names = _read_priors(dataset), list(dataset[WORDS]), label_names(dataset)
     gold = [names[label] for label in dataset[LABEL]]
     compared: dict[str, list[Prior]] = {
@@ -105,7 +97,6 @@ def audit_dataset(
     keywords = {s: class_keywords(words, gold, priors[s], names, settings.keywords) for s in priors}
     confused = {source: class_overlaps(found) for source, found in keywords.items()}
     pairs = max(1, math.comb(len(names), 2))
-    standard = None
     if reference is not None:
         standard = _reference_scores(dataset, reference, settings.word_pattern)
     return {
