@@ -43,7 +43,6 @@ TRAIN = {
     "renew_loan": ["renew my loan", "loan renewal please renew", "renew the loan again"],
     "pay_fine": ["pay the fine", "fine to pay", "pay my late fine"],
 }
-REPLACEMENT = AttackSettings(kind="keyword_replacement")
 
 
 def dataset(texts: Sequence[str], labels: Sequence[str], names: Sequence[str] = NAMES) -> Dataset:
@@ -52,14 +51,11 @@ def dataset(texts: Sequence[str], labels: Sequence[str], names: Sequence[str] = 
 
 
 def train() -> Dataset:
-    return dataset(
-        [t for texts in TRAIN.values() for t in texts], [n for n in TRAIN for _ in TRAIN[n]]
-    )
+    pairs = [(text, name) for name, texts in TRAIN.items() for text in texts]
+    return dataset([text for text, _ in pairs], [name for _, name in pairs])
 
 
-TEST = dataset(
-    ["I lost it, the card.", "renew this", "can i pay now", "hello"], [*NAMES, "pay_fine"]
-)
+TEST = dataset(["I lost it, the card.", "renew this", "can i pay now", "hello"], [*NAMES, NAMES[2]])
 
 # --- A data set
 
@@ -86,12 +82,9 @@ def test_the_attacked_texts_never_change() -> None:
         "can i pay now, i did not say renew",
         "hello, i did not say lost",
     ]
-
-
-@pytest.mark.parametrize("difficulty", ["easy", "hard"])
-def test_the_wanted_difficulty(difficulty: Any) -> None:
-    attacked = attack_dataset(TEST, train(), AttackSettings(difficulty=difficulty))
-    assert set(attacked["difficulty"]) == {difficulty}
+    for difficulty in ("easy", "hard"):
+        settings = AttackSettings(difficulty=difficulty)  # type: ignore[arg-type]
+        assert set(attack_dataset(TEST, train(), settings)["difficulty"]) == {difficulty}
 
 
 @pytest.mark.parametrize("unchanged", ["keep", "drop"])
@@ -101,10 +94,11 @@ def test_replacement_by_rule_reports_what_it_leaves(
     settings = AttackSettings(kind="keyword_replacement", unchanged=unchanged)
     with caplog.at_level(logging.WARNING):
         attacked = attack_dataset(TEST, train(), settings).to_list()
-    assert [row["text"] for row in attacked[2:3]] == ["can i settle now"]
-    assert (attacked[2]["keyword"], attacked[2]["source_label"]) == ("pay", "pay_fine")
-    kept = [(row["changed"], row["text"], row["note"]) for row in attacked[3:]]
-    assert kept == ([(False, "hello", "no keyword")] if unchanged == "keep" else [])
+    columns = ("text", "keyword", "source_label", "changed", "note")
+    left = [("hello", "", "pay_fine", False, "no keyword")] if unchanged == "keep" else []
+    assert [tuple(row[name] for name in columns) for row in attacked[2:]] == [
+        ("can i settle now", "pay", "pay_fine", True, ""), *left
+    ]  # fmt: skip
     assert "3 of 4 texts changed; 1 unchanged; notes: no keyword 1." in caplog.text
 
 
@@ -141,31 +135,34 @@ def test_keywords_from_a_prior() -> None:
         prepare_attack(texts, settings)
 
 
-def test_bad_data_is_refused() -> None:
-    with pytest.raises(DataError, match="one label space"):
-        attack_dataset(dataset(["a"], ["x"], ["x"]), train())
-    with pytest.raises(DataError, match="No class has a keyword"):
-        prepare_attack(dataset(["a b"], ["lost_card"]), AttackSettings())
-    unseen = dataset(["pay", "renew"], ["pay_fine", "renew_loan"])
-    cards = dataset(TRAIN["lost_card"] + TRAIN["pay_fine"], ["lost_card"] * 3 + ["pay_fine"] * 3)
-    with pytest.raises(DataError, match=r"1 test texts have labels of which .*\['renew_loan'\]"):
-        attack_dataset(unseen, cards)
-    with pytest.raises(DataError, match="changes nothing: 0 of 1 texts changed; 1 unchanged; no"):
-        attack_dataset(dataset(["hello"], ["pay_fine"]), train(), REPLACEMENT)
-    with pytest.raises(ConfigError, match="unchanged='rules' is for maker='chat'"):
-        AttackSettings(unchanged="rules")
-    with pytest.raises(ConfigError, match="`maker` must be one of"):
-        AttackSettings(maker="rule")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="`keywords` must be at least 1"):
-        AttackSettings(keywords=0)
+CARDS = dataset(TRAIN["lost_card"] + TRAIN["pay_fine"], ["lost_card"] * 3 + ["pay_fine"] * 3)
 
 
-def test_an_attack_is_hashed_by_its_settings() -> None:
-    from datasets.fingerprint import Hasher
+@pytest.mark.parametrize(
+    ("test", "training", "message"),
+    [
+        (dataset(["a"], ["x"], ["x"]), train(), "one label space"),
+        (TEST, dataset(["a b"], ["lost_card"]), "No class has a keyword"),
+        (TEST, CARDS, r"1 test texts have labels of which .*\['renew_loan'\]"),
+        (dataset(["hello"], [NAMES[2]]), train(), "nothing: 0 of 1 texts changed; 1 unchanged; no"),
+    ],
+)
+def test_bad_data_is_refused(test: Dataset, training: Dataset, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        attack_dataset(test, training, AttackSettings(kind="keyword_replacement"))
 
-    first, again = (prepare_attack(train(), AttackSettings()) for _ in range(2))
-    other = Attack(AttackSettings(seed=1), first.labels, first.keywords)
-    assert Hasher.hash(first) == Hasher.hash(again) != Hasher.hash(other)
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"unchanged": "rules"}, "unchanged='rules' is for maker='chat'"),
+        ({"maker": "rule"}, "`maker` must be one of"),
+        ({"keywords": 0}, "`keywords` must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AttackSettings(**wrong)
 
 
 # --- A chat model
@@ -255,8 +252,8 @@ def test_the_settings_name_the_chat_model_and_how_it_answers(
     [
         (' "A card."\n', "A card."),
         ("Rewritten message: a card", "a card"),
-        ("plain", "plain"),
-        ('"', '"'),
+        ("plain",) * 2,
+        ('"',) * 2,
     ],
 )
 def test_replies_are_cleaned(reply: str, clean: str) -> None:
@@ -286,8 +283,8 @@ def test_faults_of_a_rewritten_text(rewritten: str, reason: str | None) -> None:
 
 
 def test_an_apology_of_the_writer_is_no_refusal() -> None:
-    original, rewritten = "sorry, i can not find my card", "sorry, i cannot find my pass"
-    assert fault(original, rewritten, [], [], WORD_PATTERN) is None
+    apology = "sorry, i can not find my card"
+    assert fault(apology, "sorry, i cannot find my pass", [], [], WORD_PATTERN) is None
 
 
 # --- Keywords
@@ -343,11 +340,9 @@ def test_difficulties_are_thirds_by_overlap(others: int, sizes: tuple[int, ...])
     assert levels == [level for level, size in names for _ in range(size)]
 
 
-def test_difficulty_is_by_the_share_of_common_words() -> None:
-    # Jaccard: a word more that is not shared makes a class easier
-    assert difficulties(0, (("a", "b"), ("a", "x", "y"), ("a", "b"), ("a", "z"))) == {
-        2: "hard", 3: "medium", 1: "easy",
-    }  # fmt: skip
+def test_a_word_that_is_not_shared_makes_a_class_easier() -> None:
+    found = difficulties(0, (("a", "b"), ("a", "x", "y"), ("a", "b"), ("a", "z")))
+    assert found == {2: "hard", 3: "medium", 1: "easy"}
 
 
 # --- Rules
@@ -388,45 +383,33 @@ def test_replacement_keeps_capitals_punctuation_and_the_rest() -> None:
 @pytest.mark.parametrize(
     ("text", "attacked"),
     [
-        ("book a flight", "reserve a flight"),
-        ("can you book it", "can you reserve it"),
-        ("i lost the book", "i lost the volume"),
-        ("book club", "book club"),
-        ("please book", "please reserve"),
+        ("book a flight", "reserve a flight"), ("can you book it", "can you reserve it"),
+        ("i lost the book", "i lost the volume"), ("book club", "book club"),
+        ("please book", "please reserve"), ("cancel it", "cancel it"),
         ("An alarm for a BILL", "A wake-up call for an INVOICE"),
-        ("cancel it", "cancel it"),
-        ("this music is loud", "this music is loud"),
-        ("the music is loud", "the tunes is loud"),
+        ("this music is loud", "this music is loud"), ("the music is loud", "the tunes is loud"),
         ("news of headlines", "news of headlines"),
     ],
-)
+)  # fmt: skip
 def test_synonyms_fit_their_sentence(text: str, attacked: str) -> None:
     lexicon: Lexicon = {
-        "book": {"noun": ["volume"], "verb": ["reserve"]},
-        "alarm": ["wake-up call"],
-        "bill": ["invoice"],
-        "cancel": ["call off"],
-        "music": ["tunes"],
-        "news": ["headlines"],
-    }
+        "book": {"noun": ["volume"], "verb": ["reserve"]}, "alarm": ["wake-up call"],
+        "bill": ["invoice"], "cancel": ["call off"], "music": ["tunes"], "news": ["headlines"],
+    }  # fmt: skip
     rng = np.random.default_rng(0)
     assert replace_keywords(text, set(lexicon), lexicon, rng)[0] == attacked
 
 
-@pytest.mark.parametrize(
-    ("keywords", "attacked"),
-    [
-        ({"fee", "charge"}, ("price", ["fee"])),
-        ({"fee", "charge", "price"}, ("fee", [])),
-        ({"card"}, ("fee", [])),
-    ],
-)
-def test_a_synonym_is_never_a_keyword_itself(
-    keywords: set[str], attacked: tuple[str, list[str]]
-) -> None:
+def test_a_synonym_is_never_a_keyword_itself() -> None:
     for seed in range(10):
-        rng = np.random.default_rng(seed)
-        assert replace_keywords("fee", keywords, {"fee": ["charge", "price"]}, rng) == attacked
+        for keywords, attacked in (
+            ("fee charge", "price"),
+            ("fee charge price", "fee"),
+            ("x", "fee"),
+        ):
+            rng, lexicon = np.random.default_rng(seed), {"fee": ["charge", "price"]}
+            found, replaced = replace_keywords("fee", set(keywords.split()), lexicon, rng)
+            assert (found, replaced) == (attacked, ["fee"] if attacked == "price" else [])
 
 
 def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
@@ -442,16 +425,10 @@ def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
 def test_a_users_lexicon_goes_first(tmp_path: Path) -> None:
     path = tmp_path / "synonyms.json"
     path.write_text(json.dumps({"Fee": ["toll"]}))
-    lexicon = load_lexicon(str(path))
-    assert lexicon == {**load_lexicon(), "fee": ["toll"]}
-
-
-@pytest.mark.parametrize(
-    "content", ["[]", "{", '{"fee": "toll"}', '{"fee": {"noum": ["toll"]}}', None]
-)
-def test_a_bad_lexicon_is_refused(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "synonyms.json"
-    if content is not None:
+    assert load_lexicon(str(path)) == {**load_lexicon(), "fee": ["toll"]}
+    for content in ("[]", "{", '{"fee": "toll"}', '{"fee": {"noum": ["toll"]}}'):
         path.write_text(content)
+        with pytest.raises(ConfigError, match="Cannot read synonyms"):
+            load_lexicon(str(path))
     with pytest.raises(ConfigError, match="Cannot read synonyms"):
-        load_lexicon(str(path))
+        load_lexicon(str(tmp_path / "none.json"))
