@@ -83,8 +83,9 @@ def test_the_attacked_texts_never_change() -> None:
         "hello, i did not say lost",
     ]
     for difficulty in ("easy", "hard"):
-        settings = AttackSettings(difficulty=difficulty)  # type: ignore[arg-type]
-        assert set(attack_dataset(TEST, train(), settings)["difficulty"]) == {difficulty}
+        wanted: Any = {"difficulty": difficulty}
+        attacked = attack_dataset(TEST, train(), AttackSettings(**wanted))
+        assert set(attacked["difficulty"]) == {difficulty}
 
 
 @pytest.mark.parametrize("unchanged", ["keep", "drop"])

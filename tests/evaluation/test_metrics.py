@@ -33,12 +33,11 @@ class WeightedWords:
     """Two classes; p(class 1) is a bias plus the weight of each word that is present."""
 
     def __init__(self, weights: Mapping[str, float], bias: float = 0.1) -> None:
-        self.weights = weights
-        self.bias = bias
+        self.weights, self.bias = weights, bias
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
-        weights = [[self.weights.get(word, 0.0) for word in text.split()] for text in texts]
-        return np.array([[1 - self.bias - sum(row), self.bias + sum(row)] for row in weights])
+        p = [self.bias + sum(self.weights.get(word, 0.0) for word in t.split()) for t in texts]
+        return np.stack([1 - np.array(p), p], axis=1)
 
 
 MODEL = WeightedWords({"lost": 0.5, "card": 0.3})
@@ -47,14 +46,9 @@ TEXT = "i lost my card"
 
 @pytest.mark.parametrize(
     ("scores", "percent", "kept"),
-    [
-        ([0.1, 0.4, 0.4, -2.0], 1, "a1"),
-        ([0.1, 0.4, 0.4, -2.0], 50, "a1 a2"),
-        ([0.0] * 10, 10, "a0"),
-        ([0.0] * 10, 11, "a0 a1"),
-        ([1.0, 2.0], 100, "a0 a1"),
-    ],
-)
+    [([0.1, 0.4, 0.4, -2.0], 1, "a1"), ([0.1, 0.4, 0.4, -2.0], 50, "a1 a2"), ([0.0] * 10, 10, "a0"),
+     ([0.0] * 10, 11, "a0 a1"), ([1.0, 2.0], 100, "a0 a1")],
+)  # fmt: skip
 def test_the_rationale_rounds_up_and_prefers_earlier_words(
     scores: list[float], percent: int, kept: str
 ) -> None:
@@ -130,109 +124,71 @@ def test_distances_on_paper() -> None:
         output_distance("helinger", whole, other, [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("distance", typing.get_args(SoftDistance))
-def test_certain_masks_have_certain_values(distance: SoftDistance) -> None:
-    # Scores 0 and 1 only make each mask certain, so that the definition can be followed by hand.
-    text, scores = "i lost my card", [0.0, 1.0, 0.0, 1.0]
-    whole = CLASSIFIER([text])
-    target = [int(whole[0].argmax())]
-
-    def output(*words: int) -> np.ndarray[typing.Any, np.dtype[np.float64]]:
-        mask = np.ones((6, 16))
-        mask[[word + 1 for word in words]] = 0.0
-        return CLASSIFIER.masked([text], [mask])
-
-    def move(words: tuple[int, ...]) -> float:
-        return float(output_distance(distance, whole, output(*words), target)[0])
-
-    zero, without, only = move((0, 1, 2, 3)), move((1, 3)), move((0, 2))
-    assert zero > 0.01
-    nc = soft_nc(CLASSIFIER, ScoredTexts([text], target, [scores]), distance=distance)[0]
-    ns = soft_ns(CLASSIFIER, ScoredTexts([text], target, [scores]), distance=distance)[0]
-    assert nc == pytest.approx(np.clip(without / zero, 0, 1), abs=1e-6)
-    assert ns == pytest.approx(np.clip(1 - only / zero, 0, 1), abs=1e-6)
-
-
 class Planted:
     """Each word adds its weight to p(class 1), by the share of its token's elements that are left."""
 
     embedding_width = 2000
-    weights: typing.ClassVar = {"lost": 0.5, "card": 0.3}
+    weights = np.array([0.0, 0.5, 0.0, 0.3])  # of "i lost my card"
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
-        return self.masked(texts, [np.ones((len(text.split()) + 2, 1)) for text in texts])
+        return self.masked(texts, [np.ones((6, 1))] * len(texts))
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         return [[(0, 0), *split_words(text), (0, 0)] for text in texts]
 
     def masked(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> FloatArray:
-        left = [mask.mean(axis=1)[1:-1] for mask in masks]
         assert all((mask[[0, -1]] == 1).all() for mask in masks)  # special tokens stay
-        rows = [
-            0.1
-            + sum(
-                self.weights.get(word, 0.0) * part
-                for word, part in zip(text.split(), parts, strict=True)
-            )
-            for text, parts in zip(texts, left, strict=True)
-        ]
-        return np.array([[1 - p, p] for p in rows])
+        p = np.array([0.1 + self.weights @ mask.mean(axis=1)[1:-1] for mask in masks])
+        return np.stack([1 - p, p], axis=1)
 
 
 @pytest.mark.parametrize(
-    ("scores", "nc", "ns"),
+    ("scores", "distance", "nc", "ns"),
     [
         # importance 0, 1, 0.5, 0.8: (0.5 + 0.3 * 0.8) / 0.8 of what the words carry
-        ([0.0, 1.0, 0.5, 0.8], 0.925, 0.925),
-        ([1.0, 0.0, 0.5, 0.2], 0.075, 0.075),
-        ([-1.0, 3.0, 1.0, 2.2], 0.925, 0.925),
-        ([0.3, 0.3, 0.3, 0.3], 0.5, 0.5),
+        ([0.0, 1.0, 0.5, 0.8], "probability", 0.925, 0.925),
+        ([1.0, 0.0, 0.5, 0.2], "probability", 0.075, 0.075),
+        ([-1.0, 3.0, 1.0, 2.2], "probability", 0.925, 0.925),
+        ([0.3, 0.3, 0.3, 0.3], "probability", 0.5, 0.5),
+        # p goes from 0.9 to 0.84, to 0.16, and to 0.1 for the zero input
+        ([1.0, 0.0, 0.5, 0.2], "hellinger", 0.1002, 0.0908),
     ],
 )
 def test_a_planted_word_that_carries_the_decision(
-    scores: list[float], nc: float, ns: float
+    scores: list[float], distance: SoftDistance, nc: float, ns: float
 ) -> None:
     # single elements are erased: were it whole tokens, a word would be there or not in each of 4 masks
     planted: typing.Any = Planted()
-    text = ["i lost my card"]
-    assert soft_nc(planted, ScoredTexts(text, [1], [scores]))[0] == pytest.approx(nc, abs=0.02)
-    assert soft_ns(planted, ScoredTexts(text, [1], [scores]))[0] == pytest.approx(ns, abs=0.02)
+    scored = ScoredTexts(["i lost my card"], [1], [scores])
+    assert soft_nc(planted, scored, distance=distance)[0] == pytest.approx(nc, abs=0.01)
+    assert soft_ns(planted, scored, distance=distance)[0] == pytest.approx(ns, abs=0.01)
 
 
 def test_masks_depend_on_seed_and_text_only() -> None:
     scores = [[0.1, 0.5, 0.2, 0.9], [0.4, 0.3, 0.2, 0.1], [1.0]]
     targets = CLASSIFIER(TEXTS).argmax(1).tolist()
-    together = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, scores), distance="hellinger")
-    alone = soft_nc(
-        CLASSIFIER, ScoredTexts(TEXTS[1:2], targets[1:2], scores[1:2]), distance="hellinger"
-    )
-    other = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, scores), distance="hellinger", seed=1)
+    scored = ScoredTexts(TEXTS, targets, scores)
+    together = soft_nc(CLASSIFIER, scored, distance="hellinger")
+    second = ScoredTexts(TEXTS[1:2], targets[1:2], scores[1:2])
+    alone = soft_nc(CLASSIFIER, second, distance="hellinger")
     np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
+    other = soft_nc(CLASSIFIER, scored, distance="hellinger", seed=1)
     assert np.abs(together - other).max() > 1e-4
+    # the class that the model likes least can only gain: no drop to normalise by
+    least = ScoredTexts(TEXTS, CLASSIFIER(TEXTS).argmin(1).tolist(), scores)
+    assert np.isnan(soft_nc(CLASSIFIER, least)).any()
 
 
-def test_undefined_where_the_zero_input_moves_nothing() -> None:
-    # the class that the model likes least for the whole text can only gain: no drop to normalise by
-    targets = CLASSIFIER(TEXTS).argmin(1).tolist()
-    values = soft_nc(CLASSIFIER, ScoredTexts(TEXTS, targets, [[1.0, 2.0, 3.0, 4.0]] * 2 + [[1.0]]))
-    assert np.isnan(values).any()
-
-
-def test_cosine_on_paper() -> None:
+def test_cosine_and_spearman() -> None:
     assert cosine([3.0, 4.0], [4.0, 3.0]) == pytest.approx(24 / 25)
     assert cosine([1.0, 0.0], [-2.0, 0.0]) == pytest.approx(-1.0)
-    assert cosine([0.0, 0.0], [1.0, 1.0]) == 0.0
-
-
-def test_spearman_is_scipys_and_zero_where_undefined() -> None:
+    assert cosine([0.0, 0.0], [1.0, 1.0]) == spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
+    assert spearman([], []) == 0.0
     rng = np.random.default_rng(0)
     for _ in range(20):
         left, right = rng.integers(0, 4, 12), rng.integers(0, 4, 12)
-        assert spearman(left.tolist(), right.tolist()) == pytest.approx(
-            spearmanr(left, right).statistic
-        )
-    assert spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
-    assert spearman([], []) == 0.0
+        expected = spearmanr(left, right).statistic
+        assert spearman(left.tolist(), right.tolist()) == pytest.approx(expected)
 
 
 def test_plausibility_on_paper() -> None:
@@ -276,7 +232,5 @@ def test_lists_that_do_not_fit_are_refused(call: Callable[[], object], message: 
 
 def test_robustness_on_paper() -> None:
     found = robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
-    assert found == Robustness(
-        clean_accuracy=0.5, robust_accuracy=0.5, mean_attacked_accuracy=0.625, attack_success=0.5
-    )
+    assert found == Robustness(0.5, 0.5, mean_attacked_accuracy=0.625, attack_success=0.5)
     assert robustness([[0]], [1], [2]).attack_success is None
