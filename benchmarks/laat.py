@@ -47,7 +47,7 @@ from hf_cap.laat.models import (
     TabularModel,
     classification_metrics,
     input_gradients,
-    predict,
+    predict_table,
 )
 from hf_cap.laat.settings import TableOptions, TabularModelOptions
 from hf_cap.laat.table import Preprocessor, TableSchema, infer_schema, read_schema
@@ -250,8 +250,8 @@ def through_trainer(
             options=model_options(name), scores=scores, unlabelled=task.unlabelled,
         )  # fmt: skip
         trainer.train()
-    features = torch.from_numpy(trainer.model.config.preprocessor.features(task.test))
-    return predict(trainer.model, features)
+    found: Probabilities = predict_table(trainer.model, task.test).to_numpy()
+    return found
 
 
 def model_options(name: str) -> TabularModelOptions:

@@ -124,44 +124,32 @@ def _read(model: TabularModel, table: Table, split: str = "train") -> pd.DataFra
     return read_table(table, split=split, missing_values=missing_values)
 
 
-def _inputs(model: TabularModel, table: Table | EncodedTable) -> Features:
-    if isinstance(table, EncodedTable):
-        return table.features.to(model.device)
-    features = model.config.preprocessor.features(_read(model, table))
-    return torch.from_numpy(features).to(model.device)
-
-
 @torch.no_grad()
-def predict(model: TabularModel, features: Features) -> NDArray[np.float64]:
-    """Class probabilities, `(batch, classes)`, or for regression the target in its unit, `(batch, 1)`."""
-    logits: Tensor = model(features=features).logits
-    if model.config.problem_type == "regression":
-        return model.config.preprocessor.numbers(logits.double().cpu().numpy())
-    found: NDArray[np.float64] = logits.softmax(-1).double().cpu().numpy()
-    return found
-
-
 def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
     """Predictions for the rows of a table, which needs no target.
 
     A column of probabilities per class, or for regression one of numbers, named as the target.
     """
-    outputs = model.config.preprocessor.schema.outputs
-    return pd.DataFrame(predict(model, _inputs(model, table)), columns=list(outputs))
+    preprocessor = model.config.preprocessor
+    features = torch.from_numpy(preprocessor.features(_read(model, table)))
+    logits: Tensor = model(features=features.to(model.device)).logits
+    regression = preprocessor.schema.kind == "regression"
+    found = (logits if regression else logits.softmax(-1)).double().cpu().numpy()
+    found = preprocessor.numbers(found) if regression else found
+    return pd.DataFrame(found, columns=list(preprocessor.schema.outputs))
 
 
 def evaluate_tabular(
     model: TabularModel, table: Table, *, split: str = "train"
 ) -> dict[str, float]:
     """`rows`, their number, with `classification_metrics`, or `regression_metrics` in the target's unit."""
-    preprocessor = model.config.preprocessor
-    rows = EncodedTable(_read(model, table, split), preprocessor)
-    found, labels = predict(model, _inputs(model, rows)), rows.labels.numpy()
+    frame, preprocessor = _read(model, table, split), model.config.preprocessor
+    found, targets = predict_table(model, frame).to_numpy(), preprocessor.targets(frame)
     if preprocessor.schema.kind == "regression":
-        measured = regression_metrics(found[:, 0], preprocessor.numbers(labels))
+        measured = regression_metrics(found[:, 0], preprocessor.numbers(targets))
     else:
-        measured = classification_metrics(found, labels)
-    return {"rows": len(rows), **measured}
+        measured = classification_metrics(found, targets)
+    return {"rows": len(frame), **measured}
 
 
 def classification_metrics(
@@ -219,7 +207,11 @@ def attribute_features(model: TabularModel, table: Table | EncodedTable) -> NDAr
 
     Positive where a larger value of the (scaled) feature speaks for the class.
     """
-    features = _inputs(model, table).detach().requires_grad_()
+    if isinstance(table, EncodedTable):
+        features = table.features.to(model.device, copy=True).requires_grad_()
+    else:
+        inputs = model.config.preprocessor.features(_read(model, table))
+        features = torch.from_numpy(inputs).to(model.device).requires_grad_()
     gradients = input_gradients(model(features=features).logits, features, differentiable=False)
     averaged: NDArray[np.float64] = gradients.mean(0).double().cpu().numpy()
     return averaged

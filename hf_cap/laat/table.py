@@ -146,7 +146,7 @@ def infer_schema(
     options, columns, classes = options or TableOptions(), columns or {}, classes or {}
     there = list(frame.columns)
     if target not in there:
-        raise DataError(f"There is no target column {target!r}; the table has {there}.")
+        raise DataError(f"There is no target column {target!r} in {there}; give `label_column`.")
     if unknown := sorted({*columns, *ignore} - set(there)):
         raise DataError(f"The described columns {unknown!r} do not exist; the table has {there}.")
     found = _levels(frame[target]) if options.target_kind == "classification" else ()
@@ -306,7 +306,7 @@ class Preprocessor:
         filled = np.where(np.isnan(numbers), fitted.fill, numbers)
         return ((filled - fitted.centre) * fitted.scale).astype(np.float32)
 
-    def targets(self, frame: pd.DataFrame) -> NDArray[np.int64] | Floats:
+    def targets(self, frame: pd.DataFrame) -> NDArray[Any]:
         """Class index, or for regression the standardised number, of each row, `(rows,)`."""
         name, classes = self.schema.target, self.schema.classes
         cells = _cells(frame, name)
