@@ -13,15 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_cap.cards import (
-    CARD,
-    EVALUATIONS,
-    RUN_FILE,
-    find_secret,
-    model_facts,
-    render_card,
-    unescape,
-)
+from hf_cap import cards
 from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
@@ -73,7 +65,7 @@ def publish(
         target.mkdir()
         write(target)
         _check_folder(target, private)
-        card = folder / CARD
+        card = folder / cards.CARD
         if not (card.is_file() and _OUR_TAG in card.read_text("utf-8", errors="replace")):
             refuse_loss(folder, (file.name for file in target.iterdir()))
     files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -95,12 +87,12 @@ def _check_folder(folder: Path, private: Path) -> None:
         if file.suffix not in _TEXT_FILES:
             continue
         text = file.read_text(encoding="utf-8")
-        if secret := find_secret(text):
+        if secret := cards.find_secret(text):
             raise ConfigError(
                 f"{file.name} holds what looks like an access token ({secret[:6]!r}...). Nothing was "
                 "published; remove it, and revoke it if it ever left this machine."
             )
-        found = [place for place in places if place in text or place in unescape(text)]
+        found = [place for place in places if place in text or place in cards.unescape(text)]
         if found and file.name != "tokenizer.json":  # its vocabulary may hold anything
             raise ConfigError(
                 f"{file.name} holds the local path {found[0]!r}. Nothing was published; use names or "
@@ -206,7 +198,7 @@ def push_model(
     folder: str | Path,
     options: PushOptions,
     *,
-    facts: Callable[..., dict[str, Any]] = model_facts,
+    facts: Callable[..., dict[str, Any]] = cards.model_facts,
     token: str | None = None,
 ) -> Path:
     """Publish the model in the folder of a run, LoRA adapters merged into their base; see `publish`.
@@ -222,8 +214,8 @@ def push_model(
     run = Path(folder)
 
     def write(target: Path) -> None:
-        record = _read_json(run / RUN_FILE)
-        evaluations = sorted((run / EVALUATIONS).glob("*.json"))
+        record = _read_json(run / cards.RUN_FILE)
+        evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
         known = facts(
             record,
             evaluations={file.stem: _read_json(file) for file in evaluations},
@@ -237,7 +229,9 @@ def push_model(
         if "attribution_method" in alignment and CONFIG_KEY not in config:
             config |= AttributionSettings.of_alignment(alignment).entry()
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (target / CARD).write_text(render_card(known, options.template), encoding="utf-8")
+        (target / cards.CARD).write_text(
+            cards.render_card(known, options.template), encoding="utf-8"
+        )
 
     return publish(options, "model", write, run / "hub", token=token)
 
@@ -262,10 +256,10 @@ def _write_weights(run: Path, target: Path) -> None:
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
     from datasets import Dataset
 
-    files = sorted((run / EVALUATIONS).glob("*.parquet"))
+    files = sorted((run / cards.EVALUATIONS).glob("*.parquet"))
     if count and not files:
         raise DataError(
-            f"`examples={count}` needs evaluated texts, but {str(run / EVALUATIONS)!r} has none. Run "
+            f"`examples={count}` needs evaluated texts, but {str(run / cards.EVALUATIONS)!r} has none. Run "
             "`hf-cap evaluate --records` first, or leave the examples out."
         )
     return list(islice(Dataset.from_parquet(str(files[0])), count)) if count else []

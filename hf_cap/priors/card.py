@@ -9,17 +9,8 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCardData
 
-from hf_cap.cards import (
-    CARD,
-    TAGS,
-    PushOptions,
-    prior_facts,
-    public_id,
-    public_name,
-    public_provenance,
-    public_text,
-    render_card,
-)
+from hf_cap import cards
+from hf_cap.cards import PushOptions
 from hf_cap.errors import PriorError
 from hf_cap.schema import (
     LABEL,
@@ -55,8 +46,8 @@ def write_prior_dataset(
         (folder / name).mkdir()
         for split, data in parts.items():
             data.to_parquet(str(folder / name / f"{split}.parquet"))
-    card = render_card(prior_dataset_facts(found, options, audit), options.template)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    card = cards.render_card(prior_dataset_facts(found, options, audit), options.template)
+    (folder / cards.CARD).write_text(card, encoding="utf-8")
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
@@ -100,7 +91,7 @@ def _configuration(data: Dataset, name: str) -> Dataset:
         public[cell] = None
         for source, made in read_provenance(cell).items():
             if name in (HYBRID, source):
-                public[cell] = add_provenance(public[cell], source, public_provenance(made))
+                public[cell] = add_provenance(public[cell], source, cards.public_provenance(made))
     return data.map(
         lambda batch: {PROVENANCE: [public[cell] for cell in batch[PROVENANCE]]},
         batched=True,
@@ -132,17 +123,17 @@ def prior_dataset_facts(
     facts = {
         "template": "priors.md.jinja",
         **options.named(),
-        "source_dataset": public_name(options.source_dataset),
+        "source_dataset": cards.public_name(options.source_dataset),
         "labels": next(iter(splits.values())).features[LABEL].names,
         "splits": {split: len(data) for split, data in splits.items()},
         "audit": {k: v for k, v in figures.items() if isinstance(v, int | float)},
-        "command": public_text("\n".join(commands)) or None,
+        "command": cards.public_text("\n".join(commands)) or None,
         "versions": {k: v for one in made.values() for k, v in (one.get("versions") or {}).items()},
         "configurations": [
             _configuration_facts(name, parts, made[name], shown) for name, parts in found.items()
         ],
     }
-    return {**facts, "metadata": _metadata(facts, public_id(options.source_dataset))}
+    return {**facts, "metadata": _metadata(facts, cards.public_id(options.source_dataset))}
 
 
 def _metadata(facts: Mapping[str, Any], source: str | None) -> DatasetCardData:
@@ -161,7 +152,7 @@ def _metadata(facts: Mapping[str, Any], source: str | None) -> DatasetCardData:
         source_datasets=[source] if source else None,
         task_categories=["text-classification"],
         size_categories=next((size for size, limit in sizes.items() if rows < limit), "n>1M"),
-        tags=[*TAGS, "attribution-priors"],
+        tags=[*cards.TAGS, "attribution-priors"],
         configs=configs,
     )
 
@@ -180,7 +171,7 @@ def _configuration_facts(
 ) -> dict[str, Any]:
     first = next(iter(splits.values()))
     priors = [prior for data in splits.values() for prior in data[PRIOR]]
-    (facts,) = prior_facts({PRIOR if name == HYBRID else name: made})
+    (facts,) = cards.prior_facts({PRIOR if name == HYBRID else name: made})
     shown = [
         {
             "label": first.features[LABEL].int2str(row[LABEL]),
