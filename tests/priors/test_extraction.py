@@ -1,8 +1,6 @@
 """The stage `extract`: columns, provenance, several processes, kills, two commands at once."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
@@ -245,14 +244,18 @@ class Job:
         return Counter(line for line in lines if json.loads(line)[0] == what)
 
     def kill_after(self, answers: int) -> None:
-        """SIGKILL all its processes, once there are this many more answers."""
-        before = self.noted("answered").total()
+        """SIGKILL it and all that it launched, once there are this many more answers."""
         deadline = time.monotonic() + 120
-        while self.noted("answered").total() < before + answers:
+        while self.noted("answered").total() < answers:
             assert self.process.poll() is None, self.process.communicate()[1].decode()[-3000:]
             assert time.monotonic() < deadline, "the program does nothing"
             time.sleep(0.01)
-        kill_all(self.process.pid)
+        launcher = psutil.Process(self.process.pid)
+        family = [launcher, *launcher.children(recursive=True)]  # in sessions of their own
+        for member in family:
+            member.suspend()  # all stop first, so that none starts another
+        for member in family:
+            member.kill()
         self.process.communicate()
 
     def finish(self) -> Counter[str]:
@@ -262,42 +265,39 @@ class Job:
         return self.noted("asked")
 
 
-def kill_all(launcher: int) -> None:
-    """SIGKILL a process and those that it launched, in sessions of their own."""
-    import psutil
-
-    family = [psutil.Process(launcher), *psutil.Process(launcher).children(recursive=True)]
-    for member in family:
-        member.suspend()  # all stop first, so that none starts another
-    for member in family:
-        os.kill(member.pid, signal.SIGKILL)
+@pytest.fixture(scope="module")
+def undisturbed(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
+    """Where one process put its results, and what it asked."""
+    room = tmp_path_factory.mktemp("undisturbed")
+    return room, Job(room, model, "out").finish()
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path: Path, model: str) -> None:
-    asked = [Job(tmp_path, model, str(n), processes=n).finish() for n in (1, 2)]
-    assert asked[0] == asked[1]
-    told = [json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2)]
-    assert told[0] == told[1] == [ROWS, asked[0].total()]
-    assert read(tmp_path / "1").to_dict() == read(tmp_path / "2").to_dict()
+def test_two_processes_give_what_one_gives(
+    tmp_path: Path, model: str, undisturbed: tuple[Path, Counter[str]]
+) -> None:
+    room, asked = undisturbed
+    assert Job(tmp_path, model, "out", processes=2).finish() == asked
+    for folder in (room, tmp_path):
+        assert json.loads((folder / "out.json").read_text()) == [ROWS, asked.total()]
+    assert read(tmp_path / "out").to_dict() == read(room / "out").to_dict()
 
 
 @pytest.mark.slow
 def test_a_killed_extraction_asks_nothing_twice_that_was_answered(
-    tmp_path: Path, model: str
+    tmp_path: Path, model: str, undisturbed: tuple[Path, Counter[str]]
 ) -> None:
-    undisturbed = Job(tmp_path, model, "whole").finish()
+    room, everything = undisturbed
     store = str(tmp_path / "scores.sqlite")
-    third = undisturbed.total() // 3
-    Job(tmp_path, model, "part", store=store, pause=0.2, processes=2).kill_after(third)
-    Job(tmp_path, model, "part", store=store, pause=0.2).kill_after(third)
-    assert not (tmp_path / "part").exists()
-    rest = Job(tmp_path, model, "part", store=store, processes=2)
+    half = everything.total() // 2
+    Job(tmp_path, model, "out", store=store, pause=0.2, processes=2).kill_after(half)
+    assert not (tmp_path / "out").exists()
+    rest = Job(tmp_path, model, "out", store=store)
     asked, answered = rest.finish(), rest.noted("answered")
     assert {line.replace("asked", "answered") for line in asked} == answered.keys()
-    assert asked.keys() == undisturbed.keys()
+    assert asked.keys() == everything.keys()
     assert max(answered.values()) == 1, "asked again although the answer was there"
-    one, other = read(tmp_path / "whole"), read(tmp_path / "part")
+    one, other = read(room / "out"), read(tmp_path / "out")
     assert one["text"][:] == other["text"][:]
     # a batch of which half was stored is scored in another company, which rounds differently
     for left, right in zip(one["prior_cap"], other["prior_cap"], strict=True):
