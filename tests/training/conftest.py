@@ -20,16 +20,6 @@ this file's path writes it again; the rows of DeepSpeed need it installed (`make
 | set-up | gradient mode | tests | result |
 |---|---|---:|---|
 """
-_FOOT = """
-## `Trainer`'s own tests
-
-With plain `TrainingArguments`, or `alignment_weight=0`, `CAPTrainer` is to behave as `Trainer` does.
-`tests/training/as_trainer.py` is a pytest plugin that puts it in the place of `Trainer`, so that
-transformers' own tests can be run on it, in a checkout of transformers of the installed version (its packages
-do not hold them):
-
-    PYTHONPATH=<this project>/tests/training python -m pytest -p as_trainer tests/trainer/test_trainer.py
-"""
 _rows: dict[tuple[str, str], list[str]] = {}
 
 
@@ -57,4 +47,4 @@ def pytest_sessionfinish() -> None:
             f"| {what} | `{mode}` | {len(found)} | {', '.join(sorted(set(found)))} |"
             for (what, mode), found in sorted(_rows.items())
         ]
-        Path(target).write_text(_HEAD + "\n".join(lines) + "\n" + _FOOT, encoding="utf-8")
+        Path(target).write_text(_HEAD + "\n".join(lines) + "\n", encoding="utf-8")

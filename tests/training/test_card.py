@@ -21,21 +21,6 @@ def test_only_what_differs_from_the_defaults_is_told(tmp_path: Path) -> None:
     }
 
 
-# peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("adapter", [True, False])
-def test_the_card_tells_an_adapter_from_a_whole_model(tmp_path: Path, adapter: bool) -> None:
-    def model() -> Any:
-        adapters = LoraConfig(task_type="SEQ_CLS", r=2)
-        return get_peft_model(roberta_classifier(), adapters) if adapter else roberta_classifier()
-
-    trainer(tmp_path, model=model).create_model_card()
-    card = (tmp_path / "README.md").read_text()
-    assert ("library_name: peft" in card) is adapter
-    assert ("PEFT adapter" in card) is adapter
-    assert ("Plain `transformers` is enough" in card) is not adapter
-
-
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> None:
     labels = ["renew", 'say "no"', "\U0001f4da"]
@@ -54,6 +39,8 @@ def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> Non
     word_tokenizer().save_pretrained(tmp_path / "run")
     made.create_model_card(model_name=str(tmp_path / "run"))
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" in card
+    assert "PEFT adapter" in card
     plain, explained = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names: dict[str, Any] = {}
     exec(plain + explained, names)  # the card's own code
@@ -64,3 +51,7 @@ def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> Non
     assert found["label"] == labels[int(expected.argmax())]
     assert found["score"] == pytest.approx(expected.max().item(), abs=1e-6)
     assert names["explain"]("renew my card")["label"] == found["label"]
+    trainer(tmp_path / "whole").create_model_card()
+    card = (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" not in card
+    assert "Plain `transformers` is enough" in card

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -19,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from hf_cap.attribution import attribute_words
 from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.gradient import double_backward
-from hf_cap.training.trainer import AlignedTrainer, CAPTrainer
+from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
@@ -157,21 +156,13 @@ def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
     {"compute_loss_func": summed_loss},
 ])  # fmt: skip
 def test_accumulation_changes_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
-    def final(size: int, steps: int) -> dict[str, Tensor]:
-        subject = trainer(
-            tmp_path,
-            model=exact_classifier,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=steps,
-            max_steps=2,
-            **settings,
-        )
-        subject.train()
-        return weights(subject.model)
-
-    whole = final(8, 1)
-    assert farthest(final(2, 4), whole) < 1e-10
-    assert farthest(whole, weights(exact_classifier())) > 1e-3
+    ends = []
+    for size, steps in ((8, 1), (2, 4)):
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        subject = trainer(tmp_path, model=exact_classifier, max_steps=2, **sizes, **settings)
+        ends.append(moved(subject))
+    assert float((ends[0] - ends[1]).abs().max()) < 1e-10
+    assert float(ends[0].abs().max()) > 1e-3
 
 
 @pytest.mark.compatibility("resume from checkpoint", mode="double_backward")
@@ -208,7 +199,7 @@ def test_alignment_draws_nothing_from_the_global_generator(tmp_path: Path) -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_parts_of_the_loss_are_logged_raw(tmp_path: Path) -> None:
+def test_the_parts_of_the_loss_are_logged_raw_and_as_json(tmp_path: Path) -> None:
     subject = trainer(tmp_path, logging_strategy="steps", logging_steps=2, alignment_weight=0.25)
     subject.train()
     logs = [log for log in subject.state.log_history if "loss" in log]
@@ -216,18 +207,9 @@ def test_the_parts_of_the_loss_are_logged_raw(tmp_path: Path) -> None:
     for log in logs:
         assert log["loss"] == pytest.approx(log["loss_task"] + 0.25 * log["loss_align"], rel=1e-4)
         assert 0 <= log["loss_align"] <= 4
-
-
-@pytest.mark.compatibility("attention: {attention}")
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_attention_is_no_hindrance_in_evaluation_mode(
-    tmp_path: Path, mode: str, attention: str
-) -> None:
-    model = partial(roberta_classifier, attn_implementation=attention)
-    _, gradient = batch_loss(trainer(tmp_path, model=model, alignment_gradient=mode))
-    _, expected = batch_loss(trainer(tmp_path, alignment_gradient="double_backward"))
-    assert farthest(gradient, expected) < 5e-3
+    subject.log({"loss": 1.5, "grad_norm": float("inf")})
+    assert subject.history[-1]["loss"] == 1.5
+    assert subject.history[-1]["grad_norm"] is None
 
 
 @pytest.mark.compatibility("bfloat16 autocast")
@@ -282,32 +264,6 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, mode: str) -> No
         ends.append(moved(subject := trainer(tmp_path, **kwargs)))
         assert subject.model.is_activation_checkpointing is on
     assert float((ends[0] - ends[1]).abs().max()) < 1e-4
-
-
-# peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.compatibility("PEFT LoRA with modules_to_save")
-@pytest.mark.parametrize("mode", MODES)
-def test_lora_trains_adapters_and_head_only(tmp_path: Path, mode: str) -> None:
-    def model() -> nn.Module:
-        torch.manual_seed(1)
-        adapters = LoraConfig(
-            task_type=TaskType.SEQ_CLS,
-            r=2,
-            target_modules=["query", "value"],
-            modules_to_save=["classifier"],
-        )
-        adapted: nn.Module = get_peft_model(roberta_classifier(), adapters)
-        return adapted
-
-    subject = trainer(tmp_path, model=model, alignment_gradient=mode)
-    before = weights(subject.model)
-    subject.train()
-    after = weights(subject.model)
-    moved = {name for name in after if not torch.equal(after[name], before[name])}
-    assert all("lora" in name or "modules_to_save" in name for name in moved)
-    assert sum("lora_B" in name for name in moved) == 4
-    assert any("modules_to_save" in name for name in moved)
 
 
 # torch 2.13's inductor imports a module of its own that still uses torch.jit
@@ -467,45 +423,3 @@ def test_finite_differences_are_float32_under_autocast(tmp_path: Path) -> None:
 
     exact = gradient(False)
     assert float((gradient(True) - exact).norm() / exact.norm()) < 1e-4
-
-
-class Pull(AlignedTrainer):
-    """Another attribution: the embedding table itself, pulled to zero."""
-
-    def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any
-    ) -> Any:
-        loss, outputs = Trainer.compute_loss(self, model, inputs, True)
-        pull = self.model.get_input_embeddings().weight.square().sum()
-        half = torch.tensor([0.5])
-        self.record(model.training, inputs, loss, pull, half, torch.ones(1))
-        loss = loss + self.beta(model.training) * pull
-        return (loss, outputs) if return_outputs else loss
-
-
-def test_another_attribution_needs_one_method(tmp_path: Path) -> None:
-    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
-    plain = encoded.remove_columns(["token_words", "prior", "prior_weight"])
-    settings: dict[str, Any] = {"logging_strategy": "steps", "logging_steps": 1}
-    subject = Pull(
-        model=roberta_classifier(),
-        args=config(tmp_path, **settings, max_steps=3, learning_rate=0.05),
-        train_dataset=plain,
-        eval_dataset=plain,
-        processing_class=word_tokenizer(),
-    )
-    subject.train()
-    logs = [log for log in subject.state.log_history if "loss" in log]
-    pulls = [log["loss_align"] for log in logs]
-    assert pulls == sorted(pulls, reverse=True)
-    assert logs[0]["align_cosine"] == 0.5
-    assert logs[0]["loss"] == pytest.approx(logs[0]["loss_task"] + 0.5 * pulls[0], rel=1e-4)
-    assert subject.evaluate()["eval_loss_align"] < pulls[-1]
-
-
-def test_the_history_has_no_number_that_json_cannot_tell(tmp_path: Path) -> None:
-    subject = trainer(tmp_path)
-    subject.log({"loss": 1.5, "grad_norm": float("inf")})
-    (line,) = subject.history
-    assert line["loss"] == 1.5
-    assert line["grad_norm"] is None
