@@ -292,7 +292,8 @@ def _whole_class(groups: Sequence[Group]) -> Any:
             is_mapping = get_origin(kind) in (dict, Mapping)
             kind = Annotated[kind, pairs] if is_mapping else kind
             own.append((name, kind, field(**default, metadata=item.metadata)))
-        made: Any = make_dataclass(group.name or "settings", own, kw_only=True)
+        light: Any = {"kw_only": True, "eq": False, "repr": False}
+        made: Any = make_dataclass(group.name or "settings", own, **light)
         made = made if group.name else Annotated[made, tyro.conf.arg(name="")]
         whole.append((group.name or "settings", made, field(metadata={"help": group.doc})))
     return make_dataclass("Settings", whole, kw_only=True)
