@@ -33,13 +33,10 @@ Kind = Literal["keyword_addition", "keyword_replacement"]
 CHANGED = "changed"
 COLUMNS = ("original", "keyword", "source_label", "difficulty", CHANGED, "maker", "note")
 """What an attack adds beside `text` and `label`."""
-_BATCH = 32  # texts per step of the progress bar, and per call of the language model
 _logger = logging.getLogger(__name__)
 
 _REFUSALS = tuple(ENGLISH["refusals"])
 _ECHO = re.compile(rf"\b(?:{'|'.join(ENGLISH['echoes'])})\b", re.IGNORECASE)
-_SHORTEST, _LONGEST, _SLACK = 0.4, 2.5, 8
-"""Bounds of a reply: shares of the original's number of words, the slack added to the upper one."""
 
 
 @documented
@@ -220,14 +217,15 @@ def fault(
     refusing, refused = (
         text.replace("’", "'").casefold().startswith(_REFUSALS) for text in (rewritten, original)
     )
-    longest = _LONGEST * len(before) + _SLACK
+    # shares of the original's number of words
+    shortest, longest = 0.4 * len(before), 2.5 * len(before) + 8
     checks = {
         "empty reply": not words,
         "refusal": refusing and not refused,
         "request echoed": _ECHO.search(rewritten) and not _ECHO.search(original),
         "several lines": "\n" in rewritten,
         "nothing changed": words == before,
-        "wrong length": not _SHORTEST * len(before) <= len(words) <= longest,
+        "wrong length": not shortest <= len(words) <= longest,
         "keyword missing": not set(required) <= set(words),
         "keyword still there": set(forbidden) & set(words),
     }
@@ -294,8 +292,7 @@ def attack_dataset(
     Raises:
         DataError: the label spaces differ, a test label has no training text, or no text changes.
         PriorError: keywords come from a prior that does not fit the words of its texts.
-        ModelError: the chat model cannot be used.
-        ServerError: its server keeps failing; run again to continue with the replies so far.
+        ServerError: the chat model's server keeps failing; run again to continue with the replies.
     """
     attack = prepare_attack(train, settings or AttackSettings(), model)
     attacked, summary = run_attack(dataset, train, attack)
@@ -319,7 +316,7 @@ def run_attack(
     attacked = dataset.select_columns([TEXT, LABEL]).map(
         attack,
         batched=True,
-        batch_size=_BATCH,
+        batch_size=32,  # also of the language model
         features=Features({TEXT: Value("string"), LABEL: dataset.features[LABEL], **columns}),
         # the rules are quick and replies are stored: a cache could only be stale
         load_from_cache_file=False,
@@ -346,13 +343,12 @@ def run_attack(
 def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
     from hf_cap.data import label_names
 
-    labels, found = label_names(train), label_names(dataset)
+    labels, found, known = label_names(train), label_names(dataset), set(train[LABEL])
     if found != labels:
         raise DataError(
             f"An attack needs one label space; the test data has {found[:5]!r}..., the training data "
             f"{labels[:5]!r}..."
         )
-    known = set(train[LABEL])
     if lost := [labels[label] for label in dataset[LABEL] if label not in known]:
         raise DataError(
             f"{len(lost)} test texts have labels of which there is no training text: "

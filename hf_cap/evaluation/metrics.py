@@ -24,7 +24,6 @@ SoftDistance = Literal["probability", "hellinger"]
 
 PERCENTAGES = (1, 5, 10, 20, 50)
 SOFT_SAMPLES = 4
-_LEAST_DISTANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -78,30 +77,19 @@ def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Plausibility:
-    """Agreement of word scores with a human rationale; each in [0, 1], higher is better.
-
-    Attributes:
-        token_f1: F1 of the chosen words against the marked ones.
-        auprc: Area under the precision-recall curve of the scores, by trapezoids.
-        iou: Words both chosen and marked, over words chosen or marked.
-    """
-
-    token_f1: float
-    auprc: float
-    iou: float
-
-
 def plausibility(
     scores: Scores, marked: Sequence[bool], size: int | None = None
-) -> Plausibility | None:
+) -> dict[str, float] | None:
     """Compare the word scores of one text with a human rationale; `None` where no word is marked.
 
     Args:
         scores: One score per word.
         marked: One flag per word, true for the words of the human rationale.
         size: Number of highest-scoring words to choose; by default as many as are marked.
+
+    Returns:
+        `token_f1` and `iou` (intersection over union) of the chosen words and the marked ones, and
+        `auprc`, the area under the precision-recall curve by trapezoids; each in [0, 1].
     """
     from sklearn.metrics import auc, precision_recall_curve
 
@@ -114,7 +102,8 @@ def plausibility(
     chosen = _highest(scores, size or int(truth.sum()))
     both, total = int((chosen & truth).sum()), int(chosen.sum() + truth.sum())
     precision, recall, _ = precision_recall_curve(truth, np.asarray(scores))
-    return Plausibility(2 * both / total, float(auc(recall, precision)), both / (total - both))
+    area = float(auc(recall, precision))
+    return {"token_f1": 2 * both / total, "auprc": area, "iou": both / (total - both)}
 
 
 def _highest(scores: Scores, size: int) -> NDArray[np.bool_]:
@@ -195,8 +184,8 @@ def soft_nc(
     Raises:
         ModelError: the tokenizer gives no character offsets.
     """
-    kept = [1.0 - _importance(scores) for scores in scored.scores]
-    return np.clip(_soft_distance(classifier, scored, kept, samples, distance, seed), 0.0, 1.0)
+    moved = _soft_distance(classifier, scored, samples, distance, seed, erase_important=True)
+    return np.clip(moved, 0.0, 1.0)
 
 
 def soft_ns(
@@ -211,8 +200,7 @@ def soft_ns(
     Returns:
         One value per text in [0, 1], clipped; higher is better, unlike plain `sufficiency`.
     """
-    kept = [_importance(scores) for scores in scored.scores]
-    moved = _soft_distance(classifier, scored, kept, samples, distance, seed)
+    moved = _soft_distance(classifier, scored, samples, distance, seed, erase_important=False)
     return np.clip(1.0 - moved, 0.0, 1.0)
 
 
@@ -227,12 +215,15 @@ def _importance(scores: Scores) -> FloatArray:
 def _soft_distance(
     classifier: "Classifier",
     scored: ScoredTexts,
-    kept: Sequence[FloatArray],
     samples: int,
     distance: SoftDistance,
     seed: int,
+    *,
+    erase_important: bool,
 ) -> FloatArray:
     """Mean distance under random masks over that of the zero input; NaN where the latter is 0."""
+    kept = [_importance(scores) for scores in scored.scores]
+    kept = [1.0 - row for row in kept] if erase_important else kept
     texts, targets, width = scored.texts, scored.targets, classifier.embedding_width
     words = [
         np.array(token_words(offsets, row, text), dtype=np.intp)
@@ -252,7 +243,7 @@ def _soft_distance(
         moved += output_distance(distance, whole, other, targets) / samples
     nothing = [np.repeat((row == NO_WORD).astype(np.float64)[:, None], width, 1) for row in words]
     zero = output_distance(distance, whole, classifier.masked(texts, nothing), targets)
-    return np.asarray(moved / np.where(zero > _LEAST_DISTANCE, zero, np.nan))
+    return np.asarray(moved / np.where(zero > 1e-9, zero, np.nan))
 
 
 def output_distance(
@@ -266,32 +257,20 @@ def output_distance(
     return np.maximum(_of_target(whole, targets) - _of_target(other, targets), 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Robustness:
-    """Accuracy before and under attacks, each in [0, 1].
-
-    Attributes:
-        clean_accuracy: Share of the original texts predicted right.
-        robust_accuracy: Share of texts of which every attacked version is predicted right.
-        mean_attacked_accuracy: Mean over texts of the share of versions predicted right.
-        attack_success: Share of the rightly predicted texts that an attack turns; `None` if none.
-    """
-
-    clean_accuracy: float
-    robust_accuracy: float
-    mean_attacked_accuracy: float
-    attack_success: float | None
-
-
 def robustness(
     attacked: Sequence[Sequence[int]], clean: Sequence[int], references: Sequence[int]
-) -> Robustness:
+) -> dict[str, float | None]:
     """Compare predictions before and after attacks.
 
     Args:
         attacked: For each text, the predicted label of each attacked version; at least one.
         clean: Predicted label of each original text.
         references: Gold label of each text.
+
+    Returns:
+        Shares in [0, 1]: `clean_accuracy`, `robust_accuracy` of texts of which every version is
+        predicted right, `mean_attacked_accuracy` over texts and versions, and `attack_success` of
+        rightly predicted texts that an attack turns (lower is better; `None` without such texts).
     """
     counts = len(attacked), len(clean), len(references), sum(not len(row) for row in attacked)
     if not counts[0] or len({*counts[:3]}) > 1 or counts[3]:
@@ -302,9 +281,9 @@ def robustness(
     pairs = zip(attacked, references, strict=True)
     right = np.array([np.mean(np.asarray(versions) == gold) for versions, gold in pairs])
     clean_right = np.asarray(clean) == np.asarray(references)
-    return Robustness(
-        clean_accuracy=float(clean_right.mean()),
-        robust_accuracy=float((right == 1).mean()),
-        mean_attacked_accuracy=float(right.mean()),
-        attack_success=float((right[clean_right] < 1).mean()) if clean_right.any() else None,
-    )
+    return {
+        "clean_accuracy": float(clean_right.mean()),
+        "robust_accuracy": float((right == 1).mean()),
+        "mean_attacked_accuracy": float(right.mean()),
+        "attack_success": float((right[clean_right] < 1).mean()) if clean_right.any() else None,
+    }

@@ -5,7 +5,6 @@ load_metric("plausibility").compute(predictions=word_scores, references=rational
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,10 +79,8 @@ class _Plausibility(_Metric):
     def _compute(self, predictions: Any, references: Any, size: Any = None) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
         found = [item for pair in pairs if (item := metrics.plausibility(*pair, size))]
-        means = {
-            field.name: _mean([getattr(item, field.name) for item in found])
-            for field in fields(metrics.Plausibility)
-        }
+        names = ("token_f1", "auprc", "iou")
+        means = {name: _mean([item[name] for item in found]) for name in names}
         return {**means, "texts": len(found)}
 
 
@@ -98,7 +95,7 @@ class _Alignment(_Metric):
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+    return mean_defined(np.array(values, dtype=np.float64))
 
 
 class _RobustAccuracy(_Metric):
@@ -109,7 +106,7 @@ class _RobustAccuracy(_Metric):
     )
 
     def _compute(self, predictions: Any, references: Any, clean_predictions: Any) -> dict[str, Any]:
-        return asdict(metrics.robustness(predictions, clean_predictions, references))
+        return metrics.robustness(predictions, clean_predictions, references)
 
 
 METRICS: Mapping[str, type[_Metric]] = {

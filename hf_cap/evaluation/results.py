@@ -22,18 +22,15 @@ from hf_cap.errors import DataError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 COLUMNS = ("run", "method", "seed", "draw", "test_set", "measure", "value")
-RESAMPLES = 10_000
-_CHUNK = 1_000
 _NO_SPREAD = 1e-18  # relative to the squared mean: rounding, not spread
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and its confidence interval, in the unit of the values."""
+    """A mean and its confidence interval (`None` for a single value) of `n` values, in their unit."""
 
     mean: float
     low: float | None
-    """`None` for a single value, which has no spread; `high` likewise."""
     high: float | None
     n: int
 
@@ -136,7 +133,7 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+def paired_bootstrap(differences: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of the bootstrap-t for a mean of zero, of one difference per pair.
 
     The differences are centred, so that the hypothesis holds, and resampled; Student's t of the
@@ -156,8 +153,8 @@ def paired_bootstrap(differences: ArrayLike, *, resamples: int = RESAMPLES, seed
         # equal differences are interchangeable, so only how often each is drawn matters
         distinct, counts = np.unique(data - mean, return_counts=True)
         rng = np.random.default_rng(seed)
-        for start in range(0, resamples, _CHUNK):
-            size = min(_CHUNK, resamples - start)
+        for start in range(0, resamples, 1_000):
+            size = min(1_000, resamples - start)
             shares = rng.multinomial(len(data), counts / len(data), size=size) / len(data)
             means = shares @ distinct
             variances = np.maximum(shares @ distinct**2 - means**2, 0.0)

@@ -12,7 +12,6 @@ from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.metrics import (
     FloatArray,
-    Robustness,
     ScoredTexts,
     SoftDistance,
     comprehensiveness,
@@ -195,10 +194,10 @@ def test_plausibility_on_paper() -> None:
     # marked: words 1 and 3; the two best scores are words 1 and 2
     found = plausibility([0.0, 0.9, 0.5, 0.4], [False, True, False, True])
     assert found is not None
-    assert found.token_f1 == pytest.approx(0.5)
-    assert found.iou == pytest.approx(1 / 3)
+    assert found["token_f1"] == pytest.approx(0.5)
+    assert found["iou"] == pytest.approx(1 / 3)
     # precision-recall points (0, 1), (1/2, 1), (1/2, 1/2), (1, 2/3), joined by trapezoids
-    assert found.auprc == pytest.approx(0.5 + 0.5 * (1 / 2 + 2 / 3) / 2)
+    assert found["auprc"] == pytest.approx(0.5 + 0.5 * (1 / 2 + 2 / 3) / 2)
 
 
 def test_plausibility_agrees_with_scikit_learn() -> None:
@@ -209,8 +208,8 @@ def test_plausibility_agrees_with_scikit_learn() -> None:
         chosen = np.argsort(np.argsort(-scores)) < size
         found = plausibility(scores.tolist(), marked.tolist(), size)
         assert found is not None
-        assert found.token_f1 == pytest.approx(f1_score(marked, chosen))
-        assert found.iou == pytest.approx(jaccard_score(marked, chosen))
+        assert found["token_f1"] == pytest.approx(f1_score(marked, chosen))
+        assert found["iou"] == pytest.approx(jaccard_score(marked, chosen))
     assert plausibility([1.0, 2.0], [False, False]) is None
 
 
@@ -232,5 +231,10 @@ def test_lists_that_do_not_fit_are_refused(call: Callable[[], object], message: 
 
 def test_robustness_on_paper() -> None:
     found = robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
-    assert found == Robustness(0.5, 0.5, mean_attacked_accuracy=0.625, attack_success=0.5)
-    assert robustness([[0]], [1], [2]).attack_success is None
+    assert found == {
+        "clean_accuracy": 0.5,
+        "robust_accuracy": 0.5,
+        "mean_attacked_accuracy": 0.625,
+        "attack_success": 0.5,
+    }
+    assert robustness([[0]], [1], [2])["attack_success"] is None
