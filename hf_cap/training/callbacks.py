@@ -27,8 +27,7 @@ class HeatMapCallback(TrainerCallback):
     """Draws the word attributions of a few texts at the start and after each epoch, beside their priors.
 
     The drawing is plain text with a bar below each word. It goes to each of TensorBoard and trackio that
-    `report_to` names. Training is the same with and without it. Nothing is drawn where FSDP or DeepSpeed
-    spreads the weights, since no process could explain the model alone.
+    `report_to` names, except where FSDP or DeepSpeed spreads the weights. Training is the same without it.
 
     Args:
         dataset: Texts with `text`, a `ClassLabel` column `label`, and perhaps priors.

@@ -33,28 +33,26 @@ class CAPConfig(AlignmentOptions, TrainingArguments):
         self.check_set_up()
 
     def check_set_up(self) -> None:
-        """Check that nothing is published while training, and that attributions can be differentiated.
+        """Check the settings that the trainer checks again, since they may change after construction.
 
         Raises:
-            ConfigError: `Trainer` would upload the output folder at each save, or a setting cannot work
-                with an alignment weight above 0.
+            ConfigError: `Trainer` would upload the output folder at each save, or attributions cannot be
+                differentiated.
         """
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ConfigError(
-                f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder, "
-                "local paths included, at each save; set `hub_strategy='end'`, or call `push_to_hub()` after "
-                "training."
+                f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder "
+                "at each save; set `hub_strategy='end'`, or call `push_to_hub()` after training."
             )
         kwargs = self.activation_checkpointing_kwargs
         reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant")
-        fp16 = (
-            self.mixed_precision == "fp16"
-        )  # by an argument, or by accelerate's own configuration
+        fp16 = self.mixed_precision == "fp16"  # by `fp16` or by accelerate's configuration
         problems = {
             "Reentrant gradient checkpointing cannot differentiate an attribution; leave out "
-            "`use_reentrant` of `activation_checkpointing_kwargs`.": reentrant,
-            "`ddp_static_graph=True` gives wrong gradients, without an error, when an attribution is "
-            "differentiated; leave it out.": self.ddp_static_graph,
+            "`use_reentrant`.": reentrant,
+            "`ddp_static_graph=True` gives wrong gradients of an attribution; leave it out.": (
+                self.ddp_static_graph
+            ),
             "Mixed precision 'fp16' scales the loss, which overflows in the gradient of an attribution; use "
             "`bf16=True` or neither, also in accelerate's configuration.": fp16,
             f"DataParallel over {self.n_gpu} GPUs cannot differentiate attributions; start the program with "

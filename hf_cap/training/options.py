@@ -28,16 +28,15 @@ class AlignmentOptions:
     )
     alignment_norm_floor: float = option(
         0.0,
-        "Attributions are divided by sqrt(norm² + floor²), in logits. A positive floor bounds the gradient "
-        "(by 1/floor) on texts whose words hardly move the logit, as all do early in training.",
+        "Attributions are divided by sqrt(norm² + floor²), in logits, which bounds the gradient by 1/floor "
+        "on texts whose words hardly move the logit.",
     )
     alignment_schedule: Schedule = option(
         "constant",
-        "Course of the weight: constant, rising from 0 over the warm-up, or a half cosine down to 0.",
+        "Course of the weight: constant, rising over the warm-up, or a cosine down to 0.",
     )
     alignment_warmup: float = option(
-        0.1,
-        "Part of the training steps over which the schedule `warmup` rises; above 0, at most 1.",
+        0.1, "Part of the steps over which the schedule `warmup` rises; above 0, at most 1."
     )
     alignment_gradient: GradientMode = option(
         "auto",
@@ -60,12 +59,12 @@ class AlignmentOptions:
     )
     attribution_target: AttributionTarget = option(
         "gold",
-        "What is attributed: the gold label's logit, or its `contrast` with the logsumexp of the others.",
+        "What is attributed: the gold label's logit, or its `contrast` with the other labels.",
     )
     attribution_backward_steps: int = option(
         0,
-        "Of the K points, how many (drawn anew on each step) carry the second derivative; all count in the "
-        "attribution itself. 0 means all. The gradient stays unbiased, and the other points cost a third.",
+        "Of the K points, how many (drawn anew on each step) carry the second derivative; the others cost a "
+        "third, and the gradient stays unbiased. 0 means all.",
     )
     attribution_rows: int = option(
         0, "Most path points (examples times steps) in one pass, to bound memory; 0 means all."

@@ -54,10 +54,8 @@ class AlignedTrainer(Trainer):
 
     Its arguments are those of `Trainer`, where `args` is a `CAPConfig` (plain `TrainingArguments` switch the
     alignment off), and `alignment_loss_func`: a distance d in place of `alignment_loss`, from
-    `(attribution, prior, mask)`, each `(batch, words)`, to `(batch,)`.
-
-    Raises:
-        ConfigError: the settings cannot work together.
+    `(attribution, prior, mask)`, each `(batch, words)`, to `(batch,)`. Settings that cannot work together
+    raise `ConfigError`.
     """
 
     model: Any

@@ -45,17 +45,13 @@ def choose_gradient(
     """The gradient mode to use: `wanted`, or for `auto` the first that can run.
 
     `sharded_by` is what spreads the weights over processes, if anything, and `mixed_precision` what
-    accelerate calls the precision of the passes.
-
-    Raises:
-        ConfigError: the mode that is wanted, or with `auto` each mode, cannot run here.
+    accelerate calls the precision of the passes. Where no mode can run, a `ConfigError` says why.
     """
     low = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
     blocked: dict[str, str] = {}
     if sharded_by:
         blocked["double_backward"] = (
-            f"{sharded_by} frees or reduces weights between the two backward passes; use "
-            "'finite_difference' in float32"
+            f"{sharded_by} frees or reduces weights between two backward passes"
         )
     if sharded_by and mixed_precision != "no":  # autocast can be switched off, but not their casts
         blocked["finite_difference"] = (
@@ -64,8 +60,7 @@ def choose_gradient(
         )
     elif low:
         blocked["finite_difference"] = (
-            f"the model's weights are {sorted(map(str, low))!r}, not float32; load it with "
-            "`dtype='float32'` and train with `bf16=True`"
+            f"the weights are {sorted(map(str, low))!r}, not float32; load them as `dtype='float32'`"
         )
     modes = ["double_backward", "finite_difference"] if wanted == "auto" else [wanted]
     mode = next((mode for mode in modes if mode not in blocked), None)
@@ -74,30 +69,24 @@ def choose_gradient(
         raise ConfigError(f"`alignment_gradient={wanted!r}`: {reasons}.")
     if mode == "finite_difference" and any(isinstance(m, nn.ReLU) for m in model.modules()):
         _logger.warning(
-            "The model has ReLU layers: a finite difference over a kink differs from the exact gradient. Use "
-            "`alignment_gradient='double_backward'` where it can run."
+            "With ReLU layers finite differences differ from the exact gradient; use `double_backward` where "
+            "it can run."
         )
     return mode
 
 
 def check_gradient(mode: str, model: nn.Module, align: Callable[[], tuple[Tensor, Any]]) -> None:
-    """Compute one alignment gradient, and check that it is finite and reaches each layer.
+    """Raise `AlignmentError` where one gradient of the loss that `align` returns misses a layer of the model.
 
-    Args:
-        mode: Gradient mode, for the messages.
-        model: The bare model.
-        align: Computes the alignment loss of a few texts with priors, and their scores.
-
-    Raises:
-        AlignmentError: the gradient cannot be computed, is not finite, or does not reach a layer.
+    So also where it cannot be computed or is not finite.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
         gradients = torch.autograd.grad(align()[0], list(named.values()), allow_unused=True)
     except RuntimeError as error:
         raise AlignmentError(
-            f"The gradient of the attribution cannot be computed by {mode!r}: {error}. "
-            "`alignment_gradient='finite_difference'` needs only ordinary passes."
+            f"The gradient of the attribution cannot be computed by {mode!r}: {error}. 'finite_difference' "
+            "needs only ordinary passes."
         ) from error
     found = {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
     bad = [name for name, g in found.items() if not torch.isfinite(g).all()]
