@@ -20,21 +20,16 @@ if TYPE_CHECKING:
 class Query(NamedTuple):
     """How likely is `answer` after the prompt `prefix + body`?"""
 
-    prefix: str
-    """Beginning of the prompt, shared by many queries: it is computed once."""
-    body: str
-    """Rest of the prompt, up to the answer. Not both of them are empty."""
-    answer: str
-    """Continuation that is scored. Never empty; begins with a space where one belongs."""
+    prefix: str  # beginning of the prompt, shared by many queries: it is computed once
+    body: str  # rest of the prompt; not both of them are empty
+    answer: str  # never empty; begins with a space where one belongs
 
 
 class Scored(NamedTuple):
     """Log-probability of each token of an answer."""
 
-    log_probs: tuple[float, ...]
-    """Natural logarithm, at most 0; one per answer token, given all tokens before it."""
-    starts: tuple[int, ...]
-    """Character of the answer at which each token starts; non-decreasing."""
+    log_probs: tuple[float, ...]  # natural, at most 0; per answer token, given all before it
+    starts: tuple[int, ...]  # character of the answer at which each starts; non-decreasing
 
     @property
     def total(self) -> float:
@@ -72,18 +67,12 @@ OnReply: TypeAlias = Callable[[str, Reply], object]
 class LMStatistics:
     """Running totals of a language model's scoring."""
 
-    queries: int = 0
-    """Queries asked, repeats included."""
-    stored: int = 0
-    """Queries answered from the score store."""
-    distinct: int = 0
-    """Different queries that reached the language model."""
-    naive_tokens: int = 0
-    """Tokens to read if every query were a prompt of its own."""
-    tokens_computed: int = 0
-    """Tokens that went through the model."""
-    seconds: float = 0.0
-    """Wall time spent in `log_probs`."""
+    queries: int = 0  # asked, repeats included
+    stored: int = 0  # answered from the score store
+    distinct: int = 0  # different ones that reached the language model
+    naive_tokens: int = 0  # to read if every query were a prompt of its own
+    tokens_computed: int = 0  # that went through the model
+    seconds: float = 0.0  # wall time spent in `log_probs`
 
     @property
     def tokens_per_second(self) -> float:
@@ -106,9 +95,7 @@ class LanguageModel:
     """
 
     statistics: LMStatistics = LMStatistics()
-    """What was done so far."""
-    tokens: "PromptTokenizer | None" = None
-    """Tokenises as the model does, where that can be had here."""
+    tokens: "PromptTokenizer | None" = None  # where the model's tokenizer can be had here
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +115,7 @@ class LanguageModel:
             ExtractError: a score is not finite, or a query does not fit the model.
             ServerError: the server keeps failing.
         """
-        raise ModelError(f"{type(self).__name__} generates text but gives no log-probabilities.")
+        raise ModelError(f"{type(self).__name__} gives no log-probabilities.")
 
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
@@ -139,7 +126,7 @@ class LanguageModel:
             ModelError: the model cannot generate, or has no chat template.
             ServerError: the server keeps failing.
         """
-        raise ModelError(f"{type(self).__name__} gives log-probabilities but generates no text.")
+        raise ModelError(f"{type(self).__name__} generates no text.")
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
@@ -198,7 +185,6 @@ class MockLanguageModel(LanguageModel):
     """
 
     fingerprint: str = ""
-    """The one given."""
 
     def __init__(
         self,
@@ -214,11 +200,7 @@ class MockLanguageModel(LanguageModel):
         self.fingerprint = fingerprint
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
-        """Ask the function once per query.
-
-        Raises:
-            ExtractError: the function gave a value that is not finite, or none at all.
-        """
+        """Ask the function once per query."""
         if self.log_prob is None:
             return super().log_probs(queries, on_result)
         results = []

@@ -38,18 +38,14 @@ States = list[tuple[Tensor, Tensor]]
 class TokenScorer:
     """Scores continuations with a causal language model.
 
-    Args:
-        model: The model.
-        budget: Tokens per forward pass; halved when memory runs out.
-        prefix_memory: Bytes for the caches of prefixes; the one in use always stays.
+    `budget` are the tokens per forward pass, halved when memory runs out, `prefix_memory` the bytes for
+    the states of prefixes; the one in use always stays.
     """
 
     def __init__(
         self, model: PreTrainedModel, budget: int, prefix_memory: float = math.inf
     ) -> None:
-        self.model = model
-        self.budget = budget
-        self.prefix_memory = prefix_memory
+        self.model, self.budget, self.prefix_memory = model, budget, prefix_memory
         self.tokens_computed = 0
         self._prefixes: OrderedDict[tuple[int, ...], States] = OrderedDict()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -170,7 +166,7 @@ class TokenScorer:
         kept = sorted({place for places in wanted for place in places})
         options = {}
         if self._keeps_logits:
-            options = {"logits_to_keep": torch.tensor(kept, device=device)}
+            options["logits_to_keep"] = torch.tensor(kept, device=device)
             wanted = [range(kept.index(p.start), kept.index(p.stop - 1) + 1) for p in wanted]
         logits = self.model(
             input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **options
@@ -189,8 +185,8 @@ class TokenScorer:
             raise error
         if self.budget <= _SMALLEST_BUDGET:
             raise ExtractError(
-                f"Out of memory with only {self.budget} tokens at a time. Use a smaller model, a shorter "
-                "prompt, quantization='4bit', or another device."
+                f"Out of memory with only {self.budget} tokens at a time. Use quantization='4bit', a "
+                "smaller model, a shorter prompt or another device."
             ) from error
         self.budget = max(_SMALLEST_BUDGET, self.budget // 2)
         if torch.cuda.is_available():
@@ -221,9 +217,7 @@ def packing_reach(model: PreTrainedModel) -> float:
     reach, reason = declared_reach(model)
     name = type(model).__name__
     if reason:
-        _logger.warning(
-            "%s: prompts over %s tokens are scored one by one: %s.", name, reach, reason
-        )
+        _logger.warning("%s: prompts over %s tokens are scored whole: %s.", name, reach, reason)
     if reach and (fault := _packing_fault(model)):
         _logger.warning("%s %s: all prompts are scored whole, which is slow.", name, fault)
         return 0

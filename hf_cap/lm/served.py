@@ -72,11 +72,9 @@ class ServedLanguageModel(LanguageModel):
             raise MissingExtra(
                 "A served model needs the extra `served`: pip install 'hf-cap[served]'."
             ) from error
-        self._openai, self._portal = openai, start_blocking_portal
-        self.settings = settings
+        self._openai, self._portal, self._tokenizer = openai, start_blocking_portal, tokenizer
+        self.settings, self.runtime = settings, runtime or current_runtime()
         self.model, self.base_url = settings.model, str(settings.base_url).rstrip("/")
-        self.runtime = runtime or current_runtime()
-        self._tokenizer = tokenizer
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,10 +153,9 @@ class ServedLanguageModel(LanguageModel):
             try:
                 (answer,) = self._ask("/completions", [self._body(request, name)])
                 request.read(answer, name)
+                return name
             except (ServerError, ExtractError) as error:
                 reasons.append(f"{name}: {error}")
-            else:
-                return name
         raise ServerError(
             f"{self.base_url} gives no log-probabilities of prompt tokens, which scoring needs; use vLLM "
             f"or a local model. Tried {'; '.join(reasons)}"
@@ -268,10 +265,8 @@ class _Request(NamedTuple):
     """What is sent for a query, and how to find the answer in what comes back."""
 
     prompt: list[int] | str
-    answer: "AnswerTokens | None"
-    """Its tokens, the last ones of the prompt; `None` where text is sent."""
-    answer_start: int
-    """Character of the prompt at which the answer begins."""
+    answer: "AnswerTokens | None"  # the last tokens of the prompt; None where text is sent
+    answer_start: int  # character of the prompt at which the answer begins
 
     def read(self, reply: Answer, dialect: str) -> Scored:
         """The score of the answer in the server's reply.
@@ -284,10 +279,8 @@ class _Request(NamedTuple):
         values = logprobs.get("token_logprobs") or []
         end = len(self.prompt)
         if dialect == "prompt_logprobs":
-            if self.answer is None:
-                raise ExtractError("it needs the model's tokenizer, which could not be loaded.")
             entries = choice.get("prompt_logprobs") or []
-            if len(entries) != end:
+            if self.answer is None or len(entries) != end:
                 raise ExtractError(f"{len(entries)} prompt log-probabilities for {end} tokens.")
             pairs = zip(self.prompt, entries, strict=True)
             values = [(entry or {}).get(str(token), {}).get("logprob") for token, entry in pairs]

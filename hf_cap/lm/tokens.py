@@ -34,13 +34,10 @@ class AnswerTokens(NamedTuple):
 
 
 class PrefixTokens(NamedTuple):
-    """Tokens that no body can change, and the character of the prefix at which the rest begins.
-
-    `cut` is `None` where no such place was found; the whole prompt is then tokenised at once.
-    """
+    """Tokens that no body can change, and the character of the prefix at which the rest begins."""
 
     ids: tuple[int, ...]
-    cut: int | None
+    cut: int | None  # None where there is none: the whole prompt is then tokenised at once
 
 
 class PromptTokenizer:
@@ -91,10 +88,7 @@ class PromptTokenizer:
         return str(self.tokenizer.apply_chat_template(turns, **dated))
 
     def _prefix(self, prefix: str) -> PrefixTokens:
-        """Split a prefix at the last token boundary that holds whatever follows.
-
-        Each candidate is checked against the joint tokenisation of the prefix with every probe.
-        """
+        """Split a prefix at the last token boundary that holds whatever probe follows."""
         if not prefix or not self.tokenizer.is_fast:
             return PrefixTokens((), None)
         joint = {probe: self.prompt(prefix + probe) for probe in _PROBES}
@@ -111,9 +105,7 @@ class PromptTokenizer:
             if len(whole) > len(before) and whole[: len(before)] == before:
                 ids = whole[len(before) :]
                 return AnswerTokens(ids, self._starts(anchor, answer, ids))
-        raise ExtractError(
-            f"The answer {answer!r} has no tokens; give a label that can be written."
-        )
+        raise ExtractError(f"The answer {answer!r} has no tokens; use another label.")
 
     def _starts(self, anchor: str, answer: str, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.tokenizer.is_fast:
@@ -138,8 +130,8 @@ class PromptTokenizer:
             if special[start : start + len(plain)] == plain:
                 return special[:start]
         raise ModelError(
-            f"The tokenizer {self.tokenizer.name_or_path!r} writes 'a' as {list(special)} with and "
-            f"{list(plain)} without special tokens: no telling which are special. Use another tokenizer."
+            f"{self.tokenizer.name_or_path!r} writes 'a' as {list(special)} with and {list(plain)} without "
+            "special tokens: no telling which are special. Use another tokenizer."
         )
 
 

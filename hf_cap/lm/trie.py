@@ -30,18 +30,12 @@ class Trie:
     A step is a pair (node, next token). The last token of a continuation costs no node of its own.
     """
 
-    tokens: Integers
-    """`(nodes,)` token of each node, in preorder."""
-    depth: Integers
-    """`(nodes,)` tokens above each node; 0 for a root."""
-    end: Integers
-    """`(nodes,)` first node after the subtree of each node."""
-    step_nodes: Integers
-    """`(steps,)` node of each step, ascending."""
-    step_tokens: Integers
-    """`(steps,)` next token of each step."""
-    answers: list[Integers]
-    """One array a continuation: the steps of its answer, in order."""
+    tokens: Integers  # (nodes,) token of each node, in preorder
+    depth: Integers  # (nodes,) tokens above each node, 0 for a root
+    end: Integers  # (nodes,) first node after the subtree of each node
+    step_nodes: Integers  # (steps,) node of each step, ascending
+    step_tokens: Integers  # (steps,) next token of each step
+    answers: list[Integers]  # per continuation the steps of its answer, in order
 
     def __len__(self) -> int:
         return len(self.tokens)
