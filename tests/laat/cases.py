@@ -51,14 +51,10 @@ def trainer(
 ) -> LAATTrainer:
     """A trainer with the scores of a matrix, which leaves nothing behind but what is asked for."""
     preprocessor = model.config.preprocessor
-    quiet: dict[str, Any] = {
-        "report_to": "none",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "per_device_train_batch_size": len(frame),
-        **({"alignment_weight": 0.0} if scores is None else {}),
-    }
+    quiet: dict[str, Any] = {"report_to": "none", "logging_strategy": "no", "disable_tqdm": True}
+    quiet |= {"use_cpu": True, "per_device_train_batch_size": len(frame)}
+    if scores is None:
+        quiet["alignment_weight"] = 0.0
     return LAATTrainer(
         model,
         LAATConfig(str(folder), **{**quiet, **settings}),

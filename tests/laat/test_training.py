@@ -112,21 +112,6 @@ def test_the_gradient_of_the_alignment_reaches_every_layer_in_proportion_to_the_
         assert once.any() or name == "layers.4.bias" or (activation, name[-4:]) == ("relu", "bias")
 
 
-def test_global_attributions_accumulate_over_equal_batches_of_a_linear_model(
-    tmp_path: Path,
-) -> None:
-    frame = numbers(rows=16)
-    weights = []
-    for size in (16, 4):
-        model = tabular_model(fitted(frame))
-        trainer(
-            model, frame, tmp_path, SCORES, max_steps=3, optim="sgd", max_grad_norm=0.0,
-            per_device_train_batch_size=size, gradient_accumulation_steps=16 // size,
-        ).train()  # fmt: skip
-        weights.append(first(model).detach())
-    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
-
-
 def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     frame, saving = numbers(), {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
     whole, resumed = tabular_model(fitted(frame)), tabular_model(fitted(frame), seed=5)
