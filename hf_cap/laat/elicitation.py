@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hf_cap.cards import public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
-from hf_cap.errors import CAPError, DataError, ExtractError, PriorError
+from hf_cap.errors import DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Feature, TableSchema, read_strings
 from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
@@ -124,15 +124,6 @@ class FeatureScores:
         cell = json.dumps(dict(self.provenance), sort_keys=True)
         return Dataset.from_list([{**row, PROVENANCE: cell} for row in self.rows], features=COLUMNS)
 
-    @classmethod
-    def from_dataset(cls, dataset: Dataset) -> "FeatureScores":
-        """The scores of a data set with the columns `COLUMNS`."""
-        if absent := set(COLUMNS) - set(dataset.column_names):
-            raise DataError(f"Feature scores need the columns {sorted(absent)!r}.")
-        rows: list[dict[str, Any]] = dataset.to_list()
-        cells = [row.pop(PROVENANCE) for row in rows]
-        return cls(rows, json.loads(cells[0]))
-
 
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
     """Scores from a YAML or JSON file (class: {feature: score}), a folder of `hf-cap elicit`, or the Hub.
@@ -144,15 +135,17 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
     try:
         if path.suffix in (".json", ".yaml", ".yml"):
             return FeatureScores.of(read_strings(path), source="file")
-        if path.is_dir():
-            return FeatureScores.from_dataset(read_parquet(path / "train.parquet"))
-        return FeatureScores.from_dataset(load_dataset(str(name), split="train"))
-    except CAPError:
-        raise
+        table = path / "train.parquet"
+        data = read_parquet(table) if path.is_dir() else load_dataset(str(name), split="train")
     except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
         raise DataError(
             f"There are no feature scores {str(name)!r}: {error}. A file holds class: {{feature: score}}."
         ) from error
+    if absent := set(COLUMNS) - set(data.column_names):
+        raise DataError(f"The feature scores {str(name)!r} lack the columns {sorted(absent)!r}.")
+    rows: list[dict[str, Any]] = data.to_list()
+    cells = [row.pop(PROVENANCE) for row in rows]
+    return FeatureScores(rows, json.loads(cells[0] if cells else "{}"))
 
 
 # --- Elicitation.
