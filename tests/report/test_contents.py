@@ -141,16 +141,11 @@ def records(**columns: list[Any]) -> list[dict[str, Any]]:
 
 def test_calibration_error_by_hand() -> None:
     # two texts at 0.95, one of them right: |0.95 - 0.5| * 2/3; one at 0.6, right: |0.6 - 1| * 1/3
-    found = calibration(
-        records(
-            label=["a", "a", "b"],
-            prediction=["a", "b", "b"],
-            probabilities=[[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]],
-        )
-    )
+    sure = [[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]]
+    found = calibration(records(label=list("aab"), prediction=list("abb"), probabilities=sure))
     assert found["error"] == pytest.approx(0.45 * 2 / 3 + 0.4 / 3)
-    assert [one["confidence"] for one in found["bins"]] == pytest.approx([0.6, 0.95])
-    assert [(one["accuracy"], one["texts"]) for one in found["bins"]] == [(1.0, 1), (0.5, 2)]
+    bins = [tuple(one.values()) for one in found["bins"]]
+    assert bins == [(pytest.approx(0.6), 1.0, 1), (pytest.approx(0.95), 0.5, 2)]
     # full confidence belongs to the last bin
     rows = records(label=["a"] * 2, prediction=["a"] * 2, probabilities=[[1.0, 0.0], [0.96, 0.04]])
     found = calibration(rows)
@@ -162,26 +157,17 @@ def test_confusions_are_counted_and_sorted() -> None:
     found = confusion(rows, {"a": ["card", "my"], "b": ["my", "loan"]})
     assert found["labels"] == ["a", "b"]
     assert found["counts"] == {("a", "a"): 1, ("a", "b"): 2, ("b", "b"): 2, ("b", "a"): 1}
-    assert [tuple(pair.values()) for pair in found["pairs"]] == [
-        ("a", "b", 2, 3, ["my"]),
-        ("b", "a", 1, 3, ["my"]),
-    ]
+    pairs = [tuple(pair.values()) for pair in found["pairs"]]
+    assert pairs == [("a", "b", 2, 3, ["my"]), ("b", "a", 1, 3, ["my"])]
 
 
 # --- Texts
 
 
 def texts_of(prediction: str, score: float, *texts: str) -> list[dict[str, Any]]:
+    said = {"prediction": prediction, "probabilities": [0.25, 0.75], "attributions": [score, -1.0]}
     return [
-        {
-            "text": text,
-            "label": "card",
-            "prediction": prediction,
-            "probabilities": [0.25, 0.75],
-            "words": text.split(),
-            "attributions": [score, -1.0],
-            "prior": None,
-        }
+        {"text": text, "label": "card", "words": text.split(), "prior": None, **said}
         for text in texts or ("my card", "a loan")
     ]
 
@@ -234,17 +220,13 @@ def test_priors_are_joined_and_their_other_splits_added() -> None:
     ]
 
 
-@pytest.mark.parametrize("bad", [[1.0], [1.0, float("nan")], [1.0, None]])
-def test_scores_that_cannot_be_drawn_are_left_out(bad: list[Any]) -> None:
-    rows = [{**row, "attributions": bad} for row in texts_of("card", 1.0, "my card")]
-    found = collect([run_on("a", 0.1, rows)])
-    assert [example["scores"] for example in found["examples"]] == [{}]
-
-
-def test_texts_are_thinned_out_evenly() -> None:
-    texts = [f"text {number}" for number in range(9)]
-    found = collect([run_on("a", 0.1, texts_of("card", 1.0, *texts))], most=3)
+def test_texts_are_thinned_out_evenly_and_scores_that_cannot_be_drawn_left_out() -> None:
+    rows = texts_of("card", 1.0, *(f"text {number}" for number in range(9)))
+    for row, bad in zip(rows[::3], ([1.0], [1.0, float("nan")], [1.0, None]), strict=True):
+        row["attributions"] = bad
+    found = collect([run_on("a", 0.1, rows)], most=3)
     assert [row["text"] for row in found["examples"]] == ["text 0", "text 3", "text 6"]
+    assert [row["scores"] for row in found["examples"]] == [{}, {}, {}]
     assert found["total"] == 9
     assert collect([make_run("a")])["examples"] == []
 
