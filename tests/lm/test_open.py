@@ -75,32 +75,39 @@ def test_settings_and_served_models_import_neither_torch_nor_openai() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_settings_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="`model` is empty"):
-        LMSettings(model="")
-    with pytest.raises(ConfigError, match="up to the server"):
-        LMSettings(base_url="http://x", quantization="4bit")
-    with pytest.raises(ConfigError, match="`token_budget` must be more than 0, got 0"):
-        LMRuntime(token_budget=0)
-    with pytest.raises(ConfigError, match="max_retries"):
-        LMRuntime(max_retries=-1)
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (LMSettings, {"model": ""}, "`model` is empty"),
+        (LMSettings, {"base_url": "http://x", "quantization": "4bit"}, "up to the server"),
+        (LMRuntime, {"token_budget": 0}, "`token_budget` must be more than 0, got 0"),
+        (LMRuntime, {"max_retries": -1}, "max_retries"),
+    ],
+)
+def test_settings_that_cannot_work_are_errors(
+    kind: type[Any], options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        kind(**options)
     monkeypatch.setenv(RUNTIME_VARIABLE, '{"colour": 1}')
     with pytest.raises(ConfigError, match="Unset it"):
         current_runtime()
 
 
-def test_where_the_store_is(tmp_path: Path) -> None:
+def test_choices_and_defaults(tmp_path: Path) -> None:
+    assert {"auto", *DTYPES} == set(typing.get_args(Dtype))
+    assert {"none", *QUANTIZERS} == set(typing.get_args(Quantization))
     assert LMRuntime().store_path == cache_folder() / "scores.sqlite"
     assert LMRuntime(store="none").store_path is LMRuntime(store=None).store_path is None
     assert LMRuntime(store=str(tmp_path)).store_path == tmp_path
+    cpu, gpu = LMRuntime(device="cpu"), LMRuntime(device="cuda")
+    assert resolve_dtype(LMSettings(), cpu) == LMSettings(dtype="float32")
+    assert resolve_dtype(LMSettings(), gpu) == LMSettings(dtype="bfloat16")
+    for settled in (LMSettings(dtype="float16"), LMSettings(base_url="http://x")):
+        assert resolve_dtype(settled, gpu) == settled
 
 
-def test_every_choice_is_known_where_it_is_used() -> None:
-    assert {"auto", *DTYPES} == set(typing.get_args(Dtype))
-    assert {"none", *QUANTIZERS} == set(typing.get_args(Quantization))
-
-
-def test_a_model_is_opened_once_per_process_with_its_store(folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_opened_once_per_process_and_state(folder: Path, tmp_path: Path) -> None:
     with using_runtime(LMRuntime(device="cpu", store=str(tmp_path / "s.sqlite"))):
         model = open_language_model(LMSettings(model=str(folder)))
         assert open_language_model(str(folder)) is open_language_model(folder) is model
@@ -113,6 +120,9 @@ def test_a_model_is_opened_once_per_process_with_its_store(folder: Path, tmp_pat
     expected = LocalLanguageModel(llama(), byte_tokenizer()).log_probs([QUERY])
     assert model.log_probs([QUERY])[0].total == pytest.approx(expected[0].total, abs=1e-5)
     assert model.generate(["hi"], Sampling(max_new_tokens=3))[0].completion_tokens > 0
+    llama(seed=1).save_pretrained(folder)  # written anew
+    runtime = LMRuntime(device="cpu", store="none")
+    assert open_language_model(folder, runtime).fingerprint != bare.fingerprint
 
 
 def test_a_loaded_model_or_pipeline_is_opened_with_the_store(tmp_path: Path) -> None:
@@ -128,13 +138,6 @@ def test_a_loaded_model_or_pipeline_is_opened_with_the_store(tmp_path: Path) -> 
     for wrong in (loaded, 7):
         with pytest.raises(ConfigError, match=r"a pair of a loaded model and its tokenizer.*got"):
             open_language_model(wrong)
-
-
-def test_a_model_written_anew_is_opened_anew(folder: Path) -> None:
-    runtime = LMRuntime(device="cpu", store="none")
-    before = open_language_model(folder, runtime).fingerprint
-    llama(seed=1).save_pretrained(folder)
-    assert open_language_model(folder, runtime).fingerprint != before
 
 
 class Uses:
@@ -195,15 +198,6 @@ def test_a_gguf_file_is_a_model() -> None:
     assert open_language_model(file, runtime).log_probs([QUERY])[0].total == pytest.approx(
         whole[0].total, abs=1e-4
     )
-
-
-def test_auto_stands_for_the_format_of_the_device() -> None:
-    cpu, gpu = LMRuntime(device="cpu"), LMRuntime(device="cuda")
-    assert resolve_dtype(LMSettings(), cpu) == LMSettings(dtype="float32")
-    assert resolve_dtype(LMSettings(), gpu) == LMSettings(dtype="bfloat16")
-    assert resolve_dtype(LMSettings(dtype="float16"), gpu) == LMSettings(dtype="float16")
-    served = LMSettings(base_url="http://x")
-    assert resolve_dtype(served, gpu) == served
 
 
 def test_the_mock_answers_from_its_functions() -> None:

@@ -210,14 +210,9 @@ def test_lasting_trouble_ends(server: Server) -> None:
     with pytest.raises(ServerError, match=r"status 400.*spoiled"):
         lm.log_probs(QUERIES[:1])
     assert len(server.requests) - start == 4
-
-
-def test_an_absent_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
-    settings = LMSettings(model="m", base_url="http://127.0.0.1:9/v1")
-    lm = ServedLanguageModel(settings, LMRuntime(max_retries=1), None)
+    absent = LMSettings(model="m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ServerError, match="ConnectError"):
-        lm.log_probs(QUERIES[:1])
+        ServedLanguageModel(absent, LMRuntime(max_retries=1), None).log_probs(QUERIES[:1])
 
 
 def test_the_key_is_sent_and_never_shown(
@@ -320,18 +315,10 @@ def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
     assert opened(server, probe=False).generate(["a"], sampling) == [Reply("", 7, 2)]
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        ({"error": "no"}, "holds no message"),
-        ({"choices": []}, "holds no message"),
-        ({"choices": None}, "holds no message"),
-        (["a page"], "something else than JSON"),
-    ],
-)
-def test_an_answer_without_a_message_is_refused(server: Server, answer: Any, words: str) -> None:
+@pytest.mark.parametrize("answer", [{"error": "no"}, {"choices": []}, {"choices": None}, ["page"]])
+def test_an_answer_without_a_message_is_an_error(server: Server, answer: Any) -> None:
     server.chat = lambda prompt: answer
-    with pytest.raises(ServerError, match=words):
+    with pytest.raises(ServerError, match=r"holds no message|something else than JSON"):
         opened(server, probe=False).generate(["a"], Sampling(max_new_tokens=1))
 
 

@@ -77,8 +77,8 @@ def test_a_stable_cut_is_found_where_there_is_one_and_only_there() -> None:
 
 def test_the_beginning_of_text_comes_exactly_once() -> None:
     tokens = PromptTokenizer(TOKENIZERS["bos"])
-    assert tokens.prompt("card")[:2].count(0) == 1
     assert tokens.prompt("<s>card") == tokens.prompt("card")
+    assert tokens.prompt("card").count(0) == 1
 
 
 def test_an_answer_is_a_continuation() -> None:
@@ -107,12 +107,8 @@ def test_a_tokenizer_that_hides_its_specials_is_refused() -> None:
     ("template", "end"),
     [
         (CHAT_TEMPLATE, "<|im_end|>"),
-        ("{% for m in messages %}{{ m.content }} </s>{% endfor %}", "</s>"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", None),
-        (
-            "{{ messages[0].content }}{% if messages[1] %}{{ raise_exception('no') }}{% endif %}",
-            None,
-        ),
+        ("{% if messages[1] %}{{ raise_exception('no') }}{% endif %}", None),
         (None, None),
     ],
 )
