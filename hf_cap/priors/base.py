@@ -134,9 +134,8 @@ class Source:
     def check_column(self, batch: Batch, setting: str) -> None:
         """Raise a `DataError` where a batch lacks the column that a setting names."""
         if (column := getattr(self, setting)) not in batch:
-            raise DataError(
-                f"There is no column {column!r}; found {sorted(batch)}. Set `{setting}`."
-            )
+            found = sorted(batch)
+            raise DataError(f"There is no column {column!r}; found {found}. Set `{setting}`.")
 
     def _read_row(self, number: int, text: Any, label: Any, index: Mapping[str, int]) -> Row:
         spans = tuple(split_words(text, self.word_pattern)) if isinstance(text, str) else ()
@@ -203,11 +202,7 @@ S = TypeVar("S", bound=type[Source])
 
 
 def register_source(cls: S) -> S:
-    """Make a source class known under its `name`; usable as a decorator.
-
-    Raises:
-        ConfigError: it is no source, has no name, or has that of a source of hf_cap.
-    """
+    """Make a source class known under its `name`, which none of hf_cap has; usable as a decorator."""
     name = getattr(cls, "name", None)
     if not (isinstance(cls, type) and issubclass(cls, Source) and name):
         raise ConfigError(f"A source derives from `Source` and has a `name`; got {cls!r}.")
@@ -218,11 +213,7 @@ def register_source(cls: S) -> S:
 
 
 def source_class(name: str) -> type[Source]:
-    """The class of a source: a name in `SOURCES`, or `module:Class` for a class of your own.
-
-    Raises:
-        ConfigError: there is no such source.
-    """
+    """The class that a name in `SOURCES` or `module:Class` stands for, or a `ConfigError`."""
     place: Any = name if ":" in name else choose(SOURCES, name, "prior source")
     cls = load_object(place) if isinstance(place, str) else place
     if not (isinstance(cls, type) and issubclass(cls, Source)):

@@ -38,11 +38,7 @@ class ClassifierSource(Source):
         object.__setattr__(self, "stamp", folder_stamp(resolve_model(self.classifier)))
 
     def open(self) -> "ReferenceClassifier":
-        """The classifier, loaded once per process.
-
-        Raises:
-            ModelError: it cannot be loaded, or its labels are not those of the data.
-        """
+        """The classifier, loaded once per process, or a `ModelError` where it does not serve."""
         return _open(
             self.classifier, self.revision, self.trust_remote_code, self.stamp, self.labels
         )
@@ -77,8 +73,7 @@ def _open(
 
     if folder_stamp(resolve_model(name)) != stamp:
         raise ModelError(
-            f"The classifier {name!r} changed on disk after the prior source was created; create it "
-            "again."
+            f"{name!r} changed on disk after the prior source was created; create it again."
         )
     model = load_model(name, revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)

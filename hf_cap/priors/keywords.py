@@ -162,12 +162,7 @@ def with_control(
 ) -> Splits:
     """Replace a prior column of a data set, or of its splits, by a control; null stays null.
 
-    Args:
-        dataset: Data set, or splits of one, with a prior column.
-        control: One of those of `control_scores`.
-        seed: Determines, together with the text, what is random.
-        column: The prior column.
-        text_column: Column that holds the texts.
+    `control` is one of those of `control_scores`; `seed` and the text determine what is random.
 
     Raises:
         ConfigError: there is no such control.

@@ -73,10 +73,7 @@ class PromptedModel:
         """Cut the last words that the model has no room for, whatever label it is asked about.
 
         `query` is what is asked about a text and a label; `variants` gives the texts that are asked
-        in place of a row's and have more than a number of bytes.
-
-        Raises:
-            ModelError: not even the first word of a row fits.
+        in place of a row's and have more than a number of bytes. A first word must fit.
         """
 
         def excess(prompt: Prompt, text: str, label: str) -> int:
@@ -106,9 +103,8 @@ class PromptedModel:
         cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, fitting, strict=True)]
         if any(cuts):
             _logger.warning(
-                "%d of %d texts are longer than the language model reads; their last words "
-                "(%d in all) get the score 0.",
-                sum(map(bool, cuts)), len(cuts), sum(cuts),
+                "%d of %d texts are longer than the language model reads; their last words score 0.",
+                sum(map(bool, cuts)), len(cuts),
             )  # fmt: skip
         return fitting
 
@@ -163,10 +159,9 @@ class LanguageModelSource(Source):
         return replace(source, demonstration_sets=sets)
 
     def open(self) -> PromptedModel:
-        """Open the language model, once per process, and write its prompts.
+        """The language model, opened once per process, and its prompts.
 
         Raises:
-            DataError: two labels are written alike.
             ModelError: the model or its chat template cannot be used, or changed on disk.
         """
         if self._stamp() != self.stamp:

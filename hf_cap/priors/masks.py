@@ -97,11 +97,9 @@ def fit_words(
 ) -> list[WordFit]:
     """Fit any number of texts, solved together where they have equally many words.
 
-    `scores` has one for each mask of each text, in nats; the `penalty` λ is more than 0. A text of
-    one word has no masks, and its word is all the evidence there is: 1.
-
-    Raises:
-        ExtractError: a score is not finite.
+    `scores` has one for each mask of each text, in nats; one that is not finite is an
+    `ExtractError`. The `penalty` λ is more than 0. A text of one word has no masks, and its word is
+    all the evidence there is: 1.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence

@@ -46,11 +46,7 @@ class PromptTemplate:
 
 
 def load_template(name: str, prior: str) -> PromptTemplate:
-    """Read a template, as its file stands now.
-
-    Args:
-        name: `default`, or the path of a YAML file with the fields of `PromptTemplate`.
-        prior: The prior (`cap`, `channel`) whose default it is.
+    """Read the default template of a prior (`cap`, `channel`) or a YAML file, as it stands now.
 
     Raises:
         ConfigError: the file is missing or no YAML, or its fields or placeholders are wrong.
@@ -163,8 +159,7 @@ def _warn_of_no_chat() -> None:
 def written_labels(labels: Sequence[str], *, verbalise: bool) -> list[str]:
     """The label space as written in prompts; verbalised, `card_arrival` becomes `card arrival`.
 
-    Raises:
-        DataError: a label is empty, or two labels are written alike.
+    A label that is empty, or written like another, is a `DataError`.
     """
     written = [label.strip() for label in labels]
     if verbalise:
