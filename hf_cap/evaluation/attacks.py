@@ -113,9 +113,10 @@ class Attack:
                 rows[index] = row
         if "rules" in (self.settings.maker, self.settings.unchanged):
             lexicon = load_lexicon(self.settings.synonyms)
-            for index in ready:
-                if not rows[index].maker:
-                    rows[index] = self._by_rule(rows[index], lexicon)
+            rows = [
+                self._by_rule(row, lexicon) if row.keywords and not row.maker else row
+                for row in rows
+            ]
         columns: dict[str, list[Any]] = {
             name: [getattr(row, name) for row in rows]
             for name in (TEXT, "original", "source_label", "difficulty", "maker", "note")

@@ -72,14 +72,12 @@ class Classifier(TextClassifier):
     def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
         """Model inputs of each text; one warning counts the texts that are truncated."""
         encoded = super().encode(texts, **options)
-        lengths = [len(one["input_ids"]) for one in encoded]
-        full = [text for text, n in zip(texts, lengths, strict=True) if n == self.max_length]
+        pairs = zip(texts, encoded, strict=True)
+        full = [text for text, one in pairs if len(one["input_ids"]) == self.max_length]
         whole = self.tokenizer(full, verbose=False)["input_ids"] if full else []
         if cut := sum(len(ids) > self.max_length for ids in whole):
-            _logger.warning(
-                "%d of %d texts are longer than %d tokens and are truncated",
-                cut, len(texts), self.max_length,
-            )  # fmt: skip
+            message = f"{cut} of {len(texts)} texts are longer than {self.max_length} tokens"
+            _logger.warning("%s and are truncated", message)
         return encoded
 
 

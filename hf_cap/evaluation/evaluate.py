@@ -117,7 +117,6 @@ def evaluate_classifier(
     Raises:
         DataError: a column is missing, there is no row, or a label is not one of the model's.
         PriorError: a prior does not fit its text.
-        ModelError: the model or tokenizer cannot be loaded or used.
     """
     from sklearn.metrics import f1_score
 
@@ -150,10 +149,10 @@ def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
         )
     if len(dataset) == 0:
         raise DataError("The data set to evaluate on has no rows.")
-    feature = dataset.features[LABEL]
-    by_number = isinstance(feature, ClassLabel)
-    names = [feature.names[i] if by_number else str(i) for i in dataset[LABEL]]
-    space = feature.names if by_number else list(dict.fromkeys(names))
+    feature, names = dataset.features[LABEL], list(map(str, dataset[LABEL]))
+    space = list(dict.fromkeys(names))
+    if isinstance(feature, ClassLabel):
+        names, space = [feature.names[i] for i in dataset[LABEL]], feature.names
     if unknown := [name for name in space if name not in labels]:
         raise DataError(
             f"The model does not have {len(unknown)} of the data set's {len(space)} labels: "
@@ -182,7 +181,7 @@ def _explained(
     priors: list[list[float] | None],
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """What needs attributions: faithfulness and records of the predicted class, alignment of the gold."""
+    """What needs attributions: faithfulness of the predicted class, alignment of the gold, records."""
     from hf_cap.attribution import attribute_words
 
     known: dict[tuple[int, int], list[float]] = {}
@@ -215,18 +214,13 @@ def _explained(
         cosines = list(map(metrics.cosine, of_gold, references.values()))
         measured |= {"alignment": float(np.mean(cosines)), "alignment_texts": len(cosines)}
     if settings.records:
-        measured["records"] = tuple(
-            Record(
-                text=text,
-                label=classifier.labels[gold[row]],
-                prediction=classifier.labels[predicted[row]],
-                probabilities=tuple(probabilities[row].tolist()),
-                words=tuple(word_strings(text, settings.word_pattern)),
-                attributions=tuple(scores[row]),
-                prior=tuple(prior) if prior else None,
-            )
-            for row, (text, prior) in enumerate(zip(texts, priors, strict=True))
-        )
+        names, records = classifier.labels, []
+        for row, (text, prior) in enumerate(zip(texts, priors, strict=True)):
+            gold_name, predicted_name = names[gold[row]], names[predicted[row]]
+            shares, words = probabilities[row].tolist(), word_strings(text, settings.word_pattern)
+            per_word = tuple(words), tuple(scores[row]), tuple(prior) if prior else None
+            records.append(Record(text, gold_name, predicted_name, tuple(shares), *per_word))
+        measured["records"] = tuple(records)
     return measured
 
 
