@@ -36,11 +36,11 @@ def minilm(side: str) -> tuple[Any, TextBatch, Priors]:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_both_ways_agree_and_reach_every_layer(side: str) -> None:
     model, batch, priors = minilm(side)
-    points, loss = points_for(batch), loss_for(priors)
-    exact = gradients(model, double_backward(model, batch, points, loss)[0])
-    assert (
-        relative(gradients(model, finite_difference(model, batch, points, loss)[0]), exact) < 1e-3
+    exact, found = (
+        gradients(model, function(model, batch, points_for(batch), loss_for(priors))[0])
+        for function in (double_backward, finite_difference)
     )
+    assert relative(found, exact) < 1e-3
     for index in range(model.config.num_hidden_layers):
         layer = [g for name, g in exact.items() if f"encoder.layer.{index}." in name]
         assert any(bool(g.any()) for g in layer), index

@@ -16,7 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_cap.attribution import attribute_words
-from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
+from hf_cap.training.collator import CAPCollator, encode_dataset, take_priors
 from hf_cap.training.gradient import double_backward
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -47,7 +47,7 @@ def batch_loss(subject: CAPTrainer, *, training: bool = True) -> tuple[Tensor, d
     }
 
 
-def test_weight_zero_is_the_plain_trainer_to_the_bit(tmp_path: Path) -> None:
+def test_weight_zero_or_plain_arguments_are_the_plain_trainer(tmp_path: Path) -> None:
     def model() -> PreTrainedModel:
         return roberta_classifier(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
 
@@ -65,10 +65,6 @@ def test_weight_zero_is_the_plain_trainer_to_the_bit(tmp_path: Path) -> None:
     plain.train()
     assert isinstance(plain.model, nn.Module)
     assert farthest(weights(ours.model), weights(plain.model)) == 0.0
-
-
-def test_plain_arguments_switch_alignment_off(tmp_path: Path) -> None:
-    encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     subject = CAPTrainer(model=roberta_classifier(), args=args, train_dataset=encoded)
     assert subject.loss_is_scaled_for_ga is None
@@ -320,19 +316,14 @@ def test_encoded_data_and_a_collator_of_ones_own(tmp_path: Path) -> None:
     torch.testing.assert_close(batch_loss(subject)[0], expected)
 
 
-def whole_batch(subject: CAPTrainer) -> tuple[dict[str, Any], Priors]:
-    """The whole training set as one batch."""
-    inputs, priors = take_priors(subject.data_collator(list(subject.train_dataset)))
-    assert priors is not None
-    return inputs, priors
-
-
 def aligned(subject: CAPTrainer) -> Tensor:
     """The alignment loss of the whole training set."""
-    return subject.align(subject.model.train(), *whole_batch(subject))[0]
+    inputs, priors = take_priors(subject.data_collator(list(subject.train_dataset)))
+    assert priors is not None
+    return subject.align(subject.model.train(), inputs, priors)[0]
 
 
-def passes_at(subject: CAPTrainer, step: int, **changes: Any) -> tuple[Any, ...]:
+def passes_at(subject: CAPTrainer, step: int) -> tuple[Any, ...]:
     """Points and settings of the gradient function on a step of training or evaluation."""
     seen: list[Any] = []
 
@@ -340,10 +331,9 @@ def passes_at(subject: CAPTrainer, step: int, **changes: Any) -> tuple[Any, ...]
         seen.append((arguments[2], options))
         return double_backward(*arguments)
 
-    inputs, priors = whole_batch(subject)
     subject.state.global_step = step
     subject.gradient = lambda model: spy  # type: ignore[method-assign]
-    subject.align(subject.model.train(), inputs, priors)
+    aligned(subject)
     return tuple(seen[0])
 
 
@@ -368,8 +358,8 @@ def test_settings_reach_passes_and_loss(tmp_path: Path) -> None:
     assert radau == [pytest.approx(1 / 3), pytest.approx(1.0)]
     assert of(attribution_rows=3)[1]["rows"] == 3
     assert of()[1]["rows"] is None
-    mode: dict[str, Any] = {"alignment_gradient": "finite_difference"}
-    subject = trainer(tmp_path, finite_difference_step=1e-2, **mode)
+    mode = "finite_difference"
+    subject = trainer(tmp_path, finite_difference_step=1e-2, alignment_gradient=mode)
     gradient: Any = subject.gradient(subject.model)
     assert gradient.keywords == {"step": 1e-2, "recompute": False}
     # a floor far above every norm leaves no attribution: what is left are the unit priors, of 12 texts in 16
@@ -391,22 +381,15 @@ def test_settings_reach_the_encoding(tmp_path: Path) -> None:
 
 
 def test_random_points_and_the_carrying_ones_are_drawn_anew_on_each_step(tmp_path: Path) -> None:
-    subject = trainer(
-        tmp_path,
-        attribution_method="expected_gradients",
-        attribution_steps=3,
-        attribution_backward_steps=1,
-    )
+    settings: dict[str, Any] = {"attribution_method": "expected_gradients", "attribution_steps": 3}
+    subject = trainer(tmp_path, attribution_backward_steps=1, **settings)
     made = [passes_at(subject, step) for step in range(12)]
     assert {tuple(options["chosen"]) for _, options in made} == {(0,), (1,), (2,)}
     assert len({float(points[0][0, 0]) for points, _ in made}) == 12
     assert torch.equal(passes_at(subject, 3)[0][0], made[3][0][0])
-    other = trainer(tmp_path, attribution_method="expected_gradients", attribution_steps=3, seed=1)
+    other = trainer(tmp_path, seed=1, **settings)
     assert not torch.equal(passes_at(other, 3)[0][0], made[3][0][0])
-
-
-def test_evaluation_is_always_at_the_same_points(tmp_path: Path) -> None:
-    subject = trainer(tmp_path, attribution_method="expected_gradients", attribution_steps=2)
+    subject = trainer(tmp_path, **settings)  # evaluation is always at the same points
     first = subject.evaluate()["eval_loss_align"]
     subject.state.global_step = 5
     assert subject.evaluate()["eval_loss_align"] == first
