@@ -34,7 +34,7 @@ class _FitArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class _Encoder:
     """The classifier, its alignment and its training."""
 
     model: str = option(ENCODER, "Encoder to fine-tune: Hub id, folder or `embedded/...` name.")
@@ -46,12 +46,10 @@ GROUPS = [
     *LM_GROUPS,
     *source_groups(ClassifierSource),
     Group("fuse", PriorFusion),
-    Group("train", Encoder, AlignmentOptions),
+    Group("train", _Encoder, AlignmentOptions),
     Group("evaluate", EvaluationSettings),
     Group("report", ReportSettings),
 ]
-
-
 FIT = "data.csv --output_dir runs/mine --cap.n 50"
 SETTINGS: list[type | Group] = [_FitArguments, Columns, *GROUPS]
 

@@ -62,13 +62,13 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
 
 
 def test_one_call_gives_models_numbers_and_a_report(fit: Fit) -> None:
-    result = fit(controls=("shuffled",), seeds=(0, 1), test_size=0.4)
+    result = fit(controls=("shuffled",), seeds=(1,), test_size=0.4)
     assert set(result.accuracy) == {"baseline", "aligned", "shuffled"}
     assert result.report.is_file()
     record = json.loads((result.model / "run.json").read_text())
     assert record["alignment"]["alignment_weight"] == 0.1
     assert record["data"]["provenance"][0]["cap"]["n"] == 4
-    assert len(list((result.output_dir / "models").iterdir())) == 6
+    assert len(list((result.output_dir / "models").iterdir())) == 3
     measured = set(result.results["measure"])
     assert {"accuracy", "alignment", "comprehensiveness"} <= measured
     compared = hf_cap.evaluation.compare(
