@@ -25,6 +25,7 @@ from hf_cap.utils import check_range, documented, fingerprint, option, real_path
 if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset, DatasetDict
+    from filelock import BaseFileLock
 
 
 @documented
@@ -103,7 +104,6 @@ def extract_priors(
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
-    from filelock import FileLock
     from torch import accelerator
 
     from hf_cap.data import check_output, choose_split, save_splits
@@ -125,14 +125,20 @@ def extract_priors(
     made = _extract(chosen, sources, settings, state, facts)
     statistics = _work(sources) - before
     if state.is_main_process:
-        # two commands may end at once; the lock file lies in the cache, out of the user's sight
-        locks = cache_folder() / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / fingerprint(str(output))):
+        with _lock(output):
             save_splits(_with_same_columns(splits, made), output)
     state.wait_for_everyone()
     total = sum(gather_object([statistics]), LMStatistics())
     return _summary(made, names, time.monotonic() - started, total)
+
+
+def _lock(output: Path) -> "BaseFileLock":
+    """Two commands may end at once; the lock file lies in the cache, out of the user's sight."""
+    from filelock import FileLock
+
+    locks = cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / fingerprint(str(output)))
 
 
 _Part = tuple[int, dict[str, Sequence[Any]]]
