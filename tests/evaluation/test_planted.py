@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
-from datasets import Sequence as ListOf
+from datasets import ClassLabel, Dataset
 
 from hf_cap import CAPConfig, CAPTrainer, evaluate_classifier
 from hf_cap.evaluation import EvaluationSettings
@@ -35,11 +34,8 @@ PATTERNS = (
 )
 LABELS = list(DECISIVE)
 WORDS = {word for words in DECISIVE.values() for word in words}
-VOCABULARY = sorted(
-    {word for pattern in PATTERNS for word in pattern.split() if "{" not in word}
-    | WORDS
-    | set(CUES.values())
-)
+OTHERS = {word for pattern in PATTERNS for word in pattern.split() if "{" not in word}
+VOCABULARY = sorted(OTHERS | WORDS | set(CUES.values()))
 GAIN = 0.5
 """The right prior gains at least this; the shuffled one less than half of it, as spreading
 attributions over any words weakens the cue a little."""
@@ -48,16 +44,11 @@ attributions over any words weakens the cue a little."""
 def planted(split: str, texts_per_label: int = 40) -> Dataset:
     """Columns `text`, `label` and `prior` (1 at decisive words); in `shifted` the cue is another's."""
     rng = generator("planted", 0, split)
-    rows = [(compose(label, split, rng), label) for label in LABELS for _ in range(texts_per_label)]
-    columns = {
-        "text": [text for text, _ in rows],
-        "label": [LABELS.index(label) for _, label in rows],
-        "prior": [[float(word in WORDS) for word in text.split()] for text, _ in rows],
-    }
-    features = Features(
-        text=Value("string"), label=ClassLabel(names=LABELS), prior=ListOf(Value("float64"))
-    )
-    return Dataset.from_dict(columns, features=features)
+    labels = [label for label in range(len(LABELS)) for _ in range(texts_per_label)]
+    texts = [compose(LABELS[label], split, rng) for label in labels]
+    priors = [[float(word in WORDS) for word in text.split()] for text in texts]
+    data = Dataset.from_dict({"text": texts, "label": labels, "prior": priors})
+    return data.cast_column("label", ClassLabel(names=LABELS))
 
 
 def compose(label: str, split: str, rng: np.random.Generator) -> str:
