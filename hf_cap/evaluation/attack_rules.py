@@ -68,9 +68,8 @@ def class_keywords(
             scores[labels[row]][fold(word)] += score
     found = []
     for of_class in scores:
-        ranked = sorted(
-            (-score, word) for word, score in of_class.items() if score > 0 and _is_content(word)
-        )
+        kept = [word for word, score in of_class.items() if score > 0 and _is_content(word)]
+        ranked = sorted((-of_class[word], word) for word in kept)
         found.append(tuple(word for _, word in ranked[:top]))
     return tuple(found)
 
@@ -153,8 +152,8 @@ def replace_keywords(
             words[index] = _substituted(words[index], key, str(rng.choice(choices)))
             replaced.append(key)
             if index and words[index - 1].casefold() in ("a", "an"):
-                an = "n" if _VOWEL_SOUND.match(words[index]) else ""
-                words[index - 1] = words[index - 1][0] + an
+                vowel = _VOWEL_SOUND.match(words[index])
+                words[index - 1] = words[index - 1][0] + ("n" if vowel else "")
     ends = [0, *(span.end for span in spans)]
     gaps = [text[end : span.start] for end, span in zip(ends, spans, strict=False)]
     pairs = zip(gaps, words, strict=True)
@@ -207,7 +206,8 @@ def load_lexicon(path: str | None = None) -> Lexicon:
 
 def _entry(value: Entry) -> Entry:
     parts = value.values() if isinstance(value, dict) else [value]
-    lists = all(isinstance(p, list) and all(isinstance(word, str) for word in p) for p in parts)
-    if not lists or (isinstance(value, dict) and not set(value) <= set(get_args(Role))):
+    if isinstance(value, dict) and not set(value) <= set(get_args(Role)):
+        raise ValueError(f"{set(value)} are no parts of speech")
+    if not all(isinstance(p, list) and all(isinstance(word, str) for word in p) for p in parts):
         raise ValueError(f"{value!r} is no list of synonyms")
     return value

@@ -165,10 +165,12 @@ def paired_bootstrap(differences: ArrayLike, *, resamples: int = 10_000, seed: i
 
 def _t_test(differences: FloatArray) -> float:
     """Two-sided p of the one-sample t test for a mean of zero; NaN for a single value."""
-    mean, n = differences.mean(), len(differences)
-    if n > 1 and differences.var() <= _NO_SPREAD * mean**2:  # scipy divides by zero
-        return 1.0 if mean == 0 else 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue) if n > 1 else float("nan")
+    mean = differences.mean()
+    if len(differences) == 1:
+        return float("nan")
+    if differences.var() <= _NO_SPREAD * mean**2:  # scipy divides by zero
+        return float(mean == 0)
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def _finite(values: ArrayLike) -> FloatArray:
