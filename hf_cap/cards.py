@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from hf_cap.embedded import HUB_IDS, PREFIX
@@ -386,6 +388,8 @@ def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
 
 # --- Markdown from facts and a template.
 
+# what a template may raise beside errors of Jinja
+_MISTAKES = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
 
@@ -394,7 +398,8 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
 
     Args:
         facts: Of the card. The template sees each by its name; `metadata` is the front matter as YAML.
-        template: File of another Jinja template than the one that ships.
+        template: File of another Jinja template than the one that ships. It runs in a sandbox, which
+            gives it no access to Python.
 
     Raises:
         ConfigError: the template cannot be read or rendered, or gives no valid front matter.
@@ -403,7 +408,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
 
     source = Path(template) if template else bundled("model_cards") / facts["template"]
     # no autoescape, which is for HTML: `finalize` escapes for Markdown
-    environment = jinja2.Environment(
+    environment = ImmutableSandboxedEnvironment(
         finalize=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -418,7 +423,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         card = environment.from_string(text).render({**facts, "metadata": metadata})
         if not any(vars(RepoCard(card, ignore_metadata_errors=False).data).values()):
             raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
-    except (OSError, jinja2.TemplateError, ValueError) as error:
+    except (OSError, jinja2.TemplateError, yaml.YAMLError, *_MISTAKES) as error:
         raise ConfigError(
             f"The card template {str(source)!r} fails: {error}. The facts it may use are "
             f"{', '.join(sorted(facts))}."

@@ -205,6 +205,12 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
         ("---\n{{ metadata }}\n---\n{% if %}", "Expected an expression"),
         ("no front matter {{ name }}", "no front matter"),
         ("---\n- a\n---\n", "should be a dict"),
+        ("---\na: [\n---\n", "expected the node content"),
+        ("---\n{{ metadata }}\n---\n{{ name.__class__.__mro__ }}", "'__class__'.*is unsafe"),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "'__init__'.*is unsafe"),
+        ("{{ range(10 ** 9) | list }}", "Range too big"),
+        ("{{ 1 + name }}", "unsupported operand"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
         (None, "No such file"),
     ],
 )
