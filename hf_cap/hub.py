@@ -46,6 +46,7 @@ def publish(
     folder: Path,
     *,
     token: str | None = None,
+    keep: bool = True,
 ) -> Path:
     """Write, check and list a folder and, if `options.push` is set, upload it.
 
@@ -53,10 +54,11 @@ def publish(
         write: Fills the empty folder it is given, card included.
         folder: The folder, unless `options.output_dir` names another; it is returned.
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
+        keep: Whether `folder` outlives the call, so that a failed upload can go on from it.
 
     Raises:
         ConfigError: there is no token, something must not be published, or `folder` holds other files.
-        ServerError: the Hub cannot be reached or refuses.
+        ServerError: the Hub cannot be reached or refuses, or somebody else pushed in the meantime.
     """
     if options.push:
         check_access(options.repo_id, kind, token=token)
@@ -72,7 +74,8 @@ def publish(
     lines = [f"{file.stat().st_size:>12,}  {file.relative_to(folder)}" for file in files]
     _logger.info("%s holds what goes to %s:\n%s", folder, options.repo_id, "\n".join(lines))
     if options.push:
-        _logger.info("Uploaded to %s", upload(folder, options, kind, token=token))
+        with hub_errors(options.repo_id, kept=folder if keep or options.output_dir else None):
+            _logger.info("Uploaded to %s", upload(folder, options, kind, token=token))
     else:
         _logger.info("Nothing was uploaded; `--push` uploads it.")
     return folder
@@ -101,29 +104,23 @@ def _check_folder(folder: Path, private: Path) -> None:
 
 
 def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None = None) -> str:
-    """Upload a folder as one commit and return the address; files that are there are not sent again.
-
-    Raises:
-        ConfigError: there is no token, or offline mode is on.
-        ServerError: the Hub cannot be reached or refuses, or somebody else pushed in the meantime.
-    """
+    """Upload a folder as one commit and return the address; files that are there are not sent again."""
     from huggingface_hub import HfApi
 
     hub = HfApi(token=token)
     repository: Any = {"repo_id": options.repo_id, "repo_type": kind}
-    with hub_errors(options.repo_id, kept=folder):
-        address = hub.create_repo(
-            **repository,
-            private=options.private,
-            exist_ok=True,
-            space_sdk="gradio" if kind == "space" else None,
-        )
-        hub.upload_folder(
-            **repository,
-            folder_path=folder,
-            commit_message="Upload with hf_cap",
-            parent_commit=hub.repo_info(**repository).sha,
-        )
+    address = hub.create_repo(
+        **repository,
+        private=options.private,
+        exist_ok=True,
+        space_sdk="gradio" if kind == "space" else None,
+    )
+    hub.upload_folder(
+        **repository,
+        folder_path=folder,
+        commit_message="Upload with hf_cap",
+        parent_commit=hub.repo_info(**repository).sha,
+    )
     return str(address)
 
 
@@ -208,10 +205,14 @@ def push_model(
         facts: Makes the facts of the card from the arguments of `model_facts`.
 
     Raises:
-        ModelError: the run holds no safetensors weights.
+        ModelError: there is no such folder, or it holds no safetensors weights.
         DataError: examples are wanted and the run has no evaluated texts.
     """
     run = Path(folder)
+    if not run.is_dir():
+        raise ModelError(
+            f"There is no folder {str(run)!r}. Give the `output_dir` of `hf-cap train`."
+        )
 
     def write(target: Path) -> None:
         record = _read_json(run / cards.RUN_FILE)
@@ -305,6 +306,7 @@ def push_priors(
     splits: "Mapping[str, Dataset] | None" = None,
     audit: Mapping[str, Any] | None = None,
     token: str | None = None,
+    keep: bool = True,
 ) -> Path:
     """Publish the data set in a folder, or `splits` that are in memory; see `publish`.
 
@@ -312,6 +314,7 @@ def push_priors(
         folder: What `hf-cap extract` or `hf-cap fuse` wrote.
         splits: Instead of those in the folder.
         audit: Figures for the card, instead of those of the file `options.audit`.
+        token, keep: See `publish`.
 
     Raises:
         PriorError: there is no prior to publish.
@@ -321,12 +324,13 @@ def push_priors(
 
     if options.audit:
         audit = _read_json(Path(options.audit))
+    found = splits or load_splits(folder)
 
     def write(target: Path) -> None:
-        write_prior_dataset(target, splits or load_splits(folder), options, audit)
+        write_prior_dataset(target, found, options, audit)
 
     beside = Path(folder).with_name(f"{Path(folder).name}-hub")
-    return publish(options, "dataset", write, beside, token=token)
+    return publish(options, "dataset", write, beside, token=token, keep=keep)
 
 
 def push_prior_dataset(
@@ -359,7 +363,8 @@ def push_prior_dataset(
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     known = PushOptions(repo_id=repo_id, push=True, **options)
     with TemporaryDirectory() as room:
-        push_priors(f"{room}/priors", known, splits=splits, audit=audit, token=token)
+        given: Any = {"splits": splits, "audit": audit, "token": token}
+        push_priors(f"{room}/priors", known, **given, keep=False)
     return f"{constants.ENDPOINT}/datasets/{repo_id}"
 
 

@@ -142,6 +142,15 @@ def test_any_other_fault_ends_in_a_sentence_and_the_same_command_goes_on(
     assert client(visitor.load_priors, f"alice/{name}")["train"]
 
 
+def test_a_temporary_folder_is_not_called_complete(
+    hub: HubControl, client: Client, priors: str
+) -> None:
+    hub.fail("POST", "/commit/", status=403)
+    with pytest.raises(ServerError, match="may not write to 'alice/gone'") as caught:
+        client(visitor.push_in_memory, priors, "alice/gone")
+    assert "is complete" not in str(caught.value)
+
+
 def test_what_somebody_else_pushed_in_between_is_not_overwritten(
     hub: HubControl, client: Client, priors: str
 ) -> None:

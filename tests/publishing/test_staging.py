@@ -89,6 +89,15 @@ def test_texts_are_shown_only_when_asked(run: Path) -> None:
         push(run, examples=1)
 
 
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    missing, options = tmp_path / "no" / "folder", PushOptions(repo_id="alice/m")
+    with pytest.raises(ModelError, match=r"There is no folder .*no/folder"):
+        push_model(missing, options)
+    with pytest.raises(DataError, match="There is no file or folder"):
+        push_priors(missing, options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_a_record_has_a_card_of_unknowns(tmp_path: Path) -> None:
     roberta_classifier().save_pretrained(tmp_path / "m")
     folder = push(tmp_path / "m")
