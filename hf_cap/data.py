@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetsError
 from hf_cap.embedded import resolve_data
 from hf_cap.errors import DataError
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import atomic_path, refuse_loss
+from hf_cap.utils import atomic_path, file_name, refuse_loss
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _LABEL_FILE = "labels.json"
@@ -71,7 +71,7 @@ def load_splits(
 
 def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
     """The split of this name; `DataError` where there is none, or it has no rows."""
-    if split not in splits:
+    if file_name(split) not in splits:
         raise DataError(f"There is no split {split!r}; the data set has {sorted(splits)}.")
     if len(splits[split]) == 0:
         raise DataError(f"The split {split!r} is empty; there is nothing to work on.")
@@ -102,7 +102,7 @@ def check_output(
     folder: str | os.PathLike[str], splits: Iterable[str], *, beside: Collection[str] = ()
 ) -> None:
     """Raise `ConfigError` if a folder for `splits` is a file or holds more than them and `beside`."""
-    refuse_loss(folder, [*beside, *(f"{split}.parquet" for split in splits)])
+    refuse_loss(folder, [*beside, *(f"{file_name(split)}.parquet" for split in splits)])
 
 
 def save_splits(

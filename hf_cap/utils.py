@@ -7,6 +7,7 @@ import inspect
 import json
 import operator
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -135,6 +136,25 @@ def bundled(name: str) -> Path:
 def real_path(place: str | os.PathLike[str]) -> Path:
     """The absolute path, with `~` and links followed."""
     return Path(place).expanduser().resolve()
+
+
+# `*`, `?`, `[` and `{` are patterns where a data set is loaded from its card
+_UNFIT = re.compile(r'[/\\:*?"<>|\[\]{}]|^\.|^ | $')
+
+
+def file_name(name: object) -> str:
+    """The name of a split, a source or a result, which becomes that of a file or folder.
+
+    Raises:
+        ConfigError: it could lead to another folder, hides or confuses, or is too long.
+    """
+    name = str(name)
+    if not name or not name.isprintable() or _UNFIT.search(name) or len(name.encode()) > 150:
+        raise ConfigError(
+            f"{name[:150]!r} cannot name a file or folder: give 1 to 150 bytes without any of "
+            '/ \\ : * ? " < > | [ ] { }, control characters, a dot at the start or spaces at the ends.'
+        )
+    return name
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from hf_cap.training.callbacks import HeatMapCallback
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.utils import atomic_path, fingerprint, rank, real_path, versions, write_json
+from hf_cap.utils import atomic_path, file_name, fingerprint, rank, real_path, versions, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -418,7 +418,7 @@ def train_and_save(trainer: Trainer) -> None:
 def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:
     """Write `<name>.json`, which is returned, and the records, if any, in place of `<name>.parquet`."""
     numbers = {key: value for key, value in evaluation.items() if key != "records"}
-    stored = folder / f"{name}.parquet"
+    stored = folder / f"{file_name(name)}.parquet"
     if records := evaluation.get("records"):
         with atomic_path(stored) as path:
             Dataset.from_list(records).to_parquet(str(path))

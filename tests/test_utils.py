@@ -14,6 +14,7 @@ from hf_cap.utils import (
     check_choices,
     check_range,
     choose,
+    file_name,
     folder_stamp,
     length_batches,
     subsample,
@@ -84,6 +85,23 @@ def test_a_write_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
         assert [file.name for file in target.iterdir()] == ["second"]
     assert link.is_symlink()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data", "disk", "link"]
+
+
+@pytest.mark.parametrize("name", ["cap", "test set", "v1.2", "-x", "Übung", "हिन्दी", "a..b"])
+def test_a_plain_name_can_name_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / file_name(name)).touch()
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "..", ".x", "../x", "/abs", "a/b", "a\\b", "C:x", "a\n", "\x1b[31m", "a\u202eb", "\udc80",
+     "x\0", "a*", "[ab]", "<b>", "ü" * 100],
+)  # fmt: skip
+def test_any_other_name_cannot(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a file or folder") as caught:
+        file_name(name)
+    assert str(caught.value).isprintable()
 
 
 def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:

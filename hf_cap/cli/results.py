@@ -14,7 +14,7 @@ from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.hub import PushOptions
 from hf_cap.lm.base import LMRuntime
 from hf_cap.report.load import ReportSettings
-from hf_cap.utils import option, real_path, required, versions, write_json
+from hf_cap.utils import file_name, option, real_path, required, versions, write_json
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def evaluate(values: Values) -> Result:
 
     given = values.build(_EvaluateArguments)
     name, split = given.model, given.split
+    result = file_name(given.name or split)
     if not given.output_dir and not Path(name).is_dir():
         raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
     if is_tabular_model(name):
@@ -67,7 +68,7 @@ def evaluate(values: Values) -> Result:
         settings = values.build(EvaluationSettings)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
     folder = Path(given.output_dir or Path(name) / EVALUATIONS)
-    return Result(write_evaluation(found, folder, given.name or split))
+    return Result(write_evaluation(found, folder, result))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from hf_cap import cards
 from hf_cap.cards import PushOptions
-from hf_cap.errors import PriorError
+from hf_cap.errors import ConfigError, PriorError
 from hf_cap.schema import (
     LABEL,
     PRIOR,
@@ -24,6 +24,7 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
+from hf_cap.utils import file_name
 from hf_cap.words import WORD_PATTERN, word_strings
 
 HYBRID = "hybrid"
@@ -55,6 +56,7 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
 
     Raises:
         PriorError: there is no prior column, or the splits have different columns.
+        ConfigError: a source or split has a name that no folder can have.
     """
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).features
@@ -64,7 +66,13 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
             f"There is no prior to publish: no column 'prior' or 'prior_<source>' among {sorted(columns)}. "
             "Run `hf-cap extract` first."
         )
+    for name in map(file_name, prior_sources(columns)):
+        if name in (HYBRID, cards.CARD):
+            raise ConfigError(
+                f"A published data set has another {name!r}; rename the column {prior_column(name)!r}."
+            )
     for split, data in splits.items():
+        file_name(split)
         if set(data.column_names) != set(columns):
             raise PriorError(
                 f"All splits need the same columns, but {split!r} has {sorted(data.column_names)} and "

@@ -20,7 +20,7 @@ from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
-from hf_cap.utils import check_range, documented, fingerprint, option, real_path
+from hf_cap.utils import check_range, documented, file_name, fingerprint, option, real_path
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -112,7 +112,7 @@ def extract_priors(
     output = real_path(output_dir)
     check_output(output, splits)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
-    names = [source.name for source in sources]
+    names = [file_name(source.name) for source in sources]  # of folders when they are published
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
     for source in sources:

@@ -244,6 +244,9 @@ def test_an_evaluation_is_numbers_and_one_record_per_text(
     assert files == {"other.json", "other.parquet", "test.json"}
     assert main(["evaluate", "--model", "me/clf", "--dataset", "data"]) == 2
     assert "`--output_dir FOLDER`" in capsys.readouterr().err
+    assert main([*words, "--name", "../escaped"]) == 2
+    assert "'../escaped' cannot name a file" in capsys.readouterr().err
+    assert not (tmp_path.parent / "escaped.json").exists()
 
 
 CODE = """

@@ -10,6 +10,7 @@ from datasets import load_dataset
 from transformers import pipeline
 
 from hf_cap.cards import escape
+from hf_cap.data import save_splits
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.hub import (
     PushOptions,
@@ -208,6 +209,18 @@ def test_what_is_no_prior_data_set_is_refused() -> None:
     splits["test"] = splits["test"].remove_columns("prior_cap")
     with pytest.raises(PriorError, match="'test' has"):
         configurations(splits)
+
+
+@pytest.mark.parametrize(
+    "source", ["../../x", "/abs", "", "a\x1b[31mb", "a\nb", "[ab]", "hybrid", "README.md"]
+)
+def test_a_source_whose_name_is_no_folder_is_refused(tmp_path: Path, source: str) -> None:
+    splits = prior_splits().rename_column("prior_lime", f"prior_{source}")
+    with pytest.raises(ConfigError, match=r"cannot name a file|rename the column"):
+        stage_priors(tmp_path / "a" / "hub", splits)
+    with pytest.raises(ConfigError, match="cannot name a file"):
+        save_splits({"../../x": splits["train"]}, tmp_path / "a" / "data")
+    assert [file for file in tmp_path.rglob("*") if file.name != "a"] == []
 
 
 def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: Path) -> None:
