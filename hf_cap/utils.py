@@ -161,9 +161,11 @@ def file_name(name: object) -> str:
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Path to write a file or folder to, beside the target; it replaces the target at the end.
 
-    When the body raises, or the process dies in it, the target stays as it was. A link stays a link.
+    When the body raises, or the process dies in it, the target stays as it was. Parent folders that are
+    missing are made, and go again with an error. A link stays a link.
     """
     target = real_path(target)
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -173,6 +175,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(room / target.name, target)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # it holds the target
+                parent.rmdir()
 
 
 def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
