@@ -6,7 +6,6 @@ The facts of a card are one dictionary. Its keys are those that the function tha
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from hf_cap.utils import (
     bundled,
     documented,
     option,
+    printable,
     required,
     subsample,
     versions,
@@ -164,13 +164,6 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
         top += word + " " * (cell - cell_len(word))
         bottom += bar.ljust(cell)
     return "\n".join([*lines, top.rstrip(), bottom.rstrip()])
-
-
-def printable(word: str) -> str:
-    """The word without characters that would break a line or turn the reading direction."""
-    kinds = [unicodedata.category(character) for character in word]
-    broken = [kind[0] == "C" or kind in ("Zl", "Zp") for kind in kinds]
-    return "".join("\ufffd" if bad else c for c, bad in zip(word, broken, strict=True))
 
 
 # --- The facts of a trained model's card.

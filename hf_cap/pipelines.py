@@ -9,10 +9,10 @@ from transformers import AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.attribution import attribute_words
-from hf_cap.cards import heat_map, printable
+from hf_cap.cards import heat_map
 from hf_cap.classifiers import TextClassifier
 from hf_cap.schema import AttributionSettings, check_prior
-from hf_cap.utils import choose
+from hf_cap.utils import choose, printable
 from hf_cap.words import word_strings
 
 TASK = "explained-text-classification"

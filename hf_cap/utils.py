@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, field, fields
@@ -122,6 +123,17 @@ def versions(
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+# --- Texts of others: labels, words, file names, answers of servers.
+
+_STEERING = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # categories of Unicode
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for what steers a terminal, breaks a line or turns the reading direction."""
+    steers = (unicodedata.category(character) in _STEERING for character in text)
+    return "".join("\ufffd" if bad else c for c, bad in zip(text, steers, strict=True))
 
 
 # --- Files, which are either whole or absent.

@@ -17,6 +17,7 @@ from importlib import import_module
 from hf_cap import __version__
 from hf_cap.cli.core import Command, check_known, parse, print_completion
 from hf_cap.errors import CAPError, ConfigError
+from hf_cap.utils import printable
 
 COMMANDS = {
     "fit": ("fit", "from labelled texts to a trained, evaluated model and a report"),
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # of several launched processes only the first logs
     level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=level, handlers=[handler])
     # one line per request or file is noise beside a progress bar
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -62,8 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         message = f"The disk is full ({error}); free some space and run the same command again."
         status = 1
-    print(f"hf-cap: {message}", file=sys.stderr)
+    print(f"hf-cap: {_readable(message)}", file=sys.stderr)
     return status
+
+
+def _readable(text: str) -> str:
+    """Lines without what would steer the terminal, whatever label, file or server it came from."""
+    return "\n".join(map(printable, text.expandtabs().split("\n")))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _readable(super().format(record))
 
 
 def load_command(name: str) -> Command:
@@ -102,7 +115,7 @@ def _run_command(name: str, words: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         result = command.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):
-        print(text)
+        print(_readable(text))
 
 
 def _overview() -> str:

@@ -20,7 +20,7 @@ from hf_cap.cards import METRICS
 from hf_cap.errors import MissingExtra
 from hf_cap.report.contents import FUSED, estimate_text, number_text
 from hf_cap.schema import CONTROL_PRIORS, PRIOR
-from hf_cap.utils import write_text
+from hf_cap.utils import printable, write_text
 
 MARKERS = "●■◆▲✚▼"
 """Marks of the groups, in their order; beyond six, shapes and colours repeat."""
@@ -224,7 +224,7 @@ def _chart(height: float) -> Iterator[tuple[Any, Any]]:
 
 
 def _mark(axes: Any, x: float, y: float, group: int, tip: str) -> None:
-    look = {"color": _colour(group), "clip_on": False, "zorder": 3, "gid": _printable(tip)}
+    look = {"color": _colour(group), "clip_on": False, "zorder": 3, "gid": printable(tip)}
     axes.plot([x], [y], _SHAPES[group % len(_SHAPES)], **look)
 
 
@@ -235,7 +235,7 @@ def _bar(axes: Any, place: float, value: float, tip: str, colour: str = "") -> N
 def _box(axes: Any, box: tuple[float, ...], colour: str, alpha: float, tip: str) -> None:
     left, middle, *size = box
     look = {"color": colour, "alpha": alpha, "linewidth": 0, "clip_on": False}
-    (patch,) = axes.barh(middle, *size, left, **look, gid=_printable(tip))
+    (patch,) = axes.barh(middle, *size, left, **look, gid=printable(tip))
     patch.set_in_layout(False)  # a matrix has thousands
 
 
@@ -256,13 +256,8 @@ def _colour(group: int) -> str:
 
 
 def _short(name: str, most: int = 18) -> str:
-    name = _printable(name)
+    name = printable(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """The text without characters that XML forbids or that turn the reading direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _svg(figure: Any, title: str) -> Markup:
@@ -270,7 +265,7 @@ def _svg(figure: Any, title: str) -> Markup:
     import matplotlib
 
     tips = [gid for artist in figure.findobj() if (gid := artist.get_gid())]
-    title, description, out = _printable(title), "; ".join(tips[:_DESCRIBED]), StringIO()
+    title, description, out = printable(title), "; ".join(tips[:_DESCRIBED]), StringIO()
     # ids are unique on the page, and the same whenever the same is drawn
     with matplotlib.rc_context({"svg.hashsalt": title + description}):
         figure.savefig(out, format="svg", facecolor="none", metadata={"Date": None})

@@ -275,6 +275,26 @@ def test_quiet_silences_the_log_and_not_the_result(
     assert capsys.readouterr().out == "accuracy: 0.5000\n"
 
 
+def test_nothing_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    steering = "a\x1b[31mb\r\x07\x9b2J\u202e\ud800"
+    seen = "a\ufffd[31mb\ufffd\ufffd\ufffd2J\ufffd\ufffd"
+
+    def run(values: Values) -> Result:
+        logging.getLogger("hf_cap.hub").warning("Wrote %s\nand\tÜ", steering)
+        if failing:
+            raise ConfigError(f"no label {steering}")
+        return Result({}, f"label {steering}")
+
+    failing = False
+    monkeypatch.setattr(load_command("env"), "run", run)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    assert main(["env"]) == 0
+    assert capsys.readouterr() == (f"label {seen}\n", f"Wrote {seen}\nand     Ü\n")
+    failing = True
+    assert main(["env", "-q"]) == 2
+    assert capsys.readouterr().err.endswith(f"hf-cap: no label {seen}\n")
+
+
 def full_disk() -> sqlite3.OperationalError:
     """The very error of SQLite on a full disk."""
     store = sqlite3.connect(":memory:")
