@@ -8,10 +8,12 @@ from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -20,7 +22,16 @@ from transformers import (
 
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
-from hf_cap.errors import ConfigError, MissingExtra, ModelError
+from hf_cap.errors import CAPError, ConfigError, MissingExtra, ModelError
+from hf_cap.labels import ClassifierOptions, label_phrases, without_meaning
+from hf_cap.sentence_encoder import (
+    CONFIG_ENTRY,
+    SentenceEncoderClassifier,
+    is_sentence_classifier,
+    label_config,
+    new_sentence_classifier,
+    read_sentence_encoder,
+)
 from hf_cap.utils import length_batches
 
 TOKENS_PER_PASS: Mapping[str, int] = {"cpu": 4096, "cuda": 65536}
@@ -131,6 +142,7 @@ class NewClassifier(NamedTuple):
 def new_classifier(
     name: str,
     labels: Sequence[str],
+    options: ClassifierOptions | None = None,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -142,42 +154,90 @@ def new_classifier(
     Args:
         name: Folder, Hub id or `embedded/...` name.
         labels: Label names, in the order of the head's outputs.
+        options: Kind of the head, and where its rows start.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
+        ConfigError: the head does not fit the model.
         ModelError: there is no such model, it cannot classify texts, or its weights do not fit.
     """
+    options = options or ClassifierOptions()
     source = resolve_model(name)
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    place = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            **common,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **place)
+        entry = None if options.head == "sequence" else read_sentence_encoder(source, revision)
+        if entry is None:
+            _check_head(name, options)
+            model, fresh = _sequence_classifier(name, source, labels, place)
+        else:
+            model, new = new_sentence_classifier(source, labels, entry, **place)
+            tokenizer.model_max_length = longest_input(model, tokenizer)
+            fresh = ("head",) if new else ()
     except OSError as error:
         raise ModelError(
             f"Cannot load the model {name!r}: {error} Without a network, 'embedded/minilm-l6' is at hand."
         ) from error
     except ValueError as error:
+        if isinstance(error, CAPError):
+            raise
         raise ModelError(
             f"The model {name!r} cannot become a classifier of texts: {error} Name an encoder or decoder "
             "that `AutoModelForSequenceClassification` loads, such as 'embedded/minilm-l6'."
         ) from error
-    resized = {weight for weight, *_ in loading["mismatched_keys"]}
-    _check_resized(name, model, resized)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
         # decoder classifiers find the last token of a row by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return NewClassifier(model, tokenizer, _owners(model, {*loading["missing_keys"], *resized}))
+    if entry is not None and fresh and options.label_names_in in ("auto", "head"):
+        _start_head(model, tokenizer, labels, options)
+    return NewClassifier(model, tokenizer, fresh)
+
+
+def _check_head(name: str, options: ClassifierOptions) -> None:
+    asked = "head='sentence'" if options.head == "sentence" else "label_names_in='head'"
+    if options.head == "sentence" or options.label_names_in == "head":
+        raise ConfigError(
+            f"`{asked}` needs a sentence encoder, and {name!r} is none: it has no `modules.json`. Name one, "
+            "such as 'sentence-transformers/all-MiniLM-L6-v2', or use `label_names_in='text'`."
+        )
+
+
+def _start_head(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    options: ClassifierOptions,
+) -> None:
+    """Let each row of the head be the unit embedding of its label's phrase, if the labels mean something."""
+    phrases = label_phrases(labels, options.label_phrases)
+    unclear = without_meaning(phrases)
+    if unclear and options.label_names_in == "auto":
+        _logger.warning(
+            "The labels %s say nothing about their texts, so the head starts at random. Say what they mean "
+            "by `label_phrases`, such as {%r: 'a few words'}.", unclear[:5], unclear[0],
+        )  # fmt: skip
+        return
+    with torch.no_grad(), evaluation_mode(model):
+        batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")
+        model.head.weight.copy_(model.embed(**batch))
+
+
+def _sequence_classifier(
+    name: str, source: str, labels: Sequence[str], place: Mapping[str, Any]
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        source,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **label_config(labels),
+        **place,
+    )
+    resized = {weight for weight, *_ in loading["mismatched_keys"]}
+    _check_resized(name, model, resized)
+    return model, _owners(model, {*loading["missing_keys"], *resized})
 
 
 def _peft() -> Any:
@@ -256,9 +316,46 @@ def load_model(
     """
     if is_lora_run(folder := Path(resolve_model(name))):
         return merged_lora(folder, trust_remote_code=trust_remote_code)
-    auto = AutoModelForSequenceClassification
-    model: PreTrainedModel = _load(auto, "classifier", name, revision, trust_remote_code)
+    model: PreTrainedModel = _load(
+        AutoTextClassifier, "classifier", name, revision, trust_remote_code
+    )
     return model
+
+
+class AutoTextClassifier:
+    """Loads either kind of classifier, as `AutoModelForSequenceClassification` loads its own."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, config: Any = None, **options: Any) -> PreTrainedModel:
+        """The classifier at a place. Arguments as for `AutoModel.from_pretrained`."""
+        place = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code")}
+        config = config or AutoConfig.from_pretrained(name, **place)
+        if not is_sentence_classifier(config):
+            auto = AutoModelForSequenceClassification
+            return auto.from_pretrained(name, config=config, **options)  # type: ignore[no-any-return]
+        options.pop("trust_remote_code", None)
+        return SentenceEncoderClassifier.from_pretrained(name, config=config, **options)
+
+
+def embed_texts(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
+    """Unit embeddings of texts by a sentence encoder: a folder, a Hub id or an `embedded/...` name.
+
+    Raises:
+        ConfigError: the model is no sentence encoder.
+    """
+    model: Any
+    model, tokenizer, _ = new_classifier(
+        name, ["0", "1"], ClassifierOptions(head="sentence", label_names_in="none")
+    )
+    classifier = TextClassifier(model, tokenizer)
+    with torch.inference_mode(), evaluation_mode(model):
+        encoded = classifier.encode(texts)
+        place = torch.empty(len(texts), model.config.hidden_size)
+        for rows in length_batches(
+            [len(one["input_ids"]) for one in encoded], classifier.tokens_per_pass
+        ):
+            place[rows] = model.embed(**classifier.pad([encoded[row] for row in rows])).cpu()
+    return place.numpy()
 
 
 def is_lora_run(folder: Path) -> bool:
@@ -288,9 +385,11 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
         ModelError: the base model is not there.
     """
     run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    head = run["settings"].get("head", "auto")
     base = new_classifier(
         run["model"],
         run["data"]["labels"],
+        ClassifierOptions(head=head, label_names_in="none"),
         revision=run["settings"].get("model_revision"),
         trust_remote_code=trust_remote_code,
     ).model
@@ -356,6 +455,7 @@ def first_token_only(model: nn.Module) -> Iterator[None]:
 def longest_input(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens, special ones included, that tokenizer and model both allow; at most `NO_LIMIT`."""
     limits = [tokenizer.model_max_length, NO_LIMIT]
+    limits += filter(None, [(getattr(model.config, CONFIG_ENTRY, None) or {}).get("max_length")])
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     # RoBERTa and its kin begin to count positions behind that of the padding
     offsets = [

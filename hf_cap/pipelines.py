@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from transformers import AutoModelForSequenceClassification, Pipeline
+from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map
-from hf_cap.classifiers import TextClassifier
+from hf_cap.classifiers import AutoTextClassifier, TextClassifier
 from hf_cap.schema import AttributionSettings, check_prior
 from hf_cap.utils import choose, printable
 from hf_cap.words import word_strings
@@ -83,7 +83,7 @@ class ExplainedTextClassification(Pipeline):
 def register_pipeline() -> None:
     """Register `transformers.pipeline("explained-text-classification", model=...)` in this process."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
-        model = AutoModelForSequenceClassification
+        model = AutoTextClassifier
         PIPELINE_REGISTRY.register_pipeline(TASK, ExplainedTextClassification, model, type="text")
 
 

@@ -1,0 +1,79 @@
+"""Label names as words, for the prompt of a language model and for the head of a sentence encoder."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.utils import option
+
+Head = Literal["auto", "sentence", "sequence"]
+LabelNames = Literal["auto", "head", "text", "none"]
+
+_JOINTS = re.compile(r"[_/]+|(?<=[a-z0-9])(?=[A-Z])")
+"""Underscores, slashes, and where a small letter or a digit meets a capital."""
+_NUMBERED = re.compile(r"(?:label|class|category|intent)?\W*\d+", re.IGNORECASE)
+
+
+def label_phrase(label: str) -> str:
+    """A label as a phrase: `card_arrival`, `CardArrival` and `card/arrival` become `card arrival`."""
+    phrase = " ".join(_JOINTS.sub(" ", label).split())
+    camel = phrase != " ".join(re.sub(r"[_/]+", " ", label).split())
+    return phrase.lower() if camel else phrase
+
+
+def label_phrases(labels: Sequence[str], given: Mapping[str, str] | None = None) -> list[str]:
+    """The phrase of every label: the one that is given for it, else `label_phrase`.
+
+    Raises:
+        ConfigError: a phrase is given for a label that does not exist.
+        DataError: a phrase is empty, or that of two labels.
+    """
+    given = given or {}
+    if unknown := [name for name in given if name not in labels]:
+        raise ConfigError(f"`label_phrases` names {unknown[0]!r}; the labels are {list(labels)}.")
+    phrases = [given.get(label, label_phrase(label)).strip() for label in labels]
+    for index, phrase in enumerate(phrases):
+        if not phrase or phrase in phrases[:index]:
+            raise DataError(
+                f"Label {labels[index]!r} is written {phrase!r}, which is empty or another label's as "
+                "well. Rename it, or give its phrase in `label_phrases`."
+            )
+    return phrases
+
+
+def without_meaning(phrases: Sequence[str]) -> list[str]:
+    """Those phrases that say nothing of their texts: numbers, single letters, short words in capitals."""
+    return [phrase for phrase in phrases if not _means(phrase)]
+
+
+def _means(phrase: str) -> bool:
+    if _NUMBERED.fullmatch(phrase):
+        return False
+    letters = "".join(filter(str.isalpha, phrase))
+    if not letters.isascii():
+        return bool(letters)
+    abbreviated = letters.isupper() and len(letters) <= 4
+    return len(letters) > 2 and not abbreviated
+
+
+@dataclass(kw_only=True)
+class ClassifierOptions:
+    """What is put on an encoder, and how the label names enter."""
+
+    head: Head = option(
+        "auto",
+        "`sentence`: pooling and unit length of a sentence encoder, read from its checkpoint, and a linear "
+        "head. `sequence`: `AutoModelForSequenceClassification`. `auto` takes the first for encoders that "
+        "were trained as sentence encoders.",
+    )
+    label_names_in: LabelNames = option(
+        "auto",
+        "Where the label names enter: as the start of the head's rows (`head`; sentence encoders only), as "
+        "one more training text per label without a prior (`text`), or not at all (`none`). `auto` is `head` "
+        "for a sentence encoder whose labels mean something, else `none`.",
+    )
+    label_phrases: dict[str, str] | None = option(
+        None, "What a label is called in words, where its name does not say it: label to phrase."
+    )
