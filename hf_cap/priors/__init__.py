@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hf_cap.priors.keywords import WordLengthPrior as WordLengthPrior
     from hf_cap.priors.keywords import with_control as with_control
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
+    from hf_cap.priors.lexicon import LexiconPrior as LexiconPrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
 
 _NAMES = {
@@ -44,6 +45,7 @@ _NAMES = {
     "fusion": "PriorFusion fuse_priors",
     "keywords": "KeywordsPrior RationalePrior WordLengthPrior with_control",
     "language_model": "LanguageModelSource",
+    "lexicon": "LexiconPrior",
     "llm_gradient": "LLMGradientPrior",
 }
 _EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
