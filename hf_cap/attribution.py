@@ -104,12 +104,19 @@ def random_points(
     The points of a text do not depend on its batch, padding or process, and no generator is advanced, so that
     resumed, accumulated and distributed training see the very same points.
     """
+    strata = torch.arange(steps, device=ids.device)[:, None]
+    return ((strata + random_uniform(ids, mask, steps, seed)) / steps).float()
+
+
+def random_uniform(
+    ids: TokenIds, mask: TokenMask, count: int, seed: int
+) -> Float[Tensor, "count batch"]:
+    """`count` numbers in [0, 1) for each text, from its tokens and the seed alone, in float64."""
     place = mask.long().cumsum(-1)
     tokens = (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1)
     key = _mix(tokens + _mix(torch.full_like(ids[:, 0], seed)))
-    strata = torch.arange(steps, device=ids.device)[:, None]
-    uniform = (_mix(key + strata) >> 9).double() / 2**23  # 23 bits: exact in float32
-    return ((strata + uniform) / steps).float()
+    number = torch.arange(count, device=ids.device)[:, None]
+    return (_mix(key + number) >> 9).double() / 2**23  # 23 bits: exact in float32
 
 
 def _mix(number: Tensor) -> Tensor:

@@ -98,6 +98,14 @@ def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
     return list(feature.names)
 
 
+def add_label_texts(dataset: Dataset, phrases: Sequence[str]) -> Dataset:
+    """The data set with each label's phrase as one more text of it; other columns are null there."""
+    rows = {TEXT: list(phrases), LABEL: list(range(len(phrases)))}
+    rows |= {name: [None] * len(phrases) for name in dataset.column_names if name not in rows}
+    named = Dataset.from_dict(rows, features=dataset.features)
+    return datasets.concatenate_datasets([dataset, named])
+
+
 def check_output(
     folder: str | os.PathLike[str], splits: Iterable[str], *, beside: Collection[str] = ()
 ) -> None:

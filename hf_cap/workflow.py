@@ -357,12 +357,12 @@ def train_classifier(
     `resume_from_checkpoint="last"` continues a run that was stopped; `place` has the `revision` and
     `trust_remote_code` of the model.
     """
-    if config.alignment_weight:
+    if config.reads_priors:
         find_prior_column(dataset.features, config.prior_column)
     check_start(config)
     set_seed(config.seed)
     labels = label_names(dataset)
-    loaded, tokenizer, fresh = new_classifier(model, labels, **place)
+    loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,

@@ -6,15 +6,17 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hf_cap.errors import ConfigError
+from hf_cap.labels import ClassifierOptions
 from hf_cap.losses import find_loss
 from hf_cap.training.options import AlignmentOptions
 
 
 @dataclass
-class CAPConfig(AlignmentOptions, TrainingArguments):
-    """Settings of [`CAPTrainer`]: those of `AlignmentOptions` and of `transformers.TrainingArguments`.
+class CAPConfig(ClassifierOptions, AlignmentOptions, TrainingArguments):
+    """Settings of [`CAPTrainer`]: of the alignment, of the classifier, and `TrainingArguments`.
 
-    No default of `TrainingArguments` is changed.
+    They are those of `AlignmentOptions`, `ClassifierOptions` and `transformers.TrainingArguments`. No
+    default of the last is changed.
 
     Raises:
         ConfigError: a setting is out of range, or cannot work with differentiated attributions.

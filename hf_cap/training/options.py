@@ -31,6 +31,11 @@ class AlignmentOptions:
         "Attributions are divided by sqrt(norm² + floor²), in logits, which bounds the gradient by 1/floor "
         "on texts whose words hardly move the logit.",
     )
+    alignment_fraction: float = option(
+        1.0,
+        "Part of the rows of each batch that are aligned, drawn anew on each step, in (0, 1]; the cost of "
+        "alignment goes down with it.",
+    )
     alignment_schedule: Schedule = option(
         "constant",
         "Course of the weight: constant, rising over the warm-up, or a cosine down to 0.",
@@ -69,6 +74,14 @@ class AlignmentOptions:
     attribution_rows: int = option(
         0, "Most path points (examples times steps) in one pass, to bound memory; 0 means all."
     )
+    word_dropout: float = option(
+        0.0,
+        "Highest probability that a word is left out of a training text, that of words with a prior of 0; in "
+        "[0, 1]. It works with and without alignment, at no cost.",
+    )
+    word_dropout_saturation: float = option(
+        0.3, "Part of a text's highest prior score from which on a word always stays, in (0, 1]."
+    )
     word_pattern: str = option(
         WORD_PATTERN, "Regular expression of a word; the one that the priors were made with."
     )
@@ -82,12 +95,19 @@ class AlignmentOptions:
         None, "Column with a weight of at least 0 for each prior, say its certainty; 1 by default."
     )
 
+    @property
+    def reads_priors(self) -> bool:
+        """Whether training needs priors."""
+        return bool(self.alignment_weight or self.word_dropout)
+
     def check(self) -> None:
         """Raise `ConfigError` if a number is out of its range, or a choice is not among its names."""
         check_choices(self)
         check_range(self, "alignment_weight", "alignment_norm_floor", at_least=0, below=math.inf)
         check_range(self, "attribution_rows", at_least=0)
         check_range(self, "attribution_steps", at_least=1)
+        check_range(self, "word_dropout", at_least=0, at_most=1)
+        check_range(self, "alignment_fraction", "word_dropout_saturation", above=0, at_most=1)
         most = self.attribution_steps
         check_range(self, "attribution_backward_steps", at_least=0, at_most=most)
         check_range(self, "finite_difference_step", above=0)

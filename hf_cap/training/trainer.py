@@ -26,18 +26,22 @@ from hf_cap.attribution import (
     TextBatch,
     TokenScores,
     WordScores,
+    pad_token,
     path_points,
     path_scores,
     pool_words,
+    random_uniform,
 )
 from hf_cap.cards import write_trainer_card
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
-from hf_cap.data import label_names
+from hf_cap.data import add_label_texts, label_names
 from hf_cap.errors import DataError, PriorError
+from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training import collator, validation
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
+from hf_cap.training.dropout import drop_words, keep_probability
 from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.options import AlignmentOptions, weight_at
 
@@ -258,7 +262,8 @@ class CAPTrainer(AlignedTrainer):
                     f"The model {model!r} gets a head for the labels of `train_dataset`, got "
                     f"{type(train_dataset).__name__}; give a `Dataset` with a `ClassLabel` column."
                 )
-            loaded, tokenizer, fresh = new_classifier(model, label_names(train_dataset))
+            options = args if isinstance(args, ClassifierOptions) else None
+            loaded, tokenizer, fresh = new_classifier(model, label_names(train_dataset), options)
             processing_class = processing_class or tokenizer
         if peft_config is not None and loaded is not None:
             loaded = add_adapters(loaded, peft_config, fresh)
@@ -288,21 +293,50 @@ class CAPTrainer(AlignedTrainer):
     ) -> Any:
         """L = L_task + β · d(word attributions, prior)."""
         beta = self.beta(model.training)
-        if beta and model.training:
+        dropout = self.alignment.word_dropout if model.training else 0
+        if (beta and model.training) or dropout:
             validation.check_aligned(inputs, "training batch")
         inputs, prior = take_priors(inputs)
-        loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
+        read = self.leave_words_out(inputs, prior) if dropout and prior else inputs
+        loss, outputs = super().compute_loss(model, dict(read), True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
             with torch.enable_grad():
-                align_loss, attribution = self.align(model, inputs, prior)
-            unit = partial(losses.unit, mask=prior.mask)
-            cosine = (unit(attribution) * unit(prior.scores)).sum(-1)
-            self.record(model.training, inputs, loss, align_loss, cosine, prior.weight)
+                aligned, chosen = self.aligned_rows(inputs, prior, model.training)
+                align_loss, attribution = self.align(model, aligned, chosen)
+            unit = partial(losses.unit, mask=chosen.mask)
+            cosine = (unit(attribution) * unit(chosen.scores)).sum(-1)
+            self.record(model.training, inputs, loss, align_loss, cosine, chosen.weight)
             loss = loss + beta * align_loss
         elif self.alignment.alignment_weight and prior is not None:
             self.record(model.training, inputs, loss)
         return (loss, outputs) if return_outputs else loss
+
+    def draw_seed(self, training: bool) -> int:
+        """Seed of what is random on this step; evaluation always draws the same."""
+        step = self.state.global_step if training else 0
+        return int(self.args.seed * 1_000_003 + step) % 2**31
+
+    def leave_words_out(self, inputs: dict[str, Any], prior: Priors) -> dict[str, Any]:
+        """The inputs without some words, drawn anew on each step; see `hf_cap.training.dropout`."""
+        options = self.alignment
+        high, saturation = options.word_dropout, options.word_dropout_saturation
+        keep = keep_probability(prior.scores, prior.mask, high, saturation)
+        pad = pad_token(self.model)
+        return drop_words(inputs, prior.token_words, keep, pad=pad, seed=self.draw_seed(True))
+
+    def aligned_rows(
+        self, inputs: dict[str, Any], prior: Priors, training: bool
+    ) -> tuple[dict[str, Any], Priors]:
+        """The rows of a batch that are aligned on this step: in training a part, at least one."""
+        ids, fraction = inputs["input_ids"], self.alignment.alignment_fraction
+        if fraction == 1 or not training:
+            return inputs, prior
+        mask = inputs.get("attention_mask", torch.ones_like(ids))
+        drawn = random_uniform(ids, mask, 1, self.draw_seed(True))[0]
+        rows = drawn.argsort()[: math.ceil(fraction * len(ids))]
+        chosen = {name: value[rows] for name, value in inputs.items()}
+        return chosen, Priors(*(part[rows] for part in prior))
 
     def align(
         self, model: nn.Module, inputs: Mapping[str, Any], prior: Priors
@@ -320,8 +354,7 @@ class CAPTrainer(AlignedTrainer):
             return prior.weight.new_zeros(()), torch.zeros_like(prior.scores)
         bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         # random points, and those that carry the gradient, depend on seed and texts alone
-        step = self.state.global_step if model.training else 0
-        seed = (self.args.seed * 1_000_003 + step) % 2**31
+        seed = self.draw_seed(model.training)
         tensors = {name: value for name, value in inputs.items() if name != LABELS}
         batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
         mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -394,16 +427,19 @@ class CAPTrainer(AlignedTrainer):
         raw = isinstance(dataset, Dataset) and TEXT in dataset.column_names
         if not raw or "input_ids" in dataset.column_names or not isinstance(self.args, CAPConfig):
             return dataset
-        tokenizer, options = self.processing_class, self.alignment
+        tokenizer, options = self.processing_class, self.args
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            if self._collates and not options.alignment_weight:
+            if self._collates and not options.reads_priors:
                 return dataset  # a collator of the user's may tokenise
             raise DataError(
                 f"The {name} set holds texts, but there is no tokenizer, got processing_class={tokenizer!r}; "
                 "give the classifier's fast tokenizer as `processing_class`."
             )
+        if name == "training" and options.label_names_in == "text":
+            names = label_names(dataset)
+            dataset = add_label_texts(dataset, label_phrases(names, options.label_phrases))
         if name == "training":  # a column that does not exist is an error only where it is needed
-            with nullcontext() if options.alignment_weight else suppress(PriorError):
+            with nullcontext() if options.reads_priors else suppress(PriorError):
                 self._prior_column = find_prior_column(dataset.features, options.prior_column)
         with self.args.main_process_first(desc=f"encoding the {name} set"):
             return collator.encode_dataset(
@@ -436,7 +472,7 @@ class CAPTrainer(AlignedTrainer):
         super()._set_signature_columns_if_needed()
         columns = collator.ALIGNMENT_COLUMNS
         kept = [name for name in self._signature_columns if name not in columns]
-        self._signature_columns = [*kept, *(columns if self.alignment.alignment_weight else ())]
+        self._signature_columns = [*kept, *(columns if self.alignment.reads_priors else ())]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
