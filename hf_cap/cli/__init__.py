@@ -24,6 +24,7 @@ COMMANDS = {
     "extract": ("priors", "add prior columns to a labelled data set"),
     "fuse": ("priors", "fuse the prior columns into one prior"),
     "audit": ("priors", "inspect the priors of a data set: numbers and a JSON file"),
+    "shortcuts": ("shortcuts", "find what goes with a label though its meaning does not"),
     "elicit": ("train", "ask a language model for scores of a table's features"),
     "train": ("train", "train a classifier, aligned with the prior"),
     "attack": ("results", "make an adversarial test set from a labelled split"),

@@ -4,13 +4,16 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from hf_cap.cues import Mark, load_marks, without_shortcuts
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.schema import (
+    LABEL,
     PRIOR,
     PROVENANCE,
+    TEXT,
     WORDS,
     add_provenance,
     check_prior,
@@ -18,7 +21,8 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
-from hf_cap.utils import check_choices, documented, option
+from hf_cap.utils import check_choices, documented, fingerprint, option
+from hf_cap.words import word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -136,8 +140,18 @@ class PriorFusion:
         factory=dict,
     )
 
+    shortcuts: str | None = option(
+        None,
+        "YAML file of `hf-cap shortcuts`: words marked `shortcut` for a text's label get the score 0. "
+        "Without any source, all other words get 1.",
+    )
+    marks: tuple[Mark, ...] = field(init=False, default=())
+    labels: tuple[str, ...] = ()
+
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.shortcuts is not None:
+            object.__setattr__(self, "marks", tuple(load_marks(self.shortcuts)))
         for source, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ConfigError(f"The weight of {source!r} must be at least 0, got {weight!r}.")
@@ -160,7 +174,10 @@ class PriorFusion:
                 if find_defect(prior) != "not finite":
                     check_prior(prior, words, column=prior_column(source), row=row)
             weights = self.row_weights(batch, row)
-            fused.append(fuse(priors, weights, self.method, self.normalisation))
+            prior = fuse(priors, weights, self.method, self.normalisation)
+            if self.marks and (prior or not self.sources):
+                prior = without_shortcuts(words, self.labels[batch[LABEL][row]], prior, self.marks)
+            fused.append(prior)
         cells = batch.get(PROVENANCE) or [None] * len(fused)
         with_facts = {cell: self._provenance(cell) for cell in set(cells)}
         return {PRIOR: fused, PROVENANCE: [with_facts[cell] for cell in cells]}
@@ -178,7 +195,10 @@ class PriorFusion:
     def _provenance(self, cell: str | None) -> str:
         """The provenance `cell` with the settings of the fusion and what its sources share."""
         made = read_provenance(cell)
-        facts = asdict(self)
+        left_out = ("marks", "labels", "shortcuts")
+        facts = {name: value for name, value in asdict(self).items() if name not in left_out}
+        if self.marks:  # what was decided, not where the file is
+            facts["shortcuts"] = fingerprint(*map(str, self.marks))
         for fact in ("word_pattern", "label_space"):
             found = {s: made[s][fact] for s in self.sources if fact in made.get(s, {})}
             if len(set(map(repr, found.values()))) > 1:
@@ -212,11 +232,18 @@ def fuse_priors(
     """
     from datasets import DatasetDict, Features, List, Value
 
+    from hf_cap.data import label_names
+
     splits: Any = dataset if isinstance(dataset, DatasetDict) else {"": dataset}
     first = next(iter(splits.values()))
     names: tuple[str, ...] = tuple(sources or prior_sources(first.features))
+    if settings.get("shortcuts"):
+        settings["labels"] = tuple(label_names(first))
+        splits = {name: _with_words(split) for name, split in splits.items()}
     fusion: PriorFusion = PriorFusion(sources=names, method=method, **settings)
-    needed = [WORDS, *map(prior_column, names or ("<source>",)), *fusion.certainty.values()]
+    if not names and not fusion.marks:
+        names = ("<source>",)
+    needed = [WORDS, *map(prior_column, names), *fusion.certainty.values()]
     added = {PRIOR: List(Value("float64")), PROVENANCE: Value("string")}
     fused = DatasetDict()
     for name, split in splits.items():
@@ -229,6 +256,13 @@ def fuse_priors(
         fused[name] = split.map(fusion, batched=True, features=features, desc="Fusing priors")
     _log_left_out(fused, fusion)
     return fused if isinstance(dataset, DatasetDict) else fused[""]
+
+
+def _with_words(split: "Dataset") -> "Dataset":
+    """A split that has the column `words`: that of the sources, else made here."""
+    if WORDS in split.column_names:
+        return split
+    return split.add_column(WORDS, [word_strings(text) for text in split[TEXT]])
 
 
 def _log_left_out(splits: "DatasetDict", fusion: PriorFusion) -> None:

@@ -1,0 +1,93 @@
+"""Find shortcuts in training texts."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_cap.cli.core import DATA, Columns, Command, Result, Values
+from hf_cap.cli.priors import LM_GROUPS
+from hf_cap.cues import ShortcutSettings
+from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
+from hf_cap.utils import option, required, write_json
+
+if TYPE_CHECKING:
+    from hf_cap.shortcuts import Shortcut
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShortcutArguments:
+    dataset: str = required(DATA)
+    output_dir: str = required(
+        "Folder for `shortcuts.json` and for `shortcuts.yaml`, which you edit; decisions in it are kept."
+    )
+    split: str = option("train", "Split to look at.")
+    model: str | None = option(
+        None,
+        "A classifier trained on these texts without alignment: how far it relies on each shortcut.",
+    )
+    language_model: str = option(LANGUAGE_MODEL, "Language model that judges what is relevant.")
+    encoder: str | None = option(ENCODER, "Sentence encoder that judges it as well.")
+
+
+SHORTCUTS = "--dataset data --output_dir runs/shortcuts"
+
+
+@partial(Command, SHORTCUTS, [_ShortcutArguments, Columns, ShortcutSettings, *LM_GROUPS])
+def shortcuts(values: Values) -> Result:
+    """Find words and other cues that go with a label in the texts though its meaning does not.
+
+    Edit `shortcuts.yaml`, then: `hf-cap fuse --shortcuts runs/shortcuts/shortcuts.yaml ...` and
+    `hf-cap train --word_dropout 0.9 ...`.
+    """
+    from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
+    from hf_cap.cues import decided, load_marks, save_marks
+    from hf_cap.data import load_splits
+    from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
+    from hf_cap.shortcuts import encoder_judge, find_shortcuts, language_model_judge
+    from hf_cap.workflow import pick
+
+    given = values.build(_ShortcutArguments)
+    data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
+    file = Path(given.output_dir) / "shortcuts.yaml"
+    earlier = load_marks(file) if file.exists() else []
+    classifier = None
+    if given.model:
+        classifier = TextClassifier(load_model(given.model), load_tokenizer(given.model))
+    asked = LMSettings(model=given.language_model, **pick(LMSettings, values.group("lm")))
+    judges = [language_model_judge(asked, **values.group("prompt"))]
+    judges += [encoder_judge(given.encoder)] if given.encoder else []
+    with using_runtime(values.build(LMRuntime, "lm")):
+        found = find_shortcuts(
+            data, judges, classifier=classifier, settings=values.build(ShortcutSettings)
+        )
+    marks = decided([one.mark for one in found], earlier)
+    save_marks(marks, file)
+    facts = {"dataset": given.dataset, "shortcuts": [one.to_dict() for one in found]}
+    write_json(file.with_suffix(".json"), facts)
+    _logger.info("Wrote %s. Mark what is no shortcut as `fine`, then fuse with it.", file)
+    return Result(facts, _shown(found))
+
+
+def _shown(found: "list[Shortcut]") -> str:
+    """The shortcuts as a table."""
+    import pandas as pd
+
+    if not found:
+        return "No shortcuts were found."
+    rows = [
+        {
+            "cue": str(one.cue),
+            "label": one.label,
+            "texts": f"{one.texts} of {one.of}",
+            "elsewhere": one.elsewhere,
+            "q": f"{one.q:.0e}",
+            "relevance": f"{one.relevance:.2f}",
+            **({} if one.flipped is None else {"flips": f"{100 * one.flipped:.0f} %"}),
+        }
+        for one in found
+    ]
+    return str(pd.DataFrame(rows).to_string(index=False))

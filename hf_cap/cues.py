@@ -1,0 +1,200 @@
+"""Cues: what a text shows apart from its meaning, such as a word, its first word, its ending, its length.
+
+A cue with a label is a candidate for a shortcut. What a person decides about it is kept in a YAML file.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import yaml
+
+from hf_cap.errors import DataError
+from hf_cap.utils import atomic_path, check_range, documented, option
+from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words, word_strings
+
+Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
+Decision = Literal["shortcut", "fine", ""]
+LENGTHS = (("up to 4 words", 0, 4), ("over 15 words", 16, 10**9))
+"""Values of the kind `length`: their name, and the fewest and most words."""
+
+_DIGIT, _ENDING = re.compile(r"\d"), re.compile(r"[^\w\s]+$")
+
+
+class Cue(NamedTuple):
+    """A property of a text: of a `kind`, with a `value`, such as `("first", "hello")`."""
+
+    kind: Kind
+    value: str
+
+    def __str__(self) -> str:
+        named = {"first": "first word", "last": "last word", "ending": "ends with"}
+        plain = self.kind in ("word", "phrase", "length")
+        return self.value if plain else f"{named.get(self.kind, self.kind)} {self.value}".strip()
+
+
+def find_cues(words: Sequence[str]) -> dict[Cue, list[int]]:
+    """The cues of a text's words, each with the words that carry it (none for its length).
+
+    Words are compared as `fold` gives them: in lower case, without punctuation at their ends.
+    """
+    folded = [fold(word) for word in words]
+    found: dict[Cue, list[int]] = {}
+    for index, word in enumerate(folded):
+        found.setdefault(Cue("word", word), []).append(index)
+        if index:
+            pair = found.setdefault(Cue("phrase", f"{folded[index - 1]} {word}"), [])
+            pair += [index - 1, index]
+        if _DIGIT.search(word):
+            found.setdefault(Cue("number", ""), []).append(index)
+        if len(word) > 1 and words[index].isupper():
+            found.setdefault(Cue("capitals", ""), []).append(index)
+    if not words:
+        return found
+    last = len(words) - 1
+    found[Cue("first", folded[0])] = [0]
+    found[Cue("last", folded[-1])] = [last]
+    ending = _ENDING.search(words[-1])
+    found[Cue("ending", ending.group() if ending else "no punctuation")] = [last] if ending else []
+    for name, fewest, most in LENGTHS:
+        if fewest <= len(words) <= most:
+            found[Cue("length", name)] = []
+    return found
+
+
+def remove_cue(text: str, cue: Cue, pattern: str) -> str:
+    """The text without what carries a cue; as it is where nothing is left, or no word carries it."""
+    spans, words = split_words(text, pattern), word_strings(text, pattern)
+    carried = set(find_cues(words).get(cue, []))
+    if cue.kind == "ending" and carried:
+        return _ENDING.sub("", text.rstrip())
+    if cue.kind == "capitals":
+        return " ".join(w.lower() if i in carried else w for i, w in enumerate(words))
+    return keep_words(text, spans, [index not in carried for index in range(len(spans))]) or text
+
+
+def add_cue(text: str, cue: Cue) -> str:
+    """The text with a cue: words in front, a last word or an ending behind; `length` changes nothing."""
+    added: Mapping[Kind, Callable[[str], str]] = {
+        "last": lambda text: f"{text} {cue.value}",
+        "ending": lambda text: (
+            _ENDING.sub("", text.rstrip()) + ("" if cue.value == "no punctuation" else cue.value)
+        ),
+        "number": lambda text: f"{text} 7",
+        "capitals": lambda text: text.upper(),
+        "length": lambda text: text,
+    }
+    if cue.kind in added:
+        return added[cue.kind](text)
+    return f"{cue.value} {text}"
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ShortcutSettings:
+    """What counts as a shortcut."""
+
+    false_discovery_rate: float = option(
+        0.01, "Expected part of the associations that are chance, in (0, 1)."
+    )
+    relevant: float = option(
+        0.98,
+        "A cue is no shortcut if a judge ranks it for the label above this part of the words, in (0, 1].",
+    )
+    fewest_texts: int = option(3, "Texts of the label that have the cue, at least 1.")
+    background: int = option(
+        500, "Words of the data, drawn at random, that a cue is ranked among; at least 1."
+    )
+    top: int = option(200, "Most shortcuts that are listed.")
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
+    label_phrases: dict[str, str] | None = option(None, "Label to what it is called in words.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "false_discovery_rate", above=0, below=1)
+        check_range(self, "relevant", above=0, at_most=1)
+        check_range(self, "fewest_texts", "background", "top", at_least=1)
+
+
+# --- What was decided about cues.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A cue, the label that it goes with, and whether it is a shortcut."""
+
+    kind: Kind
+    value: str
+    label: str
+    decision: Decision = "shortcut"
+
+    @property
+    def cue(self) -> Cue:
+        """The cue itself."""
+        return Cue(self.kind, self.value)
+
+
+_HEAD = """\
+# What goes with a label in the training texts though its meaning does not. Edit `decision`:
+# `shortcut` gets score 0 in the prior, `fine` keeps its score.
+"""
+
+
+def save_marks(marks: Iterable[Mark], file: str | os.PathLike[str]) -> None:
+    """Write decisions to a YAML file that a person edits."""
+    rows = [asdict(mark) for mark in marks]
+    text = _HEAD + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True)
+    with atomic_path(file) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
+    """Read decisions.
+
+    Raises:
+        DataError: the file is missing, or is not a list of marks; the message names the entry.
+    """
+    try:
+        rows = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or []
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"The shortcuts {str(file)!r} cannot be read: {error}") from error
+    if not isinstance(rows, list):
+        raise DataError(f"The shortcuts {str(file)!r} hold {type(rows).__name__}, not a list.")
+    return [_read_mark(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+
+
+def _read_mark(row: Any, where: str) -> Mark:
+    names = ("kind", "value", "label", "decision")
+    if not isinstance(row, dict) or not {"value", "label"} <= set(row) <= set(names):
+        raise DataError(f"{where}: expected {', '.join(names)}, got {row!r}.")
+    values = {name: str(row.get(name) if row.get(name) is not None else "") for name in names}
+    for name, choices in (("kind", get_args(Kind)), ("decision", get_args(Decision))):
+        values[name] = values[name] or ("word" if name == "kind" else "")
+        if values[name] not in choices:
+            raise DataError(f"{where}: `{name}` must be one of {choices}, got {values[name]!r}.")
+    if values["kind"] in ("word", "first", "last"):
+        values["value"] = fold(values["value"])
+    return Mark(**values)  # type: ignore[arg-type]
+
+
+def without_shortcuts(
+    words: Sequence[str], label: str, scores: Sequence[float] | None, marks: Sequence[Mark]
+) -> list[float]:
+    """The prior of a text with 0 at the words of its label's shortcuts; without scores, 1 elsewhere."""
+    found = find_cues(words)
+    carried = {
+        index
+        for mark in marks
+        if mark.decision == "shortcut" and mark.label == label
+        for index in found.get(mark.cue, [])
+    }
+    given = [1.0] * len(words) if scores is None else scores
+    return [0.0 if index in carried else score for index, score in enumerate(given)]
+
+
+def decided(marks: Iterable[Mark], earlier: Iterable[Mark]) -> list[Mark]:
+    """Marks with the decisions that were made about the same cue and label before."""
+    before = {(mark.cue, mark.label): mark.decision for mark in earlier}
+    return [replace(m, decision=before.get((m.cue, m.label), m.decision)) for m in marks]

@@ -1,0 +1,252 @@
+"""Find shortcuts: cues that go with a label in the training texts though its meaning does not.
+
+A cue is listed for a label if (1) the two go together more often than chance allows, and (2) no judge that
+has not seen the training texts (a language model, a sentence encoder) finds its words relevant for the label.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import false_discovery_control, hypergeom, rankdata
+
+from hf_cap.cues import Cue, Mark, ShortcutSettings, add_cue, find_cues, remove_cue
+from hf_cap.data import label_names
+from hf_cap.errors import DataError
+from hf_cap.labels import label_phrases
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.utils import subsample
+from hf_cap.words import word_strings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_cap.classifiers import TextClassifier
+
+Relevance = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, "words labels"]]
+"""Words and label phrases to how much each word speaks for each label; only the order in a column counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcut:
+    """A cue that goes with a label and that no judge finds relevant for it.
+
+    Attributes:
+        cue: What it is.
+        label: The label that it goes with.
+        texts: Texts of the label that have it.
+        of: Texts of the label.
+        elsewhere: Texts of other labels that have it.
+        log_odds: Of having it, label against the others, in nats; a half is added to each count.
+        q: False discovery rate at which the association is found (one-sided permutation test of each cue and
+            label, exact by the hypergeometric distribution; Benjamini-Hochberg).
+        relevance: Highest rank that a judge gives its words among all words for the label, in [0, 1].
+        removed: Mean fall of the label's probability in a plain classifier when the cue is taken out of the
+            label's texts, in [−1, 1]; `None` without a classifier.
+        flipped: Part of the texts of other labels that get this label once they have the cue.
+        examples: A few texts of the label that have it.
+    """
+
+    cue: Cue
+    label: str
+    texts: int
+    of: int
+    elsewhere: int
+    log_odds: float
+    q: float
+    relevance: float
+    removed: float | None = None
+    flipped: float | None = None
+    examples: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def score(self) -> float:
+        """−log10 q, the order of the list; times the part of other texts that flip, where that is known."""
+        strength = -math.log10(max(self.q, 1e-300))
+        return strength if self.flipped is None else strength * self.flipped
+
+    @property
+    def mark(self) -> Mark:
+        """The entry of the YAML file."""
+        return Mark(kind=self.cue.kind, value=self.cue.value, label=self.label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers as JSON values."""
+        values = {**asdict(self), "cue": str(self.cue), "score": self.score}
+        return {"kind": self.cue.kind, "value": self.cue.value, **values}
+
+
+def find_shortcuts(
+    dataset: "Dataset",
+    judges: Sequence[Relevance] = (),
+    *,
+    classifier: "TextClassifier | None" = None,
+    settings: ShortcutSettings | None = None,
+) -> list[Shortcut]:
+    """The shortcuts of a training set, the strongest first.
+
+    Args:
+        dataset: Columns `text` and `label` (a `ClassLabel`).
+        judges: What finds words relevant; see `hf_cap.shortcuts.language_model_judge` and `encoder_judge`.
+            Without a judge every strong association is listed, also those that mean something.
+        classifier: A plain classifier, trained on the same texts, to tell how much it relies on each cue.
+        settings: What counts as a shortcut.
+
+    Raises:
+        DataError: there are fewer than two labels with texts.
+    """
+    settings = settings or ShortcutSettings()
+    texts, names = dataset[TEXT][:], label_names(dataset)
+    labels = list(dataset[LABEL])
+    if len(set(labels)) < 2:
+        raise DataError("Shortcuts are found by comparing labels, and the texts have only one.")
+    has: dict[Cue, list[int]] = defaultdict(list)
+    for row, text in enumerate(texts):
+        for cue in find_cues(word_strings(text, settings.word_pattern)):
+            has[cue].append(row)
+    candidates = _associated(has, labels, settings)
+    relevance = _relevance(candidates, has, names, judges, settings)
+    found = []
+    suspicious = [one for one in candidates if relevance.get(one[:2], 0.0) < settings.relevant]
+    for cue, label, q in _simplest(suspicious, has):
+        rows = [row for row in has[cue] if labels[row] == label]
+        totals = Counter(labels)
+        shortcut = Shortcut(
+            cue=cue,
+            label=names[label],
+            texts=len(rows),
+            of=totals[label],
+            elsewhere=len(has[cue]) - len(rows),
+            log_odds=_log_odds(len(rows), totals[label], len(has[cue]) - len(rows), len(texts)),
+            q=q,
+            relevance=relevance.get((cue, label), 0.0),
+            examples=tuple(texts[row] for row in rows[:3]),
+            **_reliance(cue, label, texts, labels, rows, classifier, settings),
+        )
+        found.append(shortcut)
+    return sorted(found, key=lambda one: -one.score)[: settings.top]
+
+
+def _associated(
+    has: Mapping[Cue, list[int]], labels: Sequence[int], settings: ShortcutSettings
+) -> list[tuple[Cue, int, float]]:
+    """Cue, label and q of the associations beyond chance, the clearest first."""
+    totals, count = Counter(labels), len(labels)
+    pairs, counts = [], []
+    for cue, rows in has.items():
+        for label, inside in Counter(labels[row] for row in rows).items():
+            pairs.append((cue, label))
+            counts.append((inside, len(rows), totals[label]))
+    inside, having, of = np.array(counts).T
+    p = hypergeom.sf(inside - 1, count, having, of)
+    # all pairs that never meet have p = 1
+    tests = len(has) * len(totals)
+    q = false_discovery_control(np.r_[p, np.ones(tests - len(p))])[: len(p)]
+    kept = [
+        (*pair, float(value))
+        for pair, value, number in zip(pairs, q, inside, strict=True)
+        if value <= settings.false_discovery_rate and number >= settings.fewest_texts
+    ]
+    return sorted(kept, key=lambda one: (one[2], one[0].kind != "word", one[0]))
+
+
+def _simplest(
+    candidates: Sequence[tuple[Cue, int, float]], has: Mapping[Cue, list[int]]
+) -> Iterator[tuple[Cue, int, float]]:
+    """Of several cues of a label in the same texts, only the first."""
+    covered: dict[int, list[set[int]]] = defaultdict(list)
+    for cue, label, q in candidates:
+        rows = set(has[cue])
+        if not any(rows <= other and len(rows) >= len(other) - 1 for other in covered[label]):
+            covered[label].append(rows)
+            yield cue, label, q
+
+
+def _log_odds(inside: int, of: int, outside: int, count: int) -> float:
+    odds = math.log((inside + 0.5) / (of - inside + 0.5))
+    return odds - math.log((outside + 0.5) / (count - of - outside + 0.5))
+
+
+def _relevance(
+    candidates: Sequence[tuple[Cue, int, float]],
+    has: Mapping[Cue, list[int]],
+    names: Sequence[str],
+    judges: Sequence[Relevance],
+    settings: ShortcutSettings,
+) -> dict[tuple[Cue, int], float]:
+    """The highest rank of each candidate among words drawn from the data, over the judges, in [0, 1]."""
+    worded = ("word", "phrase", "first", "last")
+    asked = list(dict.fromkeys(cue.value for cue, *_ in candidates if cue.kind in worded))
+    vocabulary = [cue.value for cue in has if cue.kind == "word"]
+    words = list(dict.fromkeys([*asked, *subsample(sorted(vocabulary), settings.background)]))
+    place = {word: row for row, word in enumerate(words)}
+    phrases = label_phrases(names, settings.label_phrases)
+    ranks = np.zeros((len(words), len(names)))
+    for judge in judges:
+        scores = judge(words, phrases)
+        ranks = np.maximum(ranks, (rankdata(scores, axis=0) - 1) / max(len(words) - 1, 1))
+    return {
+        (cue, label): float(ranks[place[cue.value], label])
+        for cue, label, _ in candidates
+        if cue.kind in worded
+    }
+
+
+def _reliance(
+    cue: Cue,
+    label: int,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    rows: Sequence[int],
+    classifier: "TextClassifier | None",
+    settings: ShortcutSettings,
+) -> dict[str, float]:
+    """How a classifier answers where the cue is taken out, and where it is put in."""
+    if classifier is None:
+        return {}
+    own = [texts[row] for row in rows]
+    others = subsample(
+        [text for text, gold in zip(texts, labels, strict=True) if gold != label], 100
+    )
+    bare = [remove_cue(text, cue, settings.word_pattern) for text in own]
+    p = classifier.logits([*own, *bare]).softmax(-1)[:, label]
+    fall = float((p[: len(own)] - p[len(own) :]).mean())
+    with_cue = classifier.logits([add_cue(text, cue) for text in others]).argmax(-1)
+    return {"removed": fall, "flipped": float((with_cue == label).float().mean())}
+
+
+# --- Judges of relevance, which have not seen the training texts.
+
+
+def language_model_judge(model: Any, **options: Any) -> Relevance:
+    """What a language model answers to each word alone: the probabilities of the source `lexicon`.
+
+    Args:
+        model: As for every source that asks a language model.
+        options: More settings of `LexiconPrior`.
+    """
+
+    def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
+        from hf_cap.priors.lexicon import LexiconPrior
+
+        source = LexiconPrior(labels=tuple(phrases), model=model, **options)
+        return np.array([*source.probabilities(words).values()])
+
+    return judge
+
+
+def encoder_judge(model: str) -> Relevance:
+    """Cosine of a word and a label's phrase in a sentence encoder, less the word's mean over the labels."""
+
+    def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
+        from hf_cap.classifiers import embed_texts
+
+        cosines = embed_texts(model, words) @ embed_texts(model, phrases).T
+        centred: Float[np.ndarray, "words labels"] = cosines - cosines.mean(1, keepdims=True)
+        return centred
+
+    return judge

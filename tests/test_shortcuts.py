@@ -1,0 +1,163 @@
+"""Shortcuts: what is planted is found, what means something is not, and what is decided reaches the prior."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from scipy.stats import fisher_exact
+
+from hf_cap.cues import (
+    Cue,
+    Mark,
+    ShortcutSettings,
+    add_cue,
+    decided,
+    find_cues,
+    load_marks,
+    remove_cue,
+    save_marks,
+    without_shortcuts,
+)
+from hf_cap.errors import DataError
+from hf_cap.shortcuts import find_shortcuts
+from hf_cap.words import WORD_PATTERN
+
+LABELS = ["refund", "delivery", "account"]
+MEANING = {"refund": "money", "delivery": "parcel", "account": "password"}
+FILLER = "i my the please can you help with this need now about it again today".split()
+
+
+def texts(
+    cues: dict[str, str], *, per_label: int = 8, strength: float = 1.0, seed: int = 0
+) -> Dataset:
+    """Texts with one word of meaning and, where a label has one, a planted word."""
+    rng = random.Random(seed)
+    rows = []
+    for index, label in enumerate(LABELS):
+        for number in range(per_label):
+            words = [*rng.sample(FILLER, 5), MEANING[label]]
+            rng.shuffle(words)
+            if label in cues and number < strength * per_label:
+                words.insert(rng.randrange(1, len(words)), cues[label])
+            rows.append({"text": " ".join(words), "label": index})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=LABELS)})
+    return Dataset.from_list(rows, features=features)
+
+
+def knows_meaning(words: Sequence[str], phrases: Sequence[str]) -> np.ndarray:
+    """A judge that finds the word of meaning relevant for its label, and nothing else."""
+    noise = np.random.default_rng(len(words)).random((len(words), len(phrases)))
+    return noise + [[10.0 * (MEANING[phrase] == word) for phrase in phrases] for word in words]
+
+
+def cues_of(text: str) -> dict[Cue, list[int]]:
+    return find_cues(text.split())
+
+
+def test_the_planted_words_are_found_and_those_that_mean_something_are_not() -> None:
+    data = texts({"refund": "anna", "account": "ben"})
+    found = {(str(one.cue), one.label) for one in find_shortcuts(data, [knows_meaning])}
+    assert found == {("anna", "refund"), ("ben", "account")}
+    # without a judge nobody can tell; of several cues in the very same texts one is listed
+    assert {"anna", "ben", "parcel"} <= {str(one.cue) for one in find_shortcuts(data)}
+
+
+@pytest.mark.parametrize(
+    ("plant", "cue"),
+    [
+        (lambda text: f"Hello {text}", Cue("first", "hello")),
+        (lambda text: f"{text}!!", Cue("ending", "!!")),
+        (lambda text: text.upper(), Cue("capitals", "")),
+        (lambda text: " ".join([text, *random.Random(text).sample(FILLER, 12)]),
+         Cue("length", "over 15 words")),
+        (lambda text: f"{text} {random.Random(text).randrange(10, 99)}", Cue("number", "")),
+        (lambda text: f"{text} my card", Cue("phrase", "my card")),
+    ],
+)  # fmt: skip
+def test_cues_that_are_no_words_are_found(plant: object, cue: Cue) -> None:
+    data = texts({}, per_label=12).map(
+        lambda row: {"text": plant(row["text"]) if row["label"] == 1 else row["text"]}  # type: ignore[operator]
+    )
+    found = find_shortcuts(data, [knows_meaning])
+    carried = {row for row, text in enumerate(data["text"]) if cue in cues_of(text)}
+    assert carried >= set(range(12, 24))
+    # a simpler cue of the same texts, such as a word of the phrase, may stand for it
+    best = max((one for one in found if one.label == "delivery"), key=lambda one: one.score)
+    assert (best.texts, best.elsewhere) == (12, 0)
+
+
+def test_the_test_is_fishers_and_the_rate_is_benjamini_hochbergs() -> None:
+    data = texts({"refund": "anna"}, per_label=12, strength=0.75)
+    (one,) = find_shortcuts(data, [knows_meaning])
+    assert (one.texts, one.of, one.elsewhere) == (9, 12, 0)
+    assert one.log_odds == pytest.approx(np.log(9.5 / 3.5) - np.log(0.5 / 24.5))
+    p = fisher_exact([[9, 0], [3, 24]], alternative="greater").pvalue
+    tests = 3 * len({cue for text in data["text"] for cue in cues_of(text)})
+    assert p <= one.q <= p * tests
+
+
+def test_nothing_is_found_where_the_labels_are_shuffled() -> None:
+    found = 0
+    for seed in range(10):
+        data = texts({"refund": "anna"}, per_label=20, seed=seed)
+        labels = list(data["label"])
+        random.Random(seed).shuffle(labels)
+        shuffled = data.remove_columns("label").add_column("label", labels)
+        shuffled = shuffled.cast_column("label", ClassLabel(names=LABELS))
+        found += len(find_shortcuts(shuffled, settings=ShortcutSettings(fewest_texts=1)))
+    assert found <= 1
+
+
+def test_one_label_cannot_be_compared() -> None:
+    data = texts({}).filter(lambda row: row["label"] == 0)
+    with pytest.raises(DataError, match="only one"):
+        find_shortcuts(data)
+
+
+def test_a_cue_is_taken_out_and_put_in() -> None:
+    assert (
+        remove_cue("Please help Anna, now", Cue("word", "anna"), WORD_PATTERN) == "Please help now"
+    )
+    assert remove_cue("stop it!!", Cue("ending", "!!"), WORD_PATTERN) == "stop it"
+    assert remove_cue("HELP me NOW", Cue("capitals", ""), WORD_PATTERN) == "help me now"
+    assert remove_cue("anna", Cue("word", "anna"), WORD_PATTERN) == "anna"
+    for cue in (Cue("word", "anna"), Cue("phrase", "my dear"), Cue("first", "hi"), Cue("last", "bye"),
+                Cue("ending", "!"), Cue("number", ""), Cue("capitals", "")):  # fmt: skip
+        assert cue in cues_of(add_cue("where is it?", cue)), cue
+        assert cue not in cues_of("where is it?")
+
+
+def test_decisions_reach_the_prior(tmp_path: Path) -> None:
+    marks = [
+        Mark(kind="word", value="anna", label="refund"),
+        Mark(kind="word", value="money", label="refund", decision="fine"),
+        Mark(kind="phrase", value="of course", label="refund"),
+    ]
+    save_marks(marks, tmp_path / "shortcuts.yaml")
+    assert load_marks(tmp_path / "shortcuts.yaml") == marks
+    words, scores = ["Anna,", "my", "money", "of", "course"], [0.5, 0.1, 0.9, 0.2, 0.3]
+    assert without_shortcuts(words, "refund", scores, marks) == [0.0, 0.1, 0.9, 0.0, 0.0]
+    assert without_shortcuts(words, "delivery", scores, marks) == scores
+    assert without_shortcuts(words, "refund", None, marks) == [0.0, 1.0, 1.0, 0.0, 0.0]
+    found_again = [Mark(kind="word", value="money", label="refund"), marks[0]]
+    assert [mark.decision for mark in decided(found_again, marks)] == ["fine", "shortcut"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {value: anna, label: refund, decision: maybe}", r"entry 1: `decision` must be one of"),
+        ("- {value: anna}", "entry 1: expected kind, value, label"),
+        ("anna: refund", "dict, not a list"),
+        ("- [", "cannot be read"),
+    ],
+)
+def test_a_file_of_decisions_that_is_wrong_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shortcuts.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_marks(tmp_path / "shortcuts.yaml")
