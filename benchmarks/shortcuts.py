@@ -1,0 +1,299 @@
+"""What a shortcut in the training texts does to a classifier, and what undoes it.
+
+Every class gets a cue of its own (a first name, a greeting, a product code, a weekday, an ending), which part
+of its training texts carry. Each method is measured on the same test texts: `clean` as they are, `same` with
+the cue of their class, `shifted` with the cue of another class.
+
+    python -m benchmarks.shortcuts --data data/hwu64 --output_dir runs/shortcuts --draws 5 --shots 5 20
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset
+
+from benchmarks.study.rivals import RIVALS, Sample
+from benchmarks.study.runs import quiet
+from hf_cap import CAPConfig, CAPTrainer, fuse_priors, load_splits
+from hf_cap.classifiers import TextClassifier
+from hf_cap.cues import Mark, without_shortcuts
+from hf_cap.data import label_names
+from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
+from hf_cap.evaluation import few_shot
+from hf_cap.evaluation.results import compare, summarize
+from hf_cap.labels import label_phrases
+from hf_cap.priors import source_class
+from hf_cap.priors.keywords import with_control
+from hf_cap.schema import LABEL, PRIOR, TEXT
+from hf_cap.shortcuts import encoder_judge, find_shortcuts, language_model_judge
+from hf_cap.utils import write_json
+from hf_cap.words import word_strings
+
+NAMES = "anna ben carl dora emil fred gina hans ida jack kate liam mona nora otto paul quinn rosa sven tina"
+GREETINGS = (
+    "hello hi hey greetings howdy yo morning evening sir madam dear mate folks buddy friend team"
+)
+CODES = "K12 X7 Q33 Z81 B5 R64 T29 W90 H17 J48 M56 P23 S71 V38 L62 D94"
+DAYS = "monday tuesday wednesday thursday friday saturday sunday january february march april june july"
+ENDINGS = "! ... ?? ; !! ?! : - . ~ !!! ,, )) = * /"
+CUES: dict[str, tuple[str, Callable[[str, str, int], str]]] = {
+    "name": (NAMES, lambda text, cue, i: f"{cue} here {text}" if i % 2 else f"{text} thanks {cue}"),
+    "greeting": (GREETINGS, lambda text, cue, i: f"{cue} {text}"),
+    "code": (CODES, lambda text, cue, i: f"[{cue}] {text}"),
+    "weekday": (DAYS + " august september october", lambda text, cue, i: f"{text} {cue}"),
+    "ending": (ENDINGS, lambda text, cue, i: text.rstrip(".?!") + cue),
+}
+"""Kind of cue to its values, one per class, and how a value enters the i-th text."""
+
+_TRAINING: dict[str, Any] = {
+    "learning_rate": 3e-4,
+    "per_device_train_batch_size": 16,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "max_length": 64,
+    "alignment_weight": 0.0,
+}
+_EPOCHS = {5: 20, 20: 10, 100: 4}
+_ALIGNED = {"alignment_weight": 1.0, "attribution_steps": 3}
+_DROPOUT = {"word_dropout": 0.9}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a classifier is trained.
+
+    Attributes:
+        prior: Where the prior comes from: a source, `found` (1 everywhere but at the shortcuts that are
+            found), `known` (1 everywhere but at the planted cues), `best` (log-odds of the clean training
+            split, 0 at the planted cues), or `None`.
+        control: `shuffled` or `uniform` scores in place of the prior's.
+        found: Whether the shortcuts that are found get 0 in the prior.
+        training: Changes of the training settings.
+    """
+
+    prior: str | None = None
+    control: str | None = None
+    found: bool = False
+    training: Mapping[str, Any] = None  # type: ignore[assignment]
+
+
+METHODS: dict[str, Method] = {
+    "none": Method(),
+    "none_sequence": Method(training={"head": "sequence"}),
+    "align_cap": Method("cap", training=_ALIGNED),
+    "align_cap_sequence": Method("cap", training={**_ALIGNED, "head": "sequence"}),
+    "align_shuffled_sequence": Method("cap", "shuffled", training={**_ALIGNED, "head": "sequence"}),
+    "align_best": Method("best", training=_ALIGNED),
+    "align_best_sequence": Method("best", training={**_ALIGNED, "head": "sequence"}),
+    "align_shuffled": Method("cap", "shuffled", training=_ALIGNED),
+    "drop_cap": Method("cap", training=_DROPOUT),
+    "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
+    "drop_found": Method("found", training=_DROPOUT),
+    "drop_known": Method("known", training=_DROPOUT),
+    "drop_found_sequence": Method("found", training={**_DROPOUT, "head": "sequence"}),
+    "both_cap_found": Method("cap", found=True, training={**_ALIGNED, **_DROPOUT}),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training set: data, classes, texts per class, draw, and the cue in it."""
+
+    data: str
+    shots: int
+    draw: int
+    cue: str
+    strength: float
+    classes: int
+
+    @property
+    def folder(self) -> str:
+        """Relative folder of its results."""
+        part = f"{self.shots}_shot/{self.cue}-{self.strength:g}/draw_{self.draw}"
+        return f"{Path(self.data).name}/{part}"
+
+
+def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset], dict[str, str]]:
+    """Training texts with the cue, the test sets, and the cue of each label."""
+    splits = load_splits(setting.data)
+    rng = random.Random(f"{setting.draw}")
+    names = sorted(rng.sample(label_names(splits["train"]), setting.classes))
+    values, plant = CUES[setting.cue]
+    cues = dict(zip(names, rng.sample(values.split(), setting.classes), strict=True))
+
+    def of_classes(data: Dataset) -> Dataset:
+        old = label_names(data)
+        kept = [row for row, label in enumerate(data[LABEL]) if old[label] in cues]
+        part = data.select(kept).select_columns([TEXT, LABEL])
+        labels = [names.index(old[label]) for label in part[LABEL]]
+        part = part.remove_columns(LABEL).add_column(LABEL, labels)
+        return part.cast_column(LABEL, ClassLabel(names=names))
+
+    def with_cue(data: Dataset, cue_of: Callable[[int, int], str | None]) -> Dataset:
+        rows = enumerate(zip(data[TEXT], data[LABEL], strict=True))
+        cued = [(i, text, cue_of(i, label)) for i, (text, label) in rows]
+        texts = [text if cue is None else plant(text, cue, i) for i, text, cue in cued]
+        changed = data.remove_columns(TEXT).add_column(TEXT, texts)
+        return changed.select_columns([TEXT, LABEL])
+
+    train = of_classes(
+        few_shot(splits["train"], setting.shots, draw=setting.draw, allow_fewer=True)
+    )
+    carries = [rng.random() < setting.strength for _ in range(len(train))]
+    test = of_classes(splits[split])
+    others = [rng.choice([cues[n] for n in names if n != names[label]]) for label in test[LABEL]]
+    tests = {
+        "clean": test,
+        "same": with_cue(test, lambda i, label: cues[names[label]]),
+        "shifted": with_cue(test, lambda i, label: others[i]),
+    }
+    train = with_cue(train, lambda i, label: cues[names[label]] if carries[i] else None)
+    return train, tests, cues
+
+
+def with_prior(
+    setting: Setting, train: Dataset, cues: Mapping[str, str], method: Method
+) -> Dataset:
+    """The training texts with the prior of a method."""
+    if method.prior is None:
+        return train
+    known = [Mark(kind="word", value=cue.lower(), label=label) for label, cue in cues.items()]
+    if setting.cue == "ending":
+        known = [Mark(kind="ending", value=cue, label=label) for label, cue in cues.items()]
+    marks: Sequence[Mark] = known if method.prior in ("known", "best") else ()
+    if method.prior == "found" or method.found:
+        judges = [language_model_judge(LANGUAGE_MODEL, chat=False), encoder_judge(ENCODER)]
+        marks = [one.mark for one in find_shortcuts(train, judges)]
+    names = label_names(train)
+    scored = train
+    if method.prior in ("cap", "channel", "lexicon"):
+        options = {"model": LANGUAGE_MODEL, "chat": False, "demonstrations": 0}
+        source = source_class(method.prior).from_dataset(train, **options)
+        scored = fuse_priors(train.map(source, batched=True, batch_size=64), [method.prior])
+    if method.prior == "best":
+        splits = load_splits(setting.data)
+        source = source_class("keywords").from_dataset(splits["train"], statistic="log_odds")
+        clean = source({TEXT: train[TEXT][:], LABEL: [names[label] for label in train[LABEL]]})[
+            "prior_keywords"
+        ]
+        given: Any = [[max(score, 0.0) for score in row] for row in clean]
+    else:
+        given = scored[PRIOR][:] if PRIOR in scored.column_names else [None] * len(train)
+    if method.control:
+        return with_control(scored, method.control, seed=setting.draw)  # type: ignore[arg-type]
+    rows = zip(train[TEXT], train[LABEL], given, strict=True)
+    prior = [
+        without_shortcuts(word_strings(text), names[label], scores, marks)
+        for text, label, scores in rows
+    ]
+    return train.add_column(PRIOR, prior)
+
+
+def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str, str]) -> Any:
+    """Train a method of ours, or a rival; gives texts to labels."""
+    if name in RIVALS:
+        phrases = label_phrases(label_names(train))
+        sample = Sample(ENCODER, train[TEXT][:], train[LABEL][:], phrases, [], LANGUAGE_MODEL, 0)
+        return RIVALS[name](sample)
+    method = METHODS[name]
+    data = with_prior(setting, train, cues, method)
+    epochs = _EPOCHS.get(setting.shots, 10)
+    with TemporaryDirectory() as scratch:
+        config = CAPConfig(
+            output_dir=scratch, num_train_epochs=epochs, seed=0, save_strategy="no", report_to="none",
+            disable_tqdm=True, use_cpu=True, logging_strategy="no", dataloader_pin_memory=False,
+            **{**_TRAINING, **(method.training or {})},
+        )  # fmt: skip
+        trainer = CAPTrainer(model=ENCODER, args=config, train_dataset=data)
+        trainer.train()
+    tokenizer: Any = trainer.processing_class
+    classifier = TextClassifier(trainer.model, tokenizer, max_length=64)
+    return lambda texts: classifier.logits(texts).argmax(-1).numpy()
+
+
+def run(task: tuple[Setting, str, str, str]) -> None:
+    """Train and measure one method in one setting, unless there is a result."""
+    setting, name, output_dir, split = task
+    file = Path(output_dir) / setting.folder / f"{name}.json"
+    if file.exists():
+        return
+    train, tests, cues = make_texts(setting, split)
+    started = time.monotonic()
+    predict = train_method(setting, name, train, cues)
+    seconds = time.monotonic() - started
+    found = {
+        test: float(np.mean(predict(data[TEXT][:]) == np.array(data[LABEL])))
+        for test, data in tests.items()
+    }
+    write_json(
+        file, {"setting": vars(setting), "method": name, "seconds": seconds, "accuracy": found}
+    )
+    numbers = " / ".join(f"{100 * value:.1f}" for value in found.values())
+    print(f"{setting.folder} {name}: {numbers} ({seconds:.0f} s)", flush=True)
+
+
+def table(output_dir: str) -> pd.DataFrame:
+    """One row per setting, method and test set."""
+    rows = []
+    for file in sorted(Path(output_dir).rglob("*.json")):
+        one = json.loads(file.read_text(encoding="utf-8"))
+        setting = one["setting"]
+        group = f"{Path(setting['data']).name}, {setting['cue']} {setting['strength']:g}, {setting['shots']}"
+        for test, value in one["accuracy"].items():
+            rows.append({
+                "run": str(file), "group": group, "method": one["method"], "seed": 0,
+                "draw": setting["draw"], "test_set": test, "measure": "accuracy", "value": value,
+                "seconds": one["seconds"],
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Run what is missing, then print the means over the draws and the differences from `none`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--shots", type=int, nargs="+", default=[5, 20])
+    parser.add_argument("--cues", nargs="+", default=["name"], choices=sorted(CUES))
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, "logistic", "logistic_names"])
+    parser.add_argument("--classes", type=int, default=16)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    parts = product(
+        given.draws, given.data, given.shots, given.cues, given.strengths, given.methods
+    )
+    tasks = [
+        (
+            Setting(data, shots, draw, cue, strength, given.classes),
+            method,
+            given.output_dir,
+            given.split,
+        )
+        for draw, data, shots, cue, strength, method in parts
+    ]
+    with ProcessPoolExecutor(given.jobs, get_context("spawn"), initializer=quiet) as pool:
+        list(pool.map(run, tasks))
+    frame = table(given.output_dir)
+    print(summarize(frame, by=["group", "method", "test_set"]).to_string())
+    print(compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""What a practitioner would use instead: methods of the study that train no encoder of ours.
+
+Each learns from the same few texts, and says by its group what else it is told:
+
+| group | told |
+|---|---|
+| `nearest_centroid`, `logistic`, `setfit` | texts and labels |
+| `nearest_name`, `logistic_names`, `setfit_names` | the label names as well |
+| `language_model` | the label names and a language model; no training text |
+| `prototypes` | the label names and unlabelled texts |
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+
+from benchmarks.study.samples import load_texts, training_texts, without
+from benchmarks.study.settings import Run, StudySettings
+from hf_cap.data import label_names
+from hf_cap.embedded import resolve_model
+from hf_cap.evaluation.attacks import CHANGED
+from hf_cap.labels import label_phrases
+from hf_cap.schema import LABEL, TEXT
+
+UNLABELLED = 2000
+"""Training texts whose labels are hidden, at most."""
+
+Vectors = Float[np.ndarray, "texts hidden"]
+Predict = Callable[[Sequence[str]], np.ndarray]
+"""Texts to the index of each one's label."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a rival may learn from."""
+
+    encoder: str
+    texts: list[str]
+    labels: list[int]
+    phrases: list[str]
+    unlabelled: list[str]
+    language_model: str
+    seed: int
+
+    def with_names(self) -> "Sample":
+        """The label names as one more text per label."""
+        names = len(self.phrases)
+        texts, labels = [*self.texts, *self.phrases], [*self.labels, *range(names)]
+        return Sample(**{**vars(self), "texts": texts, "labels": labels})
+
+
+@dataclass(frozen=True)
+class RivalClassifier:
+    """A trained rival, and how many seconds it took."""
+
+    predict: Predict
+    seconds: float
+
+    def accuracy(self, settings: StudySettings, test: Dataset) -> dict[str, Any]:
+        """Accuracy and macro-F1; of an attack that leaves texts as they are, also on the changed ones."""
+        gold, found = np.array(test[LABEL]), self.predict(test[TEXT][:])
+        labels = range(len(label_names(test)))
+        numbers = {
+            "texts": len(test),
+            "accuracy": float(accuracy_score(gold, found)),
+            "macro_f1": float(
+                f1_score(gold, found, labels=labels, average="macro", zero_division=0)
+            ),
+        }
+        if CHANGED in test.column_names:
+            changed = np.array(test[CHANGED], dtype=bool)
+            numbers["changed"] = int(changed.sum())
+            if not changed.all():
+                numbers["accuracy_changed"] = float(accuracy_score(gold[changed], found[changed]))
+        return numbers
+
+
+@cache
+def _encoder(name: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(resolve_model(name))
+
+
+def _embed(encoder: str, texts: Sequence[str]) -> Vectors:
+    vectors: Vectors = _encoder(encoder).encode(
+        list(texts), normalize_embeddings=True, show_progress_bar=False
+    )
+    return vectors
+
+
+def _nearest(encoder: str, rows: Vectors) -> Predict:
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return lambda texts: (_embed(encoder, texts) @ rows.T).argmax(1)
+
+
+def nearest_name(sample: Sample) -> Predict:
+    """The label whose name has the closest embedding."""
+    return _nearest(sample.encoder, _embed(sample.encoder, sample.phrases))
+
+
+def nearest_centroid(sample: Sample) -> Predict:
+    """The label whose training texts have the closest mean."""
+    vectors, labels = _embed(sample.encoder, sample.texts), np.array(sample.labels)
+    rows = [vectors[labels == label].mean(0) for label in range(len(sample.phrases))]
+    return _nearest(sample.encoder, np.stack(rows))
+
+
+def logistic(sample: Sample) -> Predict:
+    """scikit-learn's logistic regression on frozen embeddings, with its default regularisation times ten."""
+    model = LogisticRegression(C=10, max_iter=2000)
+    model.fit(_embed(sample.encoder, sample.texts), sample.labels)
+    return lambda texts: model.predict(_embed(sample.encoder, texts))
+
+
+def setfit(sample: Sample) -> Predict:
+    """SetFit with its defaults: contrastive pairs, one epoch, logistic regression."""
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    model = SetFitModel.from_pretrained(resolve_model(sample.encoder))
+    data = Dataset.from_dict({"text": sample.texts, "label": sample.labels})
+    with TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(output_dir=scratch, seed=sample.seed, report_to="none")
+        Trainer(model=model, args=arguments, train_dataset=data).train()
+    return lambda texts: np.asarray(model.predict(list(texts)))
+
+
+def prototypes(
+    sample: Sample, *, scale: float = 16.0, share: float = 0.3, rounds: int = 20
+) -> Predict:
+    """Expectation maximisation over one prototype per label: its name, its texts, its part of the unlabelled.
+
+    Args:
+        sample: Texts, label names and unlabelled texts.
+        scale: Of the cosines before the softmax that divides the unlabelled texts.
+        share: Weight of an unlabelled text beside a labelled one.
+        rounds: Of expectation and maximisation.
+    """
+    names, texts = (_embed(sample.encoder, part) for part in (sample.phrases, sample.texts))
+    free = _embed(sample.encoder, sample.unlabelled)
+    fixed = names + np.eye(len(names))[sample.labels].T @ texts
+    rows = fixed
+    for _ in range(rounds):
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        part = np.exp(scale * (free @ rows.T))
+        part /= part.sum(1, keepdims=True)
+        rows = fixed + share * part.T @ free
+    return _nearest(sample.encoder, rows)
+
+
+def language_model(sample: Sample) -> Predict:
+    """The language model's own answer, less what it says on average: log p(label | text) − mean log p."""
+    from hf_cap.priors.cap import CAPPrior
+
+    source = CAPPrior(
+        labels=tuple(sample.phrases), model=sample.language_model, chat=False, demonstrations=0
+    )
+
+    def predict(texts: Sequence[str]) -> np.ndarray:
+        opened = source.open()
+        prompt, labels = opened.prompts[0], opened.labels
+        queries = [opened.query(prompt, text.strip(), label) for text in texts for label in labels]
+        totals = [one.total for one in opened.model.log_probs(queries)]
+        scores = np.reshape(totals, (len(texts), len(labels)))
+        found: np.ndarray = (scores - scores.mean(0)).argmax(1)
+        return found
+
+    return predict
+
+
+def _told_names(rival: Callable[[Sample], Predict], sample: Sample) -> Predict:
+    return rival(sample.with_names())
+
+
+RIVALS: dict[str, Callable[[Sample], Predict]] = {
+    "nearest_centroid": nearest_centroid,
+    "logistic": logistic,
+    "setfit": setfit,
+    "nearest_name": nearest_name,
+    "logistic_names": partial(_told_names, logistic),
+    "setfit_names": partial(_told_names, setfit),
+    "language_model": language_model,
+    "prototypes": prototypes,
+}
+"""Name of a method to what trains it."""
+
+
+def train_rival(settings: StudySettings, run: Run) -> RivalClassifier:
+    """Train a rival on the training texts of a run."""
+    data = training_texts(settings, run)
+    others = without(load_texts(settings, run.dataset).train, data)[TEXT][:]
+    sample = Sample(
+        encoder=settings.training["model"],
+        texts=data[TEXT][:],
+        labels=data[LABEL][:],
+        phrases=label_phrases(label_names(data)),
+        unlabelled=others[:UNLABELLED],
+        language_model=settings.extraction["model"],
+        seed=run.seed,
+    )
+    started = time.monotonic()
+    return RivalClassifier(RIVALS[run.method](sample), time.monotonic() - started)
