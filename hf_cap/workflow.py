@@ -156,6 +156,7 @@ class _Stages:
             PriorFusion(**self.fuse)
             EvaluationSettings(**self.evaluate)
             ReportSettings(**self.report)
+            LMSettings(**pick(LMSettings, self.groups.get("lm", {})))
             check_start(self.config(self.folder, self.train))
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error

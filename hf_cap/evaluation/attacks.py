@@ -78,6 +78,7 @@ class AttackSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
+        LMSettings(model=self.model, base_url=self.base_url)  # checks them
         if self.unchanged == self.maker == "rules":
             raise ConfigError("unchanged='rules' is for maker='chat'; choose 'keep' or 'drop'.")
 

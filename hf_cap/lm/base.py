@@ -271,6 +271,11 @@ class LMSettings:
         check_choices(self)
         if not self.model:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
+        if set("@?#") & set(self.base_url or ""):
+            raise ConfigError(
+                "`base_url` holds a user, a password or a query, which would be stored with all results. "
+                "Give the address alone, and the key in the environment variable of `api_key_env`."
+            )
         if self.base_url is not None and self.quantization != "none":
             raise ConfigError(
                 f"quantization={self.quantization!r} is up to the server; leave it at 'none'."

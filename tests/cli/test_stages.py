@@ -177,6 +177,9 @@ def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path
         assert name in written
 
 
+SERVER = "http://me:hf_secret@localhost:1/v1"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -198,6 +201,12 @@ def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path
         (["fit", "{room}/data", "--controls", "shufled"], "no control 'shufled'"),
         (["fit", "{room}/data", "--test_size", "1"], "`test_size` must be"),
         (["fit", "{room}/data", "--evaluate.batch_size", "0"], "`batch_size` must be"),
+        (["fit", "{room}/data", "--lm.base_url", SERVER], "`base_url` holds a user"),
+        (["extract", "--dataset", "{room}/data", "--lm.base_url", SERVER], "`base_url` holds a user"),
+        (["attack", "--dataset", "{room}/data", "--kind", "keyword_addition", "--base_url", SERVER],
+         "`base_url` holds a user"),
+        (["elicit", "--dataset", "{room}/table.csv", "--label_column", "label", "--model", "m",
+          "--lm.base_url", SERVER], "`base_url` holds a user"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_any_work(

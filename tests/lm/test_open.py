@@ -80,6 +80,8 @@ def test_settings_and_served_models_import_neither_torch_nor_openai() -> None:
     [
         (LMSettings, {"model": ""}, "`model` is empty"),
         (LMSettings, {"base_url": "http://x", "quantization": "4bit"}, "up to the server"),
+        (LMSettings, {"base_url": "http://u:pw@x/v1"}, "holds a user, a password"),
+        (LMSettings, {"base_url": "http://x/v1?key=1"}, "holds a user, a password"),
         (LMRuntime, {"token_budget": 0}, "`token_budget` must be more than 0, got 0"),
         (LMRuntime, {"max_retries": -1}, "max_retries"),
     ],
