@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-import yaml
 from lightgbm import LGBMClassifier
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -58,6 +57,7 @@ from hf_cap.utils import (
     fingerprint,
     generator,
     option,
+    read_yaml,
     required,
     versions,
     write_json,
@@ -764,7 +764,7 @@ def _quality(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def read_plan(recipe: str) -> Plan:
     """The plan in a recipe."""
-    values: dict[str, Any] = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_yaml(recipe, typed=True)
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Plan(**{**values, **lists})
 

@@ -12,11 +12,14 @@ import shutil
 import sys
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
 
 from hf_cap.errors import ConfigError
 
@@ -225,6 +228,74 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
     """Write JSON atomically, with sorted keys; a number that is not finite is a `ValueError`."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_text(target, text + "\n")
+
+
+# --- YAML, always read by version 1.2: `on`, `12:30` and `2024-01-01` are texts.
+
+
+class _CoreLoader(yaml.BaseLoader):
+    """Converts scalars by the core schema; its base leaves them texts."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        return _CORE[node.tag][1](text) if node.tag in _CORE else text
+
+
+_CORE: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "null": (r"~|null|Null|NULL|", lambda word: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda word: word.lower() == "true"),
+    "int": (r"[-+]?[0-9]+", int),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda word: float(word.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    ),
+}
+for _name, (_pattern, _) in _CORE.items():
+    _CoreLoader.add_implicit_resolver(_name, re.compile(rf"(?:{_pattern})\Z"), None)
+
+
+def parse_yaml(text: str | bytes, what: str, *, typed: bool = False) -> Any:
+    """Read YAML, or `ConfigError` that names `what` where a name occurs twice or aliases grow too large.
+
+    Scalars stay the texts that were written, or `typed` become numbers, truth values and `None`.
+    """
+    try:
+        loader = (_CoreLoader if typed else yaml.BaseLoader)(text)
+        node = loader.get_single_node()
+        _check_nodes([node] if node else [], most=1_000_000 + 10 * len(text))
+        return loader.construct_document(node) if node else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what} is nested too deeply for YAML.") from error
+
+
+def _check_nodes(nodes: list[Any], most: int) -> None:
+    while nodes:
+        node = nodes.pop()
+        most -= 1
+        if isinstance(node, yaml.MappingNode):
+            names = Counter(name.value for name, _ in node.value if isinstance(name.value, str))
+            if twice := [name for name, count in names.items() if count > 1]:
+                raise ValueError(
+                    f"the name {twice[0]!r} occurs twice below line {node.start_mark.line + 1}"
+                )
+            nodes += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        else:
+            most -= len(node.value)
+        if most < 0:
+            raise ValueError("its aliases make it too large")
+
+
+def read_yaml(file: str | os.PathLike[str], *, typed: bool = False) -> Any:
+    """The content of a YAML (or JSON) file, as `parse_yaml` reads it."""
+    try:
+        text = Path(file).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"Cannot read {str(file)!r}: {error.strerror}.") from error
+    return parse_yaml(text, repr(str(file)), typed=typed)
 
 
 # --- Draws that depend on their key alone, not on order, batch or process, and batches.

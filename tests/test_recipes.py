@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_cap.cli import COMMANDS, load_command
-from hf_cap.cli.core import parse, read_yaml
+from hf_cap.cli.core import parse, read_settings
 from hf_cap.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def quoted_commands() -> list[str]:
 @pytest.mark.parametrize("recipe", STAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_recipe_parses_whole_and_publishes_nothing(recipe: Path) -> None:
     name = recipe.stem.split("_")[0]
-    given = read_yaml(str(recipe))
+    given = read_settings(str(recipe))
     needed = {"dataset": "d", "output_dir": "o", "model": "m"}
     if name in ("fit", "fuse"):
         del needed["model"]

@@ -17,6 +17,8 @@ from hf_cap.utils import (
     file_name,
     folder_stamp,
     length_batches,
+    parse_yaml,
+    read_yaml,
     subsample,
     write_json,
 )
@@ -122,6 +124,40 @@ def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> No
     (tmp_path / "model.safetensors").write_text("ab")
     assert folder_stamp(tmp_path) != before
     assert folder_stamp(tmp_path / "nowhere") == ""
+
+
+def test_yaml_keeps_what_was_written(tmp_path: Path) -> None:
+    words = "[on, off, No, 12:30, 1e-1, 007, 2026-01-02, 1_000, '1', 0.5, true, ~]"
+    (tmp_path / "a.yaml").write_text(f"{words}\n", encoding="utf-16")
+    written = words[1:-1].replace("'", "").split(", ")
+    assert read_yaml(tmp_path / "a.yaml") == written
+    typed = [0.1, 7, "2026-01-02", "1_000", "1", 0.5, True, None]
+    assert read_yaml(tmp_path / "a.yaml", typed=True) == [*written[:4], *typed]
+    shared = parse_yaml("a: &a {b: 1}\nc: [*a, *a]", "x")
+    assert shared == {"a": {"b": "1"}, "c": [{"b": "1"}, {"b": "1"}]}
+
+
+BOMB = "\n".join(
+    ["a0: &a0 [ha]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases make it too large"),
+        ("a: &a [*a]", "aliases make it too large"),
+        ("[" * 5000, "nested too deeply"),
+        ("b: {a: 1, a: 2}", "the name 'a' occurs twice below line 1"),
+        ("a: [", "x is not valid YAML"),
+        ("\0", "x is not valid YAML"),
+        ("1" * 5000, "x is not valid YAML"),
+    ],
+)
+def test_yaml_that_is_broken_or_without_bound_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_yaml(text, "x", typed=True)
+    assert len(str(caught.value)) < 300
 
 
 # --- Rows

@@ -5,11 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-import yaml
-
 from benchmarks.study.results import write_tables
 from benchmarks.study.settings import read_settings
 from hf_cap.errors import CAPError
+from hf_cap.utils import parse_yaml
 
 
 def main() -> int:
@@ -22,7 +21,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         given = {
-            name: yaml.safe_load(value)
+            name: parse_yaml(value, name, typed=True)
             for name, _, value in (s.partition("=") for s in arguments.set)
         }
         settings = read_settings(arguments.recipe, given)

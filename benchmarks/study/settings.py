@@ -5,11 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import check_range
+from hf_cap.utils import check_range, read_yaml
 from hf_cap.words import WORD_PATTERN
 
 BASELINE, CEILING = "none", "oracle"
@@ -168,7 +166,7 @@ def read_settings(recipe: str | None, given: Mapping[str, Any]) -> StudySettings
     Raises:
         ConfigError: a setting is unknown or missing, or cannot work.
     """
-    values = dict(yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))) if recipe else {}
+    values = dict(read_yaml(recipe, typed=True)) if recipe else {}
     for name, value in given.items():
         group, _, entry = name.partition(".")
         values[group] = {**values.get(group, {}), entry: value} if entry else value

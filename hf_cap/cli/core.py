@@ -14,11 +14,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import bundled, option
+from hf_cap.utils import bundled, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
@@ -145,7 +143,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
         raise ConfigError(f"Cannot make sense of {leading[0]!r}; settings are `--name value`.")
     given: dict[str, tuple[Any, str]] = {}
     for file in [file for flag, files in flags if flag == "config" for file in files]:
-        content = _flat(read_yaml(file), [*leaves, command.more or ""])
+        content = _flat(read_settings(file), [*leaves, command.more or ""])
         given |= {key: (value, file) for key, value in content.items()}
     given |= {command.positional: (leading, "")} if leading else {}
     given |= {flag: (words, "") for flag, words in flags if flag != "config"}
@@ -161,7 +159,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     values = Values()
     for key, (value, file) in given.items():
         place = f" (in {file!r})" if file else ""
-        values[key] = _converted(f"`--{key}`{place}", value, leaves[key][0])
+        values[key] = converted(f"`--{key}`{place}", value, leaves[key][0])
     return values
 
 
@@ -186,17 +184,11 @@ def check_known(
 # --- Words and YAML.
 
 
-def read_yaml(file: str) -> dict[str, Any]:
+def read_settings(file: str) -> dict[str, Any]:
     """The mapping in a YAML file, its scalars as text; `recipes/...` is also found where installed."""
-    place = Path(file).expanduser()
-    try:
-        text = (place if place.exists() else bundled(file)).read_text(encoding="utf-8")
-        content = yaml.load(text, yaml.BaseLoader)  # `on`, `01`, `1e-3` mean what the field says
-    except OSError as error:
-        raise ConfigError(f"Cannot read the settings in {file!r}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file!r} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict | None):
+    installed = not Path(file).expanduser().exists() and bundled(file).exists()
+    content = read_yaml(bundled(file) if installed else file)
+    if content and not isinstance(content, dict):
         raise ConfigError(f"{file!r} must hold `name: value` lines.")
     return content or {}
 
@@ -242,21 +234,21 @@ _SIMPLE: dict[Any, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def _converted(label: str, value: Any, kind: Any) -> Any:
+def converted(label: str, value: Any, kind: Any) -> Any:
     """The words of a flag, or a value from YAML whose scalars are text, as a value of a type."""
     words = value if isinstance(value, list) else [value]
     origin, options = get_origin(kind), get_args(kind)
     kinds = [each for each in options if each is not type(None)]
     if origin in (tuple, list):
-        return origin(_converted(label, [word], options[0]) for word in words)
+        return origin(converted(label, [word], options[0]) for word in words)
     if origin in (dict, Mapping):
         if bad := [word for word in words if not isinstance(word, dict) and "=" not in str(word)]:
             raise ConfigError(f"{label} takes pairs name=value, got {bad[0]!r}.")
         pairs = value if isinstance(value, dict) else dict(word.split("=", 1) for word in words)
-        return {key: _converted(label, [each], options[1]) for key, each in pairs.items()}
+        return {key: converted(label, [each], options[1]) for key, each in pairs.items()}
     if len(kinds) == len(options) - 1 == 1:
         is_none = words in (["none"], [""], ["null"])
-        return None if is_none else _converted(label, value, kinds[0])
+        return None if is_none else converted(label, value, kinds[0])
     if kind is bool and not words:
         return True
     is_word = len(words) == 1 and isinstance(words[0], str)
@@ -273,7 +265,9 @@ def _typed(value: Any) -> Any:
     """A value from YAML with scalars as YAML takes them."""
     if isinstance(value, dict):
         return {key: _typed(each) for key, each in value.items()}
-    return [_typed(each) for each in value] if isinstance(value, list) else yaml.safe_load(value)
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    return parse_yaml(value, repr(value), typed=True)
 
 
 # --- Help and completion.

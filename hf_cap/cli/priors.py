@@ -4,10 +4,9 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line
+from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line, converted
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
@@ -16,7 +15,7 @@ from hf_cap.priors.base import SOURCES, source_class
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.utils import option, real_path, required, write_json
+from hf_cap.utils import option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
 
 _logger = logging.getLogger(__name__)
@@ -100,9 +99,19 @@ def extract(values: Values) -> Result:
     groups = {group.name: values.group(group.name) for group in GROUPS}
     explained = (given.classifier, given.classifier_revision, given.classifier_trust_remote_code)
     groups["classifier"] = dict(zip(EXPLAINED, explained, strict=True))
+    own = {
+        key: cls
+        for name in given.sources
+        for cls in [source_class(name)]
+        for key in (name, cls.name)
+    }
+    kinds = {
+        f"{k}.{n}": leaf[0] for k, cls in own.items() for n, leaf in Group(k, cls).settings.items()
+    }
     for name, value in given.options.items():
         source, _, setting = name.rpartition(".")
-        groups.setdefault(source, {})[setting] = yaml.safe_load(value)
+        label, kind = f"`--options {name}`", kinds.get(name, Any)
+        groups.setdefault(source, {})[setting] = converted(label, parse_yaml(value, label), kind)
     named = {"model": given.model, "word_pattern": given.word_pattern}
     with using_runtime(values.build(LMRuntime, "lm")):
         # making a source may already ask the language model: `contrast` calibrates

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import evaluate
 import numpy as np
-import yaml
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
@@ -18,7 +17,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.evaluate import mean_defined
-from hf_cap.utils import write_text
+from hf_cap.utils import read_yaml, write_text
 from hf_cap.words import WORD_PATTERN
 
 _HERE = Path(__file__).parent
@@ -34,7 +33,7 @@ class _Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
     @classmethod
     def texts(cls) -> dict[str, str]:
         """`description`, `usage` and `citation`."""
-        content = yaml.safe_load((_HERE / "metrics.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(_HERE / "metrics.yaml")
         return {**content[cls.key], "citation": content["papers"][content[cls.key]["paper"]]}
 
     def _info(self) -> evaluate.MetricInfo:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from datasets import Dataset, Features, List, Value, load_dataset
 from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
@@ -20,11 +19,11 @@ from hf_cap.cards import public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
-from hf_cap.laat.table import Feature, TableSchema, read_strings
+from hf_cap.laat.table import Feature, TableSchema
 from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
 from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.schema import PROVENANCE
-from hf_cap.utils import generator, versions, write_text
+from hf_cap.utils import generator, read_yaml, versions, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -134,10 +133,10 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
     path = Path(name).expanduser()
     try:
         if path.suffix in (".json", ".yaml", ".yml"):
-            return FeatureScores.of(read_strings(path), source="file")
+            return FeatureScores.of(read_yaml(path), source="file")
         table = path / "train.parquet"
         data = read_parquet(table) if path.is_dir() else load_dataset(str(name), split="train")
-    except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
+    except (OSError, AttributeError, ValueError) as error:
         raise DataError(
             f"There are no feature scores {str(name)!r}: {error}. A file holds class: {{feature: score}}."
         ) from error

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from datasets import ClassLabel, Dataset, load_dataset
 from numpy.typing import NDArray
 from torch.utils.data import StackDataset
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.laat.settings import MISSING_VALUES, Scaling, TableOptions, TargetKind
+from hf_cap.utils import read_yaml
 
 _logger = logging.getLogger(__name__)
 
@@ -96,23 +96,18 @@ class TableSchema:
         return self.classes or (self.target,)
 
 
-def read_strings(path: str | Path) -> Any:
-    """A YAML (or JSON) file with every name and value as a string: `no` is a class, not false."""
-    return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-
-
 def read_schema(
     table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
 ) -> tuple[pd.DataFrame, TableSchema]:
     """Read a training table and infer its schema, with the description in the file `options.table`."""
     frame = read_table(table, split=split, missing_values=options.missing_values)
     try:
-        described = dict(read_strings(options.table)) if options.table else {}
+        described = dict(read_yaml(options.table)) if options.table else {}
         named = described.pop("target", None)
         return frame, infer_schema(frame, target or named, **described, options=options)
-    except DataError:
+    except CAPError:
         raise
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(
             f"Cannot read the description {options.table!r}: {error}. It holds `target`, `question`, "
             "`classes`, `columns` and `ignore`."

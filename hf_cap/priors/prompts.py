@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.utils import fingerprint
+from hf_cap.utils import fingerprint, read_yaml
 
 _logger = logging.getLogger(__name__)
 _SLOT = "hfcapslot"
@@ -57,10 +55,7 @@ def load_template(name: str, prior: str) -> PromptTemplate:
         raise ConfigError(
             f"There is no prompt template {name!r}; give 'default' or a YAML file like {default}."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        values = error
+    values = read_yaml(path)
     expected = {item.name for item in fields(PromptTemplate)}
     whole = isinstance(values, dict) and set(values) == expected
     if not whole or not all(isinstance(value, str) for value in values.values()):

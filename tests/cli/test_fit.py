@@ -12,7 +12,7 @@ from datasets import load_dataset
 import hf_cap
 from hf_cap import workflow
 from hf_cap.cli import load_command, main
-from hf_cap.cli.core import Result, Values, parse, read_yaml
+from hf_cap.cli.core import Result, Values, parse, read_settings
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
 from hf_cap.workflow import FitResult
@@ -179,4 +179,4 @@ def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["demo", "--output_dir", "o", "--seeds", "3"]) == 0
     recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", "--output_dir", "o"])
     assert given == [{**(recipe or {}), "seeds": (3,)}]
-    assert read_yaml("recipes/demo/fit.yaml")["controls"] == ["shuffled"]
+    assert read_settings("recipes/demo/fit.yaml")["controls"] == ["shuffled"]

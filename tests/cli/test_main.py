@@ -113,11 +113,23 @@ def test_words_become_values(
         ("name: no", {"name": "no"}),
         ("name: 12:30", {"name": "12:30"}),
         ("name: 01", {"name": "01"}),
+        ("name: No", {"name": "No"}),
         ("seeds: [1, 2]", {"seeds": (1, 2)}),
         ("seeds: []", {"seeds": ()}),
         ("weights: {a: 1}", {"weights": {"a": 1.0}}),
         ("train: {report_to: [x, y], seed: 3}", {"train.report_to": ["x", "y"], "train.seed": 3}),
-        ("train.lr_scheduler_kwargs: {n: 2}", {"train.lr_scheduler_kwargs": {"n": 2}}),
+        (
+            "train.lr_scheduler_kwargs: {n: 2, a: [on, off, No], t: 12:30, d: 2026-01-02, e: 1e-1}",
+            {
+                "train.lr_scheduler_kwargs": {
+                    "n": 2,
+                    "a": ["on", "off", "No"],
+                    "t": "12:30",
+                    "d": "2026-01-02",
+                    "e": 0.1,
+                }
+            },
+        ),
     ],
 )
 def test_yaml_means_what_the_field_says(
@@ -163,6 +175,7 @@ def test_mistakes_are_one_sentence(words: str, message: str) -> None:
         ("rate: {a: 1}", "`--rate` .* takes a number, got {'a': '1'}"),
         ("- a", "must hold `name: value` lines"),
         ("a: [", "not valid YAML"),
+        ("limit: 1\nlimit: 2", "'limit' occurs twice below line 1"),
     ],
 )
 def test_mistakes_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> None:

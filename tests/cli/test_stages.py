@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from hf_cap.classifiers import load_model
 from hf_cap.cli import main
+from hf_cap.data import load_splits
 from hf_cap.schema import read_provenance
 from hf_cap.training.trainer import AlignedTrainer
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
@@ -77,13 +78,16 @@ def test_a_source_of_the_user_is_named_by_its_place(
         "class FirstWord(Source):\n"
         "    name = 'first_word'\n"
         "    weight: float = option(1.0, 'Score of the first word.')\n"
+        "    words: tuple[str, ...] = option((), 'Other words.')\n"
         "    def score_words(self, rows):\n"
         "        return SourceResult([[self.weight, *[0.0] * (len(r.spans) - 1)] for r in rows])\n"
     )
     monkeypatch.chdir(tmp_path)
     words = ["extract", "--dataset", str(room / "data"), "--output_dir", "out"]
     words += ["--sources", "mine:FirstWord"]
-    run(*words, "--options", "first_word.weight=2.5")
+    run(*words, "--options", "first_word.weight=2.5", "first_word.words=[on, No, 007, 12:30, 1e-1]")
+    cell = load_splits("out")["train"][0]["provenance"]
+    assert read_provenance(cell)["first_word"]["words"] == ["on", "No", "007", "12:30", "1e-1"]
     assert [scores[:2] for scores in columns(Path("out"), "prior_first_word")["train"]] == [
         [2.5, 0]
     ] * 6

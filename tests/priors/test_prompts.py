@@ -80,10 +80,11 @@ def test_a_chat_template_that_loses_the_message_is_refused(render: object) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("instruction: [", "must be YAML.*got ParserError"),
+        ("instruction: [", "own.yaml' is not valid YAML"),
         ("instruction: hello", "exactly the text fields"),
         ("- a", "exactly the text fields"),
         (WORDING.replace('question: "Message: {text}"', "question: hm"), r"question.*'text'"),
+        (WORDING + "answer: again", "occurs twice"),
         (None, "There is no prompt template"),
     ],
 )
@@ -93,6 +94,13 @@ def test_a_broken_template_is_refused(tmp_path: Path, content: str | None, messa
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_template(str(path), "cap")
+
+
+def test_words_of_a_template_stay_words(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(WORDING.replace('answer: "Category:"', "answer: No").replace('", "', "on"))
+    template = load_template(str(own), "cap")
+    assert (template.answer, template.label_separator) == ("No", "on")
 
 
 def test_an_edited_template_is_read_anew(tmp_path: Path) -> None:
