@@ -24,6 +24,7 @@ from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import CAPError, ConfigError, MissingExtra, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrases, without_meaning
+from hf_cap.schema import AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
     SentenceEncoderClassifier,
@@ -66,7 +67,8 @@ class TextClassifier:
     Attributes:
         model: The model; it runs in evaluation mode and is put back into its own.
         tokenizer: Its tokenizer.
-        max_length: Longest input in tokens, special ones included; longer ones are cut.
+        max_length: Longest input in tokens, special ones included; longer ones are cut. By default the one
+            stored with the model, else what the model takes.
         texts_per_pass: Most texts of one forward pass; `None` for as many as `tokens_per_pass` allows.
     """
 
@@ -80,7 +82,8 @@ class TextClassifier:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.max_length = max_length or longest_input(model, tokenizer)
+        stored = AttributionSettings.read(model.config).max_length
+        self.max_length = max_length or stored or longest_input(model, tokenizer)
         self.texts_per_pass = texts_per_pass
 
     @property

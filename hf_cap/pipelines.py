@@ -60,7 +60,7 @@ class ExplainedTextClassification(Pipeline):
         method: str | None = None,
     ) -> list[dict[str, Any]]:
         config, settings = self.model.config, AttributionSettings.read(self.model.config)
-        classifier = TextClassifier(self.model, self.tokenizer, max_length=settings.max_length)
+        classifier = TextClassifier(self.model, self.tokenizer)
         logits = classifier.logits(texts)
         chosen = logits.argmax(-1).tolist()
         if label is not None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation import metrics
-from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, check_prior
+from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, AttributionSettings, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
-from hf_cap.words import WORD_PATTERN, word_strings
+from hf_cap.words import word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,8 +42,12 @@ class EvaluationSettings:
     attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")
     attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")
     batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.")
-    max_length: int | None = option(None, "Most tokens of a text. Default: what the model takes.")
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, that of the prior.")
+    max_length: int | None = option(
+        None, "Most tokens of a text. Default: as stored with the model, else what the model takes."
+    )
+    word_pattern: str | None = option(
+        None, "Regular expression of a word, that of the prior. Default: as stored with the model."
+    )
     records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
     seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
@@ -126,8 +130,10 @@ def evaluate_classifier(
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
     )
+    stored = AttributionSettings.read(classifier.model.config).word_pattern
+    pattern = settings.word_pattern or stored
     gold = _gold_labels(dataset, classifier.labels)
-    priors = _priors(dataset, settings)
+    priors = _priors(dataset, settings.prior_column, pattern)
     probabilities = classifier(dataset[TEXT][:])
     predicted = probabilities.argmax(axis=1)
     return Evaluation(
@@ -135,7 +141,9 @@ def evaluate_classifier(
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         labels=tuple(classifier.labels),
-        **_explained(classifier, dataset[TEXT][:], gold.tolist(), probabilities, priors, settings),
+        **_explained(
+            classifier, dataset[TEXT][:], gold.tolist(), probabilities, priors, settings, pattern
+        ),
     )
 
 
@@ -162,14 +170,13 @@ def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
     return np.array([labels.index(name) for name in names], dtype=np.intp)
 
 
-def _priors(dataset: "Dataset", settings: EvaluationSettings) -> list[list[float] | None]:
+def _priors(dataset: "Dataset", column: str, pattern: str) -> list[list[float] | None]:
     """The prior of each row; `None` where there is none, or it is all zero."""
-    column = settings.prior_column
     if column not in dataset.column_names:
         return [None] * len(dataset)
     priors = list(dataset[column])
     for row, (text, prior) in enumerate(zip(dataset[TEXT], priors, strict=True)):
-        check_prior(prior, word_strings(text, settings.word_pattern), column=column, row=row)
+        check_prior(prior, word_strings(text, pattern), column=column, row=row)
     return [prior if prior is not None and any(prior) else None for prior in priors]
 
 
@@ -180,6 +187,7 @@ def _explained(
     probabilities: metrics.FloatArray,
     priors: list[list[float] | None],
     settings: EvaluationSettings,
+    pattern: str,
 ) -> dict[str, Any]:
     """What needs attributions: faithfulness of the predicted class, alignment of the gold, records."""
     from hf_cap.attribution import attribute_words
@@ -197,7 +205,7 @@ def _explained(
                 method=settings.attribution_method,
                 steps=settings.attribution_steps,
                 batch_size=settings.batch_size,
-                word_pattern=settings.word_pattern,
+                word_pattern=pattern,
                 max_length=classifier.max_length,
             )
             known.update(zip(missing, found, strict=True))
@@ -207,7 +215,7 @@ def _explained(
     predicted = probabilities.argmax(axis=1).tolist()
     if settings.faithfulness or settings.soft or settings.records:
         scores = explain(list(enumerate(predicted)))
-        scored = metrics.ScoredTexts(texts, predicted, scores, settings.word_pattern)
+        scored = metrics.ScoredTexts(texts, predicted, scores, pattern)
         measured |= _faithfulness(classifier, scored, settings)
     if references := {row: prior for row, prior in enumerate(priors) if prior}:
         of_gold = explain([(row, gold[row]) for row in references])
@@ -217,7 +225,7 @@ def _explained(
         names, records = classifier.labels, []
         for row, (text, prior) in enumerate(zip(texts, priors, strict=True)):
             gold_name, predicted_name = names[gold[row]], names[predicted[row]]
-            shares, words = probabilities[row].tolist(), word_strings(text, settings.word_pattern)
+            shares, words = probabilities[row].tolist(), word_strings(text, pattern)
             per_word = tuple(words), tuple(scores[row]), tuple(prior) if prior else None
             records.append(Record(text, gold_name, predicted_name, tuple(shares), *per_word))
         measured["records"] = tuple(records)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.evaluation.classifier import Classifier, load_classifier
 from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
+from hf_cap.schema import AttributionSettings
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
@@ -44,8 +46,9 @@ class PlantedAttribution:
         self, model: object, tokenizer: object, texts: list[str], targets: list[int], **options: Any
     ) -> list[list[float]]:
         self.asked.append((texts, targets))
+        pattern = options.get("word_pattern", r"\S+")
         return [
-            [1.5 - abs(i - target) for i in range(len(text.split()))]
+            [1.5 - abs(i - target) for i in range(len(re.findall(pattern, text)))]
             for text, target in zip(texts, targets, strict=True)
         ]
 
@@ -111,6 +114,21 @@ def test_attributions_of_right_predictions_are_not_computed_twice(
     gold = [*PREDICTED[:4], WRONG[4]]
     evaluate(dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS]))
     assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
+
+
+def test_words_and_length_are_those_of_the_model_unless_others_are_given() -> None:
+    model = roberta_classifier(id2label=MODEL.config.id2label, label2id=MODEL.config.label2id)
+    model.config.update(AttributionSettings(word_pattern="[aeiou]", max_length=3).entry())
+    shared: Any = {"faithfulness": False, "records": True}
+    data = dataset(PREDICTED)
+    found = evaluate_classifier(model, TOKENIZER, data, EvaluationSettings(**shared)).records
+    assert found[0].words == ("i", "o", "a")
+    expected = Classifier(MODEL, TOKENIZER, max_length=3)(TEXTS)
+    assert found[0].probabilities == pytest.approx(expected[0])
+    shared |= {"word_pattern": r"\S+", "max_length": 64}
+    given = evaluate_classifier(model, TOKENIZER, data, EvaluationSettings(**shared)).records
+    assert given[0].words == ("i", "lost", "my", "card")
+    assert given[0].probabilities == pytest.approx(Classifier(MODEL, TOKENIZER)(TEXTS)[0])
 
 
 def test_nothing_is_attributed_when_only_accuracy_is_wanted(planted: PlantedAttribution) -> None:
