@@ -23,7 +23,7 @@ from transformers import (
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import CAPError, ConfigError, MissingExtra, ModelError
-from hf_cap.labels import ClassifierOptions, label_phrases, without_meaning
+from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear
 from hf_cap.schema import AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
@@ -216,12 +216,8 @@ def _start_head(
 ) -> None:
     """Let each row of the head be the unit embedding of its label's phrase, if the labels mean something."""
     phrases = label_phrases(labels, options.label_phrases)
-    unclear = without_meaning(phrases)
-    if unclear and options.label_names_in == "auto":
-        _logger.warning(
-            "The labels %s say nothing about their texts, so the head starts at random. Say what they mean "
-            "by `label_phrases`, such as {%r: 'a few words'}.", unclear[:5], unclear[0],
-        )  # fmt: skip
+    auto = options.label_names_in == "auto"
+    if auto and warn_of_unclear(labels, phrases, "the head starts at random"):
         return
     with torch.no_grad(), evaluation_mode(model):
         batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")

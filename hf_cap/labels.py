@@ -1,5 +1,6 @@
 """Label names as words, for the prompt of a language model and for the head of a sentence encoder."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import Literal
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import option
+
+_logger = logging.getLogger(__name__)
 
 Head = Literal["auto", "sentence", "sequence"]
 LabelNames = Literal["auto", "head", "text", "none"]
@@ -23,8 +26,10 @@ def label_phrase(label: str) -> str:
     return phrase.lower() if camel else phrase
 
 
-def label_phrases(labels: Sequence[str], given: Mapping[str, str] | None = None) -> list[str]:
-    """The phrase of every label: the one that is given for it, else `label_phrase`.
+def label_phrases(
+    labels: Sequence[str], given: Mapping[str, str] | None = None, *, verbalise: bool = True
+) -> list[str]:
+    """The phrase of every label: the one that is given for it, else `label_phrase`, or its bare name.
 
     Raises:
         ConfigError: a phrase is given for a label that does not exist.
@@ -33,7 +38,8 @@ def label_phrases(labels: Sequence[str], given: Mapping[str, str] | None = None)
     given = given or {}
     if unknown := [name for name in given if name not in labels]:
         raise ConfigError(f"`label_phrases` names {unknown[0]!r}; the labels are {list(labels)}.")
-    phrases = [given.get(label, label_phrase(label)).strip() for label in labels]
+    write = label_phrase if verbalise else str
+    phrases = [given.get(label, write(label)).strip() for label in labels]
     for index, phrase in enumerate(phrases):
         if not phrase or phrase in phrases[:index]:
             raise DataError(
@@ -46,6 +52,16 @@ def label_phrases(labels: Sequence[str], given: Mapping[str, str] | None = None)
 def without_meaning(phrases: Sequence[str]) -> list[str]:
     """Those phrases that say nothing of their texts: numbers, single letters, short words in capitals."""
     return [phrase for phrase in phrases if not _means(phrase)]
+
+
+def warn_of_unclear(labels: Sequence[str], phrases: Sequence[str], consequence: str) -> bool:
+    """Whether some phrases say nothing of their texts, which is logged with its consequence."""
+    if unclear := [labels[phrases.index(phrase)] for phrase in without_meaning(phrases)]:
+        _logger.warning(
+            "The labels %s say nothing about their texts, so %s. Say what they mean by `label_phrases`, "
+            "such as {%r: 'a few words'}.", unclear[:5], consequence, unclear[0],
+        )  # fmt: skip
+    return bool(unclear)
 
 
 def _means(phrase: str) -> bool:

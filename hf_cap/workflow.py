@@ -137,6 +137,8 @@ class _Stages:
         self.train = {"model": ENCODER, **FEW_TEXTS, **train}
         if self.train["model"] == ENCODER:
             self.train.setdefault("learning_rate", 3e-4)
+        if phrases := self.groups.get("prompt", {}).get("label_phrases"):
+            self.train.setdefault("label_phrases", phrases)
         alignment = ("alignment_", "attribution_", "finite_", "prior_")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}

@@ -8,6 +8,7 @@ from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, parse
 from hf_cap.cli.priors import LM_GROUPS, ExtractArguments, source_groups
 from hf_cap.embedded import ENCODER
 from hf_cap.evaluation.evaluate import EvaluationSettings
+from hf_cap.labels import ClassifierOptions
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion
@@ -46,7 +47,7 @@ GROUPS = [
     *LM_GROUPS,
     *source_groups(ClassifierSource),
     Group("fuse", PriorFusion),
-    Group("train", _Encoder, AlignmentOptions),
+    Group("train", _Encoder, AlignmentOptions, ClassifierOptions),
     Group("evaluate", EvaluationSettings),
     Group("report", ReportSettings),
 ]

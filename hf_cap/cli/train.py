@@ -9,6 +9,7 @@ from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_lin
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import MissingExtra
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
+from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import option, required, write_json
@@ -45,7 +46,10 @@ LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions
 TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 
 
-@partial(Command, TRAIN, [_TrainArguments, Columns, AlignmentOptions, *TABULAR, LORA], more="")
+TEXT = (AlignmentOptions, ClassifierOptions)
+
+
+@partial(Command, TRAIN, [_TrainArguments, Columns, *TEXT, *TABULAR, LORA], more="")
 def train(values: Values) -> Result:
     """Train a classifier whose attributions are aligned with the prior, and write `run.json`.
 

@@ -19,6 +19,7 @@ from hf_cap.evaluation.attack_rules import (
     load_lexicon,
     replace_keywords,
 )
+from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.utils import check_choices, check_range, documented, generator, option
@@ -167,8 +168,7 @@ class Attack:
         named = LMSettings(model=settings.model, base_url=settings.base_url)
         model = open_language_model(named if self.model is None else self.model)
         sampling = Sampling(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
-        # a label as a person would write it: `card_arrival` becomes `card arrival`
-        labels = [self.labels[row.label].replace("_", " ").replace("-", " ") for row in rows]
+        labels = [label_phrase(self.labels[row.label]) for row in rows]
         requests = [
             ENGLISH["requests"][settings.kind].format(
                 keyword=row.keywords[0],

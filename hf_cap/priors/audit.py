@@ -5,6 +5,7 @@ left out of every measure of order.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.labels import label_phrase
 from hf_cap.priors.fusion import NORMALISATIONS
 from hf_cap.priors.keywords import control_scores
 from hf_cap.schema import (
@@ -341,6 +343,6 @@ def degenerate_cases(
             continue
         counts["constant"] += len(prior) > 1 and len(set(prior)) == 1
         counts["one_word"] += len(prior) > 1 and sum(map(bool, prior)) == 1
-        label_words = label.replace("_", " ").replace("-", " ").casefold().split()
+        label_words = map(fold, re.findall(r"\w+", label_phrase(label)))
         counts["label_copied"] += fold(row[prior.index(max(prior))]) in label_words
     return {case: counts[case] / max(1, len(priors)) for case in DEGENERATE}

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hf_cap.errors import ModelError
+from hf_cap.labels import label_phrases, warn_of_unclear
 from hf_cap.lm.base import LanguageModel, LMSettings, Query, current_runtime
 from hf_cap.lm.open import model_stamp, open_language_model, settings_or_model
 from hf_cap.priors.base import LEARNED, Row, Source
@@ -20,7 +21,6 @@ from hf_cap.priors.prompts import (
     choose_demonstrations,
     held_out_demonstrations,
     load_template,
-    written_labels,
 )
 from hf_cap.utils import check_range, documented, fingerprint, option
 
@@ -128,7 +128,13 @@ class LanguageModelSource(Source):
     model: Any = field(default_factory=LMSettings)
     template: str = option(DEFAULT_TEMPLATE, "Prompt template: 'default' or a YAML file like it.")
     chat: bool = option(True, "Put the prompt into the model's chat template, where it has one.")
-    verbalise: bool = option(True, "Write labels as words: card_arrival becomes 'card arrival'.")
+    verbalise: bool = option(
+        True, "Write labels as words: card_arrival and CardArrival become 'card arrival'."
+    )
+    label_phrases: Mapping[str, str] | None = option(
+        None,
+        "What a label is called in the prompt, where its name does not say it: label to phrase.",
+    )
     demonstrations: int = option(
         1,
         "Labelled training texts per label in the prompt, at least 0. There are two disjoint sets, "
@@ -145,6 +151,7 @@ class LanguageModelSource(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "demonstrations", at_least=0)
+        self.phrases()  # labels that cannot be written are found before any work
         object.__setattr__(self, "model", settings_or_model(self.model, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
 
@@ -154,9 +161,14 @@ class LanguageModelSource(Source):
         source = super().from_dataset(dataset, **options)
         rows = source.read_rows(dataset[:])
         texts, labels = [row.text for row in rows], [source.labels[row.label] for row in rows]
+        warn_of_unclear(source.labels, source.phrases(), "the language model can hardly name them")
         per_label, seed = source.demonstrations, source.seed
         sets = choose_demonstrations(texts, labels, per_label=per_label, seed=seed)
         return replace(source, demonstration_sets=sets)
+
+    def phrases(self) -> list[str]:
+        """The labels as written in the prompts."""
+        return label_phrases(self.labels, self.label_phrases, verbalise=self.verbalise)
 
     def open(self) -> PromptedModel:
         """The language model, opened once per process, and its prompts.
@@ -171,7 +183,7 @@ class LanguageModelSource(Source):
             )
         model, sets = open_language_model(self.model), self.demonstration_sets
         template = load_template(self.template, self.wording)
-        labels = written_labels(self.labels, verbalise=self.verbalise)
+        labels = self.phrases()
         names = dict(zip(self.labels, labels, strict=True))
         shown = [[(text, names[label]) for text, label in examples] for examples in sets]
         chat, end = model.chat_prompt if self.chat else None, model.end_of_turn()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.errors import ConfigError, ModelError
 from hf_cap.utils import fingerprint, read_yaml
 
 _logger = logging.getLogger(__name__)
@@ -149,23 +149,6 @@ def _fill(wording: str, **values: str) -> str:
 @lru_cache(maxsize=1)
 def _warn_of_no_chat() -> None:
     _logger.warning("The language model has no chat template; it is asked in plain text.")
-
-
-def written_labels(labels: Sequence[str], *, verbalise: bool) -> list[str]:
-    """The label space as written in prompts; verbalised, `card_arrival` becomes `card arrival`.
-
-    A label that is empty, or written like another, is a `DataError`.
-    """
-    written = [label.strip() for label in labels]
-    if verbalise:
-        written = [" ".join(label.replace("_", " ").split()) for label in labels]
-    for index, words in enumerate(written):
-        if not words or words in written[:index]:
-            raise DataError(
-                f"Label {labels[index]!r} is written {words!r} in the prompt, which is empty or "
-                "another label's as well. Rename it, or use verbalise=False."
-            )
-    return written
 
 
 # --- Demonstrations: two disjoint sets, so that no text is scored beside its own label.

@@ -3,18 +3,20 @@
 import logging
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import ConfigError, DataError, ModelError
-from hf_cap.priors import prompts
+from hf_cap.lm.base import MockLanguageModel
+from hf_cap.priors import CAPPrior, prompts
 from hf_cap.priors.prompts import (
     NO_DEMONSTRATIONS,
     build_prompt,
     choose_demonstrations,
     held_out_demonstrations,
     load_template,
-    written_labels,
 )
 
 LABELS = ["card arrival", "lost card"]
@@ -111,12 +113,36 @@ def test_an_edited_template_is_read_anew(tmp_path: Path) -> None:
     assert load_template(str(own), "cap").instruction.startswith("Say")
 
 
+def prompt_labels(*labels: str, **settings: Any) -> list[str]:
+    data = Dataset.from_dict({"text": ["pay", "lend"], "label": [0, 1]})
+    data = data.cast_column("label", ClassLabel(names=list(labels)))
+    mock = MockLanguageModel(lambda prompt, answer: -1.0)
+    prior = CAPPrior.from_dataset(data, model=mock, chat=False, demonstrations=0, **settings)
+    opened = prior.open()
+    assert ", ".join(opened.labels) in opened.prompts[0].prefix
+    return list(opened.labels)
+
+
 def test_labels_are_written_as_words() -> None:
-    assert written_labels(["card_arrival", "c"], verbalise=True) == ["card arrival", "c"]
-    assert written_labels(["a_b", "c"], verbalise=False) == ["a_b", "c"]
-    for alike in (["a_b", "a b"], ["_"]):
-        with pytest.raises(DataError, match="verbalise=False"):
-            written_labels(alike, verbalise=True)
+    assert prompt_labels("CardArrival", "sci/tech") == ["card arrival", "sci tech"]
+    assert prompt_labels("CardArrival", "a_b", verbalise=False) == ["CardArrival", "a_b"]
+    named = prompt_labels("ABBR", "a_b", label_phrases={"ABBR": "short form"})
+    assert named == ["short form", "a b"]
+    for alike in (["a_b", "a b"], ["_", "c"]):
+        with pytest.raises(DataError, match="label_phrases"):
+            prompt_labels(*alike)
+    with pytest.raises(ConfigError, match="'abbr'"):
+        prompt_labels("ABBR", "LOC", label_phrases={"abbr": "short form"})
+
+
+def test_labels_without_meaning_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    prompt_labels("LABEL_0", "refund")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "['LABEL_0'] say nothing about their texts" in warning
+    assert "label_phrases" in warning
+    caplog.clear()
+    prompt_labels("LABEL_0", "refund", label_phrases={"LABEL_0": "lost card"})
+    assert not caplog.records
 
 
 # --- Demonstrations.
