@@ -1,19 +1,42 @@
 r"""Words: the units that a prior scores, as character spans of the text.
 
-A word is a maximal run of non-white-space; another regular expression makes other units, for
-instance `\w+|[^\w\s]` (punctuation apart) or `\S` (single characters, for CJK text).
+A word is a maximal run of non-white-space. Scripts that are written without blanks between words
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese) are divided further by the dictionaries of ICU, and
+the few for which it has none into characters. Another regular expression makes other units, and only
+those: `\w+|[^\w\s]` (punctuation apart), `\S` (characters), `(?:\S+)` (as the default, undivided).
 """
 
+import logging
 import math
 import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
+
+import regex
+from icu4py import icu_version
+from icu4py.breakers import WordBreaker
 
 WORD_PATTERN = r"\S+"
 NO_WORD = -1
+_PUNCTUATION = string.punctuation + "¿¡“”‘’…—–。、，．！？：；「」『』（）《》〈〉【】・"
+_logger = logging.getLogger(__name__)
+
+_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tibetan}\p{Line_Break=SA}"
+UNSPACED = regex.compile(f"[{_SCRIPTS}]")
+"""A character of a script without blanks between words."""
+# Han, kana, Thai, Lao, Khmer and Burmese have dictionaries; characters of the others stand alone
+_ALONE = regex.compile(r"(?=[\p{Yi}\p{Line_Break=SA}])(?![\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])\X")
+# beside such a character, or the punctuation used with it, but as in other scripts, closing
+# punctuation stays with the word before it and opening punctuation with the word after it
+_CUT = regex.compile(
+    r"(?:(?<=W)|(?=W))(?<![\p{Ps}\p{Pi}])(?=[\p{Ps}\p{Pi}\P{P}])".replace(
+        "W", rf"[{_SCRIPTS}\u3001-\u30ff\uff01-\uff9f]"
+    )
+)
 
 
 class Span(NamedTuple):
@@ -25,7 +48,41 @@ class Span(NamedTuple):
 
 def split_words(text: str, pattern: str = WORD_PATTERN) -> list[Span]:
     """Character spans of the words of `text`, in order, never empty and never overlapping."""
-    return [Span(*match.span()) for match in re.finditer(pattern, text) if match.group()]
+    spans = [Span(*match.span()) for match in re.finditer(pattern, text) if match.group()]
+    if pattern != WORD_PATTERN or text.isascii() or not UNSPACED.search(text):
+        return spans
+    return [part for span in spans for part in _divided(text, span)]
+
+
+def check_units(texts: Sequence[str], pattern: str = WORD_PATTERN, name: str = "training") -> None:
+    """Log how many texts a dictionary divides, and warn where most are a single word."""
+    divided = sum(UNSPACED.search(text) is not None for text in texts)
+    if divided and pattern == WORD_PATTERN:
+        _logger.info(
+            "%d of %d texts of the %s set hold a script without blanks between words; ICU %s divides it.",
+            *(divided, len(texts), name, icu_version),
+        )
+    single = sum(len(split_words(text, pattern)) == 1 for text in texts)
+    if single > len(texts) / 2:
+        _logger.warning(
+            "%d of %d texts of the %s set are a single word by word_pattern=%r, so that their scores "
+            "compare no words; choose a pattern that finds more.",
+            *(single, len(texts), name, pattern),
+        )
+
+
+def _divided(text: str, span: Span) -> list[Span]:
+    """The words in a stretch without blanks: itself, unless its script is written without them."""
+    stretch = text[span.start : span.end]
+    if not UNSPACED.search(stretch):
+        return [span]
+    # lengths, since its offsets are those of UTF-16; a lone surrogate would be an error
+    pieces = WordBreaker(stretch.encode("utf-8", "replace").decode(), "root")
+    bounds = set(accumulate(map(len, pieces)))
+    bounds.update(at for match in _ALONE.finditer(stretch) for at in match.span())
+    cuts = sorted(bounds.intersection(match.start() for match in _CUT.finditer(stretch)))
+    ends = [0, *cuts, len(stretch)]
+    return [Span(span.start + a, span.start + b) for a, b in pairwise(ends) if a < b]
 
 
 def word_strings(text: str, pattern: str = WORD_PATTERN) -> list[str]:
@@ -77,6 +134,39 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     return words
 
 
+def token_hosts(
+    offsets: Iterable[tuple[int, int]], owners: Sequence[int], spans: Sequence[Span]
+) -> list[int]:
+    """The word whose tokens each word shares: itself, or that in which the token over its start begins.
+
+    Arguments are as for `token_words`, and its result, the `owners`. Several words share a token where
+    there is no blank between them, or where an unknown stretch is one token.
+    """
+    hosts = list(range(len(spans)))
+    for (_, end), owner in zip(offsets, owners, strict=True):
+        word = owner + 1
+        while owner != NO_WORD and word < len(spans) and spans[word].start < end:
+            hosts[word] = owner
+            word += 1
+    for owner in {*owners} - {NO_WORD}:
+        hosts[owner] = owner
+    return hosts
+
+
+def pool_shared(scores: Sequence[float], hosts: Sequence[int]) -> list[float]:
+    """The sum of the scores of words that share a token, at the first of them, and 0 at the others."""
+    pooled = [0.0] * len(scores)
+    for score, host in zip(scores, hosts, strict=True):
+        pooled[host] += score
+    return pooled
+
+
+def share_scores(scores: Sequence[float], hosts: Sequence[int]) -> list[float]:
+    """The scores of words that share a token, divided equally among them."""
+    pooled, members = pool_shared(scores, hosts), Counter(hosts)
+    return [pooled[host] / members[host] for host in hosts]
+
+
 @dataclass(frozen=True)
 class WordCounts:
     """Number of texts per class, n_c, and per word (as `fold` returns it) and class, n_wc."""
@@ -91,7 +181,12 @@ class WordCounts:
 
 def fold(word: str) -> str:
     """Lower case, without punctuation at the ends unless the word is all punctuation."""
-    return word.strip(string.punctuation + "¿¡“”‘’…—–").casefold() or word
+    return (
+        word.strip(
+            string.punctuation + "¿¡“”‘’…—–。、，．！？：；「」『』（）《》〈〉【】・"
+        ).casefold()
+        or word
+    )
 
 
 def count_words(

@@ -1,24 +1,31 @@
 """Words, their removal, the tokens that belong to them, and their counts per class."""
 
+import logging
 import math
+import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from hf_cap.words import (
     NO_WORD,
+    UNSPACED,
     WordCounts,
+    check_units,
     count_words,
     fold,
     keep_words,
     log_odds,
     phi,
+    pool_shared,
+    share_scores,
     split_words,
     tfidf,
+    token_hosts,
     token_words,
     word_strings,
 )
@@ -31,11 +38,59 @@ from hf_cap.words import (
         ("Hi, 你好", r"\w+|[^\w\s]", ["Hi", ",", "你好"]),
         ("你好", r"\S", ["你", "好"]),
         ("a b", r"\w*", ["a", "b"]),
+        ("我想取消。", r"(?:\S+)", ["我想取消。"]),
     ],
 )
 def test_a_pattern_makes_the_units(text: str, pattern: str, words: list[str]) -> None:
     assert word_strings(text, pattern) == words
     assert [text[start:end] for start, end in split_words(text, pattern)] == words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "我想 取消 我的 信用卡， 谢谢。",
+        "東京 へ 行き たい",
+        "ฉัน ต้องการ ยกเลิก บัตร",
+        "ខ្ញុំ ចង់ លុប កាត",
+        "ຂ້ອຍ ຕ້ອງການ ຍົກເລີກ",
+        "ᨠ ᨾᩮᩬᩥ ꀀ ꀁ",  # without a dictionary: characters
+        "iPhone15 很好。 「他」 来 了 （新）",  # punctuation stays with the word that it belongs to
+        "𠀀 好 🇩🇪 是 👨\u200d👩\u200d👧 好 \ud83d 好的",  # beyond 16 bits, joined, and half a character
+    ],
+    ids=ascii,
+)
+def test_scripts_without_blanks_are_divided_into_words(words: str) -> None:
+    assert word_strings(words.replace(" ", "")) == words.split()
+    assert word_strings(f"a {words.replace(' ', '')}\tb") == ["a", *words.split(), "b"]
+
+
+@given(
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["Lo", "Mn", "Mc"])
+        | st.sampled_from(" 。！카")
+    )
+)
+def test_other_texts_have_the_words_between_blanks(text: str) -> None:
+    assume(not UNSPACED.search(text))
+    assert split_words(text) == [match.span() for match in re.finditer(r"\S+", text)]
+
+
+@given(st.text(alphabet="ab 1-.,“(好我吗，。「」นะดีのカー카\u200d", max_size=30))
+def test_a_division_loses_nothing(text: str) -> None:
+    assert "".join(word_strings(text)) == "".join(text.split())
+
+
+def test_divided_texts_are_counted_and_single_words_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check_units(["你好吗", "hello there"])
+        check_units(["你好吗", "hello"], r"(?:\S+)", "test")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith("1 of 2 texts of the training set hold a script without blanks")
+    assert said[1].startswith("2 of 2 texts of the test set are a single word by word_pattern=")
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize(
@@ -87,6 +142,17 @@ def test_a_token_over_two_words_belongs_to_the_first_and_one_between_words_to_no
     assert token_words([(0, 4)], split_words("a bc"), "a bc") == [0]
     text = "a , b"
     assert token_words([(0, 1), (2, 3), (4, 5)], split_words(text, r"\w+"), text) == [0, NO_WORD, 1]
+
+
+def test_words_in_one_token_share_its_score_and_pool_their_priors() -> None:
+    spans = split_words("abcde fg", r"\w")
+    offsets = [(0, 0), (0, 2), (2, 4), (3, 5), (5, 7), (0, 0)]  # a-b, c-d, d-e, f; g is cut off
+    owners = token_words(offsets, spans, "abcde fg")
+    assert owners == [NO_WORD, 0, 2, 3, 5, NO_WORD]
+    hosts = token_hosts(offsets, owners, spans)
+    assert hosts == [0, 0, 2, 3, 3, 5, 6]
+    assert share_scores([2.0, 0.0, 3.0, 4.0, 0.0, 5.0, 0.0], hosts) == [1, 1, 3, 2, 2, 5, 0]
+    assert pool_shared([1.0, 2.0, 3.0, 4.0, -1.0, 5.0, 6.0], hosts) == [3, 0, 3, 3, 0, 5, 6]
 
 
 # --- Counts

@@ -21,6 +21,7 @@ from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import check_range, documented, file_name, fingerprint, option, real_path
+from hf_cap.words import check_units
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -118,6 +119,9 @@ def extract_priors(
     for source in sources:
         for data in chosen.values():
             source.read_rows(data[:])
+    for pattern, column in {(source.word_pattern, source.text_column) for source in sources}:
+        for split, data in chosen.items():
+            check_units(data[column][:], pattern, split)
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
