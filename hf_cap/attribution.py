@@ -18,7 +18,7 @@ from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionMethod
 from hf_cap.utils import choose
-from hf_cap.words import WORD_PATTERN, split_words, token_words
+from hf_cap.words import WORD_PATTERN, share_scores, split_words, token_hosts, token_words
 
 TokenIds: TypeAlias = Int[Tensor, "batch tokens"]
 TokenScores: TypeAlias = Float[Tensor, "batch tokens"]
@@ -334,7 +334,8 @@ def attribute_words(
         target: One of `TARGETS`.
         batch_size: Path points (texts · steps) in one pass.
         word_pattern: Regular expression of a word.
-        max_length: Tokens that a text is cut at; by default the tokenizer's limit. Words cut off score 0.
+        max_length: Tokens that a text is cut at; by default the tokenizer's limit. Words cut off score 0,
+            and words that share a token have equal shares of its score.
         seed: Of the random points of `expected_gradients`.
 
     Returns:
@@ -351,31 +352,30 @@ def attribute_words(
     found: dict[int, list[float]] = {}
     for rows in (order[start : start + size] for start in range(0, len(order), size)):
         some = [texts[row] for row in rows]
-        inputs, words, counts = _encode(tokenizer, some, word_pattern, max_length)
+        inputs, words, hosts = _encode(tokenizer, some, word_pattern, max_length)
         labels = torch.tensor([targets[row] for row in rows], device=device)
         batch = TextBatch(inputs.to(device), labels, words.to(device), target)
         tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
         points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
         with evaluation_mode(model), torch.enable_grad():
             scores, _ = path_scores(model, batch, points, rows=batch_size)
-        pooled = pool_words(scores, batch.words, max(counts)).tolist()
-        found |= {row: pooled[i][: counts[i]] for i, row in enumerate(rows)}
+        pooled = pool_words(scores, batch.words, max(map(len, hosts))).tolist()
+        pairs = zip(pooled, hosts, strict=True)
+        shared = [share_scores(one[: len(words)], words) for one, words in pairs]
+        found |= dict(zip(rows, shared, strict=True))
     return [found[row] for row in range(len(texts))]
 
 
 def _encode(
     tokenizer: Any, texts: list[str], pattern: str, max_length: int | None
-) -> tuple[BatchEncoding, TokenWords, list[int]]:
-    """The tokenised texts, the word of each token, and the number of words of each text."""
+) -> tuple[BatchEncoding, TokenWords, list[list[int]]]:
+    """The tokenised texts, the word of each token, and for each word the one whose tokens it shares."""
     options = {"truncation": True, "max_length": max_length, "padding": True}
     encoded = tokenizer(texts, return_offsets_mapping=True, return_tensors="pt", **options)
     offsets = encoded.pop("offset_mapping").tolist()
     spans = [split_words(text, pattern) for text in texts]
-    words = [
-        token_words(map(tuple, places), split, text)
-        for places, split, text in zip(offsets, spans, texts, strict=True)
-    ]
-    return encoded, torch.tensor(words), list(map(len, spans))
+    words = list(map(token_words, offsets, spans, texts))
+    return encoded, torch.tensor(words), list(map(token_hosts, offsets, words, spans))
 
 
 def check_offsets(tokenizer: Any) -> None:

@@ -170,6 +170,17 @@ def test_targets_and_the_sum_over_the_tokens_of_a_word() -> None:
     assert pool_words(scores, words, 3).tolist() == [[3.0, 0.0, 4.0]]
 
 
+def test_words_that_share_a_token_share_its_score() -> None:
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    text = "我想取消信用卡 card"
+    (apart,) = attribute_words(model, tokenizer, [text], [0], method="input_x_gradient")
+    (whole,) = attribute_words(
+        model, tokenizer, [text], [0], method="input_x_gradient", word_pattern=r"(?:\S+)"
+    )
+    assert len(apart) == 4
+    assert apart == pytest.approx([whole[0] / 3] * 3 + [whole[1]])
+
+
 def test_without_dropout_puts_everything_back() -> None:
     model = roberta_classifier(hidden_dropout_prob=0.5).train()
     model.roberta.encoder.layer[0].eval()

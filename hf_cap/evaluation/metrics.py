@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import generator
-from hf_cap.words import NO_WORD, WORD_PATTERN, Span, keep_words, split_words, token_words
+from hf_cap.words import (
+    NO_WORD,
+    WORD_PATTERN,
+    Span,
+    keep_words,
+    share_scores,
+    split_words,
+    token_hosts,
+    token_words,
+)
 
 if TYPE_CHECKING:
     from hf_cap.evaluation.classifier import Classifier
@@ -225,12 +234,13 @@ def _soft_distance(
     kept = [_importance(scores) for scores in scored.scores]
     kept = [1.0 - row for row in kept] if erase_important else kept
     texts, targets, width = scored.texts, scored.targets, classifier.embedding_width
-    words = [
-        np.array(token_words(offsets, row, text), dtype=np.intp)
-        for offsets, row, text in zip(classifier.offsets(texts), scored.spans, texts, strict=True)
-    ]
+    offsets = classifier.offsets(texts)
+    owners = list(map(token_words, offsets, scored.spans, texts))
+    hosts = map(token_hosts, offsets, owners, scored.spans)
+    shares = map(share_scores, map(FloatArray.tolist, kept), hosts)
+    words = [np.array(row, dtype=np.intp) for row in owners]
     # NO_WORD is -1 and so takes the appended 1: random numbers are below it
-    token_kept = [np.append(p, 1.0)[row] for row, p in zip(words, kept, strict=True)]
+    token_kept = [np.append(p, 1.0)[row] for row, p in zip(words, shares, strict=True)]
     generators = [generator(seed, text) for text in texts]
     whole = classifier(texts)
     moved = np.zeros(len(texts))

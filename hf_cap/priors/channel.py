@@ -18,7 +18,7 @@ from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, rank_of
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option
-from hf_cap.words import Span, token_words
+from hf_cap.words import Span, share_scores, token_hosts, token_words
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -124,10 +124,12 @@ class ChannelPrior(LanguageModelSource):
         answer = prompt.answer(row.text.strip())
         shift = len(prompt.lead) - len(row.text) + len(row.text.lstrip())
         spans = [Span(start + shift, end + shift) for start, end in row.spans]
-        owners = token_words([(start, len(answer)) for start in scored[0].starts], spans, answer)
+        starts = scored[0].starts
+        owners = token_words([(start, len(answer)) for start in starts], spans, answer)
+        hosts = token_hosts(zip(starts, [*starts[1:], len(answer)], strict=True), owners, spans)
         words = torch.tensor([word if word >= 0 else len(spans) for word in owners])
         scores = word_evidence(log_probs / self.temperature, words, len(spans), self.evidence)
-        return log_probs.sum(1).tolist(), scores.tolist()
+        return log_probs.sum(1).tolist(), [share_scores(row, hosts) for row in scores.tolist()]
 
 
 def _query(prompt: Prompt, text: str, label: str) -> Query:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.utils import check_range, documented, folder_stamp, length_batches, option, required
-from hf_cap.words import NO_WORD, keep_words, token_words
+from hf_cap.words import NO_WORD, keep_words, share_scores, token_hosts, token_words
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -117,15 +117,20 @@ class IntegratedGradientsPrior(ClassifierSource):
         opened = self.open()
         classifier = opened.text_classifier
         encoded = classifier.encode([row.text for row in rows], return_offsets_mapping=True)
+        offsets: list[Any] = [one.pop("offset_mapping") for one in encoded]
+        spans = [row.spans for row in rows]
+        owners = list(map(token_words, offsets, spans, [row.text for row in rows]))
+        hosts = list(map(token_hosts, offsets, owners, spans))
         scores: list[list[float]] = [[]] * len(rows)
         gaps = [0.0] * len(rows)
         lengths = [len(one["input_ids"]) * self.steps for one in encoded]
         for batch in length_batches(lengths, classifier.tokens_per_pass):
-            some = [rows[index] for index in batch]
-            texts = _text_batch(opened, some, [encoded[index] for index in batch])
-            pooled, some_gaps = self._integrate(classifier, texts, max(len(r.spans) for r in some))
+            some = [(rows[index], encoded[index], owners[index]) for index in batch]
+            widest = max(len(spans[index]) for index in batch)
+            pooled, some_gaps = self._integrate(classifier, _text_batch(opened, some), widest)
             for index, row_scores, gap in zip(batch, pooled, some_gaps, strict=True):
-                scores[index], gaps[index] = row_scores[: len(rows[index].spans)], gap
+                scores[index] = share_scores(row_scores[: len(spans[index])], hosts[index])
+                gaps[index] = gap
         return SourceResult(scores, {"gap": gaps}, {"identity": opened.identity})
 
     def _integrate(
@@ -152,22 +157,19 @@ class IntegratedGradientsPrior(ClassifierSource):
 
 
 def _text_batch(
-    classifier: ReferenceClassifier, rows: Sequence[Row], encoded: Sequence["Encoded"]
+    classifier: ReferenceClassifier, some: Sequence[tuple[Row, "Encoded", list[int]]]
 ) -> "TextBatch":
-    """Some rows, padded, the word of each token, and the gold labels."""
+    """Some rows, their tokens, padded, and the word of each token."""
     import torch
 
     from hf_cap.attribution import TextBatch
 
-    inputs = classifier.text_classifier.pad(
-        [{k: v for k, v in one.items() if k != "offset_mapping"} for one in encoded]
-    )
+    inputs = classifier.text_classifier.pad([encoded for _, encoded, _ in some])
     ids = inputs["input_ids"]
     words = torch.full(ids.shape, NO_WORD)
-    for number, (row, one) in enumerate(zip(rows, encoded, strict=True)):
-        offsets: list[tuple[int, int]] = one["offset_mapping"]  # type: ignore[assignment]
-        words[number, : len(offsets)] = torch.tensor(token_words(offsets, row.spans, row.text))
-    gold = torch.tensor([classifier.outputs[row.label] for row in rows])
+    for number, (_, _, owners) in enumerate(some):
+        words[number, : len(owners)] = torch.tensor(owners)
+    gold = torch.tensor([classifier.outputs[row.label] for row, _, _ in some])
     return TextBatch(inputs, gold.to(ids.device), words.to(ids.device))
 
 

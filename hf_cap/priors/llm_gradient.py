@@ -14,7 +14,7 @@ from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import documented
-from hf_cap.words import NO_WORD, Span, token_words
+from hf_cap.words import Span, share_scores, token_hosts, token_words
 
 if TYPE_CHECKING:
     from hf_cap.lm.local import LocalLanguageModel
@@ -70,7 +70,7 @@ class LLMGradientPrior(LanguageModelSource):
                 caches[prefix] = read.past_key_values if read else None
             # the model adds to the cache that it is given
             found, log_prob = _explain(local, copy.deepcopy(caches[prefix]), prompt, part, answer)
-            missing = len(row.spans) - len(found)  # cut, or without a token
+            missing = len(row.spans) - len(found)
             scores.append([*self.signed(found), *[0.0] * missing])
             log_probs.append(log_prob)
         return SourceResult(scores, {"log_prob": log_probs}, self.model_facts(opened))
@@ -92,8 +92,8 @@ def _explain(
     )["offset_mapping"]
     shift = len(prompt.prefix) - start + len(prompt.before)
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
-    beginning = [NO_WORD] * (len(tokens) - len(offsets))  # the beginning-of-text token
-    owners = beginning + token_words(offsets, spans, shown)
+    offsets = [(0, 0)] * (len(tokens) - len(offsets)) + offsets  # the beginning-of-text token
+    owners = token_words(offsets, spans, shown)
 
     device, target = local.model.device, local.tokens.answer(answer).ids
     ids = torch.tensor([[*tokens, *target[:-1]]], device=device)
@@ -107,5 +107,5 @@ def _explain(
         (gradient,) = torch.autograd.grad(log_prob, embedded)
     products = (gradient * embedded.detach()).float().sum(-1)[:, : len(tokens)]
     words = torch.tensor([owners], device=device)
-    scores: list[float] = pool_words(products, words, max(owners) + 1)[0].tolist()
-    return scores, log_prob.item()
+    scores = pool_words(products, words, len(spans))[0].tolist()
+    return share_scores(scores, token_hosts(offsets, owners, spans)), log_prob.item()
