@@ -46,7 +46,7 @@ STOP_WORDS = frozenset(
     "where which while who whom why will with would you your yours".split()
 )
 KINDS = ("stop word", "number", "punctuation", "other")
-DEGENERATE = ("missing", "constant", "one_word", "label_copied")
+DEGENERATE = ("missing", "single_word", "constant", "one_word", "label_copied")
 
 
 @documented
@@ -332,15 +332,16 @@ def degenerate_cases(
 ) -> dict[str, float]:
     """Shares of texts with an uninformative prior, in [0, 1].
 
-    `missing` is null or all zero. Of the texts of two words and more: `constant` has one score for
-    every word, `one_word` a single word that is not 0. `label_copied`: the highest word is a word of
-    the label's name.
+    `missing` is null or all zero. `single_word`: the text has one word, so nothing is compared. Of the
+    texts of two words and more: `constant` has one score for every word, `one_word` a single word
+    that is not 0. `label_copied`: the highest word is a word of the label's name.
     """
     counts: Counter[str] = Counter()
     for row, label, prior in zip(words, label_names, priors, strict=True):
         if prior is None or not any(prior):
             counts["missing"] += 1
             continue
+        counts["single_word"] += len(prior) == 1
         counts["constant"] += len(prior) > 1 and len(set(prior)) == 1
         counts["one_word"] += len(prior) > 1 and sum(map(bool, prior)) == 1
         label_words = map(fold, re.findall(r"\w+", label_phrase(label)))
