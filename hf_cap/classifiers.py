@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
@@ -131,6 +132,24 @@ class TextClassifier:
         """
         batch = self.tokenizer.pad(encoded, padding_side="right", return_tensors="pt")
         return {name: value.to(self.model.device) for name, value in batch.items()}
+
+
+def warn_unknown(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[int]], name: str
+) -> None:
+    """Warn where a tenth or more of the tokens of some texts, `name`, stand for something unknown."""
+    unk = tokenizer.unk_token_id
+    # GPT-2 names its end of text as its unknown token, which is then never one
+    others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    special = set(tokenizer.all_special_ids) - {unk} | others
+    tokens = Counter(token for ids in texts for token in ids if token not in special)
+    unknown, total = tokens[unk], tokens.total()
+    if unknown and unknown * 10 >= total:
+        _logger.warning(
+            "%d of %d tokens of the %s set are %s, which the model cannot tell apart; choose a model "
+            "that was trained in the language of the texts.",
+            *(unknown, total, name, tokenizer.unk_token),
+        )
 
 
 class NewClassifier(NamedTuple):

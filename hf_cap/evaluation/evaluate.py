@@ -12,7 +12,7 @@ from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation import metrics
 from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, AttributionSettings, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
-from hf_cap.words import word_strings
+from hf_cap.words import check_units, word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -124,6 +124,7 @@ def evaluate_classifier(
     """
     from sklearn.metrics import f1_score
 
+    from hf_cap.classifiers import warn_unknown
     from hf_cap.evaluation.classifier import load_classifier
 
     settings = settings or EvaluationSettings()
@@ -134,16 +135,18 @@ def evaluate_classifier(
     pattern = settings.word_pattern or stored
     gold = _gold_labels(dataset, classifier.labels)
     priors = _priors(dataset, settings.prior_column, pattern)
-    probabilities = classifier(dataset[TEXT][:])
+    texts = dataset[TEXT][:]
+    check_units(texts, pattern, "evaluation")
+    tokens = classifier.tokenizer(texts, verbose=False)["input_ids"]
+    warn_unknown(classifier.tokenizer, tokens, "evaluation")
+    probabilities = classifier(texts)
     predicted = probabilities.argmax(axis=1)
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         labels=tuple(classifier.labels),
-        **_explained(
-            classifier, dataset[TEXT][:], gold.tolist(), probabilities, priors, settings, pattern
-        ),
+        **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )
 
 

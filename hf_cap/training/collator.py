@@ -4,6 +4,7 @@
                        ── CAPCollator ─────> the same as padded tensors, and prior_mask
 
 The tokens are those the classifier sees in use; a word belongs to the tokens whose spans start in it.
+Words that share a token are aligned as one: the first has the sum of their priors.
 """
 
 import logging
@@ -21,9 +22,18 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_cap import schema
 from hf_cap.attribution import PerExample, TokenWords, WordMask, WordScores, check_offsets
+from hf_cap.classifiers import warn_unknown
 from hf_cap.errors import DataError, PriorError
 from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, WORDS
-from hf_cap.words import NO_WORD, WORD_PATTERN, split_words, token_words
+from hf_cap.words import (
+    NO_WORD,
+    WORD_PATTERN,
+    check_units,
+    pool_shared,
+    split_words,
+    token_hosts,
+    token_words,
+)
 
 LABELS = "labels"
 TOKEN_WORDS = "token_words"
@@ -68,8 +78,11 @@ class Encoder:
             encoded[LABELS] = [self.label_ids[label] for label in rows[LABEL]]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
-        zeros = [[0.0] * len(words) for words in spans]
-        encoded[PRIOR] = [prior or zero for prior, zero in zip(priors, zeros, strict=True)]
+        hosts = map(token_hosts, offsets, encoded[TOKEN_WORDS], spans)
+        encoded[PRIOR] = [
+            pool_shared(prior or [0.0] * len(shared), shared)
+            for prior, shared in zip(priors, hosts, strict=True)
+        ]
         # a prior that is 0 at each word with a token, as when the text is cut before, gets weight 0
         columns = zip(encoded[PRIOR], encoded[TOKEN_WORDS], weights, strict=True)
         encoded[PRIOR_WEIGHT] = [
@@ -162,6 +175,7 @@ def encode_dataset(
     if PROVENANCE in columns and isinstance(feature, ClassLabel):
         schema.check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     ids = label_ids(dataset, label2id)
+    check_units(dataset[TEXT][:], word_pattern, name)
     encoded = dataset.map(
         Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column),
         batched=True,
@@ -169,6 +183,7 @@ def encode_dataset(
         remove_columns=columns,
         desc=f"Encoding the {name} set",
     )
+    warn_unknown(tokenizer, encoded["input_ids"], name)
     found = zip(encoded["input_ids"], encoded[TOKEN_WORDS], encoded[PRIOR], strict=True)
     most = max_length or math.inf
     cut = sum(len(tokens) >= most and max(words) + 1 < len(prior) for tokens, words, prior in found)

@@ -57,6 +57,16 @@ def test_words_cut_off_leave_prior_and_loss_with_one_warning(
     assert [r.getMessage()[:33] for r in caplog.records] == ["1 of 2 texts of the training set "]
 
 
+def test_words_that_share_a_token_are_aligned_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    data = rows(text=["取消信用卡 card", "it is"], prior=[[1.0, 2.0, 4.0], [4.0, 5.0]])
+    with caplog.at_level(logging.WARNING):
+        batch = CAPCollator(word_tokenizer())(list(encode(data)))
+    assert batch["token_words"].tolist() == [[-1, 0, 2, -1], [-1, 0, 1, -1]]
+    assert batch["prior"].tolist() == [[3.0, 0.0, 4.0], [4.0, 5.0, 0.0]]
+    assert batch["prior_mask"].tolist() == [[True, False, True], [True, True, False]]
+    assert "1 of 4 tokens of the training set are <unk>" in caplog.text
+
+
 @pytest.mark.parametrize("none", [None, [0.0, 0.0, 0.0]])
 def test_a_null_or_zero_prior_has_weight_zero(none: list[float] | None) -> None:
     batch = CAPCollator(word_tokenizer())(list(encode(rows(prior=[none, [4.0]]))))
