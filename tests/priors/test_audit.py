@@ -88,6 +88,9 @@ def test_people_are_a_standard_where_they_marked_words() -> None:
     found = audit_dataset(priors(prior_rationale=marks))["rationales"]
     assert found["cap"]["average_precision"] == {"value": 1, "half_width": 0, "texts": 3}
     assert "rationale" not in found
+    unmarked = [marks[0], *([0.0] * 4 for _ in marks[1:])]
+    found = audit_dataset(priors(prior_rationale=unmarked))["rationales"]
+    assert found["cap"]["top_word"] == {"value": 1.0, "half_width": None, "texts": 1}
 
 
 def test_the_fused_prior_is_audited_too_and_null_is_counted() -> None:
@@ -180,7 +183,7 @@ def test_what_cannot_be_measured_is_none(other: list[float] | None) -> None:
     assert spearman([1.0, 2.0], other) is spearman(other, [1.0, 2.0]) is None
     assert average_precision([1.0, 2.0], other) is None
     assert average_precision(None, [0.0, 1.0]) is None
-    assert top_agreement(other, None) is None
+    assert top_agreement([1.0, 2.0], other) is top_agreement(other, [1.0, 2.0]) is None
 
 
 def test_the_highest_words_that_two_priors_share() -> None:
