@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from hf_cap.embedded import HUB_IDS, PREFIX
 from hf_cap.errors import ConfigError
+from hf_cap.secret_scan import refuse_secrets, without_secrets
 from hf_cap.utils import (
     bundled,
     documented,
@@ -70,20 +71,11 @@ class PushOptions:
 
 # --- What may leave the machine: no local paths, servers or secrets.
 
-_SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|hf_oauth_\S{8,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{20,})"
-)
 _LOCAL_PATH = re.compile(r"(?<![\w.:/<])(?:~|/|[A-Za-z]:\\)[^\s'\"=,;]*[^\s'\"=,;.)\]]")
 _SERVER = re.compile(r"\b\w+://[^\s'\"|]+")
 _PRIVATE_SETTING = re.compile(
     r"token(?!s)|secret|password|api_key|(^|_)(dir|path|url|host|proxy)$|(^|_)hub(_|$)"
 )
-
-
-def find_secret(text: str) -> str | None:
-    """First access token (of the Hub, OpenAI-compatible servers or GitHub), escaped for Markdown or not."""
-    found = _SECRET.search(text) or _SECRET.search(unescape(text))
-    return found[0] if found else None
 
 
 def public_id(name: str | None) -> str | None:
@@ -110,7 +102,7 @@ def public_name(name: str | None) -> str | None:
 def public_text(text: str) -> str:
     """A text with local paths cut down to their last part, and `***` for addresses and secrets."""
     text = _LOCAL_PATH.sub(lambda path: _last(path[0]), _SERVER.sub("***", text))
-    return _SECRET.sub("***", text)
+    return without_secrets(text)
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,12 +363,13 @@ def write_trainer_card(
 
 
 def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
-    """Write the card of a trained model into its folder, which is about to be published.
+    """Write the card of a trained model into its folder, which is about to be published, and check it.
 
     The pickled training arguments leave it: they hold local paths, and the card tells the settings.
     """
     (Path(folder) / "training_args.bin").unlink(missing_ok=True)
     write_text(Path(folder) / CARD, render_card(facts))
+    refuse_secrets(Path(folder), "*")
 
 
 # --- Markdown from facts and a template.

@@ -17,6 +17,7 @@ from hf_cap import cards
 from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
+from hf_cap.secret_scan import refuse_secrets
 from hf_cap.utils import atomic_path, refuse_loss
 
 if TYPE_CHECKING:
@@ -85,22 +86,19 @@ def _check_folder(folder: Path, private: Path) -> None:
     """Refuse links, pickles, secrets, and the paths of the home, the current and the `private` folder."""
     places = {f"{path}/" for path in (Path.home(), Path.cwd(), private.resolve())} - {"//"}
     for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
         if file.is_symlink() or file.suffix in _PICKLES:
-            raise ConfigError(f"{file.name} is a link or a pickle, which is never published.")
-        if file.suffix not in _TEXT_FILES:
+            raise ConfigError(f"{name} is a link or a pickle, which is never published.")
+        if file.is_dir() or file.suffix not in _TEXT_FILES:
             continue
-        text = file.read_text(encoding="utf-8")
-        if secret := cards.find_secret(text):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        local = [place for place in places if place in text or place in cards.unescape(text)]
+        if local and file.name != "tokenizer.json":  # its vocabulary may hold anything
             raise ConfigError(
-                f"{file.name} holds what looks like an access token ({secret[:6]!r}...). Nothing was "
-                "published; remove it, and revoke it if it ever left this machine."
-            )
-        found = [place for place in places if place in text or place in cards.unescape(text)]
-        if found and file.name != "tokenizer.json":  # its vocabulary may hold anything
-            raise ConfigError(
-                f"{file.name} holds the local path {found[0]!r}. Nothing was published; use names or "
+                f"{name} holds the local path {local[0]!r}. Nothing was published; use names or "
                 "relative paths in the settings or the template."
             )
+    refuse_secrets(folder)
 
 
 def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None = None) -> str:

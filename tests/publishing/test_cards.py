@@ -16,7 +16,6 @@ from hf_cap.cards import (
     block,
     code,
     escape,
-    find_secret,
     heat_map,
     model_facts,
     public_id,
@@ -273,15 +272,6 @@ def test_private_settings_are_left_out() -> None:
     kept = {"learning_rate": 1e-4, "max_length": 64, "template": "a1", "prompt_tokens": 3}
     private = ("output_dir", "hub_token", "hub_model_id", "base_url", "api_key", "push_to_hub")
     assert public_settings({**kept, **dict.fromkeys(private, "x")}) == kept
-
-
-@pytest.mark.parametrize(
-    "secret", ["hf_" + "A1" * 17, "sk-" + "a_b" * 14, "ghp_" + "a" * 36, "hf_oauth_eyJhbGciOi"]
-)
-def test_secrets_are_found_as_they_are_and_as_a_card_escapes_them(secret: str) -> None:
-    assert find_secret(f"x={secret} ") == secret
-    assert find_secret(f"| {escape(secret)} |") == secret
-    assert not find_secret("hf_cap hf_hub_download sk-learn task-specific-language-modelling")
 
 
 # --- Word scores in plain characters.

@@ -139,8 +139,8 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (SECRET, "access token"),
-        (escape(SECRET), "access token"),  # as the card of a user's text would hold it
+        (SECRET, "README.md holds what looks like a secret"),
+        (escape(SECRET), "a secret"),  # as the card of a user's text would hold it
         ("see {home}/notes", "local path"),
         ("{{ '{home}/notes' }}", "local path"),
     ],
@@ -220,6 +220,18 @@ def test_a_source_whose_name_is_no_folder_is_refused(tmp_path: Path, source: str
         stage_priors(tmp_path / "a" / "hub", splits)
     with pytest.raises(ConfigError, match="cannot name a file"):
         save_splits({"../../x": splits["train"]}, tmp_path / "a" / "data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_secret_in_a_cell_stops_the_publication(tmp_path: Path) -> None:
+    notes = ["", f"my token is {SECRET}", ""]
+    splits = prior_splits()
+    splits["train"] = splits["train"].add_column("note", notes)
+    splits["test"] = splits["test"].add_column("note", notes[:1] * 2)
+    message = r"^hybrid/train\.parquet, column 'note', row 1, holds .*\(Hugging Face Token\)"
+    with pytest.raises(ConfigError, match=message) as caught:
+        stage_priors(tmp_path / "hub", splits)
+    assert "A1A1A1" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
