@@ -3,8 +3,8 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hf_cap.embedded import LANGUAGE_MODEL
@@ -16,6 +16,7 @@ from hf_cap.evaluation.attack_rules import (
     add_mention,
     class_keywords,
     difficulties,
+    is_english,
     load_lexicon,
     replace_keywords,
 )
@@ -105,6 +106,7 @@ class Attack:
     labels: tuple[str, ...]
     keywords: Keywords
     model: "ModelLike | None" = None
+    english: bool = True
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Replace the column `text` and add `COLUMNS`; `label` indexes the label space."""
@@ -114,7 +116,7 @@ class Attack:
             for index, row in zip(ready, self._by_chat([rows[i] for i in ready]), strict=True):
                 rows[index] = row
         if "rules" in (self.settings.maker, self.settings.unchanged):
-            lexicon = load_lexicon(self.settings.synonyms)
+            lexicon = load_lexicon(self.settings.synonyms, english=self.english)
             rows = [
                 self._by_rule(row, lexicon) if row.keywords and not row.maker else row
                 for row in rows
@@ -155,7 +157,10 @@ class Attack:
             text = add_mention(row.original, row.keywords[0], rng)
             return row._replace(text=text, maker="rules")
         own, pattern = self.keywords[row.label], settings.word_pattern
-        text, done = replace_keywords(row.original, own, lexicon, rng, pattern)
+        avoided = {word for words in self.keywords for word in words}
+        text, done = replace_keywords(
+            row.original, own, lexicon, rng, pattern, avoided=avoided, english=self.english
+        )
         if done:
             return row._replace(text=text, keywords=tuple(done), maker="rules")
         return row._replace(note="; ".join(filter(None, (row.note, "no synonym"))))
@@ -180,10 +185,11 @@ class Attack:
         ]
         texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
         adding = settings.kind == "keyword_addition"
+        others = () if adding else {word for words in self.keywords for word in words}
         faults = []
         for row, text in zip(rows, texts, strict=True):
             needed, barred = (row.keywords, ()) if adding else ((), row.keywords)
-            faults.append(fault(row.original, text, needed, barred, settings.word_pattern))
+            faults.append(fault(row.original, text, needed, barred, settings.word_pattern, others))
         passing = [index for index, found in enumerate(faults) if found is None]
         questions = [ENGLISH["question"].format(label=labels[i], text=texts[i]) for i in passing]
         verdicts = model.generate(questions, sampling) if questions else []
@@ -208,9 +214,14 @@ def clean_reply(reply: str) -> str:
 
 
 def fault(
-    original: str, rewritten: str, required: Sequence[str], forbidden: Sequence[str], pattern: str
+    original: str,
+    rewritten: str,
+    required: Sequence[str],
+    forbidden: Sequence[str],
+    pattern: str,
+    others: Collection[str] = (),
 ) -> str | None:
-    """Why a cleaned reply, given folded words that it must or must not contain, is no attack."""
+    """Why a cleaned reply is no attack, given folded words that it must, must not, or not newly contain."""
     # words with a letter or digit: a reply of question marks has none
     words, before = (
         [fold(word) for word in word_strings(text, pattern) if any(map(str.isalnum, word))]
@@ -230,6 +241,7 @@ def fault(
         "wrong length": not shortest <= len(words) <= longest,
         "keyword missing": not set(required) <= set(words),
         "keyword still there": set(forbidden) & set(words),
+        "keyword of another class": set(others) & set(words) - set(before),
     }
     return next((name for name, failed in checks.items() if failed), None)
 
@@ -314,6 +326,10 @@ def run_attack(
     from datasets import Features, Value
 
     _check_labels(dataset, train)
+    pattern = attack.settings.word_pattern
+    english = is_english(train[TEXT][:], pattern) and is_english(dataset[TEXT][:], pattern)
+    _check_language(attack.settings, english)
+    attack = replace(attack, english=english)
     columns = {name: Value("bool" if name == CHANGED else "string") for name in COLUMNS}
     attacked = dataset.select_columns([TEXT, LABEL]).map(
         attack,
@@ -340,6 +356,24 @@ def run_attack(
             "or maker, more `keywords`, or your own `synonyms`."
         )
     return kept, summary
+
+
+def _check_language(settings: AttackSettings, english: bool) -> None:
+    """Raise `DataError` where the rules would put English into texts of another language."""
+    adding = settings.kind == "keyword_addition"
+    if english:
+        return
+    if "rules" in (settings.maker, settings.unchanged) and (adding or settings.synonyms is None):
+        raise DataError(
+            "The texts do not look like English (few of its function words), and the rules of "
+            f"{settings.kind} write English only; use maker=chat with a model of their language"
+            + (", without unchanged=rules." if adding else ", or your own `synonyms`.")
+        )
+    if settings.maker == "chat":
+        _logger.warning(
+            "The texts do not look like English; the requests to the model are in English, so "
+            "read whether its replies are in the language of the texts."
+        )
 
 
 def _check_labels(dataset: "Dataset", train: "Dataset") -> None:

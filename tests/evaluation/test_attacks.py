@@ -4,6 +4,7 @@ import json
 import logging
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from hf_cap.evaluation.attack_rules import (
     add_mention,
     class_keywords,
     difficulties,
+    is_english,
     load_lexicon,
     replace_keywords,
 )
 from hf_cap.evaluation.attacks import (
     Attack,
     AttackSettings,
+    Kind,
     attack_dataset,
     clean_reply,
     describe,
@@ -276,11 +279,13 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
         ("Here is the rewritten message: my loan", "request echoed"),
         ("my bank pass is gone", "keyword missing"),
         ("my loan card is gone", "keyword still there"),
+        ("my pass is gone, not the loan, plane", "keyword of another class"),
         ("my pass is gone, not the loan", None),
     ],
 )
 def test_faults_of_a_rewritten_text(rewritten: str, reason: str | None) -> None:
-    assert fault("I lost my card", rewritten, ["loan"], ["card"], WORD_PATTERN) == reason
+    found = fault("I lost my card", rewritten, ["loan"], ["card"], WORD_PATTERN, {"card", "plane"})
+    assert found == reason
 
 
 def test_an_apology_of_the_writer_is_no_refusal() -> None:
@@ -293,6 +298,18 @@ def test_an_apology_of_the_writer_is_no_refusal() -> None:
 TEXTS = ["I lost my card!", "card stolen", "new card please", "renew the loan", "loan is late"]
 TEXTS += ["late fine"]
 LABELS = [0, 0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "keywords"),
+    [
+        (["罰金を払いたいです", "罰金はいくら"], ("罰金",)),
+        (["मुझे किताब चाहिए", "किताब कहाँ है"], ("किताब",)),  # vowel signs are marks, not letters
+        (["e-mail an dich", "e-mail --- 12:30"], ("e-mail",)),
+    ],
+)
+def test_keywords_of_other_scripts(texts: list[str], keywords: tuple[str, ...]) -> None:
+    assert class_keywords([*texts, "card", "x"], [0, 0, 1, 1], 2, 1, 2)[0] == keywords
 
 
 def test_chi_squared_keywords_on_paper() -> None:
@@ -411,6 +428,65 @@ def test_a_synonym_is_never_a_keyword_itself() -> None:
             rng, lexicon = np.random.default_rng(seed), {"fee": ["charge", "price"]}
             found, replaced = replace_keywords("fee", set(keywords.split()), lexicon, rng)
             assert (found, replaced) == (attacked, ["fee"] if attacked == "price" else [])
+
+
+def test_a_synonym_is_never_a_keyword_of_another_class(tmp_path: Path) -> None:
+    path = tmp_path / "synonyms.json"
+    path.write_text(json.dumps({"flight": ["plane", "air trip"]}))
+    settings = AttackSettings(kind="keyword_replacement", synonyms=str(path))
+    for keywords, seen in (
+        ((("flight",), ("boat",)), {"my plane", "my air trip"}),
+        ((("flight",), ("plane",)), {"my air trip"}),
+        ((("flight",), ("plane", "air")), {"my flight"}),
+    ):
+        texts = set()
+        for seed in range(20):
+            attack = Attack(replace(settings, seed=seed), ("fly", "sail"), keywords)
+            texts |= {*attack({"text": ["my flight"], "label": [0]})["text"]}
+        assert texts == seen
+
+
+GERMAN = {
+    "lost_card": ["meine karte ist weg", "karte verloren in der bahn", "wo ist meine karte"],
+    "renew_loan": ["kredit bitte verlängern", "ich will den kredit an sich verlängern"],
+    "pay_fine": ["strafe zahlen so bald wie möglich", "ich zahle a bill, die strafe"],
+}
+JAPANESE = {
+    "lost_card": ["カードをなくしました", "カードが見つかりません"],
+    "renew_loan": ["ローンを延長したいです", "ローンの延長をお願いします"],
+    "pay_fine": ["罰金を払いたいです", "罰金はいくらですか"],
+}
+
+
+@pytest.mark.parametrize("texts", [GERMAN, JAPANESE])
+def test_the_rules_put_no_english_into_other_languages(
+    texts: dict[str, list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [(text, name) for name, some in texts.items() for text in some]
+    data = dataset([text for text, _ in pairs], [name for _, name in pairs])
+    for kind in typing.get_args(Kind):
+        with pytest.raises(DataError, match=rf"not look like English.*{kind} write English only"):
+            attack_dataset(data, data, AttackSettings(kind=kind))
+    own = tmp_path / "synonyms.json"
+    own.write_text(json.dumps({"strafe": ["buße"], "罰金": ["ばっきん"]}))
+    settings = AttackSettings(kind="keyword_replacement", synonyms=str(own), unchanged="drop")
+    found = attack_dataset(data, data, settings)["text"][:]
+    assert found in (
+        ["buße zahlen so bald wie möglich", "ich zahle a bill, die buße"],
+        ["ばっきんを払いたいです", "ばっきんはいくらですか"],
+    )
+    chat = MockLanguageModel(reply=lambda prompt: "yes")
+    settings = AttackSettings(maker="chat")
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="changes nothing"):
+        attack_dataset(data, data, settings, chat)
+    assert "the requests to the model are in English" in caplog.text
+
+
+def test_english_is_told_by_its_function_words() -> None:
+    assert is_english(["hola"])  # too few words to tell
+    assert is_english(["play jazz in the kitchen", "wake me up at seven, please"] * 2)
+    dutch = "ik wil in de bus een kaart, is dat nu wat of was het al so en we me"
+    assert not is_english([dutch, dutch])
 
 
 def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
