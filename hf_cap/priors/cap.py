@@ -1,5 +1,6 @@
 """The class-aware prior `cap`: which words make a language model name the gold label."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -16,6 +17,8 @@ from hf_cap.words import keep_words
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_logger = logging.getLogger(__name__)
+
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
 
@@ -28,8 +31,8 @@ class CAPPrior(LanguageModelSource):
     Each word gets a score in nats: by how much the log-probability of the gold label rises when the
     word is kept (after `sign`; positive = evidence for the label). A text of one word gets 1. Words
     that the language model has no room for get 0. The diagnostics are `cap_std` (posterior standard
-    deviation of each score), `cap_r2` (fit of the ridge regression, null for one word), `cap_masks`
-    (distinct masks), `cap_cut` (words that did not fit), and with `keep_label_scores` also
+    deviation of each score), `cap_r2` (held-out fit of the ridge regression, null up to three words),
+    `cap_masks` (distinct masks), `cap_cut` (words that did not fit), and with `keep_label_scores` also
     `cap_label_scores` (log-probability of every label on the whole text) and `cap_rank` (of the
     gold label among them, 1 = the model's own answer).
 
@@ -68,6 +71,13 @@ class CAPPrior(LanguageModelSource):
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
         """As for every `LanguageModelSource`; `contrast` is calibrated on the split as well."""
         prior = super().from_dataset(dataset, **options)
+        words = [len(row.spans) for row in prior.read_rows(dataset[:])]
+        if few := sum(prior.n < 2 * count for count in words if count > 3):
+            _logger.warning(
+                "%d of %d texts have more than %d words, too many for n=%d perturbations: their scores are "
+                "mostly noise. Use n=%d, twice the words of the longest, or leave them out by `cap_r2`.",
+                few, len(words), prior.n // 2, prior.n, 2 * max(words),
+            )  # fmt: skip
         return prior.calibrated(dataset) if prior.score == "contrast" else prior
 
     def calibrated(self, dataset: "Dataset") -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
-from math import comb
+from math import comb, isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -83,7 +83,9 @@ class WordFit(NamedTuple):
 
     Attributes:
         coefficients: Per word, in nats: what the score gains by keeping the word.
-        r2: Weighted share of the scores' variance that the fit explains; 0 where all are equal.
+        r2: Share of the scores' variance that is explained where each mask's score is predicted from
+            all other masks (leave-one-out): 1 at best, about 0 or below for noise. `None` where it is
+            not defined: all scores are equal, or each word is kept by one mask alone (up to 3 words).
         std: Posterior standard deviation of each coefficient, in nats.
     """
 
@@ -115,8 +117,11 @@ def fit_words(
         x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
         if not z.isfinite().all():
             raise ExtractError("The score of a perturbed text is NaN or infinite.")
-        fit = [part.tolist() for part in _solve_ridge(x, z, w, penalty)]
-        fits |= {text: WordFit(*row) for text, *row in zip(texts, *fit, strict=True)}
+        solved = zip(
+            texts, *(part.tolist() for part in _solve_ridge(x, z, w, penalty)), strict=True
+        )
+        for text, coefficients, r2, std in solved:
+            fits[text] = WordFit(coefficients, None if isnan(r2) else r2, std)
     return [fits[text] for text in range(len(masks))]
 
 
@@ -126,7 +131,7 @@ def _solve_ridge(
     weights: "Float[Tensor, 'texts masks']",
     penalty: float,
 ) -> "tuple[Float[Tensor, 'texts words'], Float[Tensor, ' texts'], Float[Tensor, 'texts words']]":
-    """Coefficients, R² and standard deviations of texts of equally many words, by Cholesky.
+    """Coefficients, held-out R² and standard deviations of texts of equally many words, by Cholesky.
 
     The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its
     covariance is σ² A⁻¹. The noise variance is the weighted residual sum of squares over
@@ -134,6 +139,9 @@ def _solve_ridge(
     deterministic model; rows of weight 0 are padding), one for the mean, and
     tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the language model is
     from linear in the words.
+
+    The residual of a mask's score from the fit to all others is (z_i − ẑ_i) / (1 − h_i), with
+    h_i = w_i (1/Σw + X_iᵀ A⁻¹ X_i) on the diagonal of the hat matrix (Golub, Heath & Wahba 1979).
     """
     import torch
 
@@ -146,12 +154,18 @@ def _solve_ridge(
     coefficients = torch.cholesky_solve(moment[..., None], factor)[..., 0]
     inverse = torch.cholesky_inverse(factor)
 
-    residual = (weights * (z - torch.einsum("tmw,tw->tm", x, coefficients)).square()).sum(1)
-    total = (weights * z.square()).sum(1)
+    error = z - torch.einsum("tmw,tw->tm", x, coefficients)
+    residual, total = ((weights * part.square()).sum(1) for part in (error, z))
     spent = 1 + torch.einsum("tvw,twv->t", inverse, gram)
     freedom = ((weights > 0).sum(1) - spent).clamp_min(torch.finfo(gram.dtype).eps)
     variance = (residual / freedom)[:, None] * inverse.diagonal(dim1=1, dim2=2)
     # equal scores may differ in their last bits
     constant = total <= 1e-24 * (weights * scores.square()).sum(1)
-    r2 = torch.where(constant, 0.0, 1 - residual / total)
+    leverage = weights * torch.einsum("tmv,tvw,tmw->tm", x, inverse, x)
+    error_of_fit, error_of_mean = (
+        (weights * (part / (1 - share - more)).square()).sum(1)
+        for part, more in ((error, leverage), (z, 0.0))
+    )
+    r2 = 1 - error_of_fit / error_of_mean
+    r2[constant | torch.tensor(gram.shape[1] < 4)] = torch.nan
     return coefficients, r2, variance.sqrt()

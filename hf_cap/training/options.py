@@ -92,7 +92,7 @@ class AlignmentOptions:
         None, "Column that holds the priors; by default `prior`, else the only `prior_<source>`."
     )
     prior_weight_column: str | None = option(
-        None, "Column with a weight of at least 0 for each prior, say its certainty; 1 by default."
+        None, "Column with a weight of at least 0 for each prior; 1 by default."
     )
 
     @property

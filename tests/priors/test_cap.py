@@ -165,6 +165,18 @@ def test_replaced_words_leave_their_place() -> None:
     assert texts == {"___ it", "lost ___"}
 
 
+def test_too_few_perturbations_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = dataset(["w " * 8, "w " * 4, "w " * 3], [0, 0, 0])
+    source = CAPPrior.from_dataset(data, model=MockLanguageModel(cue_score), chat=False, n=8)
+    (few,) = [r.getMessage() for r in caplog.records if "perturbations" in r.getMessage()]
+    assert few.startswith("1 of 3 texts have more than 4 words")
+    assert "Use n=16" in few
+    caplog.clear()
+    source(data[:])
+    CAPPrior.from_dataset(data, model=MockLanguageModel(cue_score), chat=False, n=16)
+    assert "perturbations" not in caplog.text
+
+
 def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
     model = MockLanguageModel(cue_score)
     data = dataset([*TEXTS, "LOST  card", "lost card"], [*GOLD, 0, 0])
