@@ -14,7 +14,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from hashlib import blake2b
 from pathlib import Path
@@ -43,6 +43,10 @@ _LONGEST_PAUSE = 1.0
 _CLOCK_SECONDS = 2.0
 """By how much the time that a process started may be told differently, as the clock is set."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SCHEMA = {
+    "answers": "CREATE TABLE answers (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID",
+    "claims": "CREATE TABLE claims (key BLOB PRIMARY KEY, owner TEXT) WITHOUT ROWID",
+}
 
 
 class AnswerStore:
@@ -56,6 +60,7 @@ class AnswerStore:
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
         self._process = 0
+        self._file: tuple[int, int] | None = None
         self._lock = threading.RLock()
 
     def get(self, keys: Iterable[bytes]) -> dict[bytes, Any]:
@@ -64,7 +69,7 @@ class AnswerStore:
         with self.transaction("BEGIN") as run:
             for key in keys:
                 for (packed,) in run("SELECT value FROM answers WHERE key = ?", (key,)):
-                    if _checksum(packed[4:]) == packed[:4]:
+                    if isinstance(packed, bytes) and _checksum(packed[4:]) == packed[:4]:
                         found[key] = json.loads(packed[4:])
                     else:
                         _logger.warning("A value in %s is damaged; it is asked again.", self.path)
@@ -102,37 +107,80 @@ class AnswerStore:
         """Runs statements, all or none.
 
         Raises:
-            ConfigError: the file is damaged, or no database.
+            ConfigError: the file is damaged or no store, or cannot be read and written.
         """
         try:
             with self._lock, self._open() as connection:  # commits, or rolls back after an error
                 connection.execute(begin)
                 yield connection.execute
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
-                raise
+        except (sqlite3.DatabaseError, OSError) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+                raise ConfigError(
+                    f"The store {str(self.path)!r} is damaged ({error}). Remove it, or name another file; "
+                    "its answers are computed again when they are needed."
+                ) from error
             raise ConfigError(
-                f"The store {str(self.path)!r} is damaged ({error}). Remove it, or name another file; its "
-                "answers are computed again when they are needed."
+                f"The store {str(self.path)!r} cannot be used: {error}. Name another file with `store`, or "
+                "'none' for no store."
             ) from error
 
     def _open(self) -> sqlite3.Connection:
         # a connection must not be used across a fork
-        if self._connection is None or self._process != os.getpid():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        if self._connection is not None and self._process == os.getpid():
+            if _file_id(self.path) == self._file:
+                return self._connection
+            self._complete_moved(self._connection)
+        wal = Path(f"{self.path}-wal")
+        if wal.exists() and not self.path.exists():
+            raise ConfigError(
+                f"The store {str(self.path)!r} was moved away while it was in use, and {wal.name} holds a "
+                "part of it. Run again once the process that uses it has gone on or ended; if there is "
+                f"none, move {wal.name} along under the new name, or remove it."
             )
-            _use_wal(connection)
-            # in WAL mode NORMAL keeps every commit through a killed process, if not through a power cut
-            connection.execute("PRAGMA synchronous=NORMAL")
-            for table in (
-                "answers (key BLOB PRIMARY KEY, value BLOB)",
-                "claims (key BLOB PRIMARY KEY, owner TEXT)",
-            ):
-                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
-            self._connection, self._process = connection, os.getpid()
-        return self._connection
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        self._check_schema(connection)
+        _use_wal(connection)
+        # in WAL mode NORMAL keeps every commit through a killed process, if not through a power cut
+        connection.execute("PRAGMA synchronous=NORMAL")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.values():
+                connection.execute(statement.replace("TABLE", "TABLE IF NOT EXISTS"))
+        self._connection, self._process = connection, os.getpid()
+        self._file = _file_id(self.path)
+        return connection
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        found = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+        if found not in ({}, _SCHEMA):
+            connection.close()
+            raise ConfigError(
+                f"The file {str(self.path)!r} is a database with other tables ({', '.join(found)}), not a "
+                "store of hf_cap. Name another file with `store`."
+            )
+
+    def _complete_moved(self, connection: sqlite3.Connection) -> None:
+        """Write what a moved file lacks into it, and leave it."""
+        _logger.warning(
+            "The store %s was moved or replaced while it was in use; the moved file holds all answers "
+            "so far, and the next ones go to the file that has its name now.", self.path,
+        )  # fmt: skip
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        self._connection = None
+        if not self.path.exists():  # SQLite leaves them behind where the file was moved
+            for suffix in ("-shm", "-wal"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

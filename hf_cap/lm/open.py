@@ -33,7 +33,7 @@ def open_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> L
         runtime: Device, budget, store and so on; default: what `using_runtime` set, else the defaults.
 
     Raises:
-        ConfigError: `model` is of another kind.
+        ConfigError: `model` is of another kind, or the store cannot be used.
         ModelError: the model cannot be loaded.
         ServerError: the server cannot be reached, or does not serve the model.
         MissingExtra: a package that the settings need is not installed.
@@ -88,6 +88,10 @@ def model_stamp(model: LMSettings | LanguageModel) -> str:
 @lru_cache(maxsize=1)
 def _open(settings: LMSettings, runtime: LMRuntime, stamp: str) -> LanguageModel:
     # imported here: the command line reads settings without paying for torch
+    if runtime.store_path:  # a store that cannot be used is found before the model is loaded
+        from hf_cap.lm.cache import AnswerStore
+
+        AnswerStore(runtime.store_path).get(())
     if settings.base_url is not None:
         from hf_cap.lm.served import ServedLanguageModel
 

@@ -14,8 +14,18 @@ from typing import Any
 import pytest
 
 from hf_cap.errors import ConfigError, ExtractError
-from hf_cap.lm.base import LanguageModel, MockLanguageModel, OnScore, Query, Reply, Sampling, Scored
+from hf_cap.lm.base import (
+    LanguageModel,
+    LMRuntime,
+    MockLanguageModel,
+    OnScore,
+    Query,
+    Reply,
+    Sampling,
+    Scored,
+)
 from hf_cap.lm.cache import AnswerStore, CachedLanguageModel, new_owner
+from hf_cap.lm.open import open_language_model
 
 QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
 PROMPTS = [f"prompt {i}" for i in range(20)]
@@ -233,8 +243,63 @@ def test_a_damaged_value_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text.count("is damaged; it is asked again") >= 2
 
 
-def test_other_trouble_with_the_file_is_raised(tmp_path: Path) -> None:
-    (tmp_path / "s.sqlite").mkdir()
-    with pytest.raises(sqlite3.OperationalError):
-        AnswerStore(tmp_path / "s.sqlite").get([b"k"])
-    assert (tmp_path / "s.sqlite").is_dir()
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ("answers (key BLOB PRIMARY KEY, value BLOB, model TEXT)", "answers"),
+        ("cookies (name TEXT)", "cookies"),
+    ],
+)
+def test_a_database_with_other_tables_is_refused_and_left_as_it_is(
+    tmp_path: Path, table: str, found: str
+) -> None:
+    path = tmp_path / "s.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"CREATE TABLE {table}")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"other tables \({found}\), not a store of hf_cap"):
+        cached(path)[0].log_probs(QUERIES)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("case", ["a folder", "a file as its folder"])
+def test_a_file_that_cannot_be_opened_is_reported_before_a_model_is_loaded(
+    tmp_path: Path, case: str
+) -> None:
+    path = tmp_path / "s.sqlite"
+    if case == "a folder":
+        path.mkdir()
+    else:
+        path.write_text("")
+        path /= "s.sqlite"
+    with pytest.raises(ConfigError, match=r"cannot be used: .*Name another file"):
+        open_language_model("no-such/model", LMRuntime(store=str(path)))
+
+
+def count_answers(path: Path) -> int:
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (count,) = connection.execute("SELECT count(*) FROM answers").fetchone()
+    connection.close()
+    return int(count)
+
+
+def test_a_store_moved_aside_while_it_is_used_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, moved = tmp_path / "s.sqlite", tmp_path / "moved.sqlite"
+    model, inner = cached(path)
+    other, _ = cached(path)
+    model.log_probs(QUERIES[:9])
+    other.log_probs(QUERIES[9:12])
+    path.rename(moved)
+    newcomer = run_python(WORKER, path, tmp_path / "calls", stderr=subprocess.PIPE)
+    assert b"was moved away while it was in use" in newcomer.communicate()[1]
+    assert len(model.log_probs(QUERIES[:20])) == 20  # asked again, as the new file is empty
+    assert "was moved or replaced while it was in use" in caplog.text
+    other.log_probs(QUERIES[20:])
+    assert (count_answers(moved), count_answers(path)) == (12, 40)
+    assert len(inner.calls) == 9 + 20
+    assert run_python(WORKER, path, tmp_path / "calls").wait() == 0
+    assert (tmp_path / "calls").read_text() == ""
