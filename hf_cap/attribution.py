@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from hf_cap.classifiers import evaluation_mode
+from hf_cap.classifiers import evaluation_mode, longest_input
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionMethod
 from hf_cap.utils import choose
@@ -334,8 +334,8 @@ def attribute_words(
         target: One of `TARGETS`.
         batch_size: Path points (texts · steps) in one pass.
         word_pattern: Regular expression of a word.
-        max_length: Tokens that a text is cut at; by default the tokenizer's limit. Words cut off score 0,
-            and words that share a token have equal shares of its score.
+        max_length: Tokens that a text is cut at; by default what tokenizer and model allow. Words cut off
+            score 0, and words that share a token have equal shares of its score.
         seed: Of the random points of `expected_gradients`.
 
     Returns:
@@ -346,6 +346,7 @@ def attribute_words(
         ModelError: there is no pad token, the model embeds no `input_ids`, or the tokenizer is slow.
     """
     check_offsets(tokenizer)
+    max_length = max_length or longest_input(model, tokenizer)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     size = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
     device = next(model.parameters()).device
@@ -367,7 +368,7 @@ def attribute_words(
 
 
 def _encode(
-    tokenizer: Any, texts: list[str], pattern: str, max_length: int | None
+    tokenizer: Any, texts: list[str], pattern: str, max_length: int
 ) -> tuple[BatchEncoding, TokenWords, list[list[int]]]:
     """The tokenised texts, the word of each token, and for each word the one whose tokens it shares."""
     options = {"truncation": True, "max_length": max_length, "padding": True}

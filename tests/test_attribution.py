@@ -218,3 +218,13 @@ def test_what_cannot_be_explained_is_refused() -> None:
         path_scores(model, batch, points)
     with pytest.raises(ModelError, match="fast tokenizer"):
         attribute_words(roberta_classifier(), object(), ["a"], [0])  # type: ignore[arg-type]
+
+
+def test_a_text_is_cut_at_what_the_model_takes_where_the_tokenizer_has_no_limit() -> None:
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    texts = ["my card " * 60, "i lost my card"]
+    tokenizer.model_max_length = 78
+    expected = attribute_words(model, tokenizer, texts, [0, 1], steps=2)
+    tokenizer.model_max_length = int(1e30)
+    assert attribute_words(model, tokenizer, texts, [0, 1], steps=2) == expected
+    assert expected[0][75] != 0 == expected[0][76]

@@ -10,7 +10,6 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map
-from hf_cap.classifiers import longest_input
 from hf_cap.data import label_names
 from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
@@ -71,7 +70,7 @@ class HeatMapCallback(TrainerCallback):
             [index[label] for label in rows[LABEL]],
             steps=_STEPS,
             word_pattern=pattern,
-            max_length=options.max_length or longest_input(model, tokenizer),
+            max_length=options.max_length,
         )
         lines: list[str] = []
         for at, row in enumerate(rows):
