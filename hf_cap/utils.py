@@ -195,6 +195,37 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise `ConfigError` if no file can be written into a folder, or it cannot be made."""
+    path = real_path(folder)
+    try:
+        with tempfile.TemporaryFile(
+            dir=next(p for p in (path, *path.parents) if p.exists())
+        ) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ConfigError(
+            f"Nothing can be written to {str(path)!r}: {error.strerror}. Name another output folder."
+        ) from error
+
+
+def check_recordable(
+    settings: Mapping[str, Any], default: Callable[[Any], Any] | None = None
+) -> None:
+    """Raise `ConfigError` for a setting that a record in strict JSON cannot hold.
+
+    Such are nan, infinity, bytes that are no UTF-8 and, without the `default` of `json.dumps`, objects.
+    """
+    for name, value in settings.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False, default=default).encode()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`{name}` cannot be recorded, since it has bytes that are no UTF-8, a number that is not "
+                f"finite or an object; got {value!r}."
+            ) from error
+
+
 def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
     """Raise `ConfigError` if a folder to replace is a file, or holds more than the files `written`."""
     path = real_path(folder)

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
@@ -33,9 +34,20 @@ from hf_cap.report.page import write_report
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
 from hf_cap.training.callbacks import HeatMapCallback
 from hf_cap.training.config import CAPConfig
+from hf_cap.training.folder import UNFINISHED, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.utils import atomic_path, file_name, fingerprint, rank, real_path, versions, write_json
+from hf_cap.utils import (
+    atomic_path,
+    check_recordable,
+    check_writable,
+    file_name,
+    fingerprint,
+    rank,
+    real_path,
+    versions,
+    write_json,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -152,6 +164,8 @@ class _Stages:
             raise ConfigError("`fit` runs in one process. Launch its stages: extract, fuse, train.")
         if unknown := {*controls} - {*CONTROLS}:
             raise ConfigError(f"There is no control {min(unknown)!r}; there are {CONTROLS}.")
+        check_writable(self.folder)
+        check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         try:
@@ -159,7 +173,7 @@ class _Stages:
             EvaluationSettings(**self.evaluate)
             ReportSettings(**self.report)
             LMSettings(**pick(LMSettings, self.groups.get("lm", {})))
-            check_start(self.config(self.folder, self.train))
+            check_start(self.config(self.folder, self.train), self.train)
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
 
@@ -358,11 +372,10 @@ def train_classifier(
     """Train a classifier into `config.output_dir` and write its `run.json`, with the facts in `record`.
 
     `resume_from_checkpoint="last"` continues a run that was stopped; `place` has the `revision` and
-    `trust_remote_code` of the model.
+    `trust_remote_code` of the model. Call `check_start` before.
     """
     if config.reads_priors:
         find_prior_column(dataset.features, config.prior_column)
-    check_start(config)
     set_seed(config.seed)
     labels = label_names(dataset)
     loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
@@ -374,7 +387,7 @@ def train_classifier(
         processing_class=tokenizer,
         callbacks=[HeatMapCallback(dataset)],
     )
-    train_and_save(trainer)
+    train_and_save(trainer, record["settings"])
     if not trainer.is_world_process_zero():
         return
     cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
@@ -383,11 +396,15 @@ def train_classifier(
     facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
     data = {**record["data"], "rows": len(dataset), "labels": labels, "provenance": made}
     run = {**record, **facts, "data": data, "versions": versions()}
-    write_json(Path(str(config.output_dir)) / RUN_FILE, run)
+    write_run(Path(str(config.output_dir)), run)
 
 
-def check_start(config: TrainingArguments) -> None:
-    """Raise `ConfigError` if launched processes would each train alone, or training would publish."""
+def check_start(config: TrainingArguments, settings: Settings) -> None:
+    """Raise `ConfigError` for what would fail or be lost once the training has begun.
+
+    Such are launched processes that would each train alone, a training that would publish, settings that
+    `run.json` cannot hold, a checkpoint that cannot be loaded and (`MissingExtra`) a tracker that is missing.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > config.world_size:
         raise ConfigError(
@@ -400,22 +417,46 @@ def check_start(config: TrainingArguments) -> None:
             f"`hf-cap push model --folder {config.output_dir} --repo_id USER/NAME` lists what goes to the "
             "Hub, and `--push` uploads it with the token in HF_TOKEN."
         )
+    check_recordable(settings)
+    if config.resume_from_checkpoint != "last":
+        find_checkpoint(config)
+    try:
+        for tracker in get_reporting_integration_callbacks(config.report_to):
+            tracker()
+    except ValueError as error:
+        raise ConfigError(f"`report_to`: {error}") from error
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtra(f"`report_to`: {error} Or give `--report_to none`.") from error
 
 
-def train_and_save(trainer: Trainer) -> None:
-    """Train into the output folder, which then holds this model alone and no pickled file."""
-    folder, checkpoint = Path(str(trainer.args.output_dir)), trainer.args.resume_from_checkpoint
-    if checkpoint == "last":
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+def train_and_save(trainer: Trainer, settings: Settings) -> None:
+    """Train into the output folder, which then holds this model alone and no pickled file.
+
+    Until `write_run` the folder has the settings as `UNFINISHED`.
+    """
+    folder, checkpoint = Path(str(trainer.args.output_dir)), find_checkpoint(trainer.args)
+    if trainer.is_world_process_zero():
+        write_json(folder / UNFINISHED, {"settings": settings})
+        if folder.resolve() not in Path(checkpoint or "/").resolve().parents:
+            for other in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # of a run that is replaced
+                shutil.rmtree(other)
     trainer.train(resume_from_checkpoint=checkpoint)
     outdated = folder / EVALUATIONS
-    if trainer.is_world_process_zero() and outdated.is_dir():
-        shutil.rmtree(outdated)
-        _logger.warning("Removed %s: it measured the model that was here before.", outdated)
+    if trainer.is_world_process_zero():
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        if outdated.is_dir():
+            shutil.rmtree(outdated)
+            _logger.warning("Removed %s: it measured the model that was here before.", outdated)
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         drop_other_kind(folder, adapter=hasattr(trainer.model, "peft_config"))
         (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+def write_run(folder: Path, run: Settings) -> None:
+    """Write the record of a training that is finished."""
+    write_json(folder / RUN_FILE, run)
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import bundled, option, parse_yaml, read_yaml
+from hf_cap.utils import bundled, check_recordable, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
@@ -160,6 +160,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     for key, (value, file) in given.items():
         place = f" (in {file!r})" if file else ""
         values[key] = converted(f"`--{key}`{place}", value, leaves[key][0])
+    check_recordable(values | {f"argument {place + 1}": word for place, word in enumerate(argv)})
     return values
 
 

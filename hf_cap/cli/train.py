@@ -12,7 +12,7 @@ from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, Tabul
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.utils import option, required, write_json
+from hf_cap.utils import option, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class _TrainArguments:
     )
     dataset: str = required("Labelled data; for alignment the folder that `hf-cap fuse` wrote.")
     output_dir: str = required("Folder for checkpoints, the trained model and `run.json`.")
+    overwrite_output_dir: bool = option(False, "Replace the model of another run in that folder.")
     model: str = option(
         "FacebookAI/roberta-base", "Encoder to fine-tune: Hub id, folder or `embedded/...` name."
     )
@@ -66,10 +67,13 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
 
     from hf_cap.data import load_splits
     from hf_cap.training.config import CAPConfig
-    from hf_cap.workflow import train_classifier
+    from hf_cap.training.folder import check_folder
+    from hf_cap.workflow import check_start, train_classifier
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = values.build(CAPConfig, dataloader_pin_memory=torch.cuda.is_available())
+    check_start(config, values)
+    check_folder(config, values, given.overwrite_output_dir)
     split, adapters = given.eval_split, None
     names = [given.train_split, *([split] if split else [])]
     splits = load_splits(given.dataset, splits=names, **values.columns())
@@ -97,29 +101,31 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
 
 
 def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
-    from hf_cap.cards import EVALUATIONS, RUN_FILE, write_card
+    from hf_cap.cards import EVALUATIONS, write_card
     from hf_cap.laat import trainer as laat
     from hf_cap.laat.elicitation import load_scores
     from hf_cap.laat.models import evaluate_tabular, tabular_facts
     from hf_cap.laat.table import read_schema, read_table
-    from hf_cap.workflow import check_start, train_and_save, write_evaluation
+    from hf_cap.training.folder import check_folder
+    from hf_cap.workflow import check_start, train_and_save, write_evaluation, write_run
 
     table, options = values.build(TableOptions), values.build(TabularModelOptions)
     config, split, folder = values.build(laat.LAATConfig), given.eval_split, Path(given.output_dir)
     target, missing = values.get("label_column"), table.missing_values
+    check_start(config, values)
+    check_folder(config, values, given.overwrite_output_dir)
     frame, schema = read_schema(given.dataset, table, target=target, split=given.train_split)
-    check_start(config)
     scores = load_scores(options.scores) if options.scores else None
     rows = read_table(given.dataset, split=split, missing_values=missing) if split else None
     shared: Any = {"options": options, "scores": scores, "eval_frame": rows}
     trainer = laat.tabular_trainer(frame, schema, config, **shared)
-    train_and_save(trainer)
+    train_and_save(trainer, values)
     if not trainer.is_world_process_zero():
         return {}
     record = laat.tabular_record(trainer, dataset=given.dataset)
     record["data"]["train_split"] = given.train_split
     record |= {"kind": "train_tabular", "settings": values, "command": command_line()}
-    write_json(folder / RUN_FILE, record)
+    write_run(folder, record)
     numbers: dict[str, Any] = {}
     if split:
         found = evaluate_tabular(trainer.model, given.dataset, split=split)

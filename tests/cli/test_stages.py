@@ -1,7 +1,9 @@
 """The stages as a user runs them, one after the other, on tiny models in local folders."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +152,105 @@ def test_a_folder_that_is_used_again_holds_the_last_model_alone(room: Path, tmp_
     assert all(".key." in name for name in weights if "lora_A" in name)
     tested = ("evaluate", "--model", out, "--dataset", room / "data", "--faithfulness", "false")
     run(*tested)
-    trained(room, out)
+    trained(room, out, "--overwrite_output_dir")
     assert not (out / "evaluation").exists(), "it measured the model that was here before"
     assert not list(out.glob("adapter*"))
     assert not torch.equal(logits(out), adapted)
+
+
+def test_a_training_replaces_no_other_run_in_its_folder(
+    room: Path, tmp_path: Path, capsys: Output
+) -> None:
+    out = trained(room, tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    places = ["--dataset", str(room / "data"), "--model", str(room / "encoder")]
+    again = ["train", *places, *TRAIN, "--output_dir", str(out)]
+    table = ["train", "--task", "tabular", "--dataset", str(room / "table.csv"), *TRAIN]
+    table += ["--label_column", "label", "--output_dir", str(out)]
+    last = ["--resume_from_checkpoint", "last", "--alignment_weight", "0"]
+    for words, message in (
+        (again, "go on with it by `--resume_from_checkpoint last`"),
+        (table, "go on with it by"),
+        ([*table, *last], "with another 'dataset', 'label_column', 'model', 'task'; name"),
+        ([*again, *last, "--seed", "3"], "another run, with another 'seed'; name another"),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "`--overwrite_output_dir`" in error
+        assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+    trained(room, out, *last, "--num_train_epochs", "1")
+    assert {file.name for file in out.iterdir()} == set(before)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 255
+    file.write_bytes(content)
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "message"),
+    [
+        (cut, "model.safetensors", "incomplete metadata"),
+        (Path.unlink, "trainer_state.json", "No such file"),
+        (cut, "trainer_state.json", "line"),
+        (cut, "optimizer.pt", "not a zip file"),
+        (flip, "optimizer.pt", "is damaged"),
+        (Path.unlink, "optimizer.pt", "has no optimizer"),
+        (Path.unlink, "model.safetensors", "has no weights"),
+        (empty, ".", "No such file"),
+    ],
+)
+def test_a_training_goes_on_from_the_newest_checkpoint_that_loads(
+    room: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    file: str,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: Output,
+) -> None:
+    caplog.set_level("INFO")
+    saves = ("--save_strategy", "steps", "--save_steps", 1)
+    whole = trained(room, tmp_path / "out", *saves)
+    expected = logits(whole)
+    damage(whole / "checkpoint-4" / file)
+    assert main(["train", "--dataset", str(room / "data"), "--output_dir", str(tmp_path / "other"),
+                 "--resume_from_checkpoint", str(whole / "checkpoint-4")]) == 2  # fmt: skip
+    assert "checkpoint-4' cannot be loaded: " in capsys.readouterr().err
+    trained(room, whole, *saves, "--resume_from_checkpoint", "last")
+    assert re.search(rf"checkpoint-4 cannot be loaded .*{message}", caplog.text)
+    assert f"goes on from {whole / 'checkpoint-3'}" in caplog.text
+    torch.testing.assert_close(logits(whole), expected, rtol=0, atol=0)
+    assert (whole / "damaged-checkpoint-4").is_dir()
+    assert (whole / "checkpoint-4" / "optimizer.pt").is_file()
+
+
+def test_without_a_checkpoint_that_loads_a_training_begins_anew(
+    room: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = logits(trained(room, tmp_path / "out"))
+    (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
+    found = trained(room, tmp_path / "other", "--resume_from_checkpoint", "last")
+    torch.testing.assert_close(logits(found), expected, rtol=0, atol=0)
+    assert "No checkpoint can be loaded; the training begins anew." in caplog.text
+
+
+def test_a_replaced_run_leaves_no_checkpoint_to_go_on_from(room: Path, tmp_path: Path) -> None:
+    out = trained(room, tmp_path / "out", "--save_strategy", "steps", "--save_steps", 4)
+    assert (out / "checkpoint-4").is_dir()
+    trained(room, out, "--overwrite_output_dir", "--seed", 3)
+    assert not list(out.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("task", ["text", "tabular"])
@@ -199,6 +296,13 @@ SERVER = "http://me:hf_secret@localhost:1/v1"
         (["train", "--dataset", "{prior}", "--push_to_hub", "--hub_strategy", "end"],
          "hf-cap push model --folder"),
         (["train", "--dataset", "{prior}", "--alignment_loss", "no"], "alignment_loss"),
+        (["train", "--dataset", "{prior}", "--max_grad_norm", "inf"], "`max_grad_norm` cannot be rec"),
+        (["train", "--dataset", "{prior}", "--lora.alpha", "1", "--run_name", "\udcff"], "got '\\udcff'"),
+        (["train", "--dataset", "{prior}", "--report_to", "wandb"], "requires wandb to be installed"),
+        (["train", "--dataset", "{prior}", "--report_to", "wandbx"], "wandbx is not supported"),
+        (["train", "--dataset", "{prior}", "--resume_from_checkpoint", "true"], "'true' cannot be"),
+        (["fit", "{room}/data", "--train.max_grad_norm", "nan"], "`train.max_grad_norm` cannot be"),
+        (["fit", "{room}/data", "--train.report_to", "wandb"], "requires wandb to be installed"),
         (["train", "--task", "tabular", "--dataset", "{room}/table.csv", "--label_column", "label",
           "--push_to_hub", "--hub_strategy", "end"], "hf-cap push model --folder"),
         (["fit", "{room}/data", "--train.hub_token", "hf_secret"], "HF_TOKEN"),
