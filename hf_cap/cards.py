@@ -411,7 +411,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
             raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
     except (OSError, jinja2.TemplateError, yaml.YAMLError, *_MISTAKES) as error:
         raise ConfigError(
-            f"The card template {str(source)!r} fails: {error}. The facts it may use are "
+            f"The card template {str(source)!r} fails: {str(error).rstrip('.')}. The facts it may use are "
             f"{', '.join(sorted(facts))}."
         ) from error
     return card

@@ -18,7 +18,7 @@ from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
-from hf_cap.utils import atomic_path, refuse_loss
+from hf_cap.utils import atomic_path, read_json, refuse_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -204,7 +204,7 @@ def push_model(
 
     Raises:
         ModelError: there is no such folder, or it holds no safetensors weights.
-        DataError: examples are wanted and the run has no evaluated texts.
+        DataError: a record is damaged, or examples are wanted and the run has no evaluated texts.
     """
     run = Path(folder)
     if not run.is_dir():
@@ -215,12 +215,17 @@ def push_model(
     def write(target: Path) -> None:
         record = _read_json(run / cards.RUN_FILE)
         evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
-        known = facts(
-            record,
-            evaluations={file.stem: _read_json(file) for file in evaluations},
-            records=_evaluated_texts(run, options.examples or 0),
-            **options.named(),
-        )
+        numbers = {file.stem: _read_json(file) for file in evaluations}
+        texts = _evaluated_texts(run, options.examples or 0)
+        try:
+            known = facts(record, evaluations=numbers, records=texts, **options.named())
+        except CAPError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"The records in {str(run)!r} ({cards.RUN_FILE}, {cards.EVALUATIONS}) are damaged: "
+                f"{error!r}. Train or evaluate again."
+            ) from error
         _write_weights(run, target)
         # the attribution settings travel with the weights, but not where these came from
         path, alignment = target / "config.json", record.get("alignment") or {}
@@ -253,7 +258,7 @@ def _write_weights(run: Path, target: Path) -> None:
 
 
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
-    from datasets import Dataset
+    from hf_cap.data import read_parquet
 
     files = sorted((run / cards.EVALUATIONS).glob("*.parquet"))
     if count and not files:
@@ -261,7 +266,7 @@ def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
             f"`examples={count}` needs evaluated texts, but {str(run / cards.EVALUATIONS)!r} has none. Run "
             "`hf-cap evaluate --records` first, or leave the examples out."
         )
-    return list(islice(Dataset.from_parquet(str(files[0])), count)) if count else []
+    return list(islice(read_parquet(files[0]), count)) if count else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -269,8 +274,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         _logger.warning("There is no %s; the card will call its facts unknown.", path)
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)
 
 
 def push_metric(name: str, options: PushOptions, *, token: str | None = None) -> Path:
@@ -321,7 +325,7 @@ def push_priors(
     from hf_cap.priors.card import write_prior_dataset
 
     if options.audit:
-        audit = _read_json(Path(options.audit))
+        audit = read_json(Path(options.audit).expanduser())
     found = splits or load_splits(folder)
 
     def write(target: Path) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
-from hf_cap.errors import ConfigError
+from hf_cap.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -327,6 +327,17 @@ def read_yaml(file: str | os.PathLike[str], *, typed: bool = False) -> Any:
     except OSError as error:
         raise ConfigError(f"Cannot read {str(file)!r}: {error.strerror}.") from error
     return parse_yaml(text, repr(str(file)), typed=typed)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; `DataError` where there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{str(file)!r} is not valid JSON: {error}. Write it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{str(file)!r} must hold a JSON object, got {type(content).__name__}.")
+    return content
 
 
 # --- Draws that depend on their key alone, not on order, batch or process, and batches.

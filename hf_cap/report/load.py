@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
-from hf_cap.utils import check_range, documented, option
+from hf_cap.utils import check_range, documented, option, read_json
 
 AUDIT_FILE = "audit.json"
 _RECORD_COLUMNS = (TEXT, LABEL, "prediction", "probabilities", WORDS, "attributions")
@@ -90,9 +90,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{str(path)!r} is not a run: it holds no {RUN_FILE}. Give a folder that `hf-cap train` wrote."
         )
     sets = path / EVALUATIONS
-    numbers = {one.stem: _read_json(one) for one in sorted(sets.glob("*.json"))}
+    numbers = {one.stem: read_json(one) for one in sorted(sets.glob("*.json"))}
     records = {o.stem: read_rows(o, _RECORD_COLUMNS) for o in sorted(sets.glob("*.parquet"))}
-    return Run(path.resolve().name, _read_json(file), numbers, records)
+    return Run(path.resolve().name, read_json(file), numbers, records)
 
 
 def load_priors(
@@ -120,7 +120,7 @@ def load_priors(
             f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
         )
     splits = {file.stem: read_rows(file, [TEXT]) for file in files}
-    return PriorFolder(splits, _read_json(found) if found else None)
+    return PriorFolder(splits, read_json(found) if found else None)
 
 
 def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -146,16 +146,6 @@ def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     for row in rows if names else ():
         row[LABEL] = None if row[LABEL] is None else names[row[LABEL]]
     return rows
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{str(file)!r} is not valid JSON: {error}. Write it again.") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{str(file)!r} must hold a JSON object, got {type(content).__name__}.")
-    return content
 
 
 def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts]:

@@ -110,6 +110,35 @@ def test_a_model_without_a_record_has_a_card_of_unknowns(tmp_path: Path) -> None
         push(tmp_path / "m")
 
 
+DAMAGED = ["", "{", "[]", "\udcff", "[" * 9999, '{"data": 3}', '{"data": {"provenance": [1]}}']
+DAMAGED += [f'{{"{name}": [1]}}' for name in ("history", "settings", "alignment", "model")]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("run.json", content) for content in DAMAGED),
+        ("evaluation/test.json", "3"),
+        ("evaluation/test.json", '{"accuracy": "high"}'),
+        ("config.json", "{"),
+    ],
+    ids=lambda value: ascii(value[:20]),
+)
+def test_a_damaged_record_is_named(run: Path, file: str, content: str) -> None:
+    (run / file).write_text(content, errors="surrogateescape")
+    with pytest.raises((DataError, ConfigError)) as caught:
+        push(run)
+    assert str(run) in str(caught.value) or "fails" in str(caught.value)
+    assert not (run / "hub").exists()
+
+
+def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"))
+    with pytest.raises(DataError, match=r"No such file.*audit\.json"):
+        push_priors(tmp_path / "p", options, splits=prior_splits())
+    assert not list(tmp_path.iterdir())
+
+
 # peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
