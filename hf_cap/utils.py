@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+import regex
 import yaml
 
 from hf_cap.errors import ConfigError, DataError
@@ -130,13 +130,17 @@ def versions(
 
 # --- Texts of others: labels, words, file names, answers of servers.
 
-_STEERING = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # categories of Unicode
+# not the joiners and breaks inside words of Persian, Hindi, Khmer and emoji, nor the tags of flags
+_STEERING = regex.compile(
+    r"(?!(?<=\U0001f3f4[\U000e0020-\U000e007e]{0,6})[\U000e0020-\U000e007f])"
+    r"[[\p{C}\p{Zl}\p{Zp}]--[\p{Prepended_Concatenation_Mark}\u200b-\u200d]]",
+    regex.VERSION1,
+)
 
 
 def printable(text: str) -> str:
     """The text with U+FFFD for what steers a terminal, breaks a line or turns the reading direction."""
-    steers = (unicodedata.category(character) in _STEERING for character in text)
-    return "".join("\ufffd" if bad else c for c, bad in zip(text, steers, strict=True))
+    return str(_STEERING.sub("\ufffd", text))
 
 
 # --- Files, which are either whole or absent.

@@ -277,6 +277,16 @@ def test_private_settings_are_left_out() -> None:
 # --- Word scores in plain characters.
 
 
+WHOLE = (
+    ("\U0001f468\u200d\U0001f469\u200d\U0001f467", 2),
+    ("می\u200cخواهم", 7),
+    ("क्\u200dष", 1),
+    ("កា\u200bត", 2),
+    ("\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", 2),
+    ("\U0001fae8", 2),
+)
+
+
 @pytest.mark.parametrize(
     ("words", "scores", "drawn"),
     [
@@ -285,8 +295,14 @@ def test_private_settings_are_left_out() -> None:
         ([], [], "\n"),
         (["a", "b"], None, "a b"),
         (["本", "a"], [1.0, 1.0], "本  a\n█   █"),  # a wide character takes two columns
-        *((["a" + one + "b"], None, "a\ufffdb") for one in "\n\u202e\u2028\x1b"),
+        *(
+            (["a" + one + "b"], None, "a\ufffdb")
+            for one in "\n\u202e\u2028\x1b\u2067\u200f\U000e0061"
+        ),
+        # a family, Persian, Hindi, Khmer, the flag of England and an emoji of Unicode 15 stay whole
+        *(([word, "a"], [1.0, 1.0], f"{word}  a\n█{' ' * columns} █") for word, columns in WHOLE),
     ],
+    ids=ascii,
 )
 def test_bars_stand_below_their_words(words: list[str], scores: Any, drawn: str) -> None:
     assert heat_map(words, scores) == drawn
