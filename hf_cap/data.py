@@ -4,19 +4,22 @@ Every data set returned here has a string column `text` and a `ClassLabel` colum
 the label space travels with the data; other columns pass through.
 """
 
+import csv
+import gzip
 import json
 import os
 import re
+import sys
+import unicodedata
+import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Value
-from datasets.exceptions import DatasetsError
 
 from hf_cap.embedded import resolve_data
 from hf_cap.errors import DataError
@@ -25,12 +28,7 @@ from hf_cap.utils import atomic_path, file_name, refuse_loss
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _LABEL_FILE = "labels.json"
-_READERS: dict[str, Callable[[str], Any]] = {
-    ".jsonl": Dataset.from_json,
-    # "null" and "NA" are words; only an empty cell is missing
-    ".csv": partial(Dataset.from_csv, keep_default_na=False, na_values=[""]),
-    ".parquet": Dataset.from_parquet,
-}
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
 def load_splits(
@@ -60,12 +58,12 @@ def load_splits(
             outside the label space. The message names the split and the row.
     """
     found, stored_labels = _read(name, revision)
-    wanted = found if splits is None else {split: choose_split(found, split) for split in splits}
+    wanted = {split: choose_split(found, split) for split in splits or found}
     renamed = {
         split: _with_columns(data, split, text_column, label_column)
         for split, data in wanted.items()
     }
-    space = list(labels or stored_labels or _label_space(renamed))
+    space = _checked_space(labels or stored_labels or _label_space(renamed))
     return DatasetDict({split: _with_labels(data, split, space) for split, data in renamed.items()})
 
 
@@ -79,15 +77,84 @@ def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
 
 
 def read_parquet(file: str | os.PathLike[str]) -> Dataset:
-    """A parquet file of a published folder, as it is now.
+    """A parquet file, as it is now; its name is no pattern, nor a key of a cache.
 
     Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
     """
-    return Dataset(pq.read_table(file))
+    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        return Dataset(parquet.read())
 
 
-def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
-    """Label space of a data set; `DataError` unless the label column is a `ClassLabel`."""
+def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
+    """The columns of a `.csv` or `.csv.gz` file: each cell is the text that was written, or `None` if empty.
+
+    Raises:
+        DataError: a row has another number of cells than the header, or a name occurs twice.
+    """
+    csv.field_size_limit(sys.maxsize)
+    opened = gzip.open if str(file).endswith(".gz") else open
+    with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True, skipinitialspace=True)
+        header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader, []))]
+        rows = []
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                raise DataError(
+                    f"{str(file)!r}, line {reader.line_num}: {len(row)} cells for the {len(header)} columns "
+                    f"{header[:8]!r}; put a cell that holds a comma in double quotes."
+                )
+            rows.append(row)
+    if twice := [name for at, name in enumerate(header) if name in header[:at]]:
+        raise DataError(f"{str(file)!r} has two columns {twice[0]!r}; rename one.")
+    return {name: [row[at] or None for row in rows] for at, name in enumerate(header)}
+
+
+def _read_jsonl(file: str | os.PathLike[str]) -> dict[str, list[Any]]:
+    rows: list[dict[str, Any]] = []
+    with open(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_json_object(line, f"{str(file)!r}, line {number}"))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError(f"a name occurs twice among {[name for name, _ in pairs][:8]!r}")
+        return found
+
+    try:
+        row = json.loads(line, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not valid JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f'{where} must hold a JSON object such as {{"text": ...}}, got {line:.40}.')
+    return row
+
+
+def _as_dataset(columns: Mapping[str, Sequence[Any]], file: str | os.PathLike[str]) -> Dataset:
+    arrays = {}
+    for name, cells in columns.items():
+        try:
+            arrays[name] = pa.array(cells)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"Cannot read the column {name!r} of {str(file)!r}, whose cells must be of one kind: {error}."
+            ) from error
+    return Dataset(pa.table(arrays))
+
+
+_READERS: dict[str, Callable[[Path], Dataset]] = {
+    ".jsonl": lambda file: _as_dataset(_read_jsonl(file), file),
+    ".csv": lambda file: _as_dataset(read_csv(file), file),
+    ".parquet": read_parquet,
+}
+
+
+def label_names(dataset: Dataset, column: str = LABEL, *, at_least: int = 0) -> list[str]:
+    """Label space of a data set; `DataError` unless the label column is a `ClassLabel` of so many names."""
     feature = dataset.features.get(column)
     if not isinstance(feature, ClassLabel):
         raise DataError(
@@ -95,7 +162,61 @@ def label_names(dataset: Dataset, column: str = LABEL) -> list[str]:
             f"{dataset.column_names}. Load the data with `hf_cap.load_splits`, or call "
             f"`dataset.class_encode_column({column!r})`."
         )
+    if len(feature.names) < at_least:
+        raise DataError(
+            f"The label space is {feature.names!r}; a classifier needs at least {at_least} labels. Add texts "
+            "of another, or name the right column as `label_column`."
+        )
     return list(feature.names)
+
+
+def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
+    """What a label cell may hold, to the class index of a model: in training and evaluation alike.
+
+    A text is the name of a label, the index of a `ClassLabel` stands for its name, and any other integer is
+    the class index of the model. A model whose labels were never named (`LABEL_0`, ...) takes the indices of
+    a `ClassLabel` as they are.
+
+    Raises:
+        DataError: the model lacks labels of the data set, or an integer may be an index or a name.
+    """
+    feature = dataset.features.get(LABEL)
+    kind, indices = _kind(feature), {index: index for index in label2id.values()}
+    if isinstance(feature, ClassLabel):
+        unknown = [name for name in feature.names if name not in label2id]
+        if not unknown:
+            return {index: label2id[name] for index, name in enumerate(feature.names)}
+        nameless = set(label2id) == {f"LABEL_{index}" for index in indices}
+        if len(unknown) == len(feature.names) == len(indices) and nameless:
+            return indices
+        raise DataError(
+            f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}...; "
+            "set `id2label` and `label2id` of the model's config, or use data with its labels."
+        )
+    if kind == "integer":
+        moved = [
+            name for name, at in label2id.items() if _NUMBER.fullmatch(name) and name != str(at)
+        ]
+        if moved:
+            raise DataError(
+                f"The labels are integers, and the model's label {moved[0]!r} is its class "
+                f"{label2id[moved[0]]}, so that they could be names or indices; load the data with "
+                "`hf_cap.load_splits`, or cast the column to a string or `ClassLabel`."
+            )
+        return indices
+    if kind is None and feature is not None:
+        raise DataError(
+            f"The column {LABEL!r} holds {feature!r}; give names, integers or a `ClassLabel`, one per text."
+        )
+    return dict(label2id)
+
+
+def _kind(feature: Any) -> str | None:
+    """`text` or `integer` for the type of a column, `None` for one that holds no labels."""
+    dtype = str(getattr(feature, "dtype", ""))
+    if "string" in dtype or dtype == "null":
+        return "text"
+    return "integer" if re.fullmatch(r"u?int\d+", dtype) else None
 
 
 def add_label_texts(dataset: Dataset, phrases: Sequence[str]) -> Dataset:
@@ -155,12 +276,25 @@ def _read_folder(path: Path) -> tuple[dict[str, Dataset], list[str] | None]:
             f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file per "
             f"split, such as train.jsonl; found {sorted(file.name for file in path.iterdir())[:10]}."
         )
-    labels = path / _LABEL_FILE
-    stored = json.loads(labels.read_text(encoding="utf-8")) if labels.exists() else None
-    return {
-        split: datasets.concatenate_datasets(list(map(_read_file, paths)))
-        for split, paths in files.items()
-    }, stored
+    try:
+        return {
+            split: datasets.concatenate_datasets(list(map(_read_file, paths)))
+            for split, paths in files.items()
+        }, _stored_labels(path / _LABEL_FILE)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"The parts of a split in {str(path)!r} do not fit: {error}.") from error
+
+
+def _stored_labels(file: Path) -> list[str] | None:
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{str(file)!r} is not valid JSON: {error}.") from error
+    return _checked_space(found, repr(str(file)))
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
@@ -180,12 +314,13 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
 
 def _read_file(file: Path) -> Dataset:
     try:
-        return cast(Dataset, _READERS[file.suffix](str(file)))
-    except (DatasetsError, pa.ArrowException) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError):  # a full disk is not an error of the file
-            raise cause from error
-        raise DataError(f"Cannot read {str(file)!r}: {cause}") from error
+        return _READERS[file.suffix](file)
+    except DataError:
+        raise
+    except (pa.ArrowException, csv.Error, ValueError, EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of the file's content
+        raise DataError(f"Cannot read {str(file)!r}: {' '.join(str(error).split())}.") from error
 
 
 def _with_columns(data: Dataset, split: str, text_column: str, label_column: str) -> Dataset:
@@ -211,18 +346,49 @@ def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
     for data in splits.values():
         if isinstance(data.features[LABEL], ClassLabel):
             return list(data.features[LABEL].names)
-    sources = [splits["train"]] if "train" in splits else splits.values()
-    return sorted({str(label) for data in sources for label in data[LABEL] if label is not None})
+    chosen = {"train": splits["train"]} if "train" in splits else splits
+    cells = {cell for pair in chosen.items() for cell in _label_cells(*pair)}
+    found = [cell for cell in cells if cell and cell.strip()]
+    numbered = all(_NUMBER.fullmatch(name) for name in found)
+    return sorted(found, key=int if numbered else str)
+
+
+def _checked_space(space: Any, what: str = "The label space") -> list[str]:
+    """Label names in order; `DataError` unless they are a list of distinct texts (or integers)."""
+    if not isinstance(space, list | tuple):
+        raise DataError(f"{what} must be a list of label names, got {space!r:.80}.")
+    found: dict[str, str] = {}
+    for label in space:
+        name = str(label) if type(label) is int else label
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{what} has the label {label!r}; give each a name.")
+        key = " ".join(unicodedata.normalize("NFKC", name).split())
+        if key in found:
+            raise DataError(
+                f"{what} has the labels {found[key]!r} and {name!r}, which differ at most in blanks; write "
+                "them alike, or leave one out."
+            )
+        found[key] = name
+    return list(found.values())
+
+
+def _label_cells(split: str, data: Dataset) -> list[Any]:
+    """Name of each row's label; what is none, such as `None`, stays as it is."""
+    feature, cells = data.features[LABEL], data[LABEL][:]
+    if isinstance(feature, ClassLabel):  # -1, as of rows without a label on the Hub, has no name
+        of_index: dict[Any, str] = dict(enumerate(feature.names))
+        return [of_index.get(label, label) for label in cells]
+    if getattr(feature, "dtype", None) == "bool":
+        return [None if label is None else json.dumps(label) for label in cells]
+    if _kind(feature) is None:
+        raise DataError(
+            f"Split {split!r}: the column {LABEL!r} holds {feature!r}; give names or integers, one per text."
+        )
+    return [None if label is None else str(label) for label in cells]
 
 
 def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
-    feature, names = data.features[LABEL], data[LABEL][:]
-    if isinstance(feature, ClassLabel):
-        # -1, as of rows without a label on the Hub, has no name
-        of_index = dict(enumerate(feature.names))
-        names = [of_index.get(label, label) for label in names]
-    else:
-        names = [None if label is None else str(label) for label in names]
+    feature, names = data.features[LABEL], _label_cells(split, data)
     known = {label: index for index, label in enumerate(space)}
     for row, label in enumerate(names):
         if label not in known:

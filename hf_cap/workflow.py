@@ -282,12 +282,13 @@ def _with_test_split(
 ) -> dict[str, Dataset]:
     """The splits `train` and `test`; where there is no `test`, a part of each class is held out."""
     train = choose_split(splits, "train").select_columns([TEXT, LABEL])
+    names = label_names(train, at_least=2)
     if "test" in splits:
         return {"train": train, "test": splits["test"].select_columns([TEXT, LABEL])}
     texts, classes = train[TEXT][:], train[LABEL][:]
     ranked = sorted(range(len(train)), key=lambda row: rank(seed, texts[row], row))
     held_out: set[int] = set()
-    for label, name in enumerate(label_names(train)):
+    for label, name in enumerate(names):
         rows = [row for row in ranked if classes[row] == label]
         if len(rows) == 1:
             raise DataError(
@@ -374,10 +375,10 @@ def train_classifier(
     `resume_from_checkpoint="last"` continues a run that was stopped; `place` has the `revision` and
     `trust_remote_code` of the model. Call `check_start` before.
     """
+    labels = label_names(dataset, at_least=2)
     if config.reads_priors:
         find_prior_column(dataset.features, config.prior_column)
     set_seed(config.seed)
-    labels = label_names(dataset)
     loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
-from datasets.exceptions import DatasetGenerationError
 
-from hf_cap.data import _READERS, choose_split, label_names, load_splits, save_splits
+from hf_cap.data import _READERS, choose_split, label_ids, label_names, load_splits, save_splits
 from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.priors.keywords import KeywordsPrior
 from hf_cap.schema import (
     add_provenance,
     check_prior,
@@ -21,6 +23,7 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
+from hf_cap.training.trainer import CAPTrainer
 
 
 @pytest.fixture
@@ -79,15 +82,138 @@ def test_a_repository_of_the_hub_in_a_folder_is_read(folder: Path, tmp_path: Pat
     assert load_splits(data.parent)["train"][:] == split[:]
 
 
-def test_words_that_pandas_takes_for_nothing_are_words(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("text,label\nnull,None\nNA,greet\n")
+@pytest.mark.parametrize("name", ["data[12]", "dat?1", "*", "a::b", "split=3"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_path_is_never_a_pattern(tmp_path: Path, name: str, ending: str) -> None:
+    for folder, text in ((name, "right"), ("data1", "wrong"), ("a", "wrong")):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / f"train.{ending}"
+        rows = [{"text": text, "label": "x"}]
+        if ending == "csv":
+            file.write_text(f"text,label\n{text},x\n")
+        elif ending == "jsonl":
+            write(file, rows)
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+    data = load_splits(tmp_path / name)["train"]
+    assert (data["text"][:], data.column_names) == (["right"], ["text", "label"])
+
+
+def test_cells_of_a_csv_file_are_the_texts_that_were_written(tmp_path: Path) -> None:
+    cells = ["null", "007", "1.50", "true", "2026-01-02", "1e3", "1,000", "40%"]
+    labels = ["None", "01", "1", "true", "TRUE", "007", "7", "1.0"]
+    rows = "".join(f'"{cell}", "{label}"\n' for cell, label in zip(cells, labels, strict=True))
+    (tmp_path / "data.csv").write_text(f"text, label\n{rows}\n", encoding="utf-8-sig")
     data = load_splits(tmp_path / "data.csv")["train"]
-    assert (data["text"][:], label_names(data)) == (["null", "NA"], ["None", "greet"])
+    names = label_names(data)
+    assert (data["text"][:], [names[label] for label in data["label"]]) == (cells, labels)
+    assert names == sorted(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\nhi, you,x\nbye, all,y\n", r"line 2: 3 cells for the 2 columns \['text', 'la"),
+        ("text,label\nhi,x\nbye\n", "line 3: 1 cells for the 2 columns"),
+        ("text,label\na,1\n,2\n", "Split 'train', row 1: the text is None"),
+        ("text,label\na,1\nb,\nc,3\n", r"row 1: the label None .* 2 labels \(1, 3,"),
+        ("text,label\na,x\nb,x \n", "labels 'x' and 'x ', which differ at most in blanks"),
+        ("text,label,text\na,x,b\n", "two columns 'text'"),
+        ('text,label\n"a,x\n', "Cannot read .*unexpected end"),
+        ("text;label\na;x\n", r"no column 'text'; it has \['text;label'\]"),
+        ("text,label\n", "split 'train' is empty"),
+        ("", "split 'train' is empty"),
+    ],
+)
+def test_a_csv_file_that_could_be_misread_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "split 'train' is empty"),
+        ('[{"text": "a", "label": "x"}]', "line 1 must hold a JSON object"),
+        ('\n{"text": "a", "text": "b", "label": "x"}', "line 2 .* a name occurs twice"),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "column 'label' .* of one kind"),
+        ('{"text": "\\ud800", "label": "x"}', "column 'text' .* surrogates"),
+        ('{"text": "a", "label": ["x"]}', r"column 'label' holds List"),
+        ('{"text": "a", "label": 0.5}', "column 'label' holds .*float64"),
+        ('{"text": "a", "label": {"x": 1}}', "column 'label' holds"),
+        ('{"text": "a", "label": "x"}\n{"text": "b", "label": " "}', "row 1: the label ' '"),
+    ],
+)
+def test_a_jsonl_file_that_could_be_misread_is_refused(
+    tmp_path: Path, lines: str, message: str
+) -> None:
+    (tmp_path / "train.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=message):
+        load_splits(tmp_path)
+
+
+def test_columns_of_some_rows_and_truth_values_are_kept(tmp_path: Path) -> None:
+    rows = [{"text": "2026-01-02", "label": True}, {"text": "b", "label": False, "more": [1]}]
+    write(tmp_path / "train.jsonl", rows)
+    data = load_splits(tmp_path)["train"]
+    assert data[:] == {"text": ["2026-01-02", "b"], "label": [1, 0], "more": [None, [1]]}
+    assert label_names(data) == ["false", "true"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ('{"x": 0, "y": 1}', "labels.json' must be a list of label names"),
+        ('"xy"', "labels.json' must be a list"),
+        ('["x", "y", "x"]', "'x' and 'x', which differ at most in blanks"),
+        ('["x y", "x\u00a0y"]', "which differ at most in blanks"),
+        ('["x", null]', "has the label None"),
+        ('["x", true]', "has the label True"),
+        ('[["x"], ["y"]]', r"has the label \['x'\]"),
+        ('["x"', "labels.json' is not valid JSON"),
+        ("[0, 1]", r"row 0: the label 'z' .* 2 labels \(0, 1"),
+    ],
+)
+def test_a_label_space_is_a_list_of_distinct_names(folder: Path, stored: str, message: str) -> None:
+    (folder / "labels.json").write_text(stored)
+    with pytest.raises(DataError, match=message):
+        load_splits(folder)
+    (folder / "labels.json").write_text('["z", "y", "x"]', encoding="utf-8-sig")
+    assert label_names(load_splits(folder)["train"]) == ["z", "y", "x"]
+    with pytest.raises(DataError, match="must be a list of label names, got 'zyx'"):
+        load_splits(folder, labels="zyx")
+
+
+def test_an_integer_is_a_class_index_wherever_a_model_is() -> None:
+    def ids(labels: Any, **names: int) -> Any:
+        return label_ids(Dataset.from_dict({"label": labels}), names)
+
+    assert ids([1, 0], no=0, yes=1) == {0: 0, 1: 1}
+    assert ids(["no"], no=0, yes=1) == {"no": 0, "yes": 1}
+    assert ids([0, 1], **{"0": 0, "1": 1}) == {0: 0, 1: 1}
+    with pytest.raises(DataError, match="the model's label '1' is its class 0"):
+        ids([0, 1], **{"1": 0, "0": 1})
+    for labels in ([True], [1.0], [["no"]]):
+        with pytest.raises(DataError, match="holds"):
+            ids(labels, no=0, yes=1)
+
+
+def test_one_label_is_no_classification(tmp_path: Path) -> None:
+    write(tmp_path / "d.jsonl", [{"text": "a", "label": "x"}])
+    data = load_splits(tmp_path / "d.jsonl")["train"]
+    with pytest.raises(DataError, match=r"\['x'\]; a classifier needs at least 2"):
+        label_names(data, at_least=2)
+    for make in (KeywordsPrior.from_dataset, lambda data: CAPTrainer("m", train_dataset=data)):
+        with pytest.raises(DataError, match="at least 2"):
+            make(data)
 
 
 def test_integer_labels_become_names(tmp_path: Path) -> None:
     write(tmp_path / "d.jsonl", [{"text": "a", "label": 10}, {"text": "b", "label": 2}])
-    assert label_names(load_splits(tmp_path / "d.jsonl")["train"]) == ["10", "2"]
+    assert label_names(load_splits(tmp_path / "d.jsonl")["train"]) == ["2", "10"]
 
 
 def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
@@ -127,9 +253,9 @@ def test_a_class_label_outside_its_names_is_refused(
         load_splits(tmp_path, labels=space)
 
 
-def raising(error: Exception, cause: Exception | None = None) -> Callable[..., None]:
+def raising(error: Exception) -> Callable[..., None]:
     def load(*_: Any, **__: Any) -> None:
-        raise error from cause
+        raise error
 
     return load
 
@@ -146,14 +272,13 @@ def test_a_data_set_that_the_hub_does_not_give(
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
 def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": \n')
-    with pytest.raises(DataError, match=f"Cannot read .*{name}'"):
+    with pytest.raises(DataError, match=f"{name}'.*(JSON|parquet)"):
         load_splits(tmp_path)
 
 
 def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    load = raising(DatasetGenerationError("An error occurred while generating"), full)
-    monkeypatch.setitem(_READERS, ".jsonl", load)
+    monkeypatch.setitem(_READERS, ".jsonl", raising(full))
     with pytest.raises(OSError, match="No space left"):
         load_splits(folder)
 

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from benchmarks.study.settings import CLEAN, Run, StudySettings
-from hf_cap.data import choose_split, label_names, load_splits
+from hf_cap.data import choose_split, label_names, load_splits, read_parquet
 from hf_cap.errors import DataError
 from hf_cap.evaluation import AttackSettings, attack_dataset, few_shot
 from hf_cap.schema import LABEL, TEXT
@@ -103,7 +103,7 @@ def _attacked(settings: StudySettings, run: Run, kind: Any) -> Dataset:
         with atomic_path(file) as path:
             attack_dataset(texts.test, texts.train, attack).to_parquet(str(path))
     features = load_texts(settings, run.dataset).test.features
-    attacked = Dataset.from_parquet(str(file), keep_in_memory=True)
+    attacked = read_parquet(file)
     return attacked.cast_column(LABEL, features[LABEL])
 
 

@@ -115,7 +115,7 @@ def evaluate_classifier(
     Args:
         model: A loaded model, or a folder, Hub id or `embedded/...` name.
         tokenizer: Its tokenizer or where that is; `None` for the one beside the model.
-        dataset: Columns `text` and `label` (a `ClassLabel`, or label names), and perhaps a prior.
+        dataset: Columns `text` and `label` (see `hf_cap.data.label_ids`), and perhaps a prior.
         settings: What to measure; the defaults of `EvaluationSettings` if not given.
 
     Raises:
@@ -151,8 +151,8 @@ def evaluate_classifier(
 
 
 def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
-    """Gold label of each row as an index into the model's `labels`, matched by name."""
-    from datasets import ClassLabel
+    """Gold label of each row as an index into the model's `labels`; see `label_ids`."""
+    from hf_cap.data import label_ids
 
     if missing := {TEXT, LABEL} - set(dataset.column_names):
         raise DataError(
@@ -160,17 +160,15 @@ def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
         )
     if len(dataset) == 0:
         raise DataError("The data set to evaluate on has no rows.")
-    feature, names = dataset.features[LABEL], list(map(str, dataset[LABEL]))
-    space = list(dict.fromkeys(names))
-    if isinstance(feature, ClassLabel):
-        names, space = [feature.names[i] for i in dataset[LABEL]], feature.names
-    if unknown := [name for name in space if name not in labels]:
+    cells = dataset[LABEL][:]
+    ids = label_ids(dataset, {name: index for index, name in enumerate(labels)})
+    if unknown := [cell for cell in dict.fromkeys(cells) if cell not in ids]:
         raise DataError(
-            f"The model does not have {len(unknown)} of the data set's {len(space)} labels: "
-            f"{unknown[:5]!r}; its own are {list(labels)[:5]!r}... Set `id2label` of the model's config, "
-            "or evaluate on data with its labels."
+            f"The model does not have {len(unknown)} of the data set's labels: {unknown[:5]!r}; its own are "
+            f"{list(labels)[:5]!r}... Set `id2label` of the model's config, or evaluate on data with its "
+            "labels."
         )
-    return np.array([labels.index(name) for name in names], dtype=np.intp)
+    return np.array([ids[cell] for cell in cells], dtype=np.intp)
 
 
 def _priors(dataset: "Dataset", column: str, pattern: str) -> list[list[float] | None]:

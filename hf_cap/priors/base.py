@@ -102,7 +102,7 @@ class Source:
         """The source with these settings for the label space of a training split (a `ClassLabel`)."""
         from hf_cap.data import label_names
 
-        labels = label_names(dataset, options.get("label_column", LABEL))
+        labels = label_names(dataset, options.get("label_column", LABEL), at_least=2)
         return cls(labels=tuple(labels), **options)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
@@ -145,7 +145,7 @@ class Source:
                 "finds no words. Remove the row."
             )
         position = index.get(label, -1) if isinstance(label, str) else label
-        if not isinstance(position, int) or not 0 <= position < len(index):
+        if type(position) is not int or not 0 <= position < len(index):
             raise DataError(
                 f"Row {number} ({text!r:.60}): the label {label!r} is not in the label space of "
                 f"{len(index)} labels ({', '.join(list(index)[:5])}, ...). Correct the row or `labels`."

@@ -10,10 +10,9 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map
-from hf_cap.data import label_names
+from hf_cap.data import label_ids, label_names
 from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
-from hf_cap.training.collator import label_ids
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import printable, subsample
 from hf_cap.words import word_strings

@@ -23,6 +23,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from hf_cap import schema
 from hf_cap.attribution import PerExample, TokenWords, WordMask, WordScores, check_offsets
 from hf_cap.classifiers import warn_unknown
+from hf_cap.data import label_ids
 from hf_cap.errors import DataError, PriorError
 from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, WORDS
 from hf_cap.words import (
@@ -193,27 +194,6 @@ def encode_dataset(
             "cut; the words cut off take no part in the alignment."
         )
     return encoded
-
-
-def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
-    """What a label cell may hold, to the class index of the model.
-
-    A cell holds the name of a label of the model, or an index in the order of the data set's names. A model
-    whose labels were never named (`LABEL_0`, ...) takes the indices as they are. Labels that the model does
-    not have raise `DataError`.
-    """
-    feature = dataset.features.get(LABEL)
-    names = feature.names if isinstance(feature, ClassLabel) else []
-    unknown = [name for name in names if name not in label2id]
-    if names and not unknown:
-        return {index: label2id[name] for index, name in enumerate(names)}
-    nameless = set(label2id) == {f"LABEL_{index}" for index in range(len(label2id))}
-    if unknown and (len(unknown) < len(names) or not nameless):
-        raise DataError(
-            f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}...; "
-            "load the model with the data set's `label2id`."
-        )
-    return {**label2id, **{index: index for index in label2id.values()}}
 
 
 @dataclass

@@ -263,7 +263,8 @@ class CAPTrainer(AlignedTrainer):
                     f"{type(train_dataset).__name__}; give a `Dataset` with a `ClassLabel` column."
                 )
             options = args if isinstance(args, ClassifierOptions) else None
-            loaded, tokenizer, fresh = new_classifier(model, label_names(train_dataset), options)
+            labels = label_names(train_dataset, at_least=2)
+            loaded, tokenizer, fresh = new_classifier(model, labels, options)
             processing_class = processing_class or tokenizer
         if peft_config is not None and loaded is not None:
             loaded = add_adapters(loaded, peft_config, fresh)
