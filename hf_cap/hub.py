@@ -370,6 +370,33 @@ def push_prior_dataset(
     return f"{constants.ENDPOINT}/datasets/{repo_id}"
 
 
+def _read_local(folder: Path, configuration: str | None) -> "DatasetDict":
+    """Not `load_dataset(folder)`: that takes the name for a pattern, and caches by it alone."""
+    from datasets import DatasetDict, concatenate_datasets
+    from huggingface_hub import DatasetCard
+
+    from hf_cap.data import load_splits, read_parquet
+
+    card = folder / cards.CARD
+    entries = DatasetCard.load(card).data.to_dict().get("configs") if card.is_file() else None
+    if not entries:
+        return load_splits(folder)
+    wanted = next((one for one in entries if one.get("default")), entries[0])
+    if configuration is not None:
+        found = {one["config_name"]: one for one in entries}
+        if configuration not in found:
+            raise ValueError(f"there are the configurations {sorted(found)}.")
+        wanted = found[configuration]
+    return DatasetDict(
+        {
+            file["split"]: concatenate_datasets(
+                [read_parquet(path) for path in sorted(folder.glob(file["path"]))]
+            )
+            for file in wanted["data_files"]
+        }
+    )
+
+
 def load_prior_dataset(
     name: str,
     configuration: str | None = None,
@@ -390,14 +417,15 @@ def load_prior_dataset(
         PriorError: it has no column `prior`.
         ServerError: the Hub cannot be reached or refuses.
     """
-    from datasets import DownloadMode, load_dataset
+    from datasets import load_dataset
 
-    # datasets caches a local folder by its path alone, whatever its files are now
-    anew = DownloadMode.FORCE_REDOWNLOAD if Path(name).is_dir() else None
+    local = Path(name).expanduser()
     try:
         with hub_errors(name):
-            splits = load_dataset(
-                name, configuration, revision=revision, token=token, download_mode=anew
+            splits = (
+                _read_local(local, configuration)
+                if local.is_dir()
+                else load_dataset(name, configuration, revision=revision, token=token)
             )
     except (FileNotFoundError, ValueError) as error:  # of `datasets`
         if isinstance(error, CAPError):

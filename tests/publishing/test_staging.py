@@ -287,6 +287,14 @@ def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: 
         load_prior_dataset(str(folder), "shap")
 
 
+def test_a_folder_of_priors_is_no_pattern(tmp_path: Path) -> None:
+    splits = prior_splits()
+    stage_priors(tmp_path / "hub[1]", splits)
+    stage_priors(tmp_path / "hub1", splits.map(lambda row: {"prior": [7.0] * len(row["words"])}))
+    loaded = load_prior_dataset(str(tmp_path / "hub[1]"))
+    assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
+
+
 def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path) -> None:
     data = write_priors(tmp_path / "desk")
     assert set(load_prior_dataset(str(data))) == set(prior_splits())  # a folder without a card
