@@ -1,5 +1,6 @@
 """Sources without a model: `keywords`, `word_length` and `rationale`, and the control priors."""
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,14 +91,15 @@ class RationalePrior(Source):
     """Scores each word by how far people marked it: 1 for a whole word, 0 for an unmarked one.
 
     With character ranges a word that is marked in part gets the share of its characters. A null or
-    empty rationale gives zeros, which fusion leaves out.
+    empty rationale gives zeros, which fusion leaves out. In a csv file a rationale is written as JSON.
     """
 
     name: ClassVar[str] = "rationale"
 
     rationale_column: str = option("rationale", "Column with what people marked in each text.")
     rationale_unit: RationaleUnit = option(
-        "characters", "Ranges [start, end) of characters or of words, or one flag per word."
+        "characters",
+        "Lists of ranges [start, end) of `characters` or of `words`, or one number per word (`flags`).",
     )
 
     def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
@@ -107,19 +109,27 @@ class RationalePrior(Source):
         marks = zip(rows, batch[self.rationale_column], strict=True)
         return self.columns(batch, rows, SourceResult([self._scores(*pair) for pair in marks]))
 
-    def _scores(self, row: Row, mark: Sequence[Any] | None) -> list[float]:
+    def _scores(self, row: Row, mark: Any) -> list[float]:
         words, unit = len(row.spans), self.rationale_unit
-        if not mark:
+        try:
+            marks = [] if mark is None else _marks(mark, unit)
+        except ValueError as error:
+            form = "[1, 0, 1]" if unit == "flags" else "[[0, 5], [9, 12]]"
+            raise PriorError(
+                f"The rationale {mark!r:.60} of {row.text!r:.60} is no list of {unit} such as {form}; see "
+                "`rationale_unit` for the other forms."
+            ) from error
+        if not marks:
             return [0.0] * words
         if unit == "flags":
-            if len(mark) != words:
+            if len(marks) != words:
                 raise PriorError(
-                    f"A rationale has {len(mark)} flags for the {words} words of {row.text!r:.80}. "
+                    f"A rationale has {len(marks)} flags for the {words} words of {row.text!r:.80}. "
                     "Give one per word, or the `word_pattern` of the words that were marked."
                 )
-            return list(map(float, mark))
+            return list(map(float, marks))
         marked = [0.0] * (words if unit == "words" else len(row.text))
-        for start, end in mark:
+        for start, end in marks:
             if not 0 <= start < end <= len(marked):
                 raise PriorError(
                     f"The rationale range [{start}, {end}) lies outside the {len(marked)} {unit} of "
@@ -129,6 +139,20 @@ class RationalePrior(Source):
         if unit == "words":
             return marked
         return [sum(marked[start:end]) / (end - start) for start, end in row.spans]
+
+
+def _marks(mark: Any, unit: RationaleUnit) -> list[Any]:
+    """A rationale, perhaps as JSON, if it is a list of flags in [0, 1] or of ranges; else `ValueError`."""
+
+    def fits(one: Any) -> bool:
+        if unit == "flags":
+            return isinstance(one, int | float) and 0 <= one <= 1
+        return isinstance(one, list | tuple) and [type(place) for place in one] == [int, int]
+
+    marks = json.loads(mark) if isinstance(mark, str) else mark
+    if not isinstance(marks, list | tuple) or not all(map(fits, marks)):
+        raise ValueError
+    return list(marks)
 
 
 # --- Controls: priors that carry no information about the label, to compare a real one with.

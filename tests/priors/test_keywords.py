@@ -1,11 +1,13 @@
 """Sources without a model: keywords, word length and rationales, and the controls."""
 
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from datasets import Dataset
 
+from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.keywords import (
     STATISTICS,
@@ -96,6 +98,8 @@ def scores(unit: RationaleUnit, mark: Any) -> list[float]:
         ("flags", [0.5, 0, 1], [0.5, 0, 1]),
         ("characters", None, [0, 0, 0]),
         ("words", [], [0, 0, 0]),
+        ("characters", "[[3, 11]]", [0.4, 1, 0.25]),
+        ("flags", "[0.5, false, 1]", [0.5, 0, 1]),
     ],
 )
 def test_marks_become_word_scores(unit: RationaleUnit, mark: Any, expected: list[float]) -> None:
@@ -109,6 +113,15 @@ def test_marks_become_word_scores(unit: RationaleUnit, mark: Any, expected: list
         ("words", [[2, 2]], r"\[2, 2\) lies outside the 3 words"),
         ("words", [[-1, 2]], r"\[-1, 2\) lies outside the 3 words"),
         ("flags", [1], "1 flags for the 3 words"),
+        ("characters", [0, 1, 2], r"\[0, 1, 2\] of .* no list of characters such as \[\[0, 5"),
+        ("characters", [[0, 5, 9]], "no list of characters"),
+        ("characters", [[0.5, 5]], "no list of characters"),
+        ("words", [{"start": 0, "end": 1}], "no list of words"),
+        ("characters", "0-5", "'0-5' of .* no list of characters"),
+        ("characters", "0", "no list of characters"),
+        ("flags", [[0, 1]], r"no list of flags such as \[1, 0, 1\]"),
+        ("flags", [2, 0, 1], "no list of flags"),
+        ("flags", [1, None, 0], "no list of flags"),
     ],
 )
 def test_marks_that_do_not_fit_the_text_are_refused(
@@ -116,6 +129,15 @@ def test_marks_that_do_not_fit_the_text_are_refused(
 ) -> None:
     with pytest.raises(PriorError, match=message):
         scores(unit, mark)
+
+
+def test_rationales_of_a_csv_file_are_json(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        'text,label,rationale\nrenew my book,a,"[[0, 5], [9, 10]]"\nlost it,b,\n'
+    )
+    data = load_splits(tmp_path)["train"]
+    made = data.map(RationalePrior.from_dataset(data), batched=True)
+    assert made["prior_rationale"][:] == [[1.0, 0.0, 0.25], [0.0, 0.0]]
 
 
 def test_what_is_not_there_is_named_with_what_is() -> None:
