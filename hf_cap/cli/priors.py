@@ -21,7 +21,7 @@ from hf_cap.words import WORD_PATTERN
 _logger = logging.getLogger(__name__)
 
 # what all sources that ask a language model share; the rest is each one's own
-PROMPT = ("chat", "verbalise", "label_phrases", "demonstrations")
+PROMPT = ("chat", "verbalise", "label_phrases", "demonstrations", "probe_texts")
 SHARED = (*PROMPT, "word_pattern", "text_column", "label_column", "model")
 EXPLAINED = ("classifier", "revision", "trust_remote_code")
 

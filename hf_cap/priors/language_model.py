@@ -1,6 +1,7 @@
 """What the sources that ask a language model have in common: the model, its prompts, and cutting."""
 
 import logging
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from hf_cap.priors.prompts import (
     held_out_demonstrations,
     load_template,
 )
-from hf_cap.utils import check_range, documented, fingerprint, option
+from hf_cap.utils import check_range, documented, fingerprint, option, subsample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -144,13 +145,18 @@ class LanguageModelSource(Source):
     keep_label_scores: bool = option(
         False, "Also keep the score of every label on the whole text: the model's own answer."
     )
+    probe_texts: int = option(
+        50,
+        "Most training texts of which the model is asked every label, to warn where it is at chance on the "
+        "task; at least 0.",
+    )
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "demonstrations", at_least=0)
+        check_range(self, "demonstrations", "probe_texts", at_least=0)
         self.phrases()  # labels that cannot be written are found before any work
         object.__setattr__(self, "model", settings_or_model(self.model, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())
@@ -164,7 +170,60 @@ class LanguageModelSource(Source):
         warn_of_unclear(source.labels, source.phrases(), "the language model can hardly name them")
         per_label, seed = source.demonstrations, source.seed
         sets = choose_demonstrations(texts, labels, per_label=per_label, seed=seed)
-        return replace(source, demonstration_sets=sets)
+        source = replace(source, demonstration_sets=sets)
+        source._warn_at_chance(subsample(rows, source.probe_size))
+        return source
+
+    @property
+    def probe_size(self) -> int:
+        """Texts on which the model's own answer is looked at: few where each is asked of many labels."""
+        return min(self.probe_texts, max(10, 2000 // len(self.labels)))
+
+    def query(self, opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:
+        """The question how well a label and a text go together."""
+        return opened.query(prompt, text.strip(), label)
+
+    def label_scores(
+        self, opened: PromptedModel, parts: Sequence[Row], prompts: Sequence[Prompt]
+    ) -> list[list[float]]:
+        """`(rows, labels)`: log-probability of every label, or of the text under it, in nats."""
+        pairs = list(zip(parts, prompts, strict=True))
+        queries = [
+            self.query(opened, prompt, part.text, label)
+            for part, prompt in pairs
+            for label in opened.labels
+        ]
+        answers = iter(opened.model.log_probs(queries))
+        return [[next(answers).total for _ in opened.labels] for _ in pairs]
+
+    def mean_rank(self, rows: Sequence[Row]) -> float:
+        """Mean rank of the gold label in the model's own answers, 1 at best, ties sharing theirs.
+
+        Each label's mean over the rows is taken off first: what the model likes whatever the text says.
+        """
+        import numpy as np
+        from scipy.stats import rankdata
+
+        opened = self.open()
+        parts = opened.fit(rows, partial(self.query, opened))
+        scores = self.label_scores(opened, parts, [opened.prompt(row.text) for row in rows])
+        calibrated = np.array(scores) - np.mean(scores, axis=0)
+        ranks = rankdata(-calibrated.round(9), axis=1)
+        return float(np.mean([of_row[row.label] for of_row, row in zip(ranks, rows, strict=True)]))
+
+    def _warn_at_chance(self, rows: Sequence[Row]) -> None:
+        """Log where the model's own answers are no better than chance, if so few rows can show it."""
+        size = len(self.labels)
+        chance = (size + 1) / 2
+        # 95 % of the means of so many ranks drawn at random are higher
+        edge = chance - 1.645 * math.sqrt((size**2 - 1) / 12 / max(1, len(rows)))
+        if edge > 1 and (found := self.mean_rank(rows)) > edge:
+            _logger.warning(
+                "The language model is at chance on this task: over %d texts the right label has the mean "
+                "rank %.1f of %d, where chance has %.1f, so %r knows little of the words. Use a larger "
+                "model, more `demonstrations`, or `label_phrases` that say what the labels mean.",
+                len(rows), found, size, chance, self.name,
+            )  # fmt: skip
 
     def phrases(self) -> list[str]:
         """The labels as written in the prompts."""

@@ -209,7 +209,7 @@ def logged(self, queries, on_result=None, log_probs=LocalLanguageModel.log_probs
 
 LocalLanguageModel.log_probs = logged
 data = splits(ROWS)
-source = CAPPrior.from_dataset(data["train"], model=folder, n=5)
+source = CAPPrior.from_dataset(data["train"], model=folder, n=5, probe_texts=0)
 # a calibration that differs in a last bit from process to process
 source = replace(source, offsets=(1e-12 * int(os.environ.get("RANK", 0)), 0.0, 0.0))
 summary = extract_priors(data, [source], output, QUIET)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.lm.base import MockLanguageModel
-from hf_cap.priors import CAPPrior, prompts
+from hf_cap.priors import CAPPrior, ChannelPrior, LanguageModelSource, prompts
 from hf_cap.priors.prompts import (
     NO_DEMONSTRATIONS,
     build_prompt,
@@ -142,6 +142,53 @@ def test_labels_without_meaning_are_named_once(caplog: pytest.LogCaptureFixture)
     assert "label_phrases" in warning
     caplog.clear()
     prompt_labels("LABEL_0", "refund", label_phrases={"LABEL_0": "lost card"})
+    assert not caplog.records
+
+
+# --- The model's own answers.
+
+COLOURS = ("red", "blue", "green")
+
+
+def last(field: str, prompt: str) -> str:
+    return prompt.rpartition(f"{field}:")[2].partition("\n")[0].strip()
+
+
+def knowing(prompt: str, answer: str) -> float:
+    """Knows the label by its word, but likes `red` far more whatever the text says."""
+    text, label = last("Message", prompt + answer), last("Category", prompt + answer)
+    return -9.0 + 1.0 * (label in text) + 5.0 * (label == "red")
+
+
+def liking(prompt: str, answer: str) -> float:
+    """Only likes `red`."""
+    return -9.0 + 5.0 * (last("Category", prompt + answer) == "red")
+
+
+def coloured(each: int) -> Dataset:
+    texts = [f"{number} {colour}" for colour in COLOURS for number in range(each)]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=[*COLOURS])})
+    labels = [label for label in range(len(COLOURS)) for _ in range(each)]
+    return Dataset.from_dict({"text": texts, "label": labels}, features)
+
+
+@pytest.mark.parametrize("source", [CAPPrior, ChannelPrior])
+def test_a_language_model_at_chance_is_warned_of(
+    source: type[LanguageModelSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    data, shared = coloured(30), {"demonstrations": 0, "chat": False}
+    good, poor = MockLanguageModel(knowing), MockLanguageModel(liking)
+    source.from_dataset(data, model=good, **shared)
+    assert not caplog.records
+    assert len(good.calls) == 50 * len(COLOURS)
+    source.from_dataset(data, model=poor, **shared)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert (
+        "over 50 texts the right label has the mean rank 2.0 of 3, where chance has 2.0" in warning
+    )
+    caplog.clear()
+    source.from_dataset(data, model=poor, probe_texts=0, **shared)
+    source.from_dataset(data.select(range(1)), model=poor, **shared)  # too few to tell
     assert not caplog.records
 
 
