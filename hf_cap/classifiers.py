@@ -25,7 +25,7 @@ from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import CAPError, ConfigError, MissingExtra, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear
-from hf_cap.schema import AttributionSettings
+from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
     SentenceEncoderClassifier,
@@ -215,6 +215,7 @@ def new_classifier(
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if entry is not None and fresh and options.label_names_in in ("auto", "head"):
         _start_head(model, tokenizer, labels, options)
+    vars(model.config).pop(CALIBRATION, None)  # that of the model before training
     return NewClassifier(model, tokenizer, fresh)
 
 
@@ -411,6 +412,8 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
         revision=run["settings"].get("model_revision"),
         trust_remote_code=trust_remote_code,
     ).model
+    if CALIBRATION in run:
+        base.config.update({CALIBRATION: run[CALIBRATION]})
     merged: PreTrainedModel = (
         _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     )

@@ -11,6 +11,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import heat_map
 from hf_cap.classifiers import AutoTextClassifier, TextClassifier
+from hf_cap.evaluation.calibration import Calibration
 from hf_cap.schema import AttributionSettings, check_prior
 from hf_cap.utils import choose, printable
 from hf_cap.words import word_strings
@@ -22,7 +23,9 @@ class ExplainedTextClassification(Pipeline):
     """Classifies texts and attributes the label to their words.
 
     Each text gives `{"label", "score", "words", "attributions"}`: the probability of the label in [0, 1],
-    the words, and one attribution per word in units of the logit, positive = evidence for the label. A
+    the words, and one attribution per word in units of the logit, positive = evidence for the label. With
+    a calibrated model the probability is calibrated, and there are `labels`, the likeliest first, which
+    hold the gold label with the probability `coverage`; see `hf_cap.evaluation.calibrate`. A
     call takes `label` (instead of the predicted one), `steps` (points on the path of Integrated Gradients,
     50 by default) and `method` (by default the one that the model was aligned with).
     """
@@ -68,15 +71,20 @@ class ExplainedTextClassification(Pipeline):
         how: Any = {**vars(settings), "max_length": classifier.max_length, "steps": steps}
         how["method"] = method or settings.method
         attributions = attribute_words(self.model, self.tokenizer, texts, chosen, **how)
-        rows = zip(texts, logits.softmax(-1).tolist(), chosen, attributions, strict=True)
+        calibration = Calibration.read(config)
+        probabilities = calibration.probabilities(logits)
+        sets: Sequence[Any] = calibration.label_sets(probabilities) or [None] * len(texts)
+        rows = zip(texts, probabilities.tolist(), chosen, attributions, sets, strict=True)
         return [
             {
                 "label": config.id2label[index],
-                "score": probabilities[index],
+                "score": chances[index],
                 "words": word_strings(text, settings.word_pattern),
                 "attributions": scores,
+                **({} if held is None else {"labels": [config.id2label[i] for i in held]}),
+                **({} if held is None else {"coverage": calibration.coverage}),
             }
-            for text, probabilities, index, scores in rows
+            for text, chances, index, scores, held in rows
         ]
 
 

@@ -148,6 +148,8 @@ AttributionTarget = Literal["gold", "contrast"]
 
 CONFIG_KEY = "hf_cap"
 """Entry of `config.json`."""
+CALIBRATION = "calibration"
+"""Entry of `config.json` with the temperature and label sets of a calibrated classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ COMMANDS = {
     "train": ("train", "train a classifier, aligned with the prior"),
     "attack": ("results", "make an adversarial test set from a labelled split"),
     "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
+    "calibrate": ("results", "make a classifier's probabilities and label sets hold"),
     "report": ("results", "one HTML page on training runs"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
     "demo": ("fit", "run `fit` on the embedded models and data, with a control"),

@@ -1,4 +1,4 @@
-"""What a trained model is worth: evaluate, attack, report, push; and env."""
+"""What a trained model is worth: evaluate, calibrate, attack, report, push; and env."""
 
 import logging
 import platform
@@ -69,6 +69,34 @@ def evaluate(values: Values) -> Result:
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
     folder = Path(given.output_dir or Path(name) / EVALUATIONS)
     return Result(write_evaluation(found, folder, result))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CalibrateArguments:
+    model: str = required("Folder written by `hf-cap train`; its configuration gets the result.")
+    dataset: str = required(DATA)
+    split: str = option("valid", "Split to fit on; the model must not be trained on it.")
+    coverage: float = option(
+        0.9, "Probability, in (0, 1), that the label set of a new text holds the right label."
+    )
+
+
+CALIBRATE = "--model runs/model --dataset data --split valid"
+
+
+@partial(Command, CALIBRATE, [_CalibrateArguments, Columns])
+def calibrate(values: Values) -> Result:
+    """Fit the temperature and label sets of a classifier of texts on a held-out split.
+
+    They travel with the model: `evaluate` and the pipeline of hf_cap use them.
+    """
+    from hf_cap.data import load_splits
+    from hf_cap.evaluation import calibration
+
+    given = values.build(_CalibrateArguments)
+    calibration.check_model_folder(Path(given.model))
+    data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
+    return Result(asdict(calibration.calibrate(given.model, None, data, given.coverage)))
 
 
 @dataclass(frozen=True, kw_only=True)

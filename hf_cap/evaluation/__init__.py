@@ -10,6 +10,8 @@ from hf_cap.utils import lazy_exports
 if TYPE_CHECKING:
     from hf_cap.evaluation.attacks import AttackSettings as AttackSettings
     from hf_cap.evaluation.attacks import attack_dataset as attack_dataset
+    from hf_cap.evaluation.calibration import Calibration as Calibration
+    from hf_cap.evaluation.calibration import calibrate as calibrate
     from hf_cap.evaluation.classifier import load_classifier as load_classifier
     from hf_cap.evaluation.evaluate import Evaluation as Evaluation
     from hf_cap.evaluation.evaluate import EvaluationSettings as EvaluationSettings
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "attacks": "AttackSettings attack_dataset",
+    "calibration": "Calibration calibrate",
     "classifier": "load_classifier",
     "evaluate": "Evaluation EvaluationSettings evaluate_classifier",
     "metrics": "ScoredTexts comprehensiveness cosine plausibility robustness soft_nc soft_ns spearman "

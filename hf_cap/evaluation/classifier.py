@@ -7,13 +7,16 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_cap.attribution import check_offsets
 from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
-from hf_cap.errors import ModelError
+from hf_cap.data import label_ids
+from hf_cap.errors import DataError, ModelError
+from hf_cap.schema import LABEL, TEXT
 
 FloatArray: TypeAlias = NDArray[np.float64]
 _logger = logging.getLogger(__name__)
@@ -107,3 +110,22 @@ def load_classifier(
         load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer,
         **options,
     )
+
+
+def gold_labels(dataset: Dataset, labels: Sequence[str]) -> NDArray[np.intp]:
+    """Gold label of each row as an index into the model's `labels`; see `label_ids`."""
+    if missing := {TEXT, LABEL} - set(dataset.column_names):
+        raise DataError(
+            f"Evaluation needs the columns {sorted(missing)}; the data set has {dataset.column_names}."
+        )
+    if len(dataset) == 0:
+        raise DataError("The data set to evaluate on has no rows.")
+    cells = dataset[LABEL][:]
+    ids = label_ids(dataset, {name: index for index, name in enumerate(labels)})
+    if unknown := [cell for cell in dict.fromkeys(cells) if cell not in ids]:
+        raise DataError(
+            f"The model does not have {len(unknown)} of the data set's labels: {unknown[:5]!r}; its own are "
+            f"{list(labels)[:5]!r}... Set `id2label` of the model's config, or evaluate on data with its "
+            "labels."
+        )
+    return np.array([ids[cell] for cell in cells], dtype=np.intp)

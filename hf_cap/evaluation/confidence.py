@@ -1,5 +1,6 @@
 """Whether a classifier's probabilities can be used: proper scores, calibration, coverage, label sets."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -13,9 +14,23 @@ from hf_cap.errors import ConfigError, DataError
 Probabilities = Float[np.ndarray, "texts labels"]
 Logits = Float[np.ndarray, "texts labels"]
 Gold = Int[np.ndarray, " texts"]
+PerText = Float[np.ndarray, " texts"]
 
 COVERAGES = (0.5, 0.8, 0.9)
-"""Parts of the texts, the most certain first, for which the accuracy is told."""
+"""Parts of the texts, the most certain first, whose accuracy is reported."""
+BINS = 15
+_logger = logging.getLogger(__name__)
+
+
+def confidence_scores(probabilities: Probabilities, labels: Gold) -> dict[str, float]:
+    """`nll`, `brier`, `ece` and `accuracy_at_50`, `_80`, `_90`: what `evaluate` reports."""
+    at = accuracy_at_coverage(probabilities, labels)
+    return {
+        "nll": negative_log_likelihood(probabilities, labels),
+        "brier": brier_score(probabilities, labels),
+        "ece": calibration_error(probabilities, labels),
+        **{f"accuracy_at_{round(100 * part)}": accuracy for part, accuracy in at.items()},
+    }
 
 
 def negative_log_likelihood(probabilities: Probabilities, labels: Gold) -> float:
@@ -30,17 +45,31 @@ def brier_score(probabilities: Probabilities, labels: Gold) -> float:
     return float(((probabilities - gold) ** 2).sum(1).mean())
 
 
-def calibration_error(probabilities: Probabilities, labels: Gold, bins: int = 15) -> float:
+def calibration_error(probabilities: Probabilities, labels: Gold, bins: int = BINS) -> float:
     """Expected calibration error over bins with equally many texts, in [0, 1]; lower is better.
 
-    Mean of |accuracy − confidence| over the bins, weighted by their texts; texts of equal confidence share a
-    bin (Nguyen and O'Connor, 2015).
+    Mean of |accuracy − confidence| over `calibration_bins`, weighted by their texts.
     """
-    confidence, correct = _predicted(probabilities, labels)
+    return expected_error(calibration_bins(*_predicted(probabilities, labels), bins))
+
+
+def calibration_bins(
+    confidence: PerText, correct: Bool[np.ndarray, " texts"], bins: int = BINS
+) -> Float[np.ndarray, "bins 3"]:
+    """Mean confidence, accuracy and number of texts of each bin, the least certain first.
+
+    Bins hold equally many texts; those of equal confidence share one (Nguyen and O'Connor, 2015).
+    """
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))[1:-1]
     place = np.digitize(confidence, edges, right=True)
-    gaps = np.bincount(place, weights=correct - confidence)
-    return float(np.abs(gaps).sum() / len(labels))
+    texts = np.bincount(place)
+    sums = [np.bincount(place, weights=values) for values in (confidence, correct)]
+    return np.stack([*(total / np.maximum(texts, 1) for total in sums), texts], 1)[texts > 0]
+
+
+def expected_error(bins: Float[np.ndarray, "bins 3"]) -> float:
+    """Mean of |accuracy − confidence| over `calibration_bins`, weighted by their texts."""
+    return float(np.average(np.abs(bins[:, 0] - bins[:, 1]), weights=bins[:, 2]))
 
 
 def accuracy_at_coverage(
@@ -69,8 +98,15 @@ def _predicted(
 def fit_temperature(logits: Logits, labels: Gold) -> float:
     """The T > 0 that minimises the negative log-likelihood of softmax(logits / T), in [0.01, 100].
 
-    Above 1 the classifier was too sure (Guo et al., 2017). The texts must not be the training texts.
+    Above 1 the classifier was too sure (Guo et al., 2017). The texts must not be the training texts. Where
+    all are predicted right no T is best, as smaller is always better; it is then 1, with a warning.
     """
+    if (logits.argmax(1) == labels).all():
+        _logger.warning(
+            "All %d texts are predicted right, which sets no temperature: it stays 1. Use more texts.",
+            len(labels),
+        )
+        return 1.0
 
     def loss(log_t: float) -> float:
         return float(-log_softmax(logits / math.exp(log_t), axis=1)[rows, labels].mean())
@@ -91,23 +127,27 @@ def conformal_threshold(probabilities: Probabilities, labels: Gold, coverage: fl
         ConfigError: the coverage is not in (0, 1).
         DataError: there are too few texts for it: it takes at least coverage / (1 − coverage).
     """
-    if not 0 < coverage < 1:
-        raise ConfigError(f"`coverage` must be more than 0 and less than 1, got {coverage!r}.")
-    count = len(labels)
-    rank = math.ceil((count + 1) * coverage - 1e-9)
-    if rank > count:
-        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
-        raise DataError(
-            f"Label sets with a coverage of {coverage} need at least {needed} texts, got {count}."
-        )
-    gold = probabilities[np.arange(count), labels]
+    rank = conformal_rank(len(labels), coverage)
+    gold = probabilities[np.arange(len(labels)), labels]
     return float(np.sort(gold)[::-1][rank - 1])
 
 
+def conformal_rank(texts: int, coverage: float) -> int:
+    """Which of the gold labels' probabilities is the threshold, from 1, the highest. Raises as that does."""
+    if not 0 < coverage < 1:
+        raise ConfigError(f"`coverage` must be more than 0 and less than 1, got {coverage!r}.")
+    rank = math.ceil((texts + 1) * coverage - 1e-9)
+    if rank > texts:
+        needed = math.ceil(round(coverage / (1 - coverage), 6))
+        raise DataError(
+            f"Label sets with a coverage of {coverage} need at least {needed} texts, got {texts}; "
+            "give more, or a lower coverage."
+        )
+    return rank
+
+
 def label_sets(probabilities: Probabilities, threshold: float) -> list[list[int]]:
-    """The labels of each text whose probability reaches the threshold, the likeliest first; may be empty."""
+    """The labels of each text whose probability reaches the threshold, the likeliest first and always."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    return [
-        [int(label) for label in row if found[label] >= threshold]
-        for row, found in zip(order, probabilities, strict=True)
-    ]
+    counts = np.maximum((probabilities >= threshold).sum(1), 1)
+    return [row[:count].tolist() for row, count in zip(order, counts, strict=True)]

@@ -1,16 +1,15 @@
 """Evaluate a sequence classifier: accuracy, faithfulness of its attributions, agreement with a prior."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
-from hf_cap.schema import LABEL, PRIOR, TEXT, AttributionMethod, AttributionSettings, check_prior
+from hf_cap.schema import PRIOR, TEXT, AttributionMethod, AttributionSettings, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import check_units, word_strings
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hf_cap.evaluation.calibration import Calibration
     from hf_cap.evaluation.classifier import Classifier
 
 
@@ -83,11 +83,26 @@ class Evaluation:
     texts where they are defined) lie in [0, 1], comprehensiveness, sufficiency and alignment (cosine of
     the gold class's attributions and the prior, over the `alignment_texts` whose prior is not all zero)
     in [-1, 1]. Higher is better, but for sufficiency.
+
+    Confidence is that of the probabilities with the model's `temperature` (1 where it was not calibrated),
+    faithfulness that of those without. NLL (nats, at least 0), Brier score (in [0, 2]) and ECE (expected
+    calibration error, in [0, 1]) are better lower. `accuracy_at_50` is the accuracy on the surest 50 % of
+    the texts. Of a calibrated model's label sets, `set_coverage` is the part that holds the gold label,
+    `set_size` the mean number of labels.
     """
 
     texts: int
     accuracy: float
     macro_f1: float
+    nll: float
+    brier: float
+    ece: float
+    accuracy_at_50: float
+    accuracy_at_80: float
+    accuracy_at_90: float
+    temperature: float = 1.0
+    set_coverage: float | None = None
+    set_size: float | None = None
     comprehensiveness: float | None = None
     sufficiency: float | None = None
     soft_nc: float | None = None
@@ -125,7 +140,8 @@ def evaluate_classifier(
     from sklearn.metrics import f1_score
 
     from hf_cap.classifiers import warn_unknown
-    from hf_cap.evaluation.classifier import load_classifier
+    from hf_cap.evaluation.calibration import Calibration
+    from hf_cap.evaluation.classifier import gold_labels, load_classifier
 
     settings = settings or EvaluationSettings()
     classifier = load_classifier(
@@ -133,42 +149,37 @@ def evaluate_classifier(
     )
     stored = AttributionSettings.read(classifier.model.config).word_pattern
     pattern = settings.word_pattern or stored
-    gold = _gold_labels(dataset, classifier.labels)
+    gold = gold_labels(dataset, classifier.labels)
+    calibration = Calibration.read(classifier.model.config)
     priors = _priors(dataset, settings.prior_column, pattern)
     texts = dataset[TEXT][:]
     check_units(texts, pattern, "evaluation")
     tokens = classifier.tokenizer(texts, verbose=False)["input_ids"]
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
-    probabilities = classifier(texts)
+    probabilities = calibration.probabilities(classifier.logits(texts))
     predicted = probabilities.argmax(axis=1)
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         labels=tuple(classifier.labels),
+        **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )
 
 
-def _gold_labels(dataset: "Dataset", labels: Sequence[str]) -> NDArray[np.intp]:
-    """Gold label of each row as an index into the model's `labels`; see `label_ids`."""
-    from hf_cap.data import label_ids
+def _confidence(
+    calibration: "Calibration", probabilities: metrics.FloatArray, gold: NDArray[np.intp]
+) -> dict[str, Any]:
+    """How far the probabilities can be used, and the label sets of a calibrated model."""
+    from hf_cap.evaluation.confidence import confidence_scores
 
-    if missing := {TEXT, LABEL} - set(dataset.column_names):
-        raise DataError(
-            f"Evaluation needs the columns {sorted(missing)}; the data set has {dataset.column_names}."
-        )
-    if len(dataset) == 0:
-        raise DataError("The data set to evaluate on has no rows.")
-    cells = dataset[LABEL][:]
-    ids = label_ids(dataset, {name: index for index, name in enumerate(labels)})
-    if unknown := [cell for cell in dict.fromkeys(cells) if cell not in ids]:
-        raise DataError(
-            f"The model does not have {len(unknown)} of the data set's labels: {unknown[:5]!r}; its own are "
-            f"{list(labels)[:5]!r}... Set `id2label` of the model's config, or evaluate on data with its "
-            "labels."
-        )
-    return np.array([ids[cell] for cell in cells], dtype=np.intp)
+    scores: dict[str, Any] = confidence_scores(probabilities, gold)
+    if sets := calibration.label_sets(probabilities):
+        held = [label in labels for labels, label in zip(sets, gold, strict=True)]
+        scores |= {"set_coverage": float(np.mean(held))}
+        scores |= {"set_size": float(np.mean([len(labels) for labels in sets]))}
+    return {"temperature": calibration.temperature, **scores}
 
 
 def _priors(dataset: "Dataset", column: str, pattern: str) -> list[list[float] | None]:

@@ -37,7 +37,7 @@ from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import add_label_texts, label_names
 from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
-from hf_cap.schema import PRIOR, TEXT, AttributionSettings, find_prior_column
+from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training import collator, validation
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
@@ -119,6 +119,8 @@ class AlignedTrainer(Trainer):
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         # By now the model is made and a search has set its trial's values; no weight is sharded yet.
         self._sums[True] = {}
+        if hasattr(self.model, "config"):
+            vars(self.model.config).pop(CALIBRATION, None)  # that of the model before training
         if self.alignment.alignment_weight:
             self.check_alignment()
         return super()._inner_training_loop(batch_size, *args, **kwargs)
