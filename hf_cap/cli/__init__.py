@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 1 (full disk), 2 (a user's mistake) or 130 (interrupt).
+        The exit status: 0, 1 (a file that cannot be read or written), 2 (a user's mistake) or 130
+        (interrupt).
     """
     # of several launched processes only the first logs
     level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
@@ -61,14 +63,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except KeyboardInterrupt:
         message, status = "interrupted; run the same command again to go on.", 130
-    except (OSError, sqlite3.OperationalError) as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not (message := _file_problem(error)):
             raise
-        message = f"The disk is full ({error}); free some space and run the same command again."
         status = 1
     print(f"hf-cap: {_readable(message)}", file=sys.stderr)
     return status
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def _file_problem(error: BaseException) -> str:
+    """A sentence on an error of disk or rights; empty for any other.
+
+    Libraries raise others while they handle such an error, or only quote its number.
+    """
+    cause: BaseException | None = error
+    while cause:
+        quoted = re.search(r"\(os error (\d+)\)", str(cause))
+        number = int(quoted[1]) if quoted else cause.errno if isinstance(cause, OSError) else None
+        torch_cannot_write = "inline_container" in str(cause)
+        if (
+            number in _FULL
+            or torch_cannot_write
+            or getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        ):
+            return f"The disk is full ({cause}); free some space and run the same command again."
+        if number in _LOCKED:
+            return f"A file cannot be read or written ({cause}); change its rights or name another place."
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError | sqlite3.Error):
+        return f"A file cannot be read or written: {error}."
+    return ""
 
 
 def _readable(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from safetensors import SafetensorError
 
 from hf_cap import __version__
 from hf_cap.cli import COMMANDS, load_command, main
@@ -319,16 +320,30 @@ def full_disk() -> sqlite3.OperationalError:
     return caught.value
 
 
+def raised_by(quoting: Exception, cause: OSError) -> Exception:
+    """An error of a library that handles another."""
+    quoting.__context__ = cause
+    return quoting
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "run the same command again"),
         (OSError(28, "No space left on device"), 1, "The disk is full"),
+        (OSError(27, "File too large"), 1, "The disk is full"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1, "disk is full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected"), 1, "disk is full"),
+        (raised_by(RuntimeError("cannot go on"), OSError(28, "No space")), 1, "disk is full"),
         (full_disk(), 1, "The disk is full"),
+        (PermissionError(13, "Permission denied", "/a"), 1, "denied: '/a'); change its rights"),
+        (OSError(30, "Read-only file system", "/a"), 1, "system: '/a'); change its rights"),
+        (Exception("Permission denied (os error 13)"), 1, "change its rights"),
+        (NotADirectoryError(20, "Not a directory", "/a/b"), 1, "Not a directory: '/a/b'."),
     ],
     ids=str,
 )
-def test_an_interrupt_and_a_full_disk_have_a_status(
+def test_an_interrupt_and_a_bad_disk_have_a_status(
     error: BaseException,
     status: int,
     message: str,
@@ -341,6 +356,6 @@ def test_an_interrupt_and_a_full_disk_have_a_status(
     monkeypatch.setattr(load_command("env"), "run", run)
     assert main(["env"]) == status
     assert message in capsys.readouterr().err
-    error = PermissionError(sqlite3.SQLITE_FULL, "Permission denied")  # the same number
-    with pytest.raises(PermissionError):
+    error = raised_by(KeyError("a mistake of ours"), FileNotFoundError(2, "No such file"))
+    with pytest.raises(KeyError):
         main(["env"])
