@@ -104,7 +104,8 @@ def check_words(
     if list(words) != expected:
         raise PriorError(
             f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
-            f"{pattern!r} finds {expected[:8]!r}. Use the pattern that the prior was made with."
+            f"{pattern!r} finds {expected[:8]!r}. Use the pattern that the prior was made with, or "
+            "extract it again."
         )
 
 

@@ -118,7 +118,7 @@ def load_object(place: str) -> Any:
 
 
 def versions(
-    names: Sequence[str] = ("hf-cap", "torch", "transformers", "datasets"),
+    names: Sequence[str] = ("hf-cap", "torch", "transformers", "datasets", "icu4py"),
 ) -> dict[str, str | None]:
     """Distribution name to installed version; `None` where it is not installed."""
     found: dict[str, str | None] = dict.fromkeys(names)
