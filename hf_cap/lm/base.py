@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from hf_cap.embedded import LANGUAGE_MODEL, cache_folder
 from hf_cap.errors import ConfigError, ExtractError, ModelError
@@ -243,6 +245,7 @@ class MockLanguageModel(LanguageModel):
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
 
+_ADDRESS = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(/[!-~]*)?", re.IGNORECASE)
 RUNTIME_VARIABLE = "HF_CAP_LM_RUNTIME"
 
 
@@ -276,10 +279,24 @@ class LMSettings:
                 "`base_url` holds a user, a password or a query, which would be stored with all results. "
                 "Give the address alone, and the key in the environment variable of `api_key_env`."
             )
+        if self.base_url is not None and not _is_address(self.base_url):
+            raise ConfigError(
+                f"base_url={self.base_url!r} is not the address of a server; give one such as "
+                "http://localhost:8000/v1."
+            )
         if self.base_url is not None and self.quantization != "none":
             raise ConfigError(
                 f"quantization={self.quantization!r} is up to the server; leave it at 'none'."
             )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return bool(_ADDRESS.fullmatch(url)) and parts.port != 0
+    except ValueError:  # a host or a port that cannot be
+        return False
 
 
 @documented

@@ -247,13 +247,15 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
     return LocalLanguageModel(model, tokenizer, name=name, runtime=runtime)
 
 
-def load_tokenizer(settings: LMSettings) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: LMSettings, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of `settings`.
 
     Raises:
         OSError, ValueError: there is none.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(settings))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        **_where(settings), **options
+    )
     return tokenizer
 
 

@@ -4,15 +4,12 @@ Scoring needs log-probabilities of prompt tokens: `prompt_logprobs` (vLLM) or `e
 """
 
 import asyncio
-import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import (
@@ -33,18 +30,12 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from transformers import PreTrainedTokenizerBase
 
-    from hf_cap.lm.tokens import AnswerTokens, PromptTokenizer
-
-Answer = dict[str, Any]
+    from hf_cap.lm.completions import Answer, Completion, Dialect, ScoreRequest
+    from hf_cap.lm.tokens import PromptTokenizer
 
 _logger = logging.getLogger(__name__)
-_NEW_TOKENS = 1
-"""Generated beside the scores, because some servers refuse to generate none."""
-_DIALECTS: dict[str, dict[str, Any]] = {
-    "prompt_logprobs": {"prompt_logprobs": 0},
-    "echo": {"echo": True, "logprobs": 1},
-}
-"""Ways to ask a server for log-probabilities of prompt tokens, with what is added to a request."""
+_PROBE_RETRIES, _PROBE_SECONDS = 2, 30.0
+"""For the first request, which tells whether there is such a server."""
 
 
 class ServedLanguageModel(LanguageModel):
@@ -72,7 +63,10 @@ class ServedLanguageModel(LanguageModel):
             raise MissingExtra(
                 "A served model needs the extra `served`: pip install 'hf-cap[served]'."
             ) from error
-        self._openai, self._portal, self._tokenizer = openai, start_blocking_portal, tokenizer
+        from hf_cap.lm import completions
+
+        self._openai, self._api = openai, completions
+        self._portal, self._tokenizer = start_blocking_portal, tokenizer
         self.settings, self.runtime = settings, runtime or current_runtime()
         self.model, self.base_url = settings.model, str(settings.base_url).rstrip("/")
 
@@ -94,11 +88,16 @@ class ServedLanguageModel(LanguageModel):
 
         if self._tokenizer != "auto":
             return PromptTokenizer(self._tokenizer)
-        try:
-            return PromptTokenizer(load_tokenizer(self.settings))
-        except (OSError, ValueError) as error:
-            _logger.warning("No tokenizer for %r here (%s); text is sent.", self.model, error)
-            return None
+        for on_the_hub in (False, True):
+            if on_the_hub:
+                _ = self._longest  # that the server is there is known sooner
+            try:
+                found = load_tokenizer(self.settings, local_files_only=not on_the_hub)
+                return PromptTokenizer(found)
+            except (OSError, ValueError) as error:
+                reason = error
+        _logger.warning("No tokenizer for %r here (%s); text is sent.", self.model, reason)
+        return None
 
     def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
         """Score each query; equal ones once."""
@@ -106,13 +105,14 @@ class ServedLanguageModel(LanguageModel):
         requests = [self._request(query) for query in distinct]
         results: dict[Query, Scored] = {}
 
-        def arrived(number: int, answer: Answer) -> None:
+        def arrived(number: int, answer: "Completion") -> None:
             query = distinct[number]
             results[query] = requests[number].read(answer, self.dialect)
             if on_result:
                 on_result(query, results[query])
 
-        self._ask("/completions", [self._body(r, self.dialect) for r in requests], arrived)
+        bodies = [self._body(request, self.dialect) for request in requests]
+        self._ask("/completions", self._api.Completion, bodies, arrived)
         seconds = time.perf_counter() - started
         self.statistics += LMStatistics(len(queries), distinct=len(distinct), seconds=seconds)
         return [results[query] for query in queries]
@@ -130,28 +130,29 @@ class ServedLanguageModel(LanguageModel):
         bodies = [{**options, "messages": [{"role": "user", "content": p}]} for p in prompts]
         replies: dict[int, Reply] = {}
 
-        def arrived(number: int, answer: Answer) -> None:
-            replies[number] = _read_reply(answer)
+        def arrived(number: int, answer: "Completion") -> None:
+            replies[number] = answer.reply()
             if on_result:
                 on_result(prompts[number], replies[number])
 
-        self._ask("/chat/completions", bodies, arrived)
+        self._ask("/chat/completions", self._api.Completion, bodies, arrived)
         return [replies[number] for number in range(len(prompts))]
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the server reads; 0 where that is not known."""
         if self.tokens is None or self._longest is None:
             return 0
-        return len(self._request(query).prompt) + _NEW_TOKENS - self._longest
+        return len(self._request(query).prompt) + self._api.NEW_TOKENS - self._longest
 
     @cached_property
-    def dialect(self) -> str:
+    def dialect(self) -> "Dialect":
         """The first dialect in which the server gives usable log-probabilities of a prompt."""
         _ = self._longest  # checks that the model is served
         request, reasons = self._request(Query("", "The sky is", " blue")), []
-        for name in _DIALECTS:
+        for name in self._api.DIALECTS:
             try:
-                (answer,) = self._ask("/completions", [self._body(request, name)])
+                body = self._body(request, name)
+                (answer,) = self._ask("/completions", self._api.Completion, [body])
                 request.read(answer, name)
                 return name
             except (ServerError, ExtractError) as error:
@@ -164,55 +165,49 @@ class ServedLanguageModel(LanguageModel):
     @cached_property
     def _longest(self) -> int | None:
         """Tokens that the server reads, the new one included; `None` where it does not report it."""
-        (listed,) = self._ask("/models", [None])
-        served = {str(item.get("id")): item for item in listed.get("data", [])}
+        (listed,) = self._ask("/models", self._api.Models, [None])
+        served = {item.id: item.max_model_len for item in listed.data}
         if served and self.model not in served:
             raise ServerError(
-                f"{self.base_url} does not serve {self.model!r}; it serves {list(served)!r}."
+                f"{self.base_url} does not serve {self.model!r}; it serves {list(served)[:20]!r}."
             )
-        longest = served.get(self.model, {}).get("max_model_len")
-        return longest if isinstance(longest, int) else None
+        return served.get(self.model)
 
-    def _request(self, query: Query) -> "_Request":
+    def _request(self, query: Query) -> "ScoreRequest":
         text = query.prefix + query.body
         if self.tokens is None:
-            return _Request(text + query.answer, None, len(text))
+            return self._api.ScoreRequest(text + query.answer, query.answer, None)
         answer = self.tokens.answer(query.answer)
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
-        return _Request([*prompt, *answer.ids], answer, len(text))
+        return self._api.ScoreRequest([*prompt, *answer.ids], query.answer, answer)
 
-    def _body(self, request: "_Request", dialect: str) -> dict[str, Any]:
-        options = {"prompt": request.prompt, "max_tokens": _NEW_TOKENS, "temperature": 0.0}
-        return {"model": self.model, **options, **_DIALECTS[dialect]}
+    def _body(self, request: "ScoreRequest", dialect: "Dialect") -> dict[str, Any]:
+        options = {"prompt": request.prompt, "max_tokens": self._api.NEW_TOKENS, "temperature": 0.0}
+        return {"model": self.model, **options, **self._api.DIALECTS[dialect]}
 
     def _ask(
         self,
         path: str,
+        kind: "type[Answer]",
         bodies: Sequence[dict[str, Any] | None],
-        arrived: Callable[[int, Answer], object] = lambda number, answer: None,
-    ) -> list[Answer]:
+        arrived: "Callable[[int, Answer], object]" = lambda number, answer: None,
+    ) -> "list[Answer]":
         """The answer to each body (`None` is a GET), at most `max_concurrency` under way at a time.
 
         Requests run in a thread of their own, because a notebook already runs an event loop in this one;
         when the user interrupts, those that have not ended are cancelled.
         """
 
-        async def all_answers() -> list[Answer]:
+        async def all_answers() -> "list[Answer]":
             gate = asyncio.Semaphore(self.runtime.max_concurrency)
-            client = self._openai.AsyncOpenAI(
-                base_url=self.base_url,
-                api_key=self._key() or "none",
-                timeout=self.runtime.timeout,
-                max_retries=self.runtime.max_retries,
-            )
 
-            async def one(number: int, body: dict[str, Any] | None) -> Answer:
+            async def one(number: int, body: dict[str, Any] | None) -> "Answer":
                 async with gate:
-                    answer = await self._send(client, path, body)
+                    answer = await self._send(client, path, kind, body)
                 arrived(number, answer)
                 return answer
 
-            async with client:
+            async with self._client(probe=None in bodies) as client:
                 tasks = [asyncio.ensure_future(one(*pair)) for pair in enumerate(bodies)]
                 try:
                     return await asyncio.gather(*tasks)
@@ -223,28 +218,40 @@ class ServedLanguageModel(LanguageModel):
         with self._portal() as portal:
             return portal.call(all_answers)
 
-    async def _send(self, client: "AsyncOpenAI", path: str, body: dict[str, Any] | None) -> Answer:
+    def _client(self, *, probe: bool) -> "AsyncOpenAI":
+        seconds, retries = self.runtime.timeout, self.runtime.max_retries
+        if probe:
+            seconds, retries = min(seconds, _PROBE_SECONDS), min(retries, _PROBE_RETRIES)
+        bounded = self._api.BoundedClient(follow_redirects=True)
+        bounded.seconds = seconds
+        return self._openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key() or "none",
+            timeout=seconds,
+            max_retries=retries,
+            http_client=bounded,
+        )
+
+    async def _send(
+        self,
+        client: "AsyncOpenAI",
+        path: str,
+        kind: "type[Answer]",
+        body: dict[str, Any] | None,
+    ) -> "Answer":
         """One request, which the client repeats while the server is busy or unwell."""
+        raw = self._api.RawResponse
         try:
-            answer: Any = await (
-                client.post(path, body=body, cast_to=object)
-                if body is not None
-                else client.get(path, cast_to=object)
-            )
+            if body is None:
+                return self._api.parse(kind, (await client.get(path, cast_to=raw)).content)
+            return self._api.parse(kind, (await client.post(path, body=body, cast_to=raw)).content)
         except self._openai.APIStatusError as error:
             trouble = f"failed with status {error.status_code}: {error.response.text}"
         except self._openai.OpenAIError as error:
             cause = error.__cause__ or error
             trouble = f"failed with {type(cause).__name__}: {cause}"
-        else:
-            with suppress(ValueError):
-                answer = json.loads(answer) if isinstance(answer, str) else answer
-            if isinstance(answer, dict):
-                return answer
-            trouble = (
-                f"answered with something else than JSON: {str(answer)[:200]!r}. Is it the root of an "
-                "OpenAI-compatible API (usually .../v1)?"
-            )
+        except ServerError as error:
+            trouble = str(error)
         if key := self._key():  # some servers repeat it
             trouble = trouble.replace(key, "***")
         raise ServerError(f"{self.base_url}{path} {trouble[:500]}")
@@ -259,59 +266,3 @@ class ServedLanguageModel(LanguageModel):
                 "non-ASCII characters. Copy it again, alone and on one line."
             )
         return key
-
-
-class _Request(NamedTuple):
-    """What is sent for a query, and how to find the answer in what comes back."""
-
-    prompt: list[int] | str
-    answer: "AnswerTokens | None"  # the last tokens of the prompt; None where text is sent
-    answer_start: int  # character of the prompt at which the answer begins
-
-    def read(self, reply: Answer, dialect: str) -> Scored:
-        """The score of the answer in the server's reply.
-
-        `prompt_logprobs` has an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first;
-        `echo` the log-probabilities of prompt and completion in one list, with text offsets.
-        """
-        choice = (reply.get("choices") or [{}])[0]
-        logprobs = choice.get("logprobs") or {}
-        values = logprobs.get("token_logprobs") or []
-        end = len(self.prompt)
-        if dialect == "prompt_logprobs":
-            entries = choice.get("prompt_logprobs") or []
-            if self.answer is None or len(entries) != end:
-                raise ExtractError(f"{len(entries)} prompt log-probabilities for {end} tokens.")
-            pairs = zip(self.prompt, entries, strict=True)
-            values = [(entry or {}).get(str(token), {}).get("logprob") for token, entry in pairs]
-        if self.answer:
-            return _scored(values[end - len(self.answer.ids) : end], self.answer.starts)
-        offsets = logprobs.get("text_offset") or []
-        found = [
-            (value, max(0, start - self.answer_start))
-            for value, start, stop in zip(values, offsets, [*offsets[1:], math.inf], strict=False)
-            # a token that reaches over from the prompt counts as the answer's
-            if stop > self.answer_start and start < end
-        ]
-        return _scored([value for value, _ in found], tuple(start for _, start in found))
-
-
-def _scored(values: Sequence[Any], starts: tuple[int, ...]) -> Scored:
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    if not numbers or len(numbers) != len(values) or len(numbers) != len(starts):
-        raise ExtractError(
-            f"The server gave {list(values)!r} for an answer of {len(starts)} tokens."
-        )
-    return Scored(tuple(min(float(number), 0.0) for number in numbers), starts)
-
-
-def _read_reply(answer: Answer) -> Reply:
-    """The reply in the JSON of `/chat/completions`; a message without content is an empty text."""
-    try:
-        text = answer["choices"][0]["message"]["content"] or ""
-    except (KeyError, IndexError, TypeError) as error:
-        raise ServerError(
-            f"The server's answer holds no message: {str(answer)[:200]!r}. Has it /chat/completions?"
-        ) from error
-    usage = answer.get("usage") or {}
-    return Reply(text, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)

@@ -40,6 +40,11 @@ from hf_cap.lm.open import open_language_model
 from tests.tiny import byte_tokenizer, llama
 
 QUERY = Query("a", "b", "c")
+NO_ADDRESSES = (
+    "", "x", "localhost:8000/v1", "http:/x/v1", "http://", "http:///v1", "ftp://x/v1", "http://x:port/v1",
+    "http://x:99999/v1", "http://x:0/v1", "http://x y/v1", "http://x/v1\n", "http://a..b/v1", "http://[::1/v1",
+    "http://[::zz]/v1", "http://[1:2]/v1", f"http://{'x' * 64}/v1", "http://x/\u200b",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -82,6 +87,7 @@ def test_settings_and_served_models_import_neither_torch_nor_openai() -> None:
         (LMSettings, {"base_url": "http://x", "quantization": "4bit"}, "up to the server"),
         (LMSettings, {"base_url": "http://u:pw@x/v1"}, "holds a user, a password"),
         (LMSettings, {"base_url": "http://x/v1?key=1"}, "holds a user, a password"),
+        *((LMSettings, {"base_url": url}, "not the address of a server") for url in NO_ADDRESSES),
         (LMRuntime, {"token_budget": 0}, "`token_budget` must be more than 0, got 0"),
         (LMRuntime, {"max_retries": -1}, "max_retries"),
     ],

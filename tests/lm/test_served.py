@@ -1,18 +1,19 @@
 """The served lm against a small server on loopback that answers as vLLM does, or misbehaves."""
 
-import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import LMRuntime, LMSettings, Query, Reply, Sampling
@@ -20,98 +21,10 @@ from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.lm.served import ServedLanguageModel
 from tests.lm.queries import all_queries, largest_difference
+from tests.lm.server import Server, Write, message
 from tests.tiny import byte_tokenizer, llama
 
 QUERIES = all_queries()[::6]
-Fault = Callable[[int], tuple[int, dict[str, str]] | None]
-
-
-def message(content: str | None) -> dict[str, Any]:
-    usage = {"prompt_tokens": 7, "completion_tokens": 2}
-    return {"choices": [{"message": {"content": content}}], "usage": usage}
-
-
-class Server:
-    """An OpenAI-compatible server over a tiny model; `fault(n)` may spoil the n-th completion."""
-
-    def __init__(self) -> None:
-        self.model = llama()
-        self.fields = {"prompt_logprobs", "echo"}
-        self.told: dict[str, Any] = {}
-        self.chat: Callable[[str], Any] = lambda prompt: message(prompt.upper())
-        self.fault: Fault = lambda number: None
-        self.requests: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        self.paths: set[str] = set()
-        self.now, self.most = 0, 0
-        self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    def complete(self, body: dict[str, Any]) -> Any:
-        if "messages" in body:
-            return self.chat(body["messages"][0]["content"])
-        tokenizer, prompt = byte_tokenizer(), body["prompt"]
-        ids = prompt if isinstance(prompt, list) else tokenizer(prompt)["input_ids"]
-        with self._lock, torch.no_grad():
-            logits = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        values = [float(logits[place, token]) for place, token in enumerate(ids[1:])]
-        text, choice = str(tokenizer.decode(ids)), dict[str, Any](index=0, text="!")
-        asked = self.fields & set(body)
-        if "prompt_logprobs" in asked:
-            pairs = zip(ids[1:], values, strict=True)
-            told = [{str(token): {"logprob": value, "rank": 1}} for token, value in pairs]
-            choice["prompt_logprobs"] = [None, *told]
-        if "echo" in asked:
-            spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-            offsets = [*(start for start, _ in spans), len(text)]
-            choice["logprobs"] = {"token_logprobs": [None, *values, -0.5], "text_offset": offsets}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
-
-    def _handler(server: "Server") -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._reply(200, {"data": [{"id": "tiny", **server.told}]}, {})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server._lock:
-                    server.requests.append(body)
-                    server.paths.add(self.path)
-                    server.keys.add(self.headers["Authorization"])
-                    number = len(server.requests)
-                    server.now += 1
-                    server.most = max(server.most, server.now)
-                fault = server.fault(number)
-                reply = {} if fault else server.complete(body)
-                with server._lock:
-                    server.now -= 1
-                if fault and fault[0] == 0:
-                    self.connection.close()
-                elif fault:
-                    self._reply(fault[0], {"error": "spoiled"}, fault[1])
-                else:
-                    self._reply(200, reply, {})
-
-            def _reply(self, status: int, value: dict[str, Any], headers: dict[str, str]) -> None:
-                data = json.dumps(value).encode()
-                self.send_response(status)
-                for name, text in {**headers, "Content-Length": str(len(data))}.items():
-                    self.send_header(name, text)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        return Handler
 
 
 @pytest.fixture
@@ -170,6 +83,176 @@ def test_a_server_without_prompt_log_probabilities_is_an_error_with_the_reason(
     reasons = "no log-probabilities of prompt tokens.*prompt_logprobs: 0 prompt.*echo: "
     with pytest.raises(ServerError, match=reasons):
         opened(server)
+
+
+def echo(reply: dict[str, Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = reply["choices"][0]["logprobs"]
+    return found
+
+
+def add_token(
+    reply: dict[str, Any], *, completion: bool = True, keep: str = "usage tokens"
+) -> None:
+    """One token of the server's own in front, as an echo with a beginning of text has it."""
+    for values, value in zip(echo(reply).values(), ("<s>", None, 0), strict=True):
+        values.insert(0, value)
+        del values[len(values) - (not completion) :]
+    reply["usage"]["prompt_tokens"] += 1
+    for name in {"usage", "tokens"} - set(keep.split()):
+        del (reply if name == "usage" else echo(reply))[name]
+
+
+def set_value(value: Any, place: int | slice = -2) -> Callable[[dict[str, Any]], None]:
+    def spoil(reply: dict[str, Any]) -> None:
+        echo(reply)["token_logprobs"][place] = value
+
+    return spoil
+
+
+def offsets_from(unit: Callable[[str], int]) -> Callable[[dict[str, Any]], None]:
+    def spoil(reply: dict[str, Any]) -> None:
+        text = "".join(QUERY)
+        echo(reply)["text_offset"] = [unit(text[:at]) for at in echo(reply)["text_offset"]]
+
+    return spoil
+
+
+QUERY = Query("naïve 🙂 ", "café", " card")
+
+
+@pytest.mark.parametrize(
+    ("ids", "spoil", "reason"),
+    [
+        (True, add_token, "scored .* tokens where"),
+        (True, partial(add_token, completion=False), "scored .* tokens where"),
+        (
+            True,
+            partial(add_token, completion=False, keep="tokens"),
+            "in place of the answer ' card'",
+        ),
+        (True, partial(add_token, keep=""), "scored .* tokens where"),
+        (
+            True,
+            lambda reply: echo(reply)["token_logprobs"].pop(0) and None,
+            "in place of|tokens where",
+        ),
+        (True, set_value(0.7), "less than or equal to 0.001, got '0.7'"),
+        (True, set_value(True), "a valid number, got 'True'"),
+        (True, set_value("-1"), "a valid number"),
+        (True, set_value(float("nan")), "finite number"),
+        (True, set_value(None), r"gave .*None.* for an answer of 5 tokens"),
+        (
+            True,
+            set_value([0.0] * 20, slice(1, None)),
+            "tokens the log-probability 0.0, which no model",
+        ),
+        (
+            True,
+            set_value([-2.5] * 20, slice(1, None)),
+            "tokens the log-probability -2.5, which no model",
+        ),
+        (False, offsets_from(lambda text: len(text.encode())), "do not count the 17 characters"),
+        (
+            False,
+            offsets_from(lambda text: len(text.encode("utf-16-le")) // 2),
+            "do not count the 17",
+        ),
+        (False, offsets_from(lambda text: -1), "do not count the 17 characters"),
+        (False, offsets_from(lambda text: len("<s>" + text)), "do not count the 17 characters"),
+        (False, offsets_from(lambda text: max(0, len(text) - 1)), "do not count the 17 characters"),
+        (False, lambda reply: echo(reply)["text_offset"].pop(), "do not count the 17 characters"),
+    ],
+)
+def test_scores_that_are_not_those_of_the_answer_are_refused(
+    server: Server, ids: bool, spoil: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    server.fields = {"echo"}
+    lm = opened(server, tokenizer=ids)
+    assert lm.log_probs([QUERY])[0].starts == (0, 1, 2, 3, 4)
+    server.spoil = spoil
+    with pytest.raises((ExtractError, ServerError), match=reason):
+        lm.log_probs([QUERY])
+
+
+def test_offsets_find_the_answer_behind_a_token_of_the_servers_own(server: Server) -> None:
+    server.fields = {"echo"}
+    lm = opened(server, tokenizer=False)
+    expected = lm.log_probs([QUERY])
+    server.spoil = add_token
+    assert lm.log_probs([QUERY]) == expected
+
+
+def test_a_rounding_error_above_zero_is_a_probability_of_one(server: Server) -> None:
+    server.fields = {"echo"}
+    lm = opened(server)
+    server.spoil = set_value(1e-6)
+    assert lm.log_probs([QUERY])[0].log_probs[-1] == 0.0
+
+
+BOMB = zlib.compress(bytes(2**26), 1, wbits=31)
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def endless(write: Write) -> None:
+    write(HEADERS + b"\r\n")
+    while True:
+        write(b" " * 2**20)
+
+
+def inflated(write: Write) -> None:
+    write(HEADERS + b"Content-Encoding: gzip\r\n\r\n" + BOMB)
+
+
+def dripping(write: Write, start: bytes = HEADERS + b"\r\n") -> None:
+    write(start)
+    while True:
+        time.sleep(0.05)
+        write(b" ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (endless, "sent more than 33554432 bytes"),
+        (inflated, "sent more than 33554432 bytes"),
+        (dripping, "no whole answer within 0.4 seconds"),
+        (
+            partial(dripping, start=b"HTTP/1.1 200 OK\r\nX-Long:"),
+            "no whole answer within 0.4 seconds",
+        ),
+        (lambda write: write(HEADERS + b"\r\n" + b"[" * 10**6), "cannot be used: Invalid JSON"),
+        (lambda write: write(HEADERS + b"\r\n\xff"), "cannot be used: Invalid JSON"),
+        (lambda write: write(HEADERS + b"Content-Length: 9\r\n\r\n{}"), "RemoteProtocolError"),
+        (lambda write: write(b"nonsense\r\n\r\n"), "RemoteProtocolError"),
+    ],
+)
+@pytest.mark.parametrize("probed", [False, True])
+def test_an_answer_is_bounded_in_time_and_size(
+    server: Server, answer: Callable[[Write], object], reason: str, probed: bool
+) -> None:
+    lm = opened(server, probe=probed, timeout=0.4 if "0.4" in reason else 20, max_retries=1)
+    server.raw, started = answer, time.monotonic()
+    with pytest.raises(ServerError, match=reason):
+        lm.log_probs(QUERIES[:1])
+    assert time.monotonic() - started < 15
+
+
+def test_the_server_is_asked_before_the_hub(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(settings: LMSettings, local_files_only: bool) -> Any:
+        asked.append(local_files_only)
+        raise OSError("not found")
+
+    monkeypatch.setattr("hf_cap.lm.local.load_tokenizer", load)
+    settings = LMSettings(model="tiny", base_url=server.url)
+    assert ServedLanguageModel(settings).tokens is None
+    assert asked == [True, False]
+    with pytest.raises(ServerError, match="does not serve"):
+        ServedLanguageModel(replace(settings, model="other")).fingerprint
+    assert asked == [True, False, True]
 
 
 def test_a_model_that_is_not_served_is_refused(server: Server) -> None:
@@ -318,7 +401,7 @@ def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
 @pytest.mark.parametrize("answer", [{"error": "no"}, {"choices": []}, {"choices": None}, ["page"]])
 def test_an_answer_without_a_message_is_an_error(server: Server, answer: Any) -> None:
     server.chat = lambda prompt: answer
-    with pytest.raises(ServerError, match=r"holds no message|something else than JSON"):
+    with pytest.raises(ServerError, match=r"cannot be used: .*Is it the root of"):
         opened(server, probe=False).generate(["a"], Sampling(max_new_tokens=1))
 
 
