@@ -93,20 +93,22 @@ def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
     """
     csv.field_size_limit(sys.maxsize)
     opened = gzip.open if str(file).endswith(".gz") else open
-    with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True, skipinitialspace=True)
-        header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader, []))]
-        rows = []
-        for row in filter(None, reader):
-            if len(row) != len(header):
-                raise DataError(
-                    f"{str(file)!r}, line {reader.line_num}: {len(row)} cells for the {len(header)} columns "
-                    f"{header[:8]!r}; put a cell that holds a comma in double quotes."
-                )
-            rows.append(row)
+    try:
+        with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True, skipinitialspace=True)
+            header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader, []))]
+            rows = [(row, reader.line_num) for row in reader if row]
+    except (csv.Error, UnicodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"Cannot read {str(file)!r}: {error}.") from error
+    for row, line in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{str(file)!r}, line {line}: {len(row)} cells for the {len(header)} columns "
+                f"{header[:8]!r}; put a cell that holds a comma in double quotes."
+            )
     if twice := [name for at, name in enumerate(header) if name in header[:at]]:
         raise DataError(f"{str(file)!r} has two columns {twice[0]!r}; rename one.")
-    return {name: [row[at] or None for row in rows] for at, name in enumerate(header)}
+    return {name: [row[at] or None for row, _ in rows] for at, name in enumerate(header)}
 
 
 def _read_jsonl(file: str | os.PathLike[str]) -> dict[str, list[Any]]:
@@ -317,7 +319,7 @@ def _read_file(file: Path) -> Dataset:
         return _READERS[file.suffix](file)
     except DataError:
         raise
-    except (pa.ArrowException, csv.Error, ValueError, EOFError, OSError, zlib.error) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk, not of the file's content
         raise DataError(f"Cannot read {str(file)!r}: {' '.join(str(error).split())}.") from error

@@ -111,12 +111,13 @@ def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
 
     table, options = values.build(TableOptions), values.build(TabularModelOptions)
     config, split, folder = values.build(laat.LAATConfig), given.eval_split, Path(given.output_dir)
-    target, missing = values.get("label_column"), table.missing_values
+    target = values.get("label_column")
     check_start(config, values)
     check_folder(config, values, given.overwrite_output_dir)
     frame, schema = read_schema(given.dataset, table, target=target, split=given.train_split)
     scores = load_scores(options.scores) if options.scores else None
-    rows = read_table(given.dataset, split=split, missing_values=missing) if split else None
+    how: Any = {"missing_values": table.missing_values, "texts": schema.texts}
+    rows = read_table(given.dataset, split=split, **how) if split else None
     shared: Any = {"options": options, "scores": scores, "eval_frame": rows}
     trainer = laat.tabular_trainer(frame, schema, config, **shared)
     train_and_save(trainer, values)

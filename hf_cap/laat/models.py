@@ -120,8 +120,8 @@ def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
 
 def _read(model: TabularModel, table: Table, split: str = "train") -> pd.DataFrame:
     """A table read as the training table was: the same cells mean a missing value."""
-    missing_values = model.config.preprocessor.schema.missing_values
-    return read_table(table, split=split, missing_values=missing_values)
+    schema = model.config.preprocessor.schema
+    return read_table(table, split=split, missing_values=schema.missing_values, texts=schema.texts)
 
 
 @torch.no_grad()

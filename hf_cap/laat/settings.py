@@ -8,7 +8,7 @@ from hf_cap.utils import check_choices, check_range, documented, option
 TargetKind = Literal["classification", "regression"]
 Scaling = Literal["min_max", "standard", "none"]
 
-MISSING_VALUES = ("?",)
+MISSING_VALUES = ("?", "NA", "NaN", "nan")
 
 
 @documented

@@ -5,18 +5,21 @@ A numeric column is one feature; a categorical column has one feature per level,
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, load_dataset
 from numpy.typing import NDArray
 from torch.utils.data import StackDataset
 
+from hf_cap.data import read_csv, read_parquet
 from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.laat.settings import MISSING_VALUES, Scaling, TableOptions, TargetKind
 from hf_cap.utils import read_yaml
@@ -27,6 +30,12 @@ Table: TypeAlias = pd.DataFrame | Dataset | str | os.PathLike[str]
 Cells: TypeAlias = "pd.Series[Any]"
 Floats = NDArray[np.float32]
 FILES = (".csv", ".csv.gz", ".parquet")
+_INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")
+"""Names of a column that had none, usually the index of a pandas frame."""
+_PLAIN = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+"""A number as programs write it: `007` is none."""
+_WRITTEN = re.compile(r"[-+]?[$€£]?\s?(\d{1,3}([.,'\s]\d{3})+|\d+)([.,]\d+)?\s?[%$€£]?")
+"""A number as people write it: `1,000`, `3,5`, `40%`."""
 
 
 # --- What a table means.
@@ -91,6 +100,11 @@ class TableSchema:
         return [feature.name for feature in self.features]
 
     @property
+    def texts(self) -> list[str]:
+        """The columns whose cells are names: the target and the categorical ones."""
+        return [self.target, *(c.name for c in self.columns if c.kind == "categorical")]
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What the features are scored for: the classes, or the target itself for regression."""
         return self.classes or (self.target,)
@@ -100,11 +114,12 @@ def read_schema(
     table: Table, options: TableOptions, *, target: str | None = None, split: str = "train"
 ) -> tuple[pd.DataFrame, TableSchema]:
     """Read a training table and infer its schema, with the description in the file `options.table`."""
-    frame = read_table(table, split=split, missing_values=options.missing_values)
+    missing = options.missing_values
     try:
         described = dict(read_yaml(options.table)) if options.table else {}
-        named = described.pop("target", None)
-        return frame, infer_schema(frame, target or named, **described, options=options)
+        target = described.pop("target", None) if target is None else target
+        frame = read_table(table, split=split, missing_values=missing, texts=[str(target)])
+        return frame, infer_schema(frame, target, **described, options=options)
     except CAPError:
         raise
     except (TypeError, ValueError) as error:
@@ -150,8 +165,11 @@ def infer_schema(
             f"The description has the classes {sorted(classes)!r}, and the target {target!r} has "
             f"{list(found)}; give them the same names."
         )
-    features = [name for name in there if name not in {target, *ignore, *options.ignore}]
-    made = [_column(frame[name], columns.get(name, name), options.max_levels) for name in features]
+    if nameless := [name for name in there if _INDEX.fullmatch(name) and name not in columns]:
+        _logger.warning("The columns %r have no name, as an index, and are left out.", nameless)
+    unused = {target, *ignore, *options.ignore, *nameless}
+    features = [name for name in there if name not in unused]
+    made = [_column(frame[name], columns.get(name), options.max_levels) for name in features]
     return TableSchema(
         target=str(target),
         kind=options.target_kind,
@@ -163,21 +181,44 @@ def infer_schema(
     )
 
 
-def _column(cells: Cells, description: str, max_levels: int) -> Column | None:
+def _column(cells: Cells, described: str | None, max_levels: int) -> Column | None:
     """The column, or `None` for a constant one."""
     name = str(cells.name)
+    description = described or name
     if cells.nunique() < 2:
         _logger.warning("Column %r is constant (%r) and left out.", name, list(cells.unique()[:2]))
         return None
     if pd.api.types.is_numeric_dtype(cells):
         return Column(name, "numeric", description)
     levels = _levels(cells)
+    _check_levels(name, levels)
+    if described is None and len(levels) == cells.notna().sum() > 9:
+        raise DataError(
+            f"Column {name!r} has another value in each row, such as {list(levels[:3])!r}, like an id. Leave "
+            "it out with `ignore`, or describe it in `columns`."
+        )
     if len(levels) > max_levels:
         raise DataError(
             f"Column {name!r} has {len(levels)} different values such as {list(levels[:3])!r}, more than "
             f"`max_levels={max_levels}`. Leave it out with `ignore`, or raise `max_levels`."
         )
     return Column(name, "categorical", description, levels)
+
+
+def _check_levels(name: str, levels: Sequence[str]) -> None:
+    """Raise `DataError` for numbers that are no plain ones; warn where most levels are numbers."""
+    plain = {level for level in levels if _PLAIN.fullmatch(level)}
+    other = [level for level in levels if level not in plain]
+    written = [level for level in other if _WRITTEN.fullmatch(level) and not level.isdecimal()]
+    if written and all(map(_WRITTEN.fullmatch, other)):
+        raise DataError(
+            f"Column {name!r} holds numbers such as {written[0]!r}; write them as 1234.5, or leave the "
+            "column out with `ignore`."
+        )
+    if other and 2 * len(plain) > len(levels):
+        message = "Column %r holds numbers and texts such as %r, so that each value is a category. "
+        message += "Add a text that means a missing value to `missing_values`."
+        _logger.warning(message, name, other[0])
 
 
 def _levels(cells: Cells) -> tuple[str, ...]:
@@ -199,24 +240,30 @@ def _names(cells: Cells) -> Cells:
 
 
 def read_table(
-    table: Table, *, split: str = "train", missing_values: Sequence[str] = MISSING_VALUES
+    table: Table,
+    *,
+    split: str = "train",
+    missing_values: Sequence[str] = MISSING_VALUES,
+    texts: Collection[str] = (),
 ) -> pd.DataFrame:
     """A table as a pandas frame with string column names.
 
     It is a frame, a `Dataset`, a `.csv`, `.csv.gz` or `.parquet` file (which is the split `train`), a folder
-    with one such file per split, or the id of a data set on the Hub. Some cells of a csv file are
-    `missing_values` beside empty ones. Raises `DataError` where there is no such table or split, or no row.
+    with one such file per split, or the id of a data set on the Hub. In a csv file some cells are
+    `missing_values` beside empty ones, and a column of plain numbers or truth values, which is not among
+    `texts`, is numeric. Raises `DataError` where there is no such table or split, or no row.
     """
     if isinstance(table, str | os.PathLike):
         path = Path(table).expanduser()
-        known = path.exists()
         try:
             table = (
-                _read_file(path, split, missing_values)
-                if known
+                _read_file(path, split, {*missing_values}, texts)
+                if path.exists()
                 else load_dataset(str(table), split=split)
             )
-        except (OSError, ValueError) as error:
+        except DataError:
+            raise
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
                 f"There is no table {str(table)!r}, split {split!r}: {error}"
             ) from error
@@ -226,22 +273,44 @@ def read_table(
         table = table.assign(**{k: table[k].map(dict(enumerate(v))) for k, v in labels.items()})
     if not len(table):
         raise DataError("The table has no rows.")
-    return table.rename(columns=str).reset_index(drop=True)
+    table = table.rename(columns=str).reset_index(drop=True)
+    if twice := list(table.columns[table.columns.duplicated()]):
+        raise DataError(f"The table has two columns {twice[0]!r}; rename one.")
+    return table
 
 
-def _read_file(path: Path, split: str, missing_values: Sequence[str]) -> pd.DataFrame:
+def _read_file(
+    path: Path, split: str, missing_values: Collection[str], texts: Collection[str]
+) -> pd.DataFrame | Dataset:
     files = {"train": path}
     if path.is_dir():
-        tables = sorted(file for file in path.iterdir() if file.name.endswith(FILES))
-        files = {file.name.split(".")[0]: file for file in tables}
-    if split not in files:
+        files = {}
+        for file in sorted(path.iterdir()):
+            if ending := next((end for end in FILES if file.name.endswith(end)), ""):
+                name = file.name.removesuffix(ending)
+                if name in files:
+                    raise DataError(
+                        f"{str(path)!r} holds two tables of the split {name!r}; keep one."
+                    )
+                files[name] = file
+    if split not in files or not files[split].name.endswith(FILES):
         raise FileNotFoundError(
             f"it has {sorted(files)}. Give one {', '.join(FILES)} file, which is the split 'train', or a "
             "folder with one per split."
         )
     if files[split].suffix == ".parquet":
-        return pd.read_parquet(files[split])
-    return pd.read_csv(files[split], na_values=list(missing_values), skipinitialspace=True)
+        return read_parquet(files[split])
+    frame = pd.DataFrame(read_csv(files[split]), dtype="str")
+    frame = frame.mask(frame.apply(lambda cells: cells.str.strip()).isin(missing_values))
+    return frame.apply(lambda cells: cells if cells.name in texts else _numeric(cells))
+
+
+def _numeric(cells: Cells) -> Cells:
+    """Texts of a csv file as numbers (truth values as 0 and 1), if all of them are; else as they are."""
+    levels = _levels(cells)
+    if levels and {level.lower() for level in levels} <= {"true", "false"}:
+        return cells.str.lower().map({"true": 1, "false": 0})
+    return pd.to_numeric(cells) if levels and all(map(_PLAIN.fullmatch, levels)) else cells
 
 
 # --- From rows to the inputs of a model, stored as plain numbers: no pickle travels with a model.
@@ -308,6 +377,9 @@ class Preprocessor:
         if cells.isna().any():
             raise DataError(f"Row {int(cells.isna().argmax())}: the target {name!r} is missing.")
         if self.schema.kind == "regression":
+            if (broken := np.isnan(_numbers(frame, name))).any():
+                row = int(broken.argmax())
+                raise DataError(f"Row {row}: the target {cells.iloc[row]!r} is no finite number.")
             return self._scaled(frame, name)
         labels = _names(cells)
         if (unknown := ~labels.isin(classes)).any():

@@ -102,6 +102,92 @@ def test_tables_come_from_csv_parquet_folders_and_data_sets(tmp_path: Path) -> N
     assert read_table(tmp_path / "t.csv")["x"].isna().tolist() == [True, False]
 
 
+def test_a_csv_table_keeps_what_was_written(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        ",age,code,paid,note,y\n"
+        + "0, 20,007,True,NA,01\n1,,012,false,b,1\n2,1e2,7,TRUE,None,01\n3,.5,007,true,b,\n"
+    )
+    frame = read_table(tmp_path, texts=["y"])
+    assert frame["age"].tolist()[0::2] == [20, 100]
+    assert frame["paid"].tolist() == [1, 0, 1, 1]
+    schema = infer_schema(frame, "y")
+    assert schema.feature_names == [
+        "age", "code=007", "code=012", "code=7", "paid", "note=None", "note=b"
+    ]  # fmt: skip
+    assert (schema.classes, schema.texts) == (("01", "1"), ["y", "code", "note"])
+    with pytest.raises(DataError, match="Row 3: the target 'y' is missing"):
+        Preprocessor.fit(frame, schema).targets(frame)
+    (tmp_path / "test.csv").write_text("age,code,paid,note,y\n1,7,true,b,01\n")
+    test = read_table(tmp_path, split="test", texts=schema.texts)
+    np.testing.assert_array_equal(Preprocessor.fit(frame, schema).targets(test), [0])
+    assert Preprocessor.fit(frame, schema).features(test)[0, 1:4].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1,000", "25,500", "12"], "numbers such as '1,000'; write them as 1234.5"),
+        (["3,5", "4", "10,25"], "numbers such as '10,25'"),
+        (["40%", "5 %", "12.5%"], "numbers such as '12.5%'"),
+        (["$4", "$1,000.50", "7"], r"numbers such as '\$1,000.50'"),
+        (
+            [f"p{row}" for row in range(10)],
+            r"another value in each row, such as \['p0', 'p1', 'p2'\]",
+        ),
+    ],
+)
+def test_numbers_as_people_write_them_and_ids_are_refused(cells: list[str], message: str) -> None:
+    frame = pd.DataFrame({"x": cells, "y": [f"c{row % 2}" for row in range(len(cells))]})
+    with pytest.raises(DataError, match=message):
+        infer_schema(frame, "y")
+    if cells[0] == "p0":
+        known = infer_schema(frame, "y", columns={"x": "the shop"})
+        assert len(known.feature_names) == len(cells)
+
+
+def test_columns_that_look_wrong_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame({"Unnamed: 0": [0, 1, 2], "x": ["1", "2", "n/a"], "y": ["a", "b", "a"]})
+    assert infer_schema(frame, "y").feature_names == ["x=1", "x=2", "x=n/a"]
+    assert "['Unnamed: 0'] have no name" in caplog.text
+    assert "'x' holds numbers and texts such as 'n/a'" in caplog.text
+    ages = pd.DataFrame({"x": ["0-17", "18-25", "2026-01-02"], "y": ["a", "b", "a"]})
+    assert len(infer_schema(ages, "y").feature_names) == 3
+    with pytest.raises(DataError, match="two columns '1'"):
+        read_table(pd.DataFrame([[1, 2]], columns=[1, "1"]))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train.csv": "x,y\n1,5,a\n2,5,b\n"}, "line 2: 3 cells for the 2 columns"),
+        ({"train.csv": 'x,y\n"1,a\n'}, "Cannot read .*train.csv"),
+        ({"train.csv": "x,y\n"}, "The table has no rows"),
+        ({"train.csv": ""}, "The table has no rows"),
+        ({"train.csv.gz": "x,y\n"}, "Cannot read .*train.csv.gz"),
+        ({"train.csv": "x,y\n1,a\n", "train.parquet": ""}, "two tables of the split 'train'"),
+        ({"train.old.csv": "x,y\n1,a\n"}, r"it has \['train.old'\]"),
+        ({"train.parquet": "PAR1"}, "no table .*split 'train'"),
+    ],
+)
+def test_a_table_that_could_be_misread_is_refused(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path)
+
+
+def test_a_folder_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    for name, value in (("t[1]", "right"), ("t1", "wrong")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text(f"x,y\n{value},a\n")
+        frame = pd.DataFrame({"x": [value]})
+        frame.to_parquet(tmp_path / name / "test.parquet")
+    for split in ("train", "test"):
+        assert read_table(tmp_path / "t[1]", split=split)["x"].tolist() == ["right"]
+
+
 # --- Inputs.
 
 
@@ -142,6 +228,11 @@ def test_numbers_as_target_are_standardised_and_come_back() -> None:
     targets = preprocessor.targets(rows)
     assert (targets.mean(), targets.std()) == pytest.approx((0, 1), abs=1e-6)
     np.testing.assert_allclose(preprocessor.numbers(targets), rows["y"], atol=1e-5)
+    written = rows.assign(y=["1", "2.0", "3", "1e1"])
+    np.testing.assert_array_equal(preprocessor.targets(written), targets)
+    for broken in (["1", "2", "1,000", "3"], ["1", "nan", "2", "3"], [1.0, np.inf, 2.0, 3.0]):
+        with pytest.raises(DataError, match=r"should hold numbers|Row 1: the target"):
+            preprocessor.targets(rows.assign(y=broken))
 
 
 @pytest.mark.parametrize(
