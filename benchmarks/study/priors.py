@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from benchmarks.study.samples import load_texts, short_hash, training_texts
-from benchmarks.study.settings import BASELINE, CEILING, Run, StudySettings
+from benchmarks.study.settings import BASELINE, CEILING, RIVALS, SEQUENCE, Run, StudySettings
 from benchmarks.study.train import reference_model, training_settings
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError
@@ -30,7 +30,7 @@ HYBRIDS: dict[str, Method] = {"hybrid_mean": "mean", "hybrid_max": "max"}
 
 def sources_of(settings: StudySettings, method: str) -> tuple[str, ...]:
     """The prior sources that a method is made from; none for `none`."""
-    if method == BASELINE:
+    if method in (BASELINE, SEQUENCE, *RIVALS):
         return ()
     if method == "shuffled":
         return sources_of(settings, settings.control_of)
@@ -70,7 +70,7 @@ def source_options(settings: StudySettings, source: str) -> dict[str, Any]:
 
 def prior_facts(settings: StudySettings, run: Run) -> dict[str, Any]:
     """What decides the prior of a run, given its texts."""
-    if run.method == BASELINE:
+    if not sources_of(settings, run.method):
         return {}
     sources = sources_of(settings, run.method)
     facts: dict[str, Any] = {source: _facts(settings, run, source) for source in sources}
@@ -89,7 +89,7 @@ def _facts(settings: StudySettings, run: Run, source: str) -> dict[str, Any]:
 def with_prior(settings: StudySettings, run: Run) -> Dataset:
     """The training set of a run with the column `prior` of its method; without one for `none`."""
     texts = training_texts(settings, run)
-    if run.method == BASELINE:
+    if not sources_of(settings, run.method):
         return texts
     sources = sources_of(settings, run.method)
     for source in sources:

@@ -34,6 +34,9 @@ from hf_cap.schema import LABEL, TEXT
 UNLABELLED = 2000
 """Training texts whose labels are hidden, at most."""
 
+SETFIT_STEPS = 300
+"""Of 16 pairs; one epoch over all pairs, the default, is over a thousand with dozens of classes."""
+
 Vectors = Float[np.ndarray, "texts hidden"]
 Predict = Callable[[Sequence[str]], np.ndarray]
 """Texts to the index of each one's label."""
@@ -64,6 +67,7 @@ class RivalClassifier:
 
     predict: Predict
     seconds: float
+    history: tuple[Any, ...] = ()
 
     def accuracy(self, settings: StudySettings, test: Dataset) -> dict[str, Any]:
         """Accuracy and macro-F1; of an attack that leaves texts as they are, also on the changed ones."""
@@ -123,13 +127,15 @@ def logistic(sample: Sample) -> Predict:
 
 
 def setfit(sample: Sample) -> Predict:
-    """SetFit with its defaults: contrastive pairs, one epoch, logistic regression."""
+    """SetFit: contrastive pairs, then logistic regression; its own defaults but for `SETFIT_STEPS`."""
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     model = SetFitModel.from_pretrained(resolve_model(sample.encoder))
     data = Dataset.from_dict({"text": sample.texts, "label": sample.labels})
     with TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(output_dir=scratch, seed=sample.seed, report_to="none")
+        arguments = TrainingArguments(
+            output_dir=scratch, seed=sample.seed, report_to="none", max_steps=SETFIT_STEPS
+        )
         Trainer(model=model, args=arguments, train_dataset=data).train()
     return lambda texts: np.asarray(model.predict(list(texts)))
 

@@ -20,8 +20,17 @@ from benchmarks.study.priors import (
     with_oracle,
     with_prior,
 )
+from benchmarks.study.rivals import RivalClassifier, train_rival
 from benchmarks.study.samples import data_facts, short_hash, some, test_sets
-from benchmarks.study.settings import BASELINE, CEILING, CLEAN, RESULT_FILE, Run, StudySettings
+from benchmarks.study.settings import (
+    BASELINE,
+    CEILING,
+    CLEAN,
+    RESULT_FILE,
+    RIVALS,
+    Run,
+    StudySettings,
+)
 from benchmarks.study.train import Classifier, choose, train_classifier, training_settings
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import PRIOR, prior_column
@@ -111,14 +120,19 @@ def make_run(settings: StudySettings, run: Run) -> None:
             raise ConfigError(_changed(run, before, facts))
     data = with_prior(settings, run)
     tests, missing = test_sets(settings, run)
-    classifier = train_classifier(data, training_settings(settings, run), run.seed)
+    classifier: Classifier | RivalClassifier
+    if run.method in RIVALS:
+        classifier, explanations = train_rival(settings, run), {}
+    else:
+        classifier = train_classifier(data, training_settings(settings, run), run.seed)
+        explanations = _explanations(settings, run, classifier, data, tests[CLEAN])
     started = time.monotonic()
     result: dict[str, Any] = {
         "settings": facts,
         "hash": short_hash(facts),
         "test_sets": {name: classifier.accuracy(settings, test) for name, test in tests.items()},
         "missing": missing,
-        "explanations": _explanations(settings, run, classifier, data, tests[CLEAN]),
+        "explanations": explanations,
         "history": classifier.history,
         "versions": versions(),
         "seconds": {

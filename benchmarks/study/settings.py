@@ -10,7 +10,12 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import check_range, read_yaml
 from hf_cap.words import WORD_PATTERN
 
-BASELINE, CEILING = "none", "oracle"
+BASELINE, CEILING, SEQUENCE = "none", "oracle", "none_sequence"
+RIVALS = (
+    *("nearest_centroid", "logistic", "setfit", "nearest_name", "logistic_names", "setfit_names"),
+    *("language_model", "prototypes"),
+)
+"""Methods that train no encoder of ours; see `benchmarks.study.rivals`."""
 CLEAN = "clean"
 RESULT_FILE = "cell.json"
 
@@ -31,7 +36,7 @@ class Run:
     draw: int
     """Seed of the few-shot sample; the same for every method."""
     method: str
-    """`none`, a prior source, `hybrid_mean`, `hybrid_max`, a control or `oracle`."""
+    """`none`, `none_sequence`, one of `RIVALS`, a prior source, a hybrid, a control or `oracle`."""
     seed: int
     """Training seed."""
 

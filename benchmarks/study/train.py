@@ -22,7 +22,7 @@ from benchmarks.study.samples import (
     validation_texts,
     without,
 )
-from benchmarks.study.settings import BASELINE, Run, StudySettings
+from benchmarks.study.settings import BASELINE, RIVALS, SEQUENCE, Run, StudySettings
 from hf_cap.evaluation import Evaluation, EvaluationSettings, evaluate_classifier
 from hf_cap.evaluation.attacks import CHANGED
 from hf_cap.training.config import CAPConfig
@@ -98,8 +98,9 @@ def training_settings(
     if _candidates(settings, method):
         file = _choice_file(settings, replace(run, method=method))
         chosen = json.loads(file.read_text(encoding="utf-8"))["chosen"]
-    off = {"alignment_weight": 0.0} if method == BASELINE else {}
-    return {**settings.training, **chosen, **off}
+    off = {"alignment_weight": 0.0} if method in (BASELINE, SEQUENCE) else {}
+    head = {"head": "sequence"} if method == SEQUENCE else {}
+    return {**settings.training, **chosen, **off, **head}
 
 
 def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
@@ -124,7 +125,7 @@ def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
 
 
 def _candidates(settings: StudySettings, method: str) -> tuple[Mapping[str, Any], ...]:
-    if not settings.select:
+    if not settings.select or method in (SEQUENCE, *RIVALS):
         return ()
     return settings.baseline_candidates if method == BASELINE else settings.candidates
 

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks.study import rivals
 from benchmarks.study.priors import source_options, source_scores, with_prior
 from benchmarks.study.results import read_frame
 from benchmarks.study.runs import run_study
 from benchmarks.study.samples import training_texts, validation_texts
-from benchmarks.study.settings import Run, StudySettings, read_settings
+from benchmarks.study.settings import RIVALS, Run, StudySettings, read_settings
+from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import PRIOR, TEXT
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -188,3 +190,24 @@ def test_a_recipe_is_read_whole(recipe: Path) -> None:
     found = read_settings(str(recipe), {})
     assert found.runs()
     assert yaml.safe_load(recipe.read_text())["methods"] == list(found.methods)
+
+
+def test_every_rival_has_a_name_in_the_settings() -> None:
+    assert set(RIVALS) == set(rivals.RIVALS)
+
+
+@pytest.mark.real
+def test_rivals_learn_from_what_they_are_told() -> None:
+    texts = ["wake me at nine", "set an alarm", "play some jazz", "i want to hear music"]
+    told = rivals.Sample(
+        encoder=ENCODER,
+        texts=texts,
+        labels=[0, 0, 1, 1],
+        phrases=["alarm", "play music"],
+        unlabelled=["get me up early", "put on a song"],
+        language_model=LANGUAGE_MODEL,
+        seed=0,
+    )
+    asked = ["please wake me up tomorrow", "turn on my favourite song"]
+    for name in set(RIVALS) - {"setfit", "setfit_names"}:
+        assert rivals.RIVALS[name](told)(asked).tolist() == [0, 1], name
