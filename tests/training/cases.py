@@ -148,8 +148,9 @@ def family(name: str, *, feed_forward: str = "gated-gelu") -> nn.Module:
     kind = "bert" if name == "sentence" else name
     settings = AutoConfig.for_model(kind, **{**_SMALL, **FAMILIES[name]})
     if name == "sentence":
-        return SentenceEncoderClassifier(settings).train(False)
-    model: nn.Module = AutoModelForSequenceClassification.from_config(settings)
+        model: nn.Module = SentenceEncoderClassifier(settings)
+        return model.eval()
+    model = AutoModelForSequenceClassification.from_config(settings)
     return model.eval()
 
 
