@@ -21,6 +21,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.secret_scan import refuse_secrets, without_secrets
 from hf_cap.utils import (
     bundled,
+    check_range,
     documented,
     option,
     printable,
@@ -62,6 +63,9 @@ class PushOptions:
     source_dataset: str | None = option(
         None, "For priors: Hub id of the data set that the texts are from."
     )
+
+    def __post_init__(self) -> None:
+        check_range(self, "examples", at_least=0)
 
     def named(self) -> dict[str, str | None]:
         """What every card says: `name`, `repo_id`, `license`, `language`."""
@@ -429,7 +433,7 @@ def escape(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(escape, value)) or "none"
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(str(value).split()))
+    return _SPECIAL.sub(r"\\\g<0>", _line(value))
 
 
 def unescape(text: str) -> str:
@@ -441,9 +445,13 @@ def code(value: Any) -> Markup:
     """A value as a code span that is also valid in a table."""
     if value is None:
         return Markup("unknown")
-    text = " ".join(str(value).split()).replace("|", "\\|")
+    text = _line(value).replace("|", "\\|")
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return Markup(f"{_fence(text, 1)}{padding}{text}{padding}{_fence(text, 1)}")
+
+
+def _line(value: Any) -> str:
+    return printable(" ".join(str(value).split()))
 
 
 def literal(value: Any) -> Markup:

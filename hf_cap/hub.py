@@ -5,6 +5,7 @@ There is one way out (`publish`): write a clean folder, check it, list it, and u
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
-from hf_cap.utils import atomic_path, read_json, refuse_loss
+from hf_cap.utils import atomic_path, read_json, real_path, refuse_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,9 +62,18 @@ def publish(
         ConfigError: there is no token, something must not be published, or `folder` holds other files.
         ServerError: the Hub cannot be reached or refuses, or somebody else pushed in the meantime.
     """
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with hub_errors(options.repo_id):
+        validate_repo_id(options.repo_id)
+    private, folder = folder.parent, Path(options.output_dir or folder)
+    if real_path(folder) in [(source := real_path(private)), *source.parents]:
+        raise ConfigError(
+            f"The output folder {str(folder)!r} would be replaced, and with it {str(private)!r}, which is "
+            "published. Name another one."
+        )
     if options.push:
         check_access(options.repo_id, kind, token=token)
-    private, folder = folder.parent, Path(options.output_dir or folder)
     with atomic_path(folder) as target:
         target.mkdir()
         write(target)
@@ -150,7 +160,7 @@ _MISTAKES = {
     "LocalTokenNotFoundError": "There is no access token for the Hub. Log in with `hf auth login`, or set "
     "HF_TOKEN.",
     "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, so {} on the Hub cannot be reached. Unset it.",
-    "HFValidationError": "{} is no valid name of a repository.",
+    "HFValidationError": "{} is no valid name of a repository; give `user/name`.",
 }
 _REFUSALS = {
     401: "The Hub does not accept the access token; it may be wrong, expired or revoked. Make a new one and "
@@ -331,8 +341,8 @@ def push_priors(
     def write(target: Path) -> None:
         write_prior_dataset(target, found, options, audit)
 
-    beside = Path(folder).with_name(f"{Path(folder).name}-hub")
-    return publish(options, "dataset", write, beside, token=token, keep=keep)
+    beside = f"{os.path.abspath(folder)}-hub"
+    return publish(options, "dataset", write, Path(beside), token=token, keep=keep)
 
 
 def push_prior_dataset(

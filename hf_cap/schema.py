@@ -11,6 +11,7 @@ Null (or an absent value) means that the text has no prior: it then takes part i
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -115,8 +116,18 @@ Provenance = dict[str, dict[str, Any]]
 
 
 def read_provenance(text: str | None) -> Provenance:
-    """Provenance of a row from its `provenance` cell; empty where there is none."""
-    return json.loads(text) if text else {}
+    """Provenance of a row from its `provenance` cell; empty where there is none.
+
+    Raises:
+        PriorError: the cell is damaged.
+    """
+    with suppress(ValueError, TypeError, RecursionError):
+        facts = json.loads(text) if text else {}
+        if isinstance(facts, dict) and all(isinstance(made, dict) for made in facts.values()):
+            return facts
+    raise PriorError(
+        f"A cell of the column {PROVENANCE!r} is damaged: {text!r:.100}. Remove the column."
+    )
 
 
 def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> str:

@@ -337,7 +337,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; `DataError` where there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"Cannot read {str(file)!r}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{str(file)!r} is not valid JSON: {error}. Write it again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{str(file)!r} must hold a JSON object, got {type(content).__name__}.")

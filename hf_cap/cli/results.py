@@ -1,6 +1,7 @@
 """What a trained model is worth: evaluate, calibrate, attack, report, push; and env."""
 
 import logging
+import os
 import platform
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -207,7 +208,9 @@ def push(values: Values) -> Result:
     elif given.what == "scores":
         card = {name: getattr(options, name) for name in ("repo_id", "license", "template")}
         write = partial(write_scores, scores=load_scores(source), **card)
-        folder = hub.publish(options, "dataset", write, source.with_name(f"{source.stem}-hub"))
+        folder = hub.publish(
+            options, "dataset", write, Path(f"{os.path.abspath(source.with_suffix(''))}-hub")
+        )
     elif is_tabular_model(source):
         facts = partial(tabular_facts, config=TabularConfig.from_pretrained(source))
         folder = hub.push_model(source, options, facts=facts)

@@ -12,7 +12,7 @@ from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, Tabul
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.utils import option, required
+from hf_cap.utils import atomic_path, option, refuse_loss, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,19 +158,21 @@ def elicit(values: Values) -> Result:
 
     Scores and replies are stored as they come, so a run that was stopped asks nothing twice.
     """
-    from hf_cap.hub import PushOptions, publish
     from hf_cap.laat.elicitation import elicit_scores, write_scores
     from hf_cap.laat.table import read_schema
     from hf_cap.lm.base import using_runtime
 
     given = values.build(_ElicitArguments)
+    folder = Path(given.output_dir)
+    refuse_loss(folder, ["train.parquet", "README.md"])
     model = values.build(LMSettings, "lm", model=given.model)
     _, schema = read_schema(given.dataset, values.build(TableOptions), target=given.label_column)
     with using_runtime(values.build(LMRuntime, "lm")):
         scores = elicit_scores(schema, model, values.build(ElicitOptions))
     facts = {"model": given.model, "question": schema.question, "command": command_line()}
     scores = replace(scores, provenance={**scores.provenance, **facts})
-    folder, options = Path(given.output_dir), PushOptions(repo_id=given.output_dir)
-    publish(options, "dataset", partial(write_scores, scores=scores), folder)
+    with atomic_path(folder) as target:
+        target.mkdir()
+        write_scores(target, scores)
     text = f"Wrote the scores of {len(schema.features)} features to {folder}"
     return Result({"output_dir": str(folder), "features": len(schema.features)}, text)

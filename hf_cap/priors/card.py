@@ -1,7 +1,6 @@
 """A data set with priors as it is published: one configuration per source, the fused one, and the card."""
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from huggingface_hub import DatasetCardData
 
 from hf_cap import cards
 from hf_cap.cards import PushOptions
-from hf_cap.errors import ConfigError, PriorError
+from hf_cap.data import label_names
+from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.schema import (
     LABEL,
     PRIOR,
@@ -19,6 +19,7 @@ from hf_cap.schema import (
     TEXT,
     WORDS,
     add_provenance,
+    check_prior,
     diagnostic_column,
     prior_column,
     prior_sources,
@@ -56,10 +57,14 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
 
     Raises:
         PriorError: there is no prior column, or the splits have different columns.
+        DataError: there is no text, or no label as a `ClassLabel`.
         ConfigError: a source or split has a name that no folder can have.
     """
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).features
+    if TEXT not in columns:
+        raise DataError(f"There is no column {TEXT!r}, but {sorted(columns)}.")
+    label_names(next(iter(splits.values())))
     names = [HYBRID] * (PRIOR in columns) + prior_sources(columns)
     if not names:
         raise PriorError(
@@ -178,15 +183,17 @@ def _configuration_facts(
     name: str, splits: DatasetDict, made: Mapping[str, Any], examples: int
 ) -> dict[str, Any]:
     first = next(iter(splits.values()))
-    priors = [prior for data in splits.values() for prior in data[PRIOR]]
+    column, labels = PRIOR if name == HYBRID else prior_column(name), label_names(first)
+    pattern, priors = made.get("word_pattern", WORD_PATTERN), []
+    shown: list[dict[str, Any]] = []
+    for data in splits.values():
+        for number, row in enumerate(data):
+            words = row.get(WORDS) or word_strings(row[TEXT], pattern)
+            check_prior(row[PRIOR], words, column=column, row=number)
+            priors.append(row[PRIOR])
+            if row[PRIOR] and len(shown) < examples and data is first:
+                label = labels[row[LABEL]] if row[LABEL] in range(len(labels)) else None
+                shown.append({"label": label, "words": words, "scores": row[PRIOR]})
     (facts,) = cards.prior_facts({PRIOR if name == HYBRID else name: made})
-    shown = [
-        {
-            "label": first.features[LABEL].int2str(row[LABEL]),
-            "words": word_strings(row[TEXT], made.get("word_pattern", WORD_PATTERN)),
-            "scores": row[PRIOR],
-        }
-        for row in islice((row for row in first if row[PRIOR]), examples)
-    ]
     numbers = {"rows": len(priors), "with_prior": sum(prior is not None for prior in priors)}
     return facts | numbers | {"name": name, "columns": first.column_names, "examples": shown}

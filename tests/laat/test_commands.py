@@ -72,6 +72,15 @@ def test_scores_are_elicited_and_a_model_is_aligned_with_them(folder: Path) -> N
     assert not (folder / "run" / "training_args.bin").exists()
 
 
+def test_a_folder_in_use_is_refused_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write(tmp_path / "table")
+    words = ["elicit", *table, "--model", "./nothing", "--output_dir", str(tmp_path / "table")]
+    assert main(words) == 2
+    assert "would be replaced" in capsys.readouterr().err
+
+
 def test_the_staged_model_is_the_model_and_its_card_names_no_path(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -195,6 +195,7 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
     shown = str(table([["name", "x"], ["a", 0.123456], ["b", None]]))
     assert shown == "| name | x |\n|---|---:|\n| a | 0.1235 |\n| b | unknown |"
     assert [escape(one) for one in (True, [], ["a", 1])] == ["yes", "none", "a, 1"]
+    assert [escape("a\x1b[0m"), code("a\x1b[0m")] == ["a\ufffd\\[0m", "`a\ufffd[0m`"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_dataset
+from datasets import Features, load_dataset
 from transformers import pipeline
 
 from hf_cap.cards import escape
@@ -78,6 +78,12 @@ def test_staging_again_replaces_what_was_there_but_nothing_else(run: Path, tmp_p
     with pytest.raises(ConfigError, match=r"with it 'chapter\.tex'"):
         push(run, output_dir=str(other))
     assert sorted(file.name for file in other.iterdir()) == ["README.md", "chapter.tex"]
+    (run / "README.md").write_text((run / "hub" / "README.md").read_text())
+    for source in (run, tmp_path):
+        with pytest.raises(
+            ConfigError, match=r"would be replaced, and with it .*which is published"
+        ):
+            push(run, output_dir=str(source))
 
 
 def test_texts_are_shown_only_when_asked(run: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_damaged_record_is_named(run: Path, file: str, content: str) -> None:
 
 def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
     options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"))
-    with pytest.raises(DataError, match=r"No such file.*audit\.json"):
+    with pytest.raises(DataError, match=r"Cannot read .*audit\.json"):
         push_priors(tmp_path / "p", options, splits=prior_splits())
     assert not list(tmp_path.iterdir())
 
@@ -203,6 +209,15 @@ def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
         publish_with(lambda folder: (folder / "vocab.txt").symlink_to("/etc/hostname"))
 
 
+@pytest.mark.parametrize("repo_id", ["", "a/b/c", "../x", "a/\x1b[31m", "a b"])
+def test_a_malformed_name_stops_the_publication(run: Path, repo_id: str) -> None:
+    with pytest.raises(ConfigError, match="is no valid name of a repository"):
+        push_model(run, PushOptions(repo_id=repo_id))
+    with pytest.raises(ConfigError, match="`examples` must be at least 0"):
+        push(run, examples=-1)
+    assert not (run / "hub").exists()
+
+
 # --- Data sets with priors.
 
 
@@ -264,6 +279,29 @@ def test_a_secret_in_a_cell_stops_the_publication(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("prior_lime", [1.0], r"'prior_lime', row 1: 1 scores for 3 words"),
+        ("prior", [1.0, float("nan"), 0.0], r"'prior', row 1: the score of word 1 .* is nan"),
+        ("provenance", "{", "'provenance' is damaged: '{'"),
+        ("provenance", '{"cap": 3}', "'provenance' is damaged"),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_not_published(
+    tmp_path: Path, column: str, cell: Any, message: str
+) -> None:
+    splits = prior_splits()
+    cells = [splits["train"][column][0], cell, splits["train"][column][2]]
+    old = splits["train"].remove_columns(column)
+    splits["train"] = old.add_column(column, cells).cast(
+        Features({**old.features, column: splits["test"].features[column]})
+    )
+    with pytest.raises(PriorError, match=message):
+        stage_priors(tmp_path / "hub", splits)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: Path) -> None:
     splits, folder = prior_splits(), tmp_path / "hub"
     stage_priors(folder, splits, audit={"cap": {"mean r2": 0.85, "note": "x"}})
@@ -295,8 +333,12 @@ def test_a_folder_of_priors_is_no_pattern(tmp_path: Path) -> None:
     assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
 
 
-def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path) -> None:
+def test_the_folder_of_priors_lies_beside_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_priors(tmp_path / "desk")
+    monkeypatch.chdir(data)
+    assert push_priors(".", PushOptions(repo_id="alice/p")) == tmp_path / "desk-hub"
     assert set(load_prior_dataset(str(data))) == set(prior_splits())  # a folder without a card
     (tmp_path / "audit.json").write_text('{"cap_r2": 0.85}')
     options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"), examples=1)
