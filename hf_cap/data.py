@@ -26,7 +26,7 @@ from hf_cap.errors import DataError
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, file_name, refuse_loss
 
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
@@ -306,10 +306,11 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
         if file.suffix in _READERS:
             found.setdefault(_SHARD.sub("", file.stem), []).append(file)
     for split, files in found.items():
-        if len(files) > 1 and not all(_SHARD.search(file.stem) for file in files):
+        parts = {int(part[1]) if part else 1 for part in (_SHARD.search(f.stem) for f in files)}
+        if parts != {len(files)}:
             raise DataError(
                 f"The folder {str(folder)!r} holds {len(files)} files of the split {split!r}: "
-                f"{', '.join(file.name for file in files)}. Keep one of them."
+                f"{', '.join(file.name for file in files[:5])}. Keep one of them, or all parts of one."
             )
     return found
 

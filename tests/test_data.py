@@ -80,6 +80,9 @@ def test_a_repository_of_the_hub_in_a_folder_is_read(folder: Path, tmp_path: Pat
     for part in range(2):
         split.select([part]).to_parquet(str(data / f"train-0000{part}-of-00002.parquet"))
     assert load_splits(data.parent)["train"][:] == split[:]
+    (data / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"1 files of the split 'train'.* or all parts of one"):
+        load_splits(data.parent)
 
 
 @pytest.mark.parametrize("name", ["data[12]", "dat?1", "*", "a::b", "split=3"])

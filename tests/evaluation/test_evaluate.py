@@ -20,6 +20,7 @@ from hf_cap.evaluation.classifier import Classifier, load_classifier
 from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
 from hf_cap.schema import AttributionSettings
+from hf_cap.training.collator import encode_dataset
 from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
@@ -87,6 +88,18 @@ def test_labels_are_matched_by_name_not_by_number() -> None:
     assert evaluate(named).accuracy == 1.0
     reordered = ClassLabel(names=["fine", "card", "loan"])
     assert evaluate(named.cast_column("label", reordered)).accuracy == 1.0
+
+
+def test_an_integer_means_the_same_as_in_training() -> None:
+    plain = Dataset.from_dict({"text": TEXTS, "label": PREDICTED})
+    assert evaluate(plain).accuracy == 1.0
+    trained = encode_dataset(plain, TOKENIZER, {name: at for at, name in enumerate(NAMES)})
+    assert trained["labels"][:] == PREDICTED
+    for labels in ([True] * 5, [0.0] * 5, [["card"]] * 5, [3] * 5):
+        with pytest.raises(DataError, match=r"column 'label' holds|does not have 1 of the"):
+            evaluate(Dataset.from_dict({"text": TEXTS, "label": labels}))
+    with pytest.raises(DataError, match=r"does not have 1 of the data set's labels: \[-1\]"):
+        evaluate(dataset([-1, *PREDICTED[1:]]))
 
 
 def test_faithfulness_explains_the_predicted_class() -> None:
