@@ -53,8 +53,6 @@ _logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
-# the small embedded model names 20 % of the labels of HWU64 rightly from plain lines, 7 % in its chat
-PLAIN_PROMPT = {"chat": False}
 # the three epochs of `Trainer` are too few for a handful of texts
 FEW_TEXTS = {
     "num_train_epochs": 20,
@@ -144,8 +142,6 @@ class _Stages:
         self.folder = folder
         self.options = {"model": LANGUAGE_MODEL, "sources": ("cap",), **extract}
         self.groups = {name: dict(group) for name, group in groups.items() if group}
-        if self.options["model"] == LANGUAGE_MODEL:
-            self.groups["prompt"] = {**PLAIN_PROMPT, **self.groups.get("prompt", {})}
         self.train = {"model": ENCODER, **FEW_TEXTS, **train}
         if self.train["model"] == ENCODER:
             self.train.setdefault("learning_rate", 3e-4)

@@ -255,8 +255,9 @@ def converted(label: str, value: Any, kind: Any) -> Any:
     is_word = len(words) == 1 and isinstance(words[0], str)
     if kind not in _SIMPLE and origin is not Literal:
         return words[0] if is_word and str in kinds else _typed(value)
-    wanted, convert = _SIMPLE.get(kind) or (f"one of {', '.join(options)}", str)
-    if is_word and (origin is not Literal or words[0] in options):
+    choices = {str(each).lower() if isinstance(each, bool) else each: each for each in options}
+    wanted, convert = _SIMPLE.get(kind) or (f"one of {', '.join(choices)}", choices.__getitem__)
+    if is_word:
         with contextlib.suppress(ValueError, KeyError, OverflowError):
             return convert(words[0])
     raise ConfigError(f"{label} takes {wanted}, got {' '.join(map(repr, words)) or 'nothing'}.")

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import Scored
+from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
 from hf_cap.priors.masks import Masks, draw_masks, fit_words
@@ -89,7 +88,7 @@ class CAPPrior(LanguageModelSource):
             return replace(self, offsets=())
         chosen = dataset.select(subsample(range(len(dataset)), self.calibration_texts))
         opened = self.open()
-        scores = self.label_scores(opened, *self._fit(opened, self.read_rows(chosen[:])))
+        scores = opened.label_scores(*self._fit(opened, self.read_rows(chosen[:])))
         means = torch.tensor(scores, dtype=torch.float64).mean(0)
         return replace(self, offsets=tuple(means.tolist()))
 
@@ -100,7 +99,7 @@ class CAPPrior(LanguageModelSource):
         cuts = [len(row.spans) - len(part.spans) for row, part in zip(rows, parts, strict=True)]
         label_scores: list[list[float]] = [[]] * len(rows)
         if self.keep_label_scores or self.score == "contrast":
-            label_scores = self.label_scores(opened, parts, prompts)
+            label_scores = opened.label_scores(parts, prompts)
         labels = [self._asked(*pair) for pair in zip(parts, label_scores, strict=True)]
         texts = [self._perturbed(part) for part in parts]
         answers = _ask(opened, prompts, texts, labels)
@@ -125,7 +124,11 @@ class CAPPrior(LanguageModelSource):
 
     def _fit(self, opened: PromptedModel, rows: Sequence[Row]) -> tuple[list[Row], list[Prompt]]:
         """The words that the model has room for, and their prompts."""
-        parts = opened.fit(rows, partial(self.query, opened), self._perturbed)
+
+        def query(prompt: Prompt, text: str, label: str) -> Query:
+            return opened.query(prompt, text.strip(), label)
+
+        parts = opened.fit(rows, query, self._perturbed)
         return parts, [opened.prompt(row.text) for row in rows]
 
     def _masks(self, row: Row) -> Masks:

@@ -11,12 +11,11 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import Row, SourceResult
-from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
+from hf_cap.priors.language_model import LanguageModelSource, rank_of
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option
 from hf_cap.words import Span, share_scores, token_hosts, token_words
@@ -90,11 +89,10 @@ class ChannelPrior(LanguageModelSource):
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
         opened = self.open()
-        ask = partial(self.query, opened)
-        parts = opened.fit(rows, ask)
+        parts = opened.fit(rows, _query)
         prompts = [opened.prompt(row.text) for row in rows]
         queries = [
-            ask(prompt, part.text, label)
+            _query(prompt, part.text, label)
             for prompt, part in zip(prompts, parts, strict=True)
             for label in opened.labels
         ]
@@ -114,10 +112,6 @@ class ChannelPrior(LanguageModelSource):
                 found["label_words"].append(words)
         return SourceResult(scores, found, self.model_facts(opened))
 
-    def query(self, opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:
-        """The question how likely a text is given a label."""
-        return Query(prompt.prefix, prompt.body(label), prompt.answer(text.strip()))
-
     def _weigh(
         self, prompt: Prompt, row: Row, scored: Sequence[Scored]
     ) -> tuple[list[float], list[list[float]]]:
@@ -136,3 +130,7 @@ class ChannelPrior(LanguageModelSource):
         words = torch.tensor([word if word >= 0 else len(spans) for word in owners])
         scores = word_evidence(log_probs / self.temperature, words, len(spans), self.evidence)
         return log_probs.sum(1).tolist(), [share_scores(row, hosts) for row in scores.tolist()]
+
+
+def _query(prompt: Prompt, text: str, label: str) -> Query:
+    return Query(prompt.prefix, prompt.body(label), prompt.answer(text.strip()))

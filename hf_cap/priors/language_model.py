@@ -32,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 Sign = Literal["positive", "signed", "absolute"]
 
+Chat = Literal["auto", True, False]
+
 SIGNS: Mapping[Sign, Callable[[float], float]] = {
     "positive": lambda score: max(score, 0.0),
     "signed": lambda score: score,
@@ -64,6 +66,17 @@ class PromptedModel:
     def query(self, prompt: Prompt, text: str, label: str) -> Query:
         """The question how likely a label is as the answer about a text."""
         return Query(prompt.prefix, prompt.body(text), self.answer(prompt, label))
+
+    def label_scores(self, parts: Sequence[Row], prompts: Sequence[Prompt]) -> list[list[float]]:
+        """`(rows, labels)`: log-probability of every label as the answer, in nats."""
+        pairs = list(zip(parts, prompts, strict=True))
+        queries = [
+            self.query(prompt, part.text.strip(), label)
+            for part, prompt in pairs
+            for label in self.labels
+        ]
+        answers = iter(self.model.log_probs(queries))
+        return [[next(answers).total for _ in self.labels] for _ in pairs]
 
     def fit(
         self,
@@ -128,7 +141,11 @@ class LanguageModelSource(Source):
 
     model: Any = field(default_factory=LMSettings)
     template: str = option(DEFAULT_TEMPLATE, "Prompt template: 'default' or a YAML file like it.")
-    chat: bool = option(True, "Put the prompt into the model's chat template, where it has one.")
+    chat: Chat = option(
+        "auto",
+        "Put the prompt into the model's chat template. `auto` does so where the model has one, unless it "
+        "ranks the right label of some training texts better without (`probe_texts`).",
+    )
     verbalise: bool = option(
         True, "Write labels as words: card_arrival and CardArrival become 'card arrival'."
     )
@@ -147,8 +164,8 @@ class LanguageModelSource(Source):
     )
     probe_texts: int = option(
         50,
-        "Most training texts of which the model is asked every label, to warn where it is at chance on the "
-        "task; at least 0.",
+        "Most training texts of which the model is asked every label, to choose `chat` and to warn where it "
+        "is at chance on the task; at least 0.",
     )
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
@@ -171,66 +188,62 @@ class LanguageModelSource(Source):
         per_label, seed = source.demonstrations, source.seed
         sets = choose_demonstrations(texts, labels, per_label=per_label, seed=seed)
         source = replace(source, demonstration_sets=sets)
-        source._warn_at_chance(subsample(rows, source.probe_size))
-        return source
+        return source._probed(subsample(rows, source.probe_size))
 
     @property
     def probe_size(self) -> int:
         """Texts on which the model's own answer is looked at: few where each is asked of many labels."""
         return min(self.probe_texts, max(10, 2000 // len(self.labels)))
 
-    def query(self, opened: PromptedModel, prompt: Prompt, text: str, label: str) -> Query:
-        """The question how well a label and a text go together."""
-        return opened.query(prompt, text.strip(), label)
-
-    def label_scores(
-        self, opened: PromptedModel, parts: Sequence[Row], prompts: Sequence[Prompt]
-    ) -> list[list[float]]:
-        """`(rows, labels)`: log-probability of every label, or of the text under it, in nats."""
-        pairs = list(zip(parts, prompts, strict=True))
-        queries = [
-            self.query(opened, prompt, part.text, label)
-            for part, prompt in pairs
-            for label in opened.labels
-        ]
-        answers = iter(opened.model.log_probs(queries))
-        return [[next(answers).total for _ in opened.labels] for _ in pairs]
-
-    def mean_rank(self, rows: Sequence[Row]) -> float:
-        """Mean rank of the gold label in the model's own answers, 1 at best, ties sharing theirs.
-
-        Each label's mean over the rows is taken off first: what the model likes whatever the text says.
-        """
-        import numpy as np
-        from scipy.stats import rankdata
-
-        opened = self.open()
-        parts = opened.fit(rows, partial(self.query, opened))
-        scores = self.label_scores(opened, parts, [opened.prompt(row.text) for row in rows])
-        calibrated = np.array(scores) - np.mean(scores, axis=0)
-        ranks = rankdata(-calibrated.round(9), axis=1)
-        return float(np.mean([of_row[row.label] for of_row, row in zip(ranks, rows, strict=True)]))
-
-    def _warn_at_chance(self, rows: Sequence[Row]) -> None:
-        """Log where the model's own answers are no better than chance, if so few rows can show it."""
-        size = len(self.labels)
+    def _probed(self, rows: Sequence[Row]) -> Self:
+        """The source with the prompt that the model answers better; logs where that is at chance."""
+        tried, size = [self], len(self.labels)
+        if self.chat == "auto" and rows:
+            has_template = open_language_model(self.model).chat_prompt("a") is not None
+            tried = [replace(self, chat=chat) for chat in (True, False)[not has_template :]]
         chance = (size + 1) / 2
-        # 95 % of the means of so many ranks drawn at random are higher
+        # 95 % of the means of so many ranks drawn at random are higher; few texts can show nothing
         edge = chance - 1.645 * math.sqrt((size**2 - 1) / 12 / max(1, len(rows)))
-        if edge > 1 and (found := self.mean_rank(rows)) > edge:
+        if len(tried) == 1 and edge <= 1:
+            return tried[0]
+        ranks = [source.mean_rank(rows) for source in tried]
+        if len(tried) > 1:
+            _logger.info(
+                "%s: the language model is asked in %s. Over %d texts the right label has the mean rank "
+                "%.2f of %d there, %.2f the other way.", self.name,
+                "its chat template" if ranks[0] <= ranks[1] else "plain lines",
+                len(rows), min(ranks), size, max(ranks),
+            )  # fmt: skip
+        if 1 < edge < min(ranks):
             _logger.warning(
                 "The language model is at chance on this task: over %d texts the right label has the mean "
                 "rank %.1f of %d, where chance has %.1f, so %r knows little of the words. Use a larger "
                 "model, more `demonstrations`, or `label_phrases` that say what the labels mean.",
-                len(rows), found, size, chance, self.name,
+                len(rows), min(ranks), size, chance, self.name,
             )  # fmt: skip
+        return tried[ranks.index(min(ranks))]
+
+    def mean_rank(self, rows: Sequence[Row]) -> float:
+        """Mean rank of the gold label in the model's own answers, 1 at best, ties sharing theirs.
+
+        It is asked for the label as `cap` asks. Each label's mean over the rows is taken off first: what
+        the model likes whatever the text says.
+        """
+        import numpy as np
+        from scipy.stats import rankdata
+
+        opened = self.open("cap")
+        parts = opened.fit(rows, opened.query)
+        scores = np.array(opened.label_scores(parts, [opened.prompt(row.text) for row in rows]))
+        ranks = rankdata(-(scores - scores.mean(0)).round(9), axis=1)
+        return float(np.mean([of_row[row.label] for of_row, row in zip(ranks, rows, strict=True)]))
 
     def phrases(self) -> list[str]:
         """The labels as written in the prompts."""
         return label_phrases(self.labels, self.label_phrases, verbalise=self.verbalise)
 
-    def open(self) -> PromptedModel:
-        """The language model, opened once per process, and its prompts.
+    def open(self, wording: str | None = None) -> PromptedModel:
+        """The language model, opened once per process, and its prompts, by default those of the source.
 
         Raises:
             ModelError: the model or its chat template cannot be used, or changed on disk.
@@ -241,7 +254,10 @@ class LanguageModelSource(Source):
                 "changed on disk after the prior source was created; create it again."
             )
         model, sets = open_language_model(self.model), self.demonstration_sets
-        template = load_template(self.template, self.wording)
+        own = wording in (None, self.wording)
+        template = load_template(
+            self.template if own else DEFAULT_TEMPLATE, wording or self.wording
+        )
         labels = self.phrases()
         names = dict(zip(self.labels, labels, strict=True))
         shown = [[(text, names[label]) for text, label in examples] for examples in sets]

@@ -192,6 +192,46 @@ def test_a_language_model_at_chance_is_warned_of(
     assert not caplog.records
 
 
+def render(user: str) -> str:
+    return f"<user>{user}</user>Category:"
+
+
+@pytest.mark.parametrize("plain_is_better", [True, False])
+def test_chat_follows_the_model(plain_is_better: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hf_cap")
+
+    def answer(prompt: str, label: str) -> float:
+        knows = ("<user>" in prompt) != plain_is_better
+        return knowing(prompt.replace("</user>", "\n"), label) if knows else liking(prompt, label)
+
+    model, data = MockLanguageModel(answer, chat=render), coloured(30)
+    source = CAPPrior.from_dataset(data, model=model, demonstrations=0)
+    assert source.chat is not plain_is_better
+    assert ("<user>" in source.open().prompts[0].prefix) is source.chat
+    way = "plain lines" if plain_is_better else "its chat template"
+    expected = (
+        f"asked in {way}. Over 50 texts the right label has the mean rank 1.00 of 3 there, 2.00"
+    )
+    assert expected in caplog.text
+    assert "chance" not in caplog.text
+    asked = len(model.calls)
+    channel = ChannelPrior.from_dataset(data, model=model, demonstrations=0)
+    assert channel.chat is source.chat
+    assert set(model.calls[asked:]) == set(
+        model.calls[:asked]
+    )  # nothing new where there is a store
+    given = CAPPrior.from_dataset(data, model=model, demonstrations=0, chat=plain_is_better)
+    assert given.chat is plain_is_better
+    assert "chance" in caplog.text
+
+
+def test_a_model_without_a_chat_template_is_asked_in_plain_lines_once() -> None:
+    model = MockLanguageModel(knowing)
+    source = CAPPrior.from_dataset(coloured(30), model=model, demonstrations=0)
+    assert source.chat is False
+    assert len(model.calls) == 50 * len(COLOURS)
+
+
 # --- Demonstrations.
 
 
