@@ -60,6 +60,14 @@ def test_pmi_on_paper() -> None:
     assert made["channel_rank"] == [1]
 
 
+def test_words_in_one_token_share_its_score() -> None:
+    model = WordModel({("renew book", "我想取消"): 0.0, ("renew book", "my"): -1.0})
+    made = channel(model=model, evidence="uniform")({"text": ["我想取消 my"], "label": [2]})
+    expected = -math.log((1 + 2 * math.exp(-1)) / 3) / 2
+    assert made["words"] == [["我想", "取消", "my"]]
+    np.testing.assert_allclose(made["prior_channel"][0], [expected, expected, 0.0], atol=1e-12)
+
+
 def test_running_posterior_on_paper() -> None:
     # the second cue says less, because the first has settled the label
     table = {("renew book", "renew"): 1.0, ("renew book", "book"): 1.0}

@@ -143,6 +143,20 @@ def test_scores_are_captums(reference: str) -> None:
     assert max(map(abs, found["integrated_gradients_gap"])) < 1e-4
 
 
+def test_words_in_one_token_share_its_score(reference: str) -> None:
+    texts, gold, column = (
+        ["lost 我想取消 card", "card"],
+        ["lost", "pay"],
+        "prior_integrated_gradients",
+    )
+    apart = made(gradients(reference), texts, gold)[column]
+    whole = made(gradients(reference, word_pattern=r"(?:\S+)"), texts, gold)[column]
+    first, middle, last = whole[0]
+    assert abs(middle) > 1e-4
+    assert apart[0] == pytest.approx([first, middle / 2, middle / 2, last])
+    assert apart[1] == pytest.approx(whole[1])
+
+
 def test_the_gap_measures_against_the_true_baseline(reference: str) -> None:
     """RoBERTa numbers the positions by what is padding, so pad ids are not the baseline's forward pass."""
     model, tokenizer = parts(reference)
