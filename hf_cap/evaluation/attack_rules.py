@@ -40,6 +40,7 @@ FUNCTION_WORDS = frozenset(ENGLISH["function_words"].split())
 """Words too common to be a keyword, whatever their counts in a few texts."""
 _ENGLISH_ONLY = FUNCTION_WORDS - {*ENGLISH["also_in_other_languages"].split()}
 _LETTERS = regex.compile(r"-*\p{L}[\p{L}\p{M}\u200c\u200d-]*")
+_NOT_LATIN = regex.compile(r"[\p{L}--\p{Latin}]", regex.VERSION1)
 _NEAR = {name: frozenset(words.split()) for name, words in ENGLISH["neighbours"].items()}
 _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|euro|one)[aeiou]|hour|honest", re.IGNORECASE)
 _GREETING = re.compile(
@@ -100,6 +101,11 @@ def is_english(texts: Sequence[str], pattern: str = WORD_PATTERN) -> bool:
     words = [fold(word) for text in texts for word in word_strings(text, pattern)]
     found = sum(word in _ENGLISH_ONLY for word in words)
     return len(words) < 20 or found >= 0.08 * len(words)
+
+
+def is_latin(text: str) -> bool:
+    """Whether at least half of the letters of a text are Latin."""
+    return 2 * len(_NOT_LATIN.findall(text)) <= sum(map(str.isalpha, text))
 
 
 def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:

@@ -17,6 +17,7 @@ from hf_cap.evaluation.attack_rules import (
     class_keywords,
     difficulties,
     is_english,
+    is_latin,
     load_lexicon,
     replace_keywords,
 )
@@ -153,6 +154,8 @@ class Attack:
 
     def _by_rule(self, row: Attacked, lexicon: Lexicon) -> Attacked:
         settings, rng = self.settings, generator(self.settings.seed, "write", row.original)
+        if settings.kind == "keyword_addition" and not is_latin(row.original):
+            return row._replace(note="; ".join(filter(None, (row.note, "another script"))))
         if settings.kind == "keyword_addition":
             text = add_mention(row.original, row.keywords[0], rng)
             return row._replace(text=text, maker="rules")

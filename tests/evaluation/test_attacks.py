@@ -482,6 +482,15 @@ def test_the_rules_put_no_english_into_other_languages(
     assert "the requests to the model are in English" in caplog.text
 
 
+def test_a_text_in_another_script_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["カードを なくし card", "Где моя карта?", "où est ma carte 12", "12?"]
+    with caplog.at_level(logging.WARNING):
+        attacked = attack_dataset(dataset(texts, [NAMES[0]] * 4), train())
+    assert attacked["changed"][:] == [False, False, True, True]
+    assert attacked["text"][:2] == texts[:2]
+    assert "notes: another script 2." in caplog.text
+
+
 def test_english_is_told_by_its_function_words() -> None:
     assert is_english(["hola"])  # too few words to tell
     assert is_english(["play jazz in the kitchen", "wake me up at seven, please"] * 2)
