@@ -1,20 +1,25 @@
-"""The examples of the README and of the guide to tables run as they are, the first on the embedded models."""
+"""The examples of the README and of guides run as they are, the first on the embedded models."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from hf_cap.data import label_names, load_splits
+from hf_cap.sentence_encoder import label_config
+from tests.tiny import roberta_classifier, word_tokenizer
+
 ROOT = Path(__file__).parent.parent
-README, TABLES = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/laat.md")
+README, *GUIDES = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/laat.md", "docs/evaluation.md")
 )
 EXAMPLES = dict(
-    re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", README + TABLES, re.DOTALL)
+    re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", README + "".join(GUIDES), re.DOTALL)
 )
 
 
-@pytest.mark.parametrize(("name", "limit"), [("readme", 24), ("laat", 20)])
+@pytest.mark.parametrize(("name", "limit"), [("readme", 24), ("laat", 20), ("confidence", 14)])
 def test_the_examples_are_short(name: str, limit: int) -> None:
     lines = [line for line in EXAMPLES[name].splitlines() if line.strip()]
     assert len(lines) <= limit
@@ -34,6 +39,20 @@ def test_the_example_of_a_table_tells_the_classes_apart(
     areas = dict(line.split() for line in capsys.readouterr().out.splitlines() if line[:1] in "TF")
     assert float(areas["True"]) == pytest.approx(0.98, abs=0.01)
     assert float(areas["False"]) < 0.85
+
+
+def test_the_example_of_calibration_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = label_config(label_names(load_splits("embedded/library-desk")["test"]))
+    roberta_classifier(**labels).save_pretrained("runs/model")
+    word_tokenizer().save_pretrained("runs/model")
+    exec(compile(EXAMPLES["confidence"], "evaluation.md", "exec"), {})
+    numbers, row = capsys.readouterr().out.splitlines()
+    assert float(numbers.split()[2]) == pytest.approx(0.9, abs=0.15)
+    assert "'labels': [" in row
+    assert "'coverage': 0.9" in row
 
 
 @pytest.mark.real
