@@ -164,6 +164,18 @@ def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 
 
 # --- The facts of a trained model's card.
 
+CONFIDENCE = {
+    "nll": "NLL in nats (lower is better)",
+    "brier": "Brier score, 0 to 2 (lower is better)",
+    "ece": "Calibration error (lower is better)",
+    "accuracy_at_50": "Accuracy on the surest 50 %",
+    "accuracy_at_80": "Accuracy on the surest 80 %",
+    "accuracy_at_90": "Accuracy on the surest 90 %",
+    "set_coverage": "Label sets with the gold label",
+    "set_size": "Labels per set (lower is better)",
+    "temperature": "Temperature (1: not calibrated)",
+}
+"""How far probabilities can be used: a table of its own."""
 METRICS = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
@@ -175,6 +187,7 @@ METRICS = {
     "soft_nc": "Soft-NC (higher is better)",
     "soft_ns": "Soft-NS (higher is better)",
     "alignment": "Cosine with the prior",
+    **CONFIDENCE,
 }
 _LOG = {
     "step": "Step",
@@ -214,18 +227,22 @@ def model_facts(
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
         `train_rows`, `labels`, `seed`, `versions`, `command`; `alignment` and `settings` (name to value),
         `aligned` (whether the weight is above 0); `priors` (of `prior_facts`); `log` and `results` (tables
-        of the training log and of the evaluations, `None` without any); `examples` (each with `label`,
-        `gold`, `words`, `scores`).
+        of the training log and of the evaluations, `None` without any), `confidence` (another of these),
+        `calibration` (that of the model, if any); `examples` (each with `label`, `gold`, `words`, `scores`).
     """
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
+    measured = {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
     facts = {
         "template": "model.md.jinja",
         **dict.fromkeys(("repo_id", "license", "language", "adapter")),
         **known,
         "name": name,
         **_run_facts(run),
-        "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **METRICS}, unit),
+        "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **measured}, unit),
+        "confidence": _as_table(
+            [one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE}
+        ),
         "examples": [
             {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
             | {"scores": one.get("attributions")}
@@ -251,6 +268,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "versions": run.get("versions") or {},
         "command": public_text(run.get("command") or "") or None,
         "alignment": {k: v for k, v in public_settings(alignment).items() if v is not None},
+        "calibration": run.get("calibration"),
         "aligned": bool(alignment.get("alignment_weight")),
         "settings": {k: v for k, v in settings.items() if k not in hidden},
         "priors": [one for made in data.get("provenance") or () for one in prior_facts(made)],
@@ -280,7 +298,7 @@ def _metadata(
         )
         for numbers in sets
         for metric, name in METRICS.items()
-        if numbers.get(metric) is not None
+        if numbers.get(metric) is not None and metric != "temperature"
     ]
     return ModelCardData(
         model_name=facts["name"],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_cap import cards
 from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
-from hf_cap.schema import CONFIG_KEY, PRIOR, AttributionSettings
+from hf_cap.schema import CALIBRATION, CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
 from hf_cap.utils import atomic_path, read_json, real_path, refuse_loss
 
@@ -224,6 +224,8 @@ def push_model(
 
     def write(target: Path) -> None:
         record = _read_json(run / cards.RUN_FILE)
+        if (file := run / "config.json").is_file():  # of a LoRA run, the record has it
+            record[CALIBRATION] = _read_json(file).get(CALIBRATION)
         evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
         numbers = {file.stem: _read_json(file) for file in evaluations}
         texts = _evaluated_texts(run, options.examples or 0)

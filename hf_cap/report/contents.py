@@ -11,12 +11,13 @@ import pandas as pd
 
 from hf_cap.cards import METRICS
 from hf_cap.errors import ConfigError
+from hf_cap.evaluation.confidence import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 
-_PERCENT = ("accuracy", "macro_f1")
+_PERCENT = ("accuracy", "macro_f1", "ece", "set_coverage")
 # without alignment the loss has one part, and `transformers.Trainer` logs it under its own name
 CURVES = {
     "loss_task": ("Task loss", "loss"),
@@ -26,7 +27,7 @@ CURVES = {
     "eval_loss_align": ("Alignment loss, held out", None),
 }
 FUSED = "fused prior"
-_BINS, _PAIRS = 10, 12
+_PAIRS = 12
 
 
 def report_contents(
@@ -118,7 +119,11 @@ def _compare(groups: Sequence[Facts], test_set: str, measure: str) -> Facts:
     for group, own in zip(groups, values, strict=True):
         other = {} if group["baseline"] is None else values[group["baseline"]]
         changes.append({seed: own[seed] - other[seed] for seed in own if seed in other})
-    row: Facts = {"measure": measure, "title": METRICS[measure], "percent": measure in _PERCENT}
+    row: Facts = {
+        "measure": measure,
+        "title": METRICS[measure],
+        "percent": measure.startswith(_PERCENT),
+    }
     for name, found in (("values", values), ("differences", changes)):
         row[name] = [asdict(estimate(list(one.values()))) if one else None for one in found]
     return row
@@ -234,17 +239,14 @@ def _drawable(scores: Sequence[float | None] | None, words: int) -> bool:
 
 
 def calibration(rows: Rows) -> Facts:
-    """Expected calibration `error` in [0, 1] over ten `bins` of equal width (Naeini et al., 2015).
+    """Expected calibration `error`, in [0, 1], and its `bins` of equally many texts.
 
     A bin has `confidence` (the probability of the predicted label), `accuracy` and `texts`.
     """
     sure = np.array([max(row["probabilities"]) for row in rows], dtype=float)
-    right = np.array([str(row[LABEL]) == str(row["prediction"]) for row in rows], dtype=float)
-    frame = pd.DataFrame({"confidence": sure, "accuracy": right})
-    grouped = frame.groupby(np.minimum((sure * _BINS).astype(int), _BINS - 1))
-    bins = grouped.mean().assign(texts=grouped.size())
-    error = ((bins["confidence"] - bins["accuracy"]).abs() * bins["texts"]).sum() / len(rows)
-    return {"error": float(error), "bins": bins.to_dict("records")}
+    bins = calibration_bins(sure, np.array([str(r[LABEL]) == str(r["prediction"]) for r in rows]))
+    frame = pd.DataFrame(bins, columns=["confidence", "accuracy", "texts"]).astype({"texts": int})
+    return {"error": expected_error(bins), "bins": frame.to_dict("records")}
 
 
 def confusion(rows: Rows, keywords: Mapping[str, Sequence[str]]) -> Facts:

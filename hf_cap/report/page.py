@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hf_cap.cards import METRICS
+from hf_cap.cards import CONFIDENCE, METRICS
 from hf_cap.report import figures
 from hf_cap.report.contents import number_text, report_contents
 from hf_cap.report.load import ReportSettings, load_priors, load_run
@@ -76,6 +76,7 @@ def render_report(contents: Mapping[str, Any], *, megabytes: float = 4.0) -> str
         report=contents,
         names=[group["name"] for group in contents["groups"]],
         metrics=METRICS,
+        confidence=CONFIDENCE,
         # our own style and script run, nothing is loaded from anywhere
         policy=f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
         "img-src data:; base-uri 'none'; form-action 'none'",

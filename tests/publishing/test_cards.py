@@ -151,6 +151,30 @@ def test_a_run_is_described_without_its_folders() -> None:
     assert (hub.datasets, hub.library_name) == (["mteb/banking77"], "peft")
 
 
+def test_confidence_is_a_table_of_its_own_with_directions() -> None:
+    numbers = {
+        "texts": 9,
+        "accuracy": 0.5,
+        "nll": 1.25,
+        "ece": 0.0625,
+        "set_size": None,
+        "temperature": 2.5,
+    }
+    stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
+    facts = model_facts({"calibration": stored}, name="desk", evaluations={"test": numbers})
+    card = render_card(facts)
+    for line in ("| Set | Texts | Accuracy |", "| test | 9 | 0.5 |",
+                 "| Set | NLL in nats (lower is better) | Calibration error (lower is better) | Temp",
+                 "| test | 1.25 | 0.0625 | 2.5 |", "calibrated on 200 texts (temperature\n2.5)",
+                 "probability of 0.9 on new texts", "attributions, labels, coverage"):  # fmt: skip
+        assert line in card
+    measured = {one.metric_type for one in facts["metadata"].eval_results}
+    assert measured == {"accuracy", "nll", "ece"}
+    card = render_card(model_facts({}, name="desk", evaluations={"test": numbers}))
+    assert "They were not calibrated." in card
+    assert "coverage" not in card
+
+
 def test_hostile_values_are_shown_and_not_obeyed() -> None:
     record = {
         "settings": {HOSTILE: HOSTILE},

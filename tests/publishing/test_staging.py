@@ -147,6 +147,15 @@ def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
 
 # peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_the_calibration_is_published_with_the_model(run: Path) -> None:
+    stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "calibration": stored}))
+    folder = push_model(run, PushOptions(repo_id="alice/desk"))
+    assert json.loads((folder / "config.json").read_text())["calibration"] == stored
+    assert "calibrated on 200 texts" in (folder / "README.md").read_text()
+
+
 def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 

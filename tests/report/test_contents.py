@@ -146,10 +146,11 @@ def test_calibration_error_by_hand() -> None:
     assert found["error"] == pytest.approx(0.45 * 2 / 3 + 0.4 / 3)
     bins = [tuple(one.values()) for one in found["bins"]]
     assert bins == [(pytest.approx(0.6), 1.0, 1), (pytest.approx(0.95), 0.5, 2)]
-    # full confidence belongs to the last bin
-    rows = records(label=["a"] * 2, prediction=["a"] * 2, probabilities=[[1.0, 0.0], [0.96, 0.04]])
-    found = calibration(rows)
-    assert ([one["texts"] for one in found["bins"]], found["error"]) == ([2], pytest.approx(0.02))
+    # bins hold equally many texts, as the numbers of `evaluate` do
+    chances = [[1 - n / 100, n / 100] for n in range(30)]
+    found = calibration(records(label=["a"] * 30, prediction=["a"] * 30, probabilities=chances))
+    assert [one["texts"] for one in found["bins"]] == [2] * 15
+    assert found["error"] == pytest.approx(0.145)
 
 
 def test_confusions_are_counted_and_sorted() -> None:

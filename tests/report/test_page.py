@@ -131,6 +131,26 @@ def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said
     assert said in text
 
 
+def test_confidence_has_one_compact_place() -> None:
+    numbers = {
+        "accuracy": 0.5,
+        "nll": 1.25,
+        "ece": 0.0625,
+        "accuracy_at_50": 0.75,
+        "temperature": 2.5,
+    }
+    page = render_report(report_contents([Run("run", {}, {"test": numbers})]))
+    results, _, confidence = page.partition("<summary>Confidence")
+    confidence, _, rest = confidence.partition("</details>")
+    for shown in ("NLL", "Calibration error", "Accuracy on the surest 50 %", "Temperature"):
+        assert shown in confidence
+        assert shown not in results + rest  # no row of the results, and no chart
+    assert all(value in confidence for value in ("1.250", "6.2", "75.0", "2.500"))
+    assert "Accuracy" in results
+    without = render_report(report_contents([Run("run", {}, {"test": {"accuracy": 0.5}})]))
+    assert "<summary>Confidence" not in without
+
+
 def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
