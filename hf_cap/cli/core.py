@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import LABEL, TEXT
+from hf_cap.secret_scan import without_secrets
 from hf_cap.utils import bundled, check_recordable, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
@@ -165,8 +166,8 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
 
 
 def command_line() -> str:
-    """The command that runs, as a shell takes it, for the record of what it makes."""
-    return shlex.join(["hf-cap", *sys.argv[1:]])
+    """The command that runs, as a shell takes it, for the record of what it makes; without secrets."""
+    return without_secrets(shlex.join(["hf-cap", *sys.argv[1:]]))
 
 
 def check_known(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from hf_cap import __version__
 from hf_cap.cli import COMMANDS, load_command, main
-from hf_cap.cli.core import Command, Group, Result, Values, parse
+from hf_cap.cli.core import Command, Group, Result, Values, command_line, parse
 from hf_cap.errors import ConfigError
 from hf_cap.utils import option, required
 
@@ -287,6 +287,12 @@ def test_quiet_silences_the_log_and_not_the_result(
     assert logging.getLogger().level == logging.WARNING
     assert given == [{"progress": False}]
     assert capsys.readouterr().out == "accuracy: 0.5000\n"
+
+
+def test_a_recorded_command_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["hf-cap", "extract", "--lm.api_key_env", "hf_" + "A1" * 17, "--dataset", "my data"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert command_line() == "hf-cap extract --lm.api_key_env *** --dataset 'my data'"
 
 
 def test_nothing_steers_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from hf_cap.cards import changed_settings
+from hf_cap.errors import ConfigError
 from hf_cap.training.config import CAPConfig
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import trainer
@@ -55,3 +56,11 @@ def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> Non
     card = (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
     assert "library_name: peft" not in card
     assert "Plain `transformers` is enough" in card
+
+
+def test_a_trainer_publishes_no_secret(tmp_path: Path) -> None:
+    made = trainer(tmp_path / "run")
+    made.model.config.id2label = {0: "hf_" + "A1" * 17, 1: "b", 2: "c"}
+    made.save_model()
+    with pytest.raises(ConfigError, match=r"config\.json holds .*\(Hugging Face Token\)"):
+        made.create_model_card()
