@@ -111,7 +111,7 @@ def keep_words(
 
 
 def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text: str) -> list[int]:
-    """The word that each token belongs to: the one in which its span starts.
+    """The word that each token belongs to: the first that its span touches.
 
     White space at the start of a token's span, which byte-level tokenizers include, is skipped.
 
@@ -130,7 +130,7 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     for start, end in offsets:
         while start < end and text[start].isspace():
             start += 1
-        words.append(owner[start] if start < end else NO_WORD)
+        words.append(next((word for word in owner[start:end] if word != NO_WORD), NO_WORD))
     return words
 
 

@@ -8,6 +8,7 @@ Channel Language Model Prompting for Few-Shot Text Classification" (ACL 2022).
 """
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,17 +120,26 @@ class ChannelPrior(LanguageModelSource):
         import torch
 
         log_probs = torch.tensor([one.log_probs for one in scored], dtype=torch.float64)
-        # The answer is the lead and the text without white space at its ends. A token of white
-        # space belongs to the word that follows, as the space inside a token does.
+        # the answer is the lead and the text without white space at its ends
         answer = prompt.answer(row.text.strip())
         shift = len(prompt.lead) - len(row.text) + len(row.text.lstrip())
         spans = [Span(start + shift, end + shift) for start, end in row.spans]
-        starts = scored[0].starts
-        owners = token_words([(start, len(answer)) for start in starts], spans, answer)
-        hosts = token_hosts(zip(starts, [*starts[1:], len(answer)], strict=True), owners, spans)
+        offsets = _offsets(scored[0].starts, answer)
+        owners = token_words(offsets, spans, answer)
+        hosts = token_hosts(offsets, owners, spans)
         words = torch.tensor([word if word >= 0 else len(spans) for word in owners])
         scores = word_evidence(log_probs / self.temperature, words, len(spans), self.evidence)
         return log_probs.sum(1).tolist(), [share_scores(row, hosts) for row in scores.tolist()]
+
+
+def _offsets(starts: Sequence[int], answer: str) -> list[tuple[int, int]]:
+    """Spans of tokens of an answer; one of white space reaches into the word that follows."""
+    bounds, offsets = sorted({*starts, len(answer)}), []
+    for start in starts:
+        end = bounds[min(bisect_right(bounds, start), len(bounds) - 1)]
+        blank = len(answer[start:]) - len(answer[start:].lstrip())
+        offsets.append((start, min(max(end, start + blank + 1), len(answer))))
+    return offsets
 
 
 def _query(prompt: Prompt, text: str, label: str) -> Query:

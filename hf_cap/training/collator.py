@@ -3,7 +3,7 @@
     text, label, prior ── encode_dataset ──> input_ids, ..., labels, token_words, prior, prior_weight
                        ── CAPCollator ─────> the same as padded tensors, and prior_mask
 
-The tokens are those the classifier sees in use; a word belongs to the tokens whose spans start in it.
+The tokens are those the classifier sees in use; a token belongs to the first word that its span touches.
 Words that share a token are aligned as one: the first has the sum of their priors.
 """
 
