@@ -163,6 +163,13 @@ def test_a_planted_word_that_carries_the_decision(
     assert soft_ns(planted, scored, distance=distance)[0] == pytest.approx(ns, abs=0.01)
 
 
+def test_a_token_of_several_words_is_kept_by_their_mean_importance() -> None:
+    planted: typing.Any = Planted()
+    letters = [0.0, *[1.0] * 4, 0.2, 0.8, *[1.0, 0.6] * 2]  # of "i", "lost", "my", "card"
+    scored = ScoredTexts(["i lost my card"], [1], [letters], word_pattern=r"\w")
+    assert soft_nc(planted, scored, distance="probability")[0] == pytest.approx(0.925, abs=0.01)
+
+
 def test_masks_depend_on_seed_and_text_only() -> None:
     scores = [[0.1, 0.5, 0.2, 0.9], [0.4, 0.3, 0.2, 0.1], [1.0]]
     targets = CLASSIFIER(TEXTS).argmax(1).tolist()
