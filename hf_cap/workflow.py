@@ -33,7 +33,7 @@ from hf_cap.report.load import ReportSettings
 from hf_cap.report.page import write_report
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
 from hf_cap.training.callbacks import HeatMapCallback
-from hf_cap.training.config import CAPConfig
+from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
@@ -53,16 +53,7 @@ _logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
-# the three epochs of `Trainer` are too few for a handful of texts
-FEW_TEXTS = {
-    "num_train_epochs": 20,
-    "per_device_train_batch_size": 16,
-    "warmup_steps": 0.1,
-    "weight_decay": 0.01,
-    "save_strategy": "no",
-    "logging_steps": 10,
-    "report_to": "none",
-}
+FIT = {"save_strategy": "no", "logging_steps": 10, "report_to": "none"}
 
 
 @dataclass(frozen=True)
@@ -142,9 +133,7 @@ class _Stages:
         self.folder = folder
         self.options = {"model": LANGUAGE_MODEL, "sources": ("cap",), **extract}
         self.groups = {name: dict(group) for name, group in groups.items() if group}
-        self.train = {"model": ENCODER, **FEW_TEXTS, **train}
-        if self.train["model"] == ENCODER:
-            self.train.setdefault("learning_rate", 3e-4)
+        self.train = {"model": ENCODER, **FIT, **train}
         if phrases := self.groups.get("prompt", {}).get("label_phrases"):
             self.train.setdefault("label_phrases", phrases)
         alignment = ("alignment_", "attribution_", "finite_", "prior_")
@@ -376,6 +365,9 @@ def train_classifier(
         find_prior_column(dataset.features, config.prior_column)
     set_seed(config.seed)
     loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
+    width = getattr(loaded.config.get_text_config(), "hidden_size", 768)
+    small = peft_config is not None or width < 512
+    chosen = set_for_few_texts(config, record["settings"], len(dataset), small=small)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,
@@ -390,6 +382,7 @@ def train_classifier(
     cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
     made = [read_provenance(cell) for cell in sorted(filter(None, cells))][:1]
     facts = {"kind": "train", "model": model, "seed": config.seed, "history": trainer.history}
+    facts["chosen"] = chosen
     facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
     data = {**record["data"], "rows": len(dataset), "labels": labels, "provenance": made}
     run = {**record, **facts, "data": data, "versions": versions()}

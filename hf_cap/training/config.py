@@ -1,6 +1,10 @@
 """Configuration of `CAPTrainer`."""
 
+import logging
+import math
+from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -9,6 +13,11 @@ from hf_cap.errors import ConfigError
 from hf_cap.labels import ClassifierOptions
 from hf_cap.losses import find_loss
 from hf_cap.training.options import AlignmentOptions
+
+_logger = logging.getLogger(__name__)
+
+FEW_TEXTS = {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "weight_decay": 0.01}
+FEWEST_STEPS = 500
 
 
 @dataclass
@@ -63,3 +72,26 @@ class CAPConfig(ClassifierOptions, AlignmentOptions, TrainingArguments):
         for problem, found in problems.items():
             if found and self.alignment_weight:
                 raise ConfigError(problem)
+
+
+def set_for_few_texts(
+    config: CAPConfig, given: Container[str], rows: int, *, small: bool
+) -> dict[str, Any]:
+    """Set what was not given to what trains on few texts as well, and log and return it.
+
+    The three epochs at 5e-5 of `Trainer` are for many texts: these are at least three epochs and 500 steps,
+    and small models (MiniLM, adapters) learn at 3e-4.
+    """
+    chosen: dict[str, Any] = {name: v for name, v in FEW_TEXTS.items() if name not in given}
+    if "learning_rate" not in given:
+        chosen["learning_rate"] = 3e-4 if small else 5e-5
+    for name, value in chosen.items():
+        setattr(config, name, value)
+    if "num_train_epochs" not in given and "max_steps" not in given:
+        batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+        chosen["num_train_epochs"] = max(3, math.ceil(FEWEST_STEPS / math.ceil(rows / batch)))
+        config.num_train_epochs = chosen["num_train_epochs"]
+    if chosen:
+        shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+        _logger.info("Not given, and chosen for %d texts: %s.", rows, shown)
+    return chosen

@@ -17,6 +17,7 @@ from hf_cap.classifiers import load_model
 from hf_cap.cli import main
 from hf_cap.data import load_splits
 from hf_cap.schema import read_provenance
+from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
 from tests.tiny import word_tokenizer
@@ -51,6 +52,27 @@ def test_the_folders_open_without_hf_cap_and_record_how_they_were_made(
     assert record["data"]["provenance"][0]["cap"]["n"] == 4
     assert any("loss_align" in entry for entry in record["history"])
     assert pipeline("text-classification", model=str(model))("my card")[0]["label"] in LABELS
+
+
+def test_what_is_not_given_suits_few_texts_and_is_recorded(room: Path, tmp_path: Path) -> None:
+    places = ("--dataset", room / "data", "--model", room / "encoder", "--alignment_weight", "0")
+    run(
+        "train",
+        *places,
+        "--output_dir",
+        tmp_path / "one",
+        *"--max_steps 1 --save_strategy no".split(),
+    )
+    chosen = json.loads((tmp_path / "one" / "run.json").read_text())["chosen"]
+    static = {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "weight_decay": 0.01}
+    assert chosen == {**static, "learning_rate": 3e-4}
+    config = CAPConfig(str(tmp_path), alignment_weight=0, gradient_accumulation_steps=2)
+    given = {"per_device_train_batch_size", "weight_decay"}  # 8 texts, two times
+    chosen = set_for_few_texts(config, given, 120, small=False)
+    assert chosen == {"warmup_steps": 0.1, "learning_rate": 5e-5, "num_train_epochs": 63}
+    assert (config.num_train_epochs, config.weight_decay) == (63, 0)
+    assert set_for_few_texts(config, given, 1_000_000, small=False)["num_train_epochs"] == 3
+    assert set_for_few_texts(config, {*given, *chosen}, 120, small=True) == {}
 
 
 def test_sources_learn_from_train_or_the_split_that_is_named(
