@@ -46,24 +46,28 @@ def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     )
 
 
-def byte_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
-    """A GPT-2-like byte-level tokenizer without merges (one token a byte), with a chat template."""
+def byte_tokenizer(*, chat: bool = True, turn: str = "im") -> PreTrainedTokenizerFast:
+    """A GPT-2-like byte-level tokenizer without merges (one token a byte), with a chat template.
+
+    `turn` is in the names of the tokens around a turn.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    start, end = f"<|{turn}_start|>", f"<|{turn}_end|>"
+    specials = ["<|endoftext|>", start, end, "<|pad|>"]
     vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
     core = Tokenizer(models.BPE(vocabulary, [], unk_token=None))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
+        bos_token=start,
+        eos_token=end,
         pad_token="<|pad|>",
         additional_special_tokens=["<|endoftext|>"],
         model_max_length=4096,
     )
     if chat:
-        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.chat_template = CHAT_TEMPLATE.replace("|im_", f"|{turn}_")
     return tokenizer
 
 

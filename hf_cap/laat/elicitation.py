@@ -225,13 +225,14 @@ def _by_expectation(
     schema: TableSchema, asked: list[Question], model: LanguageModel, options: ElicitOptions
 ) -> tuple[Answers, dict[str, Any]]:
     """The mean integer under the model's probabilities: deterministic, one short pass per question."""
-    shared = _EXPECTATION + (f"{schema.question}\n\n" if schema.question else "")
+    shared = _EXPECTATION + (f"{model.as_data(schema.question)}\n\n" if schema.question else "")
     queries = []
     for question in asked:
-        prefix, body = shared, f"{question.text}\nScore:"
-        rendered = model.chat_prompt(shared + question.text) if options.chat else None
+        text = model.as_data(question.text)
+        prefix, body = shared, f"{text}\nScore:"
+        rendered = model.chat_prompt(shared + text) if options.chat else None
         if rendered is not None:  # the answer continues the model's turn
-            at = rendered.rfind(question.text)
+            at = rendered.rfind(text)
             prefix, body = rendered[:at], f"{rendered[at:]}Score:"
         # the end of the line distinguishes 1 from 10
         queries += [Query(prefix, body, f" {score}\n") for score in range(LOWEST, HIGHEST + 1)]

@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from hf_cap.lm.tokens import PromptTokenizer
 
 
+MARK = "\ufdd0"
+"""Stands in a text where a control token that it spells out is split, and so is read as text. It is a
+noncharacter, made for use within a program."""
+
+
+def split_tokens(text: str, beginnings: re.Pattern[str]) -> str:
+    """`text` with a mark behind each match of `beginnings`."""
+    return beginnings.sub(r"\g<0>" + MARK, text.replace(MARK, "\ufffd"))
+
+
+def without_marks(text: str) -> str:
+    """`text` as it was before `split_tokens`."""
+    return text.replace(MARK, "")
+
+
 class Query(NamedTuple):
     """How likely is `answer` after the prompt `prefix + body`?"""
 
@@ -31,7 +46,9 @@ class Scored(NamedTuple):
     """Log-probability of each token of an answer."""
 
     log_probs: tuple[float, ...]  # natural, at most 0; per answer token, given all before it
-    starts: tuple[int, ...]  # character of the answer at which each starts; non-decreasing
+    starts: tuple[
+        int, ...
+    ]  # character of the answer at which each starts, without marks; non-decreasing
 
     @property
     def total(self) -> float:
@@ -133,6 +150,10 @@ class LanguageModel:
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
         return self.tokens.chat_prompt(user) if self.tokens else None
+
+    def as_data(self, text: str) -> str:
+        """`text` as a part of a query: marked where it spells out a control token of the model."""
+        return self.tokens.as_data(text) if self.tokens else text
 
     def end_of_turn(self) -> str | None:
         """What the chat template puts behind the model's answer; `None` where it puts nothing."""

@@ -236,7 +236,7 @@ class CachedLanguageModel(LanguageModel):
     ) -> None:
         self.inner, self.store, self.chunk = inner, AnswerStore(path), chunk
         self._answered = LMStatistics()
-        for name in ("chat_prompt", "end_of_turn", "answer_tokens", "excess"):
+        for name in ("as_data", "chat_prompt", "end_of_turn", "answer_tokens", "excess"):
             setattr(self, name, getattr(inner, name))
 
     @property

@@ -3,15 +3,17 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import httpx2
 import openai
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from hf_cap.errors import ExtractError, ServerError
-from hf_cap.lm.base import Reply, Scored
-from hf_cap.lm.tokens import AnswerTokens
+from hf_cap.lm.base import Reply, Scored, without_marks
+
+if TYPE_CHECKING:
+    from hf_cap.lm.tokens import AnswerTokens
 
 Dialect: TypeAlias = Literal["prompt_logprobs", "echo"]
 DIALECTS: dict[Dialect, dict[str, Any]] = {
@@ -139,7 +141,7 @@ class ScoreRequest(NamedTuple):
 
     prompt: list[int] | str
     answer: str
-    tokens: AnswerTokens | None  # the last ones of the prompt; None where text is sent
+    tokens: "AnswerTokens | None"  # the last ones of the prompt; None where text is sent
 
     def read(self, completion: Completion, dialect: Dialect) -> Scored:
         """The score of the answer.
@@ -163,7 +165,7 @@ class ScoreRequest(NamedTuple):
             )
         if self.tokens is None:
             places = self._by_offset(echoed, len(values))
-            starts = tuple(max(0, start) for start in places.values())
+            starts = tuple(len(without_marks(self.answer[: max(0, at)])) for at in places.values())
         else:
             self._check_count(len(values), usage.prompt_tokens)
             end, starts = len(self.prompt), self.tokens.starts

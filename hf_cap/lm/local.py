@@ -178,7 +178,7 @@ class LocalLanguageModel(LanguageModel):
 
     @torch.no_grad()
     def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
-        turns = [self.chat_prompt(prompt) for prompt in prompts]
+        turns = [self.chat_prompt(self.as_data(prompt)) for prompt in prompts]
         if None in turns:
             raise ModelError(
                 f"{self.name or self.model.name_or_path!r} has no chat template, which generating needs. "

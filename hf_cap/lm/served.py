@@ -6,6 +6,7 @@ Scoring needs log-probabilities of prompt tokens: `prompt_logprobs` (vLLM) or `e
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import (
+    MARK,
     LanguageModel,
     LMRuntime,
     LMSettings,
@@ -24,6 +26,7 @@ from hf_cap.lm.base import (
     Sampling,
     Scored,
     current_runtime,
+    split_tokens,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +37,13 @@ if TYPE_CHECKING:
     from hf_cap.lm.tokens import PromptTokenizer
 
 _logger = logging.getLogger(__name__)
+_LIKELY_TOKENS = re.compile(
+    r"(?=<[|｜][^<>]{1,60}[|｜]>|</?s>|<</?SYS>>|</?(?:think|tool_call|tool_response)>"
+    r"|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]).",
+    re.DOTALL,
+)
+"""First character of what chat templates of common models write, for text that the server tokenises."""
 _PROBE_RETRIES, _PROBE_SECONDS = 2, 30.0
 """For the first request, which tells whether there is such a server."""
 
@@ -127,7 +137,8 @@ class ServedLanguageModel(LanguageModel):
             "max_tokens": sampling.max_new_tokens,
             "seed": sampling.seed,
         }
-        bodies = [{**options, "messages": [{"role": "user", "content": p}]} for p in prompts]
+        turns = [split_tokens(prompt, _LIKELY_TOKENS).replace(MARK, " ") for prompt in prompts]
+        bodies = [{**options, "messages": [{"role": "user", "content": turn}]} for turn in turns]
         replies: dict[int, Reply] = {}
 
         def arrived(number: int, answer: "Completion") -> None:
@@ -137,6 +148,10 @@ class ServedLanguageModel(LanguageModel):
 
         self._ask("/chat/completions", self._api.Completion, bodies, arrived)
         return [replies[number] for number in range(len(prompts))]
+
+    def as_data(self, text: str) -> str:
+        """`text` with marks; where the server tokenises, a space is sent for each."""
+        return super().as_data(text) if self.tokens else split_tokens(text, _LIKELY_TOKENS)
 
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the server reads; 0 where that is not known."""
@@ -176,7 +191,8 @@ class ServedLanguageModel(LanguageModel):
     def _request(self, query: Query) -> "ScoreRequest":
         text = query.prefix + query.body
         if self.tokens is None:
-            return self._api.ScoreRequest(text + query.answer, query.answer, None)
+            shown = (text + query.answer).replace(MARK, " ")
+            return self._api.ScoreRequest(shown, query.answer, None)
         answer = self.tokens.answer(query.answer)
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)
         return self._api.ScoreRequest([*prompt, *answer.ids], query.answer, answer)

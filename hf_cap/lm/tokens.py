@@ -5,6 +5,7 @@ front where the tokenizer puts one) followed by those of the answer, tokenised a
 """
 
 import hashlib
+import re
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -14,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hf_cap.errors import ExtractError, ModelError
+from hf_cap.lm.base import MARK, split_tokens
 
 _ANCHORS = ("\n", ":", "")
 """Texts an answer is tokenised behind, so that it counts as a continuation: tokenizers with a dummy
@@ -66,7 +68,32 @@ class PromptTokenizer:
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Tokens of a text alone, without special tokens around it."""
-        return tuple(self._encode(text)["input_ids"])
+        return tuple(id for part in text.split(MARK) for id in self._encode(part)["input_ids"])
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """First and last character of each token of `plain(text)`, not counting marks."""
+        spans: list[tuple[int, int]] = []
+        before = 0
+        for part in text.split(MARK):
+            found = self._encode(part, return_offsets_mapping=True)["offset_mapping"]
+            spans += [(start + before, end + before) for start, end in found]
+            before += len(part)
+        return spans
+
+    def as_data(self, text: str) -> str:
+        """`text` with marks, so that the control tokens it spells out are read as text."""
+        return split_tokens(text, self._control)
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """First character of each special token, and of each added one that the chat template writes."""
+        template = str(self.tokenizer.chat_template)
+        names = [
+            re.escape(token.content)
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if len(token.content.strip()) > 1 and (token.special or token.content in template)
+        ]
+        return re.compile(f"(?={'|'.join(names)})." if names else "(?!)", re.DOTALL)
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
@@ -93,7 +120,8 @@ class PromptTokenizer:
             return PrefixTokens((), None)
         joint = {probe: self.prompt(prefix + probe) for probe in _PROBES}
         tail = max(0, len(prefix) - 200)
-        for start in sorted(set(self._offsets(prefix[tail:])), reverse=True)[:16]:
+        starts = {start for start, _ in self.spans(prefix[tail:])}
+        for start in sorted(starts, reverse=True)[:16]:
             ids, rest = self.prompt(prefix[: tail + start]), prefix[tail + start :]
             if start and all(ids + self.plain(rest + p) == whole for p, whole in joint.items()):
                 return PrefixTokens(ids, tail + start)
@@ -109,15 +137,11 @@ class PromptTokenizer:
 
     def _starts(self, anchor: str, answer: str, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.tokenizer.is_fast:
-            offsets = self._offsets(anchor + answer)[-len(ids) :]
-            starts = [start - len(anchor) for start in offsets]
+            spans = self.spans(anchor + answer)[-len(ids) :]
+            starts = [start - len(anchor) for start, _ in spans]
         else:  # no offsets: where the text decoded so far ends
             starts = [len(str(self.tokenizer.decode(list(ids[:end])))) for end in range(len(ids))]
         return tuple(accumulate((min(max(start, 0), len(answer)) for start in starts), max))
-
-    def _offsets(self, text: str) -> list[int]:
-        spans = self._encode(text, return_offsets_mapping=True)["offset_mapping"]
-        return [start for start, _ in spans]
 
     def _encode(self, text: str, **options: Any) -> Any:
         # verbose=False: a prompt longer than the tokenizer's own limit is our business, not its warning's

@@ -121,7 +121,7 @@ class ChannelPrior(LanguageModelSource):
 
         log_probs = torch.tensor([one.log_probs for one in scored], dtype=torch.float64)
         # the answer is the lead and the text without white space at its ends
-        answer = prompt.answer(row.text.strip())
+        answer = prompt.lead + row.text.strip()
         shift = len(prompt.lead) - len(row.text) + len(row.text.lstrip())
         spans = [Span(start + shift, end + shift) for start, end in row.spans]
         offsets = _offsets(scored[0].starts, answer)

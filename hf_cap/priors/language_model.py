@@ -262,7 +262,9 @@ class LanguageModelSource(Source):
         names = dict(zip(self.labels, labels, strict=True))
         shown = [[(text, names[label]) for text, label in examples] for examples in sets]
         chat, end = model.chat_prompt if self.chat else None, model.end_of_turn()
-        prompts = [build_prompt(template, labels, examples, chat, end) for examples in shown]
+        prompts = [
+            build_prompt(template, labels, examples, chat, end, model.as_data) for examples in shown
+        ]
         tokens = {label: model.answer_tokens(prompts[0].answer(label)) for label in labels}
         beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
         prefix_labels = frozenset(label for label in labels if tokens[label] in beginnings)

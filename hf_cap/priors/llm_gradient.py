@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.lm.base import without_marks
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.priors.prompts import Prompt
@@ -87,10 +88,8 @@ def _explain(
     start = local.tokens.prefix(prompt.prefix).cut or 0
     tokens = local.tokens.body(prompt.prefix, prompt.body(row.text))
     shown = prompt.prefix[start:] + prompt.body(row.text)
-    offsets = local.tokens.tokenizer(
-        shown, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
-    shift = len(prompt.prefix) - start + len(prompt.before)
+    offsets, shown = local.tokens.spans(shown), without_marks(shown)
+    shift = len(without_marks(prompt.prefix[start:] + prompt.before))
     spans = [Span(first + shift, last + shift) for first, last in row.spans]
     offsets = [(0, 0)] * (len(tokens) - len(offsets)) + offsets  # the beginning-of-text token
     owners = token_words(offsets, spans, shown)

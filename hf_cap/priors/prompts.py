@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,14 +87,15 @@ class Prompt:
     after: str
     lead: str
     end: str
+    as_data: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     def body(self, value: str) -> str:
         """The rest of the prompt for one value of the slot."""
-        return self.before + value + self.after
+        return self.before + self.as_data(value) + self.after
 
     def answer(self, value: str) -> str:
         """The continuation to score."""
-        return self.lead + value
+        return self.lead + self.as_data(value)
 
 
 def build_prompt(
@@ -103,6 +104,7 @@ def build_prompt(
     demonstrations: Sequence[Example],
     chat_prompt: Callable[[str], str | None] | None = None,
     end_of_turn: str | None = None,
+    as_data: Callable[[str], str] = str,
 ) -> Prompt:
     """Build the prompt of a template around a slot for the text (`cap`) or the label (`channel`).
 
@@ -113,13 +115,18 @@ def build_prompt(
         chat_prompt: The model's chat template. Plain text is used without one, and with one notice
             where it returns `None`.
         end_of_turn: What the chat template puts behind an answer.
+        as_data: Marks control tokens that a text or a label spells out.
 
     Raises:
         ModelError: the chat template does not contain the user's message exactly once.
     """
     parts = [template.instruction]
-    parts.append(_fill(template.label_space, labels=template.label_separator.join(labels)))
-    parts += [_fill(template.demonstration, text=text, label=la) for text, la in demonstrations]
+    shown = as_data(template.label_separator.join(labels))
+    parts.append(_fill(template.label_space, labels=shown))
+    parts += [
+        _fill(template.demonstration, text=as_data(text), label=as_data(label))
+        for text, label in demonstrations
+    ]
     user = "".join(part + template.separator for part in parts if part)
     user += _fill(template.question, text=_SLOT, label=_SLOT)
     rendered = chat_prompt(user) if chat_prompt else None
@@ -138,7 +145,7 @@ def build_prompt(
         lead = " "  # a word goes on after a space, except on a line of its own
     turn_ends = end_of_turn if rendered is not None else None
     line_ends = template.separator if template.separator.startswith("\n") else "\n"
-    return Prompt(prefix, head[len(prefix) :], after_lead, lead, turn_ends or line_ends)
+    return Prompt(prefix, head[len(prefix) :], after_lead, lead, turn_ends or line_ends, as_data)
 
 
 def _fill(wording: str, **values: str) -> str:

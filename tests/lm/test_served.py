@@ -62,6 +62,9 @@ def test_served_scores_equal_local_ones(
     lm = opened(server, tokenizer=tokenizer, max_concurrency=3)
     assert lm.dialect == dialect
     queries = [q for q in QUERIES if tokenizer or "".join(q).isascii()]
+    if tokenizer:
+        spelled = lm.as_data("<|im_end|>")
+        queries.append(Query(f"<|im_start|>{spelled}", f" {spelled}", f" é{spelled} card"))
     local = LocalLanguageModel(llama(), byte_tokenizer()).log_probs(queries)
     served = lm.log_probs(queries + queries[:2])
     assert 1 < server.most <= 3
@@ -396,6 +399,25 @@ def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
     assert server.paths == {"/v1/chat/completions"}
     server.chat = lambda prompt: message(None)
     assert opened(server, probe=False).generate(["a"], sampling) == [Reply("", 7, 2)]
+
+
+@pytest.mark.parametrize(
+    "spelled", ["<|im_end|>", "<s>", "[/INST]", "<start_of_turn>", "<｜User｜>"]
+)
+def test_a_spelled_control_token_is_sent_with_a_space_where_the_server_tokenises(
+    server: Server, spelled: str
+) -> None:
+    lm = opened(server, tokenizer=False)
+    answer = lm.as_data(f" a {spelled} card")
+    (scored,) = lm.log_probs([Query("", f"Say {lm.as_data(spelled)}:", answer)])
+    sent = f"{spelled[0]} {spelled[1:]}"
+    assert server.requests[-1]["prompt"] == f"Say {sent}: a {sent} card"
+    # one token a byte; the space sent starts where the character behind it does
+    at = [i for i, character in enumerate(f" a {spelled}"[:4]) for _ in character.encode()]
+    assert scored.starts[: len(at) + 2] == (*at, 4, 4)
+    assert scored.starts[-1] == len(f" a {spelled} card") - 1
+    lm.generate([spelled], Sampling(max_new_tokens=1))
+    assert server.requests[-1]["messages"][0]["content"] == sent
 
 
 @pytest.mark.parametrize("answer", [{"error": "no"}, {"choices": []}, {"choices": None}, ["page"]])
