@@ -80,7 +80,8 @@ def refuse_secrets(folder: Path, files: str = "**/*") -> None:
 def find_secret_in_file(file: Path) -> tuple[str, str] | None:
     """The kind of a secret in a file, cells of parquet included, and where in the file it is."""
     for where, texts in _texts(file):
-        if kind := find_secret("\n".join(dict.fromkeys(texts.values()))):
+        lines = dict.fromkeys("\n".join(texts.values()).split("\n"))  # each once, which is faster
+        if kind := find_secret("\n".join(lines)):
             row = next((row for row, text in texts.items() if find_secret(text)), None)
             return kind, f", {where}, row {row}," if where and row is not None else ""
     return None
