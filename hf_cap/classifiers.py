@@ -23,8 +23,9 @@ from transformers import (
 
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
-from hf_cap.errors import CAPError, ConfigError, MissingExtra, ModelError
+from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear
+from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
@@ -44,9 +45,6 @@ READ_FIRST_TOKEN = frozenset(
     for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta")
 )
 """Models of the BERT family whose head reads the first token of the last layer and no other."""
-
-NO_LIMIT = 10**9
-"""Tokens of an input where neither tokenizer nor model has a limit: more than any text has."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model*")
@@ -122,6 +120,7 @@ class TextClassifier:
         batch = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length, verbose=False, **options
         )
+        check_tokens(self.model, batch["input_ids"])
         return [{name: batch[name][row] for name in batch} for row in range(len(texts))]
 
     def pad(self, encoded: list[Encoded]) -> dict[str, Tensor]:
@@ -187,7 +186,7 @@ def new_classifier(
     options = options or ClassifierOptions()
     source = resolve_model(name)
     place = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with loading(f"The model {name!r}"):
         tokenizer = AutoTokenizer.from_pretrained(source, **place)
         entry = None if options.head == "sequence" else read_sentence_encoder(source, revision)
         if entry is None:
@@ -197,17 +196,7 @@ def new_classifier(
             model, new = new_sentence_classifier(source, labels, entry, **place)
             tokenizer.model_max_length = longest_input(model, tokenizer)
             fresh = ("head",) if new else ()
-    except OSError as error:
-        raise ModelError(
-            f"Cannot load the model {name!r}: {error} Without a network, 'embedded/minilm-l6' is at hand."
-        ) from error
-    except ValueError as error:
-        if isinstance(error, CAPError):
-            raise
-        raise ModelError(
-            f"The model {name!r} cannot become a classifier of texts: {error} Name an encoder or decoder "
-            "that `AutoModelForSequenceClassification` loads, such as 'embedded/minilm-l6'."
-        ) from error
+    check_finite(name, model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
@@ -256,6 +245,9 @@ def _sequence_classifier(
     )
     resized = {weight for weight, *_ in loading["mismatched_keys"]}
     _check_resized(name, model, resized)
+    # a pooler belongs to the head, though some families keep it in the base model
+    parts = [w for w in loading["missing_keys"] if _in_base(model, w) and "pooler" not in w]
+    check_missing(name, parts)
     return model, _owners(model, {*loading["missing_keys"], *resized})
 
 
@@ -335,10 +327,11 @@ def load_model(
     """
     if is_lora_run(folder := Path(resolve_model(name))):
         return merged_lora(folder, trust_remote_code=trust_remote_code)
-    model: PreTrainedModel = _load(
-        AutoTextClassifier, "classifier", name, revision, trust_remote_code
-    )
-    return model
+    how = (AutoTextClassifier, "classifier", name, revision, trust_remote_code)
+    model, info = _load(*how, output_loading_info=True)
+    check_missing(name, info["missing_keys"])
+    check_finite(name, model)
+    return model  # type: ignore[no-any-return]
 
 
 class AutoTextClassifier:
@@ -403,21 +396,22 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
     Raises:
         ModelError: the base model is not there.
     """
-    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    head = run["settings"].get("head", "auto")
-    base = new_classifier(
-        run["model"],
-        run["data"]["labels"],
-        ClassifierOptions(head=head, label_names_in="none"),
-        revision=run["settings"].get("model_revision"),
-        trust_remote_code=trust_remote_code,
-    ).model
-    if CALIBRATION in run:
-        base.config.update({CALIBRATION: run[CALIBRATION]})
-    merged: PreTrainedModel = (
-        _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-    )
-    return merged
+    with loading(f"The adapter {str(folder)!r}"):
+        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        head = run["settings"].get("head", "auto")
+        base = new_classifier(
+            run["model"],
+            run["data"]["labels"],
+            ClassifierOptions(head=head, label_names_in="none"),
+            revision=run["settings"].get("model_revision"),
+            trust_remote_code=trust_remote_code,
+        ).model
+        if CALIBRATION in run:
+            base.config.update({CALIBRATION: run[CALIBRATION]})
+        merged: PreTrainedModel = (
+            _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        )
+        return merged
 
 
 def load_tokenizer(
@@ -434,12 +428,12 @@ def load_tokenizer(
     return tokenizer
 
 
-def _load(auto: Any, what: str, name: str, revision: str | None, trust_remote_code: bool) -> Any:
-    folder = resolve_model(name)
-    try:
-        return auto.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The {what} {name!r} cannot be loaded: {error}") from error
+def _load(
+    auto: Any, what: str, name: str, revision: str | None, trust_remote_code: bool, **options: Any
+) -> Any:
+    options |= {"revision": revision, "trust_remote_code": trust_remote_code}
+    with loading(f"The {what} {name!r}"):
+        return auto.from_pretrained(resolve_model(name), **options)
 
 
 @contextmanager

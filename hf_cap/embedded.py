@@ -32,14 +32,17 @@ _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str | os.PathLike[str]) -> str:
     """Folder of an embedded model, or `name` itself where it is not an embedded one.
 
     Raises:
         ConfigError: no embedded model has this name.
         MissingExtra: the pip package that carries the weights is not installed.
-        ModelError: the name is that of a local folder that does not exist.
+        ModelError: it is no name, or that of a local folder that does not exist.
     """
+    if not isinstance(name, str | os.PathLike) or not str(name):
+        raise ModelError(f"A model is a folder, a Hub id or an embedded name, got {name!r}.")
+    name = str(name)
     if not name.startswith(PREFIX):
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
         if looks_local and not Path(name).expanduser().exists():

@@ -231,10 +231,11 @@ def check_recordable(
 
 
 def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
-    """Raise `ConfigError` if a folder to replace is a file, or holds more than the files `written`."""
+    """Raise `ConfigError` if a folder to replace is a file, read-only, or holds more than `written`."""
     path = real_path(folder)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"The output {str(path)!r} is a file. Name a folder.")
+    check_writable(path.parent)
     lost = sorted({file.name for file in path.iterdir()} - set(written)) if path.is_dir() else []
     if lost:
         names = ", ".join(map(repr, lost[:5])) + " and more" * (len(lost) > 5)

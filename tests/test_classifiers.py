@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hf_cap.classifiers import (
-    NO_LIMIT,
     READ_FIRST_TOKEN,
     drop_other_kind,
     first_token_only,
@@ -21,6 +20,7 @@ from hf_cap.classifiers import (
     new_classifier,
 )
 from hf_cap.errors import ModelError
+from hf_cap.loading import NO_LIMIT
 from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
@@ -192,7 +192,7 @@ def test_a_body_of_another_size_is_refused(encoder: Path) -> None:
 
 def test_a_model_that_is_no_classifier_is_refused(encoder: Path) -> None:
     (encoder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 8}))
-    with pytest.raises(ModelError, match="cannot become a classifier of texts"):
+    with pytest.raises(ModelError, match="cannot be loaded: Unrecognized conf"):
         new_classifier(str(encoder), ["a", "b", "c"])
 
 

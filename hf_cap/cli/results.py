@@ -15,7 +15,15 @@ from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.hub import PushOptions
 from hf_cap.lm.base import LMRuntime
 from hf_cap.report.load import ReportSettings
-from hf_cap.utils import file_name, option, real_path, required, versions, write_json
+from hf_cap.utils import (
+    check_writable,
+    file_name,
+    option,
+    real_path,
+    required,
+    versions,
+    write_json,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +67,8 @@ def evaluate(values: Values) -> Result:
     result = file_name(given.name or split)
     if not given.output_dir and not Path(name).is_dir():
         raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
+    folder = Path(given.output_dir or Path(name) / EVALUATIONS)
+    check_writable(folder)
     if is_tabular_model(name):
         found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
     else:
@@ -68,7 +78,6 @@ def evaluate(values: Values) -> Result:
         data = load_splits(given.dataset, splits=[split], **values.columns())[split]
         settings = values.build(EvaluationSettings)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
-    folder = Path(given.output_dir or Path(name) / EVALUATIONS)
     return Result(write_evaluation(found, folder, result))
 
 
@@ -175,6 +184,7 @@ def report(values: Values) -> Result:
 
     given = {**vars(values.build(_ReportArguments)), "settings": values.build(ReportSettings)}
     runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
+    check_writable(Path(output).parent)
     write_report(runs, output, baselines=baselines, **given)
     return Result({"output": output}, f"Wrote the report to {output}")
 

@@ -22,10 +22,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.attribution import Logits
 from hf_cap.cards import model_facts, public_settings
-from hf_cap.errors import DataError, ModelError
+from hf_cap.errors import DataError
 from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, TAGS
 from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, Table, read_table
+from hf_cap.loading import check_finite, check_missing, loading
 
 Features = Float[Tensor, "batch features"]
 
@@ -108,11 +109,12 @@ def is_tabular_model(folder: str | Path) -> bool:
 
 def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
     """A model that `hf-cap train --task tabular` or `save_pretrained` wrote, or one on the Hub."""
-    try:
-        model: TabularModel = TabularModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Cannot load a tabular model from {str(name)!r}: {error}") from error
-    return model
+    with loading(f"The tabular model {str(name)!r}"):
+        auto: Any = TabularModel
+        model, found = auto.from_pretrained(name, output_loading_info=True)
+    check_missing(str(name), found["missing_keys"])
+    check_finite(str(name), model)
+    return model  # type: ignore[no-any-return]
 
 
 # --- Predictions, and how good they are.

@@ -37,6 +37,7 @@ from hf_cap.lm.base import (
 from hf_cap.lm.packed import TokenScorer, packing_reach
 from hf_cap.lm.tokens import PromptTokenizer, tokenizer_fingerprint
 from hf_cap.lm.trie import Continuation
+from hf_cap.loading import check_finite, check_missing, loading
 from hf_cap.utils import text_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -232,13 +233,12 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
             )
         quantizer = BitsAndBytesConfig(**{QUANTIZERS[settings.quantization]: True})
         options |= {"quantization_config": quantizer, "device_map": {"": device}}
-    try:
+    with loading(f"The language model {settings.model!r}"):
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(**where, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"The language model {settings.model!r} cannot be loaded as a decoder-only model: {error}"
-        ) from error
+        auto: Any = AutoModelForCausalLM
+        model, found = auto.from_pretrained(**where, **options, output_loading_info=True)
+    check_missing(settings.model, found["missing_keys"])
+    check_finite(settings.model, model)
     name = settings.model
     if settings.quantization == "none":
         torch.nn.Module.to(model, device)

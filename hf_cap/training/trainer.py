@@ -37,6 +37,7 @@ from hf_cap.classifiers import add_adapters, longest_input, new_classifier
 from hf_cap.data import add_label_texts, label_names
 from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
+from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training import collator, validation
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
@@ -445,7 +446,7 @@ class CAPTrainer(AlignedTrainer):
             with nullcontext() if options.reads_priors else suppress(PriorError):
                 self._prior_column = find_prior_column(dataset.features, options.prior_column)
         with self.args.main_process_first(desc=f"encoding the {name} set"):
-            return collator.encode_dataset(
+            encoded = collator.encode_dataset(
                 dataset,
                 tokenizer,
                 self.model.config.label2id,
@@ -456,6 +457,8 @@ class CAPTrainer(AlignedTrainer):
                 labelled=labelled,
                 name=name,
             )
+        check_tokens(self.model, encoded["input_ids"])
+        return encoded
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """As `Trainer.get_eval_dataloader`, for a raw data set too."""
