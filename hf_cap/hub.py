@@ -226,18 +226,7 @@ def push_model(
         record = _read_json(run / cards.RUN_FILE)
         if (file := run / "config.json").is_file():  # of a LoRA run, the record has it
             record[CALIBRATION] = _read_json(file).get(CALIBRATION)
-        evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
-        numbers = {file.stem: _read_json(file) for file in evaluations}
-        texts = _evaluated_texts(run, options.examples or 0)
-        try:
-            known = facts(record, evaluations=numbers, records=texts, **options.named())
-        except CAPError:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise DataError(
-                f"The records in {str(run)!r} ({cards.RUN_FILE}, {cards.EVALUATIONS}) are damaged: "
-                f"{error!r}. Train or evaluate again."
-            ) from error
+        known = _card_facts(run, record, options, facts)
         _write_weights(run, target)
         # the attribution settings travel with the weights, but not where these came from
         path, alignment = target / "config.json", record.get("alignment") or {}
@@ -250,6 +239,23 @@ def push_model(
         )
 
     return publish(options, "model", write, run / "hub", token=token)
+
+
+def _card_facts(
+    run: Path, record: dict[str, Any], options: PushOptions, facts: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
+    numbers = {file.stem: _read_json(file) for file in evaluations}
+    texts = _evaluated_texts(run, options.examples or 0)
+    try:
+        return facts(record, evaluations=numbers, records=texts, **options.named())
+    except CAPError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"The records in {str(run)!r} ({cards.RUN_FILE}, {cards.EVALUATIONS}) are damaged: {error!r}. "
+            "Train or evaluate again."
+        ) from error
 
 
 def _write_weights(run: Path, target: Path) -> None:
