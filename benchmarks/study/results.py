@@ -68,7 +68,7 @@ def _rows(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     run = result["settings"]["cell"]
     place = {**run, "run": f"{run['dataset']}, {run['regime']}"}
     for test_set, numbers in result["test_sets"].items():
-        for measure in ("accuracy", "macro_f1", "accuracy_changed"):
+        for measure in ("accuracy", "macro_f1", "accuracy_changed", "nll", "ece"):
             if measure in numbers:
                 value = numbers[measure]
                 yield {**place, "test_set": test_set, "measure": measure, "value": value}

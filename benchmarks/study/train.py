@@ -47,9 +47,11 @@ class Classifier:
         return evaluate_classifier(self.model, self.tokenizer, data, settings=options)
 
     def accuracy(self, settings: StudySettings, test: Dataset) -> dict[str, Any]:
-        """Accuracy and macro-F1; of an attack that leaves texts as they are, also on the changed ones."""
+        """Accuracy, macro-F1, NLL and ECE; where an attack leaves texts as they are, also on the others."""
         found = self.evaluate(settings, test, faithfulness=False, soft=False)
-        numbers = {name: getattr(found, name) for name in ("texts", "accuracy", "macro_f1")}
+        numbers = {
+            name: getattr(found, name) for name in ("texts", "accuracy", "macro_f1", "nll", "ece")
+        }
         if CHANGED in test.column_names:
             rows = np.flatnonzero(test[CHANGED])
             numbers["changed"] = len(rows)
