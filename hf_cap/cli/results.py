@@ -102,8 +102,11 @@ def calibrate(values: Values) -> Result:
     """
     from hf_cap.data import load_splits
     from hf_cap.evaluation import calibration
+    from hf_cap.laat.models import is_tabular_model
 
     given = values.build(_CalibrateArguments)
+    if is_tabular_model(given.model):
+        raise ConfigError(f"{given.model!r} is a model of a table; give a classifier of texts.")
     calibration.check_model_folder(Path(given.model))
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
     return Result(asdict(calibration.calibrate(given.model, None, data, given.coverage)))

@@ -102,7 +102,7 @@ def test_the_temperature_travels_with_the_model_to_evaluation_and_pipeline(
     assert (after.accuracy, after.accuracy_at_50 > after.accuracy) == (honest.accuracy, True)
 
     register_pipeline()
-    rows = pipeline(TASK, model=folder)(TEXTS[:50], steps=1)
+    rows = pipeline(TASK, model=folder)(TEXTS[:20], steps=1)
     for row, expected in zip(rows, right, strict=False):
         assert row["score"] == pytest.approx(expected.max(), abs=0.01)
         assert (row["labels"][0], row["coverage"]) == (row["label"], 0.8)
@@ -247,6 +247,12 @@ def test_the_command_calibrates_and_warns_of_training_texts(
         assert "was trained on 1000 of these 1000 texts" in caplog.text
     assert main([*base, "--split", "valid", "--coverage", "0.9999"]) == 2
     assert "need at least 9999 texts, got 1000" in capsys.readouterr().err
+
+
+def test_a_model_of_a_table_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "hf_cap_tabular"}))
+    assert main(["calibrate", "--model", str(tmp_path), "--dataset", "embedded/library-desk"]) == 2
+    assert "is a model of a table" in capsys.readouterr().err
 
 
 def test_an_adapter_keeps_its_calibration_in_the_record(tmp_path: Path) -> None:
