@@ -227,11 +227,12 @@ def model_facts(
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
         `train_rows`, `labels`, `seed`, `versions`, `command`; `alignment` and `settings` (name to value),
         `aligned` (whether the weight is above 0); `priors` (of `prior_facts`); `log` and `results` (tables
-        of the training log and of the evaluations, `None` without any), `confidence` (another of these),
+        of the training log and of the evaluations, `None` without any), `confidence` (one column per set),
         `calibration` (that of the model, if any); `examples` (each with `label`, `gold`, `words`, `scores`).
     """
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
+    confidence = _as_table([one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE})
     measured = {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
     facts = {
         "template": "model.md.jinja",
@@ -240,9 +241,7 @@ def model_facts(
         "name": name,
         **_run_facts(run),
         "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **measured}, unit),
-        "confidence": _as_table(
-            [one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE}
-        ),
+        "confidence": confidence and [list(one) for one in zip(*confidence, strict=True)],
         "examples": [
             {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
             | {"scores": one.get("attributions")}

@@ -164,8 +164,9 @@ def test_confidence_is_a_table_of_its_own_with_directions() -> None:
     facts = model_facts({"calibration": stored}, name="desk", evaluations={"test": numbers})
     card = render_card(facts)
     for line in ("| Set | Texts | Accuracy |", "| test | 9 | 0.5 |",
-                 "| Set | NLL in nats (lower is better) | Calibration error (lower is better) | Temp",
-                 "| test | 1.25 | 0.0625 | 2.5 |", "calibrated on 200 texts (temperature\n2.5)",
+                 "| Set | test |\n|---|---:|\n| NLL in nats (lower is better) | 1.25 |\n"
+                 "| Calibration error (lower is better) | 0.0625 |\n| Temperature (1: not",
+                 "calibrated on 200 texts (temperature\n2.5)",
                  "probability of 0.9 on new texts", "attributions, labels, coverage"):  # fmt: skip
         assert line in card
     measured = {one.metric_type for one in facts["metadata"].eval_results}
