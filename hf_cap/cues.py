@@ -7,13 +7,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from hf_cap.errors import DataError
-from hf_cap.utils import atomic_path, check_range, documented, option
+from hf_cap.errors import ConfigError, DataError
+from hf_cap.utils import atomic_path, check_range, documented, option, read_yaml
 from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words, word_strings
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
@@ -157,9 +156,9 @@ def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
         DataError: the file is missing, or is not a list of marks; the message names the entry.
     """
     try:
-        rows = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or []
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"The shortcuts {str(file)!r} cannot be read: {error}") from error
+        rows = read_yaml(file) or []
+    except ConfigError as error:
+        raise DataError(f"The shortcuts cannot be read: {error}") from error
     if not isinstance(rows, list):
         raise DataError(f"The shortcuts {str(file)!r} hold {type(rows).__name__}, not a list.")
     return [_read_mark(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
@@ -167,16 +166,17 @@ def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
 
 def _read_mark(row: Any, where: str) -> Mark:
     names = ("kind", "value", "label", "decision")
-    if not isinstance(row, dict) or not {"value", "label"} <= set(row) <= set(names):
+    texts = isinstance(row, dict) and all(isinstance(value, str) for value in row.values())
+    if not texts or not {"value", "label"} <= set(row) <= set(names):
         raise DataError(f"{where}: expected {', '.join(names)}, got {row!r}.")
-    values = {name: str(row.get(name) if row.get(name) is not None else "") for name in names}
+    values = {name: row.get(name, "") for name in names}
     for name, choices in (("kind", get_args(Kind)), ("decision", get_args(Decision))):
         values[name] = values[name] or ("word" if name == "kind" else "")
         if values[name] not in choices:
             raise DataError(f"{where}: `{name}` must be one of {choices}, got {values[name]!r}.")
     if values["kind"] in ("word", "first", "last"):
         values["value"] = fold(values["value"])
-    return Mark(**values)  # type: ignore[arg-type]
+    return Mark(**values)
 
 
 def without_shortcuts(

@@ -337,7 +337,7 @@ def _with_columns(data: Dataset, split: str, text_column: str, label_column: str
     replaced = [new for new in wanted.values() if new in data.column_names and new not in wanted]
     renamed = {old: new for old, new in wanted.items() if old != new}
     data = data.remove_columns(replaced).rename_columns(renamed)
-    for row, text in enumerate(data[TEXT]):
+    for row, text in enumerate(data[TEXT][:]):
         if not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"Split {split!r}, row {row}: the text is {text!r}; give the row one, or remove it."

@@ -146,11 +146,18 @@ def test_decisions_reach_the_prior(tmp_path: Path) -> None:
     assert [mark.decision for mark in decided(found_again, marks)] == ["fine", "shortcut"]
 
 
+def test_decisions_are_about_the_words_that_were_written(tmp_path: Path) -> None:
+    file = tmp_path / "shortcuts.yaml"
+    file.write_text("- {value: on, label: No}\n- {value: 12:30, label: 007, decision: fine}\n")
+    assert [(m.value, m.label) for m in load_marks(file)] == [("on", "No"), ("12:30", "007")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- {value: anna, label: refund, decision: maybe}", r"entry 1: `decision` must be one of"),
         ("- {value: anna}", "entry 1: expected kind, value, label"),
+        ("- {value: [anna], label: refund}", "entry 1: expected kind, value, label"),
         ("anna: refund", "dict, not a list"),
         ("- [", "cannot be read"),
     ],
