@@ -37,6 +37,7 @@ _CUT = regex.compile(
         "W", rf"[{_SCRIPTS}\u3001-\u30ff\uff01-\uff9f]"
     )
 )
+_MARKS = regex.compile(r"[\p{Terminal_Punctuation}\p{Quotation_Mark}\p{Pd}…`]+|\p{P}")
 
 
 class Span(NamedTuple):
@@ -88,6 +89,11 @@ def _divided(text: str, span: Span) -> list[Span]:
 def word_strings(text: str, pattern: str = WORD_PATTERN) -> list[str]:
     """The words of `text` as strings."""
     return [text[start:end] for start, end in split_words(text, pattern)]
+
+
+def is_punctuation(word: str) -> bool:
+    """Whether a word is marks of a sentence, quotation marks or dashes alone; `:)` is not."""
+    return _MARKS.fullmatch(word) is not None
 
 
 def keep_words(

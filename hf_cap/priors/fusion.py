@@ -22,7 +22,7 @@ from hf_cap.schema import (
     read_provenance,
 )
 from hf_cap.utils import check_choices, documented, fingerprint, option
-from hf_cap.words import word_strings
+from hf_cap.words import is_punctuation, word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -140,6 +140,9 @@ class PriorFusion:
         factory=dict,
     )
 
+    punctuation: bool = option(
+        False, "Keep the scores of words that are punctuation alone, such as a `?` apart; else 0."
+    )
     shortcuts: str | None = option(
         None,
         "YAML file of `hf-cap shortcuts`: words marked `shortcut` for a text's label get the score 0. "
@@ -174,7 +177,12 @@ class PriorFusion:
                 if find_defect(prior) != "not finite":
                     check_prior(prior, words, column=prior_column(source), row=row)
             weights = self.row_weights(batch, row)
-            prior = fuse(priors, weights, self.method, self.normalisation)
+            kept = [i for i, w in enumerate(words) if self.punctuation or not is_punctuation(w)]
+            parts = [prior and [prior[i] for i in kept] for prior in priors]
+            prior = fuse(parts, weights, self.method, self.normalisation)
+            if prior:
+                scores = dict(zip(kept, prior, strict=True))
+                prior = [scores.get(i, 0.0) for i in range(len(words))]
             if self.marks and (prior or not self.sources):
                 prior = without_shortcuts(words, self.labels[batch[LABEL][row]], prior, self.marks)
             fused.append(prior)
@@ -220,7 +228,7 @@ def fuse_priors(
         dataset: Data set, or splits of one, with the columns `words` and `prior_<source>`.
         sources: Sources to fuse; all that the data set has by default.
         method: `mean` or (signed) `max` over the sources, word by word.
-        settings: Other fields of `PriorFusion`: `normalisation`, `weights`, `certainty`.
+        settings: Other fields of `PriorFusion`: `normalisation`, `weights`, `certainty`, `punctuation`.
 
     Returns:
         The data set with `prior` (null where no source is usable) and its entry in `provenance`.

@@ -112,11 +112,33 @@ def test_the_provenance_tells_the_fusion_and_what_its_sources_share() -> None:
         "normalisation": "l2",
         "weights": {"cap": 1},
         "certainty": {},
+        "punctuation": False,
         "word_pattern": r"\S+",
     }
     other = cell.replace('S+", "n', 'w+", "n')
     with pytest.raises(PriorError, match=r"different 'word_pattern'"):
         fuse_priors(data.add_column("provenance", [other]))
+
+
+@pytest.mark.parametrize("normalisation", get_args(Normalisation))
+def test_punctuation_apart_gets_nothing_and_the_words_what_they_get_without_it(
+    normalisation: Normalisation,
+) -> None:
+    words = ["what", "?", "is", "it?", ":)", "..."]
+    cap, lime = [3.0, 9.0, -1.0, 0.0, 2.0, -5.0], [1.0, 1.0, 0.0, 0.0, 0.0, 7.0]
+    bare = [0, 2, 3, 4]
+
+    def fused(kept: Sequence[int], **settings: Any) -> list[float]:
+        shown = [words[i] for i in kept]
+        data = table([[cap[i] for i in kept]], [[lime[i] for i in kept]])
+        data = data.remove_columns("words").add_column("words", [shown])
+        prior: list[float] = fuse_priors(data, normalisation=normalisation, **settings)["prior"][0]
+        return prior
+
+    whole = fused(range(6))
+    assert [whole[1], whole[5]] == [0, 0]
+    assert [whole[i] for i in bare] == fused(bare)
+    assert fused(range(6), punctuation=True)[1] > 0
 
 
 def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
