@@ -261,6 +261,7 @@ def _card_facts(
 def _write_weights(run: Path, target: Path) -> None:
     """Write what a classifier needs; pickles, optimizer states and run records stay on this machine."""
     from hf_cap.classifiers import is_lora_run, merged_lora
+    from hf_cap.training.folder import weights_problem
 
     if is_lora_run(run):  # an adapter alone names its base by a path that may be local
         merged_lora(run).save_pretrained(target)
@@ -273,6 +274,10 @@ def _write_weights(run: Path, target: Path) -> None:
             f"{str(run)!r} holds no model in safetensors, but {sorted(f.name for f in run.glob('[!.]*'))}. "
             "Give the `output_dir` of `hf-cap train`, or a folder of `save_pretrained`."
         )
+    if not (target / "config.json").exists():
+        raise ModelError(f"{str(run)!r} holds no config.json, so its model cannot be loaded.")
+    if problem := weights_problem(target):
+        raise ModelError(f"The weights in {str(run)!r} are damaged: {problem}. Train again.")
 
 
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:

@@ -98,23 +98,33 @@ def find_checkpoint(config: TrainingArguments) -> str | None:
     return None
 
 
-def checkpoint_problem(folder: Path, whole: bool = True) -> str:
-    """Why a checkpoint cannot be loaded, and where `whole` its optimizer; empty where it can."""
+def weights_problem(folder: Path) -> str:
+    """Why the safetensors of a folder cannot be loaded; empty where they can."""
     try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         for index in folder.glob("*.safetensors.index.json"):
             for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values():
                 (folder / shard).stat()
-        weights = list(folder.glob("*.safetensors"))
-        for file in weights:
+        for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt"):
                 pass
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        return str(error)
+    return ""
+
+
+def checkpoint_problem(folder: Path, whole: bool = True) -> str:
+    """Why a checkpoint cannot be loaded, and where `whole` its optimizer; empty where it can."""
+    if problem := weights_problem(folder):
+        return problem
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         for file in [f for pattern in ("*.pt", "*.pth", "*.bin") for f in folder.glob(pattern)]:
             with ZipFile(file) as archive:
                 if bad := archive.testzip():
                     return f"{bad} in {file.name} is damaged"
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
         return str(error)
+    weights = any(folder.glob("*.safetensors"))
     if not weights and not any(path.is_dir() for path in folder.iterdir()):
         return "it has no weights"
     parts = [*folder.glob("optimizer*"), *folder.glob("global_step*")]

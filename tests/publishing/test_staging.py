@@ -138,6 +138,23 @@ def test_a_damaged_record_is_named(run: Path, file: str, content: str) -> None:
     assert not (run / "hub").exists()
 
 
+def test_weights_that_cannot_be_loaded_are_not_published(run: Path) -> None:
+    weights = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(ModelError, match="are damaged: "):
+        push(run)
+    (run / "model.safetensors").write_bytes(weights)
+    index = run / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(ModelError, match=r"are damaged: .*model-00001-of-00002"):
+        push(run)
+    index.unlink()
+    (run / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        push(run)
+    assert not (run / "hub").exists()
+
+
 def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
     options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"))
     with pytest.raises(DataError, match=r"Cannot read .*audit\.json"):
