@@ -9,7 +9,6 @@ import gzip
 import json
 import os
 import re
-import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -91,7 +90,7 @@ def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
     Raises:
         DataError: a row has another number of cells than the header, or a name occurs twice.
     """
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)
     opened = gzip.open if str(file).endswith(".gz") else open
     try:
         with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -189,7 +188,7 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
         if not unknown:
             return {index: label2id[name] for index, name in enumerate(feature.names)}
         nameless = set(label2id) == {f"LABEL_{index}" for index in indices}
-        if len(unknown) == len(feature.names) == len(indices) and nameless:
+        if len(unknown) == len(feature.names) <= len(indices) and nameless:
             return indices
         raise DataError(
             f"The data set's labels {unknown[:8]!r} are not among the model's {list(label2id)[:8]!r}...; "
@@ -248,7 +247,7 @@ def save_splits(
     with atomic_path(folder) as path:
         path.mkdir()
         for split, data in splits.items():
-            data.to_parquet(str(path / f"{split}.parquet"))
+            data.to_parquet(str(path / f"{split}.parquet"), write_page_checksum=True)
 
 
 def _read(

@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_cap.data import _READERS, choose_split, label_ids, label_names, load_splits, save_splits
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.keywords import KeywordsPrior
+from hf_cap.report.load import read_rows
 from hf_cap.schema import (
     add_provenance,
     check_prior,
@@ -71,6 +72,19 @@ def test_saved_splits_come_back_and_nothing_else_is_replaced(folder: Path, tmp_p
     assert (folder / "train.jsonl").exists()
     with pytest.raises(ConfigError, match="is a file"):
         save_splits(splits, folder / "train.jsonl")
+
+
+def test_a_flipped_bit_of_saved_texts_is_found(tmp_path: Path) -> None:
+    data = Dataset.from_dict({"text": ["a needle in hay"], "label": [0]})
+    save_splits({"train": data.cast_column("label", ClassLabel(names=["x"]))}, tmp_path / "out")
+    file = tmp_path / "out" / "train.parquet"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"needle")] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"Cannot read .*train.parquet'.*checksum"):
+        load_splits(tmp_path / "out")
+    with pytest.raises(DataError, match=r"train.parquet' cannot be read as parquet: .*checksum"):
+        read_rows(file)
 
 
 def test_a_repository_of_the_hub_in_a_folder_is_read(folder: Path, tmp_path: Path) -> None:

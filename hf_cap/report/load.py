@@ -133,7 +133,7 @@ def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file)
+        table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{str(file)!r} cannot be read as parquet: {error}. Write it again."
