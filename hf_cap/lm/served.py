@@ -180,7 +180,12 @@ class ServedLanguageModel(LanguageModel):
     @cached_property
     def _longest(self) -> int | None:
         """Tokens that the server reads, the new one included; `None` where it does not report it."""
-        (listed,) = self._ask("/models", self._api.Models, [None])
+        try:
+            (listed,) = self._ask("/models", self._api.Models, [None])
+        except ServerError as error:
+            if "status 404" in str(error):  # a server that lists no models
+                return None
+            raise
         served = {item.id: item.max_model_len for item in listed.data}
         if served and self.model not in served:
             raise ServerError(
@@ -265,7 +270,10 @@ class ServedLanguageModel(LanguageModel):
             trouble = f"failed with status {error.status_code}: {error.response.text}"
         except self._openai.OpenAIError as error:
             cause = error.__cause__ or error
-            trouble = f"failed with {type(cause).__name__}: {cause}"
+            trouble = (
+                f"failed with {type(cause).__name__}: {str(cause)[:300]}. Check that it runs, its "
+                "address and `timeout`."
+            )
         except ServerError as error:
             trouble = str(error)
         if key := self._key():  # some servers repeat it

@@ -27,6 +27,7 @@ class Server:
         self.model = llama()
         self.fields = {"prompt_logprobs", "echo"}
         self.told: dict[str, Any] = {}
+        self.lists_models = True
         self.chat: Callable[[str], Any] = lambda prompt: message(prompt.upper())
         self.fault: Fault = lambda number: None
         self.spoil: Callable[[dict[str, Any]], object] = lambda reply: None
@@ -77,7 +78,11 @@ class Server:
             def do_GET(self) -> None:
                 if server.raw:
                     return self._raw(server.raw)
-                self._reply(200, {"data": [{"id": "tiny", **server.told}]}, {})
+                self._reply(
+                    200 if server.lists_models else 404,
+                    {"data": [{"id": "tiny", **server.told}]},
+                    {},
+                )
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -263,6 +263,13 @@ def test_a_model_that_is_not_served_is_refused(server: Server) -> None:
         ServedLanguageModel(LMSettings(model="other", base_url=server.url)).dialect
 
 
+def test_a_server_that_lists_no_models_is_used(server: Server) -> None:
+    server.lists_models = False
+    lm = opened(server)
+    assert lm.dialect == "prompt_logprobs"
+    assert lm.excess(QUERIES[0]) == 0
+
+
 def test_passing_trouble_is_waited_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
