@@ -16,7 +16,7 @@ from hf_cap.attribution import check_offsets
 from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, ModelError
-from hf_cap.schema import LABEL, TEXT
+from hf_cap.schema import LABEL, TEXT, AttributionSettings
 
 FloatArray: TypeAlias = NDArray[np.float64]
 _logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class Classifier(TextClassifier):
     Attributes:
         labels: Label names in the order of the columns.
         embedding_width: Size of a token embedding.
+        word_pattern: Regular expression of a word that is stored with the model.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Classifier(TextClassifier):
         super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
         names = cast(dict[int, str], model.config.id2label)
         self.labels = [names[index] for index in sorted(names)]
+        self.word_pattern = AttributionSettings.read(model.config).word_pattern
         self.embedding_width = int(cast(Tensor, model.get_input_embeddings().weight).shape[1])
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:

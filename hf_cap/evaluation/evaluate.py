@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
-from hf_cap.schema import PRIOR, TEXT, AttributionMethod, AttributionSettings, check_prior
+from hf_cap.schema import PRIOR, TEXT, AttributionMethod, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
 from hf_cap.words import check_units, word_strings
 
@@ -147,8 +147,7 @@ def evaluate_classifier(
     classifier = load_classifier(
         model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
     )
-    stored = AttributionSettings.read(classifier.model.config).word_pattern
-    pattern = settings.word_pattern or stored
+    pattern = settings.word_pattern or classifier.word_pattern
     gold = gold_labels(dataset, classifier.labels)
     calibration = Calibration.read(classifier.model.config)
     priors = _priors(dataset, settings.prior_column, pattern)

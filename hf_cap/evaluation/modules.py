@@ -18,7 +18,6 @@ from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.evaluate import mean_defined
 from hf_cap.utils import read_yaml, write_text
-from hf_cap.words import WORD_PATTERN
 
 _HERE = Path(__file__).parent
 _SCORES = ListOf(Value("float64"))
@@ -61,12 +60,13 @@ class _Faithfulness(_Metric):
         model: Any,
         tokenizer: Any = None,
         batch_size: int = 32,
-        word_pattern: str = WORD_PATTERN,
+        word_pattern: str | None = None,
         per_text: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
         classifier = load_classifier(model, tokenizer, batch_size=batch_size)
-        scored = metrics.ScoredTexts(texts, references, predictions, word_pattern)
+        pattern = word_pattern or classifier.word_pattern
+        scored = metrics.ScoredTexts(texts, references, predictions, pattern)
         values = getattr(metrics, self.key)(classifier, scored, **options)
         result = {self.key: mean_defined(values)}
         return {**result, "per_text": values.tolist()} if per_text else result

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from hf_cap.errors import ConfigError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation import load_metric, metrics, write_metric_space
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.modules import METRICS
+from hf_cap.schema import AttributionSettings
 from tests.tiny import roberta_classifier, word_tokenizer
 
 TEXTS = ["i lost my card", "renew the loan please"]
@@ -51,6 +52,16 @@ def test_metrics_that_run_a_model(
         again = metric.compute(**inputs, model=str(tmp_path / "model"), **given)
         assert again == {name: pytest.approx(np.nanmean(expected), abs=1e-5)}
         assert all(f"    {option}: " in metric.inputs_description for option in given)
+
+
+def test_words_are_those_stored_with_the_model() -> None:
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    model.config.update(AttributionSettings(word_pattern="[aeiou]+").entry())
+    inputs: dict[str, Any] = {"predictions": [[1.0, 0.0, 0.0]], "references": [0]}
+    inputs |= {"texts": ["i lost my card"], "model": model, "tokenizer": tokenizer}
+    assert load_metric("sufficiency").compute(**inputs)["sufficiency"] is not None
+    with pytest.raises(DataError, match="4 words but 3 scores"):
+        load_metric("sufficiency").compute(**inputs, word_pattern=r"\S+")
 
 
 @pytest.mark.parametrize(
