@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,7 @@ class FeatureScores:
         """Scores given as class -> feature -> score."""
         rest: dict[str, Any] = {"description": "", "estimates": [], "missing": 0, "reasons": []}
         rows = [
-            {CLASS: label, FEATURE: name, SCORE: None if score is None else float(score), **rest}
+            {CLASS: label, FEATURE: name, SCORE: _score(score), **rest}
             for label, row in values.items()
             for name, score in row.items()
         ]
@@ -124,6 +125,15 @@ class FeatureScores:
         return Dataset.from_list([{**row, PROVENANCE: cell} for row in self.rows], features=COLUMNS)
 
 
+def _score(value: Any) -> float | None:
+    """A finite score, also as the text of a file, or `None`; else `ValueError`."""
+    if value in (None, "", "~", "null"):
+        return None
+    if not math.isfinite(score := float(value)):
+        raise ValueError(f"the score {value!r} is not finite")
+    return score
+
+
 def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
     """Scores from a YAML or JSON file (class: {feature: score}), a folder of `hf-cap elicit`, or the Hub.
 
@@ -138,7 +148,8 @@ def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
         data = read_parquet(table) if path.is_dir() else load_dataset(str(name), split="train")
     except (OSError, AttributeError, ValueError) as error:
         raise DataError(
-            f"There are no feature scores {str(name)!r}: {error}. A file holds class: {{feature: score}}."
+            f"There are no feature scores {str(name)!r}: {str(error).rstrip('.')}. A file holds class: "
+            "{feature: score}."
         ) from error
     if absent := set(COLUMNS) - set(data.column_names):
         raise DataError(f"The feature scores {str(name)!r} lack the columns {sorted(absent)!r}.")

@@ -182,7 +182,15 @@ def test_scores_come_from_a_file(tmp_path: Path) -> None:
     values, known = load_scores(file).matrix(SCHEMA.outputs, SCHEMA.feature_names)
     np.testing.assert_array_equal(values, [[-2, 0, 0], [2.5, 0, 0]])
     np.testing.assert_array_equal(known, [[1, 0, 0], [1, 1, 0]])
-    for text in ("[1, 2]", "yes: {age: high}", "yes: {age: ["):
+    file.write_text('{"no": {"age": null, "pay": 1e-1}}')
+    assert load_scores(file).values == {("no", "age"): None, ("no", "pay"): 0.1}
+    for text in (
+        "[1, 2]",
+        "yes: {age: high}",
+        "yes: {age: [",
+        "yes: {age: inf}",
+        "yes: {age: nan}",
+    ):
         file.write_text(text)
         with pytest.raises(DataError, match=r"class: \{feature: score\}"):
             load_scores(file)
