@@ -455,7 +455,7 @@ def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str,
     stored = folder / f"{file_name(name)}.parquet"
     if records := evaluation.get("records"):
         with atomic_path(stored) as path:
-            Dataset.from_list(records).to_parquet(str(path))
+            Dataset.from_list(records).to_parquet(str(path), write_page_checksum=True)
     else:
         stored.unlink(missing_ok=True)
     write_json(folder / f"{name}.json", numbers)

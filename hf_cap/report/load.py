@@ -24,6 +24,31 @@ _NOT_COMPARED = frozenset(
     "eval_split".split()
 )
 
+# what reading altered bytes ends in
+_DAMAGED = (ValueError, TypeError, AttributeError, IndexError, KeyError)
+# what a JSON file holds: a type, [of the items], {name: of the entry}, where "*" is any name and a "?" at
+# the end lets null pass
+_NUMBER = (int, float, type(None))
+_TEXT = (str, type(None))
+_BY_SOURCE = {"*": {"*": _NUMBER}}
+_RUN = {
+    "kind?": str, "model?": str, "seed?": int, "command?": str,
+    "settings?": {}, "alignment?": {"alignment_weight?": (int, float)}, "scores?": {"control?": str},
+    "data?": {"dataset?": str, "train_split?": str, "rows?": int, "labels?": [str]},
+    "history?": [{"step?": int, "loss?": _NUMBER, "loss_task?": _NUMBER, "loss_align?": _NUMBER,
+                  "align_cosine?": _NUMBER, "eval_loss?": _NUMBER}],
+    "versions?": {"*": _TEXT}, "features?": [{"score": _NUMBER, "attribution": _NUMBER}],
+}  # fmt: skip
+_EVALUATION = {
+    "texts?": int, "rows?": int, "labels?": list, "accuracy?": _NUMBER, "macro_f1?": _NUMBER,
+}  # fmt: skip
+_AUDIT = {
+    "texts?": int, "top_k?": int, "sources?": [str], "mass?": _BY_SOURCE, "rank_correlation?": _BY_SOURCE,
+    "top_k_agreement?": _BY_SOURCE, "degenerate?": _BY_SOURCE, "class_overlap?": {"*": _NUMBER},
+    "keywords?": {"*": {"*": [list]}},
+    "confused_classes?": {"*": [{"classes": [str], "overlap": _NUMBER, "shared": list}]},
+}  # fmt: skip
+
 Facts = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 """Column name to value, for each text."""
@@ -90,9 +115,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{str(path)!r} is not a run: it holds no {RUN_FILE}. Give a folder that `hf-cap train` wrote."
         )
     sets = path / EVALUATIONS
-    numbers = {one.stem: read_json(one) for one in sorted(sets.glob("*.json"))}
+    numbers = {one.stem: _read_checked(one, _EVALUATION) for one in sorted(sets.glob("*.json"))}
     records = {o.stem: read_rows(o, _RECORD_COLUMNS) for o in sorted(sets.glob("*.parquet"))}
-    return Run(path.resolve().name, read_json(file), numbers, records)
+    return Run(path.resolve().name, _read_checked(file, _RUN), numbers, records)
 
 
 def load_priors(
@@ -120,7 +145,38 @@ def load_priors(
             f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
         )
     splits = {file.stem: read_rows(file, [TEXT]) for file in files}
-    return PriorFolder(splits, read_json(found) if found else None)
+    return PriorFolder(splits, _read_checked(found, _AUDIT) if found else None)
+
+
+def _read_checked(file: Path, shape: Any) -> dict[str, Any]:
+    content = read_json(file)
+    if problem := _misfit(content, shape):
+        raise DataError(f"{str(file)!r} is damaged: {problem}. Write it again.")
+    return content
+
+
+def _misfit(value: Any, shape: Any, place: str = "") -> str:
+    """Where a value from JSON has not the shape that is expected, and what is there; empty if it has."""
+    where = place.lstrip(".") or "the whole"
+    if isinstance(shape, list) and isinstance(value, list):
+        found = (_misfit(one, shape[0], f"{place}[{at}]") for at, one in enumerate(value))
+        return next(filter(None, found), "")
+    if isinstance(shape, dict) and isinstance(value, dict):
+        pairs = {key: kind for key, kind in shape.items() if key != "*"}
+        pairs |= {f"{key}": shape["*"] for key in value if "*" in shape}
+        for key, kind in pairs.items():
+            name = key.removesuffix("?") if key in shape else key
+            if name != key and value.get(name) is None:
+                continue
+            if name not in value:
+                return f"{where} lacks {name!r}"
+            if problem := _misfit(value[name], kind, f"{place}.{name}"):
+                return problem
+        return ""
+    kinds = shape if isinstance(shape, type | tuple) else type(shape)
+    if isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool):
+        return ""
+    return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
 
 
 def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -134,17 +190,17 @@ def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
 
     try:
         table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
-    except (pyarrow.ArrowException, OSError) as error:
+        stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = stored.get("info", {}).get("features", {}).get(LABEL, {}).get("names")
+        rows: list[dict[str, Any]] = table.to_pylist()
+        for row in rows if names else ():
+            row[LABEL] = None if row[LABEL] is None else names[row[LABEL]]
+    except (pyarrow.ArrowException, OSError, *_DAMAGED) as error:
         raise DataError(
             f"{str(file)!r} cannot be read as parquet: {error}. Write it again."
         ) from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise DataError(f"{str(file)!r} lacks the columns {missing}; it has {table.column_names}.")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = stored.get("info", {}).get("features", {}).get(LABEL, {}).get("names")
-    for row in rows if names else ():
-        row[LABEL] = None if row[LABEL] is None else names[row[LABEL]]
     return rows
 
 

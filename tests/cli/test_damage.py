@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from hf_cap.classifiers import load_model, new_classifier
 from hf_cap.cli import main
 from hf_cap.errors import ModelError
+from tests.cli.conftest import run
 
 Output = pytest.CaptureFixture[str]
 Damage = Callable[[Path], object]
@@ -130,3 +131,54 @@ def test_a_model_is_a_name(model: Any) -> None:
         load_model(model)
     with pytest.raises(ModelError, match=r"A model is a folder, a Hub id|There is no model folder"):
         new_classifier(model, ["a", "b"])
+
+
+RECORDS: list[tuple[str, Damage, str]] = [
+    ("run", cut("run.json"), "run.json' is not valid JSON"),
+    ("run", write("run.json", "[]"), "run.json' must hold a JSON object"),
+    ("run", entry("run.json", "data", value=7), "run.json' is damaged: data is int '7'"),
+    ("run", entry("run.json", "data", "dataset", value=[1]), "data.dataset is list '[1]'"),
+    ("run", entry("run.json", "data", "rows", value=True), "data.rows is bool 'True'"),
+    ("run", entry("run.json", "history", 0, value=[]), "history[0] is list '[]'"),
+    ("run", entry("run.json", "history", 1, "loss", value="x"), "history[1].loss is str 'x'"),
+    ("run", entry("run.json", "versions", "torch", value=2), "versions.torch is int '2'"),
+    ("run", entry("run.json", "alignment", "alignment_weight", value=[]), "alignment_weight is list"),
+    ("run", entry("evaluation/test.json", "accuracy", value="1"), "accuracy is str '1'"),
+    ("run", cut("evaluation/test.parquet"), "cannot be read as parquet"),
+    ("run", flip("evaluation/test.parquet", 40), "cannot be read as parquet"),
+    ("run", flip("evaluation/test.parquet", -1), "cannot be read as parquet"),
+    ("prior", flip("train.parquet", 40), "cannot be read as parquet"),
+    ("audit", entry("audit.json", "keywords", value=7), "keywords is int '7'"),
+    ("audit", entry("audit.json", "class_overlap", "prior", value=[]), "class_overlap.prior is list"),
+    ("audit", entry("audit.json", "confused_classes", "prior", 0, "classes", value=...),
+     "confused_classes.prior[0] lacks 'classes'"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reported(
+    room: Path, prior: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folders of which a report is made: `run`, `prior` and `audit`."""
+    folder = tmp_path_factory.mktemp("reported")
+    shutil.copytree(model, folder / "run")
+    shutil.copytree(prior, folder / "prior")
+    measured = ("evaluate", "--model", folder / "run", "--dataset", room / "data", "--records")
+    run(*measured, "--attribution_steps", 2)
+    run("audit", "--dataset", prior, "--output_dir", folder / "audit")
+    return folder
+
+
+@pytest.mark.parametrize(("place", "damage", "message"), RECORDS)
+def test_a_damaged_record_is_named(
+    reported: Path, tmp_path: Path, place: str, damage: Damage, message: str, capsys: Output
+) -> None:
+    folder = shutil.copytree(reported, tmp_path / "all")
+    words = ["report", str(folder / "run"), "--priors", str(folder / "prior")]
+    words += ["--audit", str(folder / "audit"), "--output", str(tmp_path / "report.html")]
+    damage(folder / place)
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("hf-cap: ")
+    assert message in error
+    assert not (tmp_path / "report.html").exists()
