@@ -23,9 +23,9 @@ class LexiconPrior(LanguageModelSource):
     The language model is asked for the label of each word of the vocabulary alone. From log p(label | word)
     goes the label's mean over the vocabulary, which is how much the model favours it whatever the word; the
     softmax over the labels is p. The score is p(gold) − 1 / labels, in (−1, 1) before `sign`; positive = the
-    word alone makes the gold label likelier than chance. No training text and no label of one is shown, so
-    a shortcut of the training texts cannot leak into it. This is LAAT's idea (global scores from a language
-    model) for text.
+    word alone makes the gold label likelier than chance. No score is asked for with a training text or the
+    label of one (they only choose `chat`), so a shortcut of theirs cannot leak into it. This is LAAT's idea
+    (global scores from a language model) for text.
 
     Attributes:
         table: Folded word to p of each label; `from_dataset` asks for the words of the split.

@@ -23,7 +23,9 @@ def answers(prompt: str, answer: str) -> float:
 
 def prior(**options: Any) -> LexiconPrior:
     data = labelled(["extend my fine", "My fine, gone", "extend"], [0, 1, 2])
-    return LexiconPrior.from_dataset(data, model=MockLanguageModel(answers), **options)
+    return LexiconPrior.from_dataset(
+        data, model=MockLanguageModel(answers), probe_texts=0, **options
+    )
 
 
 def test_each_word_gets_its_probability_of_the_label_whatever_the_model_favours() -> None:
@@ -43,7 +45,7 @@ def test_each_word_gets_its_probability_of_the_label_whatever_the_model_favours(
 def test_each_word_is_asked_about_once_and_alone() -> None:
     model = MockLanguageModel(answers)
     data = labelled(["extend my fine", "My fine, gone"], [0, 1])
-    source = LexiconPrior.from_dataset(data, model=model)
+    source = LexiconPrior.from_dataset(data, model=model, probe_texts=0)
     assert len(model.calls) == 4 * 3
     assert not any("my fine" in (query.prefix + query.body).lower() for query in model.calls)
     source({"text": ["extend my fine"], "label": [0]})
