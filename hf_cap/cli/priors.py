@@ -15,7 +15,7 @@ from hf_cap.priors.base import SOURCES, source_class
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.utils import option, parse_yaml, real_path, required, write_json
+from hf_cap.utils import check_range, option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def extract(values: Values) -> Result:
     from hf_cap.workflow import make_sources
 
     given, settings = values.build(ExtractArguments), values.build(ExtractionSettings)
+    check_range(given, "limit", at_least=1)
     if given.limit is not None and real_path(given.dataset) == real_path(given.output_dir):
         raise ConfigError(
             f"`limit={given.limit}` would leave only so many texts of {given.output_dir!r}, which is read "

@@ -16,6 +16,7 @@ from hf_cap.hub import PushOptions
 from hf_cap.lm.base import LMRuntime
 from hf_cap.report.load import ReportSettings
 from hf_cap.utils import (
+    check_range,
     check_writable,
     file_name,
     option,
@@ -139,6 +140,7 @@ def attack(values: Values) -> Result:
     from hf_cap.lm.base import using_runtime
 
     given, settings = values.build(_AttackArguments), values.build(AttackSettings)
+    check_range(given, "limit", at_least=1)
     output, split, learned = Path(given.output_dir), given.split, given.train_split
     if real_path(output) in {real_path(given.dataset), real_path(given.train_dataset or "")}:
         raise ConfigError(

@@ -218,11 +218,17 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
     """The local model of `settings`.
 
     Raises:
-        ConfigError: torch knows no such device.
+        ConfigError: there is no such device.
         ModelError: there is no such model, or it is not a causal language model.
         MissingExtra: `bitsandbytes` or `gguf` is needed and not installed.
     """
     device = choose_device(runtime.device)
+    here = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if here and here.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"There is no device {str(device)!r} here; give 'cpu', or 'auto' for the best."
+        )
     where = _where(settings)
     options: dict[str, Any] = {"dtype": DTYPES[resolve_dtype(settings, runtime).dtype]}
     if settings.quantization != "none":
@@ -275,7 +281,7 @@ def choose_device(name: str) -> torch.device:
     """The device called `name`; for `auto` an accelerator where there is one.
 
     Raises:
-        ConfigError: torch knows no such device.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
