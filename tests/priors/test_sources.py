@@ -196,7 +196,7 @@ def test_the_example_of_a_new_source_runs_as_it_stands() -> None:
 def test_the_first_example_of_the_overview_runs(
     reference: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (example,) = python_blocks("priors.md")
+    example, *_ = python_blocks("priors.md")
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/plain").symlink_to(reference)
