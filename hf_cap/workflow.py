@@ -44,6 +44,7 @@ from hf_cap.utils import (
     file_name,
     fingerprint,
     rank,
+    read_json,
     real_path,
     versions,
     write_json,
@@ -141,7 +142,17 @@ class _Stages:
         self.plain = {**plain, "alignment_weight": 0.0}
         self.file, self.known = folder / "fit.json", {}
         if self.file.exists():
-            self.known = json.loads(self.file.read_text(encoding="utf-8"))
+            self.known = read_json(self.file)
+            parts = {"settings": dict, "key": str, "finished": bool}
+            if bad := [
+                name
+                for name, one in self.known.items()
+                if not isinstance(one, dict)
+                or not all(isinstance(one.get(part), kind) for part, kind in parts.items())
+            ]:
+                raise DataError(
+                    f"{str(self.file)!r} is damaged at {bad[0]!r}; remove it to start anew."
+                )
 
     def check(self, controls: Sequence[str], test_size: float) -> None:
         """Create every settings object once, so that a mistake is found before any work."""

@@ -182,3 +182,21 @@ def test_a_damaged_record_is_named(
     assert error.startswith("hf-cap: ")
     assert message in error
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "fit.json' is not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"data": 7}', "fit.json' is damaged at 'data'"),
+        ('{"data": {"key": "a", "settings": {}}}', "fit.json' is damaged at 'data'"),
+    ],
+)
+def test_a_damaged_record_of_stages_is_named(
+    room: Path, tmp_path: Path, content: str, message: str, capsys: Output
+) -> None:
+    write("fit.json", content)(tmp_path)
+    assert main(["fit", str(room / "data"), "--output_dir", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.json"]
