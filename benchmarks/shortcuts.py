@@ -2,7 +2,8 @@
 
 Every class gets a cue of its own (a first name, a greeting, a product code, a weekday, an ending), which part
 of its training texts carry. Each method is measured on the same test texts: `clean` as they are, `same` with
-the cue of their class, `shifted` with the cue of another class.
+the cue of their class, `shifted` with the cue of another class. The method `find` counts what is
+listed.
 
     python -m benchmarks.shortcuts --data data/hwu64 --output_dir runs/shortcuts --draws 5 --shots 5 20
 """
@@ -163,6 +164,17 @@ def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset
     return train, tests, cues
 
 
+JUDGES = (language_model_judge(LANGUAGE_MODEL, chat=False), encoder_judge(ENCODER))
+
+
+def find(train: Dataset, cues: Mapping[str, str]) -> dict[str, float]:
+    """How many of the listed shortcuts are planted cues, and how many of these are found."""
+    listed = find_shortcuts(train, JUDGES)
+    right = [one for one in listed if cues[one.label].lower() in one.cue.value]
+    found = {one.label for one in right}
+    return {"listed": len(listed), "right": len(right), "found": len(found), "planted": len(cues)}
+
+
 def with_prior(
     setting: Setting, train: Dataset, cues: Mapping[str, str], method: Method
 ) -> Dataset:
@@ -174,8 +186,7 @@ def with_prior(
         known = [Mark(kind="ending", value=cue, label=label) for label, cue in cues.items()]
     marks: Sequence[Mark] = known if method.prior in ("known", "best") else ()
     if method.prior == "found" or method.found:
-        judges = [language_model_judge(LANGUAGE_MODEL, chat=False), encoder_judge(ENCODER)]
-        marks = [one.mark for one in find_shortcuts(train, judges)]
+        marks = [one.mark for one in find_shortcuts(train, JUDGES)]
     names = label_names(train)
     scored = train
     if method.prior in ("cap", "channel", "lexicon"):
@@ -230,6 +241,11 @@ def run(task: tuple[Setting, str, str, str]) -> None:
     if file.exists():
         return
     train, tests, cues = make_texts(setting, split)
+    if name == "find":
+        numbers = find(train, cues)
+        write_json(file.with_suffix(".found"), {"setting": vars(setting), **numbers})
+        print(f"{setting.folder} {name}: {numbers}", flush=True)
+        return
     started = time.monotonic()
     predict = train_method(setting, name, train, cues)
     seconds = time.monotonic() - started
@@ -240,8 +256,8 @@ def run(task: tuple[Setting, str, str, str]) -> None:
     write_json(
         file, {"setting": vars(setting), "method": name, "seconds": seconds, "accuracy": found}
     )
-    numbers = " / ".join(f"{100 * value:.1f}" for value in found.values())
-    print(f"{setting.folder} {name}: {numbers} ({seconds:.0f} s)", flush=True)
+    shown = " / ".join(f"{100 * value:.1f}" for value in found.values())
+    print(f"{setting.folder} {name}: {shown} ({seconds:.0f} s)", flush=True)
 
 
 def table(output_dir: str) -> pd.DataFrame:
