@@ -157,12 +157,16 @@ def _associated(
 def _simplest(
     candidates: Sequence[tuple[Cue, int, float]], has: Mapping[Cue, list[int]]
 ) -> Iterator[tuple[Cue, int, float]]:
-    """Of several cues of a label in the same texts, only the first."""
-    covered: dict[int, list[set[int]]] = defaultdict(list)
+    """Of several cues of a label in the same texts, or with the same word, only the first."""
+    listed: dict[int, list[Cue]] = defaultdict(list)
     for cue, label, q in candidates:
-        rows = set(has[cue])
-        if not any(rows <= other and len(rows) >= len(other) - 1 for other in covered[label]):
-            covered[label].append(rows)
+        rows, words = set(has[cue]), set(cue.value.split())
+        for other in listed[label]:
+            more = set(has[other])
+            if rows <= more and (len(rows) >= len(more) - 1 or words & set(other.value.split())):
+                break
+        else:
+            listed[label].append(cue)
             yield cue, label, q
 
 

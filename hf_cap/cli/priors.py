@@ -1,7 +1,7 @@
 """Prior columns: extract, fuse and audit."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,9 @@ def fuse(values: Values) -> Result:
     given = values.build(_FuseArguments)
     splits = load_splits(given.dataset)
     check_output(given.output_dir, splits)
-    save_splits(fuse_priors(splits, **vars(values.build(PriorFusion))), given.output_dir)
+    how = values.build(PriorFusion)
+    settings = {item.name: getattr(how, item.name) for item in fields(how) if item.metadata}
+    save_splits(fuse_priors(splits, **settings), given.output_dir)
     return Result({"output_dir": given.output_dir}, f"Wrote the prior to {given.output_dir}")
 
 
