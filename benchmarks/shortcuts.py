@@ -263,7 +263,7 @@ def run(task: tuple[Setting, str, str, str]) -> None:
 def table(output_dir: str) -> pd.DataFrame:
     """One row per setting, method and test set."""
     rows = []
-    for file in sorted(Path(output_dir).rglob("*.json")):
+    for file in sorted(Path(output_dir).glob("*/*_shot/*/draw_*/*.json")):
         one = json.loads(file.read_text(encoding="utf-8"))
         setting = one["setting"]
         group = f"{Path(setting['data']).name}, {setting['cue']} {setting['strength']:g}, {setting['shots']}"
@@ -276,8 +276,23 @@ def table(output_dir: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def summarise_runs(output_dir: str) -> dict[str, Any]:
+    """Means over the draws, paired differences from `none`, and what the finder listed, as JSON values."""
+    frame = table(output_dir)
+    means = summarize(frame, by=["group", "method", "test_set"]).reset_index()
+    differences = compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).reset_index()
+    seconds = frame.groupby(["group", "method"])["seconds"].median().reset_index()
+    found = [json.loads(file.read_text()) for file in sorted(Path(output_dir).rglob("find.found"))]
+    tables = {"accuracy": means, "difference_from_none": differences, "median_seconds": seconds}
+    plain = {
+        name: json.loads(one.to_json(orient="records", double_precision=4))
+        for name, one in tables.items()
+    }
+    return {**plain, "found": [{**one.pop("setting"), **one} for one in found]}
+
+
 def main() -> None:
-    """Run what is missing, then print the means over the draws and the differences from `none`."""
+    """Run what is missing, then write and print the means over the draws and the differences."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -306,9 +321,9 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(given.jobs, get_context("spawn"), initializer=quiet) as pool:
         list(pool.map(run, tasks))
-    frame = table(given.output_dir)
-    print(summarize(frame, by=["group", "method", "test_set"]).to_string())
-    print(compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).to_string())
+    summary = summarise_runs(given.output_dir)
+    write_json(Path(given.output_dir) / "summary.json", summary)
+    print(json.dumps(summary, indent=1))
 
 
 if __name__ == "__main__":
