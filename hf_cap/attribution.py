@@ -324,19 +324,13 @@ def attribute_words(
     The defaults give captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
 
     Args:
-        model: A sequence classifier; runs in evaluation mode and is put back into its own.
-        tokenizer: Its fast one.
-        texts: What to explain.
-        targets: The label to explain, for each text.
-        method: One of `METHODS`.
-        steps: Points on the path.
-        rule: One of `QUADRATURES`; used by `integrated_gradients`.
+        model, tokenizer: A sequence classifier, which runs in evaluation mode, and its fast tokenizer.
+        texts, targets: What to explain, and the label to explain for each text.
+        method, steps, rule, seed: As for `path_points`.
         target: One of `TARGETS`.
         batch_size: Path points (texts · steps) in one pass.
-        word_pattern: Regular expression of a word.
-        max_length: Tokens that a text is cut at; by default what tokenizer and model allow. Words cut off
-            score 0, and words that share a token have equal shares of its score.
-        seed: Of the random points of `expected_gradients`.
+        word_pattern, max_length: Regular expression of a word; tokens that a text is cut at, by default what
+            tokenizer and model allow. Words cut off score 0; words that share a token share its score.
 
     Returns:
         One list per text, one score per word, in logits; positive speaks for the target.
@@ -358,13 +352,19 @@ def attribute_words(
         batch = TextBatch(inputs.to(device), labels, words.to(device), target)
         tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
         points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
-        with evaluation_mode(model), torch.enable_grad():
-            scores, _ = path_scores(model, batch, points, rows=batch_size)
-        pooled = pool_words(scores, batch.words, max(map(len, hosts))).tolist()
-        pairs = zip(pooled, hosts, strict=True)
-        shared = [share_scores(one[: len(words)], words) for one, words in pairs]
-        found |= dict(zip(rows, shared, strict=True))
+        scores = _word_scores(model, batch, points, hosts, batch_size)
+        found |= dict(zip(rows, scores, strict=True))
     return [found[row] for row in range(len(texts))]
+
+
+def _word_scores(
+    model: nn.Module, batch: TextBatch, points: Points, hosts: Sequence[Sequence[int]], rows: int
+) -> Iterator[list[float]]:
+    with evaluation_mode(model), torch.enable_grad():
+        scores, _ = path_scores(model, batch, points, rows=rows)
+    pooled = pool_words(scores, batch.words, max(map(len, hosts))).tolist()
+    for one, words in zip(pooled, hosts, strict=True):
+        yield share_scores(one[: len(words)], words)
 
 
 def _encode(

@@ -116,12 +116,7 @@ def extract_priors(
     names = [file_name(source.name) for source in sources]  # of folders when they are published
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
-    for source in sources:
-        for data in chosen.values():
-            source.read_rows(data[:])
-    for pattern, column in {(source.word_pattern, source.text_column) for source in sources}:
-        for split, data in chosen.items():
-            check_units(data[column][:], pattern, split)
+    _check_rows(chosen, sources)
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
@@ -134,6 +129,16 @@ def extract_priors(
     state.wait_for_everyone()
     total = sum(gather_object([statistics]), LMStatistics())
     return _summary(made, names, time.monotonic() - started, total)
+
+
+def _check_rows(splits: "Mapping[str, Dataset]", sources: Sequence[Source]) -> None:
+    """Read all rows once, before any of them is scored."""
+    for source in sources:
+        for data in splits.values():
+            source.read_rows(data[:])
+    for pattern, column in {(source.word_pattern, source.text_column) for source in sources}:
+        for split, data in splits.items():
+            check_units(data[column][:], pattern, split)
 
 
 def _lock(output: Path) -> "BaseFileLock":

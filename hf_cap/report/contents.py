@@ -36,9 +36,7 @@ def report_contents(
     priors: PriorFolder | None = None,
     settings: ReportSettings | None = None,
 ) -> Facts:
-    """Everything that the page shows.
-
-    Runs with an alignment weight of 0 are the baseline of the others, as are `baselines`.
+    """Everything that the page shows; runs with weight 0 and `baselines` are the baseline of the others.
 
     Raises:
         ConfigError: there is no run, runs on texts and on tables are mixed, or tables have priors.
@@ -49,11 +47,10 @@ def report_contents(
     tables = [run.name for run in everything if run.facts.get("kind") == "train_tabular"]
     if tables and (len(tables) < len(everything) or priors is not None):
         raise ConfigError(
-            f"A page on models of tables ({', '.join(tables)}) shows no models of texts and no "
-            "priors of words. Make a page of each, without priors for the tables."
+            f"A page on models of tables ({', '.join(tables)}) shows no models of texts and no priors of "
+            "words. Make a page of each, without priors for the tables."
         )
     groups = group_runs(runs, baselines)
-    everything = [run for group in groups for run in group["runs"]]
     names = [name for run in everything for name in (*run.records, *run.evaluations)]
     split = settings.split or ("test" if "test" in names or not names else names[0])
     audit = prior_audit(priors.audit) if priors and priors.audit else None
@@ -63,14 +60,8 @@ def report_contents(
         for place, group in enumerate(groups)
         if (rows := [row for run in group["runs"] for row in run.records.get(split, ())])
     }
-    versions = (one for run in everything for one in (run.facts.get("versions") or {}).items())
-    roles = {group["role"] for group in groups}
-    gaps = {
-        "evaluations": any(split not in run.evaluations for run in everything),
-        "baseline": "baseline" not in roles,
-        "control": "aligned" in roles and "control" not in roles,
-        "seeds": any(len(group["runs"]) == 1 for group in groups),
-        "history": not any(run.facts.get("history") for run in everything),
+    versions = (pair for run in everything for pair in (run.facts.get("versions") or {}).items())
+    gaps = _gaps(groups, split) | {
         "records": not tables and not records,
         "priors": not tables and priors is None,
         "audit": priors is not None and priors.audit is None,
@@ -89,6 +80,19 @@ def report_contents(
         "examples": collect_examples(groups, priors, first=split, most=settings.examples),
         "versions": sorted(dict.fromkeys(versions)),
         "gaps": [name for name, missing in gaps.items() if missing],
+    }
+
+
+def _gaps(groups: Sequence[Facts], split: str) -> dict[str, bool]:
+    """What would make the comparison of the groups whole, and is missing."""
+    roles = {group["role"] for group in groups}
+    runs = [run for group in groups for run in group["runs"]]
+    return {
+        "evaluations": any(split not in run.evaluations for run in runs),
+        "baseline": "baseline" not in roles,
+        "control": "aligned" in roles and "control" not in roles,
+        "seeds": any(len(group["runs"]) == 1 for group in groups),
+        "history": not any(run.facts.get("history") for run in runs),
     }
 
 

@@ -9,7 +9,7 @@ Words that share a token are aligned as one: the first has the sum of their prio
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -132,6 +132,17 @@ def take_priors(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Priors | None
     return inputs, Priors(*[batch[key] for key in keys]) if TOKEN_WORDS in batch else None
 
 
+def _check_columns(dataset: Dataset, needed: Iterable[str], name: str) -> None:
+    columns = dataset.column_names
+    if missing := [column for column in needed if column not in columns]:
+        raise DataError(
+            f"The {name} set has the columns {columns!r}, and lacks {missing!r}; rename them, for instance "
+            "`dataset.rename_column('utterance', 'text')`."
+        )
+    if len(dataset) == 0:
+        raise DataError(f"The {name} set is empty.")
+
+
 def encode_dataset(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -148,12 +159,9 @@ def encode_dataset(
 
     Args:
         dataset: With columns `text`, `label` (class index, `ClassLabel` or label name) and priors.
-        tokenizer: Fast tokenizer of the classifier.
-        label2id: The model's label space.
-        word_pattern: Regular expression of a word.
-        max_length: Tokens that a text is cut at.
-        prior_column: Column of priors; if absent, no example has one.
-        weight_column: Column of weights of the priors, if there is one.
+        tokenizer, label2id: The classifier's fast tokenizer and label space.
+        word_pattern, max_length: Regular expression of a word; tokens that a text is cut at.
+        prior_column, weight_column: Of priors, and of their weights; if absent, no example has one.
         labelled: Whether labels are needed.
         name: What to call the split in messages.
 
@@ -165,25 +173,14 @@ def encode_dataset(
     check_offsets(tokenizer)
     columns, feature = dataset.column_names, dataset.features.get(LABEL)
     needed = [TEXT, *[LABEL] * labelled, *([weight_column] if weight_column else [])]
-    missing = [column for column in needed if column not in columns]
-    if missing:
-        raise DataError(
-            f"The {name} set has the columns {columns!r}, and lacks {missing!r}; rename them, for instance "
-            "`dataset.rename_column('utterance', 'text')`."
-        )
-    if len(dataset) == 0:
-        raise DataError(f"The {name} set is empty.")
+    _check_columns(dataset, needed, name)
     if PROVENANCE in columns and isinstance(feature, ClassLabel):
         schema.check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     ids = label_ids(dataset, label2id)
     check_units(dataset[TEXT][:], word_pattern, name)
-    encoded = dataset.map(
-        Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column),
-        batched=True,
-        with_indices=True,
-        remove_columns=columns,
-        desc=f"Encoding the {name} set",
-    )
+    encode = Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column)
+    how: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": columns}
+    encoded = dataset.map(encode, **how, desc=f"Encoding the {name} set")
     warn_unknown(tokenizer, encoded["input_ids"], name)
     found = zip(encoded["input_ids"], encoded[TOKEN_WORDS], encoded[PRIOR], strict=True)
     most = max_length or math.inf
