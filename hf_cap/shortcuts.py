@@ -16,9 +16,11 @@ from scipy.stats import false_discovery_control, hypergeom, rankdata
 
 from hf_cap.cues import Cue, Mark, ShortcutSettings, add_cue, find_cues, remove_cue
 from hf_cap.data import label_names
+from hf_cap.embedded import resolve_model
 from hf_cap.errors import DataError
 from hf_cap.labels import label_phrases
 from hf_cap.schema import LABEL, TEXT
+from hf_cap.sentence_encoder import read_sentence_encoder
 from hf_cap.utils import subsample
 from hf_cap.words import word_strings
 
@@ -224,6 +226,21 @@ def _reliance(
 
 
 # --- Judges of relevance, which have not seen the training texts.
+
+
+def make_judges(language_model: Any, encoder: str | None, **prompt: Any) -> list[Relevance]:
+    """The judges that there are: a language model, and an encoder if it is a sentence encoder.
+
+    Args:
+        language_model: As for every source that asks one.
+        encoder: Folder, Hub id or `embedded/...` name.
+        prompt: Settings of the prompt, as for `LexiconPrior`.
+    """
+    prompt.pop("demonstrations", None)  # training texts would give their shortcuts away
+    judges = [language_model_judge(language_model, **prompt)]
+    if encoder and read_sentence_encoder(resolve_model(encoder)):
+        judges.append(encoder_judge(encoder))
+    return judges
 
 
 def language_model_judge(model: Any, **options: Any) -> Relevance:

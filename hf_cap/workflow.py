@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
+from hf_cap.cues import load_marks, save_marks
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
@@ -32,6 +33,7 @@ from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.report.load import ReportSettings
 from hf_cap.report.page import write_report
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
+from hf_cap.shortcuts import find_shortcuts, make_judges
 from hf_cap.training.callbacks import HeatMapCallback
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
@@ -54,6 +56,7 @@ _logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
+SHORTCUTS = "shortcuts.yaml"
 FIT = {"save_strategy": "no", "logging_steps": 10, "report_to": "none"}
 
 
@@ -86,6 +89,7 @@ def fit(
     test_size: float = 0.2,
     seeds: Sequence[int] = (0,),
     controls: Sequence[str] = (),
+    shortcuts: bool = False,
     extract: Settings | None = None,
     fuse: Settings | None = None,
     train: Settings | None = None,
@@ -101,17 +105,17 @@ def fit(
     Args:
         dataset: A file, a folder, a Hub id or an `embedded/...` name.
         output_dir: Folder to write.
-        text_column: Column of the texts.
-        label_column: Column of the labels.
+        text_column, label_column: Columns of the texts and their labels.
         labels: The label space, in order; by default that of the data.
         test_size: Part of each class, in (0, 1), that is held out where there is no split `test`.
         seeds: One training run per seed and method; the first also draws the test split.
         controls: Priors without information to train with as well: `shuffled`, `uniform`, `random`.
+        shortcuts: Find shortcuts in the training texts (`shortcuts.yaml` in the folder, which may be edited
+            before the next call), give them no score, and train with word dropout.
         extract: `sources` (default: cap), `model` (language model), `word_pattern`, `batch_size`.
         fuse: Settings of `PriorFusion`.
         train: `model` (encoder) and settings of `CAPConfig`.
-        evaluate: Settings of `EvaluationSettings`.
-        report: Settings of `ReportSettings`.
+        evaluate, report: Settings of `EvaluationSettings` and of `ReportSettings`.
         sources: Settings of a source by its name, as `cap={"n": 50}`; `prompt` and `lm` (number format,
             device, store ...) are shared by the sources that ask a language model.
 
@@ -119,6 +123,9 @@ def fit(
         CAPError: the data, a setting or a model cannot be used; see `hf_cap.errors`.
     """
     stages = _Stages(real_path(output_dir), sources, extract, fuse, train, evaluate, report)
+    if shortcuts:
+        stages.fuse["shortcuts"] = str(stages.folder / SHORTCUTS)
+        stages.train.setdefault("word_dropout", 0.9)
     stages.check(controls, test_size)
     columns: Settings = {"text_column": text_column, "label_column": label_column}
     splits = load_splits(dataset, labels=labels or None, **columns)
@@ -137,7 +144,7 @@ class _Stages:
         self.train = {"model": ENCODER, **FIT, **train}
         if phrases := self.groups.get("prompt", {}).get("label_phrases"):
             self.train.setdefault("label_phrases", phrases)
-        alignment = ("alignment_", "attribution_", "finite_", "prior_")
+        alignment = ("alignment_", "attribution_", "finite_", "prior_", "word_dropout")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
         self.file, self.known = folder / "fit.json", {}
@@ -165,7 +172,7 @@ class _Stages:
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         try:
-            PriorFusion(**self.fuse)
+            PriorFusion(**{**self.fuse, "shortcuts": None})
             EvaluationSettings(**self.evaluate)
             ReportSettings(**self.report)
             LMSettings(**pick(LMSettings, self.groups.get("lm", {})))
@@ -188,7 +195,8 @@ class _Stages:
         for name, group in groups.items():
             options |= {f"{name}.{key}": value for key, value in group.items()}
         self.stage("priors", options, partial(self.extract_into, splits["train"]), "data")
-        self.stage("prior", self.fuse, self.fuse_into, "priors")
+        decisions = self.decisions(splits["train"])
+        self.stage("prior", {**self.fuse, **decisions}, self.fuse_into, "priors")
         runs = {f"models/{name}-seed{seed}": (name, seed) for seed in seeds for name in methods}
         for name, (method, seed) in runs.items():
             data, settings = ("data", self.plain) if method == BASELINE else ("prior", self.train)
@@ -238,6 +246,23 @@ class _Stages:
             sources = make_sources(self.options["sources"], dataset, self.groups, **named)
             how = ExtractionSettings(**pick(ExtractionSettings, self.options))
             extract_priors({"train": dataset}, sources, path, how)
+
+    def decisions(self, dataset: Dataset) -> Settings:
+        """Find shortcuts, unless that is done; gives a digest of what was decided about them."""
+        if not self.fuse.get("shortcuts"):
+            return {}
+        settings = {"model": self.options["model"], "encoder": self.train["model"]}
+        self.stage(SHORTCUTS, settings, partial(self.find_into, dataset), "data")
+        marks = load_marks(self.folder / SHORTCUTS)
+        return {"marks": fingerprint(*map(str, marks))}
+
+    def find_into(self, dataset: Dataset, path: Path) -> None:
+        lm, asked = self.groups.get("lm", {}), self.options["model"]
+        if isinstance(asked, str):
+            asked = LMSettings(model=asked, **pick(LMSettings, lm))
+        with using_runtime(LMRuntime(**pick(LMRuntime, lm))):
+            judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
+            save_marks([one.mark for one in find_shortcuts(dataset, judges)], path)
 
     def fuse_into(self, path: Path) -> None:
         save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)

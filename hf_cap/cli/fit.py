@@ -32,6 +32,11 @@ class _FitArguments:
     controls: tuple[str, ...] = option(
         (), "Also train with priors without information: `shuffled`, `uniform`, `random`."
     )
+    shortcuts: bool = option(
+        False,
+        "Find shortcuts (`shortcuts.yaml` in the output folder; edit it and run again), give them no score "
+        "and train with word dropout.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

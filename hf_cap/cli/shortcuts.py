@@ -47,7 +47,7 @@ def shortcuts(values: Values) -> Result:
     from hf_cap.cues import decided, load_marks, save_marks
     from hf_cap.data import load_splits
     from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
-    from hf_cap.shortcuts import encoder_judge, find_shortcuts, language_model_judge
+    from hf_cap.shortcuts import find_shortcuts, make_judges
     from hf_cap.workflow import pick
 
     given = values.build(_ShortcutArguments)
@@ -58,8 +58,7 @@ def shortcuts(values: Values) -> Result:
     if given.model:
         classifier = TextClassifier(load_model(given.model), load_tokenizer(given.model))
     asked = LMSettings(model=given.language_model, **pick(LMSettings, values.group("lm")))
-    judges = [language_model_judge(asked, **values.group("prompt"))]
-    judges += [encoder_judge(given.encoder)] if given.encoder else []
+    judges = make_judges(asked, given.encoder, **values.group("prompt"))
     with using_runtime(values.build(LMRuntime, "lm")):
         found = find_shortcuts(
             data, judges, classifier=classifier, settings=values.build(ShortcutSettings)

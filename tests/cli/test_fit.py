@@ -13,6 +13,8 @@ import hf_cap
 from hf_cap import workflow
 from hf_cap.cli import load_command, main
 from hf_cap.cli.core import Result, Values, parse, read_settings
+from hf_cap.cues import Mark, save_marks
+from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
 from hf_cap.workflow import FitResult
@@ -109,6 +111,30 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_it_concerns(
     assert changed(second, third) == {"priors", "prior", "report.html", *models}
     weights = "models/baseline-seed0/model.safetensors"
     assert third[weights] == first[weights], "the baseline has no prior"
+
+
+def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
+    folder = fit(shortcuts=True).output_dir
+    first = written(folder)
+    assert json.loads((folder / "models/aligned-seed0/run.json").read_text())["settings"][
+        "word_dropout"
+    ] == pytest.approx(0.9)
+    plain = json.loads((folder / "models/baseline-seed0/run.json").read_text())
+    assert "word_dropout" not in plain["settings"]
+    fit(shortcuts=True)
+    assert written(folder) == first
+    mark = Mark(kind="word", value="card", label="lost_card")
+    save_marks([mark], folder / "shortcuts.yaml")  # as a person edits it
+    fit(shortcuts=True)
+    second = written(folder)
+    again = {"prior", "models/aligned-seed0", "report.html", "shortcuts.yaml"}
+    assert changed(first, second) == again | {"models/baseline-seed0"}, (
+        "its evaluation reads the prior"
+    )
+    rows = load_splits(folder / "prior")["train"]
+    for row in rows:
+        scores = [s for word, s in zip(row["words"], row["prior"], strict=True) if word == "card"]
+        assert not any(scores) or rows.features["label"].names[row["label"]] != "lost_card"
 
 
 def test_a_run_that_was_stopped_continues(
