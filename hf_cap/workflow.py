@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments, set_seed
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
@@ -39,6 +38,7 @@ from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
+from hf_cap.training.validation import check_start
 from hf_cap.utils import (
     atomic_path,
     check_recordable,
@@ -126,7 +126,7 @@ def fit(
     if shortcuts:
         stages.fuse["shortcuts"] = str(stages.folder / SHORTCUTS)
         stages.train.setdefault("word_dropout", 0.9)
-    stages.check(controls, test_size)
+    stages.check(controls, test_size, seeds)
     columns: Settings = {"text_column": text_column, "label_column": label_column}
     splits = load_splits(dataset, labels=labels or None, **columns)
     splits = _with_test_split(splits, test_size, seeds[0])
@@ -161,7 +161,7 @@ class _Stages:
                     f"{str(self.file)!r} is damaged at {bad[0]!r}; remove it to start anew."
                 )
 
-    def check(self, controls: Sequence[str], test_size: float) -> None:
+    def check(self, controls: Sequence[str], test_size: float, seeds: Sequence[int]) -> None:
         """Create every settings object once, so that a mistake is found before any work."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("`fit` runs in one process. Launch its stages: extract, fuse, train.")
@@ -171,11 +171,17 @@ class _Stages:
         check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
+        if not seeds:
+            raise ConfigError("`seeds` is empty; give one or more.")
+        for name in self.options["sources"]:
+            source_class(name)
         try:
+            ExtractionSettings(**pick(ExtractionSettings, self.options))
             PriorFusion(**{**self.fuse, "shortcuts": None})
             EvaluationSettings(**self.evaluate)
             ReportSettings(**self.report)
-            LMSettings(**pick(LMSettings, self.groups.get("lm", {})))
+            for cls in (LMSettings, LMRuntime):
+                cls(**pick(cls, self.groups.get("lm", {})))
             check_start(self.config(self.folder, self.train), self.train)
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
@@ -423,36 +429,6 @@ def train_classifier(
     data = {**record["data"], "rows": len(dataset), "labels": labels, "provenance": made}
     run = {**record, **facts, "data": data, "versions": versions()}
     write_run(Path(str(config.output_dir)), run)
-
-
-def check_start(config: TrainingArguments, settings: Settings) -> None:
-    """Raise `ConfigError` for what would fail or be lost once the training has begun.
-
-    Such are launched processes that would each train alone, a training that would publish, settings that
-    `run.json` cannot hold, a checkpoint that cannot be loaded and (`MissingExtra`) a tracker that is missing.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > config.world_size:
-        raise ConfigError(
-            f"Each of the {launched} launched processes would write a model of its own to "
-            f"{config.output_dir!r}; give `--use_cpu true`, and they train one together."
-        )
-    if config.hub_token or config.push_to_hub:
-        raise ConfigError(
-            "Training publishes nothing and takes no token: leave out `push_to_hub` and `hub_token`; "
-            f"`hf-cap push model --folder {config.output_dir} --repo_id USER/NAME` lists what goes to the "
-            "Hub, and `--push` uploads it with the token in HF_TOKEN."
-        )
-    check_recordable(settings)
-    if config.resume_from_checkpoint != "last":
-        find_checkpoint(config)
-    try:
-        for tracker in get_reporting_integration_callbacks(config.report_to):
-            tracker()
-    except ValueError as error:
-        raise ConfigError(f"`report_to`: {error}") from error
-    except (ImportError, RuntimeError) as error:
-        raise MissingExtra(f"`report_to`: {error} Or give `--report_to none`.") from error
 
 
 def train_and_save(trainer: Trainer, settings: Settings) -> None:

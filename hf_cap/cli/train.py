@@ -12,7 +12,7 @@ from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, Tabul
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.utils import atomic_path, option, refuse_loss, required
+from hf_cap.utils import atomic_path, check_range, option, refuse_loss, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,9 @@ class LoraArguments:
     alpha: int = option(16, "Scale of the LoRA adapters; their update is times alpha / rank.")
     targets: tuple[str, ...] = option((), "Layers that get adapters. Default: those peft knows.")
 
+    def __post_init__(self) -> None:
+        check_range(self, "rank", at_least=0)
+
 
 LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)
 TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
@@ -68,7 +71,8 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     from hf_cap.data import load_splits
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.folder import check_folder
-    from hf_cap.workflow import check_start, train_classifier
+    from hf_cap.training.validation import check_start
+    from hf_cap.workflow import train_classifier
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = values.build(CAPConfig, dataloader_pin_memory=torch.cuda.is_available())
@@ -107,7 +111,8 @@ def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
     from hf_cap.laat.models import evaluate_tabular, tabular_facts
     from hf_cap.laat.table import read_schema, read_table
     from hf_cap.training.folder import check_folder
-    from hf_cap.workflow import check_start, train_and_save, write_evaluation, write_run
+    from hf_cap.training.validation import check_start
+    from hf_cap.workflow import train_and_save, write_evaluation, write_run
 
     table, options = values.build(TableOptions), values.build(TabularModelOptions)
     config, split, folder = values.build(laat.LAATConfig), given.eval_split, Path(given.output_dir)

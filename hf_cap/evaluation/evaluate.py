@@ -53,7 +53,8 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_range(self, "soft_samples", "attribution_steps", "batch_size", at_least=1)
+        counts = ("soft_samples", "attribution_steps", "batch_size", "max_length")
+        check_range(self, *counts, at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(f"`percentages` must be in (0, 100], got {self.percentages!r}.")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_cap.errors import ConfigError
 from hf_cap.utils import check_choices, check_range, documented, option
 
 TargetKind = Literal["classification", "regression"]
@@ -30,6 +31,7 @@ class TableOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_range(self, "max_levels", at_least=1)
 
 
 @documented
@@ -55,6 +57,8 @@ class TabularModelOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if bad := [size for size in self.hidden_sizes if size < 1]:
+            raise ConfigError(f"`hidden_sizes` must be at least 1, got {bad[0]!r}.")
 
 
 @documented

@@ -105,7 +105,7 @@ class AlignmentOptions:
         check_choices(self)
         check_range(self, "alignment_weight", "alignment_norm_floor", at_least=0, below=math.inf)
         check_range(self, "attribution_rows", at_least=0)
-        check_range(self, "attribution_steps", at_least=1)
+        check_range(self, "attribution_steps", "max_length", at_least=1)
         check_range(self, "word_dropout", at_least=0, at_most=1)
         check_range(self, "alignment_fraction", "word_dropout_saturation", above=0, at_most=1)
         most = self.attribution_steps

@@ -1,20 +1,66 @@
 """Validate model, data and set-up before training."""
 
 import logging
-from collections.abc import Callable, Iterable
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from hf_cap.attribution import pad_token
-from hf_cap.errors import AlignmentError, ConfigError, DataError, ModelError, PriorError
+from hf_cap.errors import (
+    AlignmentError,
+    ConfigError,
+    DataError,
+    MissingExtra,
+    ModelError,
+    PriorError,
+)
 from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
+from hf_cap.training.folder import find_checkpoint
+from hf_cap.utils import check_range, check_recordable
 
 _logger = logging.getLogger(__name__)
 OTHER_PROBLEMS = ("regression", "multi_label_classification")
+
+
+def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for what would fail or be lost once the training has begun.
+
+    Such are launched processes that would each train alone, a training that would publish, settings that
+    `run.json` cannot hold, a checkpoint that cannot be loaded and (`MissingExtra`) a tracker that is missing.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > config.world_size:
+        raise ConfigError(
+            f"Each of the {launched} launched processes would write a model of its own to "
+            f"{config.output_dir!r}; give `--use_cpu true`, and they train one together."
+        )
+    if config.hub_token or config.push_to_hub:
+        raise ConfigError(
+            "Training publishes nothing and takes no token: leave out `push_to_hub` and `hub_token`; "
+            f"`hf-cap push model --folder {config.output_dir} --repo_id USER/NAME` lists what goes to the "
+            "Hub, and `--push` uploads it with the token in HF_TOKEN."
+        )
+    check_recordable(settings)
+    check_range(config, "learning_rate", at_least=0, below=math.inf)
+    check_range(config, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
+    check_range(config, "gradient_accumulation_steps", at_least=1)
+    if config.resume_from_checkpoint != "last":
+        find_checkpoint(config)
+    try:
+        for tracker in get_reporting_integration_callbacks(config.report_to):
+            tracker()
+    except ValueError as error:
+        raise ConfigError(f"`report_to`: {error}") from error
+    except (ImportError, RuntimeError) as error:
+        raise MissingExtra(f"`report_to`: {error} Or give `--report_to none`.") from error
 
 
 def check_classifier(model: nn.Module) -> None:
