@@ -131,7 +131,9 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(row, dict):
-        raise DataError(f'{where} must hold a JSON object such as {{"text": ...}}, got {line:.40}.')
+        raise DataError(
+            f'{where} must hold a JSON object such as {{"text": ...}}, got {line.strip():.40}.'
+        )
     return row
 
 
@@ -264,9 +266,10 @@ def _read(
         raise DataError(f"There is no file or folder {str(path)!r}.")
     try:
         return dict(datasets.load_dataset(str(name), revision=revision)), None
-    except (RuntimeError, OSError) as error:  # a loading script; the network or the Hub
+    except (RuntimeError, ValueError, OSError) as error:  # a loading script; a name; the Hub
         raise DataError(
-            f"{str(name)!r} is no file or folder here, and cannot be loaded from the Hub: {error}"
+            f"{str(name)!r} is no file or folder here, and cannot be loaded from the Hub: "
+            f"{' '.join(str(error).split())}"
         ) from error
 
 
@@ -293,8 +296,10 @@ def _stored_labels(file: Path) -> list[str] | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{str(file)!r} is not valid JSON: {error}.") from error
+    if found == []:
+        raise DataError(f"{str(file)!r} names no labels; list them, or remove the file.")
     return _checked_space(found, repr(str(file)))
 
 

@@ -231,6 +231,11 @@ def push_model(
         # the attribution settings travel with the weights, but not where these came from
         path, alignment = target / "config.json", record.get("alignment") or {}
         config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
+        if not isinstance(kind := config.get("model_type"), str):
+            raise ModelError(
+                f"config.json in {str(run)!r} has the `model_type` {kind!r}, which is no name of an "
+                "architecture; save the model again."
+            )
         if "attribution_method" in alignment and CONFIG_KEY not in config:
             config |= AttributionSettings.of_alignment(alignment).entry()
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -77,7 +77,7 @@ def extract(values: Values) -> Result:
 
     `accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
     """
-    from hf_cap.data import load_splits
+    from hf_cap.data import check_output, load_splits
     from hf_cap.lm.base import using_runtime
     from hf_cap.priors.extract import extract_priors
     from hf_cap.workflow import make_sources
@@ -93,6 +93,7 @@ def extract(values: Values) -> Result:
     learn_from, labels = given.train_split or usual, given.labels or None
     names = (*settings.splits, learn_from)
     found = load_splits(given.dataset, splits=names, labels=labels, **values.columns())
+    check_output(given.output_dir, settings.splits)
     limited = {
         name: found[name].select(range(min(given.limit or len(found[name]), len(found[name]))))
         for name in settings.splits

@@ -64,7 +64,7 @@ def evaluate(values: Values) -> Result:
     from hf_cap.workflow import write_evaluation
 
     given = values.build(_EvaluateArguments)
-    name, split = given.model, given.split
+    name, split, settings = given.model, given.split, values.build(EvaluationSettings)
     result = file_name(given.name or split)
     if not given.output_dir and not Path(name).is_dir():
         raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
@@ -73,11 +73,10 @@ def evaluate(values: Values) -> Result:
     if is_tabular_model(name):
         found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
     else:
+        data = load_splits(given.dataset, splits=[split], **values.columns())[split]
         place: Any = {"trust_remote_code": given.trust_remote_code}
         place["revision"] = given.model_revision
         model, tokenizer = load_model(name, **place), load_tokenizer(name, **place)
-        data = load_splits(given.dataset, splits=[split], **values.columns())[split]
-        settings = values.build(EvaluationSettings)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
     return Result(write_evaluation(found, folder, result))
 

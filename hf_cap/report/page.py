@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_cap.cards import CONFIDENCE, METRICS
+from hf_cap.errors import ConfigError
 from hf_cap.report import figures
 from hf_cap.report.contents import number_text, report_contents
 from hf_cap.report.load import ReportSettings, load_priors, load_run
@@ -49,6 +50,8 @@ def write_report(
         MissingExtra: matplotlib is not installed.
     """
     settings = settings or ReportSettings()
+    if audit is not None and priors is None:
+        raise ConfigError(f"`audit` ({str(audit)!r}) is of priors; give their folder as `priors`.")
     of_baseline = {real_path(folder): load_run(folder) for folder in baselines}
     others = {real_path(folder): load_run(folder) for folder in runs}
     contents = report_contents(
