@@ -1,0 +1,248 @@
+"""Kinds of bad input: each spoils the current folder, or the words of a command that it returns."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from hf_cap.cli import load_command
+from hf_cap.data import read_parquet
+
+GOOD = {
+    "fit": "fit data --output_dir out --extract.model {llm} --train.model {encoder}",
+    "extract": "extract --dataset data --output_dir out --model {llm}",
+    "fuse": "fuse --dataset prior --output_dir out",
+    "audit": "audit --dataset prior --output_dir out",
+    "shortcuts": "shortcuts --dataset data --output_dir out --language_model {llm} --encoder none",
+    "elicit": "elicit --dataset table.csv --output_dir out --model {llm} --label_column label",
+    "train": "train --dataset prior --model {encoder} --output_dir out --report_to none",
+    "table": "train --task tabular --dataset table.csv --label_column label --output_dir out "
+    "--alignment_weight 0 --report_to none",
+    "attack": "attack --dataset data --output_dir out --kind keyword_addition",
+    "evaluate": "evaluate --model model --dataset data --output_dir out",
+    "calibrate": "calibrate --model model --dataset data --split test --coverage 0.5",
+    "report": "report model --output out/report.html",
+    "push": "push model --folder model --repo_id me/model --output_dir out",
+}
+"""Commands that succeed or reach their first compute, in a folder with `data`, `prior` and the rest."""
+READS_DATA = ("fit", "extract", "shortcuts", "attack", "evaluate", "calibrate")
+READS_PRIOR = ("fuse", "audit", "train")
+
+
+@dataclass
+class Case:
+    """A folder of good inputs, and what is drawn for it."""
+
+    number: int
+    draw: random.Random
+    room: Path
+
+    def good(self, *names: str) -> list[str]:
+        """The words of one of these commands, by default of any."""
+        line = GOOD[self.draw.choice(names or list(GOOD))]
+        return line.format(llm=self.room / "llm", encoder=self.room / "encoder").split()
+
+    def choose(self, *values: Any) -> Any:
+        return self.draw.choice(values)
+
+
+def bad_flag(case: Case) -> list[str]:
+    words = case.good()
+    command = load_command(words[0])
+    leaves = {f"{g.start}{name}": leaf for g in command.groups for name, leaf in g.settings.items()}
+    name = case.draw.choice([*leaves])
+    kind = leaves[name][0]
+    typed = [each for each in get_args(kind) if each is not type(None)] or [kind]
+    if typed[0] is bool:
+        return [*words, f"--{name}", case.choose("maybe", "2", "", "truee")]
+    if typed[0] is int:
+        return [*words, f"--{name}", case.choose("many", "1.5", "nan", "inf", "0x10", "1,000", "²")]
+    if typed[0] is float:
+        return [*words, f"--{name}", case.choose("much", "nan", "-inf", "40%", "0,5", "1e")]
+    if get_origin(kind) is Literal:
+        return [*words, f"--{name}", case.choose("", "no-such", "NONE?", "\x1b[31m")]
+    if kind is str:
+        return [*words, f"--{name}", *case.choose((), ("two", "words"))]
+    strays = ([f"--{name}x", "1"], [f"--{name}.{name}", "1"], ["---"], ["--", "1"], ["--no_such"])
+    return [*words, *case.choose(*strays)]
+
+
+RANGES = {
+    "fit": ("test_size 0", "test_size 1", "test_size -1", "seeds", "controls none-such",
+            "train.alignment_weight -1", "evaluate.batch_size 0", "extract.batch_size -4",
+            "report.examples -1", "labels only", "extract.sources nothing"),
+    "extract": ("cap.n 0", "cap.n -3", "limit 0", "limit -1", "batch_size 0", "lm.timeout -1",
+                "lm.max_retries -1", "lm.max_concurrency 0", "lm.token_budget 0", "word_pattern (",
+                "lm.prefix_memory -1", "sources", "sources nothing",
+                "prompt.demonstrations -1", "cap.penalty -1", "cap.rivals -1", "lm.base_url nowhere",
+                "lm.base_url http://", "train_split none-such", "labels lost_card", "lm.device abacus",
+                "text_column none-such", "label_column none-such"),
+    "fuse": ("weights cap=-1", "weights nothing=1", "weights cap", "weights cap=x", "weights cap=nan"),
+    "audit": ("top_k 0", "keywords 0", "pairs -1", "split none-such", "reference /none/such"),
+    "shortcuts": ("false_discovery_rate 2", "relevant -1", "fewest_texts 0", "background -1", "top 0"),
+    "elicit": ("estimates 0", "attempts -1", "temperature -1", "max_new_tokens 0", "max_levels 0",
+               "label_column none-such"),
+    "train": ("alignment_weight -1", "alignment_weight inf", "alignment_fraction 2", "max_length 0",
+              "attribution_steps 0", "attribution_rows -1", "word_dropout 2", "learning_rate -1",
+              "per_device_train_batch_size 0", "lora.rank -1", "eval_split none-such",
+              "max_grad_norm inf", "prior_column none-such", "attribution_backward_steps 9",
+              "finite_difference_step 0", "num_train_epochs nan", "resume_from_checkpoint none-such"),
+    "table": ("hidden_sizes 0", "hidden_sizes -3", "scores /none/such", "label_column none-such"),
+    "attack": ("limit 0", "keywords 0", "keyword_texts 0", "split none-such", "seed x"),
+    "evaluate": ("percentages 0", "percentages 101", "percentages", "soft_samples 0",
+                 "attribution_steps 0", "batch_size 0", "max_length 0", "split none-such"),
+    "calibrate": ("coverage 0", "coverage 1", "coverage -1", "coverage 2", "split none-such"),
+    "report": ("examples -1", "megabytes 0", "priors /none/such", "audit /none/such", "runs"),
+    "push": ("examples -1", "repo_id me//model", "repo_id ../x", "folder /none/such", "what x"),
+}  # fmt: skip
+
+
+ALL_RANGES = [(name, setting) for name, settings in RANGES.items() for setting in settings]
+
+
+def out_of_range(case: Case) -> list[str]:
+    name, setting = ALL_RANGES[case.number % len(ALL_RANGES)]
+    flag, *values = setting.split()
+    return [*case.good(name), f"--{flag}", *values]
+
+
+def bad_config(case: Case) -> list[str]:
+    words = case.good()
+    bomb = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join([f'*{a}'] * 8)}]\n"
+        for a, b in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    texts = ("- a\n- b\n", "text", "a: [1", "a:\n\tb: 1\n", "a: b: c", bomb, "quiet: maybe\n", "? [a]\n: 1",
+             "no_such: 1\n", "quiet: {a: 1}\n", "quiet: [yes, no]\n", "config: b.yaml\n", "a: *nothing\n",
+             "quiet: true\nquiet: false\n", "!!python/object:os.system {}\n", "1: 2\n", "{}: 1\n",
+             "%")  # fmt: skip
+    contents = [*map(str.encode, texts), b"\xff\xfe\x00", b"quiet: \x00", bytes(range(256))]
+    Path("bad.yaml").write_bytes(case.draw.choice(contents))
+    return [*words, "--config", case.choose(*["bad.yaml"] * 9, "none.yaml", "data", "")]
+
+
+ROW = b'{"text": "my card is lost", "label": "lost_card"}\n'
+
+
+def bad_data(case: Case) -> list[str]:
+    if case.draw.random() < 0.25:
+        lines = ("", "x,y,label\n", "x,y\n0,1\n", "x,y,label\n0,1\n", "x,x,label\n0,1,a\n1,0,b\n",
+                 "x,y,label\n0,1,a\n1,0,a\n", 'x,y,label\n"0,1,a\n', "label\na\nb\n")  # fmt: skip
+        Path("table.csv").write_text(case.draw.choice(lines))
+        return case.good("elicit", "table")
+    rows = (b"{", b"7", b"[]", b'"text"', b"null", b"\xff\xfe", b'{"text": ""}', b"{}", b"\x00",
+            b'{"text": "", "label": "lost_card"}', b'{"text": "  ", "label": "lost_card"}',
+            b'{"text": "a b", "label": null}', b'{"text": "a b", "label": ""}', b"{" * 5000,
+            b'{"text": null, "label": "lost_card"}', b'{"text": 7, "label": "lost_card"}',
+            b'{"text": ["a"], "label": "lost_card"}', b'{"text": "a b", "label": ["lost_card"]}',
+            b'{"text": "a b", "label": true}', b'{"text": "a b", "label": 0.5}',
+            b'{"text": "a", "text": "b", "label": "lost_card"}', b'{"text": "a b", "label": {"a": 1}}',
+            b'{"text": "a b", "label": " lost_card"}', b'{"text": "a b"}')  # fmt: skip
+    split, name = case.choose("train", "test"), "data"
+    words = case.good(*(READS_DATA[:4] if split == "train" else READS_DATA[4:]))
+    file, kind = Path(name, f"{split}.jsonl"), case.draw.randrange(8)
+    if kind == 0:
+        file.write_text("")
+    elif kind == 1:
+        file.unlink()
+        csv = (
+            "text,label\n",
+            "text,label\na, b,lost_card\n",
+            "",
+            "text\na\n",
+            'text,label\n"a,b\n',
+        )
+        file.with_suffix(".csv").write_text(case.draw.choice(csv))
+    elif kind == 2:
+        shutil.copy(file, file.with_suffix(".csv"))
+    elif kind == 3:
+        file.unlink()
+        file.with_suffix(".parquet").write_bytes(case.draw.randbytes(300))
+    else:
+        at = case.draw.randrange(2)
+        file.write_bytes(ROW * at + case.draw.choice(rows) + b"\n" + ROW * (1 - at))
+    return words
+
+
+def bad_labels(case: Case) -> list[str]:
+    texts = ("{}", '"lost_card"', "7", "null", "[]", "[1, 2]", '["lost_card"]', '["lost_card", 2]',
+             '["lost_card", "lost_card", "renew_loan"]', '["lost_card", "renew_loan", ""]', "[", "",
+             '["lost_card", "renew_loan", null]', '["lost_card", ["renew_loan"]]', "\x00", "true",
+             '{"lost_card": 0, "renew_loan": 1}', '["Lost_card", "renew_loan"]', "[" * 5000)  # fmt: skip
+    words = case.good("fit", "extract", "shortcuts", "attack")
+    if words[0] in ("fit", "extract") and case.draw.random() < 0.3:
+        bad = ("lost_card", "a b", "lost_card lost_card renew_loan", "renew_loan LOST_CARD")
+        return [*words, "--labels", *case.draw.choice(bad).split()]
+    Path("data", "labels.json").write_text(case.draw.choice(texts))
+    return words
+
+
+def bad_run(case: Case) -> list[str]:
+    words = case.good("report", "evaluate", "calibrate", "push")
+    file = Path("model", "run.json" if words[0] == "report" else "config.json")
+    content = file.read_bytes()
+    whole = json.loads(content)
+    key = case.choose("data", "history", "versions") if words[0] == "report" else "model_type"
+    spoilt = (content[: case.draw.randrange(1, len(content) - 2)], b"", b"[]", b"7", b"null", b"\xff\xfe",
+              json.dumps({**whole, key: 7}).encode(), json.dumps({**whole, key: ["x"]}).encode(),
+              json.dumps({k: v for k, v in whole.items() if k != key}).encode())  # fmt: skip
+    match case.draw.randrange(8):
+        case 0:
+            shutil.rmtree("model")
+        case 1:
+            file.unlink()
+        case _:
+            file.write_bytes(case.draw.choice(spoilt))
+    return words
+
+
+def flipped_bit(case: Case) -> list[str]:
+    """In the pages or at the end; a flip of what is not read, such as a statistic, is drawn again."""
+    file = Path("prior", "train.parquet")
+    whole, rows = file.read_bytes(), read_parquet(file).to_list()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    with suppress(Exception):
+        while True:
+            spoilt, place = bytearray(whole), case.draw.randrange(footer + 8)
+            spoilt[place if place < footer else place - footer - 8] ^= 1 << case.draw.randrange(8)
+            file.write_bytes(spoilt)
+            if read_parquet(file).to_list() != rows:
+                break
+    return case.good(*READS_PRIOR)
+
+
+def bad_name(case: Case) -> list[str]:
+    Path("full").mkdir()
+    Path("full", "notes.txt").write_text("mine")
+    name, flag = case.choose(
+        ("evaluate", "name"), ("evaluate", "split"), ("extract", "train_split"), ("attack", "split"),
+        ("audit", "split"), ("evaluate", "model"), ("calibrate", "model"), ("extract", "model"),
+        ("train", "model"), ("train", "dataset"), ("push", "repo_id"), ("push", "folder"), ("fit", "dataset"),
+        ("extract", "sources"), ("attack", "train_split"), ("*", "output_dir"), ("*", "output_dir"),
+    )  # fmt: skip
+    if flag == "output_dir":
+        place = case.choose("table.csv", "table.csv/x", "full", "/proc/none", "a\udcff", "x" * 300)
+        names = ("extract", "fuse", "elicit", "attack") if place == "full" else ("fit", "train")
+        return [*case.good(*names), "--output_dir", place]
+    bad = ("../../x", "/none/such", "./none", "", "a\x1b[31mb", "..", "a\nb", "\u202ex/", "x" * 300)
+    return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
+
+
+KINDS: dict[str, Callable[[Case], list[str]]] = {
+    each.__name__: each
+    for each in (
+        bad_flag,
+        out_of_range,
+        bad_config,
+        bad_data,
+        bad_labels,
+        bad_run,
+        flipped_bit,
+        bad_name,
+    )
+}
+EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
