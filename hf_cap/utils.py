@@ -306,10 +306,15 @@ def parse_yaml(text: str | bytes, what: str, *, typed: bool = False) -> Any:
         raise ConfigError(f"{what} is nested too deeply for YAML.") from error
 
 
+_TAGS = {*_CORE, *(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str"))}
+
+
 def _check_nodes(nodes: list[Any], most: int) -> None:
     while nodes:
         node = nodes.pop()
         most -= 1
+        if node.tag not in _TAGS:
+            raise ValueError(f"the tag {node.tag!r} is not supported; leave it out")
         if isinstance(node, yaml.MappingNode):
             names = Counter(name.value for name, _ in node.value if isinstance(name.value, str))
             if twice := [name for name, count in names.items() if count > 1]:
