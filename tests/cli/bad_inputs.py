@@ -121,8 +121,8 @@ def bad_config(case: Case) -> list[str]:
              "quiet: true\nquiet: false\n", "!!python/object:os.system {}\n", "1: 2\n", "{}: 1\n",
              "%")  # fmt: skip
     contents = [*map(str.encode, texts), b"\xff\xfe\x00", b"quiet: \x00", bytes(range(256))]
-    Path("bad.yaml").write_bytes(case.draw.choice(contents))
-    return [*words, "--config", case.choose(*["bad.yaml"] * 9, "none.yaml", "data", "")]
+    Path("bad.yaml").write_bytes(contents[case.number % len(contents)])
+    return [*words, "--config", case.choose(*["bad.yaml"] * 19, "none.yaml", "data", "")]
 
 
 ROW = b'{"text": "my card is lost", "label": "lost_card"}\n'
@@ -177,7 +177,7 @@ def bad_labels(case: Case) -> list[str]:
     if words[0] in ("fit", "extract") and case.draw.random() < 0.3:
         bad = ("lost_card", "a b", "lost_card lost_card renew_loan", "renew_loan LOST_CARD")
         return [*words, "--labels", *case.draw.choice(bad).split()]
-    Path("data", "labels.json").write_text(case.draw.choice(texts))
+    Path("data", "labels.json").write_text(texts[case.number % len(texts)])
     return words
 
 
@@ -189,7 +189,7 @@ def bad_run(case: Case) -> list[str]:
     key = case.choose("data", "history", "versions") if words[0] == "report" else "model_type"
     spoilt = (content[: case.draw.randrange(1, len(content) - 2)], b"", b"[]", b"7", b"null", b"\xff\xfe",
               json.dumps({**whole, key: 7}).encode(), json.dumps({**whole, key: ["x"]}).encode(),
-              json.dumps({k: v for k, v in whole.items() if k != key}).encode())  # fmt: skip
+              json.dumps({**whole, key: True}).encode())  # fmt: skip
     match case.draw.randrange(8):
         case 0:
             shutil.rmtree("model")
@@ -228,7 +228,19 @@ def bad_name(case: Case) -> list[str]:
         place = case.choose("table.csv", "table.csv/x", "full", "/proc/none", "a\udcff", "x" * 300)
         names = ("extract", "fuse", "elicit", "attack") if place == "full" else ("fit", "train")
         return [*case.good(*names), "--output_dir", place]
-    bad = ("../../x", "/none/such", "./none", "", "a\x1b[31mb", "..", "a\nb", "\u202ex/", "x" * 300)
+    # of a setting that may be left out, nothing means `none`
+    empty = () if flag in ("name", "train_split") else ("",)
+    bad = (
+        *empty,
+        "../../x",
+        "/none/such",
+        "./none",
+        "a\x1b[31mb",
+        "..",
+        "a\nb",
+        "\u202ex/",
+        "x" * 300,
+    )
     return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
 
 
