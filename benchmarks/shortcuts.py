@@ -278,17 +278,20 @@ def table(output_dir: str) -> pd.DataFrame:
 
 def summarise_runs(output_dir: str) -> dict[str, Any]:
     """Means over the draws, paired differences from `none`, and what the finder listed, as JSON values."""
+    found = [json.loads(file.read_text()) for file in sorted(Path(output_dir).rglob("find.found"))]
+    listed = [{**one.pop("setting"), **one} for one in found]
     frame = table(output_dir)
+    if frame.empty:
+        return {"found": listed}
     means = summarize(frame, by=["group", "method", "test_set"]).reset_index()
     differences = compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).reset_index()
     seconds = frame.groupby(["group", "method"])["seconds"].median().reset_index()
-    found = [json.loads(file.read_text()) for file in sorted(Path(output_dir).rglob("find.found"))]
     tables = {"accuracy": means, "difference_from_none": differences, "median_seconds": seconds}
     plain = {
         name: json.loads(one.to_json(orient="records", double_precision=4))
         for name, one in tables.items()
     }
-    return {**plain, "found": [{**one.pop("setting"), **one} for one in found]}
+    return {**plain, "found": listed}
 
 
 def main() -> None:
