@@ -319,7 +319,7 @@ def attribute_words(
     max_length: int | None = None,
     seed: int = 0,
 ) -> list[list[float]]:
-    """Attribution scores of the words of some texts; nothing can be differentiated through them.
+    """Attribution scores of the words of some texts, without a graph; a token's words share its score.
 
     The defaults give captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
 
@@ -329,8 +329,7 @@ def attribute_words(
         method, steps, rule, seed: As for `path_points`.
         target: One of `TARGETS`.
         batch_size: Path points (texts · steps) in one pass.
-        word_pattern, max_length: Regular expression of a word; tokens that a text is cut at, by default what
-            tokenizer and model allow. Words cut off score 0; words that share a token share its score.
+        word_pattern, max_length: Of a word and, in tokens, of a text; words cut off score 0.
 
     Returns:
         One list per text, one score per word, in logits; positive speaks for the target.

@@ -110,14 +110,12 @@ def fit(
         test_size: Part of each class, in (0, 1), that is held out where there is no split `test`.
         seeds: One training run per seed and method; the first also draws the test split.
         controls: Priors without information to train with as well: `shuffled`, `uniform`, `random`.
-        shortcuts: Find shortcuts in the training texts (`shortcuts.yaml` in the folder, which may be edited
-            before the next call), give them no score, and train with word dropout.
+        shortcuts: Find shortcuts (`shortcuts.yaml`, to edit), give them no score, train with word dropout.
         extract: `sources` (default: cap), `model` (language model), `word_pattern`, `batch_size`.
         fuse: Settings of `PriorFusion`.
         train: `model` (encoder) and settings of `CAPConfig`.
         evaluate, report: Settings of `EvaluationSettings` and of `ReportSettings`.
-        sources: Settings of a source by its name, as `cap={"n": 50}`; `prompt` and `lm` (number format,
-            device, store ...) are shared by the sources that ask a language model.
+        sources: Settings of a source by its name, as `cap={"n": 50}`; `prompt` and `lm` for language models.
 
     Raises:
         CAPError: the data, a setting or a model cannot be used; see `hf_cap.errors`.

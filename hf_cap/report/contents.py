@@ -39,16 +39,15 @@ def report_contents(
     """Everything that the page shows; runs with weight 0 and `baselines` are the baseline of the others.
 
     Raises:
-        ConfigError: there is no run, runs on texts and on tables are mixed, or tables have priors.
+        ConfigError: no run, runs on texts and on tables, or tables with priors.
     """
-    settings, everything = settings or ReportSettings(), [*runs, *baselines]
-    if not everything:
+    settings = settings or ReportSettings()
+    if not (everything := [*runs, *baselines]):
         raise ConfigError("A report needs at least one run; got none.")
     tables = [run.name for run in everything if run.facts.get("kind") == "train_tabular"]
     if tables and (len(tables) < len(everything) or priors is not None):
         raise ConfigError(
-            f"A page on models of tables ({', '.join(tables)}) shows no models of texts and no priors of "
-            "words. Make a page of each, without priors for the tables."
+            f"A page on tables ({', '.join(tables)}) shows no texts and no priors; make a page of each."
         )
     groups = group_runs(runs, baselines)
     names = [name for run in everything for name in (*run.records, *run.evaluations)]
@@ -60,7 +59,7 @@ def report_contents(
         for place, group in enumerate(groups)
         if (rows := [row for run in group["runs"] for row in run.records.get(split, ())])
     }
-    versions = (pair for run in everything for pair in (run.facts.get("versions") or {}).items())
+    made_by = [pair for run in everything for pair in (run.facts.get("versions") or {}).items()]
     gaps = _gaps(groups, split) | {
         "records": not tables and not records,
         "priors": not tables and priors is None,
@@ -75,11 +74,11 @@ def report_contents(
         "panels": training_curves(groups),
         "features": feature_tables(groups),
         "calibrations": {place: calibration(rows) for place, rows in records.items()},
-        "confusions": {place: confusion(rows, keywords) for place, rows in records.items()},
+        "confusions": {i: confusion(rows, keywords) for i, rows in records.items()},
         "audit": audit,
         "examples": collect_examples(groups, priors, first=split, most=settings.examples),
-        "versions": sorted(dict.fromkeys(versions)),
-        "gaps": [name for name, missing in gaps.items() if missing],
+        "versions": sorted({*made_by}),
+        "gaps": [name for name in gaps if gaps[name]],
     }
 
 

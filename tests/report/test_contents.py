@@ -262,9 +262,9 @@ def test_gradients_of_several_seeds_have_an_interval_and_need_a_score_to_count()
 
 
 def test_a_page_on_tables_and_texts_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"models of tables \(plain\) shows no models of texts"):
+    with pytest.raises(ConfigError, match=r"on tables \(plain\) shows no texts"):
         report_contents([TABLE_RUNS[0], Run("text", {"kind": "train"})])
-    with pytest.raises(ConfigError, match="no priors of words"):
+    with pytest.raises(ConfigError, match="no priors; make a page of each"):
         report_contents(TABLE_RUNS, priors=PriorFolder({}))
 
 
