@@ -22,7 +22,7 @@ from hf_cap.labels import label_phrases
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.sentence_encoder import read_sentence_encoder
 from hf_cap.utils import subsample
-from hf_cap.words import word_strings
+from hf_cap.words import log_odds_ratio, word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,18 +112,17 @@ def find_shortcuts(
             has[cue].append(row)
     candidates = _associated(has, labels, settings)
     relevance = _relevance(candidates, has, names, judges, settings)
-    found = []
+    found, totals = [], Counter(labels)
     suspicious = [one for one in candidates if relevance.get(one[:2], 0.0) < settings.relevant]
     for cue, label, q in _simplest(suspicious, has):
         rows = [row for row in has[cue] if labels[row] == label]
-        totals = Counter(labels)
         shortcut = Shortcut(
             cue=cue,
             label=names[label],
             texts=len(rows),
             of=totals[label],
             elsewhere=len(has[cue]) - len(rows),
-            log_odds=_log_odds(len(rows), totals[label], len(has[cue]) - len(rows), len(texts)),
+            log_odds=log_odds_ratio(len(rows), totals[label], len(has[cue]), len(texts)),
             q=q,
             relevance=relevance.get((cue, label), 0.0),
             examples=tuple(texts[row] for row in rows[:3]),
@@ -170,11 +169,6 @@ def _simplest(
         else:
             listed[label].append(cue)
             yield cue, label, q
-
-
-def _log_odds(inside: int, of: int, outside: int, count: int) -> float:
-    odds = math.log((inside + 0.5) / (of - inside + 0.5))
-    return odds - math.log((outside + 0.5) / (count - of - outside + 0.5))
 
 
 def _relevance(

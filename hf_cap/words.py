@@ -235,7 +235,12 @@ def log_odds(counts: WordCounts, word: str) -> list[float]:
     """
     n, n_w, scores = sum(counts.texts), sum(counts.of(word)), []
     for n_wc, n_c in zip(counts.of(word), counts.texts, strict=True):
-        rest = n_w - n_wc
-        odds = math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
-        scores.append(odds - math.log((rest + 0.5) / (n - n_c - rest + 0.5)) if n_w else 0.0)
+        scores.append(log_odds_ratio(n_wc, n_c, n_w, n) if n_w else 0.0)
     return scores
+
+
+def log_odds_ratio(n_wc: int, n_c: int, n_w: int, n: int) -> float:
+    """The ratio of `log_odds` from counts: n_wc of the n_c texts of a class have it, n_w of all n texts."""
+    rest = n_w - n_wc
+    odds = math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
+    return odds - math.log((rest + 0.5) / (n - n_c - rest + 0.5))
