@@ -99,13 +99,25 @@ class TextClassifier:
         self, encoded: Sequence[Encoded], around: Around = lambda rows, inputs: nullcontext()
     ) -> Float[Tensor, "texts outputs"]:
         """Logits of encoded texts, on the CPU, in batches of about equal length."""
-        found = torch.empty(len(encoded), self.model.config.num_labels or 0)
+        width = self.model.config.num_labels or 0
+        with first_token_only(self.model):
+            return self.passes(encoded, width, lambda inputs: self.model(**inputs).logits, around)
+
+    def passes(
+        self,
+        encoded: Sequence[Encoded],
+        width: int,
+        answer: Callable[[Mapping[str, Tensor]], Tensor],
+        around: Around = lambda rows, inputs: nullcontext(),
+    ) -> Float[Tensor, "texts width"]:
+        """What `answer` gives for encoded texts, `width` numbers each; otherwise as `run`."""
+        found = torch.empty(len(encoded), width)
         lengths = [len(one["input_ids"]) for one in encoded]
-        with torch.inference_mode(), evaluation_mode(self.model), first_token_only(self.model):
+        with torch.inference_mode(), evaluation_mode(self.model):
             for rows in length_batches(lengths, self.tokens_per_pass, self.texts_per_pass):
                 inputs = self.pad([encoded[row] for row in rows])
                 with around(rows, inputs):
-                    found[rows] = self.model(**inputs).logits.float().cpu()
+                    found[rows] = answer(inputs).float().cpu()
         return found
 
     def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
@@ -359,15 +371,9 @@ def embed_texts(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hid
     model, tokenizer, _ = new_classifier(
         name, ["0", "1"], ClassifierOptions(head="sentence", label_names_in="none")
     )
-    classifier = TextClassifier(model, tokenizer)
-    with torch.inference_mode(), evaluation_mode(model):
-        encoded = classifier.encode(texts)
-        place = torch.empty(len(texts), model.config.hidden_size)
-        for rows in length_batches(
-            [len(one["input_ids"]) for one in encoded], classifier.tokens_per_pass
-        ):
-            place[rows] = model.embed(**classifier.pad([encoded[row] for row in rows])).cpu()
-    return place.numpy()
+    classifier, width = TextClassifier(model, tokenizer), model.config.hidden_size
+    encoded = classifier.encode(texts)
+    return classifier.passes(encoded, width, lambda inputs: model.embed(**inputs)).numpy()
 
 
 def is_lora_run(folder: Path) -> bool:

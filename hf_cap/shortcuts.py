@@ -260,7 +260,8 @@ def encoder_judge(model: str) -> Relevance:
     def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
         from hf_cap.classifiers import embed_texts
 
-        cosines = embed_texts(model, words) @ embed_texts(model, phrases).T
+        vectors = embed_texts(model, [*words, *phrases])  # the model is loaded once
+        cosines = vectors[: len(words)] @ vectors[len(words) :].T
         centred: Float[np.ndarray, "words labels"] = cosines - cosines.mean(1, keepdims=True)
         return centred
 
