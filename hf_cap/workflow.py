@@ -261,9 +261,8 @@ class _Stages:
         return {"marks": fingerprint(*map(str, marks))}
 
     def find_into(self, dataset: Dataset, path: Path) -> None:
-        lm, asked = self.groups.get("lm", {}), self.options["model"]
-        if isinstance(asked, str):
-            asked = LMSettings(model=asked, **pick(LMSettings, lm))
+        lm = self.groups.get("lm", {})
+        asked = name_model(self.options["model"], lm)
         with using_runtime(LMRuntime(**pick(LMRuntime, lm))):
             judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
             save_marks([one.mark for one in find_shortcuts(dataset, judges)], path)
@@ -344,6 +343,11 @@ def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
 # --- What commands do as well.
 
 
+def name_model(model: Any, lm: Settings) -> Any:
+    """The settings of a language model that is given by name, with those of the group `lm`; else as it is."""
+    return LMSettings(model=model, **pick(LMSettings, lm)) if isinstance(model, str) else model
+
+
 def make_sources(
     names: Sequence[str], dataset: Dataset, groups: Mapping[str, Settings], **shared: Any
 ) -> list[Source]:
@@ -362,8 +366,7 @@ def make_sources(
         raise ConfigError(
             f"There are settings for {unused[0]!r}, which is not among {list(names)}."
         )
-    if isinstance(model := shared["model"], str):
-        shared["model"] = LMSettings(model=model, **pick(LMSettings, groups.get("lm", {})))
+    shared["model"] = name_model(shared["model"], groups.get("lm", {}))
     shared |= {**groups.get("prompt", {}), **groups.get("classifier", {})}
     made = []
     for name, cls in classes.items():

@@ -46,9 +46,9 @@ def shortcuts(values: Values) -> Result:
     from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
     from hf_cap.cues import decided, load_marks, save_marks
     from hf_cap.data import load_splits
-    from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
+    from hf_cap.lm.base import LMRuntime, using_runtime
     from hf_cap.shortcuts import find_shortcuts, make_judges
-    from hf_cap.workflow import pick
+    from hf_cap.workflow import name_model
 
     given = values.build(_ShortcutArguments)
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
@@ -57,7 +57,7 @@ def shortcuts(values: Values) -> Result:
     classifier = None
     if given.model:
         classifier = TextClassifier(load_model(given.model), load_tokenizer(given.model))
-    asked = LMSettings(model=given.language_model, **pick(LMSettings, values.group("lm")))
+    asked = name_model(given.language_model, values.group("lm"))
     judges = make_judges(asked, given.encoder, **values.group("prompt"))
     with using_runtime(values.build(LMRuntime, "lm")):
         found = find_shortcuts(
