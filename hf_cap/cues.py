@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.utils import atomic_path, check_range, documented, option, read_yaml
-from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words, word_strings
+from hf_cap.utils import check_range, documented, option, read_yaml, write_text
+from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
 Decision = Literal["shortcut", "fine", ""]
@@ -66,7 +66,8 @@ def find_cues(words: Sequence[str]) -> dict[Cue, list[int]]:
 
 def remove_cue(text: str, cue: Cue, pattern: str) -> str:
     """The text without what carries a cue; as it is where nothing is left, or no word carries it."""
-    spans, words = split_words(text, pattern), word_strings(text, pattern)
+    spans = split_words(text, pattern)
+    words = [text[start:end] for start, end in spans]
     carried = set(find_cues(words).get(cue, []))
     if cue.kind == "ending" and carried:
         return _ENDING.sub("", text.rstrip())
@@ -144,9 +145,7 @@ _HEAD = """\
 def save_marks(marks: Iterable[Mark], file: str | os.PathLike[str]) -> None:
     """Write decisions to a YAML file that a person edits."""
     rows = [asdict(mark) for mark in marks]
-    text = _HEAD + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True)
-    with atomic_path(file) as path:
-        path.write_text(text, encoding="utf-8")
+    write_text(file, _HEAD + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True))
 
 
 def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
