@@ -14,16 +14,16 @@ _logger = logging.getLogger(__name__)
 Head = Literal["auto", "sentence", "sequence"]
 LabelNames = Literal["auto", "head", "text", "none"]
 
-_JOINTS = re.compile(r"[_/]+|(?<=[a-z0-9])(?=[A-Z])")
-"""Underscores, slashes, and where a small letter or a digit meets a capital."""
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Where a small letter or a digit meets a capital."""
+_JOINTS = re.compile(rf"[_/]+|{_CAMEL.pattern}")
 _NUMBERED = re.compile(r"(?:label|class|category|intent)?\W*\d+", re.IGNORECASE)
 
 
 def label_phrase(label: str) -> str:
     """A label as a phrase: `card_arrival`, `CardArrival` and `card/arrival` become `card arrival`."""
     phrase = " ".join(_JOINTS.sub(" ", label).split())
-    camel = phrase != " ".join(re.sub(r"[_/]+", " ", label).split())
-    return phrase.lower() if camel else phrase
+    return phrase.lower() if _CAMEL.search(label) else phrase
 
 
 def label_phrases(
