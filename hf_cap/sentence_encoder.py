@@ -92,9 +92,8 @@ class SentenceEncoderClassifier(PreTrainedModel):
         self.pool = POOLINGS[pooling]
         encoder = AutoModel.from_config(config) if encoder is None else encoder
         if isinstance(getattr(encoder, "pooler", None), nn.Module):
-            encoder.pooler = (
-                None  # its output is not used, so its weights would never get a gradient
-            )
+            # its output is not used, so its weights would never get a gradient
+            encoder.pooler = None
         # under its own prefix, plain `AutoModel` finds the encoder in the saved weights
         self.base_model_prefix = encoder.base_model_prefix or "encoder"
         setattr(self, self.base_model_prefix, encoder)
@@ -248,9 +247,9 @@ def new_sentence_classifier(
         entry: What `read_sentence_encoder` gave.
         place: `revision` and `trust_remote_code`.
     """
-    saved = AutoConfig.from_pretrained(source, **place)
-    known = is_sentence_classifier(saved) and saved.num_labels == len(labels)
-    config = AutoConfig.from_pretrained(source, **label_config(labels), **place)
+    config = AutoConfig.from_pretrained(source, **place)
+    known = is_sentence_classifier(config) and config.num_labels == len(labels)
+    config.update(label_config(labels))
     if known:
         trained: SentenceEncoderClassifier = SentenceEncoderClassifier.from_pretrained(
             source, config=config, revision=place.get("revision") or "main"
