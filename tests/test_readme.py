@@ -12,7 +12,7 @@ from tests.tiny import roberta_classifier, word_tokenizer
 ROOT = Path(__file__).parent.parent
 README, *GUIDES = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/laat.md", "docs/evaluation.md")
+    for name in ("README.md", "docs/tutorials/tables.md", "docs/howto/evaluate.md")
 )
 EXAMPLES = dict(
     re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", README + "".join(GUIDES), re.DOTALL)

@@ -16,7 +16,7 @@ STAGES = [
     path for path in RECIPES if path.stem.split("_")[0] in COMMANDS and path.parent.name != "study"
 ]
 DOCUMENTS = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").rglob("*.md")]
+    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")]
 )
 
 

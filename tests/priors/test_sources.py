@@ -54,7 +54,9 @@ def _table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_source_has_the_name_that_it_is_listed_and_described_under() -> None:
     assert [source_class(name).name for name in SOURCES] == list(SOURCES)
-    described = re.findall(r"^\| `(\w+)` \|", (DOCS / "priors.md").read_text(), re.MULTILINE)
+    described = re.findall(
+        r"^\| `(\w+)` \|", (DOCS / "concepts/priors.md").read_text(), re.MULTILINE
+    )
     assert set(SOURCES) <= set(described)
 
 
@@ -183,7 +185,7 @@ def python_blocks(name: str) -> list[str]:
 
 
 def test_the_example_of_a_new_source_runs_as_it_stands() -> None:
-    definition, use = python_blocks("adding_a_source.md")
+    definition, use = python_blocks("howto/add_a_source.md")
     train = labelled(["renew my book", "card"], [0, 1])
     namespace: dict[str, Any] = {"train": train, "__name__": __name__}
     exec(definition + use, namespace)  # the documentation's own code
@@ -196,7 +198,7 @@ def test_the_example_of_a_new_source_runs_as_it_stands() -> None:
 def test_the_first_example_of_the_overview_runs(
     reference: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    example, *_ = python_blocks("priors.md")
+    example, *_ = python_blocks("concepts/priors.md")
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/plain").symlink_to(reference)

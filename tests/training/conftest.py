@@ -1,6 +1,6 @@
-"""Writes docs/compatibility.md from the tests that ran, when HF_CAP_COMPATIBILITY names the file.
+"""Writes docs/reference/compatibility.md from the tests that ran, when HF_CAP_COMPATIBILITY names the file.
 
-    HF_CAP_COMPATIBILITY=docs/compatibility.md pytest tests/training -m ""
+    HF_CAP_COMPATIBILITY=docs/reference/compatibility.md pytest tests/training -m ""
 
 A test takes part by its marker `compatibility("what it shows")`; a row is good only if all its tests passed.
 """
@@ -24,7 +24,9 @@ _rows: dict[tuple[str, str], list[str]] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "compatibility(what): a row of docs/compatibility.md")
+    config.addinivalue_line(
+        "markers", "compatibility(what): a row of docs/reference/compatibility.md"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
