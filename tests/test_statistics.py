@@ -49,6 +49,22 @@ def test_interval_is_that_of_student() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_interval_of_shares_cannot_leave_their_range() -> None:
+    # logit(0.9) -+ 4.3027 * se / (0.9 * 0.1), with se = 0.1 / sqrt(3)
+    found = estimate([0.8, 0.9, 1.0], within=(0.0, 1.0))
+    half = 4.302653 * 0.1 / np.sqrt(3) / 0.09
+    expected = [1 / (1 + np.exp(-(np.log(9) + sign * half))) for sign in (-1, 1)]
+    assert [found.low, found.high] == pytest.approx(expected)
+    # a share of texts and the same in percent, or moved, have the same interval
+    other = estimate([60.0, 80.0, 100.0], within=(-100.0, 100.0))
+    assert [other.low, other.high] == pytest.approx([200 * end - 100 for end in expected])
+    same = estimate([1.0, 1.0, 1.0], within=(0.0, 1.0))
+    assert (same.low, same.high) == (1.0, 1.0)
+    # far from the ends it is Student's
+    middle, plain = [estimate([0.5, 0.501, 0.499], within=w) for w in ((0.0, 1.0), None)]
+    assert middle.low == pytest.approx(plain.low, abs=1e-5)
+
+
 def test_one_value_has_no_spread() -> None:
     assert estimate([0.5]) == Estimate(0.5, None, None, 1)
     found = row(summarize(frame(none=[0.5]), ["method"]), "none", "mean low high n")

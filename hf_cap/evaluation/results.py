@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from hf_cap.errors import DataError
 
@@ -35,15 +35,32 @@ class Estimate:
     n: int
 
 
-def estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean of independent, finite values with Student's t interval of the `confidence` in (0, 1)."""
+def estimate(
+    values: ArrayLike, confidence: float = 0.95, within: tuple[float, float] | None = None
+) -> Estimate:
+    """Mean of independent, finite values with Student's t interval.
+
+    Args:
+        values: One number per independent unit.
+        confidence: Of the interval, in (0, 1).
+        within: Lowest and highest possible value. The interval is then made on the scale of the logit, with
+            the standard error of the mean carried over (delta method; `svyciprop` of Lumley's R package
+            survey, method "logit"), so that it cannot leave them.
+    """
     data = _finite(values)
     mean, n = float(data.mean()), len(data)
     if n == 1:
         return Estimate(mean, None, None, 1)
-    error = data.std(ddof=1) / np.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
-    return Estimate(mean, mean - half, mean + half, n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * data.std(ddof=1) / np.sqrt(n))
+    if not within:
+        return Estimate(mean, mean - half, mean + half, n)
+    low, width = within[0], within[1] - within[0]
+    share = (mean - low) / width
+    if not 0 < share < 1:  # all values are the same end
+        return Estimate(mean, mean, mean, n)
+    slope = half / width / (share * (1 - share))
+    ends = low + width * special.expit(special.logit(share) + np.array([-slope, slope]))
+    return Estimate(mean, *map(float, ends), n)
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
