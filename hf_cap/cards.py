@@ -198,7 +198,16 @@ _LOG = {
     "align_cosine": "Cosine with the prior",
 }
 _ELSEWHERE_ON_CARD = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
-_NOT_SETTINGS = {"source", "model", "revision", "fingerprint", "versions", "labels", "command"}
+_NOT_SETTINGS = {
+    "source",
+    "model",
+    "revision",
+    "fingerprint",
+    "versions",
+    "labels",
+    "command",
+    "dataset",
+}
 
 
 def model_facts(
@@ -248,7 +257,8 @@ def model_facts(
             for one in records
         ],
     }
-    dataset = public_id((run.get("data") or {}).get("dataset"))
+    data = run.get("data") or {}
+    dataset = public_id(data.get("name") or data.get("dataset"))
     return {**facts, "metadata": _metadata(facts, sets, dataset, task, library, tags)}
 
 
@@ -259,7 +269,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     history = [line for line in run.get("history") or () if "loss" in line and "step" in line]
     return {
         "base_model": public_id(run.get("model")),
-        "dataset": public_name(data.get("dataset")),
+        "dataset": public_name(data.get("name") or data.get("dataset")),
         "train_split": data.get("train_split"),
         "train_rows": data.get("rows"),
         "labels": data.get("labels") or [],

@@ -118,8 +118,8 @@ def extract(values: Values) -> Result:
     with using_runtime(values.build(LMRuntime, "lm")):
         # making a source may already ask the language model: `contrast` calibrates
         sources = make_sources(given.sources, found[learn_from], groups, **named)
-        command = command_line()
-        summary = extract_priors(limited, sources, given.output_dir, settings, command=command)
+        facts = {"command": command_line(), "dataset": given.dataset}
+        summary = extract_priors(limited, sources, given.output_dir, settings, **facts)
     _logger.info("Wrote the priors to %s", given.output_dir)
     return Result({"output_dir": given.output_dir}, str(summary))
 

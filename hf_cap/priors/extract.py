@@ -87,6 +87,7 @@ def extract_priors(
     settings: ExtractionSettings | None = None,
     *,
     command: str | None = None,
+    dataset: str | None = None,
 ) -> ExtractionSummary:
     """Add the columns of some prior sources to a data set and write it to a folder.
 
@@ -98,6 +99,7 @@ def extract_priors(
         output_dir: Folder to write; see `save_splits`.
         settings: Which splits, how many texts at a time.
         command: The command that makes this data set again, for the provenance.
+        dataset: What the data set is called, for the provenance.
 
     Raises:
         ConfigError: the sources have no different names, or the folder holds what would be lost.
@@ -119,7 +121,8 @@ def extract_priors(
     _check_rows(chosen, sources)
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
-    facts = {"date": datetime.now(UTC).date().isoformat(), "command": command}
+    today = datetime.now(UTC).date().isoformat()
+    facts = {"date": today, "command": command, "dataset": dataset}
     before = _work(sources)
     made = _extract(chosen, sources, settings, state, facts)
     statistics = _work(sources) - before
