@@ -8,20 +8,31 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
-from hf_cap.cues import Cue, Mark, ShortcutSettings, add_cue, find_cues, remove_cue
+from hf_cap.cues import (
+    Cue,
+    Mark,
+    ShortcutSettings,
+    add_cue,
+    decided,
+    find_cues,
+    load_marks,
+    remove_cue,
+    save_marks,
+)
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import DataError
 from hf_cap.labels import label_phrases
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.sentence_encoder import read_sentence_encoder
-from hf_cap.utils import subsample
+from hf_cap.utils import subsample, write_json
 from hf_cap.words import log_odds_ratio, word_strings
 
 if TYPE_CHECKING:
@@ -217,6 +228,22 @@ def _reliance(
     fall = float((p[: len(own)] - p[len(own) :]).mean())
     with_cue = classifier.logits([add_cue(text, cue) for text in others]).argmax(-1)
     return {"removed": fall, "flipped": float((with_cue == label).float().mean())}
+
+
+def write_shortcuts(found: Sequence[Shortcut], file: Path, **facts: Any) -> dict[str, Any]:
+    """Write the YAML `file`, where earlier decisions stay, and all numbers as JSON beside it.
+
+    Returns:
+        The content of the JSON file: the `shortcuts`, and `facts`.
+
+    Raises:
+        DataError: the earlier decisions cannot be read.
+    """
+    earlier = load_marks(file) if file.exists() else []
+    content = {**facts, "shortcuts": [one.to_dict() for one in found]}
+    write_json(file.with_suffix(".json"), content)
+    save_marks(decided([one.mark for one in found], earlier), file)
+    return content
 
 
 # --- Judges of relevance, which have not seen the training texts.

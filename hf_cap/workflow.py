@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
-from hf_cap.cues import load_marks, save_marks
+from hf_cap.cues import load_marks
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
@@ -29,10 +29,10 @@ from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings, extract_priors
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, with_control
-from hf_cap.report.load import ReportSettings
+from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings
 from hf_cap.report.page import write_report
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
-from hf_cap.shortcuts import find_shortcuts, make_judges
+from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.callbacks import HeatMapCallback
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
@@ -120,7 +120,8 @@ def fit(
     Raises:
         CAPError: the data, a setting or a model cannot be used; see `hf_cap.errors`.
     """
-    stages = _Stages(real_path(output_dir), sources, extract, fuse, train, evaluate, report)
+    name, folder = os.fspath(dataset), real_path(output_dir)
+    stages = _Stages(name, folder, sources, extract, fuse, train, evaluate, report)
     if shortcuts:
         stages.fuse["shortcuts"] = str(stages.folder / SHORTCUTS)
         stages.train.setdefault("word_dropout", 0.9)
@@ -134,9 +135,9 @@ def fit(
 class _Stages:
     """The stages of `fit`; those that are finished, and their settings, are listed in `fit.json`."""
 
-    def __init__(self, folder: Path, groups: Any, *stages: Any) -> None:
+    def __init__(self, name: str, folder: Path, groups: Any, *stages: Any) -> None:
         extract, self.fuse, train, self.evaluate, self.report = (dict(s or {}) for s in stages)
-        self.folder = folder
+        self.name, self.folder = name, folder
         self.options = {"model": LANGUAGE_MODEL, "sources": ("cap",), **extract}
         self.groups = {name: dict(group) for name, group in groups.items() if group}
         self.train = {"model": ENCODER, **FIT, **train}
@@ -249,7 +250,7 @@ class _Stages:
         with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
             sources = make_sources(self.options["sources"], dataset, self.groups, **named)
             how = ExtractionSettings(**pick(ExtractionSettings, self.options))
-            extract_priors({"train": dataset}, sources, path, how)
+            extract_priors({"train": dataset}, sources, path, how, dataset=self.name)
 
     def decisions(self, dataset: Dataset) -> Settings:
         """Find shortcuts, unless that is done; gives a digest of what was decided about them."""
@@ -265,7 +266,7 @@ class _Stages:
         asked = name_model(self.options["model"], lm)
         with using_runtime(LMRuntime(**pick(LMRuntime, lm))):
             judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
-            save_marks([one.mark for one in find_shortcuts(dataset, judges)], path)
+            write_shortcuts(find_shortcuts(dataset, judges), path)
 
     def fuse_into(self, path: Path) -> None:
         save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)
@@ -274,7 +275,7 @@ class _Stages:
         dataset = load_splits(data, splits=["train"])["train"]
         if method not in (BASELINE, ALIGNED):
             dataset = with_control(dataset, method, seed=seed)
-        where = {"dataset": str(data), "train_split": "train"}
+        where = {"name": self.name, "dataset": str(data), "train_split": "train"}
         record = {"settings": settings, "data": where}
         config = self.config(path, settings, seed=seed)
         train_classifier(dataset, config, settings["model"], record=record)
@@ -290,8 +291,11 @@ class _Stages:
 
     def report_into(self, runs: Sequence[Path], path: Path) -> None:
         settings = ReportSettings(**self.report)
+        shortcuts = self.folder / SHORTCUTS_FILE if self.fuse.get("shortcuts") else None
         try:
-            write_report(runs, path, priors=self.folder / "prior", settings=settings)
+            write_report(
+                runs, path, priors=self.folder / "prior", shortcuts=shortcuts, settings=settings
+            )
         except MissingExtra as error:
             _logger.warning("There is no report: %s", error)
 
@@ -427,7 +431,9 @@ def train_classifier(
     facts = {"kind": "train", "model": model, "seed": config.seed, "history": trainer.history}
     facts["chosen"] = chosen
     facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
-    data = {**record["data"], "rows": len(dataset), "labels": labels, "provenance": made}
+    named = [facts["dataset"] for one in made for facts in one.values() if facts.get("dataset")]
+    data = {"name": (*named, None)[0], **record["data"], "rows": len(dataset), "labels": labels}
+    data["provenance"] = made
     run = {**record, **facts, "data": data, "versions": versions()}
     write_run(Path(str(config.output_dir)), run)
 

@@ -10,7 +10,7 @@ from hf_cap.cli.core import DATA, Columns, Command, Result, Values
 from hf_cap.cli.priors import LM_GROUPS
 from hf_cap.cues import ShortcutSettings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
-from hf_cap.utils import option, required, write_json
+from hf_cap.utils import option, required
 
 if TYPE_CHECKING:
     from hf_cap.shortcuts import Shortcut
@@ -44,16 +44,17 @@ def shortcuts(values: Values) -> Result:
     `hf-cap train --word_dropout 0.9 ...`.
     """
     from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
-    from hf_cap.cues import decided, load_marks, save_marks
+    from hf_cap.cues import load_marks
     from hf_cap.data import load_splits
     from hf_cap.lm.base import LMRuntime, using_runtime
-    from hf_cap.shortcuts import find_shortcuts, make_judges
+    from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
     from hf_cap.workflow import name_model
 
     given = values.build(_ShortcutArguments)
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
     file = Path(given.output_dir) / "shortcuts.yaml"
-    earlier = load_marks(file) if file.exists() else []
+    if file.exists():
+        load_marks(file)  # what cannot be kept is an error before any work
     classifier = None
     if given.model:
         classifier = TextClassifier(load_model(given.model), load_tokenizer(given.model))
@@ -63,10 +64,7 @@ def shortcuts(values: Values) -> Result:
         found = find_shortcuts(
             data, judges, classifier=classifier, settings=values.build(ShortcutSettings)
         )
-    marks = decided([one.mark for one in found], earlier)
-    save_marks(marks, file)
-    facts = {"dataset": given.dataset, "shortcuts": [one.to_dict() for one in found]}
-    write_json(file.with_suffix(".json"), facts)
+    facts = write_shortcuts(found, file, dataset=given.dataset)
     _logger.info("Wrote %s. Mark what is no shortcut as `fine`, then fuse with it.", file)
     return Result(facts, _shown(found))
 
