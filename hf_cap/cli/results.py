@@ -175,6 +175,10 @@ class _ReportArguments:
     audit: str | None = option(
         None, "Folder that `hf-cap audit` wrote. Default: that of the priors or the one beside it."
     )
+    shortcuts: str | None = option(
+        None,
+        "What `hf-cap shortcuts` wrote: a folder, or its `shortcuts.json`. Default: that in a run's folder.",
+    )
     output: str = option("report.html", "HTML file to write.")
 
 

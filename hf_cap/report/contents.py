@@ -14,10 +14,13 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation.confidence import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
+from hf_cap.report.shortcuts import mark_cues, shortcut_section
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
+from hf_cap.words import fold, is_punctuation
 
 _PERCENT = ("accuracy", "macro_f1", "ece", "set_coverage")
+_NEITHER = ("temperature", "set_coverage")  # more of it is neither better nor worse
 # without alignment the loss has one part, and `transformers.Trainer` logs it under its own name
 CURVES = {
     "loss_task": ("Task loss", "loss"),
@@ -35,6 +38,7 @@ def report_contents(
     baselines: Sequence[Run] = (),
     priors: PriorFolder | None = None,
     settings: ReportSettings | None = None,
+    shortcuts: Sequence[Facts] | None = None,
 ) -> Facts:
     """Everything that the page shows; runs with weight 0 and `baselines` are the baseline of the others.
 
@@ -50,15 +54,19 @@ def report_contents(
             f"A page on tables ({', '.join(tables)}) shows no texts and no priors; make a page of each."
         )
     groups = group_runs(runs, baselines)
-    names = [name for run in everything for name in (*run.records, *run.evaluations)]
-    split = settings.split or ("test" if "test" in names or not names else names[0])
+    known = [name for run in everything for name in (*run.records, *run.evaluations)]
+    split = settings.split or ("test" if "test" in known or not known else known[0])
     audit = prior_audit(priors.audit) if priors and priors.audit else None
     keywords = audit["keywords"] if audit else {}
+    sets = evaluation_sets(groups, split)
     records = {
         place: rows
         for place, group in enumerate(groups)
         if (rows := [row for run in group["runs"] for row in run.records.get(split, ())])
     }
+    pair = choose_groups(groups)
+    compared = {key: records[place] for key, place in pair.items() if place in records}
+    names = {key: groups[place]["name"] for key, place in pair.items()}
     made_by = [pair for run in everything for pair in (run.facts.get("versions") or {}).items()]
     gaps = _gaps(groups, split) | {
         "records": not tables and not records,
@@ -70,13 +78,19 @@ def report_contents(
         "unit": "rows" if tables else "texts",
         "split": split,
         "groups": groups,
-        "evaluations": evaluation_sets(groups, split),
+        "evaluations": sets,
+        "findings": find_changes(groups, sets),
+        "shortcuts": shortcut_section(shortcuts, compared, names),
+        "labels": label_table(compared, shortcuts or ()),
+        "compared": names,
         "panels": training_curves(groups),
         "features": feature_tables(groups),
         "calibrations": {place: calibration(rows) for place, rows in records.items()},
         "confusions": {i: confusion(rows, keywords) for i, rows in records.items()},
         "audit": audit,
-        "examples": collect_examples(groups, priors, first=split, most=settings.examples),
+        "examples": collect_examples(
+            groups, priors, first=split, most=settings.examples, shortcuts=shortcuts or ()
+        ),
         "versions": sorted({*made_by}),
         "gaps": [name for name in gaps if gaps[name]],
     }
@@ -127,8 +141,11 @@ def _compare(groups: Sequence[Facts], test_set: str, measure: str) -> Facts:
         "title": METRICS[measure],
         "percent": measure.startswith(_PERCENT),
     }
-    for name, found in (("values", values), ("differences", changes)):
-        row[name] = [asdict(estimate(list(one.values()))) if one else None for one in found]
+    for name, found, low in (("values", values, 0.0), ("differences", changes, -1.0)):
+        within = (low, 1.0) if row["percent"] else None
+        row[name] = [
+            asdict(estimate(list(one.values()), within=within)) if one else None for one in found
+        ]
     return row
 
 
@@ -159,33 +176,96 @@ def training_curves(groups: Sequence[Facts]) -> list[Facts]:
     return panels
 
 
+def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) -> list[Facts]:
+    """What changed against the baseline, good or bad, on each evaluation set.
+
+    All groups are told of on the first set, the aligned ones on `most` sets. There are `set` and
+    `group` (facts of theirs), `accuracy` (its row, `now`, `before` and `change`, or `None`), `flips`
+    (see `count_flips`) and the titles of the other measures that got `better`, `worse`, or moved within
+    the spread of the seeds (`unclear`), each with its row and its `change`. A single seed has no spread:
+    what differs in it moved.
+    """
+    found = []
+    for number, one in enumerate(sets[:most]):
+        for place, group in reversed(list(enumerate(groups))):
+            if group["baseline"] is None or (number and group["role"] != "aligned"):
+                continue
+            rows = [row for row in one["rows"] if row["differences"][place]]
+            moved: Facts = {"better": [], "worse": [], "unclear": []}
+            for row in (row for row in rows if row["measure"] not in ("accuracy", *_NEITHER)):
+                change = row["differences"][place]
+                moved[_direction(row["title"], change)].append({**row, "change": change})
+            exact = next((row for row in rows if row["measure"] == "accuracy"), None)
+            flips = count_flips(groups[group["baseline"]], group, one["name"])
+            found.append({"set": one, "group": place, "accuracy": exact, "flips": flips, **moved})
+    return found
+
+
+def _direction(title: str, change: Mapping[str, Any]) -> str:
+    low, high = (change["mean"],) * 2 if change["low"] is None else (change["low"], change["high"])
+    if low <= 0 <= high:
+        return "unclear"
+    return "worse" if (low > 0) == ("lower is better" in title) else "better"
+
+
+def count_flips(baseline: Facts, group: Facts, test_set: str) -> Facts | None:
+    """Predictions that were put `right` and put `wrong`, `of` so many in `seeds` runs of a common seed."""
+    flips, seeds, texts = Counter[str](), 0, 0
+    plain = dict(zip(reversed(baseline["seeds"]), reversed(baseline["runs"]), strict=True))
+    for seed, run in zip(group["seeds"], group["runs"], strict=True):
+        rows, other = run.records.get(test_set), plain.get(seed)
+        before = {row[TEXT]: row for row in other.records.get(test_set, ())} if other else {}
+        if pairs := [(before[row[TEXT]], row) for row in rows or () if row[TEXT] in before]:
+            seeds, texts = seeds + 1, texts + len(pairs)
+            was, now = ([is_right(row) for row in rows] for rows in zip(*pairs, strict=True))
+            flips.update("right" if b else "wrong" for a, b in zip(was, now, strict=True) if a != b)
+    if not seeds:
+        return None
+    return {"right": flips["right"], "wrong": flips["wrong"], "of": texts, "seeds": seeds}
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether the prediction on an evaluated text is its gold label."""
+    return str(row[LABEL]) == str(row["prediction"])
+
+
 # --- Texts of the example browser, and what is wrong on them
 
 
-def choose_models(groups: Sequence[Facts]) -> dict[str, tuple[str, Run]]:
-    """Name and run of the models `before` and `after` alignment whose attributions are compared.
+def choose_groups(groups: Sequence[Facts]) -> dict[str, int]:
+    """Places of the groups `before` and `after` alignment that are compared text by text.
 
-    The first aligned group (a control, where there is no other) beside its baseline, in runs of one
-    seed where there are such.
+    The first aligned group (a control, where there is no other) beside its baseline.
     """
-    last = max(groups, key=lambda group: ROLES.index(group["role"]))
-    pair = {"before": last} if last["role"] == "baseline" else {"after": last}
-    if last["baseline"] is not None:
-        pair = {"before": groups[last["baseline"]], **pair}
+    last = max(range(len(groups)), key=lambda place: ROLES.index(groups[place]["role"]))
+    pair = {"before": last} if groups[last]["role"] == "baseline" else {"after": last}
+    before = groups[last]["baseline"]
+    return pair if before is None else {"before": before, **pair}
+
+
+def choose_models(groups: Sequence[Facts]) -> dict[str, tuple[str, Run]]:
+    """Name and run of these groups, in runs of one seed where there are such."""
+    pair = {key: groups[place] for key, place in choose_groups(groups).items()}
+    last = list(pair.values())[-1]
     shared = [seed for seed in last["seeds"] if all(seed in one["seeds"] for one in pair.values())]
     places = {key: one["seeds"].index(shared[0]) if shared else 0 for key, one in pair.items()}
     return {key: (one["name"], one["runs"][places[key]]) for key, one in pair.items()}
 
 
 def collect_examples(
-    groups: Sequence[Facts], priors: PriorFolder | None, *, first: str | None, most: int
+    groups: Sequence[Facts],
+    priors: PriorFolder | None,
+    *,
+    first: str | None,
+    most: int,
+    shortcuts: Sequence[Facts] = (),
 ) -> Facts:
     """At most `most` texts of all sets, evenly spread; models and priors are joined by text.
 
     Splits of the priors of which no text was evaluated are sets of their own; the set `first` leads.
     There are `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
-    and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`) and
-    `scores`, a dict from the key of a row to one score per word.
+    and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`),
+    `scores`, a dict from the key of a row to one score per word, and `cues` of `mark_cues`.
     """
     models = choose_models(groups)
     all_splits = priors.splits if priors else {}
@@ -206,6 +286,8 @@ def collect_examples(
             found += [_example(len(sets), row, {}, {}) for row in rows]
             sets.append(f"{name} (priors only)")
     examples = subsample(found, most)
+    for example in examples:
+        example["cues"] = mark_cues(example["words"], shortcuts)
     keys = dict.fromkeys(key for one in examples for key in one["scores"])
     named = {PRIOR: {"name": FUSED, "kind": "prior"}}
     named |= {key: {"name": name, "kind": "attribution"} for key, (name, _) in models.items()}
@@ -239,6 +321,38 @@ def _prior_scores(row: Mapping[str, Any]) -> dict[str, Any]:
 def _drawable(scores: Sequence[float | None] | None, words: int) -> bool:
     numbers = [score for score in scores or () if score is not None and math.isfinite(score)]
     return scores is not None and len(scores) == words == len(numbers)
+
+
+def label_table(
+    compared: Mapping[str, Rows], shortcuts: Sequence[Facts], most: int = 6
+) -> list[Facts]:
+    """Each label of the compared models: how many of its texts they get right, and on which words.
+
+    A row has `label`; `right` and `texts`, dicts from `before` and `after` to a number of predictions; and
+    `words`, from the same to at most `most` pairs of a word and whether it is a shortcut of the label: the
+    words with the highest sum of attributions over the texts that the model gives this label, where those
+    of a text are divided by the largest. The labels that changed most come first.
+    """
+    cues = {(one["label"], word) for one in shortcuts for word in one["value"].split()}
+    tables: dict[str, Facts] = {}
+    for key, rows in compared.items():
+        totals: dict[str, Counter[str]] = {}
+        for row in rows:
+            gold, said = str(row[LABEL]), str(row["prediction"])
+            table = tables.setdefault(gold, {"right": Counter(), "texts": Counter()})
+            table["texts"][key] += 1
+            table["right"][key] += gold == said
+            largest = max(map(abs, row["attributions"]), default=0) or 1.0
+            for word, score in zip(row[WORDS], row["attributions"], strict=True):
+                if not is_punctuation(word):
+                    totals.setdefault(said, Counter())[fold(word)] += score / largest
+        for label, table in tables.items():
+            top = [
+                word for word, score in totals.get(label, Counter()).most_common(most) if score > 0
+            ]
+            table.setdefault("words", {})[key] = [(word, (label, word) in cues) for word in top]
+    found = [{"label": label, **table} for label, table in sorted(tables.items())]
+    return sorted(found, key=lambda one: -abs(one["right"]["after"] - one["right"]["before"]))
 
 
 def calibration(rows: Rows) -> Facts:

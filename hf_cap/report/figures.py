@@ -107,21 +107,27 @@ def calibration_chart(
 
 
 def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
-    """Gold labels down, predicted labels across; errors stand out, the diagonal is pale."""
+    """Gold labels down, predicted labels across; each field is a share of the texts of its gold label.
+
+    One scale of strength, from 0 to 100 %, holds for all fields of all charts; errors have another colour.
+    """
     labels, counts = confusion["labels"], confusion["counts"]
-    most = max((count for (gold, label), count in counts.items() if gold != label), default=1)
     of = {gold: sum(n for (one, _), n in counts.items() if one == gold) for gold in labels}
-    # names are drawn where there is room for them
+    # names and numbers are drawn where there is room for them
     named = labels if len(labels) <= _NAMED_LABELS else []
-    with _chart(270 if named else 360) as (figure, axes):
+    with _chart(420 if named else 360) as (figure, axes):
         for (gold, label), count in counts.items():
-            pale, strong = 0.3 * count / of[gold], 0.9 * (0.25 + 0.75 * count / most)
-            look = (_FOR, pale) if gold == label else (_AGAINST, strong)
+            share, place = count / of[gold], (labels.index(label), labels.index(gold))
             tip = f"{gold} predicted as {label}: {count} of {of[gold]}"
-            _box(axes, (labels.index(label) - 0.48, labels.index(gold), 0.96, 0.96), *look, tip)
+            colour = _FOR if gold == label else _AGAINST
+            _box(axes, (place[0] - 0.48, place[1], 0.96, 0.96), colour, 0.8 * share, tip)
+            if named and 100 * share >= 0.5:
+                size = min(9.0, 110 / len(labels))
+                axes.text(*place, f"{100 * share:.0f}", ha="center", va="center", fontsize=size)
         axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
-        axes.set(xticks=[], yticks=range(len(named)))
-        axes.set_yticklabels(map(_short, named), fontsize=10.5)
+        axes.xaxis.tick_top()
+        for axis, turn in ((axes.xaxis, 90), (axes.yaxis, 0)):
+            axis.set_ticks(range(len(named)), list(map(_short, named)), fontsize=9, rotation=turn)
         return _svg(figure, f"Confusion matrix: {group}")
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_cap.cues import Cue, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
 from hf_cap.utils import check_range, documented, option, read_json
 
-AUDIT_FILE = "audit.json"
+AUDIT_FILE, SHORTCUTS_FILE = "audit.json", "shortcuts.json"
 _RECORD_COLUMNS = (TEXT, LABEL, "prediction", "probabilities", WORDS, "attributions")
 ROLES = ("baseline", "control", "aligned")
 # what differs between the seeds of one experiment, or says only where and how it ran
@@ -34,7 +35,8 @@ _BY_SOURCE = {"*": {"*": _NUMBER}}
 _RUN = {
     "kind?": str, "model?": str, "seed?": int, "command?": str,
     "settings?": {}, "alignment?": {"alignment_weight?": (int, float)}, "scores?": {"control?": str},
-    "data?": {"dataset?": str, "train_split?": str, "rows?": int, "labels?": [str]},
+    "data?": {"name?": str, "dataset?": str, "train_split?": str, "rows?": int,
+              "labels?": [str]},
     "history?": [{"step?": int, "loss?": _NUMBER, "loss_task?": _NUMBER, "loss_align?": _NUMBER,
                   "align_cosine?": _NUMBER, "eval_loss?": _NUMBER}],
     "versions?": {"*": _TEXT}, "features?": [{"score": _NUMBER, "attribution": _NUMBER}],
@@ -48,6 +50,11 @@ _AUDIT = {
     "keywords?": {"*": {"*": [list]}},
     "confused_classes?": {"*": [{"classes": [str], "overlap": _NUMBER, "shared": list}]},
 }  # fmt: skip
+_SHORTCUTS = {"shortcuts": [{
+    "kind": str, "value": str, "cue": str, "label": str, "texts": int, "of": int, "elsewhere": int,
+    "log_odds": (int, float), "q": (int, float), "relevance": (int, float), "removed?": _NUMBER,
+    "flipped?": _NUMBER, "examples?": [str],
+}]}  # fmt: skip
 
 Facts = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -148,6 +155,26 @@ def load_priors(
     return PriorFolder(splits, _read_checked(found, _AUDIT) if found else None)
 
 
+def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
+    """The shortcuts in `shortcuts.json`, or in a folder that has it, with the `decision` about each.
+
+    Decisions are those of the YAML file beside it; what it does not have is no longer listed.
+
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
+    file = Path(place).expanduser()
+    file = file / SHORTCUTS_FILE if file.is_dir() else file
+    missing = {"removed": None, "flipped": None, "examples": []}
+    found = [{**missing, **one} for one in _read_checked(file, _SHORTCUTS)["shortcuts"]]
+    if not (decisions := file.with_suffix(".yaml")).exists():
+        return [{**one, "decision": "shortcut"} for one in found]
+    decided = {(mark.cue, mark.label): mark.decision for mark in load_marks(decisions)}
+    keys = [(Cue(one["kind"], one["value"]), one["label"]) for one in found]
+    rows = zip(keys, found, strict=True)
+    return [{**one, "decision": decided[key]} for key, one in rows if key in decided]
+
+
 def _read_checked(file: Path, shape: Any) -> dict[str, Any]:
     content = read_json(file)
     if problem := _misfit(content, shape):
@@ -224,7 +251,8 @@ def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts
         shared = {key: value for key, value in shared.items() if given[key] is not None}
         data = run.facts.get("data") or {}
         split, rows, labels = data.get("train_split"), data.get("rows"), data.get("labels") or ()
-        named = (public_name(data.get("dataset")), split, rows, len(labels)) if data else None
+        told = data.get("name") or data.get("dataset")
+        named = (public_name(told), split, rows, len(labels)) if data else None
         facts = {
             "name": name,
             "role": role,

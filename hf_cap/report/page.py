@@ -15,7 +15,13 @@ from hf_cap.cards import CONFIDENCE, METRICS
 from hf_cap.errors import ConfigError
 from hf_cap.report import figures
 from hf_cap.report.contents import number_text, report_contents
-from hf_cap.report.load import ReportSettings, load_priors, load_run
+from hf_cap.report.load import (
+    SHORTCUTS_FILE,
+    ReportSettings,
+    load_priors,
+    load_run,
+    load_shortcuts,
+)
 from hf_cap.utils import real_path, subsample, write_text
 
 _PAGE = Path(__file__).parent / "page"
@@ -31,6 +37,7 @@ def write_report(
     baselines: Sequence[_Folder] = (),
     priors: _Folder | None = None,
     audit: _Folder | None = None,
+    shortcuts: _Folder | None = None,
     settings: ReportSettings | None = None,
 ) -> None:
     """Write one self-contained HTML page on some training runs.
@@ -42,6 +49,7 @@ def write_report(
         baselines: Further runs that are baselines, whatever their settings.
         priors: Folder of the priors, for their audit and for the heat maps of each source.
         audit: Folder that `hf-cap audit` wrote; by default that of the priors, or the one beside it.
+        shortcuts: `shortcuts.json` of `hf-cap shortcuts`, or its folder; by default that in a run's folder.
         settings: What goes in.
 
     Raises:
@@ -54,11 +62,14 @@ def write_report(
         raise ConfigError(f"`audit` ({str(audit)!r}) is of priors; give their folder as `priors`.")
     of_baseline = {real_path(folder): load_run(folder) for folder in baselines}
     others = {real_path(folder): load_run(folder) for folder in runs}
+    held = (path for path in (*others, *of_baseline) if (path / SHORTCUTS_FILE).is_file())
+    found = next(held, None) if shortcuts is None else shortcuts
     contents = report_contents(
         [run for path, run in others.items() if path not in of_baseline],
         list(of_baseline.values()),
         None if priors is None else load_priors(priors, audit),
         settings,
+        None if found is None else load_shortcuts(found),
     )
     write_text(output, render_report(contents, megabytes=settings.megabytes))
 
@@ -103,9 +114,10 @@ def script_json(value: Any) -> str:
 def embed_examples(examples: Mapping[str, Any], bytes_at_most: int) -> dict[str, Any]:
     """The examples as compact values, as many as there is room for, evenly spread.
 
-    An example is `[set, gold, words, text, rows, before, after]`: labels are indices, `text` is null
+    An example is `[set, gold, words, text, rows, before, after, cues]`: labels are indices, `text` is null
     where it is the words with single spaces, a row of scores is null or has three digits a score,
-    a prediction is null or `[label, probability in thousandths]`.
+    a prediction is null or `[label, probability in thousandths]`, and `cues` are pairs of a label and the
+    words that carry a shortcut of it.
     """
     labels: dict[str, int] = {}
     keys = [row["key"] for row in examples["rows"]]
@@ -127,4 +139,5 @@ def _compact(example: Mapping[str, Any], keys: Sequence[str], labels: dict[str, 
     scores = [[float(f"{s:.3g}") for s in known[key]] if key in known else None for key in keys]
     said = (example["before"], example["after"])
     told = [one and [index(one[0]), round(1000 * one[1])] for one in said]
-    return [example["set"], gold, words, text, scores, *told]
+    cues = [[index(label), words] for label, words in (example.get("cues") or {}).items()]
+    return [example["set"], gold, words, text, scores, *told, cues]

@@ -165,13 +165,21 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 @pytest.mark.parametrize(
     ("order", "names"),
-    [("shift", ("no alignment", "aligned")), ("prior", ("fused prior", "aligned")), ("unsure", ())],
+    [
+        ("changed", ("no alignment", "aligned")),
+        ("prior", ("fused prior", "aligned")),
+        ("unsure", ()),
+    ],
 )
 def test_orders_begin_with_the_largest(opened: Watched, order: str, names: tuple[str, ...]) -> None:
     rows = opened.data["examples"]
     if names:
         one, other = map([row["name"] for row in opened.data["rows"]].index, names)
         expected = [1 - cosine(row[4][one], row[4][other]) for row in rows]
+        if order == "changed":
+            expected = [
+                n + 3 * (row[5][0] != row[6][0]) for n, row in zip(expected, rows, strict=True)
+            ]
     else:
         expected = [-row[6][1] for row in rows]
     opened.page.select_option("#order", order)

@@ -88,6 +88,14 @@ def test_every_confusion_is_a_cell() -> None:
     ]
     assert svg.count('fill="rgb(var(--for))"') == 1
     assert svg.count('fill="rgb(var(--against))"') == 2
+    # one scale: the strength is the share of the gold label, which is also written
+    strengths = [
+        float(one) for one in re.findall(r'rgb\(var\(--(?:for|against)\)\)" opacity="([\d.]+)', svg)
+    ]
+    assert strengths == pytest.approx([0.6, 0.2, 0.8])
+    root = ElementTree.fromstring(svg)
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert sorted(texts) == ["100", "25", "75", "a", "a", "b", "b"]
     many = [f"label {number}" for number in range(25)]
     assert "<text" not in confusion_chart({"labels": many, "counts": {(many[0],) * 2: 1}}, "a")
 

@@ -173,7 +173,13 @@ def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
 def test_a_page_on_tables_does_not_speak_of_texts() -> None:
     page = render_report(report_contents(TABLE_RUNS))
     text = Page(page).text
-    for said in ("8 rows, 2 classes", "40 rows", "% of the rows", "ROC-AUC", "Cosine of the sco"):
+    for said in (
+        "8 rows, 2 classes",
+        "40 rows",
+        "% of the 40 rows",
+        "ROC-AUC",
+        "Cosine of the sco",
+    ):
         assert said in text
     assert not re.search("Faithfulness|texts|priors", text)
     assert EVIL not in page
@@ -252,7 +258,7 @@ def test_scores_keep_three_digits_and_a_text_is_sent_only_where_its_words_do_not
     embedded = embed_examples(found, 10**6)["examples"]
     assert [row[4] for row in embedded] == [[[0.123, -2.0, 0.0]], [[]], [None]]
     assert [row[3] for row in embedded] == [None, None, "a  b"]
-    assert embedded[0][5:] == [None, [1, 123]]
+    assert embedded[0][5:] == [None, [1, 123], []]
 
 
 def test_texts_are_left_out_evenly_until_they_fit() -> None:

@@ -5,9 +5,9 @@
   const byId = (id) => document.getElementById(id);
   const [list, rows, readout] = [byId("list"), byId("rows"), byId("readout")];
 
-  const examples = data.examples.map(([set, gold, words, text, scores, before, after], id) => {
+  const examples = data.examples.map(([set, gold, words, text, scores, before, after, cues], id) => {
     const whole = text ?? words.join(" ");
-    return { id, set, gold, words, text: whole, scores, before, after,
+    return { id, set, gold, words, text: whole, scores, before, after, cues,
       sought: `${whole}\n${[gold, before?.[0], after?.[0]].map((label) => data.labels[label] ?? "").join("\n")}`.toLowerCase() };
   });
   const row = (kind) => data.rows.findIndex((found) => found.kind === kind);
@@ -30,21 +30,24 @@
   const last = models.at(-1) ?? -1;
   const sourcePairs = sources.flatMap((one, i) => sources.slice(i + 1).map((other) => [one, other]));
   const said = (example) => example.after ?? example.before;
+  const right = (example, prediction) => prediction?.[0] === example.gold;
+  const both = (example) => example.before && example.after;
+  const changed = (example) => both(example) && example.before[0] !== example.after[0];
+  const fixed = (example) => both(example) && !right(example, example.before) && right(example, example.after);
+  // wrong before because of a found shortcut and right now
+  const caught = (example) => fixed(example) && example.cues.some(([label]) => label === example.before[0]);
   const ORDERS = {
+    changed: (example) => (both(example) ? 6 * caught(example) + 3 * changed(example) + Math.max(apart(example, [models]), 0) : -Infinity),
     given: (example) => -example.id,
-    shift: (example) => (models.length > 1 ? apart(example, [models]) : -Infinity),
     prior: (example) => apart(example, [[prior, last]]),
     sources: (example) => apart(example, sourcePairs),
     unsure: (example) => (said(example) ? -said(example)[1] : -Infinity),
   };
-  const right = (example, prediction) => prediction?.[0] === example.gold;
-  const both = (example) => example.before && example.after;
   const OUTCOMES = {
     all: () => true,
     right: (example) => said(example) && right(example, said(example)),
     wrong: (example) => said(example) && !right(example, said(example)),
-    changed: (example) => both(example) && example.before[0] !== example.after[0],
-    fixed: (example) => both(example) && !right(example, example.before) && right(example, example.after),
+    changed, fixed,
     broken: (example) => both(example) && right(example, example.before) && !right(example, example.after),
   };
 
@@ -138,6 +141,11 @@
     node.dataset.word = index;
     node.dataset.value = written(number);
     node.style.setProperty("--a", Math.abs(number) / most);
+    const cued = example.cues.filter(([, words]) => words.includes(index)).map(([label]) => data.labels[label]);
+    if (cued.length) {
+      node.classList.add("cue");
+      node.title += `, found shortcut of ${cued.join(", ")}`;
+    }
     node.setAttribute("role", "listitem");
     node.setAttribute("aria-label", `${example.words[index]}: ${written(number)}`);
     return node;
