@@ -178,17 +178,33 @@ def _read_mark(row: Any, where: str) -> Mark:
     return Mark(**values)
 
 
+def find_marked(words: Sequence[str], marks: Iterable[Mark]) -> dict[str, list[int]]:
+    """Label to the words that carry its shortcuts, for each label that the text has a shortcut of.
+
+    No word carries the length of a text. What was decided to be `fine` is no shortcut.
+    """
+    found, marked = find_cues(words), dict[str, list[int]]()
+    for mark in marks:
+        if mark.decision == "shortcut" and mark.cue in found:
+            marked[mark.label] = sorted({*marked.get(mark.label, ()), *found[mark.cue]})
+    return marked
+
+
+def cue_mass(scores: Sequence[float], marked: Mapping[str, Sequence[int]]) -> float | None:
+    """Part of the absolute scores of a text, in [0, 1], on the words that carry a shortcut.
+
+    `None` where no word does, or all scores are 0.
+    """
+    carried = {index for indices in marked.values() for index in indices}
+    total = sum(map(abs, scores))
+    return sum(abs(scores[index]) for index in carried) / total if carried and total else None
+
+
 def without_shortcuts(
     words: Sequence[str], label: str, scores: Sequence[float] | None, marks: Sequence[Mark]
 ) -> list[float]:
     """The prior of a text with 0 at the words of its label's shortcuts; without scores, 1 elsewhere."""
-    found = find_cues(words)
-    carried = {
-        index
-        for mark in marks
-        if mark.decision == "shortcut" and mark.label == label
-        for index in found.get(mark.cue, [])
-    }
+    carried = find_marked(words, marks).get(label, ())
     given = [1.0] * len(words) if scores is None else scores
     return [0.0 if index in carried else score for index, score in enumerate(given)]
 

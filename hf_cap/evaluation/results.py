@@ -59,8 +59,8 @@ def estimate(
     if not 0 < share < 1:  # all values are the same end
         return Estimate(mean, mean, mean, n)
     slope = half / width / (share * (1 - share))
-    ends = low + width * special.expit(special.logit(share) + np.array([-slope, slope]))
-    return Estimate(mean, *map(float, ends), n)
+    first, last = low + width * special.expit(special.logit(share) + np.array([-slope, slope]))
+    return Estimate(mean, float(first), float(last), n)
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:

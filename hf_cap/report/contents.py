@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from hf_cap.cards import METRICS
+from hf_cap.cues import Mark, find_marked
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.confidence import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
-from hf_cap.report.shortcuts import mark_cues, shortcut_section
+from hf_cap.report.shortcuts import shortcut_section
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 from hf_cap.words import fold, is_punctuation
@@ -64,6 +65,7 @@ def report_contents(
         for place, group in enumerate(groups)
         if (rows := [row for run in group["runs"] for row in run.records.get(split, ())])
     }
+    marks = [one["mark"] for one in shortcuts or ()]
     pair = choose_groups(groups)
     compared = {key: records[place] for key, place in pair.items() if place in records}
     names = {key: groups[place]["name"] for key, place in pair.items()}
@@ -81,7 +83,7 @@ def report_contents(
         "evaluations": sets,
         "findings": find_changes(groups, sets),
         "shortcuts": shortcut_section(shortcuts, compared, names),
-        "labels": label_table(compared, shortcuts or ()),
+        "labels": label_table(compared, marks),
         "compared": names,
         "panels": training_curves(groups),
         "features": feature_tables(groups),
@@ -89,7 +91,7 @@ def report_contents(
         "confusions": {i: confusion(rows, keywords) for i, rows in records.items()},
         "audit": audit,
         "examples": collect_examples(
-            groups, priors, first=split, most=settings.examples, shortcuts=shortcuts or ()
+            groups, priors, first=split, most=settings.examples, marks=marks
         ),
         "versions": sorted({*made_by}),
         "gaps": [name for name in gaps if gaps[name]],
@@ -258,14 +260,14 @@ def collect_examples(
     *,
     first: str | None,
     most: int,
-    shortcuts: Sequence[Facts] = (),
+    marks: Sequence[Mark] = (),
 ) -> Facts:
     """At most `most` texts of all sets, evenly spread; models and priors are joined by text.
 
     Splits of the priors of which no text was evaluated are sets of their own; the set `first` leads.
     There are `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
     and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`),
-    `scores`, a dict from the key of a row to one score per word, and `cues` of `mark_cues`.
+    `scores`, a dict from the key of a row to one score per word, and `cues` of `find_marked`.
     """
     models = choose_models(groups)
     all_splits = priors.splits if priors else {}
@@ -287,7 +289,7 @@ def collect_examples(
             sets.append(f"{name} (priors only)")
     examples = subsample(found, most)
     for example in examples:
-        example["cues"] = mark_cues(example["words"], shortcuts)
+        example["cues"] = find_marked(example["words"], marks)
     keys = dict.fromkeys(key for one in examples for key in one["scores"])
     named = {PRIOR: {"name": FUSED, "kind": "prior"}}
     named |= {key: {"name": name, "kind": "attribution"} for key, (name, _) in models.items()}
@@ -323,9 +325,7 @@ def _drawable(scores: Sequence[float | None] | None, words: int) -> bool:
     return scores is not None and len(scores) == words == len(numbers)
 
 
-def label_table(
-    compared: Mapping[str, Rows], shortcuts: Sequence[Facts], most: int = 6
-) -> list[Facts]:
+def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int = 6) -> list[Facts]:
     """Each label of the compared models: how many of its texts they get right, and on which words.
 
     A row has `label`; `right` and `texts`, dicts from `before` and `after` to a number of predictions; and
@@ -333,7 +333,7 @@ def label_table(
     words with the highest sum of attributions over the texts that the model gives this label, where those
     of a text are divided by the largest. The labels that changed most come first.
     """
-    cues = {(one["label"], word) for one in shortcuts for word in one["value"].split()}
+    cues = {(m.label, word) for m in marks if m.decision == "shortcut" for word in m.value.split()}
     tables: dict[str, Facts] = {}
     for key, rows in compared.items():
         totals: dict[str, Counter[str]] = {}

@@ -115,7 +115,7 @@ def confusion_chart(confusion: Mapping[str, Any], group: str) -> Markup:
     of = {gold: sum(n for (one, _), n in counts.items() if one == gold) for gold in labels}
     # names and numbers are drawn where there is room for them
     named = labels if len(labels) <= _NAMED_LABELS else []
-    with _chart(420 if named else 360) as (figure, axes):
+    with _chart(376 if named else 360) as (figure, axes):
         for (gold, label), count in counts.items():
             share, place = count / of[gold], (labels.index(label), labels.index(gold))
             tip = f"{gold} predicted as {label}: {count} of {of[gold]}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_cap.cues import Cue, load_marks
+from hf_cap.cues import Mark, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
 from hf_cap.utils import check_range, documented, option, read_json
@@ -156,7 +156,7 @@ def load_priors(
 
 
 def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
-    """The shortcuts in `shortcuts.json`, or in a folder that has it, with the `decision` about each.
+    """The shortcuts in `shortcuts.json`, or in a folder that has it, with the `mark` of each.
 
     Decisions are those of the YAML file beside it; what it does not have is no longer listed.
 
@@ -165,14 +165,16 @@ def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
     """
     file = Path(place).expanduser()
     file = file / SHORTCUTS_FILE if file.is_dir() else file
-    missing = {"removed": None, "flipped": None, "examples": []}
+    missing: Facts = {"removed": None, "flipped": None, "examples": []}
     found = [{**missing, **one} for one in _read_checked(file, _SHORTCUTS)["shortcuts"]]
-    if not (decisions := file.with_suffix(".yaml")).exists():
-        return [{**one, "decision": "shortcut"} for one in found]
-    decided = {(mark.cue, mark.label): mark.decision for mark in load_marks(decisions)}
-    keys = [(Cue(one["kind"], one["value"]), one["label"]) for one in found]
-    rows = zip(keys, found, strict=True)
-    return [{**one, "decision": decided[key]} for key, one in rows if key in decided]
+    named = ("kind", "value", "label")
+    marks = [Mark(**{name: one[name] for name in named}) for one in found]
+    if (decisions := file.with_suffix(".yaml")).exists():
+        decided = {(mark.cue, mark.label): mark for mark in load_marks(decisions)}
+        known = [decided.get((mark.cue, mark.label)) for mark in marks]
+        found = [one for one, mark in zip(found, known, strict=True) if mark]
+        marks = [mark for mark in known if mark]
+    return [{**one, "mark": mark} for one, mark in zip(found, marks, strict=True)]
 
 
 def _read_checked(file: Path, shape: Any) -> dict[str, Any]:

@@ -1,24 +1,13 @@
 """Found shortcuts on the page: where texts show them, and how far models follow them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
-from hf_cap.cues import Cue, find_cues
+from hf_cap.cues import Cue, Mark, cue_mass, find_cues, find_marked
 from hf_cap.report.load import Facts, Rows
 from hf_cap.schema import LABEL, WORDS
 from hf_cap.words import split_words
-
-SHORTCUT = "shortcut"
-
-
-def mark_cues(words: Sequence[str], shortcuts: Sequence[Facts]) -> dict[str, list[int]]:
-    """Label to the words that carry its shortcuts in a text, for each label that the text has a cue of."""
-    found, marked = find_cues(words), {}
-    for one in shortcuts:
-        carried = found.get(Cue(one["kind"], one["value"]))
-        if carried is not None and one["decision"] == SHORTCUT:
-            marked[one["label"]] = sorted({*marked.get(one["label"], ()), *carried})
-    return marked
 
 
 def shortcut_section(
@@ -37,39 +26,33 @@ def shortcut_section(
     """
     if shortcuts is None:
         return None
-    decided = [one for one in shortcuts if one["decision"] == SHORTCUT]
-    return {
-        "names": names,
-        "rows": [
-            {
-                **one,
-                "examples": [mark_text(text, one) for text in one["examples"]],
-                "models": {
-                    key: follow(rows, [{**one, "decision": SHORTCUT}])
-                    for key, rows in models.items()
-                },
-            }
-            for one in shortcuts
-        ],
-        "total": {key: follow(rows, decided) for key, rows in models.items()},
-    }
+    rows = [
+        {
+            **one,
+            "examples": [mark_text(text, one["mark"].cue) for text in one["examples"]],
+            "models": {
+                key: follow(texts, [replace(one["mark"], decision="shortcut")])
+                for key, texts in models.items()
+            },
+        }
+        for one in shortcuts
+    ]
+    marks = [one["mark"] for one in shortcuts]
+    total = {key: follow(texts, marks) for key, texts in models.items()}
+    return {"names": names, "rows": rows, "total": total}
 
 
-def follow(rows: Rows, shortcuts: Sequence[Facts]) -> Facts:
-    """How far a model follows some cues on evaluated texts.
+def follow(rows: Rows, marks: Sequence[Mark]) -> Facts:
+    """How far a model follows some shortcuts on evaluated texts.
 
     Returns:
-        `texts` that have a cue; `mass`, the mean part of their absolute attribution that lies on it, in
-        [0, 1]; `misled`, the texts of other labels that are predicted as the label of the cue, `of` all
-        texts that have a cue of another label only. `mass` is `None` where no word carries a cue.
+        `texts` that have one; `mass`, the mean of `cue_mass` of their attributions; `misled`, the texts of
+        other labels that are predicted as the label of the shortcut, `of` all texts that have a shortcut of
+        another label only. `mass` is `None` where no word carries one.
     """
-    marked = [(row, found) for row in rows if (found := mark_cues(row[WORDS], shortcuts))]
-    masses = []
-    for row, found in marked:
-        carried = {index for indices in found.values() for index in indices}
-        total = sum(map(abs, row["attributions"]))
-        if carried and total:
-            masses.append(sum(abs(row["attributions"][index]) for index in carried) / total)
+    marked = [(row, found) for row in rows if (found := find_marked(row[WORDS], marks))]
+    known = (cue_mass(row["attributions"], found) for row, found in marked)
+    masses = [mass for mass in known if mass is not None]
     others = [(row, found) for row, found in marked if str(row[LABEL]) not in found]
     return {
         "texts": len(marked),
@@ -79,12 +62,12 @@ def follow(rows: Rows, shortcuts: Sequence[Facts]) -> Facts:
     }
 
 
-def mark_text(text: str, shortcut: Facts) -> list[tuple[str, bool]]:
+def mark_text(text: str, cue: Cue) -> list[tuple[str, bool]]:
     """A text in pieces, each with whether it is a word that carries the cue."""
     spans = split_words(text)
     found = find_cues([text[start:end] for start, end in spans])
     pieces, at = [], 0
-    for index in found.get(Cue(shortcut["kind"], shortcut["value"]), ()):
+    for index in found.get(cue, ()):
         start, end = spans[index]
         pieces += [(text[at:start], False), (text[start:end], True)]
         at = end

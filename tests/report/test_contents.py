@@ -1,13 +1,14 @@
 """What the report shows, with answers known on paper."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hf_cap.cues import Mark, save_marks
+from hf_cap.cues import Mark, find_marked, save_marks
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.report.contents import (
     FUSED,
@@ -25,7 +26,7 @@ from hf_cap.report.contents import (
     training_curves,
 )
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, group_runs, load_shortcuts
-from hf_cap.report.shortcuts import follow, mark_cues, mark_text
+from hf_cap.report.shortcuts import follow, mark_text
 from hf_cap.utils import write_json
 from tests.report.runs import EVIL, TABLE_RUNS, table_run
 
@@ -169,11 +170,13 @@ def test_confusions_are_counted_and_sorted() -> None:
     assert pairs == [("a", "b", 2, 3, ["my"]), ("b", "a", 1, 3, ["my"])]
 
 
+ANNA = Mark(kind="word", value="anna", label="a")
+
+
 def evaluated(*rows: tuple[str, str, str, list[float]]) -> list[dict[str, Any]]:
     """Rows of text, gold label, prediction and attributions."""
-    columns = ("text", "label", "prediction", "attributions")
-    made = [dict(zip(columns, row, strict=True)) for row in rows]
-    return [{**row, "words": row["text"].split(), "probabilities": [1.0]} for row in made]
+    columns = ("text", "label", "prediction", "attributions", "words", "probabilities")
+    return [dict(zip(columns, (*row, row[0].split(), [1.0]), strict=True)) for row in rows]
 
 
 def test_labels_tell_what_is_right_and_the_words_that_speak_for_them() -> None:
@@ -183,8 +186,7 @@ def test_labels_tell_what_is_right_and_the_words_that_speak_for_them() -> None:
     after = evaluated(
         ("Anna renew .", "a", "a", [0.0, 1.0, 0.5]), ("anna lost", "b", "b", [0.1, 1])
     )
-    anna = {"kind": "word", "value": "anna", "label": "a", "decision": "shortcut"}
-    b, a = label_table({"before": before, "after": after}, [anna])
+    b, a = label_table({"before": before, "after": after}, [ANNA])
     assert (b["label"], b["right"], b["texts"]) == (
         "b",
         {"before": 0, "after": 1},
@@ -199,10 +201,10 @@ def test_flips_are_paired_by_seed_and_text() -> None:
     wrong, right = (evaluated(("x y", "a", said, [1.0, 1.0])) for said in "ba")
     plain = [Run("p", {}, {}, {"test": rows}) for rows in (wrong, right)]
     aligned = [Run("a", {}, {}, {"test": rows}) for rows in (right, right, right)]
-    groups = [{"seeds": [0, 1], "runs": plain}, {"seeds": [0, 1, 2], "runs": aligned}]
-    assert count_flips(*groups, "test") == {"right": 1, "wrong": 0, "of": 2, "seeds": 2}
-    assert count_flips(*reversed(groups), "test") == {"right": 0, "wrong": 1, "of": 2, "seeds": 2}
-    assert count_flips(*groups, "other") is None
+    one, other = {"seeds": [0, 1], "runs": plain}, {"seeds": [0, 1, 2], "runs": aligned}
+    assert count_flips(one, other, "test") == {"right": 1, "wrong": 0, "of": 2, "seeds": 2}
+    assert count_flips(other, one, "test") == {"right": 0, "wrong": 1, "of": 2, "seeds": 2}
+    assert count_flips(one, other, "else") is None
 
 
 def test_every_measure_is_told_as_it_came_out() -> None:
@@ -225,15 +227,6 @@ def test_every_measure_is_told_as_it_came_out() -> None:
 
 # --- Shortcuts
 
-ANNA = {"kind": "word", "value": "anna", "label": "a", "decision": "shortcut", "examples": []}
-BANG = {
-    "kind": "ending",
-    "value": "!",
-    "label": "b",
-    "decision": "shortcut",
-    "examples": ["Oh no!"],
-}
-
 
 def test_following_a_cue_is_attribution_on_it_and_its_label_where_that_is_wrong() -> None:
     rows = evaluated(
@@ -242,20 +235,17 @@ def test_following_a_cue_is_attribution_on_it_and_its_label_where_that_is_wrong(
         ("anna found", "c", "c", [1.0, 1.0]),
         ("no cue", "b", "a", [9.0, 9.0]),
     )
-    # |3| / 4, 0 / 2 and 1 / 2; of the two texts of other labels one is predicted as the label of the cue
-    assert follow(rows, [ANNA]) == {
-        "texts": 3,
-        "mass": pytest.approx(1.25 / 3),
-        "misled": 1,
-        "of": 2,
-    }
-    assert follow(rows, [{**ANNA, "decision": "fine"}])["texts"] == 0
+    # 3 / 4, 0 / 2 and 1 / 2; of the two texts of other labels one is predicted as the label of the cue
+    found = {"texts": 3, "mass": pytest.approx(1.25 / 3), "misled": 1, "of": 2}
+    assert follow(rows, [ANNA]) == found
+    assert follow(rows, [replace(ANNA, decision="fine")])["texts"] == 0
     assert follow(rows[3:], [ANNA]) == {"texts": 0, "mass": None, "misled": 0, "of": 0}
 
 
 def test_cues_are_marked_in_texts() -> None:
-    assert mark_cues(["Anna,", "come!"], [ANNA, BANG]) == {"a": [0], "b": [1]}
-    assert mark_text("Oh  no!", BANG) == [("Oh  ", False), ("no!", True), ("", False)]
+    bang = Mark(kind="ending", value="!", label="b")
+    assert find_marked(["Anna,", "come!"], [ANNA, bang]) == {"a": [0], "b": [1]}
+    assert mark_text("Oh  no!", bang.cue) == [("Oh  ", False), ("no!", True), ("", False)]
 
 
 def test_decisions_are_those_that_a_person_wrote(tmp_path: Path) -> None:
@@ -263,12 +253,12 @@ def test_decisions_are_those_that_a_person_wrote(tmp_path: Path) -> None:
     found |= {"elsewhere": 0, "log_odds": 2.0, "q": 0.001, "relevance": 0.5}
     rows = [found, {**found, "value": "hello"}]
     write_json(tmp_path / "shortcuts.json", {"shortcuts": rows})
-    assert [one["decision"] for one in load_shortcuts(tmp_path)] == ["shortcut", "shortcut"]
+    assert [one["mark"].decision for one in load_shortcuts(tmp_path)] == ["shortcut"] * 2
     save_marks(
         [Mark(kind="word", value="anna", label="a", decision="fine")], tmp_path / "shortcuts.yaml"
     )
     (one,) = load_shortcuts(tmp_path / "shortcuts.json")
-    assert (one["value"], one["decision"]) == ("anna", "fine")
+    assert (one["value"], one["mark"].decision) == ("anna", "fine")
     write_json(tmp_path / "shortcuts.json", {"shortcuts": [{**found, "q": "small"}]})
     with pytest.raises(DataError, match=r"shortcuts.json' is damaged: shortcuts\[0\].q is str"):
         load_shortcuts(tmp_path)

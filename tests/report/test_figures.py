@@ -94,7 +94,7 @@ def test_every_confusion_is_a_cell() -> None:
     ]
     assert strengths == pytest.approx([0.6, 0.2, 0.8])
     root = ElementTree.fromstring(svg)
-    texts = [text.text for text in root.iter(f"{SVG}text")]
+    texts = [text.text or "" for text in root.iter(f"{SVG}text")]
     assert sorted(texts) == ["100", "25", "75", "a", "a", "b", "b"]
     many = [f"label {number}" for number in range(25)]
     assert "<text" not in confusion_chart({"labels": many, "counts": {(many[0],) * 2: 1}}, "a")

@@ -69,7 +69,9 @@ def test_it_draws_at_the_start_and_after_each_epoch_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda args, drawing, step: steps.append(step))
+    monkeypatch.setitem(
+        callbacks.TRACKERS, "seen", lambda args, name, drawing, step: steps.append(step)
+    )
     found = []
     for draws in (False, True):
         work = trainer(
