@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from hf_cap.errors import CAPError, ModelError
@@ -14,7 +15,8 @@ NO_LIMIT = 10**9
 def loading(what: str) -> Iterator[None]:
     """Raise `ModelError` for all that libraries raise where the files of a model are missing or damaged."""
     try:
-        yield
+        with _no_bars():
+            yield
     except CAPError:
         raise
     except Exception as error:
@@ -24,6 +26,26 @@ def loading(what: str) -> Iterator[None]:
             f"{what} cannot be loaded: {reason.rstrip('.')}. Download or save it again, or name another "
             "one, such as 'embedded/minilm-l6'."
         ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Turn the bars of transformers off, one step per tensor that is read, but not those of downloads."""
+    from transformers.utils import logging
+
+    hub: Any = import_module("huggingface_hub.utils")
+    drawn, downloads = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    if drawn:
+        logging.disable_progress_bar()
+        if downloads:
+            hub.enable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+            if not downloads:
+                hub.disable_progress_bars()
 
 
 def check_missing(name: str, weights: Iterable[str]) -> None:

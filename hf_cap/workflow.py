@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import Trainer, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
-from hf_cap.cues import load_marks
+from hf_cap.cues import Mark, load_marks
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
@@ -33,7 +34,7 @@ from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings
 from hf_cap.report.page import write_report
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
-from hf_cap.training.callbacks import HeatMapCallback
+from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
@@ -227,6 +228,7 @@ class _Stages:
             _logger.warning("%s is made again: changed %s.", path, ", ".join(changed or after))
             for checkpoint in path.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
+        _logger.info("Making %s", path)
         self._write(name, {"settings": settings, "key": key, "finished": False})
         try:
             make(path)
@@ -278,7 +280,8 @@ class _Stages:
         where = {"name": self.name, "dataset": str(data), "train_split": "train"}
         record = {"settings": settings, "data": where}
         config = self.config(path, settings, seed=seed)
-        train_classifier(dataset, config, settings["model"], record=record)
+        marks = load_marks(self.folder / SHORTCUTS) if self.fuse.get("shortcuts") else ()
+        train_classifier(dataset, config, settings["model"], marks=marks, record=record)
 
     def evaluate_into(self, test: Dataset, path: Path) -> None:
         on_test = EvaluationSettings(**{"records": True, **self.evaluate})
@@ -399,12 +402,14 @@ def train_classifier(
     *,
     eval_dataset: Dataset | None = None,
     peft_config: Any = None,
+    marks: Sequence[Mark] = (),
     record: Settings,
     **place: Any,
 ) -> None:
     """Train a classifier into `config.output_dir` and write its `run.json`, with the facts in `record`.
 
-    `resume_from_checkpoint="last"` continues a run that was stopped; `place` has the `revision` and
+    `resume_from_checkpoint="last"` continues a run that was stopped; `marks` are shortcuts that trackers
+    get a table of; `place` has the `revision` and
     `trust_remote_code` of the model. Call `check_start` before.
     """
     labels = label_names(dataset, at_least=2)
@@ -421,7 +426,7 @@ def train_classifier(
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        callbacks=[HeatMapCallback(dataset)],
+        callbacks=[HeatMapCallback(dataset, marks=marks)],
     )
     train_and_save(trainer, record["settings"])
     if not trainer.is_world_process_zero():
@@ -449,7 +454,11 @@ def train_and_save(trainer: Trainer, settings: Settings) -> None:
         if folder.resolve() not in Path(checkpoint or "/").resolve().parents:
             for other in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # of a run that is replaced
                 shutil.rmtree(other)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    with ExitStack() as stack:
+        trainer.add_callback(TrainingProgress(stack, shown=not settings.get("disable_tqdm")))
+        trainer.train(resume_from_checkpoint=checkpoint)
     outdated = folder / EVALUATIONS
     if trainer.is_world_process_zero():
         (folder / RUN_FILE).unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from hf_cap.lm.base import (
     Sampling,
     Scored,
 )
+from hf_cap.progress import Progress, progress
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -254,7 +255,11 @@ class CachedLanguageModel(LanguageModel):
         name = self.fingerprint
         keys = {q: _key(name, q.prefix + q.body, q.answer) for q in dict.fromkeys(queries)}
         known, asked = self._answers(
-            keys, self.inner.log_probs, lambda value: Scored(*map(tuple, value)), on_result
+            keys,
+            self.inner.log_probs,
+            lambda value: Scored(*map(tuple, value)),
+            on_result,
+            "scores",
         )
         self._answered += LMStatistics(
             queries=len(queries) - len(asked), stored=sum(query not in asked for query in queries)
@@ -271,7 +276,7 @@ class CachedLanguageModel(LanguageModel):
         def ask(missing: list[str], keep: OnReply) -> list[Reply]:
             return self.inner.generate(missing, sampling, keep)
 
-        known, _ = self._answers(keys, ask, lambda value: Reply(*value), on_result)
+        known, _ = self._answers(keys, ask, lambda value: Reply(*value), on_result, "replies")
         return [known[prompt] for prompt in prompts]
 
     def _answers(
@@ -280,13 +285,17 @@ class CachedLanguageModel(LanguageModel):
         ask: Callable[[list[T], Callable[[T, V], object]], list[V]],
         read: Callable[[Any], V],
         on_result: Callable[[T, V], object] | None,
+        unit: str,
     ) -> tuple[dict[T, V], set[T]]:
         """The answer to each item, and the items that the model inside was asked."""
         known: dict[T, V] = {}
         asked: set[T] = set()
+        work: Progress | None = None
 
         def learn(item: T, answer: V) -> None:
             known[item] = answer
+            if work:
+                work.update()
             if on_result:
                 on_result(item, answer)
 
@@ -303,21 +312,23 @@ class CachedLanguageModel(LanguageModel):
 
         look_up(keys)
         owner, pause = new_owner(), 0.05
-        while missing := [item for item in keys if item not in known]:
-            before = len(known)
-            for start in range(0, len(missing), self.chunk):
-                chunk = missing[start : start + self.chunk]
-                try:
-                    mine = self.store.claim((keys[item] for item in chunk), owner)
-                    look_up(chunk)  # what came in since the last time
-                    rest = [item for item in chunk if item not in known and keys[item] in mine]
-                    asked.update(rest)
-                    for item, answer in zip(rest, ask(rest, keep) if rest else (), strict=True):
-                        keep(item, answer)  # for a model that does not call back
-                finally:
-                    self.store.release(owner)
-            if len(known) == before:
-                _logger.info("Waiting for answers that another process is computing.")
-                time.sleep(pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+        with progress(len(keys) - len(known), unit, "Language model") as begun:
+            work = begun
+            while missing := [item for item in keys if item not in known]:
+                before = len(known)
+                for start in range(0, len(missing), self.chunk):
+                    chunk = missing[start : start + self.chunk]
+                    try:
+                        mine = self.store.claim((keys[item] for item in chunk), owner)
+                        look_up(chunk)  # what came in since the last time
+                        rest = [item for item in chunk if item not in known and keys[item] in mine]
+                        asked.update(rest)
+                        for item, answer in zip(rest, ask(rest, keep) if rest else (), strict=True):
+                            keep(item, answer)  # for a model that does not call back
+                    finally:
+                        self.store.release(owner)
+                if len(known) == before:
+                    _logger.info("Waiting for answers that another process is computing.")
+                    time.sleep(pause)
+                    pause = min(_LONGEST_PAUSE, 2 * pause)
         return known, asked

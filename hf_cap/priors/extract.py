@@ -19,6 +19,7 @@ from hf_cap.lm.base import LMStatistics
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
+from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import check_range, documented, file_name, fingerprint, option, real_path
 from hf_cap.words import check_units
@@ -166,7 +167,6 @@ def _extract(
 ) -> "dict[str, Dataset]":
     """The splits with the columns of all sources."""
     from accelerate.utils import broadcast_object_list, gather_object
-    from tqdm.auto import tqdm
 
     if state.num_processes > 1:  # each has calibrated for itself, to another last bit
         learned = [source.learned for source in sources]
@@ -176,10 +176,9 @@ def _extract(
         ]
     made, size = dict(splits), settings.batch_size
     shown = settings.progress and state.is_main_process
-    total = len(sources) * sum(map(len, made.values())) // state.num_processes
-    with tqdm(total=total, unit=" texts", disable=not shown) as bar:
-        for source in sources:
-            bar.set_description(source.name)
+    total = sum(map(len, made.values())) // state.num_processes
+    for source in sources:
+        with progress(total, "texts", source.name, shown) as work:
             for split, data in made.items():
                 parts: list[_Part] = []
                 # the batches are the same for any number of processes
@@ -188,7 +187,7 @@ def _extract(
                     done = source(batch)
                     new = {name: done[name] for name in done if done[name] is not batch.get(name)}
                     parts.append((start, new))
-                    bar.update(len(done[PROVENANCE]))
+                    work.update(len(done[PROVENANCE]))
                 made[split] = _with_columns(data, source, gather_object(parts), facts)
     return made
 

@@ -1,35 +1,47 @@
-"""Heat maps of a few texts while training, for TensorBoard and trackio."""
+"""What a training shows of itself: its progress, and heat maps of a few texts for trackers."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from html import escape
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
-from hf_cap.cards import heat_map
+from hf_cap.cards import heat_map, table
+from hf_cap.cues import Mark, cue_mass, find_marked
 from hf_cap.data import label_ids, label_names
 from hf_cap.errors import ConfigError
+from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.utils import printable, subsample
 from hf_cap.words import word_strings
 
-NAME = "heat_maps"
+_logger = logging.getLogger(__name__)
+
+NAME, SHORTCUTS = "heat_maps", "shortcuts"
 _STEPS = 20
 
 
 class HeatMapCallback(TrainerCallback):
     """Draws the word attributions of a few texts at the start and after each epoch, beside their priors.
 
-    The drawing is plain text with a bar below each word. It goes to each of TensorBoard and trackio that
-    `report_to` names, except where FSDP or DeepSpeed spreads the weights. Training is the same without it.
+    The drawing is plain text with a bar below each word. It goes to those of `TRACKERS` that `report_to`
+    names, except where FSDP or DeepSpeed spreads the weights. So does a table of shortcuts: how much of the
+    attribution of their texts lies on each. Training is the same without it.
 
     Args:
         dataset: Texts with `text`, a `ClassLabel` column `label`, and perhaps priors.
         count: At most so many of its rows are drawn, evenly spread; at least 1.
+        marks: Shortcuts, as `hf_cap.cues.load_marks` reads them; of each at most `count` texts are read.
 
     Raises:
         ConfigError: `count` is below 1.
@@ -37,11 +49,13 @@ class HeatMapCallback(TrainerCallback):
         PriorError: (when training begins) a prior does not have one finite score per word.
     """
 
-    def __init__(self, dataset: Dataset, count: int = 4) -> None:
+    def __init__(self, dataset: Dataset, count: int = 4, marks: Sequence[Mark] = ()) -> None:
         if count < 1:
             raise ConfigError(f"`count` must be at least 1, got {count!r}.")
         self.rows = dataset.select(subsample(range(len(dataset)), count))
         self.names = label_names(self.rows)
+        self.dataset, self.count = dataset, count
+        self.marks = [mark for mark in marks if mark.decision == "shortcut"]
 
     def on_epoch_end(
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
@@ -51,9 +65,12 @@ class HeatMapCallback(TrainerCallback):
         spread = args.fsdp or args.deepspeed
         if trackers and not spread and state.is_world_process_zero:
             options = args if isinstance(args, AlignmentOptions) else None
-            drawing = self.draw(kwargs["model"], kwargs["processing_class"], options)
-            for write in trackers:
-                write(args, drawing, state.global_step)
+            models = (kwargs["model"], kwargs["processing_class"], options)
+            drawn = {NAME: self.draw(*models)}
+            if self.marks:
+                drawn[SHORTCUTS] = self.measure(*models)
+            for name, write in product(drawn, trackers):
+                write(args, name, drawn[name], state.global_step)
 
     on_train_begin = on_epoch_end
 
@@ -61,16 +78,7 @@ class HeatMapCallback(TrainerCallback):
         """The heat maps as Markdown: an indented block, which no text can break out of."""
         options = options or AlignmentOptions()
         rows, column, pattern = self.rows, options.prior_column or PRIOR, options.word_pattern
-        index = label_ids(rows, model.config.label2id or {})
-        scores = attribute_words(
-            model,
-            tokenizer,
-            list(rows[TEXT]),
-            [index[label] for label in rows[LABEL]],
-            steps=_STEPS,
-            word_pattern=pattern,
-            max_length=options.max_length,
-        )
+        scores = self._attribute(rows, model, tokenizer, options)
         lines: list[str] = []
         for at, row in enumerate(rows):
             words, label = word_strings(row[TEXT], pattern), printable(self.names[row[LABEL]])
@@ -82,24 +90,107 @@ class HeatMapCallback(TrainerCallback):
             lines.append("")
         return "\n".join("    " + line for line in lines)
 
+    def measure(self, model: Any, tokenizer: Any, options: AlignmentOptions | None = None) -> str:
+        """The table of shortcuts as Markdown: of each its label, its texts and `cue_mass` in percent."""
+        options = options or AlignmentOptions()
+        words = [word_strings(text, options.word_pattern) for text in self.dataset[TEXT]]
+        labels, rows, found = list(self.dataset[LABEL]), [["Cue", "Label", "Texts", "Mass, %"]], []
+        for mark in self.marks:
+            carried = [
+                row
+                for row, name in enumerate(labels)
+                if self.names[name] == mark.label and find_marked(words[row], [mark])
+            ]
+            found.append(subsample(carried, self.count))
+        read = sorted({row for rows_of in found for row in rows_of})
+        scores = self._attribute(self.dataset.select(read), model, tokenizer, options)
+        known = dict(zip(read, scores, strict=True))
+        for mark, rows_of in zip(self.marks, found, strict=True):
+            masses = [cue_mass(known[row], find_marked(words[row], [mark])) for row in rows_of]
+            kept = [mass for mass in masses if mass is not None]
+            mean = f"{100 * fmean(kept):.1f}" if kept else "–"
+            rows.append([str(mark.cue), mark.label, str(len(rows_of)), mean])
+        return str(table(rows))
 
-def _to_tensorboard(args: TrainingArguments, drawing: str, step: int) -> None:
+    def _attribute(
+        self, rows: Dataset, model: Any, tokenizer: Any, options: AlignmentOptions
+    ) -> list[list[float]]:
+        index = label_ids(rows, model.config.label2id or {})
+        how: Any = {"word_pattern": options.word_pattern, "max_length": options.max_length}
+        labels = [index[label] for label in rows[LABEL]]
+        return attribute_words(model, tokenizer, list(rows[TEXT]), labels, steps=_STEPS, **how)
+
+
+class TrainingProgress(TrainerCallback):
+    """One bar for the steps of a training with its latest loss, and a line now and then where there is none.
+
+    It takes the place of those of transformers, which print a dictionary for each line of the log.
+
+    Args:
+        stack: Closes the bar, also where training fails.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, stack: ExitStack, shown: bool = True) -> None:
+        self.stack, self.shown, self.spoken = stack, shown, time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Begin to count the steps that are left."""
+        shown = self.shown and state.is_world_process_zero
+        left = state.max_steps - state.global_step
+        self.work = self.stack.enter_context(progress(left, "steps", "Training", shown))
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count a step."""
+        self.work.update()
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the loss."""
+        loss, seconds = (kwargs.get("logs") or {}).get("loss"), time.monotonic() - self.spoken
+        if loss is None:
+            return
+        self.work.bar.set_postfix(loss=f"{loss:.3g}")
+        if self.work.bar.disable and self.shown and state.is_world_process_zero and seconds > 30:
+            self.spoken = time.monotonic()
+            _logger.info("Step %d of %d: loss %.3g", state.global_step, state.max_steps, loss)
+
+
+def _to_tensorboard(args: TrainingArguments, name: str, drawing: str, step: int) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     root = os.environ.get("TENSORBOARD_LOGGING_DIR") or Path(str(args.output_dir)) / "runs"
-    with SummaryWriter(str(Path(root) / NAME)) as writer:
-        writer.add_text(NAME, drawing, step)
+    with SummaryWriter(str(Path(root) / name)) as writer:
+        writer.add_text(name, drawing, step)
 
 
-def _to_trackio(args: TrainingArguments, drawing: str, step: int) -> None:
+# the run of the others is the one that transformers' own callback has begun
+
+
+def _to_trackio(args: TrainingArguments, name: str, drawing: str, step: int) -> None:
     import trackio
 
-    # the run is the one that transformers' own callback has begun
-    trackio.log({NAME: trackio.Markdown(drawing), "train/global_step": step})
+    trackio.log({name: trackio.Markdown(drawing), "train/global_step": step})
 
 
-TRACKERS: Mapping[str, Callable[[TrainingArguments, str, int], None]] = {
+def _to_wandb(args: TrainingArguments, name: str, drawing: str, step: int) -> None:
+    import wandb
+
+    page = wandb.Html(f"<pre>{escape(drawing)}</pre>", inject=False)
+    wandb.log({name: page, "train/global_step": step})
+
+
+def _to_mlflow(args: TrainingArguments, name: str, drawing: str, step: int) -> None:
+    import mlflow
+
+    mlflow.log_text(drawing, f"{name}/{step:06d}.md")
+
+
+TRACKERS: Mapping[str, Callable[[TrainingArguments, str, str, int], None]] = {
     "tensorboard": _to_tensorboard,
     "trackio": _to_trackio,
+    "wandb": _to_wandb,
+    "mlflow": _to_mlflow,
 }
-"""Name in `report_to` to the function that hands it a Markdown text at a training step."""
+"""Name in `report_to` to the function that hands it a named Markdown text at a training step."""

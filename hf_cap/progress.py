@@ -1,0 +1,78 @@
+"""One progress bar at a time, and an estimate before work that takes long."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_logger = logging.getLogger(__name__)
+
+_FIRST = 1.0
+"""Seconds of work that an estimate rests on, at least."""
+_LONG = 20.0
+"""Seconds of work in all that are worth an estimate."""
+
+
+class Progress:
+    """Work of a known size. Use `progress` to begin it.
+
+    Attributes:
+        scores: Answers of a language model that it has taken so far.
+    """
+
+    def __init__(self, total: int, unit: str, what: str, shown: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self.total, self.unit, self.what, self.scores = total, unit, what, 0
+        self.done, self.started, self.told = 0, time.monotonic(), not shown
+        seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+        look = {"desc": what, "unit": f" {unit}", "leave": False, "dynamic_ncols": True}
+        self.bar = tqdm(total=total, disable=not (shown and seen), **look)
+
+    def update(self, count: int = 1) -> None:
+        """Count what was done; the first time that this allows it, log how long all of it takes."""
+        self.done += count
+        self.bar.update(count)
+        spent = time.monotonic() - self.started
+        if self.told or not 0 < self.done < self.total or spent < _FIRST:
+            return
+        self.told, share = True, self.done / self.total
+        if spent / share >= _LONG:
+            scores = f", {round(self.scores / share):,} scores" if self.scores else ""
+            told = (self.what, self.total, self.unit, scores, duration(spent / share))
+            _logger.info("%s: %s %s%s, about %s", *told)
+
+
+_current: ContextVar[Progress | None] = ContextVar("_current", default=None)
+
+
+@contextmanager
+def progress(total: int, unit: str, what: str, shown: bool = True) -> Iterator[Progress]:
+    """Begin some work of `total` units; inside other such work, or where not `shown`, it shows nothing.
+
+    A bar appears on a terminal and in a notebook. The work inside tells the outer one its `scores`.
+    """
+    outer = _current.get()
+    own = Progress(total, unit, what, shown and outer is None)
+    token = _current.set(outer or own)
+    try:
+        yield own
+    finally:
+        own.bar.close()
+        _current.reset(token)
+        if outer is not None and unit == "scores":
+            outer.scores += own.done
+
+
+def silence() -> None:
+    """Show no progress from now on in this context."""
+    _current.set(Progress(0, "", "", shown=False))
+
+
+def duration(seconds: float) -> str:
+    """Such as `40 s`, `6 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
