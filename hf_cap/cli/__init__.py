@@ -18,6 +18,7 @@ from importlib import import_module
 from hf_cap import __version__
 from hf_cap.cli.core import Command, check_known, parse, print_completion
 from hf_cap.errors import CAPError, ConfigError
+from hf_cap.progress import silence
 from hf_cap.utils import printable
 
 COMMANDS = {
@@ -38,6 +39,7 @@ COMMANDS = {
 }
 """Name to the module that it is in, and what it does."""
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+_HUSH = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=level, handlers=[handler])
-    # one line per request or file is noise beside a progress bar
+    # what libraries say and draw about steps that take no time; a variable that is set already holds
+    for name, value in _HUSH.items():
+        os.environ.setdefault(name, value)
     for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     status = 2
@@ -137,15 +141,16 @@ def _run_command(name: str, words: list[str]) -> None:
     values = parse(name, command, words)
     if values is None:
         return
-    as_json = values.pop("json", False)
-    if values.pop("quiet", False):
+    as_json, quiet = values.pop("json", False), values.pop("quiet", False)
+    if quiet:
         logging.getLogger().setLevel(logging.WARNING)
-        if command.progress:
-            values.setdefault(command.progress, False)
+        silence()
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
         result = command.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):
         print(_readable(text))
+    if result.then and not quiet and os.environ.get("RANK", "0") == "0":
+        print(_readable(f"Next: {result.then}"), file=sys.stderr)
 
 
 def _overview() -> str:

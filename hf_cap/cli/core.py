@@ -90,10 +90,11 @@ class Values(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found out: facts for `--json`, and the text that people read."""
+    """What a command found out: facts for `--json`, the text that people read, and what to do next."""
 
     facts: Mapping[str, Any]
     text: str | None = None
+    then: str = ""
 
     def __str__(self) -> str:
         if self.text is not None:
@@ -112,7 +113,6 @@ class Command:
         run: Does the work; heavy imports happen inside it.
         positional: The setting that words before the first flag belong to.
         more: Prefix of the settings of `transformers.TrainingArguments`, where they are accepted.
-        progress: The setting that `--quiet` turns off.
     """
 
     example: str
@@ -120,7 +120,6 @@ class Command:
     run: Callable[[Values], Result]
     positional: str = ""
     more: str | None = None
-    progress: str = ""
 
     @property
     def groups(self) -> list[Group]:
@@ -167,6 +166,12 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
         values[key] = converted(f"`--{key}`{place}", value, leaves[key][0])
     check_recordable(values | {f"argument {place + 1}": word for place, word in enumerate(argv)})
     return values
+
+
+def next_command(name: str, *words: str, **settings: Any) -> str:
+    """A command that fits what was just made, as a shell takes it; settings without a value are left out."""
+    flags = [word for key, value in settings.items() if value for word in (f"--{key}", str(value))]
+    return shlex.join(["hf-cap", name, *words, *flags])
 
 
 def command_line() -> str:

@@ -60,14 +60,11 @@ FIT = "data.csv --output_dir runs/mine --cap.n 50"
 SETTINGS: list[type | Group] = [_FitArguments, Columns, *GROUPS]
 
 
-@partial(Command, FIT, SETTINGS, positional="dataset", more="train.", progress="extract.progress")
+@partial(Command, FIT, SETTINGS, positional="dataset", more="train.")
 def fit(values: Values) -> Result:
     """From labelled texts to a trained model and a report, by all steps that are not finished."""
-    from transformers.utils.logging import set_verbosity_error
-
     from hf_cap import workflow
 
-    set_verbosity_error()  # a new classification head is no surprise here
     groups: dict[str, Any] = {group.name: values.group(group.name) for group in GROUPS}
     given = {**vars(values.build(_FitArguments)), **values.columns()}
     return _shown(workflow.fit(**given, **groups))
@@ -95,10 +92,11 @@ def _shown(result: "FitResult") -> Result:
     table = shown.loc[list(result.accuracy)].to_string(index_names=False)
     text = (
         f"{table}\n\nMean ± half-width of the 95 % interval over the seeds, on the test texts; "
-        f"alignment on the training texts.\nReport: {result.report}"
+        f"alignment on the training texts.\nModel: {result.model}\nReport: {result.report}"
     )
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}
-    return Result({"accuracy": dict(result.accuracy), **facts}, text)
+    then = f"open {result.report} in a browser"
+    return Result({"accuracy": dict(result.accuracy), **facts}, text, then)
 
 
 @dataclass(frozen=True, kw_only=True)

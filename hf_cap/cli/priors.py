@@ -1,13 +1,22 @@
 """Prior columns: extract, fuse and audit."""
 
-import logging
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line, converted
-from hf_cap.embedded import LANGUAGE_MODEL
+from hf_cap.cli.core import (
+    DATA,
+    Columns,
+    Command,
+    Group,
+    Result,
+    Values,
+    command_line,
+    converted,
+    next_command,
+)
+from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.priors.audit import AuditSettings
@@ -17,8 +26,6 @@ from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.utils import check_range, option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
-
-_logger = logging.getLogger(__name__)
 
 # what all sources that ask a language model share; the rest is each one's own
 PROMPT = ("chat", "verbalise", "label_phrases", "demonstrations", "probe_texts")
@@ -69,9 +76,7 @@ GROUPS = [*LM_GROUPS, *source_groups()]
 EXTRACT = "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50"
 
 
-@partial(
-    Command, EXTRACT, [ExtractArguments, Columns, ExtractionSettings, *GROUPS], progress="progress"
-)
+@partial(Command, EXTRACT, [ExtractArguments, Columns, ExtractionSettings, *GROUPS])
 def extract(values: Values) -> Result:
     """Add prior columns to a labelled data set.
 
@@ -120,8 +125,22 @@ def extract(values: Values) -> Result:
         sources = make_sources(given.sources, found[learn_from], groups, **named)
         facts = {"command": command_line(), "dataset": given.dataset}
         summary = extract_priors(limited, sources, given.output_dir, settings, **facts)
-    _logger.info("Wrote the priors to %s", given.output_dir)
-    return Result({"output_dir": given.output_dir}, str(summary))
+    output = given.output_dir
+    then = train_next(output)
+    if len(given.sources) > 1:
+        then = next_command("fuse", dataset=output, output_dir=beside(output, "prior"))
+    return Result({"output_dir": output}, f"{summary}\nWrote the priors to {output}", then)
+
+
+def beside(folder: str, name: str) -> str:
+    """A folder beside another one, for the next command."""
+    return str(Path(folder).parent / name)
+
+
+def train_next(dataset: str) -> str:
+    """The command that trains on a folder with priors."""
+    place = {"dataset": dataset, "output_dir": beside(dataset, "model")}
+    return next_command("train", **place, model=ENCODER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +160,9 @@ def fuse(values: Values) -> Result:
     how = values.build(PriorFusion)
     settings = {item.name: getattr(how, item.name) for item in fields(how) if item.metadata}
     save_splits(fuse_priors(splits, **settings), given.output_dir)
-    return Result({"output_dir": given.output_dir}, f"Wrote the prior to {given.output_dir}")
+    output = given.output_dir
+    then = train_next(output)
+    return Result({"output_dir": output}, f"Wrote the prior to {output}", then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +198,13 @@ def audit(values: Values) -> Result:
     facts = audit_dataset(dataset, reference, values.build(AuditSettings))
     write_json(folder / "audit.json", facts)
     save_figures(audit_figures(facts), folder)
-    _logger.info("Wrote audit.json and the figures to %s", folder)
-    lines = ["Agreement with the log-odds of the reference's words (rank correlation, top word):"]
+    lines = [f"Wrote audit.json and the figures to {folder}"]
+    if facts["log_odds"]:
+        lines += [
+            "Agreement with the log-odds of the reference's words (rank correlation, top word):"
+        ]
     for source, found in (facts["log_odds"] or {}).items():
         numbers = (found["rank_correlation"]["value"], found["top_word"]["value"])
         shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
         lines.append(f"  {source:<22}{shown[0]:>7}{shown[1]:>7}")
-    return Result(facts, "\n".join(lines) if facts["log_odds"] else "")
+    return Result(facts, "\n".join(lines), train_next(given.dataset))

@@ -1,6 +1,5 @@
 """What a trained model is worth: evaluate, calibrate, attack, report, push; and env."""
 
-import logging
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -8,7 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, command_line
+from hf_cap.cli.core import (
+    DATA,
+    Columns,
+    Command,
+    Group,
+    Result,
+    Values,
+    command_line,
+    next_command,
+)
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import AttackSettings
 from hf_cap.evaluation.evaluate import EvaluationSettings
@@ -25,8 +33,6 @@ from hf_cap.utils import (
     versions,
     write_json,
 )
-
-_logger = logging.getLogger(__name__)
 
 ATTACK_FILE = "attack.json"
 PACKAGES = (
@@ -78,7 +84,8 @@ def evaluate(values: Values) -> Result:
         place["revision"] = given.model_revision
         model, tokenizer = load_model(name, **place), load_tokenizer(name, **place)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
-    return Result(write_evaluation(found, folder, result))
+    then = next_command("report", name) if folder == Path(name) / EVALUATIONS else ""
+    return Result(write_evaluation(found, folder, result), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +116,9 @@ def calibrate(values: Values) -> Result:
         raise ConfigError(f"{given.model!r} is a model of a table; give a classifier of texts.")
     calibration.check_model_folder(Path(given.model))
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
-    return Result(asdict(calibration.calibrate(given.model, None, data, given.coverage)))
+    found = calibration.calibrate(given.model, None, data, given.coverage)
+    then = next_command("evaluate", model=given.model, dataset=given.dataset)
+    return Result(asdict(found), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +170,9 @@ def attack(values: Values) -> Result:
     facts |= {"places": {**asdict(given), **values.columns()}, "versions": versions()}
     keywords = dict(zip(prepared.labels, prepared.keywords, strict=True))
     write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": command_line()})
-    _logger.info("Wrote the attacked split %r to %s", split, output)
-    return Result(summary, describe(summary))
+    text = f"{describe(summary)}\nWrote the attacked split {split!r} to {output}"
+    place = {"dataset": output, "split": split, "name": settings.kind}
+    return Result(summary, text, next_command("evaluate", model="MODEL", **place))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +204,8 @@ def report(values: Values) -> Result:
     runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
     check_writable(Path(output).parent)
     write_report(runs, output, baselines=baselines, **given)
-    return Result({"output": output}, f"Wrote the report to {output}")
+    shown = f"open {Path(output).absolute()} in a browser"
+    return Result({"output": output}, f"Wrote the report to {output}", shown)
 
 
 @dataclass(frozen=True, kw_only=True)

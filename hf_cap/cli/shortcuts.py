@@ -1,21 +1,18 @@
 """Find shortcuts in training texts."""
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_cap.cli.core import DATA, Columns, Command, Result, Values
-from hf_cap.cli.priors import LM_GROUPS
+from hf_cap.cli.core import DATA, Columns, Command, Result, Values, next_command
+from hf_cap.cli.priors import LM_GROUPS, beside
 from hf_cap.cues import ShortcutSettings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.utils import option, required
 
 if TYPE_CHECKING:
     from hf_cap.shortcuts import Shortcut
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +62,10 @@ def shortcuts(values: Values) -> Result:
             data, judges, classifier=classifier, settings=values.build(ShortcutSettings)
         )
     facts = write_shortcuts(found, file, dataset=given.dataset)
-    _logger.info("Wrote %s. Mark what is no shortcut as `fine`, then fuse with it.", file)
-    return Result(facts, _shown(found))
+    text = f"{_shown(found)}\n\nWrote {file}: mark what is no shortcut as `fine` in it."
+    marked = beside(given.output_dir, "marked")
+    then = next_command("fuse", dataset=given.dataset, output_dir=marked, shortcuts=file)
+    return Result(facts, text, then)
 
 
 def _shown(found: "list[Shortcut]") -> str:

@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line
+from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line, next_command
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import MissingExtra
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.utils import atomic_path, check_range, option, refuse_loss, required
+from hf_cap.utils import atomic_path, check_range, option, read_json, refuse_loss, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,13 @@ def train(values: Values) -> Result:
     """
     given = values.build(_TrainArguments)
     measured = (_train_table if given.task == "tabular" else _train_text)(given, values)
-    return Result({**measured, "output_dir": given.output_dir})
+    # folders with priors are named after the data set that they were made from, which has a test split
+    run = Path(given.output_dir) / "run.json"
+    data = (read_json(run) if run.exists() else {}).get("data") or {}
+    place = {"model": given.output_dir, "dataset": data.get("name") or given.dataset}
+    words = () if given.task == "tabular" else ("--records",)
+    then = next_command("evaluate", *words, **place)
+    return Result({**measured, "output_dir": given.output_dir}, then=then)
 
 
 def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
@@ -180,4 +186,6 @@ def elicit(values: Values) -> Result:
         target.mkdir()
         write_scores(target, scores)
     text = f"Wrote the scores of {len(schema.features)} features to {folder}"
-    return Result({"output_dir": str(folder), "features": len(schema.features)}, text)
+    place = {"dataset": given.dataset, "scores": folder, "output_dir": folder.parent / "model"}
+    then = next_command("train", task="tabular", label_column=given.label_column, **place)
+    return Result({"output_dir": str(folder), "features": len(schema.features)}, text, then)
