@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.study.settings import BASELINE, CEILING, CLEAN, RESULT_FILE
+from benchmarks.study.settings import BASELINE, CEILING, CLEAN, RESULT_FILE, RIVALS, SEQUENCE, told
 from hf_cap.evaluation import compare, summarize
 from hf_cap.schema import CONTROL_PRIORS
 from hf_cap.utils import write_json, write_text
@@ -33,6 +33,7 @@ EXPLANATIONS = {
     "oracle_alignment": "↑",
     "prior_alignment": "↑",
 }
+_RIVAL_METHODS = (*RIVALS, SEQUENCE)
 _NUMBER_FORMAT = frozenset({"bf16", "dtype", "fp16", "tf32", "use_cpu"})
 """Settings that say where and in which number format, but not what is computed."""
 
@@ -59,7 +60,7 @@ def read_frame(folder: Path) -> pd.DataFrame:
         found = _of_one_kind(found, place, kind)
     rows = [row for result in found for row in _rows(result)]
     columns = [
-        "dataset", "regime", "draw", "method", "seed", "test_set", "measure", "value", "run",
+        "dataset", "regime", "draw", "method", "seed", "test_set", "measure", "value", "run", "told",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -67,6 +68,7 @@ def read_frame(folder: Path) -> pd.DataFrame:
 def _rows(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     run = result["settings"]["cell"]
     place = {**run, "run": f"{run['dataset']}, {run['regime']}"}
+    place["told"] = " + ".join(told(result["settings"]))
     for test_set, numbers in result["test_sets"].items():
         for measure in ("accuracy", "macro_f1", "accuracy_changed", "nll", "ece"):
             if measure in numbers:
@@ -75,6 +77,9 @@ def _rows(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for measure in EXPLANATIONS:
         if (value := result["explanations"].get(measure)) is not None:
             yield {**place, "test_set": CLEAN, "measure": measure, "value": value}
+    for step in ("train", "evaluate"):
+        if (value := result.get("seconds", {}).get(step)) is not None:
+            yield {**place, "test_set": CLEAN, "measure": f"seconds_{step}", "value": value}
 
 
 def _plain(value: Any) -> Any:
@@ -142,7 +147,7 @@ def compare_methods(frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for where, part in table.groupby(level=place, sort=False):
         group, part = groups[where], part.copy()
-        ranked = _rank_controls(group)
+        ranked = ranked_methods(group, CONTROL_PRIORS)
         part["best_control"] = [
             next((c for c in ranked if c != method), None) for *_, method in part.index
         ]
@@ -163,24 +168,26 @@ def _difference(frame: pd.DataFrame, baseline: str, prefix: str) -> pd.DataFrame
     return found.add_prefix(f"{prefix}_")
 
 
-def _rank_controls(group: pd.DataFrame) -> list[str]:
-    """The controls, the best first, on the runs that all of them have (or on their own, if none)."""
-    controls = group[group["method"].isin(CONTROL_PRIORS)]
-    values = controls.pivot_table(index=["draw", "seed"], columns="method", values="value")
+def ranked_methods(group: pd.DataFrame, methods: Iterable[str]) -> list[str]:
+    """Those of some methods, the best first, on the runs that all of them have (or on their own, if none)."""
+    chosen = group[group["method"].isin(set(methods))]
+    values = chosen.pivot_table(index=["draw", "seed"], columns="method", values="value")
     shared = values.dropna()
     means = (shared if len(shared) else values).groupby("draw").mean().mean()
     return [str(name) for name in means.sort_values(ascending=False, kind="stable").index]
 
 
 def write_tables(folder: Path) -> list[Path]:
-    """Write `table.md`, `results.parquet` and `summary.json` into the folder of a study."""
+    """Write `table.md`, `results.parquet`, `summary.json` and `rivals.json` into the folder of a study."""
     frame = read_frame(folder)
     written = [folder / "table.md"]
     write_text(written[0], markdown(frame))
     if len(frame):
         frame.to_parquet(folder / "results.parquet", index=False)
         write_json(folder / "summary.json", summary(frame))
-        written += [folder / "results.parquet", folder / "summary.json"]
+        write_json(folder / "rivals.json", against_rivals(frame))
+        names = ("results.parquet", "summary.json", "rivals.json")
+        written += [folder / name for name in names]
     return written
 
 
@@ -202,6 +209,68 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
         numbers = {str(k): _plain_number(v) for k, v in best.to_dict().items()}
         found.setdefault(run, {})[test_set] = {"best_method": best.name[-1], **numbers}
     return found
+
+
+def against_rivals(frame: pd.DataFrame) -> dict[str, Any]:
+    """Every method of each data set and regime, and ours against the best rival that is told no more.
+
+    Args:
+        frame: Rows of `read_frame`.
+
+    Returns:
+        `{run: {"methods": {method: {told, seconds, test_sets}}, "ours_minus_best_rival": {method:
+        {test_set: {rival, difference, low, high, p, n}}}}}`: accuracies in [0, 1] with 95 % intervals,
+        differences paired over the draws with the p of a paired bootstrap, mean seconds. Rivals are the
+        methods of `RIVALS` and `none_sequence`, the best by the mean accuracy of the runs they share.
+    """
+    found: dict[str, Any] = {}
+    for run, group in frame.groupby("run", sort=True):
+        told_to = dict(zip(group["method"], group["told"], strict=True))
+        accuracy = group[group["measure"] == "accuracy"]
+        ours = [name for name in told_to if name not in (*_RIVAL_METHODS, CEILING)]
+        found[str(run)] = {
+            "methods": {name: _method_summary(group, name) for name in sorted(told_to)},
+            "ours_minus_best_rival": {
+                name: {
+                    str(test_set): _plain_row(row)
+                    for test_set, part in accuracy.groupby("test_set", sort=True)
+                    if (row := _best_rival(part, name, told_to)) is not None
+                }
+                for name in sorted(ours)
+            },
+        }
+    return found
+
+
+def _method_summary(group: pd.DataFrame, method: str) -> dict[str, Any]:
+    own = group[group["method"] == method]
+    accuracy = summarize(own[own["measure"] == "accuracy"], ["test_set"])
+    seconds = {
+        step: round(float(own.loc[own["measure"] == f"seconds_{step}", "value"].mean()), 1)
+        for step in ("train", "evaluate")
+        if (own["measure"] == f"seconds_{step}").any()
+    }
+    test_sets = {str(name): _plain_row(row) for name, row in accuracy.iterrows()}
+    return {"told": own["told"].iloc[0].split(" + "), "seconds": seconds, "test_sets": test_sets}
+
+
+def _best_rival(part: pd.DataFrame, method: str, told_to: Mapping[str, str]) -> Any:
+    """A method's difference from the best rival that is told no more; `None` without a shared run."""
+    known = set(told_to[method].split(" + "))
+    equals = [
+        name for name in _RIVAL_METHODS if known.issuperset(told_to.get(name, "").split(" + "))
+    ]
+    shared = part[part["method"] == method].merge(part, on=["draw", "seed"], suffixes=("_own", ""))
+    for rival in ranked_methods(shared, equals)[:1]:
+        pair = part[part["method"].isin([method, rival])]
+        table = compare(pair, rival, [], test="bootstrap").drop(columns="p_holm")
+        return pd.Series({"rival": rival, **table.loc[method].to_dict()})
+    return None
+
+
+def _plain_row(row: pd.Series) -> dict[str, Any]:
+    numbers = {str(name): _plain_number(value) for name, value in row.to_dict().items()}
+    return {**numbers, "n": int(numbers["n"])}
 
 
 def _plain_number(value: Any) -> Any:

@@ -1,13 +1,6 @@
 """What a practitioner would use instead: methods of the study that train no encoder of ours.
 
-Each learns from the same few texts, and says by its group what else it is told:
-
-| group | told |
-|---|---|
-| `nearest_centroid`, `logistic`, `setfit` | texts and labels |
-| `nearest_name`, `logistic_names`, `setfit_names` | the label names as well |
-| `language_model` | the label names and a language model; no training text |
-| `prototypes` | the label names and unlabelled texts |
+Each learns from the same few texts; `benchmarks.study.settings.RIVALS` says what it is told.
 """
 
 import time
@@ -23,7 +16,7 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from benchmarks.study.samples import load_texts, training_texts, without
+from benchmarks.study.samples import load_texts, some, training_texts, without
 from benchmarks.study.settings import Run, StudySettings
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
@@ -203,13 +196,14 @@ RIVALS: dict[str, Callable[[Sample], Predict]] = {
 def train_rival(settings: StudySettings, run: Run) -> RivalClassifier:
     """Train a rival on the training texts of a run."""
     data = training_texts(settings, run)
-    others = without(load_texts(settings, run.dataset).train, data)[TEXT][:]
+    # not the first of them: a split may be sorted by label
+    others = some(without(load_texts(settings, run.dataset).train, data), UNLABELLED)
     sample = Sample(
         encoder=settings.training["model"],
         texts=data[TEXT][:],
         labels=data[LABEL][:],
         phrases=label_phrases(label_names(data)),
-        unlabelled=others[:UNLABELLED],
+        unlabelled=others[TEXT][:],
         language_model=settings.extraction["model"],
         seed=run.seed,
     )

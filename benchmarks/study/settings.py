@@ -11,11 +11,19 @@ from hf_cap.utils import check_range, read_yaml
 from hf_cap.words import WORD_PATTERN
 
 BASELINE, CEILING, SEQUENCE = "none", "oracle", "none_sequence"
-RIVALS = (
-    *("nearest_centroid", "logistic", "setfit", "nearest_name", "logistic_names", "setfit_names"),
-    *("language_model", "prototypes"),
-)
-"""Methods that train no encoder of ours; see `benchmarks.study.rivals`."""
+RIVALS: Mapping[str, tuple[str, ...]] = {
+    "nearest_centroid": ("labels",),
+    "logistic": ("labels",),
+    "setfit": ("labels",),
+    "nearest_name": ("names",),
+    "logistic_names": ("labels", "names"),
+    "setfit_names": ("labels", "names"),
+    "language_model": ("names", "language model"),
+    "prototypes": ("labels", "names", "unlabelled texts"),
+}
+"""Methods that train no encoder of ours (`benchmarks.study.rivals`), and what each is told."""
+ELICITED = ("cap", "channel", "lexicon", "llm_gradient")
+"""Prior sources that ask a language model, which sees the label names."""
 CLEAN = "clean"
 RESULT_FILE = "cell.json"
 
@@ -163,6 +171,24 @@ class StudySettings:
             for method in self.methods
             if draw == 0 or regime != "full"
         ]
+
+
+def told(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a run was told, in the words of `RIVALS`, from all that decides its numbers (`run_facts`).
+
+    `labels` are training texts with their labels. A head that is not named may start from the label names.
+    """
+    method, training = facts["cell"]["method"], facts.get("training", {})
+    if method in RIVALS:
+        return RIVALS[method]
+    asked = not set(ELICITED).isdisjoint(facts.get("prior", {}))
+    place = training.get("label_names_in", "auto")
+    named = place in ("head", "text") or (place == "auto" and training.get("head") != "sequence")
+    return (
+        "labels",
+        *(["names"] if named or asked else []),
+        *(["language model"] if asked else []),
+    )
 
 
 def read_settings(recipe: str | None, given: Mapping[str, Any]) -> StudySettings:

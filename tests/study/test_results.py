@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.study.results import (
+    against_rivals,
     compare_methods,
     markdown,
     over_datasets,
@@ -17,7 +18,10 @@ from benchmarks.study.results import (
     summary,
     write_tables,
 )
+from benchmarks.study.settings import ELICITED, told
 from hf_cap.evaluation import holm, paired_bootstrap
+from hf_cap.priors.base import SOURCES, source_class
+from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.utils import write_json
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -136,6 +140,85 @@ def test_the_committed_tables_follow_from_the_committed_runs(study: str, runs: i
     assert markdown(frame) == (COMMITTED / study / "table.md").read_text("utf-8")
     known = json.loads((COMMITTED / study / "summary.json").read_text("utf-8"))
     assert json.loads(json.dumps(summary(frame))) == known
+
+
+RIVAL_ACCURACY = {
+    # what each is told, and one number per draw
+    "none": ("labels + names", (0.50, 0.60, 0.70)),
+    "cap": ("labels + names + language model", (0.60, 0.70, 0.74)),
+    "uniform": ("labels + names", (0.40, 0.40, 0.40)),
+    "logistic": ("labels", (0.48, 0.61, 0.62)),
+    "logistic_names": ("labels + names", (0.47, 0.57, 0.61)),
+    "language_model": ("names + language model", (0.62, 0.62, 0.62)),
+    "prototypes": ("labels + names + unlabelled texts", (0.90, 0.90, 0.90)),
+    "oracle": ("labels + names", (0.95, 0.95, 0.95)),
+}
+
+
+def rival_frame() -> pd.DataFrame:
+    place = {"dataset": "bank", "regime": "1_shot", "seed": 0, "run": "bank, 1_shot"}
+    rows = []
+    for method, (words, values) in RIVAL_ACCURACY.items():
+        for draw, value in enumerate(values):
+            row = {**place, "method": method, "told": words, "draw": draw, "test_set": "clean"}
+            rows += [{**row, "measure": "accuracy", "value": value}]
+            rows += [{**row, "measure": "seconds_train", "value": 10.0 * draw}]
+    return pd.DataFrame(rows)
+
+
+def test_ours_are_compared_with_the_best_rival_that_is_told_no_more() -> None:
+    found = against_rivals(rival_frame())["bank, 1_shot"]
+    json.dumps(found, allow_nan=False)
+    assert found["methods"]["cap"]["told"] == ["labels", "names", "language model"]
+    assert found["methods"]["cap"]["seconds"] == {"train": 10.0}
+    assert found["methods"]["prototypes"]["test_sets"]["clean"]["mean"] == pytest.approx(0.9)
+    ours = found["ours_minus_best_rival"]
+    assert set(ours) == {"none", "cap", "uniform"}
+    none, cap = ours["none"]["clean"], ours["cap"]["clean"]
+    # prototypes are better, and told more; without the language model logistic is the best
+    assert (none["rival"], cap["rival"]) == ("logistic", "language_model")
+    differences = np.array([0.02, -0.01, 0.08])
+    assert none["difference"] == pytest.approx(differences.mean())
+    half = 4.302653 * differences.std(ddof=1) / 3**0.5  # Student's t of 2 degrees, 95 %
+    assert none["low"] == pytest.approx(differences.mean() - half, abs=1e-5)
+    assert none["p"] == pytest.approx(paired_bootstrap(differences), abs=1e-6)
+    assert none["n"] == 3
+    assert cap["difference"] == pytest.approx((-0.02 + 0.08 + 0.12) / 3)
+
+
+def test_rivals_are_ranked_on_the_draws_that_ours_has() -> None:
+    frame = rival_frame()
+    frame = frame[(frame["method"] != "none") | (frame["draw"] == 1)]
+    frame = frame[(frame["method"] != "logistic_names") | (frame["draw"] != 1)]
+    none = against_rivals(frame)["bank, 1_shot"]["ours_minus_best_rival"]["none"]["clean"]
+    assert (none["rival"], none["n"]) == ("logistic", 1)
+    assert none["difference"] == pytest.approx(-0.01)
+    assert none["low"] is None
+    alone = frame[frame["method"].isin(["none", "prototypes"])]
+    assert against_rivals(alone)["bank, 1_shot"]["ours_minus_best_rival"] == {"none": {}}
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "prior", "words"),
+    [
+        ("none", {"head": "sentence"}, {}, ("labels", "names")),
+        ("none", {"head": "sentence", "label_names_in": "none"}, {}, ("labels",)),
+        ("none_sequence", {"head": "sequence"}, {}, ("labels",)),
+        ("none", {"head": "sequence", "label_names_in": "text"}, {}, ("labels", "names")),
+        ("shuffled", {"head": "sequence"}, {"cap": {}}, ("labels", "names", "language model")),
+        ("keywords", {"head": "sequence"}, {"keywords": {}}, ("labels",)),
+        ("nearest_name", {"head": "sentence"}, {}, ("names",)),
+    ],
+)
+def test_what_a_run_is_told_follows_from_its_settings(
+    method: str, training: dict[str, Any], prior: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    assert told({"cell": {"method": method}, "training": training, "prior": prior}) == words
+
+
+def test_the_sources_that_ask_a_language_model_are_known() -> None:
+    asking = [name for name in SOURCES if issubclass(source_class(name), LanguageModelSource)]
+    assert sorted(asking) == sorted(ELICITED)
 
 
 def test_committed_results_hold_no_text() -> None:
