@@ -14,13 +14,12 @@ import numpy as np
 from datasets import Dataset
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks.study.samples import load_texts, some, training_texts, without
 from benchmarks.study.settings import Run, StudySettings
+from benchmarks.study.train import Predict
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
-from hf_cap.evaluation.attacks import CHANGED
 from hf_cap.labels import label_phrases
 from hf_cap.schema import LABEL, TEXT
 
@@ -31,8 +30,6 @@ SETFIT_STEPS = 300
 """Of 16 pairs; one epoch over all pairs, the default, is over a thousand with dozens of classes."""
 
 Vectors = Float[np.ndarray, "texts hidden"]
-Predict = Callable[[Sequence[str]], np.ndarray]
-"""Texts to the index of each one's label."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +49,6 @@ class Sample:
         names = len(self.phrases)
         texts, labels = [*self.texts, *self.phrases], [*self.labels, *range(names)]
         return Sample(**{**vars(self), "texts": texts, "labels": labels})
-
-
-@dataclass(frozen=True)
-class RivalClassifier:
-    """A trained rival, and how many seconds it took."""
-
-    predict: Predict
-    seconds: float
-    history: tuple[Any, ...] = ()
-
-    def accuracy(self, settings: StudySettings, test: Dataset) -> dict[str, Any]:
-        """Accuracy and macro-F1; of an attack that leaves texts as they are, also on the changed ones."""
-        gold, found = np.array(test[LABEL]), self.predict(test[TEXT][:])
-        labels = range(len(label_names(test)))
-        numbers = {
-            "texts": len(test),
-            "accuracy": float(accuracy_score(gold, found)),
-            "macro_f1": float(
-                f1_score(gold, found, labels=labels, average="macro", zero_division=0)
-            ),
-        }
-        if CHANGED in test.column_names:
-            changed = np.array(test[CHANGED], dtype=bool)
-            numbers["changed"] = int(changed.sum())
-            if not changed.all():
-                numbers["accuracy_changed"] = float(accuracy_score(gold[changed], found[changed]))
-        return numbers
 
 
 @cache
@@ -193,13 +163,13 @@ RIVALS: dict[str, Callable[[Sample], Predict]] = {
 """Name of a method to what trains it."""
 
 
-def train_rival(settings: StudySettings, run: Run) -> RivalClassifier:
-    """Train a rival on the training texts of a run."""
+def train_rival(settings: StudySettings, run: Run) -> tuple[Predict, float]:
+    """A rival trained on the training texts of a run, and how many seconds that took."""
     data = training_texts(settings, run)
     # not the first of them: a split may be sorted by label
     others = some(without(load_texts(settings, run.dataset).train, data), UNLABELLED)
     sample = Sample(
-        encoder=settings.training["model"],
+        encoder=settings.training_for(run.regime)["model"],
         texts=data[TEXT][:],
         labels=data[LABEL][:],
         phrases=label_phrases(label_names(data)),
@@ -208,4 +178,5 @@ def train_rival(settings: StudySettings, run: Run) -> RivalClassifier:
         seed=run.seed,
     )
     started = time.monotonic()
-    return RivalClassifier(RIVALS[run.method](sample), time.monotonic() - started)
+    predict = RIVALS[run.method](sample)
+    return predict, time.monotonic() - started

@@ -20,7 +20,7 @@ from benchmarks.study.priors import (
     with_oracle,
     with_prior,
 )
-from benchmarks.study.rivals import RivalClassifier, train_rival
+from benchmarks.study.rivals import train_rival
 from benchmarks.study.samples import data_facts, short_hash, some, test_sets
 from benchmarks.study.settings import (
     BASELINE,
@@ -31,7 +31,7 @@ from benchmarks.study.settings import (
     Run,
     StudySettings,
 )
-from benchmarks.study.train import Classifier, choose, train_classifier, training_settings
+from benchmarks.study.train import Classifier, accuracy, choose, train_classifier, training_settings
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import PRIOR, prior_column
 from hf_cap.utils import versions, write_json
@@ -120,29 +120,31 @@ def make_run(settings: StudySettings, run: Run) -> None:
             raise ConfigError(_changed(run, before, facts))
     data = with_prior(settings, run)
     tests, missing = test_sets(settings, run)
-    classifier: Classifier | RivalClassifier
+    history, explanations = [], {}
     if run.method in RIVALS:
-        classifier, explanations = train_rival(settings, run), {}
+        predict, seconds = train_rival(settings, run)
     else:
         classifier = train_classifier(data, training_settings(settings, run), run.seed)
+        predict, seconds = classifier.predictor(settings), classifier.seconds
+        history = classifier.history
         explanations = _explanations(settings, run, classifier, data, tests[CLEAN])
     started = time.monotonic()
     result: dict[str, Any] = {
         "settings": facts,
         "hash": short_hash(facts),
-        "test_sets": {name: classifier.accuracy(settings, test) for name, test in tests.items()},
+        "test_sets": {name: accuracy(predict, test) for name, test in tests.items()},
         "missing": missing,
         "explanations": explanations,
-        "history": classifier.history,
+        "history": history,
         "versions": versions(),
         "seconds": {
-            "train": round(classifier.seconds, 1),
+            "train": round(seconds, 1),
             "evaluate": round(time.monotonic() - started, 1),
         },
     }
     write_json(file, result)
     shown = ", ".join(f"{n} {100 * t['accuracy']:.1f} %" for n, t in result["test_sets"].items())
-    _logger.info("%s: %s (%.0f s)", run.folder, shown, classifier.seconds)
+    _logger.info("%s: %s (%.0f s)", run.folder, shown, seconds)
 
 
 def run_facts(settings: StudySettings, run: Run) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class StudySettings:
         normalisation: Scale of every prior over the words of a text.
         attacks: Rule-based attacks on the test split.
         training: Settings of `CAPConfig`, and `model`.
+        training_of: Regime to settings that go before those of `training` there, such as fewer epochs.
         extraction: Settings of the sources that have them; under the name of a source, of that one alone.
         evaluation: Settings of `EvaluationSettings`.
         candidates: Training settings to choose from per aligned method, on validation texts.
@@ -111,6 +112,7 @@ class StudySettings:
     normalisation: str = "l2"
     attacks: tuple[str, ...] = ("keyword_addition", "keyword_replacement")
     training: Mapping[str, Any] = field(default_factory=dict)
+    training_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     extraction: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     candidates: tuple[Mapping[str, Any], ...] = ()
@@ -143,8 +145,14 @@ class StudySettings:
             raise ConfigError(
                 f"`control_of` is {self.control_of!r}, which has no scores to shuffle."
             )
-        for name in ("training", "extraction", "evaluation"):
-            if taken := sorted(_DECIDED & set(getattr(self, name))):
+        for regime in (*self.regimes, *self.training_of):
+            shots = regime.removesuffix("_shot")
+            if regime != "full" and (shots == regime or not shots.isdigit() or int(shots) < 1):
+                raise ConfigError(f"A regime is 'full' or like '5_shot', got {regime!r}.")
+        groups = {name: getattr(self, name) for name in ("training", "extraction", "evaluation")}
+        groups |= {f"training_of.{regime}": given for regime, given in self.training_of.items()}
+        for name, given in groups.items():
+            if taken := sorted(_DECIDED & set(given)):
                 raise ConfigError(f"`{name}` sets {taken[0]!r}, which the study itself sets.")
 
     @property
@@ -152,16 +160,12 @@ class StudySettings:
         """Short name of each data set (the last part of its path) to where it is."""
         return {Path(place).resolve().name: place for place in self.dataset}
 
-    def runs(self) -> list[Run]:
-        """Every run, those that complete a comparison soonest first; `full` has one sample only.
+    def training_for(self, regime: str) -> dict[str, Any]:
+        """Training settings of a regime: `training`, changed by its entry in `training_of`."""
+        return {**self.training, **self.training_of.get(regime, {})}
 
-        Raises:
-            ConfigError: a regime is neither `full` nor `<k>_shot`.
-        """
-        for regime in self.regimes:
-            shots = regime.removesuffix("_shot")
-            if regime != "full" and (shots == regime or not shots.isdigit() or int(shots) < 1):
-                raise ConfigError(f"A regime is 'full' or like '5_shot', got {regime!r}.")
+    def runs(self) -> list[Run]:
+        """Every run, those that complete a comparison soonest first; `full` has one sample only."""
         return [
             Run(dataset, regime, draw, method, seed)
             for draw in range(self.draws)

@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.metrics import f1_score
 from transformers import PrinterCallback, set_seed
 
 from benchmarks.study.samples import (
@@ -23,13 +24,23 @@ from benchmarks.study.samples import (
     without,
 )
 from benchmarks.study.settings import BASELINE, RIVALS, SEQUENCE, Run, StudySettings
-from hf_cap.evaluation import Evaluation, EvaluationSettings, evaluate_classifier
+from hf_cap.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    evaluate_classifier,
+    load_classifier,
+)
 from hf_cap.evaluation.attacks import CHANGED
+from hf_cap.evaluation.confidence import calibration_error, negative_log_likelihood
+from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.utils import atomic_path, write_json
 
 _logger = logging.getLogger(__name__)
+
+Predict = Callable[[Sequence[str]], np.ndarray]
+"""Texts to the index of each one's label, or to class probabilities `(texts, labels)`."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +57,34 @@ class Classifier:
         options = EvaluationSettings(**{**settings.evaluation, **changes})
         return evaluate_classifier(self.model, self.tokenizer, data, settings=options)
 
-    def accuracy(self, settings: StudySettings, test: Dataset) -> dict[str, Any]:
-        """Accuracy, macro-F1, NLL and ECE; where an attack leaves texts as they are, also on the others."""
-        found = self.evaluate(settings, test, faithfulness=False, soft=False)
-        numbers = {
-            name: getattr(found, name) for name in ("texts", "accuracy", "macro_f1", "nll", "ece")
-        }
-        if CHANGED in test.column_names:
-            rows = np.flatnonzero(test[CHANGED])
-            numbers["changed"] = len(rows)
-            if len(rows) < len(test):
-                part = self.evaluate(settings, test.select(rows), faithfulness=False, soft=False)
-                numbers["accuracy_changed"] = part.accuracy
-        return numbers
+    def predictor(self, settings: StudySettings) -> Predict:
+        """Its class probabilities, with the settings of the study."""
+        options = EvaluationSettings(**settings.evaluation)
+        batch, length = options.batch_size, options.max_length
+        return load_classifier(self.model, self.tokenizer, batch_size=batch, max_length=length)
+
+
+def accuracy(predict: Predict, test: Dataset) -> dict[str, Any]:
+    """Accuracy and macro-F1, NLL and ECE of probabilities.
+
+    Of an attack that leaves texts as they are also the accuracy on the changed ones.
+    """
+    gold, found = np.array(test[LABEL]), predict(test[TEXT][:])
+    labels = found if found.ndim == 1 else found.argmax(1)
+    numbers = {
+        "texts": len(test),
+        "accuracy": float(np.mean(labels == gold)),
+        "macro_f1": float(f1_score(gold, labels, average="macro", zero_division=0)),
+    }
+    if found.ndim == 2:
+        numbers["nll"] = negative_log_likelihood(found, gold)
+        numbers["ece"] = calibration_error(found, gold)
+    if CHANGED in test.column_names:
+        changed = np.array(test[CHANGED], dtype=bool)
+        numbers["changed"] = int(changed.sum())
+        if 0 < changed.sum() < len(test):
+            numbers["accuracy_changed"] = float(np.mean((labels == gold)[changed]))
+    return numbers
 
 
 def train_classifier(data: Dataset, training: Mapping[str, Any], seed: int) -> Classifier:
@@ -102,7 +128,7 @@ def training_settings(
         chosen = json.loads(file.read_text(encoding="utf-8"))["chosen"]
     off = {"alignment_weight": 0.0} if method in (BASELINE, SEQUENCE) else {}
     head = {"head": "sequence"} if method == SEQUENCE else {}
-    return {**settings.training, **chosen, **off, **head}
+    return {**settings.training_for(run.regime), **chosen, **off, **head}
 
 
 def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
@@ -117,9 +143,9 @@ def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
     tried = []
     for candidate in candidates:
         off = {"alignment_weight": 0.0} if run.method == BASELINE else {}
-        training = {**settings.training, **candidate, **off}
+        training = {**settings.training_for(run.regime), **candidate, **off}
         classifier = train_classifier(without(data, validation), training, seed=0)
-        found = classifier.accuracy(settings, validation)
+        found = accuracy(classifier.predictor(settings), validation)
         tried.append({"settings": dict(candidate), **found})
         _logger.info("%s, %s: validation %.1f %%", run.folder, candidate, 100 * found["accuracy"])
     best = max(tried, key=lambda one: (one["accuracy"], one["macro_f1"]))
@@ -136,7 +162,7 @@ def _choice_file(settings: StudySettings, run: Run) -> Path:
     decisive = [
         load_texts(settings, run.dataset).digest,
         _candidates(settings, run.method),
-        settings.training,
+        settings.training_for(run.regime),
         settings.validation_shots,
         *((settings.extraction, settings.sign) if run.method != BASELINE else ()),
     ]

@@ -4,19 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from datasets import Dataset
 
 from benchmarks.study import rivals
 from benchmarks.study.priors import source_options, source_scores, with_prior
 from benchmarks.study.results import read_frame
-from benchmarks.study.runs import run_study
+from benchmarks.study.runs import make_run, run_study
 from benchmarks.study.samples import training_texts, validation_texts
 from benchmarks.study.settings import RIVALS, Run, StudySettings, read_settings
+from benchmarks.study.train import accuracy, training_settings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError
-from hf_cap.schema import PRIOR, TEXT
+from hf_cap.evaluation.attacks import CHANGED
+from hf_cap.schema import LABEL, PRIOR, TEXT
 from tests.tiny import roberta_classifier, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
@@ -110,7 +114,8 @@ def test_two_processes_make_the_same_runs(room: Path, done: Path, tmp_path: Path
     assert run_study(settings(room, tmp_path, jobs=2)) == {}
     columns = ["method", "seed", "test_set", "measure", "value"]
     one, two = (read_frame(folder)[columns] for folder in (done, tmp_path))
-    assert one.equals(two)
+    timed = one["measure"].str.startswith("seconds")
+    assert one[~timed].equals(two[~timed])
 
 
 def test_methods_share_sample_and_scores(room: Path, done: Path) -> None:
@@ -163,6 +168,8 @@ def test_settings_under_a_source_name_are_its_own(room: Path, tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"regimes": ("few",)}, "like '5_shot'"),
+        ({"training_of": {"all": {}}}, "like '5_shot'"),
+        ({"training_of": {"full": {"seed": 3}}}, "`training_of.full` sets 'seed'"),
         ({"draws": 0}, "draws"),
         ({"seeds": ()}, "`seeds` is empty"),
         ({"control_of": "none"}, "no scores to shuffle"),
@@ -190,6 +197,37 @@ def test_a_recipe_is_read_whole(recipe: Path) -> None:
     found = read_settings(str(recipe), {})
     assert found.runs()
     assert yaml.safe_load(recipe.read_text())["methods"] == list(found.methods)
+
+
+def test_a_regime_has_training_settings_of_its_own(room: Path, tmp_path: Path) -> None:
+    study = settings(
+        room, tmp_path, methods=("none", "nearest_name"), regimes=("1_shot", "full"), attacks=(),
+        training_of={"full": {"num_train_epochs": 2, "learning_rate": 0.0}}, faithfulness_texts=0,
+    )  # fmt: skip
+    few, full = (Run("bank", regime, 0, "none", 0) for regime in study.regimes)
+    assert training_settings(study, few) == {**study.training, "alignment_weight": 0.0}
+    changed = {"num_train_epochs": 2, "learning_rate": 0.0, "alignment_weight": 0.0}
+    assert training_settings(study, full) == {**study.training, **changed}
+    make_run(study, full)
+    cell = json.loads((tmp_path / "cells" / full.folder / "cell.json").read_text())
+    steps = [entry["epoch"] for entry in cell["history"]]
+    assert steps[-1] == 2.0  # all texts, twice
+    assert cell["settings"]["training"]["num_train_epochs"] == 2
+
+
+def test_accuracy_counts_the_texts_that_an_attack_changed() -> None:
+    test = Dataset.from_dict({TEXT: list("abcd"), LABEL: [0, 1, 1, 0], CHANGED: [1, 0, 1, 0]})
+    labels = np.array([0, 1, 0, 0])
+    found = accuracy(lambda texts: labels, test)
+    f1 = (0.8 + 2 / 3) / 2  # precision and recall 2/3 and 1, then 1 and 1/2
+    assert found == {
+        "texts": 4, "accuracy": 0.75, "macro_f1": pytest.approx(f1), "changed": 2, "accuracy_changed": 0.5,
+    }  # fmt: skip
+    sure = np.eye(2)[labels] * 0.6 + 0.2  # 0.8 for the predicted label
+    found = accuracy(lambda texts: sure, test.remove_columns(CHANGED))
+    nll = -(3 * np.log(0.8) + np.log(0.2)) / 4
+    assert (found["nll"], found["ece"]) == (pytest.approx(nll), pytest.approx(0.05))
+    assert set(found) == {"texts", "accuracy", "macro_f1", "nll", "ece"}
 
 
 def test_every_rival_has_a_name_in_the_settings() -> None:
