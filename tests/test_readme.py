@@ -12,7 +12,7 @@ from tests.tiny import roberta_classifier, word_tokenizer
 ROOT = Path(__file__).parent.parent
 README, *GUIDES = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/tutorials/tables.md", "docs/howto/evaluate.md")
+    for name in ("README.md", "docs/tutorials/tables.md", "docs/howto/confidence.md")
 )
 EXAMPLES = dict(
     re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", README + "".join(GUIDES), re.DOTALL)
@@ -48,7 +48,7 @@ def test_the_example_of_calibration_runs(
     labels = label_config(label_names(load_splits("embedded/library-desk")["test"]))
     roberta_classifier(**labels).save_pretrained("runs/model")
     word_tokenizer().save_pretrained("runs/model")
-    exec(compile(EXAMPLES["confidence"], "evaluation.md", "exec"), {})
+    exec(compile(EXAMPLES["confidence"], "confidence.md", "exec"), {})
     numbers, row = capsys.readouterr().out.splitlines()
     assert float(numbers.split()[2]) == pytest.approx(0.9, abs=0.15)
     assert "'labels': [" in row
