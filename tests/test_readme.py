@@ -19,7 +19,7 @@ EXAMPLES = dict(
 )
 
 
-@pytest.mark.parametrize(("name", "limit"), [("readme", 24), ("laat", 20), ("confidence", 14)])
+@pytest.mark.parametrize(("name", "limit"), [("readme", 18), ("laat", 20), ("confidence", 14)])
 def test_the_examples_are_short(name: str, limit: int) -> None:
     lines = [line for line in EXAMPLES[name].splitlines() if line.strip()]
     assert len(lines) <= limit
@@ -64,8 +64,8 @@ def test_the_example_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(EXAMPLES["readme"], "README.md", "exec"), names)
-    assert "Evaluation(texts=24, accuracy=" in capsys.readouterr().out
-    train = names["train"]
-    assert [len(p) for p in train["prior_cap"]] == [len(w) for w in train["words"]]  # type: ignore[index]
+    exec(compile(EXAMPLES["readme"], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.count(" -> ") == 12
+    plain, dropout = (float(value) for value in re.findall(r"accuracy (0\.\d\d)", printed))
+    assert dropout > plain + 0.2
