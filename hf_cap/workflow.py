@@ -57,7 +57,7 @@ _logger = logging.getLogger(__name__)
 
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
-SHORTCUTS = "shortcuts.yaml"
+FIT_FILE, SHORTCUTS = "fit.json", "shortcuts.yaml"
 FIT = {"save_strategy": "no", "logging_steps": 10, "report_to": "none"}
 
 
@@ -147,7 +147,7 @@ class _Stages:
         alignment = ("alignment_", "attribution_", "finite_", "prior_", "word_dropout")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
-        self.file, self.known = folder / "fit.json", {}
+        self.file, self.known = folder / FIT_FILE, {}
         if self.file.exists():
             self.known = read_json(self.file)
             parts = {"settings": dict, "key": str, "finished": bool}

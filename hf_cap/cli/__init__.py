@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
     "calibrate": ("results", "make a classifier's probabilities and label sets hold"),
     "report": ("results", "one HTML page on training runs"),
+    "app": ("app", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
     "demo": ("fit", "run `fit` on the embedded models and data, with a control"),
     "env": ("results", "print versions and devices, for a bug report"),
