@@ -59,6 +59,12 @@ def _encoder(name: str) -> Any:
 
 
 def _embed(encoder: str, texts: Sequence[str]) -> Vectors:
+    return _embed_once(encoder, tuple(texts))
+
+
+@cache
+def _embed_once(encoder: str, texts: tuple[str, ...]) -> Vectors:
+    """Every rival on frozen embeddings sees the same test texts."""
     vectors: Vectors = _encoder(encoder).encode(
         list(texts), normalize_embeddings=True, show_progress_bar=False
     )
