@@ -367,13 +367,18 @@ def embed_texts(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hid
     Raises:
         ConfigError: the model is no sentence encoder.
     """
-    model: Any
-    model, tokenizer, _ = new_classifier(
-        name, ["0", "1"], ClassifierOptions(head="sentence", label_names_in="none")
-    )
+    options = ClassifierOptions(head="sentence", label_names_in="none")
+    model, tokenizer, _ = new_classifier(name, ["0", "1"], options)
+    return text_embeddings(model, tokenizer, texts).numpy()
+
+
+def text_embeddings(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Float[Tensor, "texts hidden"]:
+    """Unit embeddings of texts by a `SentenceEncoderClassifier`, on the CPU."""
     classifier, width = TextClassifier(model, tokenizer), model.config.hidden_size
     encoded = classifier.encode(texts)
-    return classifier.passes(encoded, width, lambda inputs: model.embed(**inputs)).numpy()
+    return classifier.passes(encoded, width, lambda inputs: model.embed(**inputs))
 
 
 def is_lora_run(folder: Path) -> bool:

@@ -11,7 +11,15 @@ from typing import Any
 from datasets import Dataset
 
 from benchmarks.study.samples import load_texts, short_hash, training_texts
-from benchmarks.study.settings import BASELINE, CEILING, RIVALS, SEQUENCE, Run, StudySettings
+from benchmarks.study.settings import (
+    BASELINE,
+    CEILING,
+    RIVALS,
+    SEQUENCE,
+    UNLABELLED,
+    Run,
+    StudySettings,
+)
 from benchmarks.study.train import reference_model, training_settings
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError
@@ -30,7 +38,7 @@ HYBRIDS: dict[str, Method] = {"hybrid_mean": "mean", "hybrid_max": "max"}
 
 def sources_of(settings: StudySettings, method: str) -> tuple[str, ...]:
     """The prior sources that a method is made from; none for `none`."""
-    if method in (BASELINE, SEQUENCE, *RIVALS):
+    if method in (BASELINE, SEQUENCE, UNLABELLED, *RIVALS):
         return ()
     if method == "shuffled":
         return sources_of(settings, settings.control_of)

@@ -11,20 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.study.samples import load_texts, some, training_texts, without
+from benchmarks.study.samples import training_texts, unlabelled_texts
 from benchmarks.study.settings import Run, StudySettings
 from benchmarks.study.train import Predict
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
 from hf_cap.labels import label_phrases
 from hf_cap.schema import LABEL, TEXT
-
-UNLABELLED = 2000
-"""Training texts whose labels are hidden, at most."""
+from hf_cap.unlabelled import expectation_maximisation
 
 SETFIT_STEPS = 300
 """Of 16 pairs; one epoch over all pairs, the default, is over a thousand with dozens of classes."""
@@ -109,27 +108,14 @@ def setfit(sample: Sample) -> Predict:
     return lambda texts: np.asarray(model.predict(list(texts)))
 
 
-def prototypes(
-    sample: Sample, *, scale: float = 16.0, share: float = 0.3, rounds: int = 20
-) -> Predict:
-    """Expectation maximisation over one prototype per label: its name, its texts, its part of the unlabelled.
-
-    Args:
-        sample: Texts, label names and unlabelled texts.
-        scale: Of the cosines before the softmax that divides the unlabelled texts.
-        share: Weight of an unlabelled text beside a labelled one.
-        rounds: Of expectation and maximisation.
-    """
-    names, texts = (_embed(sample.encoder, part) for part in (sample.phrases, sample.texts))
-    free = _embed(sample.encoder, sample.unlabelled)
-    fixed = names + np.eye(len(names))[sample.labels].T @ texts
-    rows = fixed
-    for _ in range(rounds):
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        part = np.exp(scale * (free @ rows.T))
-        part /= part.sum(1, keepdims=True)
-        rows = fixed + share * part.T @ free
-    return _nearest(sample.encoder, rows)
+def prototypes(sample: Sample) -> Predict:
+    """Expectation maximisation from the label names and texts over the unlabelled texts."""
+    names, texts, free = (
+        torch.from_numpy(_embed(sample.encoder, part))
+        for part in (sample.phrases, sample.texts, sample.unlabelled)
+    )
+    known = names + torch.eye(len(names))[sample.labels].T @ texts
+    return _nearest(sample.encoder, expectation_maximisation(known, free).numpy())
 
 
 def language_model(sample: Sample) -> Predict:
@@ -172,14 +158,12 @@ RIVALS: dict[str, Callable[[Sample], Predict]] = {
 def train_rival(settings: StudySettings, run: Run) -> tuple[Predict, float]:
     """A rival trained on the training texts of a run, and how many seconds that took."""
     data = training_texts(settings, run)
-    # not the first of them: a split may be sorted by label
-    others = some(without(load_texts(settings, run.dataset).train, data), UNLABELLED)
     sample = Sample(
         encoder=settings.training_for(run.regime)["model"],
         texts=data[TEXT][:],
         labels=data[LABEL][:],
         phrases=label_phrases(label_names(data)),
-        unlabelled=others[TEXT][:],
+        unlabelled=unlabelled_texts(settings, run),
         language_model=settings.extraction["model"],
         seed=run.seed,
     )

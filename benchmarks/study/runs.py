@@ -28,10 +28,11 @@ from benchmarks.study.settings import (
     CLEAN,
     RESULT_FILE,
     RIVALS,
+    UNLABELLED,
     Run,
     StudySettings,
 )
-from benchmarks.study.train import Classifier, accuracy, choose, train_classifier, training_settings
+from benchmarks.study.train import Classifier, accuracy, choose, train_method, training_settings
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.schema import PRIOR, prior_column
 from hf_cap.utils import versions, write_json
@@ -94,7 +95,8 @@ def _attempt(settings: StudySettings, run: Run, step: Any) -> dict[Run, str]:
 
 def _prepare(settings: StudySettings, run: Run) -> None:
     """Choose the settings of the run's method, and compute the scores of its sources."""
-    if any(map(explains_classifier, sources_of(settings, run.method))):
+    explained = any(map(explains_classifier, sources_of(settings, run.method)))
+    if explained or run.method == UNLABELLED:
         baseline = replace(run, method=BASELINE, draw=0, seed=0)
         choose(settings, baseline, with_prior(settings, baseline))
     for source in sources_of(settings, run.method):
@@ -124,7 +126,7 @@ def make_run(settings: StudySettings, run: Run) -> None:
     if run.method in RIVALS:
         predict, seconds = train_rival(settings, run)
     else:
-        classifier = train_classifier(data, training_settings(settings, run), run.seed)
+        classifier = train_method(settings, run, data)
         predict, seconds = classifier.predictor(settings), classifier.seconds
         history = classifier.history
         explanations = _explanations(settings, run, classifier, data, tests[CLEAN])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, rank
 from hf_cap.words import WORD_PATTERN
 
+UNLABELLED_TEXTS = 2000
+"""Training texts whose labels are hidden, at most."""
 _VALIDATION_SEED = 1
 """Another seed than that of the few-shot samples."""
 
@@ -71,6 +74,15 @@ def validation_texts(settings: StudySettings, run: Run) -> Dataset:
     if run.n_shots is not None:
         train = without(train, training_texts(settings, run))
     return few_shot(train, settings.validation_shots, seed=_VALIDATION_SEED, allow_fewer=True)
+
+
+def unlabelled_texts(settings: StudySettings, run: Run) -> list[str]:
+    """At most `UNLABELLED_TEXTS` of the other training texts, drawn at random: files are sorted by label."""
+    texts: list[str] = without(
+        load_texts(settings, run.dataset).train, training_texts(settings, run)
+    )[TEXT][:]
+    random.Random(run.draw).shuffle(texts)
+    return texts[:UNLABELLED_TEXTS]
 
 
 def without(dataset: Dataset, others: Dataset) -> Dataset:

@@ -11,6 +11,8 @@ from hf_cap.utils import check_range, read_yaml
 from hf_cap.words import WORD_PATTERN
 
 BASELINE, CEILING, SEQUENCE = "none", "oracle", "none_sequence"
+UNLABELLED = "none_unlabelled"
+"""The classifier of `none`, whose head unlabelled texts refine."""
 RIVALS: Mapping[str, tuple[str, ...]] = {
     "nearest_centroid": ("labels",),
     "logistic": ("labels",),
@@ -44,7 +46,7 @@ class Run:
     draw: int
     """Seed of the few-shot sample; the same for every method."""
     method: str
-    """`none`, `none_sequence`, one of `RIVALS`, a prior source, a hybrid, a control or `oracle`."""
+    """`none`, `none_sequence`, `none_unlabelled`, one of `RIVALS`, a source, hybrid, control or `oracle`."""
     seed: int
     """Training seed."""
 
@@ -188,11 +190,13 @@ def told(facts: Mapping[str, Any]) -> tuple[str, ...]:
     asked = not set(ELICITED).isdisjoint(facts.get("prior", {}))
     place = training.get("label_names_in", "auto")
     named = place in ("head", "text") or (place == "auto" and training.get("head") != "sequence")
-    return (
-        "labels",
-        *(["names"] if named or asked else []),
-        *(["language model"] if asked else []),
-    )
+    words = {
+        "labels": True,
+        "names": named or asked,
+        "language model": asked,
+        "unlabelled texts": method == UNLABELLED,
+    }
+    return tuple(word for word, true in words.items() if true)
 
 
 def read_settings(recipe: str | None, given: Mapping[str, Any]) -> StudySettings:

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +21,11 @@ from benchmarks.study.samples import (
     load_texts,
     short_hash,
     training_texts,
+    unlabelled_texts,
     validation_texts,
     without,
 )
-from benchmarks.study.settings import BASELINE, RIVALS, SEQUENCE, Run, StudySettings
+from benchmarks.study.settings import BASELINE, RIVALS, SEQUENCE, UNLABELLED, Run, StudySettings
 from hf_cap.evaluation import (
     Evaluation,
     EvaluationSettings,
@@ -35,6 +37,7 @@ from hf_cap.evaluation.confidence import calibration_error, negative_log_likelih
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
+from hf_cap.unlabelled import refine_head
 from hf_cap.utils import atomic_path, write_json
 
 _logger = logging.getLogger(__name__)
@@ -117,11 +120,36 @@ def train_classifier(data: Dataset, training: Mapping[str, Any], seed: int) -> C
     return Classifier(*found, time.monotonic() - started)
 
 
+_baseline: dict[str, Classifier] = {}
+"""The classifier of `none` that was trained last, by what decides it."""
+
+
+def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier:
+    """Train the classifier of a run on `data`, its sample with the prior of its method.
+
+    `none_unlabelled` refines a copy of that of `none`, which is not trained again where it was the last.
+    """
+    training = training_settings(settings, run)
+    if run.method not in (BASELINE, UNLABELLED):
+        return train_classifier(data, training, run.seed)
+    key = short_hash([data[TEXT][:], data[LABEL][:], training, run.seed])
+    if key not in _baseline:
+        _baseline.clear()
+        _baseline[key] = train_classifier(data, training, run.seed)
+    trained = _baseline[key]
+    if run.method == BASELINE:
+        return trained
+    started, model = time.monotonic(), deepcopy(trained.model)
+    refine_head(model, trained.tokenizer, unlabelled_texts(settings, run))
+    return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
+
+
 def training_settings(
     settings: StudySettings, run: Run, method: str | None = None
 ) -> dict[str, Any]:
     """How a run is trained: the recipe's settings, and what was chosen for its method."""
     method = method or run.method
+    method = BASELINE if method == UNLABELLED else method
     chosen: Mapping[str, Any] = {}
     if _candidates(settings, method):
         file = _choice_file(settings, replace(run, method=method))
@@ -153,7 +181,7 @@ def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
 
 
 def _candidates(settings: StudySettings, method: str) -> tuple[Mapping[str, Any], ...]:
-    if not settings.select or method in (SEQUENCE, *RIVALS):
+    if not settings.select or method in (SEQUENCE, UNLABELLED, *RIVALS):
         return ()
     return settings.baseline_candidates if method == BASELINE else settings.candidates
 

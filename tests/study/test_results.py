@@ -204,6 +204,7 @@ def test_rivals_are_ranked_on_the_draws_that_ours_has() -> None:
     ("method", "training", "prior", "words"),
     [
         ("none", {"head": "sentence"}, {}, ("labels", "names")),
+        ("none_unlabelled", {}, {}, ("labels", "names", "unlabelled texts")),
         ("none", {"head": "sentence", "label_names_in": "none"}, {}, ("labels",)),
         ("none_sequence", {"head": "sequence"}, {}, ("labels",)),
         ("none", {"head": "sequence", "label_names_in": "text"}, {}, ("labels", "names")),

@@ -3,24 +3,28 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 
-from benchmarks.study import rivals
+from benchmarks.study import rivals, train
 from benchmarks.study.priors import source_options, source_scores, with_prior
 from benchmarks.study.results import read_frame
 from benchmarks.study.runs import make_run, run_study
-from benchmarks.study.samples import training_texts, validation_texts
+from benchmarks.study.samples import training_texts, unlabelled_texts, validation_texts
 from benchmarks.study.settings import RIVALS, Run, StudySettings, read_settings
-from benchmarks.study.train import accuracy, training_settings
+from benchmarks.study.train import accuracy, train_classifier, training_settings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.evaluation.attacks import CHANGED
 from hf_cap.schema import LABEL, PRIOR, TEXT
+from hf_cap.unlabelled import refine_head
+from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import roberta_classifier, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
@@ -213,6 +217,31 @@ def test_a_regime_has_training_settings_of_its_own(room: Path, tmp_path: Path) -
     steps = [entry["epoch"] for entry in cell["history"]]
     assert steps[-1] == 2.0  # all texts, twice
     assert cell["settings"]["training"]["num_train_epochs"] == 2
+
+
+def test_unlabelled_texts_refine_the_classifier_that_was_trained(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = sentence_encoder(tmp_path / "encoder")
+    training = {"model": str(encoder), "num_train_epochs": 1, "learning_rate": 1e-2}
+    study = settings(room, tmp_path, training=training, regimes=("1_shot",))
+    plain, refined = (Run("bank", "1_shot", 0, name, 0) for name in ("none", "none_unlabelled"))
+    texts = unlabelled_texts(study, refined)
+    assert sorted(texts) == sorted(
+        {t for s in TEXTS.values() for t in s[0]} - set(training_texts(study, plain)[TEXT])
+    )
+    counted = Mock(side_effect=train_classifier)
+    monkeypatch.setattr(train, "train_classifier", counted)
+    data = training_texts(study, plain)
+    one = train.train_method(study, plain, data)
+    before = one.model.head.weight.clone()
+    two = train.train_method(study, refined, data)
+    assert counted.call_count == 1
+    assert torch.equal(one.model.head.weight, before)
+    refine_head(one.model, one.tokenizer, texts)
+    assert torch.equal(two.model.head.weight, one.model.head.weight)
+    assert not torch.equal(two.model.head.weight, before)
+    assert training_settings(study, refined) == training_settings(study, plain)
 
 
 def test_accuracy_counts_the_texts_that_an_attack_changed() -> None:

@@ -1,0 +1,71 @@
+"""Texts without labels: they refine the head of a trained sentence-encoder classifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hf_cap.classifiers import text_embeddings
+from hf_cap.errors import ConfigError
+from hf_cap.sentence_encoder import SCALE, is_sentence_classifier
+
+Prototypes = Float[Tensor, "labels hidden"]
+
+
+def expectation_maximisation(
+    fixed: Prototypes,
+    unlabelled: Float[Tensor, "texts hidden"],
+    *,
+    scale: float = SCALE,
+    share: float = 0.3,
+    rounds: int = 20,
+) -> Prototypes:
+    """One prototype of unit length per label, from what is known of the labels and from unlabelled texts.
+
+    A round divides each text among the labels by softmax(scale · cosine), then moves each prototype to the
+    direction of `fixed + share · Σ part · text` (a mixture of von Mises-Fisher distributions of equal weight
+    and concentration; Banerjee et al., 2005).
+
+    Args:
+        fixed: What is known of each label; its length says how many texts it counts for.
+        unlabelled: Unit embeddings; there may be none.
+        scale: Of the cosines, above 0.
+        share: Weight of an unlabelled text beside a known one, at least 0.
+        rounds: Of dividing and moving.
+    """
+    rows = nn.functional.normalize(fixed, dim=-1)
+    for _ in range(rounds):
+        parts = (scale * unlabelled @ rows.T).softmax(-1)
+        rows = nn.functional.normalize(fixed + share * parts.T @ unlabelled, dim=-1)
+    return rows
+
+
+def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Move the head of a trained classifier, in place, to where texts without labels lie.
+
+    Its rows become the prototypes of `expectation_maximisation`, the row of training counting for two texts;
+    the bias becomes 0. Without texts it stays as it is.
+
+    Args:
+        model: A `SentenceEncoderClassifier`, perhaps with adapters.
+        tokenizer: Its tokenizer.
+        texts: At best of the same source as the texts to classify; a few hundred or more.
+
+    Raises:
+        ConfigError: the classifier has another head.
+    """
+    if not is_sentence_classifier(model.config):
+        raise ConfigError(
+            "Unlabelled texts refine the head of a sentence encoder, and this classifier has "
+            "`head='sequence'`; take another model or leave them out."
+        )
+    if not texts:
+        return
+    head, embeddings = model.head, text_embeddings(model, tokenizer, texts)
+    with torch.no_grad():
+        trained = nn.functional.normalize(head.weight.float().cpu(), dim=-1)
+        head.weight.copy_(expectation_maximisation(2 * trained, embeddings))
+        head.bias.zero_()
