@@ -1,5 +1,7 @@
 """Prior columns: extract, fuse and audit."""
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from hf_cap.cli.core import (
     converted,
     next_command,
 )
+from hf_cap.cues import load_marks
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
@@ -26,6 +29,8 @@ from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.utils import check_range, option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
+
+_logger = logging.getLogger(__name__)
 
 # what all sources that ask a language model share; the rest is each one's own
 PROMPT = ("chat", "verbalise", "label_phrases", "demonstrations", "probe_texts")
@@ -173,6 +178,11 @@ class _AuditArguments:
         None, "Larger labelled data with the same labels, for the log-odds of each word and class."
     )
     reference_split: str = option("train", "Split of the reference; the columns are its own too.")
+    shortcuts: str | None = option(
+        None,
+        "`shortcuts.yaml` of `hf-cap shortcuts`: how much each prior gives to words that only the data links "
+        "to the label.",
+    )
     output_dir: str | None = option(
         None, "Folder for `audit.json` and the figures (SVG). Default: `DATASET-audit`."
     )
@@ -195,16 +205,39 @@ def audit(values: Values) -> Result:
         found = load_splits(given.reference, splits=[split], labels=space, **values.columns())
         reference = found[split]
     folder = Path(given.output_dir or f"{given.dataset.rstrip('/')}-audit")
-    facts = audit_dataset(dataset, reference, values.build(AuditSettings))
+    marks = load_marks(given.shortcuts) if given.shortcuts else []
+    facts = audit_dataset(dataset, reference, values.build(AuditSettings), shortcuts=marks)
     write_json(folder / "audit.json", facts)
     save_figures(audit_figures(facts), folder)
+    log_odds = {
+        source: (found["rank_correlation"]["value"], found["top_word"]["value"])
+        for source, found in (facts["log_odds"] or {}).items()
+    }
     lines = [f"Wrote audit.json and the figures to {folder}"]
-    if facts["log_odds"]:
-        lines += [
-            "Agreement with the log-odds of the reference's words (rank correlation, top word):"
-        ]
-    for source, found in (facts["log_odds"] or {}).items():
-        numbers = (found["rank_correlation"]["value"], found["top_word"]["value"])
-        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
-        lines.append(f"  {source:<22}{shown[0]:>7}{shown[1]:>7}")
+    lines += _shown(
+        "Agreement with the log-odds of the reference's words (rank correlation, top word):",
+        log_odds,
+    )
+    leak = facts["leak"] or {}
+    lines += _shown(
+        "Share of the scores on words of shortcuts (and that of equal scores):",
+        {source: (found["share"], found["uniform"]) for source, found in leak.items()},
+    )
+    for source in facts["sources"]:
+        excess = leak.get(source, {}).get("excess") or {}
+        if excess.get("half_width") is not None and excess["value"] > excess["half_width"]:
+            _logger.warning(
+                "The prior %r leaks: %.0f %% of it are on words that only the data links to the label, where "
+                "equal scores have %.0f %%. Fuse it with `--shortcuts %s`.", source,
+                100 * leak[source]["share"], 100 * leak[source]["uniform"], given.shortcuts,
+            )  # fmt: skip
     return Result(facts, "\n".join(lines), train_next(given.dataset))
+
+
+def _shown(heading: str, table: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """The lines of a table of numbers by source; none where it is empty."""
+    lines = [heading] if table else []
+    for source, numbers in table.items():
+        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        lines.append(f"  {source:<22}" + "".join(f"{one:>7}" for one in shown))
+    return lines

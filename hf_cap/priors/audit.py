@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from operator import mul, sub
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from hf_cap.cues import Mark, without_shortcuts
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.labels import label_phrase
 from hf_cap.priors.fusion import NORMALISATIONS
@@ -67,19 +69,25 @@ class AuditSettings:
 
 
 def audit_dataset(
-    dataset: "Dataset", reference: "Dataset | None" = None, settings: AuditSettings | None = None
+    dataset: "Dataset",
+    reference: "Dataset | None" = None,
+    settings: AuditSettings | None = None,
+    *,
+    shortcuts: Sequence[Mark] = (),
 ) -> dict[str, Any]:
     """Audit the priors of a data set.
 
     Args:
         dataset: With `words`, a `ClassLabel` column `label`, and at least one prior column.
         reference: A larger labelled split with the same labels, that no source has learned from.
+        settings: How much is reported.
+        shortcuts: What `hf-cap shortcuts` found in these texts: only the data links it to a label.
 
     Returns:
         The content of `audit.json`: `texts` (their number), `sources`, `top_k`, and tables keyed by source
         (`prior` is the fused column). Correlations are in [-1, 1] and all shares in [0, 1]; `rationales`
         and `log_odds` compare each source with what people marked and with the log-odds of each word for
-        the gold class in the reference, and are `None` without these.
+        the gold class in the reference, `leak` has `leaked_mass`; they are `None` without these.
 
     Raises:
         ConfigError: the word pattern is not that of the priors, or they have several.
@@ -115,6 +123,7 @@ def audit_dataset(
         "certainty": _certainty(dataset, priors),
         "rationales": _agreements(compared, compared.get("rationale")),
         "log_odds": _agreements(compared, standard),
+        "leak": leaked_mass(words, gold, compared, shortcuts) if shortcuts else None,
     }
 
 
@@ -293,6 +302,41 @@ def mass_by_kind(words: Sequence[Sequence[str]], priors: Sequence[Prior]) -> dic
         for kind in KINDS:
             shares[kind].append(mass[kind] / sum(mass.values()))
     return {kind: fmean(found) if found else 0.0 for kind, found in shares.items()}
+
+
+def leaked_mass(
+    words: Sequence[Sequence[str]],
+    gold: Sequence[str],
+    priors: Mapping[str, Sequence[Prior]],
+    shortcuts: Sequence[Mark],
+) -> dict[str, dict[str, Any]]:
+    """What each source puts on the words of its text's shortcuts, over the texts that have some.
+
+    Returns:
+        Per source `share`, the part of the absolute scores on these words, and `uniform`, that of a prior
+        with equal scores on the same texts, both in [0, 1], with the 95 % interval of their difference as
+        `excess` (see `mean`), whose texts lack those with a missing or all-zero prior.
+    """
+    # 0 at the words of a shortcut of the label, 1 elsewhere
+    free = [
+        without_shortcuts(row, label, None, shortcuts)
+        for row, label in zip(words, gold, strict=True)
+    ]
+    found = {}
+    for source, scores in priors.items():
+        shares, uniform = [], []
+        for prior, kept in zip(scores, free, strict=True):
+            if prior is None or not any(prior) or all(kept):
+                continue
+            sizes = [*map(abs, NORMALISATIONS["max_abs"](prior))]
+            shares.append(1 - sum(map(mul, sizes, kept)) / sum(sizes))
+            uniform.append(1 - fmean(kept))
+        found[source] = {
+            "share": mean(shares)["value"],
+            "uniform": mean(uniform)["value"],
+            "excess": mean(map(sub, shares, uniform)),
+        }
+    return found
 
 
 def class_keywords(

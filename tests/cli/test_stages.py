@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import ClassLabel, Dataset, Features, load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_cap.classifiers import load_model
 from hf_cap.cli import main
-from hf_cap.data import load_splits
+from hf_cap.cues import Mark, save_marks
+from hf_cap.data import load_splits, save_splits
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
@@ -444,3 +445,23 @@ def test_an_audit_prints_the_worth_of_each_source(
     run("audit", *words)
     assert "word_length" in capsys.readouterr().out
     assert (tmp_path / "audit" / "audit.json").is_file()
+
+
+def test_an_audit_warns_of_a_prior_on_shortcuts(
+    capsys: Output, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    texts = [f"anna {word}" for word in ("lost it", "has gone", "cannot find one", "is away")]
+    words = [text.split() for text in texts]
+    rows = {"text": texts, "label": ["lost"] * 4, "words": words}
+    on = [[1.0, *[0.1] * (len(row) - 1)] for row in words]
+    off = [[0.0, *[1.0] * (len(row) - 1)] for row in words]
+    data = Dataset.from_dict({**rows, "prior_on": on, "prior_off": off})
+    features = Features({**data.features, "label": ClassLabel(names=["found", "lost"])})
+    save_splits({"train": data.cast(features)}, tmp_path / "prior")
+    save_marks([Mark(kind="word", value="anna", label="lost")], tmp_path / "shortcuts.yaml")
+    run("audit", "--dataset", tmp_path / "prior", "--shortcuts", tmp_path / "shortcuts.yaml")
+    lines = capsys.readouterr().out.splitlines()
+    (shown,) = [line.split() for line in lines if line.strip().startswith("off")]
+    assert shown == ["off", "0.000", "0.312"]
+    assert "The prior 'on' leaks: 8" in caplog.text
+    assert "'off' leaks" not in caplog.text

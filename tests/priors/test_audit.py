@@ -7,6 +7,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
+from hf_cap.cues import Mark
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.audit import (
     DEGENERATE,
@@ -234,3 +235,29 @@ def test_degenerate_priors_are_counted() -> None:
     priors = [[2.0, 1.0], [1.0, 1.0], None, [3.0], [0.0, -1.0]]
     found = degenerate_cases(words, ["Lost_book"] * 5, priors)
     assert found == dict.fromkeys(DEGENERATE, 0.2)
+
+
+def test_the_leak_is_what_lies_on_the_words_of_a_texts_own_shortcuts() -> None:
+    marks = [
+        Mark(kind="word", value="card", label="lost"),
+        Mark(kind="word", value="the", label="renew"),
+    ]
+    one_each = [[float(word in ("card", "the")) for word in text.split()] for text, _, _ in ROWS]
+    columns: dict[str, list[Any]] = {
+        "prior_on": one_each,  # "the" is a shortcut of `renew` alone: half of "the card" is not on one
+        "prior_off": [[1.0 - score for score in row] for row in one_each],
+        "prior_even": [[2.0] * len(row) for row in one_each],
+        "prior_some": [None, [0.0] * 4, [1.0] * 4, [0.0, -1.0, 1.0, 2.0]],
+    }
+    leak = audit_dataset(priors(**columns), shortcuts=marks)["leak"]
+    shares = {source: (leak[source]["share"], leak[source]["uniform"]) for source in leak}
+    # "renew my book please" has no shortcut and counts nowhere; the others have one in four words
+    assert shares["on"] == (pytest.approx((1 + 0.5 + 1) / 3), 0.25)
+    assert shares["off"] == (0.0, 0.25)
+    assert shares["even"] == (0.25, 0.25)
+    assert shares["some"] == (0.25, 0.25)  # a missing or an empty prior leaks nothing
+    assert [leak[source]["excess"]["texts"] for source in ("on", "some")] == [3, 1]
+    assert leak["on"]["excess"]["value"] == pytest.approx(7 / 12)
+    fine = [Mark(kind=m.kind, value=m.value, label=m.label, decision="fine") for m in marks]
+    assert audit_dataset(priors(), shortcuts=fine)["leak"]["cap"]["share"] is None
+    assert audit_dataset(priors())["leak"] is None
