@@ -4,6 +4,7 @@ A cue with a label is a candidate for a shortcut. What a person decides about it
 """
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.utils import check_range, documented, option, read_yaml, write_text
+from hf_cap.utils import check_range, documented, option, read_yaml, text_seed, write_text
 from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
@@ -64,7 +65,7 @@ def find_cues(words: Sequence[str]) -> dict[Cue, list[int]]:
     return found
 
 
-def remove_cue(text: str, cue: Cue, pattern: str) -> str:
+def remove_cue(text: str, cue: Cue, pattern: str = WORD_PATTERN) -> str:
     """The text without what carries a cue; as it is where nothing is left, or no word carries it."""
     spans = split_words(text, pattern)
     words = [text[start:end] for start, end in spans]
@@ -90,6 +91,27 @@ def add_cue(text: str, cue: Cue) -> str:
     if cue.kind in added:
         return added[cue.kind](text)
     return f"{cue.value} {text}"
+
+
+def change_cues(
+    texts: Sequence[str], labels: Sequence[str], marks: Iterable["Mark"]
+) -> dict[str, list[str]]:
+    """Test texts that a shortcut cannot help with: it is `removed`, or `shifted` to that of another label.
+
+    `removed` lacks the cues that are marked as shortcuts of a text's label. `shifted` lacks them too and has
+    one of another label, which the text alone determines.
+    """
+    shortcuts = [mark for mark in marks if mark.decision == "shortcut"]
+    removed, shifted = [], []
+    for text, label in zip(texts, labels, strict=True):
+        bare = text
+        for mark in shortcuts:
+            bare = remove_cue(bare, mark.cue) if mark.label == label else bare
+        others = [mark for mark in shortcuts if mark.label != label]
+        chosen = random.Random(text_seed(0, text)).sample(others, min(1, len(others)))
+        removed.append(bare)
+        shifted.append(add_cue(bare, chosen[0].cue) if chosen else bare)
+    return {"removed": removed, "shifted": shifted}
 
 
 @documented

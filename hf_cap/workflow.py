@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
-from hf_cap.cues import Mark, load_marks
+from hf_cap.cues import Mark, change_cues, load_marks
 from hf_cap.data import choose_split, label_names, load_splits, save_splits
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
@@ -288,9 +288,20 @@ class _Stages:
         # only the training texts have priors to agree with
         on_train = replace(on_test, records=False, faithfulness=False, soft=False)
         train = load_splits(self.folder / "prior")["train"]
-        for name, data, how in (("train", train, on_train), ("test", test, on_test)):
+        sets = {"train": (train, on_train), "test": (test, on_test)}
+        on_changed = replace(on_test, faithfulness=False, soft=False)
+        for name, texts in self.changed_texts(test).items():
+            sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), on_changed)
+        for name, (data, how) in sets.items():
             found = evaluate_classifier(str(path.parent), None, data, settings=how)
             write_evaluation(found.to_dict(), path, name)
+
+    def changed_texts(self, test: Dataset) -> dict[str, list[str]]:
+        """The test texts without the shortcuts, and with those of other labels; none if not asked for."""
+        if not self.fuse.get("shortcuts"):
+            return {}
+        names, marks = label_names(test), load_marks(self.folder / SHORTCUTS)
+        return change_cues(test[TEXT][:], [names[label] for label in test[LABEL]], marks)
 
     def report_into(self, runs: Sequence[Path], path: Path) -> None:
         settings = ReportSettings(**self.report)
@@ -334,10 +345,9 @@ def _with_test_split(
 def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
     rows = []
     for name, (method, seed) in runs.items():
-        for split in ("test", "train"):
-            file = folder / name / EVALUATIONS / f"{split}.json"
-            numbers = json.loads(file.read_text(encoding="utf-8"))
-            where = (str(folder), method, seed, 0, split)
+        for file in sorted((folder / name / EVALUATIONS).glob("*.json")):
+            numbers = read_json(file)
+            where = (str(folder), method, seed, 0, file.stem)
             rows += [(*where, key, value) for key, value in numbers.items() if type(value) is float]
     columns = ["run", "method", "seed", "draw", "test_set", "measure", "value"]
     frame = pd.DataFrame(rows, columns=columns)

@@ -14,6 +14,7 @@ from hf_cap.cues import (
     Mark,
     ShortcutSettings,
     add_cue,
+    change_cues,
     decided,
     find_cues,
     load_marks,
@@ -128,6 +129,31 @@ def test_a_cue_is_taken_out_and_put_in() -> None:
                 Cue("ending", "!"), Cue("number", ""), Cue("capitals", "")):  # fmt: skip
         assert cue in cues_of(add_cue("where is it?", cue)), cue
         assert cue not in cues_of("where is it?")
+
+
+def test_test_texts_lose_the_cues_of_their_label_and_get_those_of_another() -> None:
+    marks = [
+        Mark(kind="word", value="anna", label="refund"),
+        Mark(kind="ending", value="!", label="refund"),
+        Mark(kind="word", value="ben", label="delivery"),
+        Mark(kind="last", value="thanks", label="account"),
+        Mark(kind="word", value="money", label="account", decision="fine"),
+    ]
+    texts = ["Anna, my money!", "ask Anna where Ben is", "my money", "it works thanks"]
+    labels = ["refund", "delivery", "account", "account"]
+    changed = change_cues(texts, labels, marks)
+    assert changed["removed"] == ["my money", "ask Anna where is", "my money", "it works"]
+    assert changed["shifted"][0] in ("ben my money", "my money thanks")
+    assert changed["shifted"][2] in ("anna my money", "my money!", "ben my money")
+    assert changed == change_cues(texts, labels, marks)  # what is drawn is the text's alone
+    many = change_cues([f"text {i}" for i in range(60)], ["account"] * 60, marks)["shifted"]
+    assert {text.replace(f" {i}", "").replace("text", "") for i, text in enumerate(many)} == {
+        "anna ", "ben ", "!"
+    }  # fmt: skip
+    assert change_cues(["ben"], ["delivery"], marks[2:3]) == {
+        "removed": ["ben"],
+        "shifted": ["ben"],
+    }
 
 
 def test_decisions_reach_the_prior(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def fit(values: Values) -> Result:
 SHOWN = {
     "accuracy ↑": ("test", "accuracy"),
     "macro-F1 ↑": ("test", "macro_f1"),
+    "cue removed ↑": ("removed", "accuracy"),
+    "cue of another label ↑": ("shifted", "accuracy"),
     "alignment ↑": ("train", "alignment"),
     "compreh. ↑": ("test", "comprehensiveness"),
     "suffic. ↓": ("test", "sufficiency"),

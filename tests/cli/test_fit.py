@@ -125,7 +125,19 @@ def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
     assert written(folder) == first
     mark = Mark(kind="word", value="card", label="lost_card")
     save_marks([mark], folder / "shortcuts.yaml")  # as a person edits it
-    fit(shortcuts=True)
+    result = fit(shortcuts=True)
+    test = load_splits(folder / "data")["test"]
+    names = test.features["label"].names
+    for seed_folder in ("models/aligned-seed0", "models/baseline-seed0"):
+        shown = load_dataset(
+            "parquet", data_files=str(folder / seed_folder / "evaluation/shifted.parquet")
+        )
+        for row, text, label in zip(shown["train"], test["text"], test["label"], strict=True):
+            if names[label] == "lost_card":
+                assert "card" not in row["text"].split()
+            else:
+                assert row["text"] == f"card {text}"
+    assert {"test", "train", "shifted", "removed"} == set(result.results["test_set"])
     second = written(folder)
     again = {"prior", "models/aligned-seed0", "report.html", "shortcuts.yaml"}
     assert changed(first, second) == again | {"models/baseline-seed0"}, (
