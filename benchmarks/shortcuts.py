@@ -2,8 +2,8 @@
 
 Every class gets a cue of its own (a first name, a greeting, a product code, a weekday, an ending), which part
 of its training texts carry. Each method is measured on the same test texts: `clean` as they are, `same` with
-the cue of their class, `shifted` with the cue of another class. The method `find` counts what is
-listed.
+the cue of their class, `shifted` with the cue of another class. They carry no planted cue of their own, so
+`clean` is also the test set without the cue, at every strength. The method `find` counts what is listed.
 
     python -m benchmarks.shortcuts --data data/hwu64 --output_dir runs/shortcuts --draws 5 --shots 5 20
 """
@@ -23,7 +23,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset
+import torch
+from datasets import ClassLabel, Dataset, concatenate_datasets
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from benchmarks.study.rivals import RIVALS, Sample
 from benchmarks.study.runs import quiet
@@ -40,7 +44,7 @@ from hf_cap.priors.keywords import with_control
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.shortcuts import encoder_judge, find_shortcuts, language_model_judge
 from hf_cap.utils import write_json
-from hf_cap.words import word_strings
+from hf_cap.words import keep_words, split_words, word_strings
 
 NAMES = "anna ben carl dora emil fred gina hans ida jack kate liam mona nora otto paul quinn rosa sven tina"
 GREETINGS = (
@@ -81,19 +85,27 @@ class Method:
             split, 0 at the planted cues), or `None`.
         control: `shuffled` or `uniform` scores in place of the prior's.
         found: Whether the shortcuts that are found get 0 in the prior.
+        kept: Probability that each word stays, whatever it is, drawn anew in each epoch.
+        twice: Whether to train a second time with more weight on what was hard the first time; see
+            `with_hard_texts`.
         training: Changes of the training settings.
     """
 
     prior: str | None = None
     control: str | None = None
     found: bool = False
+    kept: float = 1.0
+    twice: bool = False
     training: Mapping[str, Any] = None  # type: ignore[assignment]
 
 
 METHODS: dict[str, Method] = {
     "none": Method(),
     "none_sequence": Method(training={"head": "sequence"}),
+    "twice": Method(twice=True),
     "align_cap": Method("cap", training=_ALIGNED),
+    "align_uniform": Method("cap", "uniform", training=_ALIGNED),
+    "align_word_length": Method("word_length", training=_ALIGNED),
     "align_cap_sequence": Method("cap", training={**_ALIGNED, "head": "sequence"}),
     "align_shuffled_sequence": Method("cap", "shuffled", training={**_ALIGNED, "head": "sequence"}),
     "align_best": Method("best", training=_ALIGNED),
@@ -101,6 +113,7 @@ METHODS: dict[str, Method] = {
     "align_shuffled": Method("cap", "shuffled", training=_ALIGNED),
     "drop_cap": Method("cap", training=_DROPOUT),
     "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
+    "drop_uniform": Method(kept=0.6),
     "drop_found": Method("found", training=_DROPOUT),
     "drop_known": Method("known", training=_DROPOUT),
     "drop_found_sequence": Method("found", training={**_DROPOUT, "head": "sequence"}),
@@ -189,8 +202,9 @@ def with_prior(
         marks = [one.mark for one in find_shortcuts(train, JUDGES)]
     names = label_names(train)
     scored = train
-    if method.prior in ("cap", "channel", "lexicon"):
-        options = {"model": LANGUAGE_MODEL, "chat": False, "demonstrations": 0}
+    if method.prior in ("cap", "channel", "lexicon", "word_length"):
+        asked = {"model": LANGUAGE_MODEL, "chat": False, "demonstrations": 0}
+        options = {} if method.prior == "word_length" else asked
         source = source_class(method.prior).from_dataset(train, **options)
         scored = fuse_priors(train.map(source, batched=True, batch_size=64), [method.prior])
     if method.prior == "best":
@@ -221,6 +235,17 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
     method = METHODS[name]
     data = with_prior(setting, train, cues, method)
     epochs = _EPOCHS.get(setting.shots, 10)
+    if method.twice:
+        first = train_classifier(data, method, max(1, epochs // 4))
+        data = with_hard_texts(data, first.logits(data[TEXT][:]))
+    if method.kept < 1:  # one epoch over as many copies, each with other words
+        data, epochs = dropped_copies(data, method.kept, epochs), 1
+    classifier = train_classifier(data, method, epochs)
+    return lambda texts: classifier.logits(texts).argmax(-1).numpy()
+
+
+def train_classifier(data: Dataset, method: Method, epochs: int) -> TextClassifier:
+    """Train with the settings of a method."""
     with TemporaryDirectory() as scratch:
         config = CAPConfig(
             output_dir=scratch, num_train_epochs=epochs, seed=0, save_strategy="no", report_to="none",
@@ -230,8 +255,36 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
         trainer = CAPTrainer(model=ENCODER, args=config, train_dataset=data)
         trainer.train()
     tokenizer: Any = trainer.processing_class
-    classifier = TextClassifier(trainer.model, tokenizer, max_length=64)
-    return lambda texts: classifier.logits(texts).argmax(-1).numpy()
+    return TextClassifier(trainer.model, tokenizer, max_length=64)
+
+
+def with_hard_texts(
+    data: Dataset, logits: Float[Tensor, "texts labels"], *, weight: int = 5, fewest: float = 0.1
+) -> Dataset:
+    """The training texts of a second training, after "Just train twice" (Liu et al. 2021): no groups needed.
+
+    Those that a first, short training got wrong are there `weight` times. A cue that never fails in the
+    training texts leaves next to none; so the part `fewest` of the texts is taken at least, those of the
+    highest loss first.
+    """
+    gold = torch.tensor(data[LABEL][:])
+    losses = cross_entropy(logits, gold, reduction="none")
+    wrong = logits.argmax(-1) != gold
+    count = max(int(wrong.sum()), round(fewest * len(data)))
+    # all that are wrong come before all that are right
+    hard = (losses + wrong * (losses.max() + 1)).argsort(descending=True)[:count].tolist()
+    return data.select([*range(len(data)), *hard * (weight - 1)])
+
+
+def dropped_copies(data: Dataset, kept: float, copies: int) -> Dataset:
+    """Copies of the texts, in each of which every word stays with the same probability."""
+    rng = random.Random(0)
+    texts = []
+    for text in data[TEXT][:] * copies:
+        spans = split_words(text)
+        texts.append(keep_words(text, spans, [rng.random() < kept for _ in spans]) or text)
+    repeated = concatenate_datasets([data] * copies)
+    return repeated.remove_columns(TEXT).add_column(TEXT, texts)
 
 
 def run(task: tuple[Setting, str, str, str]) -> None:
