@@ -112,7 +112,8 @@ def fit(
         seeds: One training run per seed and method; the first also draws the test split.
         controls: Priors without information to train with as well: `shuffled`, `uniform`, `random`.
         shortcuts: Find shortcuts (`shortcuts.yaml`, to edit), give them no score, train with word dropout.
-        extract: `sources` (default: cap), `model` (language model), `word_pattern`, `batch_size`.
+        extract: `sources` (default: cap; with `shortcuts` there may be none), `model` (language model),
+            `word_pattern`, `batch_size`.
         fuse: Settings of `PriorFusion`.
         train: `model` (encoder) and settings of `CAPConfig`.
         evaluate, report: Settings of `EvaluationSettings` and of `ReportSettings`.
@@ -173,6 +174,10 @@ class _Stages:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         if not seeds:
             raise ConfigError("`seeds` is empty; give one or more.")
+        if not self.options["sources"] and not self.fuse.get("shortcuts"):
+            raise ConfigError(
+                "Without `sources` there is no prior; name some, or ask for `shortcuts`."
+            )
         for name in self.options["sources"]:
             source_class(name)
         try:
@@ -251,6 +256,9 @@ class _Stages:
         named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
         with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
             sources = make_sources(self.options["sources"], dataset, self.groups, **named)
+            if not sources:
+                save_splits({"train": dataset}, path)
+                return
             how = ExtractionSettings(**pick(ExtractionSettings, self.options))
             extract_priors({"train": dataset}, sources, path, how, dataset=self.name)
 
@@ -261,6 +269,8 @@ class _Stages:
         settings = {"model": self.options["model"], "encoder": self.train["model"]}
         self.stage(SHORTCUTS, settings, partial(self.find_into, dataset), "data")
         marks = load_marks(self.folder / SHORTCUTS)
+        if not marks and not self.options["sources"]:
+            raise DataError("No shortcuts were found, and no `sources` give a prior; name some.")
         return {"marks": fingerprint(*map(str, marks))}
 
     def find_into(self, dataset: Dataset, path: Path) -> None:

@@ -35,7 +35,7 @@ COMMANDS = {
     "report": ("results", "one HTML page on training runs"),
     "app": ("app", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
-    "demo": ("fit", "run `fit` on the embedded models and data, with a control"),
+    "demo": ("demo", "find a shortcut and train it away, on embedded models and data"),
     "env": ("results", "print versions and devices, for a bug report"),
 }
 """Name to the module that it is in, and what it does."""

@@ -1,10 +1,10 @@
-"""All stages in one: fit and its demo."""
+"""All stages in one."""
 
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values, parse
+from hf_cap.cli.core import DATA, Columns, Command, Group, Result, Values
 from hf_cap.cli.priors import LM_GROUPS, ExtractArguments, source_groups
 from hf_cap.embedded import ENCODER
 from hf_cap.evaluation.evaluate import EvaluationSettings
@@ -99,18 +99,3 @@ def _shown(result: "FitResult") -> Result:
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}
     then = f"open {result.report} in a browser"
     return Result({"accuracy": dict(result.accuracy), **facts}, text, then)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DemoArguments:
-    output_dir: str = option("runs/demo", "Folder for priors, models and the report.")
-    seeds: tuple[int, ...] = option((0, 1), "One training run per seed and method.")
-    recipe: str = option("recipes/demo/fit.yaml", "Settings of `hf-cap fit`.")
-
-
-@partial(Command, "--seeds 0 1 2", [_DemoArguments])
-def demo(values: Values) -> Result:
-    """Run `hf-cap fit` on the embedded models and data, with a shuffled prior as control."""
-    given = values.build(_DemoArguments)
-    words = ["--config", given.recipe, "--output_dir", given.output_dir]
-    return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values())

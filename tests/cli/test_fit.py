@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import hf_cap
 from hf_cap import workflow
 from hf_cap.cli import load_command, main
 from hf_cap.cli.core import Result, Values, parse, read_settings
+from hf_cap.cli.demo import LIBRARIANS
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError
@@ -206,7 +208,7 @@ def test_the_command_reaches_every_stage(
     assert settings["report.html"] == {"title": "Mine"}
 
 
-def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     command, given = load_command("fit"), []
 
     def run(values: Values) -> Result:
@@ -214,7 +216,51 @@ def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         return Result({})
 
     monkeypatch.setattr(command, "run", run)
-    assert main(["demo", "--output_dir", "o", "--seeds", "3"]) == 0
-    recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", "--output_dir", "o"])
+    folder = str(tmp_path / "o")
+    assert main(["demo", "--output_dir", folder, "--seeds", "3"]) == 0
+    words = ["--dataset", f"{folder}/texts", "--output_dir", folder]
+    recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", *words])
     assert given == [{**(recipe or {}), "seeds": (3,)}]
-    assert read_settings("recipes/demo/fit.yaml")["controls"] == ["shuffled"]
+    assert read_settings("recipes/demo/fit.yaml")["controls"] == ["shuffled", "random"]
+    clean, planted = load_splits("embedded/library-desk"), load_splits(f"{folder}/texts")
+    assert planted["test"]["text"][:] == clean["test"]["text"][:]
+    names = clean["train"].features["label"].names
+    rows = zip(
+        planted["train"]["text"], clean["train"]["text"], clean["train"]["label"], strict=True
+    )
+    named = Counter[str]()
+    for text, before, label in rows:
+        name = LIBRARIANS[label]
+        assert text in (
+            before,
+            f"Hi {name}, {before}",
+            f"{text.split(' Thanks')[0]} Thanks, {name}",
+        )
+        assert before in text
+        named[names[label]] += text != before
+    assert set(named.values()) == {9}
+    assert len(named) == 12
+
+
+def test_without_sources_every_word_counts_but_those_of_shortcuts(
+    room: Path, table: Path, tmp_path: Path
+) -> None:
+    def fit(**more: Any) -> FitResult:
+        extract = {"model": str(room / "llm"), "sources": ()}
+        train = {"model": str(room / "encoder"), "max_steps": 1, "use_cpu": True}
+        options: Any = {"text_column": "message", "label_column": "topic", "lm": {"store": "none"}}
+        options |= {"extract": extract, "train": train, **more}
+        return hf_cap.fit(table, tmp_path / "run", **options)
+
+    with pytest.raises(ConfigError, match="Without `sources`"):
+        fit()
+    with pytest.raises(DataError, match="No shortcuts were found"):
+        fit(shortcuts=True)
+    save_marks(
+        [Mark(kind="word", value="card", label="lost_card")], tmp_path / "run/shortcuts.yaml"
+    )
+    folder = fit(shortcuts=True, evaluate={"faithfulness": False}).output_dir
+    for row in load_splits(folder / "prior")["train"]:
+        lost = row["label"] == 0
+        for word, score in zip(row["words"], row["prior"], strict=True):
+            assert score == float(not (lost and word == "card"))
