@@ -154,9 +154,10 @@ class LanguageModelSource(Source):
         "What a label is called in the prompt, where its name does not say it: label to phrase.",
     )
     demonstrations: int = option(
-        1,
-        "Labelled training texts per label in the prompt, at least 0. There are two disjoint sets, "
-        "and no text is scored under a set that it is in.",
+        0,
+        "Labelled training texts per label in the prompt, at least 0. What goes with a label by accident in "
+        "them leaks into the scores. There are two disjoint sets, and no text is scored under a set that it "
+        "is in.",
     )
     sign: Sign = option("positive", "Keep evidence for the label only, all scores, or their size.")
     keep_label_scores: bool = option(

@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.utils import documented, option
+from hf_cap.utils import documented
 from hf_cap.words import fold
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class LexiconPrior(LanguageModelSource):
     goes the label's mean over the vocabulary, which is how much the model favours it whatever the word; the
     softmax over the labels is p. The score is p(gold) − 1 / labels, in (−1, 1) before `sign`; positive = the
     word alone makes the gold label likelier than chance. No score is asked for with a training text or the
-    label of one (they only choose `chat`), so a shortcut of theirs cannot leak into it. This is LAAT's idea
-    (global scores from a language model) for text.
+    label of one (they only choose `chat`), unless there are `demonstrations`, so a shortcut of theirs cannot
+    leak into it. This is LAAT's idea (global scores from a language model) for text.
 
     Attributes:
         table: Folded word to p of each label; `from_dataset` asks for the words of the split.
@@ -34,10 +34,6 @@ class LexiconPrior(LanguageModelSource):
     name: ClassVar[str] = "lexicon"
     wording: ClassVar[str] = "cap"
 
-    demonstrations: int = option(
-        0,
-        "Labelled training texts per label in the prompt. Above 0 their shortcuts leak into the scores.",
-    )
     table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNED)
 
     @classmethod

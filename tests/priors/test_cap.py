@@ -180,7 +180,9 @@ def test_too_few_perturbations_are_warned_of_once(caplog: pytest.LogCaptureFixtu
 def test_every_text_is_scored_without_itself_among_the_demonstrations() -> None:
     model = MockLanguageModel(cue_score)
     data = dataset([*TEXTS, "LOST  card", "lost card"], [*GOLD, 0, 0])
-    made = CAPPrior.from_dataset(data, model=model, n=5)
+    CAPPrior.from_dataset(data, model=model, n=5)({"text": ["my pin"], "label": [0]})
+    assert not [query for query in model.calls if "Category:" in query.prefix], "none by default"
+    made = CAPPrior.from_dataset(data, model=model, n=5, demonstrations=1)
     assert all(len(part) == 3 for part in made.demonstration_sets)
     for text, label in zip(data["text"], data["label"], strict=True):
         model.calls.clear()

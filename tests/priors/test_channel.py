@@ -122,7 +122,7 @@ def test_a_word_that_all_labels_expect_alike_says_nothing(evidence: Evidence) ->
 
 def test_demonstrations_leave_the_text_out_and_labels_share_their_prefix() -> None:
     model = WordModel({})
-    source = ChannelPrior.from_dataset(TRAIN, model=model)
+    source = ChannelPrior.from_dataset(TRAIN, model=model, demonstrations=1)
     for text, label in zip(TRAIN["text"], TRAIN["label"], strict=True):
         model.calls.clear()
         source({"text": [text], "label": [label]})
