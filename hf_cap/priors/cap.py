@@ -1,6 +1,7 @@
 """The class-aware prior `cap`: which words make a language model name the gold label."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -9,7 +10,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
-from hf_cap.priors.masks import Masks, draw_masks, fit_words
+from hf_cap.priors.masks import Design, Masks, draw_masks, fit_words
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, option, subsample
 from hf_cap.words import keep_words
@@ -45,6 +46,14 @@ class CAPPrior(LanguageModelSource):
     wording: ClassVar[str] = "cap"
 
     n: int = option(100, "Perturbations per text, at least 1; all of them where fewer exist.")
+    design: Design = option(
+        "iid", "Whether perturbations are independent, or mask each word of a text equally often."
+    )
+    target_std: float | None = option(
+        None,
+        "Standard error in nats, more than 0, from which on a text is asked about no further: root mean "
+        "square of its `cap_std`. `n` stays the most perturbations. Default: always `n`.",
+    )
     penalty: float = option(0.1, "Ridge penalty λ, more than 0.")
     score: Score = option(
         "log_prob", "Log-probability of the gold label, per token, or contrast with rival labels."
@@ -61,7 +70,7 @@ class CAPPrior(LanguageModelSource):
         super().__post_init__()
         check_range(self, "n", "rivals", at_least=1)
         check_range(self, "calibration_texts", at_least=0)
-        check_range(self, "penalty", above=0)
+        check_range(self, "penalty", "target_std", above=0)
         if self.offsets and len(self.offsets) != len(self.labels):
             raise ConfigError(
                 f"{len(self.offsets)} offsets for {len(self.labels)} labels; call `calibrated`."
@@ -101,13 +110,7 @@ class CAPPrior(LanguageModelSource):
         if self.keep_label_scores or self.score == "contrast":
             label_scores = opened.label_scores(parts, prompts)
         labels = [self._asked(*pair) for pair in zip(parts, label_scores, strict=True)]
-        texts = [self._perturbed(part) for part in parts]
-        answers = _ask(opened, prompts, texts, labels)
-        scores = [
-            [self._score(one, asked) for one in some]
-            for some, asked in zip(answers, labels, strict=True)
-        ]
-        masks = [self._masks(part) for part in parts]
+        masks, scores = self._answered(opened, parts, prompts, labels)
         fits = list(zip(fit_words(masks, scores, self.penalty), cuts, strict=True))
         diagnostics: dict[str, list[Any]] = {
             "std": [[*fit.std, *[0.0] * cut] for fit, cut in fits],
@@ -128,20 +131,71 @@ class CAPPrior(LanguageModelSource):
         def query(prompt: Prompt, text: str, label: str) -> Query:
             return opened.query(prompt, text.strip(), label)
 
-        parts = opened.fit(rows, query, self._perturbed)
+        parts = opened.fit(rows, query, self._longer)
         return parts, [opened.prompt(row.text) for row in rows]
 
-    def _masks(self, row: Row) -> Masks:
-        return draw_masks(row.text, len(row.spans), self.n, self.seed)
+    def _answered(
+        self,
+        opened: PromptedModel,
+        parts: Sequence[Row],
+        prompts: Sequence[Prompt],
+        labels: Sequence[Sequence[int]],
+    ) -> tuple[list[Masks], list[list[float]]]:
+        """The masks of each text, and the score of the text under each of them.
 
-    def _perturbed(self, row: Row, longer_than: int = -1) -> list[str]:
-        """The text under each of its masks, where it has more than so many bytes."""
-        filler = self.replacement if self.masking == "replace" else None
-        if _bytes(row.text) + len(row.spans) * _bytes(filler or "") <= longer_than:
+        With a `target_std` they are asked for in rounds, each of which begins with the masks of the one
+        before. When a text is done depends on its own answers alone, not on the rest of the batch.
+        """
+        masks = [self._masks(part, 1) for part in parts]
+        scores: list[list[float]] = [[]] * len(parts)
+        known: list[dict[str, float]] = [{} for _ in parts]
+        rounds = [self._rounds(len(part.spans)) for part in parts]
+        pending = list(range(len(parts)))
+        while pending:
+            texts = []
+            for row in pending:
+                masks[row] = self._masks(parts[row], rounds[row].pop(0))
+                texts.append(self._perturbed(parts[row], masks[row]))
+            pairs = zip(pending, texts, strict=True)
+            new = [[text for text in some if text not in known[row]] for row, some in pairs]
+            answers = _ask(
+                opened, [prompts[row] for row in pending], new, [labels[row] for row in pending]
+            )
+            for row, some, added, found in zip(pending, texts, new, answers, strict=True):
+                totals = (self._score(one, labels[row]) for one in found)
+                known[row].update(zip(added, totals, strict=True))
+                scores[row] = [known[row][text] for text in some]
+            pending = [
+                row for row in pending if rounds[row] and not self._known(masks[row], scores[row])
+            ]
+        return masks, scores
+
+    def _rounds(self, words: int) -> list[int]:
+        """Numbers of perturbations, increasing, after which to see whether they are enough."""
+        return [*(range(2 * words, self.n, words) if self.target_std else ()), self.n]
+
+    def _known(self, masks: Masks, scores: Sequence[float]) -> bool:
+        """Whether the scores of a text are known to `target_std`; fitted alone, so in any batch alike."""
+        ((_, _, std),) = fit_words([masks], [scores], self.penalty)
+        return math.hypot(*std) <= (self.target_std or 0) * math.sqrt(len(std))
+
+    def _masks(self, row: Row, n: int) -> Masks:
+        return draw_masks(row.text, len(row.spans), n, self.seed, self.design)
+
+    def _perturbed(self, row: Row, masks: Masks) -> list[str]:
+        """The text under each of the masks."""
+        kept = masks.kept.tolist()
+        return [keep_words(row.text, row.spans, words, self._filler) for words in kept]
+
+    @property
+    def _filler(self) -> str | None:
+        return self.replacement if self.masking == "replace" else None
+
+    def _longer(self, row: Row, room: int) -> list[str]:
+        """The texts with more than `room` bytes that may be asked in place of a row's."""
+        if _bytes(row.text) + len(row.spans) * _bytes(self._filler or "") <= room:
             return []
-        kept = self._masks(row).kept.tolist()
-        texts = [keep_words(row.text, row.spans, words, filler) for words in kept]
-        return [text for text in texts if _bytes(text) > longer_than]
+        return [t for t in self._perturbed(row, self._masks(row, self.n)) if _bytes(t) > room]
 
     def _offset(self, label: int) -> float:
         return self.offsets[label] if self.offsets else 0.0

@@ -4,6 +4,10 @@ A mask takes s words out of a text of d words: s is uniform in {2, .., floor(d/2
 positions are uniform without replacement. Two words allow only s = 1 (the scheme's own range would
 delete the text); one word allows no mask. Short texts have so few distinct masks that all of them
 are used, weighted by their exact probability: their priors carry no sampling noise.
+
+In a `balanced` design the words are masked equally often up to one, whatever the number of draws, and
+pairs of words about so, which makes the regression well conditioned. Each mask by itself follows the
+scheme all the same, since every choice is symmetric in the words: means stay unbiased. Ours.
 """
 
 from collections import defaultdict
@@ -12,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
 from math import comb, isnan
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,8 @@ from hf_cap.errors import ExtractError
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+Design = Literal["iid", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def masked_counts(words: int) -> range:
     return range(min(2, words - 1), min(words // 2 + 1, words - 1) + 1) if words > 1 else range(0)
 
 
-def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
+def draw_masks(text: str, words: int, n: int, seed: int, design: Design = "iid") -> Masks:
     """Draw the masks of one text.
 
     Args:
@@ -54,6 +60,7 @@ def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
         words: Number of its words, d.
         n: Masks to draw, at least 1. The first n draws of a larger n are the same ones.
         seed: Any integer.
+        design: Whether draws are independent, or each word is masked equally often.
 
     Returns:
         All masks with their exact weights where no more than `n` exist, else `n` draws with
@@ -71,11 +78,39 @@ def draw_masks(text: str, words: int, n: int, seed: int) -> Masks:
     key = blake2b(f"{seed}\0{words}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16)
     generator = np.random.default_rng(int.from_bytes(key.digest(), "big"))
     # One row of uniforms per draw, so that a larger n begins with the draws of a smaller one.
-    uniforms = generator.random((n, words + 1))
+    rows = n if design == "iid" else -(-n // len(counts)) * len(counts)
+    uniforms = generator.random((rows, words + 1))
+    draw = _independent if design == "iid" else _balanced
+    kept, drawn = np.unique(draw(uniforms, counts)[:n], axis=0, return_counts=True)
+    return Masks(kept, drawn.astype(np.float64))
+
+
+def _independent(uniforms: NDArray[np.float64], counts: range) -> NDArray[np.bool_]:
+    """One mask per row of `(draws, 1 + words)` uniforms: its number of masked words, then which."""
     masked = counts.start + np.floor(uniforms[:, 0] * len(counts))
     ranks = uniforms[:, 1:].argsort(axis=1).argsort(axis=1)
-    kept, drawn = np.unique(ranks >= masked[:, None], axis=0, return_counts=True)
-    return Masks(kept, drawn.astype(np.float64))
+    return ranks >= masked[:, None]
+
+
+def _balanced(uniforms: NDArray[np.float64], counts: range) -> NDArray[np.bool_]:
+    """As `_independent`, but masks the words that were masked least so far.
+
+    Of several such it takes those that were masked least together, ties in random order. Each block of
+    `len(counts)` draws has every number of masked words once, in random order.
+    """
+    masked = counts.start + uniforms[:, 0].reshape(-1, len(counts)).argsort(axis=1).ravel()
+    kept = np.ones((len(uniforms), uniforms.shape[1] - 1), dtype=bool)
+    together = np.zeros((kept.shape[1], kept.shape[1]))
+    first = kept.size + 1  # more than any sum of a row of `together`: how often comes before
+    for row, size, order in zip(kept, masked, uniforms[:, 1:], strict=True):
+        place = first * together.diagonal() + order
+        for _ in range(size):
+            word = place.argmin()
+            row[word] = False
+            place += together[word]
+            place[word] = np.inf
+        together += np.outer(~row, ~row)
+    return kept
 
 
 class WordFit(NamedTuple):

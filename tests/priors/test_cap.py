@@ -24,6 +24,7 @@ from hf_cap.lm.base import (
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors import prompts
 from hf_cap.priors.cap import CAPPrior
+from hf_cap.utils import fingerprint
 from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
 
@@ -97,6 +98,47 @@ def test_prior_is_the_weight_of_each_word() -> None:
 def test_sign_and_mean(options: dict[str, Any], expected: list[float]) -> None:
     made = added(prior(**options), ["fine please"], [1])
     np.testing.assert_allclose(made["prior_cap"][0], expected, atol=1e-6)
+
+
+def noise_score(prompt: str, answer: str) -> float:
+    return -30.0 + int(fingerprint(asked_text(prompt)), 16) / 2**64 * len(asked_text(prompt))
+
+
+LONG = TEXTS[1]
+
+
+@pytest.mark.parametrize("design", ["iid", "balanced"])
+def test_a_text_is_asked_about_until_its_scores_are_known(design: Any) -> None:
+    options = {"target_std": 0.5, "design": design}
+    made = added(prior(**options), [LONG, "pay", LONG], [0, 1, 0])
+    expected = [3.0 * (word in {"lost", "card"}) for word in made["words"][0]]
+    np.testing.assert_allclose(made["prior_cap"][0], expected, atol=1e-6)
+    assert 20 <= made["cap_masks"][0] <= 28  # an additive model: the first round of twice the words
+    assert made["cap_masks"][1] == 0
+    noisy = added(prior(**options, model=MockLanguageModel(noise_score)), [LONG], [0])
+    everything = prior(design=design, model=MockLanguageModel(noise_score))
+    assert noisy["cap_masks"][0] > 80
+    assert noisy["prior_cap"] == added(everything, [LONG], [0])["prior_cap"]
+
+
+def test_what_is_asked_for_a_target_depends_on_the_text_alone() -> None:
+    """Texts of several numbers of rounds: alone and in a batch the same questions and scores."""
+    texts = [LONG, *TEXTS, LONG.upper(), LONG.replace("blue ", "")]
+    labels = [0, *GOLD, 0, 0]
+    together = MockLanguageModel(noise_score)
+    options: dict[str, Any] = {"target_std": 9.0, "design": "balanced", "n": 300}
+    made = added(prior(model=together, **options), texts, labels)
+    asked: list[Query] = []
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        model = MockLanguageModel(noise_score)
+        alone = added(prior(model=model, **options), [text], [label])
+        np.testing.assert_allclose(made["prior_cap"][row], alone["prior_cap"][0], atol=1e-9)
+        assert made["cap_masks"][row] == alone["cap_masks"][0]
+        asked += model.calls
+    assert sorted(asked) == sorted(together.calls)
+    assert len({made["cap_masks"][row] for row in (0, 7, 8)}) > 1
+    target = np.array([math.hypot(*std) / math.sqrt(len(std)) for std in made["cap_std"]])
+    assert (target[np.array(made["cap_masks"]) > 28] < 9.0).all()
 
 
 def test_contrast_takes_off_what_rivals_gain_as_well() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from hf_cap.errors import ExtractError
-from hf_cap.priors.masks import Masks, draw_masks, fit_words, masked_counts
+from hf_cap.priors.masks import Design, Masks, draw_masks, fit_words, masked_counts
 
 Z = NDArray[Any]
 
@@ -63,6 +63,68 @@ def test_a_draw_depends_on_seed_and_text_alone_and_begins_that_of_a_larger_n() -
     assert other.stdout.strip() == kept.tobytes().hex()
     larger = draw_masks("some téxt", 20, 400, 1).kept.tolist()
     assert {tuple(row) for row in kept.tolist()} < {tuple(row) for row in larger}
+
+
+@pytest.mark.parametrize(("words", "n"), [(9, 36), (9, 100), (13, 40), (30, 29), (200, 10)])
+def test_a_balanced_design_masks_every_word_and_every_number_of_words_equally_often(
+    words: int, n: int
+) -> None:
+    masks = draw_masks("some text", words, n, 3, "balanced")
+    assert masks.weights.sum() == n
+    times = (~masks.kept).T @ masks.weights
+    assert times.max() - times.min() <= 1
+    sizes = [masks.weights[(~masks.kept).sum(1) == size].sum() for size in masked_counts(words)]
+    assert max(sizes) - min(sizes) <= 1
+    assert times.sum() == np.dot(sizes, masked_counts(words))
+
+
+def test_balanced_counts_are_equal_where_they_can_be() -> None:
+    masks = draw_masks("some text", 9, 36, 0, "balanced")  # 2 to 5 of 9 words, 14 on four draws
+    assert ((~masks.kept).T @ masks.weights).tolist() == [14.0] * 9
+
+
+def test_a_balanced_draw_begins_that_of_a_larger_n_and_is_enumerated_alike() -> None:
+    def rows(n: int, words: int = 20, seed: int = 1) -> Counter[bytes]:
+        masks = draw_masks("some téxt", words, n, seed, "balanced")
+        return Counter(dict(zip(map(bytes, masks.kept), masks.weights.tolist(), strict=True)))
+
+    assert rows(50) <= rows(53) <= rows(400)
+    assert rows(50) != rows(50, seed=2)
+    assert rows(210, words=8) == Counter(dict.fromkeys(rows(210, words=8), 1.0) | rows(210, 8, 2))
+
+
+@pytest.mark.parametrize("design", ["iid", "balanced"])
+def test_the_mean_fit_is_that_of_all_masks(design: Design) -> None:
+    """Nine words with interactions: over many seeds the fit has the weights of full enumeration."""
+
+    def score(kept: Z) -> list[float]:
+        kept = kept.astype(float)
+        pairs = 4 * kept[:, 0] * kept[:, 1] - 3 * kept[:, 2] * kept[:, 5] * kept[:, 7]
+        return [float(z) for z in kept @ np.linspace(-2, 2, 9) + pairs]
+
+    everything = draw_masks("text", 9, 372, 0)
+    drawn = [draw_masks("text", 9, 60, seed, design) for seed in range(200)]
+    (truth,) = fit_words([everything], [score(everything.kept)], 1e-8)
+    fits = np.array(
+        [f.coefficients for f in fit_words(drawn, [score(m.kept) for m in drawn], 1e-8)]
+    )
+    bias = fits.mean(0) - truth.coefficients
+    assert np.abs(bias / (fits.std(0) / 200**0.5)).max() < 3.5
+    assert np.abs(bias).max() < 0.1 < fits.std(0).min()
+
+
+def test_a_balanced_design_has_the_smaller_error() -> None:
+    def error(design: Design) -> float:
+        masks = [draw_masks("text", 9, 36, seed, design) for seed in range(100)]
+        fits = fit_words(masks, [pair(each.kept) for each in masks], 0.1)
+        return float(np.square([fit.coefficients for fit in fits] - truth).mean())
+
+    def pair(kept: Z) -> list[float]:
+        return [float(z) for z in 3.0 * kept[:, 0] * kept[:, 1]]
+
+    everything = draw_masks("text", 9, 372, 0)
+    truth = np.array(fit_words([everything], [pair(everything.kept)], 0.1)[0].coefficients)
+    assert error("balanced") < 0.8 * error("iid")
 
 
 # --- Ridge.
