@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed ## create .venv and install everything once
 
-demo: install ## the whole way on the embedded models and data, under 10 minutes on two cores
+demo: install ## a shortcut found and trained away on the embedded models and data
 	$(BIN)/hf-cap demo
 
 test: install lint types layers docs unit wheel ## lint, types, import layers, documentation, tests, wheel

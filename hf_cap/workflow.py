@@ -299,9 +299,9 @@ class _Stages:
         on_train = replace(on_test, records=False, faithfulness=False, soft=False)
         train = load_splits(self.folder / "prior")["train"]
         sets = {"train": (train, on_train), "test": (test, on_test)}
-        on_changed = replace(on_test, faithfulness=False, soft=False)
         for name, texts in self.changed_texts(test).items():
-            sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), on_changed)
+            how = replace(on_train, records=on_test.records and name == "shifted")
+            sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)
         for name, (data, how) in sets.items():
             found = evaluate_classifier(str(path.parent), None, data, settings=how)
             write_evaluation(found.to_dict(), path, name)
