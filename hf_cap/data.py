@@ -23,7 +23,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from hf_cap.embedded import resolve_data
 from hf_cap.errors import DataError
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import atomic_path, file_name, refuse_loss
+from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
@@ -235,6 +235,29 @@ def check_output(
 ) -> None:
     """Raise `ConfigError` if a folder for `splits` is a file or holds more than them and `beside`."""
     refuse_loss(folder, [*beside, *(f"{file_name(split)}.parquet" for split in splits)])
+
+
+def with_test_split(
+    splits: Mapping[str, Dataset], test_size: float, seed: int
+) -> dict[str, Dataset]:
+    """The splits `train` and `test`; where there is no `test`, a part of each class is held out."""
+    train = choose_split(splits, "train").select_columns([TEXT, LABEL])
+    names = label_names(train, at_least=2)
+    if "test" in splits:
+        return {"train": train, "test": splits["test"].select_columns([TEXT, LABEL])}
+    texts, classes = train[TEXT][:], train[LABEL][:]
+    ranked = sorted(range(len(train)), key=lambda row: rank(seed, texts[row], row))
+    held_out: set[int] = set()
+    for label, name in enumerate(names):
+        rows = [row for row in ranked if classes[row] == label]
+        if len(rows) == 1:
+            raise DataError(
+                f"The label {name!r} has one text only, so none can be held out for the test; add texts "
+                "of it, or give a split `test`."
+            )
+        held_out.update(rows[: min(len(rows) - 1, max(1, round(test_size * len(rows))))])
+    parts = {"train": {*range(len(train))} - held_out, "test": held_out}
+    return {name: train.select(sorted(rows)) for name, rows in parts.items()}
 
 
 def save_splits(

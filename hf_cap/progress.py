@@ -11,6 +11,8 @@ _logger = logging.getLogger(__name__)
 
 _FIRST = 1.0
 """Seconds of work that an estimate rests on, at least."""
+_WARM = 0.02
+"""Part of the work that it rests on, and that is left out before where the results come one by one."""
 _LONG = 20.0
 """Seconds of work in all that are worth an estimate."""
 
@@ -26,22 +28,25 @@ class Progress:
         from tqdm.auto import tqdm
 
         self.total, self.unit, self.what, self.scores = total, unit, what, 0
-        self.done, self.started, self.told = 0, time.monotonic(), not shown
+        self.done, self.before, self.started, self.told = 0, 0, time.monotonic(), not shown
         seen = sys.stderr.isatty() or "ipykernel" in sys.modules
         look = {"desc": what, "unit": f" {unit}", "leave": False, "dynamic_ncols": True}
         self.bar = tqdm(total=total, disable=not (shown and seen), **look)
 
     def update(self, count: int = 1) -> None:
         """Count what was done; the first time that this allows it, log how long all of it takes."""
+        now = time.monotonic()
         self.done += count
         self.bar.update(count)
-        spent = time.monotonic() - self.started
-        if self.told or not 0 < self.done < self.total or spent < _FIRST:
+        if self.done < _WARM * self.total:  # what comes before the first results is not their rate
+            self.started, self.before = now, self.done
+        spent, share = now - self.started, (self.done - self.before) / max(self.total, 1)
+        if self.told or share < _WARM or self.done >= self.total or spent < _FIRST:
             return
-        self.told, share = True, self.done / self.total
+        self.told = True
         if spent / share >= _LONG:
             scores = f", {round(self.scores / share):,} scores" if self.scores else ""
-            told = (self.what, self.total, self.unit, scores, duration(spent / share))
+            told = (self.what, f"{self.total:,}", self.unit, scores, duration(spent / share))
             _logger.info("%s: %s %s%s, about %s", *told)
 
 

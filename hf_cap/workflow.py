@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
 from hf_cap.cues import Mark, change_cues, load_marks
-from hf_cap.data import choose_split, label_names, load_splits, save_splits
+from hf_cap.data import label_names, load_splits, save_splits, with_test_split
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
@@ -30,8 +30,9 @@ from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings, extract_priors
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, with_control
-from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings
+from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_run
 from hf_cap.report.page import write_report
+from hf_cap.report.shortcuts import most_changed
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
@@ -46,7 +47,6 @@ from hf_cap.utils import (
     check_writable,
     file_name,
     fingerprint,
-    rank,
     read_json,
     real_path,
     versions,
@@ -58,6 +58,7 @@ _logger = logging.getLogger(__name__)
 Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
 FIT_FILE, SHORTCUTS = "fit.json", "shortcuts.yaml"
+_SHOWN = 12  # texts that the report has priors of
 FIT = {"save_strategy": "no", "logging_steps": 10, "report_to": "none"}
 
 
@@ -130,7 +131,7 @@ def fit(
     stages.check(controls, test_size, seeds)
     columns: Settings = {"text_column": text_column, "label_column": label_column}
     splits = load_splits(dataset, labels=labels or None, **columns)
-    splits = _with_test_split(splits, test_size, seeds[0])
+    splits = with_test_split(splits, test_size, seeds[0])
     return stages.run(splits, seeds, (BASELINE, ALIGNED, *controls))
 
 
@@ -215,8 +216,12 @@ class _Stages:
             self.stage(name, settings, train, data)
             measure = partial(self.evaluate_into, splits["test"])
             self.stage(f"{name}/{EVALUATIONS}", self.evaluate, measure, name, "prior")
+        measured = [f"{name}/{EVALUATIONS}" for name in runs]
+        if self.evaluate.get("records", True):
+            show = partial(self.show_into, splits, [*runs][:2])
+            self.stage("shown", options, show, "prior", *measured[:2])
         report = partial(self.report_into, [self.folder / name for name in runs])
-        self.stage("report.html", self.report, report, *(f"{n}/{EVALUATIONS}" for n in runs))
+        self.stage("report.html", self.report, report, *measured)
         return _result(self.folder, runs)
 
     def stage(self, name: str, settings: Any, make: Callable[[Path], object], *after: str) -> None:
@@ -252,15 +257,21 @@ class _Stages:
         options = {"dataloader_pin_memory": torch.cuda.is_available(), **options, **fixed}
         return CAPConfig(**{"output_dir": str(path), "resume_from_checkpoint": "last", **options})
 
-    def extract_into(self, dataset: Dataset, path: Path) -> None:
+    def extract_into(self, dataset: Dataset, path: Path, **splits: Dataset) -> None:
         named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
         with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
             sources = make_sources(self.options["sources"], dataset, self.groups, **named)
+            splits = splits or {"train": dataset}
             if not sources:
-                save_splits({"train": dataset}, path)
+                save_splits(splits, path)
                 return
-            how = ExtractionSettings(**pick(ExtractionSettings, self.options))
-            extract_priors({"train": dataset}, sources, path, how, dataset=self.name)
+            options = {**pick(ExtractionSettings, self.options), "splits": tuple(splits)}
+            extract_priors(splits, sources, path, ExtractionSettings(**options), dataset=self.name)
+
+    @property
+    def marks(self) -> list[Mark]:
+        """What was decided about shortcuts; empty where none are asked for."""
+        return load_marks(self.folder / SHORTCUTS) if self.fuse.get("shortcuts") else []
 
     def decisions(self, dataset: Dataset) -> Settings:
         """Find shortcuts, unless that is done; gives a digest of what was decided about them."""
@@ -268,8 +279,7 @@ class _Stages:
             return {}
         settings = {"model": self.options["model"], "encoder": self.train["model"]}
         self.stage(SHORTCUTS, settings, partial(self.find_into, dataset), "data")
-        marks = load_marks(self.folder / SHORTCUTS)
-        if not marks and not self.options["sources"]:
+        if not (marks := self.marks) and not self.options["sources"]:
             raise DataError("No shortcuts were found, and no `sources` give a prior; name some.")
         return {"marks": fingerprint(*map(str, marks))}
 
@@ -283,43 +293,46 @@ class _Stages:
     def fuse_into(self, path: Path) -> None:
         save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)
 
+    def show_into(self, splits: Mapping[str, Dataset], pair: Sequence[str], path: Path) -> None:
+        """Make priors of the texts that changed most, which the report shows first."""
+        chosen = most_changed(*(load_run(self.folder / name) for name in pair), self.marks, _SHOWN)
+        labels = [label_names(splits["test"]).index(label) for label in chosen.values()]
+        columns = {TEXT: [*chosen], LABEL: labels}
+        test = Dataset.from_dict(columns, splits["test"].select_columns([*columns]).features)
+        self.extract_into(splits["train"], path, test=test)
+        save_splits(fuse_priors(load_splits(path), **self.fuse), path)
+
     def train_into(self, data: Path, method: Any, seed: int, settings: Any, path: Path) -> None:
         dataset = load_splits(data, splits=["train"])["train"]
         if method not in (BASELINE, ALIGNED):
             dataset = with_control(dataset, method, seed=seed)
-        where = {"name": self.name, "dataset": str(data), "train_split": "train"}
-        record = {"settings": settings, "data": where}
+        data_facts = {"name": self.name, "dataset": str(data), "train_split": "train"}
+        record = {"settings": settings, "data": data_facts}
         config = self.config(path, settings, seed=seed)
-        marks = load_marks(self.folder / SHORTCUTS) if self.fuse.get("shortcuts") else ()
-        train_classifier(dataset, config, settings["model"], marks=marks, record=record)
+        train_classifier(dataset, config, settings["model"], marks=self.marks, record=record)
 
     def evaluate_into(self, test: Dataset, path: Path) -> None:
         on_test = EvaluationSettings(**{"records": True, **self.evaluate})
         # only the training texts have priors to agree with
-        on_train = replace(on_test, records=False, faithfulness=False, soft=False)
+        on_train = replace(on_test, faithfulness=False, soft=False)
         train = load_splits(self.folder / "prior")["train"]
         sets = {"train": (train, on_train), "test": (test, on_test)}
-        for name, texts in self.changed_texts(test).items():
+        labels = [label_names(test)[label] for label in test[LABEL]]
+        changed = change_cues(test[TEXT][:], labels, self.marks) if self.marks else {}
+        # the test texts without the shortcuts, and with those of other labels
+        for name, texts in changed.items():
             how = replace(on_train, records=on_test.records and name == "shifted")
             sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)
         for name, (data, how) in sets.items():
             found = evaluate_classifier(str(path.parent), None, data, settings=how)
             write_evaluation(found.to_dict(), path, name)
 
-    def changed_texts(self, test: Dataset) -> dict[str, list[str]]:
-        """The test texts without the shortcuts, and with those of other labels; none if not asked for."""
-        if not self.fuse.get("shortcuts"):
-            return {}
-        names, marks = label_names(test), load_marks(self.folder / SHORTCUTS)
-        return change_cues(test[TEXT][:], [names[label] for label in test[LABEL]], marks)
-
     def report_into(self, runs: Sequence[Path], path: Path) -> None:
         settings = ReportSettings(**self.report)
         shortcuts = self.folder / SHORTCUTS_FILE if self.fuse.get("shortcuts") else None
         try:
-            write_report(
-                runs, path, priors=self.folder / "prior", shortcuts=shortcuts, settings=settings
-            )
+            priors = [p for p in (self.folder / "prior", self.folder / "shown") if p.exists()]
+            write_report(runs, path, priors=priors, shortcuts=shortcuts, settings=settings)
         except MissingExtra as error:
             _logger.warning("There is no report: %s", error)
 
@@ -327,29 +340,6 @@ class _Stages:
 def _described(value: Any) -> Any:
     """What stands for a setting that JSON has no form for, such as a language model."""
     return getattr(value, "fingerprint", None) or type(value).__qualname__
-
-
-def _with_test_split(
-    splits: Mapping[str, Dataset], test_size: float, seed: int
-) -> dict[str, Dataset]:
-    """The splits `train` and `test`; where there is no `test`, a part of each class is held out."""
-    train = choose_split(splits, "train").select_columns([TEXT, LABEL])
-    names = label_names(train, at_least=2)
-    if "test" in splits:
-        return {"train": train, "test": splits["test"].select_columns([TEXT, LABEL])}
-    texts, classes = train[TEXT][:], train[LABEL][:]
-    ranked = sorted(range(len(train)), key=lambda row: rank(seed, texts[row], row))
-    held_out: set[int] = set()
-    for label, name in enumerate(names):
-        rows = [row for row in ranked if classes[row] == label]
-        if len(rows) == 1:
-            raise DataError(
-                f"The label {name!r} has one text only, so none can be held out for the test; add texts "
-                "of it, or give a split `test`."
-            )
-        held_out.update(rows[: min(len(rows) - 1, max(1, round(test_size * len(rows))))])
-    parts = {"train": {*range(len(train))} - held_out, "test": held_out}
-    return {name: train.select(sorted(rows)) for name, rows in parts.items()}
 
 
 def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:

@@ -181,7 +181,7 @@ class _ReportArguments:
         "Folders that `hf-cap train` wrote; those with an alignment weight of 0 are the baseline."
     )
     baseline: tuple[str, ...] = option((), "Further runs that are the baseline.")
-    priors: str | None = option(None, "Folder with prior columns, to audit and to draw.")
+    priors: tuple[str, ...] = option((), "Folders with prior columns, to draw.")
     audit: str | None = option(
         None, "Folder that `hf-cap audit` wrote. Default: that of the priors or the one beside it."
     )

@@ -15,7 +15,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation.confidence import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
-from hf_cap.report.shortcuts import shortcut_section
+from hf_cap.report.shortcuts import change_of, is_right, shortcut_section
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 from hf_cap.words import fold, is_punctuation
@@ -60,15 +60,13 @@ def report_contents(
     audit = prior_audit(priors.audit) if priors and priors.audit else None
     keywords = audit["keywords"] if audit else {}
     sets = evaluation_sets(groups, split)
-    records = {
-        place: rows
-        for place, group in enumerate(groups)
-        if (rows := [row for run in group["runs"] for row in run.records.get(split, ())])
-    }
+    records = {place: rows for place, one in enumerate(groups) if (rows := _evaluated(one, split))}
     marks = [one["mark"] for one in shortcuts or ()]
     pair = choose_groups(groups)
     compared = {key: records[place] for key, place in pair.items() if place in records}
     names = {key: groups[place]["name"] for key, place in pair.items()}
+    others = [name for name in dict.fromkeys((split, *known)) if name != "train"]
+    by_set = {key: {n: _evaluated(groups[place], n) for n in others} for key, place in pair.items()}
     made_by = [pair for run in everything for pair in (run.facts.get("versions") or {}).items()]
     gaps = _gaps(groups, split) | {
         "records": not tables and not records,
@@ -82,9 +80,9 @@ def report_contents(
         "groups": groups,
         "evaluations": sets,
         "findings": find_changes(groups, sets),
-        "shortcuts": shortcut_section(shortcuts, compared, names),
+        "shortcuts": shortcut_section(shortcuts, by_set, names),
         "labels": label_table(compared, marks),
-        "compared": names,
+        "compared": pair,
         "panels": training_curves(groups),
         "features": feature_tables(groups),
         "calibrations": {place: calibration(rows) for place, rows in records.items()},
@@ -96,6 +94,11 @@ def report_contents(
         "versions": sorted({*made_by}),
         "gaps": [name for name in gaps if gaps[name]],
     }
+
+
+def _evaluated(group: Facts, name: str) -> list[Mapping[str, Any]]:
+    """The texts of an evaluation set, of all runs of a group together."""
+    return [row for run in group["runs"] for row in run.records.get(name, ())]
 
 
 def _gaps(groups: Sequence[Facts], split: str) -> dict[str, bool]:
@@ -226,11 +229,6 @@ def count_flips(baseline: Facts, group: Facts, test_set: str) -> Facts | None:
     return {"right": flips["right"], "wrong": flips["wrong"], "of": texts, "seeds": seeds}
 
 
-def is_right(row: Mapping[str, Any]) -> bool:
-    """Whether the prediction on an evaluated text is its gold label."""
-    return str(row[LABEL]) == str(row["prediction"])
-
-
 # --- Texts of the example browser, and what is wrong on them
 
 
@@ -267,7 +265,8 @@ def collect_examples(
     Splits of the priors of which no text was evaluated are sets of their own; the set `first` leads.
     There are `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
     and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`),
-    `scores`, a dict from the key of a row to one score per word, and `cues` of `find_marked`.
+    `scores`, a dict from the key of a row to one score per word, `cues` of `find_marked` and `change` of
+    `change_of` (`None` without both models).
     """
     models = choose_models(groups)
     all_splits = priors.splits if priors else {}
@@ -281,11 +280,13 @@ def collect_examples(
         said = {key: {row[TEXT]: row for row in rows} for key, rows in pairs}
         for text in said.get("after") or said["before"]:
             both = {key: rows[text] for key, rows in said.items() if text in rows}
-            found.append(_example(number, list(both.values())[-1], known.get(text, {}), both))
+            example = _example(number, list(both.values())[-1], known.get(text, {}), both)
+            moved = change_of(both["before"], both["after"], marks) if len(both) == 2 else None
+            found.append({**example, "change": moved})
     seen = {example["text"] for example in found}
     for name, rows in splits.items():
         if rows and seen.isdisjoint(row[TEXT] for row in rows):
-            found += [_example(len(sets), row, {}, {}) for row in rows]
+            found += [{**_example(len(sets), row, {}, {}), "change": None} for row in rows]
             sets.append(f"{name} (priors only)")
     examples = subsample(found, most)
     for example in examples:

@@ -128,9 +128,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def load_priors(
-    folder: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
+    *folders: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
 ) -> PriorFolder:
-    """Read a folder of priors, one parquet file per split, and their `audit.json`.
+    """Read folders of priors, one parquet file per split, and the `audit.json` of the first.
 
     That is in the folder `audit`, by default in the folder itself or the one beside it whose name
     ends in `-audit`, where `hf-cap audit` puts it.
@@ -138,20 +138,20 @@ def load_priors(
     Raises:
         DataError: there is no such folder, it lacks its files, or a file is damaged.
     """
-    path = Path(folder).expanduser()
-    files = sorted(path.glob("*.parquet"))
-    if not files:
-        raise DataError(
-            f"{str(path)!r} holds no parquet file. Give priors that `hf-cap extract` or `fuse` wrote."
-        )
-    usual = [path, path.with_name(f"{path.name}-audit")]
+    paths, splits = [Path(folder).expanduser() for folder in folders], dict[str, Rows]()
+    for path in paths:
+        if not (files := sorted(path.glob("*.parquet"))):
+            raise DataError(
+                f"{str(path)!r} holds no parquet file. Give priors that `hf-cap extract` or `fuse` wrote."
+            )
+        splits |= {f.stem: [*splits.get(f.stem, ()), *read_rows(f, [TEXT])] for f in files}
+    usual = [paths[0], paths[0].with_name(f"{paths[0].name}-audit")]
     places = usual if audit is None else [Path(audit).expanduser()]
     found = next((place / AUDIT_FILE for place in places if (place / AUDIT_FILE).is_file()), None)
     if audit is not None and found is None:
         raise DataError(
             f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
         )
-    splits = {file.stem: read_rows(file, [TEXT]) for file in files}
     return PriorFolder(splits, _read_checked(found, _AUDIT) if found else None)
 
 

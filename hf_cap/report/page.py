@@ -35,7 +35,7 @@ def write_report(
     output: _Folder,
     *,
     baselines: Sequence[_Folder] = (),
-    priors: _Folder | None = None,
+    priors: _Folder | Sequence[_Folder] | None = None,
     audit: _Folder | None = None,
     shortcuts: _Folder | None = None,
     settings: ReportSettings | None = None,
@@ -47,7 +47,7 @@ def write_report(
             only in their seed are one group; those with an alignment weight of 0 are the baseline.
         output: HTML file to write.
         baselines: Further runs that are baselines, whatever their settings.
-        priors: Folder of the priors, for their audit and for the heat maps of each source.
+        priors: Folder of the priors, or several, for the heat maps of each source; the first for its audit.
         audit: Folder that `hf-cap audit` wrote; by default that of the priors, or the one beside it.
         shortcuts: `shortcuts.json` of `hf-cap shortcuts`, or its folder; by default that in a run's folder.
         settings: What goes in.
@@ -58,7 +58,9 @@ def write_report(
         MissingExtra: matplotlib is not installed.
     """
     settings = settings or ReportSettings()
-    if audit is not None and priors is None:
+    single = isinstance(priors, str | os.PathLike)
+    folders: Sequence[Any] = [priors] if single else priors or ()  # type: ignore[assignment]
+    if audit is not None and not folders:
         raise ConfigError(f"`audit` ({str(audit)!r}) is of priors; give their folder as `priors`.")
     of_baseline = {real_path(folder): load_run(folder) for folder in baselines}
     others = {real_path(folder): load_run(folder) for folder in runs}
@@ -67,7 +69,7 @@ def write_report(
     contents = report_contents(
         [run for path, run in others.items() if path not in of_baseline],
         list(of_baseline.values()),
-        None if priors is None else load_priors(priors, audit),
+        load_priors(*folders, audit=audit) if folders else None,
         settings,
         None if found is None else load_shortcuts(found),
     )
@@ -114,8 +116,8 @@ def script_json(value: Any) -> str:
 def embed_examples(examples: Mapping[str, Any], bytes_at_most: int) -> dict[str, Any]:
     """The examples as compact values, as many as there is room for, evenly spread.
 
-    An example is `[set, gold, words, text, rows, before, after, cues]`: labels are indices, `text` is null
-    where it is the words with single spaces, a row of scores is null or has three digits a score,
+    An example is `[set, gold, words, text, rows, before, after, cues, change]`: labels are indices, `text`
+    is null where it is the words with single spaces, a row of scores is null or has three digits a score,
     a prediction is null or `[label, probability in thousandths]`, and `cues` are pairs of a label and the
     words that carry a shortcut of it.
     """
@@ -140,4 +142,6 @@ def _compact(example: Mapping[str, Any], keys: Sequence[str], labels: dict[str, 
     said = (example["before"], example["after"])
     told = [one and [index(one[0]), round(1000 * one[1])] for one in said]
     cues = [[index(label), words] for label, words in (example.get("cues") or {}).items()]
-    return [example["set"], gold, words, text, scores, *told, cues]
+    moved = example.get("change")
+    moved = None if moved is None else round(moved, 3)
+    return [example["set"], gold, words, text, scores, *told, cues, moved]

@@ -1,45 +1,54 @@
-"""Found shortcuts on the page: where texts show them, and how far models follow them."""
+"""Found shortcuts on the page: where texts show them, how far models follow them, what changes by that."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from hf_cap.cues import Cue, Mark, cue_mass, find_cues, find_marked
-from hf_cap.report.load import Facts, Rows
-from hf_cap.schema import LABEL, WORDS
+from hf_cap.report.load import Facts, Rows, Run
+from hf_cap.schema import LABEL, TEXT, WORDS
 from hf_cap.words import split_words
 
 
 def shortcut_section(
-    shortcuts: Sequence[Facts] | None, models: Mapping[str, Rows], names: Mapping[str, str]
+    shortcuts: Sequence[Facts] | None,
+    models: Mapping[str, Mapping[str, Rows]],
+    names: Mapping[str, str],
 ) -> Facts | None:
     """The found shortcuts beside what each model does with them; `None` where none were looked for.
 
     Args:
         shortcuts: As `load_shortcuts` reads them.
-        models: `before` and `after` to the evaluated texts of all their runs.
+        models: `before` and `after` to the evaluated texts of all their runs, by the name of the set.
         names: `before` and `after` to the name of the model.
 
     Returns:
-        `names`; `rows`, the shortcuts with `models` (`follow` for each model) and their `examples` as
-        `mark_text` cuts them; `total`, `follow` for all that were decided to be shortcuts.
+        `names`; `set`, the evaluated texts that have most shortcuts of another label, and on these: `rows`,
+        the shortcuts with `models` (`follow` for each model) and their `examples` as `mark_text` cuts them;
+        `total`, `follow` for all that were decided to be shortcuts.
     """
     if shortcuts is None:
         return None
+    marks = [one["mark"] for one in shortcuts]
+    sets = [*models.values()][-1] if models else {}
+    told = max(sets, key=lambda name: follow(sets[name], marks)["of"], default="")
+    texts_of = {key: one[told] for key, one in models.items() if told in one}
     rows = [
         {
             **one,
             "examples": [mark_text(text, one["mark"].cue) for text in one["examples"]],
             "models": {
                 key: follow(texts, [replace(one["mark"], decision="shortcut")])
-                for key, texts in models.items()
+                for key, texts in texts_of.items()
             },
         }
         for one in shortcuts
     ]
-    marks = [one["mark"] for one in shortcuts]
-    total = {key: follow(texts, marks) for key, texts in models.items()}
-    return {"names": names, "rows": rows, "total": total}
+    total = {key: follow(texts, marks) for key, texts in texts_of.items()}
+    return {"names": names, "set": told, "rows": rows, "total": total}
 
 
 def follow(rows: Rows, marks: Sequence[Mark]) -> Facts:
@@ -72,3 +81,40 @@ def mark_text(text: str, cue: Cue) -> list[tuple[str, bool]]:
         pieces += [(text[at:start], False), (text[start:end], True)]
         at = end
     return [*pieces, (text[at:], False)]
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether the prediction on an evaluated text is its gold label."""
+    return str(row[LABEL]) == str(row["prediction"])
+
+
+def change_of(
+    before: Mapping[str, Any], after: Mapping[str, Any], marks: Sequence[Mark] = ()
+) -> float:
+    """How far two models differ on a text: 1 − cosine of their attributions, in [0, 2].
+
+    3 more where they predict different labels, and another 3 where the first was wrong because of a
+    shortcut (it predicts the label of one in the text) and the second is right.
+    """
+    a, b = (np.array(row["attributions"], dtype=float) for row in (before, after))
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    apart = 1 - float(a @ b / lengths) if lengths else 1.0
+    misled = str(before["prediction"]) in find_marked(before[WORDS], marks)
+    caught = misled and is_right(after) and not is_right(before)
+    return apart + 3 * (before["prediction"] != after["prediction"]) + 3 * caught
+
+
+def most_changed(before: Run, after: Run, marks: Sequence[Mark], most: int) -> dict[str, str]:
+    """The evaluated texts on which two models differ most, by `change_of`, each with its label.
+
+    Texts of the set `train` are left out.
+    """
+    known = {
+        row[TEXT]: row for name, rows in after.records.items() if name != "train" for row in rows
+    }
+    rows = {
+        row[TEXT]: row for rows in before.records.values() for row in rows if row[TEXT] in known
+    }
+    moved = {text: change_of(row, known[text], marks) for text, row in rows.items()}
+    chosen = sorted(moved, key=moved.__getitem__, reverse=True)[:most]
+    return {text: str(rows[text][LABEL]) for text in chosen}

@@ -26,7 +26,7 @@ from hf_cap.report.contents import (
     training_curves,
 )
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, group_runs, load_shortcuts
-from hf_cap.report.shortcuts import follow, mark_text
+from hf_cap.report.shortcuts import change_of, follow, mark_text, most_changed, shortcut_section
 from hf_cap.utils import write_json
 from tests.report.runs import EVIL, TABLE_RUNS, table_run
 
@@ -246,6 +246,35 @@ def test_cues_are_marked_in_texts() -> None:
     bang = Mark(kind="ending", value="!", label="b")
     assert find_marked(["Anna,", "come!"], [ANNA, bang]) == {"a": [0], "b": [1]}
     assert mark_text("Oh  no!", bang.cue) == [("Oh  ", False), ("no!", True), ("", False)]
+
+
+def test_a_text_that_a_shortcut_misled_and_that_is_right_now_changed_most() -> None:
+    def made(*said: str) -> list[dict[str, Any]]:
+        texts = ("anna lost", "bob lost", "anna renew", "bob renew")
+        return evaluated(*zip(texts, "bbba", said, ([1, 0], [1, 0], [1, 1], [0, 2]), strict=True))
+
+    before, after = made(*"aaba"), made(*"bbaa")
+    after[3] = {**after[3], "attributions": [2, 0]}  # at right angles
+    changes = [change_of(*pair, [ANNA]) for pair in zip(before, after, strict=True)]
+    assert changes == pytest.approx([6, 3, 3, 1])
+    assert change_of(before[0], after[0]) == pytest.approx(3)
+    one, other = (
+        Run("", {}, {}, {"test": rows[:2], "train": rows[2:]}) for rows in (before, after)
+    )
+    assert most_changed(one, other, [ANNA], 1) == {"anna lost": "b"}
+    assert [*most_changed(one, other, [ANNA], 9)] == ["anna lost", "bob lost"]
+
+
+def test_shortcuts_are_told_on_the_set_where_they_point_elsewhere() -> None:
+    clean = evaluated(("anna renew", "a", "a", [1, 0]), ("lost", "b", "a", [1]))
+    shifted = evaluated(("renew", "a", "a", [1]), ("anna lost", "b", "a", [3, 1]))
+    models = {"before": {"test": clean, "shifted": shifted}}
+    found = shortcut_section([{"mark": ANNA, "examples": ["Anna"]}], models, {"before": "plain"})
+    assert found is not None
+    assert found["set"] == "shifted"
+    assert found["total"] == {"before": {"texts": 1, "mass": 0.75, "misled": 1, "of": 1}}
+    assert found["rows"][0]["models"] == found["total"]
+    assert shortcut_section(None, models, {}) is None
 
 
 def test_decisions_are_those_that_a_person_wrote(tmp_path: Path) -> None:

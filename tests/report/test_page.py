@@ -258,7 +258,7 @@ def test_scores_keep_three_digits_and_a_text_is_sent_only_where_its_words_do_not
     embedded = embed_examples(found, 10**6)["examples"]
     assert [row[4] for row in embedded] == [[[0.123, -2.0, 0.0]], [[]], [None]]
     assert [row[3] for row in embedded] == [None, None, "a  b"]
-    assert embedded[0][5:] == [None, [1, 123], []]
+    assert embedded[0][5:] == [None, [1, 123], [], None]
 
 
 def test_texts_are_left_out_evenly_until_they_fit() -> None:

@@ -5,9 +5,9 @@
   const byId = (id) => document.getElementById(id);
   const [list, rows, readout] = [byId("list"), byId("rows"), byId("readout")];
 
-  const examples = data.examples.map(([set, gold, words, text, scores, before, after, cues], id) => {
+  const examples = data.examples.map(([set, gold, words, text, scores, before, after, cues, change], id) => {
     const whole = text ?? words.join(" ");
-    return { id, set, gold, words, text: whole, scores, before, after, cues,
+    return { id, set, gold, words, text: whole, scores, before, after, cues, change,
       sought: `${whole}\n${[gold, before?.[0], after?.[0]].map((label) => data.labels[label] ?? "").join("\n")}`.toLowerCase() };
   });
   const row = (kind) => data.rows.findIndex((found) => found.kind === kind);
@@ -34,10 +34,8 @@
   const both = (example) => example.before && example.after;
   const changed = (example) => both(example) && example.before[0] !== example.after[0];
   const fixed = (example) => both(example) && !right(example, example.before) && right(example, example.after);
-  // wrong before because of a found shortcut and right now
-  const caught = (example) => fixed(example) && example.cues.some(([label]) => label === example.before[0]);
   const ORDERS = {
-    changed: (example) => (both(example) ? 6 * caught(example) + 3 * changed(example) + Math.max(apart(example, [models]), 0) : -Infinity),
+    changed: (example) => example.change ?? -Infinity,
     given: (example) => -example.id,
     prior: (example) => apart(example, [[prior, last]]),
     sources: (example) => apart(example, sourcePairs),
@@ -150,13 +148,17 @@
     node.setAttribute("aria-label", `${example.words[index]}: ${written(number)}`);
     return node;
   };
-  const note = (kind) => (kind === undefined ? "" : kind === "attribution" ? "Models, for the label that each predicts" : "Priors, for the gold label");
-  const allRows = (example) => data.rows.flatMap(({ kind }, index) => [
-    ...(note(kind) === note(data.rows[index - 1]?.kind) ? [] : [make("p", { className: "kind", textContent: note(kind) })]), drawRow(example, index)]);
+  const NOTES = [["Priors, for the gold label", (kind) => kind !== "attribution"],
+    ["Models, for the label that each predicts", (kind) => kind === "attribution"]];
+  const allRows = (example) => NOTES.flatMap(([textContent, fits]) => {
+    const found = data.rows.map((_, index) => index).filter((index) => fits(data.rows[index].kind));
+    const scored = found.filter((index) => example.scores[index]);
+    const missing = make("p", { className: "missing", textContent: "no scores for this text" });
+    return found.length ? [make("p", { className: "kind", textContent }), ...(scored.length ? scored.map((index) => drawRow(example, index)) : [missing])] : [];
+  });
   const drawRow = (example, index) => {
     const { name } = data.rows[index];
     const head = make("h4", {}, bdi(name));
-    if (!example.scores[index]) return make("div", { className: "row" }, head, make("p", { className: "missing", textContent: "no scores for this text" }));
     const words = make("div", { className: "words", dir: "auto" });
     words.setAttribute("role", "list");
     words.setAttribute("aria-label", `${name}: score of each word`);

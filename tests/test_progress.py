@@ -1,0 +1,59 @@
+"""An estimate is the time that all of the work takes; only the outermost work shows something."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from hf_cap import progress as module
+from hf_cap.progress import duration, progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> SimpleNamespace:
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now.seconds)
+    caplog.set_level(logging.INFO, "hf_cap.progress")
+    return now
+
+
+def test_batches_are_estimated_with_the_scores_inside(
+    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with progress(128, "texts", "cap") as work:
+        for _ in range(4):
+            with progress(2_558, "scores", "Language model") as inner:
+                clock.seconds += 90
+                inner.update(2_558)
+            work.update(32)
+    # 90 s for a quarter of the texts
+    assert caplog.messages == ["cap: 128 texts, 10,232 scores, about 6 min"]
+
+
+def test_the_start_is_no_part_of_the_rate(
+    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with progress(1_000, "scores", "Language model") as work:
+        clock.seconds += 600  # a model is loaded
+        for _ in range(1_000):
+            work.update()
+            clock.seconds += 0.05
+    assert caplog.messages == ["Language model: 1,000 scores, about 50 s"]
+
+
+def test_short_work_and_silent_work_say_nothing(
+    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    for total, shown in ((100, True), (10_000, False)):
+        with progress(total, "steps", "Training", shown) as work:
+            for _ in range(total):
+                clock.seconds += 0.1
+                work.update()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(40.4, "40 s"), (89, "89 s"), (360, "6 min"), (9_000, "2.5 h")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
