@@ -295,9 +295,10 @@ class _Stages:
 
     def show_into(self, splits: Mapping[str, Dataset], pair: Sequence[str], path: Path) -> None:
         """Make priors of the texts that changed most, which the report shows first."""
-        chosen = most_changed(*(load_run(self.folder / name) for name in pair), self.marks, _SHOWN)
+        before, after = (load_run(self.folder / name) for name in pair)
+        chosen = most_changed(before, after, self.marks, _SHOWN)
         labels = [label_names(splits["test"]).index(label) for label in chosen.values()]
-        columns = {TEXT: [*chosen], LABEL: labels}
+        columns: Any = {TEXT: [*chosen], LABEL: labels}
         test = Dataset.from_dict(columns, splits["test"].select_columns([*columns]).features)
         self.extract_into(splits["train"], path, test=test)
         save_splits(fuse_priors(load_splits(path), **self.fuse), path)

@@ -5,14 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_cap import progress as module
 from hf_cap.progress import duration, progress
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> SimpleNamespace:
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(module.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr("hf_cap.progress.time.monotonic", lambda: now.seconds)
     caplog.set_level(logging.INFO, "hf_cap.progress")
     return now
 

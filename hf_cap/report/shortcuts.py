@@ -97,11 +97,11 @@ def change_of(
     shortcut (it predicts the label of one in the text) and the second is right.
     """
     a, b = (np.array(row["attributions"], dtype=float) for row in (before, after))
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     apart = 1 - float(a @ b / lengths) if lengths else 1.0
     misled = str(before["prediction"]) in find_marked(before[WORDS], marks)
     caught = misled and is_right(after) and not is_right(before)
-    return apart + 3 * (before["prediction"] != after["prediction"]) + 3 * caught
+    return apart + 3.0 * bool(before["prediction"] != after["prediction"]) + 3.0 * caught
 
 
 def most_changed(before: Run, after: Run, marks: Sequence[Mark], most: int) -> dict[str, str]:

@@ -251,7 +251,8 @@ def test_cues_are_marked_in_texts() -> None:
 def test_a_text_that_a_shortcut_misled_and_that_is_right_now_changed_most() -> None:
     def made(*said: str) -> list[dict[str, Any]]:
         texts = ("anna lost", "bob lost", "anna renew", "bob renew")
-        return evaluated(*zip(texts, "bbba", said, ([1, 0], [1, 0], [1, 1], [0, 2]), strict=True))
+        scores = ([1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0])
+        return evaluated(*zip(texts, "bbba", said, scores, strict=True))
 
     before, after = made(*"aaba"), made(*"bbaa")
     after[3] = {**after[3], "attributions": [2, 0]}  # at right angles
