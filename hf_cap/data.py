@@ -17,11 +17,11 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_cap.embedded import resolve_data
 from hf_cap.errors import DataError
+from hf_cap.parquet import read_table, write_table
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
 
@@ -76,12 +76,17 @@ def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
 
 
 def read_parquet(file: str | os.PathLike[str]) -> Dataset:
-    """A parquet file, as it is now; its name is no pattern, nor a key of a cache.
+    """A parquet file, as it is now; its name is no pattern, nor a key of a cache. Damage is a `DataError`.
 
     Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
     """
-    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        return Dataset(parquet.read())
+    return Dataset(read_table(file))
+
+
+def write_parquet(dataset: Dataset, file: str | os.PathLike[str]) -> None:
+    """Write a data set as a parquet file whose content is checked when hf_cap reads it."""
+    table = dataset.with_format("arrow")[:]
+    write_table(table.replace_schema_metadata(dataset.features.arrow_schema.metadata), file)
 
 
 def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
@@ -272,7 +277,7 @@ def save_splits(
     with atomic_path(folder) as path:
         path.mkdir()
         for split, data in splits.items():
-            data.to_parquet(str(path / f"{split}.parquet"), write_page_checksum=True)
+            write_parquet(data, path / f"{split}.parquet")
 
 
 def _read(

@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 
 from hf_cap.cards import public_provenance, public_text, render_card
-from hf_cap.data import read_parquet
+from hf_cap.data import read_parquet, write_parquet
 from hf_cap.errors import DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Feature, TableSchema
@@ -350,7 +350,7 @@ def write_scores(
     """Write scores as parquet, and their card, into a folder, without local paths, servers and secrets."""
     public = replace(scores, provenance=public_provenance(scores.provenance))
     facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
-    public.to_dataset().to_parquet(str(folder / "train.parquet"))
+    write_parquet(public.to_dataset(), folder / "train.parquet")
     write_text(folder / "README.md", render_card(facts, template))
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCardData
 
 from hf_cap import cards
 from hf_cap.cards import PushOptions
-from hf_cap.data import label_names
+from hf_cap.data import label_names, write_parquet
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.schema import (
     LABEL,
@@ -47,7 +47,7 @@ def write_prior_dataset(
     for name, parts in found.items():
         (folder / name).mkdir()
         for split, data in parts.items():
-            data.to_parquet(str(folder / name / f"{split}.parquet"))
+            write_parquet(data, folder / name / f"{split}.parquet")
     card = cards.render_card(prior_dataset_facts(found, options, audit), options.template)
     (folder / cards.CARD).write_text(card, encoding="utf-8")
 

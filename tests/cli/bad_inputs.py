@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from hf_cap.cli import load_command
 from hf_cap.data import read_parquet
+from hf_cap.errors import DataError
 
 GOOD = {
     "fit": "fit data --output_dir out --extract.model {llm} --train.model {encoder}",
@@ -202,16 +203,16 @@ def bad_run(case: Case) -> list[str]:
 
 
 def flipped_bit(case: Case) -> list[str]:
-    """In the pages or at the end; a flip of what is not read, such as a statistic, is drawn again."""
+    """Anywhere; a flip of what is not read, such as a statistic, is drawn again."""
     file = Path("prior", "train.parquet")
-    whole, rows = file.read_bytes(), read_parquet(file).to_list()
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    with suppress(Exception):
+    whole, data = file.read_bytes(), read_parquet(file)
+    with suppress(DataError):
         while True:
-            spoilt, place = bytearray(whole), case.draw.randrange(footer + 8)
-            spoilt[place if place < footer else place - footer - 8] ^= 1 << case.draw.randrange(8)
+            spoilt = bytearray(whole)
+            spoilt[case.draw.randrange(len(whole))] ^= 1 << case.draw.randrange(8)
             file.write_bytes(spoilt)
-            if read_parquet(file).to_list() != rows:
+            found = read_parquet(file)
+            if found.to_list() != data.to_list() or found.features != data.features:
                 break
     return case.good(*READS_PRIOR)
 
