@@ -267,6 +267,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "4bit", "8bit"]
 
 _ADDRESS = re.compile(r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(/[!-~]*)?", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RUNTIME_VARIABLE = "HF_CAP_LM_RUNTIME"
 
 
@@ -298,7 +299,8 @@ class LMSettings:
         if set("@?#") & set(self.base_url or ""):
             raise ConfigError(
                 "`base_url` holds a user, a password or a query, which would be stored with all results. "
-                "Give the address alone, and the key in the environment variable of `api_key_env`."
+                "Give the address alone, and in the environment variable of `api_key_env` the key, or "
+                "`Basic USER:PASSWORD`."
             )
         if self.base_url is not None and not _is_address(self.base_url):
             raise ConfigError(
@@ -344,12 +346,18 @@ class LMRuntime:
     max_retries: int = option(6, "Times that a request to a served model is tried again.")
     timeout: float = option(300.0, "Seconds until a request to a served model counts as failed.")
     api_key_env: str = option(
-        "OPENAI_API_KEY", "Environment variable that holds the key of a served model; may be unset."
+        "OPENAI_API_KEY",
+        "Environment variable that holds the key of a served model, or `Basic USER:PASSWORD`; may be unset.",
     )
 
     def __post_init__(self) -> None:
         check_range(self, "token_budget", "prefix_memory", "max_concurrency", "timeout", above=0)
         check_range(self, "max_retries", at_least=0)
+        if not _VARIABLE.fullmatch(self.api_key_env):
+            raise ConfigError(
+                "`api_key_env` is not the name of an environment variable; put the key or password into a "
+                "variable and give the variable's name, since settings are stored with the results."
+            )
 
     @property
     def store_path(self) -> Path | None:

@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +46,8 @@ _LIKELY_TOKENS = re.compile(
     re.DOTALL,
 )
 """First character of what chat templates of common models write, for text that the server tokenises."""
+_BASIC = "Basic "
+"""Begins a key that is a user's name and password, joined by a colon, perhaps in base64."""
 _PROBE_RETRIES, _PROBE_SECONDS = 2, 30.0
 """For the first request, which tells whether there is such a server."""
 
@@ -245,9 +249,11 @@ class ServedLanguageModel(LanguageModel):
             seconds, retries = min(seconds, _PROBE_SECONDS), min(retries, _PROBE_RETRIES)
         bounded = self._api.BoundedClient(follow_redirects=True)
         bounded.seconds = seconds
+        key = self._key()
         return self._openai.AsyncOpenAI(
             base_url=self.base_url,
-            api_key=self._key() or "none",
+            api_key=key or "none",
+            default_headers={"Authorization": _basic(key)} if key.startswith(_BASIC) else None,
             timeout=seconds,
             max_retries=retries,
             http_client=bounded,
@@ -276,8 +282,8 @@ class ServedLanguageModel(LanguageModel):
             )
         except ServerError as error:
             trouble = str(error)
-        if key := self._key():  # some servers repeat it
-            trouble = trouble.replace(key, "***")
+        for secret in _parts(self._key()):  # some servers repeat it
+            trouble = trouble.replace(secret, "***")
         raise ServerError(f"{self.base_url}{path} {trouble[:500]}")
 
     def _key(self) -> str:
@@ -290,3 +296,20 @@ class ServedLanguageModel(LanguageModel):
                 "non-ASCII characters. Copy it again, alone and on one line."
             )
         return key
+
+
+def _basic(key: str) -> str:
+    """The header for a user's name and password."""
+    pair = key.removeprefix(_BASIC)
+    return _BASIC + (b64encode(pair.encode()).decode() if ":" in pair else pair)
+
+
+def _parts(key: str) -> list[str]:
+    """What must not be shown, the longest first: a key, or a password in all its forms."""
+    if not key.startswith(_BASIC):
+        return [key] if key else []
+    coded = _basic(key).removeprefix(_BASIC)
+    with suppress(ValueError):
+        key = b64decode(coded).decode()
+    pair = key.removeprefix(_BASIC)
+    return sorted({coded, pair, pair.partition(":")[2]} - {""}, key=len, reverse=True)

@@ -59,7 +59,7 @@ def test_served_scores_equal_local_ones(
     server: Server, fields: set[str], tokenizer: bool, dialect: str
 ) -> None:
     server.fields = fields
-    lm = opened(server, tokenizer=tokenizer, max_concurrency=3)
+    lm = opened(server, tokenizer=tokenizer)
     assert lm.dialect == dialect
     queries = [q for q in QUERIES if tokenizer or "".join(q).isascii()]
     if tokenizer:
@@ -67,13 +67,23 @@ def test_served_scores_equal_local_ones(
         queries.append(Query(f"<|im_start|>{spelled}", f" {spelled}", f" é{spelled} card"))
     local = LocalLanguageModel(llama(), byte_tokenizer()).log_probs(queries)
     served = lm.log_probs(queries + queries[:2])
-    assert 1 < server.most <= 3
     assert largest_difference(served, local + local[:2]) < 1e-4
     assert [s.starts for s in served] == [s.starts for s in local + local[:2]]
     assert lm.statistics.distinct == len(set(queries))
     assert (lm.chat_prompt("hi") is None) == (not tokenizer)
     assert lm.fingerprint == opened(server, tokenizer=tokenizer).fingerprint
     assert lm.fingerprint != opened(server, tokenizer=not tokenizer, probe=False).fingerprint
+
+
+def test_as_many_requests_are_under_way_as_are_allowed(server: Server) -> None:
+    lm, three = opened(server, max_concurrency=3), threading.Barrier(3)
+
+    def meet(number: int) -> None:
+        three.wait(60)
+
+    server.fault = meet
+    lm.log_probs(QUERIES[:6])
+    assert server.most == 3
 
 
 def test_a_server_without_prompt_log_probabilities_is_an_error_with_the_reason(
@@ -319,6 +329,31 @@ def test_the_key_is_sent_and_never_shown(
         lm.log_probs(QUERIES[:1])
     assert server.keys == {"Bearer spoiled"}
     assert "spoiled" not in caplog.text + str(caught.value) + lm.fingerprint
+
+
+@pytest.mark.parametrize(
+    "key", ["Basic ann:my:secret", "Basic YW5uOm15OnNlY3JldA==", " Basic ann:my:secret\n"]
+)
+def test_a_user_and_a_password_are_sent_and_never_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    lm = opened(server, api_key_env="MY_KEY", max_retries=0)
+    assert server.keys == {"Basic YW5uOm15OnNlY3JldA=="}
+    repeated = b"ann:my:secret, my:secret and YW5uOm15OnNlY3JldA=="
+    server.raw = lambda write: write(b"HTTP/1.1 401 No\r\n\r\n" + repeated)
+    with pytest.raises(ServerError, match=r"status 401: \*\*\*, \*\*\* and \*\*\*") as caught:
+        lm.log_probs(QUERIES[:1])
+    shown = caplog.text + str(caught.value) + lm.fingerprint
+    assert not [secret for secret in ("secret", "YW5u") if secret in shown]
+
+
+@pytest.mark.parametrize("name", ["sk-my-secret", "Basic ann:my-secret", ""])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError, match="not the name of an environment variable") as caught:
+        LMRuntime(api_key_env=name)
+    assert "my-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["secret-1\r\nsecret-2", "secret-\u200b1", "secret-ü"])
