@@ -12,6 +12,7 @@ import os
 import re
 import sqlite3
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -19,6 +20,7 @@ from hf_cap import __version__
 from hf_cap.cli.core import Command, check_known, parse, print_completion
 from hf_cap.errors import CAPError, ConfigError
 from hf_cap.progress import silence
+from hf_cap.secret_scan import without_secrets
 from hf_cap.utils import printable
 
 COMMANDS = {
@@ -47,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 1 (a file that cannot be read or written), 2 (a user's mistake) or 130
-        (interrupt).
+        The exit status: 0, 1 (a file that cannot be read or written, or an error of hf_cap itself), 2 (a
+        user's mistake) or 130 (interrupt).
     """
     # of several launched processes only the first logs
     level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
@@ -68,10 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except KeyboardInterrupt:
         message, status = "interrupted; run the same command again to go on.", 130
-    except Exception as error:
-        if not (message := _file_problem(error)):
-            raise
-        status = 1
+    except Exception as error:  # noqa: BLE001  # Python itself would print it as it is
+        message, status = _file_problem(error) or _unexpected(error), 1
     print(f"hf-cap: {_readable(message)}", file=sys.stderr)
     return status
 
@@ -102,6 +102,15 @@ def _file_problem(error: BaseException) -> str:
     if isinstance(error, OSError | sqlite3.Error):
         return f"A file cannot be read or written: {error}."
     return ""
+
+
+def _unexpected(error: BaseException) -> str:
+    """What to do about an error that is not the user's, above it where it arose."""
+    print(_readable(without_secrets("".join(traceback.format_exception(error)))), file=sys.stderr)
+    return (
+        f"an unexpected {type(error).__name__}, which is a mistake of hf_cap. Please report it with the "
+        "lines above and what `hf-cap env` prints."
+    )
 
 
 def _readable(text: str) -> str:

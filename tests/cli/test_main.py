@@ -362,6 +362,22 @@ def test_an_interrupt_and_a_bad_disk_have_a_status(
     monkeypatch.setattr(load_command("env"), "run", run)
     assert main(["env"]) == status
     assert message in capsys.readouterr().err
-    error = raised_by(KeyError("a mistake of ours"), FileNotFoundError(2, "No such file"))
-    with pytest.raises(KeyError):
-        main(["env"])
+
+
+def test_an_unexpected_error_is_shown_whole_and_clean(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def run(values: Values) -> None:
+        told = "label \x1b[31mred\x1b]0;title\x07, key hf_" + "A1" * 17
+        raise raised_by(KeyError(told), FileNotFoundError(2, f"No such file\r: {told}"))
+
+    monkeypatch.setattr(load_command("env"), "run", run)
+    assert main(["env"]) == 1
+    error = capsys.readouterr().err
+    assert "in run\n" in error
+    assert "KeyError: 'label \\x1b[31mred" in error
+    assert "No such file\ufffd: label \ufffd[31mred\ufffd]0;title\ufffd, key ***" in error
+    assert not {"\x1b", "\x07", "\r"} & set(error)
+    assert "A1A1" not in error
+    last = error.splitlines()[-1]
+    assert last.startswith("hf-cap: an unexpected KeyError, which is a mistake of hf_cap. Please")
