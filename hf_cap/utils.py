@@ -339,8 +339,12 @@ def read_yaml(file: str | os.PathLike[str], *, typed: bool = False) -> Any:
     return parse_yaml(text, repr(str(file)), typed=typed)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; `DataError` where there is none."""
+def read_json(file: Path, shape: Any = dict) -> dict[str, Any]:
+    """The object in a JSON file; `DataError` where there is none, or it has another shape.
+
+    A shape is a type, `[shape of the items]` or `{name: shape of the entry}`, where "*" is any name and a "?"
+    at its end lets null and a missing entry pass.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -349,7 +353,33 @@ def read_json(file: Path) -> dict[str, Any]:
         raise DataError(f"{str(file)!r} is not valid JSON: {error}. Write it again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{str(file)!r} must hold a JSON object, got {type(content).__name__}.")
+    if problem := _misfit(content, shape):
+        raise DataError(f"{str(file)!r} is damaged: {problem}. Write it again, or remove it.")
     return content
+
+
+def _misfit(value: Any, shape: Any, place: str = "") -> str:
+    """Where a value from JSON has not the shape that is expected, and what is there; empty if it has."""
+    where = place.lstrip(".") or "the whole"
+    if isinstance(shape, list) and isinstance(value, list):
+        found = (_misfit(one, shape[0], f"{place}[{at}]") for at, one in enumerate(value))
+        return next(filter(None, found), "")
+    if isinstance(shape, dict) and isinstance(value, dict):
+        pairs = {key: kind for key, kind in shape.items() if key != "*"}
+        pairs |= {f"{key}": shape["*"] for key in value if "*" in shape}
+        for key, kind in pairs.items():
+            name = key.removesuffix("?") if key in shape else key
+            if name != key and value.get(name) is None:
+                continue
+            if name not in value:
+                return f"{where} lacks {name!r}"
+            if problem := _misfit(value[name], kind, f"{place}.{name}"):
+                return problem
+        return ""
+    kinds = shape if isinstance(shape, type | tuple) else type(shape)
+    if isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool):
+        return ""
+    return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
 
 
 # --- Draws that depend on their key alone, not on order, batch or process, and batches.

@@ -19,8 +19,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
-from hf_cap.cues import Mark, change_cues, load_marks
-from hf_cap.data import label_names, load_splits, save_splits, with_test_split
+from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
+from hf_cap.data import label_names, load_splits, save_splits, with_test_split, write_parquet
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
@@ -146,22 +146,17 @@ class _Stages:
         self.train = {"model": ENCODER, **FIT, **train}
         if phrases := self.groups.get("prompt", {}).get("label_phrases"):
             self.train.setdefault("label_phrases", phrases)
+        if pattern := self.options.get("word_pattern"):
+            for later in (self.train, self.evaluate):
+                later.setdefault("word_pattern", pattern)
         alignment = ("alignment_", "attribution_", "finite_", "prior_", "word_dropout")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
         self.file, self.known = folder / FIT_FILE, {}
         if self.file.exists():
-            self.known = read_json(self.file)
-            parts = {"settings": dict, "key": str, "finished": bool}
-            if bad := [
-                name
-                for name, one in self.known.items()
-                if not isinstance(one, dict)
-                or not all(isinstance(one.get(part), kind) for part, kind in parts.items())
-            ]:
-                raise DataError(
-                    f"{str(self.file)!r} is damaged at {bad[0]!r}; remove it to start anew."
-                )
+            self.known = read_json(
+                self.file, {"*": {"settings": dict, "key": str, "finished": bool}}
+            )
 
     def check(self, controls: Sequence[str], test_size: float, seeds: Sequence[int]) -> None:
         """Create every settings object once, so that a mistake is found before any work."""
@@ -277,18 +272,22 @@ class _Stages:
         """Find shortcuts, unless that is done; gives a digest of what was decided about them."""
         if not self.fuse.get("shortcuts"):
             return {}
-        settings = {"model": self.options["model"], "encoder": self.train["model"]}
-        self.stage(SHORTCUTS, settings, partial(self.find_into, dataset), "data")
+        lm, prompt = (self.groups.get(name, {}) for name in ("lm", "prompt"))
+        how = {**prompt, **pick(ShortcutSettings, self.options)}
+        asked = {"model": self.options["model"], "encoder": self.train["model"]}
+        settings = {**asked, **how, **pick(LMSettings, lm)}
+        find = partial(self.find_into, dataset, ShortcutSettings(**pick(ShortcutSettings, how)))
+        self.stage(SHORTCUTS, settings, find, "data")
         if not (marks := self.marks) and not self.options["sources"]:
             raise DataError("No shortcuts were found, and no `sources` give a prior; name some.")
         return {"marks": fingerprint(*map(str, marks))}
 
-    def find_into(self, dataset: Dataset, path: Path) -> None:
+    def find_into(self, dataset: Dataset, how: ShortcutSettings, path: Path) -> None:
         lm = self.groups.get("lm", {})
         asked = name_model(self.options["model"], lm)
         with using_runtime(LMRuntime(**pick(LMRuntime, lm))):
             judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
-            write_shortcuts(find_shortcuts(dataset, judges), path)
+            write_shortcuts(find_shortcuts(dataset, judges, settings=how), path)
 
     def fuse_into(self, path: Path) -> None:
         save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)
@@ -494,7 +493,7 @@ def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str,
     stored = folder / f"{file_name(name)}.parquet"
     if records := evaluation.get("records"):
         with atomic_path(stored) as path:
-            Dataset.from_list(records).to_parquet(str(path), write_page_checksum=True)
+            write_parquet(Dataset.from_list(records), path)
     else:
         stored.unlink(missing_ok=True)
     write_json(folder / f"{name}.json", numbers)

@@ -27,8 +27,7 @@ _NOT_COMPARED = frozenset(
 
 # what reading altered bytes ends in
 _DAMAGED = (ValueError, TypeError, AttributeError, IndexError, KeyError)
-# what a JSON file holds: a type, [of the items], {name: of the entry}, where "*" is any name and a "?" at
-# the end lets null pass
+# the shapes are those of `read_json`
 _NUMBER = (int, float, type(None))
 _TEXT = (str, type(None))
 _BY_SOURCE = {"*": {"*": _NUMBER}}
@@ -122,9 +121,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{str(path)!r} is not a run: it holds no {RUN_FILE}. Give a folder that `hf-cap train` wrote."
         )
     sets = path / EVALUATIONS
-    numbers = {one.stem: _read_checked(one, _EVALUATION) for one in sorted(sets.glob("*.json"))}
+    numbers = {one.stem: read_json(one, _EVALUATION) for one in sorted(sets.glob("*.json"))}
     records = {o.stem: read_rows(o, _RECORD_COLUMNS) for o in sorted(sets.glob("*.parquet"))}
-    return Run(path.resolve().name, _read_checked(file, _RUN), numbers, records)
+    return Run(path.resolve().name, read_json(file, _RUN), numbers, records)
 
 
 def load_priors(
@@ -152,7 +151,7 @@ def load_priors(
         raise DataError(
             f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
         )
-    return PriorFolder(splits, _read_checked(found, _AUDIT) if found else None)
+    return PriorFolder(splits, read_json(found, _AUDIT) if found else None)
 
 
 def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
@@ -166,7 +165,7 @@ def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
     file = Path(place).expanduser()
     file = file / SHORTCUTS_FILE if file.is_dir() else file
     missing: Facts = {"removed": None, "flipped": None, "examples": []}
-    found = [{**missing, **one} for one in _read_checked(file, _SHORTCUTS)["shortcuts"]]
+    found = [{**missing, **one} for one in read_json(file, _SHORTCUTS)["shortcuts"]]
     named = ("kind", "value", "label")
     marks = [Mark(**{name: one[name] for name in named}) for one in found]
     if (decisions := file.with_suffix(".yaml")).exists():
@@ -177,54 +176,22 @@ def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
     return [{**one, "mark": mark} for one, mark in zip(found, marks, strict=True)]
 
 
-def _read_checked(file: Path, shape: Any) -> dict[str, Any]:
-    content = read_json(file)
-    if problem := _misfit(content, shape):
-        raise DataError(f"{str(file)!r} is damaged: {problem}. Write it again.")
-    return content
-
-
-def _misfit(value: Any, shape: Any, place: str = "") -> str:
-    """Where a value from JSON has not the shape that is expected, and what is there; empty if it has."""
-    where = place.lstrip(".") or "the whole"
-    if isinstance(shape, list) and isinstance(value, list):
-        found = (_misfit(one, shape[0], f"{place}[{at}]") for at, one in enumerate(value))
-        return next(filter(None, found), "")
-    if isinstance(shape, dict) and isinstance(value, dict):
-        pairs = {key: kind for key, kind in shape.items() if key != "*"}
-        pairs |= {f"{key}": shape["*"] for key in value if "*" in shape}
-        for key, kind in pairs.items():
-            name = key.removesuffix("?") if key in shape else key
-            if name != key and value.get(name) is None:
-                continue
-            if name not in value:
-                return f"{where} lacks {name!r}"
-            if problem := _misfit(value[name], kind, f"{place}.{name}"):
-                return problem
-        return ""
-    kinds = shape if isinstance(shape, type | tuple) else type(shape)
-    if isinstance(value, kinds) and not (isinstance(value, bool) and kinds is not bool):
-        return ""
-    return f"{where} is {type(value).__name__} {str(value)[:40]!r}"
-
-
 def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of a parquet file; class indices become label names where the file knows them.
 
     Raises:
         DataError: the file is damaged, or lacks one of `columns`.
     """
-    import pyarrow
-    import pyarrow.parquet
+    from hf_cap.parquet import read_table
 
+    table = read_table(file)
     try:
-        table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
         stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = stored.get("info", {}).get("features", {}).get(LABEL, {}).get("names")
         rows: list[dict[str, Any]] = table.to_pylist()
         for row in rows if names else ():
             row[LABEL] = None if row[LABEL] is None else names[row[LABEL]]
-    except (pyarrow.ArrowException, OSError, *_DAMAGED) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{str(file)!r} cannot be read as parquet: {error}. Write it again."
         ) from error

@@ -189,8 +189,8 @@ def test_a_damaged_record_is_named(
     [
         ("{", "fit.json' is not valid JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"data": 7}', "fit.json' is damaged at 'data'"),
-        ('{"data": {"key": "a", "settings": {}}}', "fit.json' is damaged at 'data'"),
+        ('{"data": 7}', "fit.json' is damaged: data is int '7'"),
+        ('{"data": {"key": "a", "settings": {}}}', "fit.json' is damaged: data lacks 'finished'"),
     ],
 )
 def test_a_damaged_record_of_stages_is_named(

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from hf_cap import workflow
 from hf_cap.cli import load_command, main
 from hf_cap.cli.core import Result, Values, parse, read_settings
 from hf_cap.cli.demo import LIBRARIANS
-from hf_cap.cues import Mark, save_marks
+from hf_cap.cues import Cue, Mark, ShortcutSettings, load_marks, save_marks
 from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
+from hf_cap.shortcuts import Shortcut
+from hf_cap.words import word_strings
 from hf_cap.workflow import FitResult
 from tests.cli.conftest import ROWS, run
 
@@ -149,6 +152,32 @@ def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
     for row in rows:
         scores = [s for word, s in zip(row["words"], row["prior"], strict=True) if word == "card"]
         assert not any(scores) or rows.features["label"].names[row["label"]] != "lost_card"
+
+
+def test_shortcuts_are_of_the_words_that_are_extracted(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patterns = []
+
+    def find(dataset: Any, judges: Any, *, settings: ShortcutSettings) -> list[Any]:
+        patterns.append(settings.word_pattern)
+        words = word_strings(" ".join(dataset["text"]), settings.word_pattern)
+        cue = Cue("word", max(words, key=len))
+        numbers: Any = {"of": 3, "elsewhere": 0, "log_odds": 1.0, "q": 0.01, "relevance": 0.0}
+        return [Shortcut(cue=cue, label="lost_card", texts=3, **numbers)]
+
+    monkeypatch.setattr(workflow, "find_shortcuts", find)
+    folder = fit(shortcuts=True).output_dir
+    (mark,) = load_marks(folder / "shortcuts.yaml")
+    assert len(mark.value) > 3
+    save_marks([replace(mark, decision="fine")], folder / "shortcuts.yaml")
+    fit(shortcuts=True, extract={"word_pattern": "[a-z]{1,3}"})
+    assert patterns == [r"\S+", "[a-z]{1,3}"]
+    (mark,) = load_marks(folder / "shortcuts.yaml")
+    assert len(mark.value) == 3
+    save_marks([replace(mark, decision="fine")], folder / "shortcuts.yaml")
+    fit(shortcuts=True, extract={"word_pattern": "[a-z]{1,3}"}, lm={"revision": "main"})
+    assert [mark.decision for mark in load_marks(folder / "shortcuts.yaml")] == ["fine"]
 
 
 def test_a_run_that_was_stopped_continues(
