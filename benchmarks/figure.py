@@ -18,14 +18,19 @@ METHODS = {
 }
 TEST_SETS = {"clean": "test texts as they are", "shifted": "with the name of another class"}
 _STYLE = """
-text { font: 15px system-ui, sans-serif; fill: #1f2328 } .number { font-weight: 600 }
+text { font: 15px system-ui, sans-serif; fill: #1f2328 } .strong { font-weight: 600 }
 .card { fill: #ffffff; stroke: #d1d9e0 } .clean { fill: #8c959f } .shifted { fill: #0969da }
 @media (prefers-color-scheme: dark) {
   text { fill: #f0f6fc } .card { fill: #0d1117; stroke: #3d444d }
   .clean { fill: #7d8590 } .shifted { fill: #58a6ff }
 }
 """
-_LEFT, _WIDTH, _BAR = 170, 490, 20  # pixels: where bars begin, how long 100 % is, how high a bar is
+_SIZE, _LEFT, _FULL, _BAR = (
+    480,
+    16,
+    390,
+    18,
+)  # pixels: width, margin, length of 100 %, height of a bar
 
 
 def percentages(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -56,24 +61,25 @@ def alternative_text(summary: Mapping[str, Any]) -> str:
 
 def draw(summary: Mapping[str, Any]) -> str:
     """The figure as SVG, which follows the colour scheme of the reader."""
-    parts, y = [], 44
-    for place, (key, name) in enumerate(TEST_SETS.items()):
-        x = _LEFT + 205 * place
-        parts.append(f'<rect class="{key}" x="{x}" y="16" width="14" height="14" rx="3"/>')
-        parts.append(f'<text x="{x + 20}" y="28">{name}</text>')
+    parts, y = [], 14
+    for key, name in TEST_SETS.items():
+        parts.append(f'<rect class="{key}" x="{_LEFT}" y="{y}" width="14" height="14" rx="3"/>')
+        parts.append(f'<text x="{_LEFT + 22}" y="{y + 12}">{name}</text>')
+        y += 22
     for method, values in percentages(summary).items():
-        parts.append(
-            f'<text x="{_LEFT - 12}" y="{y + 27}" text-anchor="end">{METHODS[method]}</text>'
-        )
+        parts.append(f'<text class="strong" x="{_LEFT}" y="{y + 22}">{METHODS[method]}</text>')
+        y += 32
         for key in TEST_SETS:
-            length = round(_WIDTH * values[key] / 100)
+            length = round(_FULL * values[key] / 100)
             box = f'x="{_LEFT}" y="{y}" width="{length}" height="{_BAR}" rx="3"'
-            number = f'<text class="number" x="{_LEFT + length + 8}" y="{y + 15}">{values[key]:.0f} %</text>'
-            parts += [f'<rect class="{key}" {box}/>', number]
+            number = f'x="{_LEFT + length + 8}" y="{y + 14}"'
+            parts.append(f'<rect class="{key}" {box}/>')
+            parts.append(f'<text class="strong" {number}>{values[key]:.0f} %</text>')
             y += _BAR + 2
-        y += 14
-    card = f'<rect class="card" x=".5" y=".5" width="719" height="{y - 1}" rx="8"/>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {y}" role="img">'
+    y += 16
+    card = f'<rect class="card" x=".5" y=".5" width="{_SIZE - 1}" height="{y - 1}" rx="8"/>'
+    size = f'viewBox="0 0 {_SIZE} {y}" width="{_SIZE}" height="{y}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     title = f"<title>{alternative_text(summary)}</title>"
     return "\n".join([head, title, f"<style>{_STYLE}</style>", card, *parts, "</svg>", ""])
 
