@@ -9,13 +9,12 @@ from benchmarks.shortcuts import dropped_copies, with_hard_texts
 
 def test_texts_that_were_wrong_weigh_more_and_else_those_of_the_highest_loss() -> None:
     data = Dataset.from_dict({"text": list("abcdefghij"), "label": [0, 1] * 5})
-    sure = torch.tensor([[4.0, 0.0], [0.0, 4.0]] * 5)
-    sure[3] = torch.tensor([0.0, 0.5])  # right, and the least sure
+    sure = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0]] * 5)
+    sure[3] = torch.tensor([0.0, 0.1, 0.0])  # right, and the least sure: its loss is 1.03
     hard = with_hard_texts(data, sure, weight=3)
     assert sorted(hard["text"]) == sorted("abcdefghij" + "dd")
     wrong = sure.clone()
-    wrong[6], wrong[7] = torch.tensor([0.0, 0.1]), torch.tensor([0.1, 0.0])  # lower losses than...
-    wrong[4] = torch.tensor([0.0, 0.0])  # ...a tie, which argmax calls right
+    wrong[6], wrong[7] = torch.tensor([0.0, 0.1, -9.0]), torch.tensor([0.1, 0.0, -9.0])  # 0.74
     hard = with_hard_texts(data, wrong, weight=3)
     assert sorted(hard["text"]) == sorted("abcdefghij" + "gghh")
 
