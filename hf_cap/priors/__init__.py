@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
     from hf_cap.priors.lexicon import LexiconPrior as LexiconPrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
+    from hf_cap.priors.reagent import ReAGentPrior as ReAGentPrior
 
 _NAMES = {
     "audit": "AuditSettings audit_dataset",
@@ -47,6 +48,7 @@ _NAMES = {
     "language_model": "LanguageModelSource",
     "lexicon": "LexiconPrior",
     "llm_gradient": "LLMGradientPrior",
+    "reagent": "ReAGentPrior",
 }
 _EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -194,6 +194,7 @@ SOURCES: dict[str, str | type[Source]] = {
     "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
     "rationale": "hf_cap.priors.keywords:RationalePrior",
+    "reagent": "hf_cap.priors.reagent:ReAGentPrior",
     "shap": "hf_cap.priors.explainers:ShapPrior",
     "word_length": "hf_cap.priors.keywords:WordLengthPrior",
 }

@@ -83,6 +83,7 @@ def source(name: str, reference: str, **options: Any) -> Source:
         ("cap", {"n": 9, "score": "contrast"}),
         ("channel", {"sign": "signed", "keep_label_scores": True}),
         ("llm_gradient", {"sign": "signed"}),
+        ("reagent", {"sign": "signed", "n": 12, "probes": 2}),
         ("keywords", {}),
         ("integrated_gradients", {}),
         ("lime", {"samples": 40}),
@@ -111,7 +112,10 @@ def test_a_row_depends_on_neither_its_batch_nor_the_order(
         ("cap", {"masking": "x"}), ("cap", {"calibration_texts": -1}), ("cap", {"offsets": (0.0,)}),
         ("cap", {"demonstrations": -1}), ("cap", {"sign": "x"}), ("cap", {"word_pattern": "("}),
         ("channel", {"temperature": 0.0}), ("channel", {"evidence": "x"}),
-        ("llm_gradient", {"keep_label_scores": True}), ("keywords", {"statistic": "x"}),
+        ("llm_gradient", {"keep_label_scores": True}), ("reagent", {"keep_label_scores": True}),
+        ("reagent", {"n": 1}), ("reagent", {"replaced": 1.0}), ("reagent", {"kept": 0.0}),
+        ("reagent", {"probes": 0}), ("reagent", {"tolerance": float("inf")}),
+        ("keywords", {"statistic": "x"}),
         ("rationale", {"rationale_unit": "x"}), ("integrated_gradients", {"steps": 0}),
         ("lime", {"samples": 1}), ("shap", {"evaluations": 1}),
     ],
@@ -163,7 +167,7 @@ def test_the_name_of_a_source_of_hf_cap_cannot_be_taken() -> None:
 
 
 def test_importing_sources_imports_no_model_library() -> None:
-    modules = ["base", "language_model", "cap", "channel", "llm_gradient", "extract"]
+    modules = ["base", "language_model", "cap", "channel", "llm_gradient", "reagent", "extract"]
     code = (
         f"import sys, {', '.join('hf_cap.priors.' + module for module in modules)}\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'accelerate'} & set(sys.modules)))"
