@@ -13,7 +13,7 @@ from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion
 from hf_cap.report.load import ReportSettings
-from hf_cap.training.options import AlignmentOptions
+from hf_cap.training.options import AlignmentOptions, WeightingOptions
 from hf_cap.utils import option, required
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ GROUPS = [
     *LM_GROUPS,
     *source_groups(ClassifierSource),
     Group("fuse", PriorFusion),
-    Group("train", _Encoder, AlignmentOptions, ClassifierOptions),
+    Group("train", _Encoder, AlignmentOptions, WeightingOptions, ClassifierOptions),
     Group("evaluate", EvaluationSettings),
     Group("report", ReportSettings),
 ]

@@ -11,7 +11,7 @@ from hf_cap.errors import MissingExtra
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
-from hf_cap.training.options import AlignmentOptions
+from hf_cap.training.options import AlignmentOptions, WeightingOptions
 from hf_cap.utils import atomic_path, check_range, option, read_json, refuse_loss, required
 
 
@@ -50,7 +50,7 @@ LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions
 TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 
 
-TEXT = (AlignmentOptions, ClassifierOptions)
+TEXT = (AlignmentOptions, WeightingOptions, ClassifierOptions)
 
 
 @partial(Command, TRAIN, [_TrainArguments, Columns, *TEXT, *TABULAR, LORA], more="")

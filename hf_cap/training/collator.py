@@ -26,6 +26,7 @@ from hf_cap.classifiers import warn_unknown
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, PriorError
 from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, WORDS
+from hf_cap.training.weighting import EXAMPLE_WEIGHT
 from hf_cap.words import (
     NO_WORD,
     WORD_PATTERN,
@@ -60,6 +61,7 @@ class Encoder:
     max_length: int | None = None
     prior_column: str = PRIOR
     weight_column: str | None = None
+    example_weight_column: str | None = None
 
     def __call__(self, rows: Rows, indices: list[int]) -> Rows:
         """Encode rows whose numbers are `indices`; the numbers serve the messages."""
@@ -77,6 +79,9 @@ class Encoder:
         encoded[TOKEN_WORDS] = list(map(token_words, offsets, spans, texts))
         if LABEL in rows:
             encoded[LABELS] = [self.label_ids[label] for label in rows[LABEL]]
+        if self.example_weight_column:
+            found = rows[self.example_weight_column]
+            encoded[EXAMPLE_WEIGHT] = [1.0 if one is None else float(one) for one in found]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
         hosts = map(token_hosts, offsets, encoded[TOKEN_WORDS], spans)
@@ -104,13 +109,20 @@ class Encoder:
         if cells.get(WORDS) is not None:
             schema.check_words(text, cells[WORDS], pattern=self.word_pattern, row=row)
         words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
-        column, name = self.prior_column, self.weight_column
-        schema.check_prior(cells.get(column), words, column=column, row=row)
+        schema.check_prior(cells.get(self.prior_column), words, column=self.prior_column, row=row)
+        name = self.weight_column
         weight = cells.get(name or "", 1.0)
         if weight is None or not 0 <= weight < math.inf:
             raise PriorError(
                 f"Column {name!r}, row {row}: the weight of the prior is {weight!r}; weights are finite and "
                 "at least 0, and 0 leaves an example out of the alignment."
+            )
+        name = self.example_weight_column
+        weight = cells.get(name or "")
+        if weight is not None and not 0 <= weight < math.inf:
+            raise DataError(
+                f"Column {name!r}, row {row}: the weight of the text is {weight!r}; weights are finite and "
+                "at least 0, and a null counts as 1."
             )
 
 
@@ -128,7 +140,7 @@ class Priors(NamedTuple):
 def take_priors(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Priors | None]:
     """Divide a batch into the classifier's inputs and the priors; `None` for a batch without them."""
     keys = (TOKEN_WORDS, PRIOR, PRIOR_MASK, PRIOR_WEIGHT)
-    inputs = {name: value for name, value in batch.items() if name not in keys}
+    inputs = {n: value for n, value in batch.items() if n not in (*keys, EXAMPLE_WEIGHT)}
     return inputs, Priors(*[batch[key] for key in keys]) if TOKEN_WORDS in batch else None
 
 
@@ -152,6 +164,7 @@ def encode_dataset(
     max_length: int | None = None,
     prior_column: str = PRIOR,
     weight_column: str | None = None,
+    example_weight_column: str | None = None,
     labelled: bool = True,
     name: str = "training",
 ) -> Dataset:
@@ -162,6 +175,7 @@ def encode_dataset(
         tokenizer, label2id: The classifier's fast tokenizer and label space.
         word_pattern, max_length: Regular expression of a word; tokens that a text is cut at.
         prior_column, weight_column: Of priors, and of their weights; if absent, no example has one.
+        example_weight_column: Of the weights of the texts in the task loss, if they have any.
         labelled: Whether labels are needed.
         name: What to call the split in messages.
 
@@ -172,13 +186,15 @@ def encode_dataset(
     """
     check_offsets(tokenizer)
     columns, feature = dataset.column_names, dataset.features.get(LABEL)
-    needed = [TEXT, *[LABEL] * labelled, *([weight_column] if weight_column else [])]
+    weighed = filter(None, (weight_column, example_weight_column))
+    needed = [TEXT, *[LABEL] * labelled, *weighed]
     _check_columns(dataset, needed, name)
     if PROVENANCE in columns and isinstance(feature, ClassLabel):
         schema.check_label_space(dataset.unique(PROVENANCE), feature.names, column=prior_column)
     ids = label_ids(dataset, label2id)
     check_units(dataset[TEXT][:], word_pattern, name)
-    encode = Encoder(tokenizer, ids, word_pattern, max_length, prior_column, weight_column)
+    read = prior_column, weight_column, example_weight_column
+    encode = Encoder(tokenizer, ids, word_pattern, max_length, *read)
     how: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": columns}
     encoded = dataset.map(encode, **how, desc=f"Encoding the {name} set")
     warn_unknown(tokenizer, encoded["input_ids"], name)

@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_cap.errors import ConfigError
 from hf_cap.labels import ClassifierOptions
 from hf_cap.losses import find_loss
-from hf_cap.training.options import AlignmentOptions
+from hf_cap.training.options import AlignmentOptions, WeightingOptions
 
 _logger = logging.getLogger(__name__)
 
@@ -21,11 +21,11 @@ FEWEST_STEPS = 500
 
 
 @dataclass
-class CAPConfig(ClassifierOptions, AlignmentOptions, TrainingArguments):
+class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingArguments):
     """Settings of [`CAPTrainer`]: of the alignment, of the classifier, and `TrainingArguments`.
 
-    They are those of `AlignmentOptions`, `ClassifierOptions` and `transformers.TrainingArguments`. No
-    default of the last is changed.
+    They are those of `AlignmentOptions`, `WeightingOptions`, `ClassifierOptions` and
+    `transformers.TrainingArguments`. No default of the last is changed.
 
     Raises:
         ConfigError: a setting is out of range, or cannot work with differentiated attributions.
@@ -40,6 +40,7 @@ class CAPConfig(ClassifierOptions, AlignmentOptions, TrainingArguments):
         self.alignment_weight = float(self.alignment_weight)
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.check()
+        self.check_weighting()
         find_loss(self.alignment_loss)
         self.check_set_up()
 

@@ -10,6 +10,9 @@ from hf_cap.words import WORD_PATTERN
 
 GradientMode = Literal["auto", "double_backward", "finite_difference"]
 Schedule = Literal["constant", "warmup", "cosine"]
+ExampleWeighting = Literal[
+    "none", "loss_linupper", "loss_quadratic", "loss_extremes", "dro", "class_dro"
+]
 
 
 @documented
@@ -112,6 +115,40 @@ class AlignmentOptions:
         check_range(self, "attribution_backward_steps", at_least=0, at_most=most)
         check_range(self, "finite_difference_step", above=0)
         check_range(self, "alignment_warmup", above=0, at_most=1)
+
+
+@documented
+@dataclass
+class WeightingOptions:
+    """How much each example counts in the task loss of training. The alignment loss stays as it is."""
+
+    example_weight_column: str | None = option(
+        None,
+        "Column with a finite weight of at least 0 for each text; a null counts as 1. The sum of the "
+        "weighted losses is divided by the number of texts: weights of mean 1 keep the size of a step.",
+    )
+    example_weighting: ExampleWeighting = option(
+        "none",
+        "Weights by the losses of a batch (all processes; each micro-batch by itself): full weight above the "
+        "middle loss (`loss_linupper`), at the middle (`loss_quadratic`) or at both ends (`loss_extremes`); "
+        "the worst case over texts (`dro`) or classes (`class_dro`).",
+    )
+    example_weighting_temperature: float = option(
+        1.0, "The larger, the more equal the weights; for `dro` and `class_dro` in nats. Above 0."
+    )
+    example_weighting_warmup: float = option(
+        0.0, "Part of the steps over which weights by loss come in, from equal ones; in [0, 1]."
+    )
+
+    @property
+    def weighs_examples(self) -> bool:
+        """Whether examples count differently."""
+        return self.example_weighting != "none" or self.example_weight_column is not None
+
+    def check_weighting(self) -> None:
+        """Raise `ConfigError` if a number is out of its range."""
+        check_range(self, "example_weighting_temperature", above=0, below=math.inf)
+        check_range(self, "example_weighting_warmup", at_least=0, at_most=1)
 
 
 def weight_at(options: AlignmentOptions, step: int, max_steps: int) -> float:

@@ -10,14 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from datasets import Dataset
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from hf_cap import losses
@@ -39,16 +37,16 @@ from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
-from hf_cap.training import collator, validation
+from hf_cap.training import collator, validation, weighting
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.dropout import drop_words, keep_probability
 from hf_cap.training.gradient import double_backward, finite_difference
+from hf_cap.training.metrics import DEFAULT_METRICS, accuracy_and_macro_f1
 from hf_cap.training.options import AlignmentOptions, weight_at
 
 OFF = AlignmentOptions(alignment_weight=0.0)
 PARTS = ("loss_task", "loss_align", "align_cosine")
-DEFAULT_METRICS = ("accuracy", "macro_f1")
 
 
 class AlignedTrainer(Trainer):
@@ -86,6 +84,8 @@ class AlignedTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
+        if args.weighs_examples:
+            weighting.check_weighted(problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
 
@@ -109,6 +109,20 @@ class AlignedTrainer(Trainer):
         weight = weight_at(self.alignment, self.state.global_step, self.state.max_steps)
         scaled = self.loss_is_scaled_for_ga
         return weight / self.current_gradient_accumulation_steps if scaled else weight
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The task loss, in training with the weights of the examples."""
+        given, labels = inputs.pop(weighting.EXAMPLE_WEIGHT, None), inputs.get(LABELS)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training and getattr(self.args, "weighs_examples", False):
+            loss = weighting.weigh_task(loss, outputs["logits"], labels, given, self)
+        return (loss, outputs) if return_outputs else loss
 
     def distance(self, attribution: Tensor, prior: Tensor, mask: Tensor, weight: Tensor) -> Scalar:
         """Weighted mean over the batch of the distance between attributions and priors."""
@@ -203,15 +217,6 @@ class AlignedTrainer(Trainer):
             self.args.output_dir = folder
 
 
-def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of texts with the right label, and the mean over the labels of F1; both in [0, 1]."""
-    logits, true = prediction.predictions, np.asarray(prediction.label_ids)
-    # an encoder-decoder returns hidden states too, after its logits
-    predicted = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
-    macro = f1_score(true, predicted, average="macro", zero_division=0)
-    return {"accuracy": float(accuracy_score(true, predicted)), "macro_f1": float(macro)}
-
-
 class CAPTrainer(AlignedTrainer):
     """Trains a text classifier so that its word attributions agree with priors.
 
@@ -300,9 +305,10 @@ class CAPTrainer(AlignedTrainer):
         dropout = self.alignment.word_dropout if model.training else 0
         if (beta and model.training) or dropout:
             validation.check_aligned(inputs, "training batch")
+        weight = {name: value for name, value in inputs.items() if name == weighting.EXAMPLE_WEIGHT}
         inputs, prior = take_priors(inputs)
         read = self.leave_words_out(inputs, prior) if dropout and prior else inputs
-        loss, outputs = super().compute_loss(model, dict(read), True, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, {**read, **weight}, True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
             with torch.enable_grad():
@@ -454,6 +460,7 @@ class CAPTrainer(AlignedTrainer):
                 max_length=options.max_length or longest_input(self.model, tokenizer),
                 prior_column=self._prior_column,
                 weight_column=options.prior_weight_column,
+                example_weight_column=options.example_weight_column if name == "training" else None,
                 labelled=labelled,
                 name=name,
             )
@@ -478,6 +485,8 @@ class CAPTrainer(AlignedTrainer):
         super()._set_signature_columns_if_needed()
         columns = collator.ALIGNMENT_COLUMNS
         kept = [name for name in self._signature_columns if name not in columns]
+        if getattr(self.args, "example_weight_column", None):
+            kept.append(weighting.EXAMPLE_WEIGHT)
         self._signature_columns = [*kept, *(columns if self.alignment.reads_priors else ())]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

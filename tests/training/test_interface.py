@@ -24,7 +24,8 @@ from transformers.trainer_utils import HPSearchBackend
 from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
-from hf_cap.training.trainer import CAPTrainer, accuracy_and_macro_f1
+from hf_cap.training.metrics import accuracy_and_macro_f1
+from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
