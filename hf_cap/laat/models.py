@@ -24,6 +24,7 @@ from hf_cap.attribution import Logits
 from hf_cap.cards import model_facts, public_settings
 from hf_cap.errors import DataError
 from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, TAGS
+from hf_cap.laat.objectives import ordinal_logits, start_in_order
 from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, Table, read_table
 from hf_cap.loading import check_finite, check_missing, loading
@@ -35,7 +36,8 @@ class TabularConfig(PreTrainedConfig):
     """Configuration of a `TabularModel`.
 
     `hidden_sizes` is empty for a linear model, `preprocessing` is a `Preprocessor` as a dict, and
-    `initializer_range` is the standard deviation of the weights before training.
+    `initializer_range` is the standard deviation of the weights before training. `threshold_shrinkage` is
+    for ordered classes.
     """
 
     model_type = "hf_cap_tabular"
@@ -44,6 +46,7 @@ class TabularConfig(PreTrainedConfig):
     activation: str = "relu"
     preprocessing: dict[str, Any] | None = None
     initializer_range: float = 0.1
+    threshold_shrinkage: float = 0.0
 
     @classmethod
     def of(cls, preprocessor: Preprocessor, options: TabularModelOptions) -> "TabularConfig":
@@ -56,6 +59,7 @@ class TabularConfig(PreTrainedConfig):
             preprocessing=asdict(preprocessor),
             id2label=dict(enumerate(outputs)),
             label2id={name: index for index, name in enumerate(outputs)},
+            threshold_shrinkage=options.threshold_shrinkage if preprocessor.schema.ordinal else 0.0,
             problem_type="regression" if regression else "single_label_classification",
         )
         return config
@@ -69,7 +73,10 @@ class TabularConfig(PreTrainedConfig):
 class TabularModel(PreTrainedModel):
     """Linear layers with an activation between them; without hidden layers, logistic regression.
 
-    One output per class, or for regression one output, the standardised target.
+    One output per class, or for regression one output, the standardised target. For ordered classes the
+    outputs are log probabilities by cumulative logits whose weights may differ by threshold; in training an
+    L1 norm holds adjacent ones together (PRESTO, "Predicting Rare Events by Shrinking Towards Proportional
+    Odds", ICML 2023).
     """
 
     config_class = TabularConfig
@@ -84,17 +91,26 @@ class TabularModel(PreTrainedModel):
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), ACT2FN[config.activation]]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], len(schema.outputs)))
+        self.ordinal = schema.ordinal
+        last = nn.Linear(sizes[-1], len(schema.outputs) - self.ordinal)
+        self.layers = nn.Sequential(*layers, last)
         self.post_init()  # type: ignore[no-untyped-call]
+        if self.ordinal:
+            start_in_order(last)
 
     def forward(
         self, features: Features, labels: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Scores of the classes, and the loss where there are labels (as in an `EncodedTable`)."""
         logits, loss = self.layers(features), None
+        logits = ordinal_logits(logits) if self.ordinal else logits
         if labels is not None:
             regression = self.config.problem_type == "regression"
             loss = mse_loss(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
+            if self.training and self.config.threshold_shrinkage:
+                # the rows of the last layer, after the first, are the differences of adjacent thresholds
+                differences = self.layers[-1].weight[1:].abs().sum()
+                loss = loss + self.config.threshold_shrinkage * differences
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 

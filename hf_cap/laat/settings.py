@@ -1,5 +1,6 @@
 """Settings for tables, without torch, so that `--help` is instant."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,9 +29,19 @@ class TableOptions:
         MISSING_VALUES, "Cells of a csv file that mean a missing value, beside empty ones."
     )
     max_levels: int = option(50, "Most levels that a categorical column may have.")
+    class_order: tuple[str, ...] = option(
+        (),
+        "The classes from low to high, where they are ordered: the model is one of cumulative logits.",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        order = self.class_order
+        if len(set(order)) < len(order) or (order and self.target_kind == "regression"):
+            raise ConfigError(
+                f"`class_order` names each class of a classification once, got {list(order)!r} for "
+                f"target_kind={self.target_kind!r}."
+            )
         check_range(self, "max_levels", at_least=1)
 
 
@@ -49,6 +60,11 @@ class TabularModelOptions:
         "Scale numbers to [0, 1] (`min_max`), or to mean 0 and standard deviation 1 (`standard`). Gradients "
         "of unscaled numbers depend on the unit, so alignment needs one of these.",
     )
+    threshold_shrinkage: float = option(
+        0.1,
+        "With `class_order`: weight of the L1 norm of the differences between the weights of adjacent "
+        "thresholds. The larger, the nearer to proportional odds; 0 fits each threshold by itself.",
+    )
     scores: str | None = option(
         None,
         "Feature scores to align with: a folder that `hf-cap elicit` wrote, a Hub id, or a YAML or JSON file "
@@ -59,6 +75,7 @@ class TabularModelOptions:
         check_choices(self)
         if bad := [size for size in self.hidden_sizes if size < 1]:
             raise ConfigError(f"`hidden_sizes` must be at least 1, got {bad[0]!r}.")
+        check_range(self, "threshold_shrinkage", at_least=0, below=math.inf)
 
 
 @documented
@@ -70,6 +87,25 @@ class LAATOptions:
         "global", "Input gradients averaged over the batch (`global`), or per example (`local`)."
     )
     sharpen: bool = option(False, "Replace each score s by sign(s)·exp|s|: the strongest decide.")
+    class_shares: tuple[float, ...] = option(
+        (),
+        "Known shares of the classes among all rows, in the order of the classes; they add up to 1.",
+    )
+    class_shares_weight: float = option(
+        0.0,
+        "Weight of the divergence of the mean prediction (of a batch, in Python also of unlabelled rows) "
+        "from `class_shares`; at least 0.",
+    )
+
+    def check_shares(self) -> None:
+        """Raise `ConfigError` if the shares are none, or their weight is out of its range."""
+        check_range(self, "class_shares_weight", at_least=0, below=math.inf)
+        shares = self.class_shares
+        known = bool(shares) and min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-3)
+        if not known and (shares or self.class_shares_weight):
+            raise ConfigError(
+                f"`class_shares` must be at least 0 and add up to 1, got {list(shares)!r}."
+            )
 
 
 @documented

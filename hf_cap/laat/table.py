@@ -75,6 +75,8 @@ class TableSchema:
     """What is predicted, as a question or a sentence."""
     missing_values: tuple[str, ...] = MISSING_VALUES
     """Cells of its csv files that mean a missing value, beside empty ones."""
+    ordinal: bool = False
+    """Whether the classes are ordered, from low to high."""
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -165,6 +167,9 @@ def infer_schema(
             f"The description has the classes {sorted(classes)!r}, and the target {target!r} has "
             f"{list(found)}; give them the same names."
         )
+    if unknown := sorted({*found} - {*options.class_order}) if options.class_order else []:
+        raise DataError(f"`class_order` lacks the classes {unknown!r} of the target {target!r}.")
+    found = options.class_order or found
     if nameless := [name for name in there if _INDEX.fullmatch(name) and name not in columns]:
         _logger.warning("The columns %r have no name, as an index, and are left out.", nameless)
     unused = {target, *ignore, *options.ignore, *nameless}
@@ -178,6 +183,7 @@ def infer_schema(
         class_descriptions=tuple(classes.get(name, name) for name in found),
         question=question,
         missing_values=tuple(options.missing_values),
+        ordinal=bool(options.class_order),
     )
 
 

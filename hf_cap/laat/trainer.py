@@ -22,6 +22,7 @@ from hf_cap.laat.models import (
     input_gradients,
     tabular_facts,
 )
+from hf_cap.laat.objectives import share_divergence
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.losses import unit
@@ -62,6 +63,10 @@ class LAATConfig(LAATOptions, CAPConfig):
     save_strategy: str = option("no", "When to write a checkpoint, `steps` or `epoch`.")
     dataloader_pin_memory: bool = option(False, "Page-locked memory for copies to a GPU.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_shares()
+
     def epochs(self, rows: int) -> float:
         """Passes through a table of so many rows: `num_train_epochs`, or what the default comes to."""
         if self.num_train_epochs >= 0:
@@ -80,6 +85,8 @@ class LAATTrainer(AlignedTrainer):
         args: A `LAATConfig`; `alignment_weight=0` trains on the task alone.
         scores: Feature scores, needed where the weight is not 0. Features without a score are left free.
         train_dataset: An `EncodedTable`.
+        unlabelled: Inputs `(rows, features)` whose mean prediction is held to `class_shares`; by default
+            those of each batch.
         kwargs: All else that `Trainer` takes.
 
     Raises:
@@ -97,6 +104,7 @@ class LAATTrainer(AlignedTrainer):
         args: LAATConfig,
         scores: FeatureScores | None = None,
         train_dataset: EncodedTable | None = None,
+        unlabelled: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(model, TabularModel):
@@ -106,7 +114,14 @@ class LAATTrainer(AlignedTrainer):
         if train_dataset is not None:
             args = copy(args)  # the configuration may serve another table next
             args.num_train_epochs = args.epochs(len(train_dataset))
+        classes = model.config.preprocessor.schema.classes
+        if args.class_shares_weight and len(args.class_shares) != len(classes):
+            raise ConfigError(
+                f"`class_shares` has {len(args.class_shares)} shares for the classes {list(classes)!r}; give "
+                "one per class."
+            )
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        self.unlabelled = unlabelled
         self.scores = scores
         self.prior: list[Tensor] = []
         """The scores and which are known, each `(outputs, features)`; empty without alignment."""
@@ -120,18 +135,30 @@ class LAATTrainer(AlignedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """L = L_task + γ · d(input gradient of each output, its feature scores)."""
+        """L = L_task + γ · d(input gradient of each output, its feature scores) + the loss of the shares."""
+        loss, outputs = self.aligned_loss(model, inputs, num_items_in_batch)
+        weight = self.args.class_shares_weight
+        if weight and model.training:
+            rows = self.unlabelled
+            logits = outputs.logits if rows is None else model(features=rows.to(loss.device)).logits
+            loss = loss + weight * share_divergence(logits, torch.tensor(self.args.class_shares))
+        return (loss, outputs) if return_outputs else loss
+
+    def aligned_loss(
+        self, model: nn.Module, inputs: dict[str, Any], count: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
+        """The task loss, with the alignment where there are scores, and the model's outputs."""
         gamma = self.beta(model.training)
         if not (gamma and self.prior and "labels" in inputs):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            found: tuple[Tensor, Any] = super().compute_loss(model, inputs, True, count)
+            return found
         features = inputs["features"].detach().requires_grad_()
         inputs = {**inputs, "features": features}
         with torch.enable_grad():  # evaluation runs under no_grad, yet an attribution is a gradient
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            loss, outputs = super().compute_loss(model, inputs, True, count)
             align_loss, cosine = self.align(outputs.logits, features, model.training)
         self.record(model.training, inputs, loss, align_loss, cosine, torch.ones_like(cosine))
-        loss = loss + gamma * align_loss
-        return (loss, outputs) if return_outputs else loss
+        return loss + gamma * align_loss, outputs
 
     def align(self, logits: Tensor, features: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
@@ -205,8 +232,8 @@ def tabular_trainer(
         options: The model and the scaling of its inputs.
         scores: Feature scores to align with.
         eval_frame: Rows to evaluate on.
-        unlabelled: Rows to learn the scaling from, where the training rows are too few; their target counts
-            for regression only.
+        unlabelled: Rows to learn the scaling from, and to hold to `class_shares`, where the training rows
+            are too few; their target counts for regression only.
 
     Raises:
         DataError: rows do not fit the schema, or are not scaled.
@@ -224,6 +251,9 @@ def tabular_trainer(
         config,
         scores,
         train_dataset=EncodedTable(frame, preprocessor),
+        unlabelled=None
+        if unlabelled is None
+        else torch.from_numpy(preprocessor.features(unlabelled)),
         eval_dataset=None if eval_frame is None else EncodedTable(eval_frame, preprocessor),
     )
 
