@@ -73,6 +73,7 @@ def two_against_one(
     [
         {"attribution_method": "expected_gradients"},
         {"alignment_gradient": "finite_difference"},
+        {"example_weighting": "class_dro"},
     ],
     ids=lambda value: "-".join(value.values()),
 )
