@@ -179,6 +179,7 @@ CONFIDENCE = {
 METRICS = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
+    "worst_class_accuracy": "Accuracy of the worst class",
     "roc_auc": "ROC-AUC",
     "r2": "R²",
     "rmse": "Root mean squared error (lower is better)",

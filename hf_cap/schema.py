@@ -24,6 +24,10 @@ LABEL = "label"
 WORDS = "words"
 PRIOR = "prior"
 PROVENANCE = "provenance"
+ORIGINAL, CHANGED = "original", "changed"
+"""Of an attacked text: the text as it was, and whether the attack changed it."""
+VERSION_OF = "version_of"
+"""Text that a training text is a version of: each epoch draws one of those with the same; null for others."""
 _PRIOR_PREFIX = "prior_"
 
 CONTROL_PRIORS = ("shuffled", "uniform", "random", "word_length")

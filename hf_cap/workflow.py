@@ -35,6 +35,7 @@ from hf_cap.report.page import write_report
 from hf_cap.report.shortcuts import most_changed
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
+from hf_cap.training.attacked import version_sampler
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
@@ -429,7 +430,8 @@ def train_classifier(
     loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
     width = getattr(loaded.config.get_text_config(), "hidden_size", 768)
     small = peft_config is not None or width < 512
-    chosen = set_for_few_texts(config, record["settings"], len(dataset), small=small)
+    rows = len(version_sampler(dataset, config.seed) or dataset)
+    chosen = set_for_few_texts(config, record["settings"], rows, small=small)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,

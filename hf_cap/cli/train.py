@@ -32,6 +32,14 @@ class _TrainArguments:
     trust_remote_code: bool = option(False, "Run code that comes with a model on the Hub.")
     train_split: str = option("train", "Split to train on.")
     eval_split: str | None = option(None, "Split to evaluate on during training, if any.")
+    attacked_datasets: tuple[str, ...] = option(
+        (),
+        "Folders that `hf-cap attack --split train` wrote of the training texts: their attacked versions are "
+        "trained on too.",
+    )
+    attacked_versions: Literal["fresh", "fixed"] = option(
+        "fresh", "Of the versions of a text, one drawn on each epoch (`fresh`), or all (`fixed`)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,8 @@ def train(values: Values) -> Result:
 def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     import torch
 
-    from hf_cap.data import load_splits
+    from hf_cap.data import label_names, load_splits
+    from hf_cap.training.attacked import with_attacked
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.folder import check_folder
     from hf_cap.training.validation import check_start
@@ -97,8 +106,13 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
         targets = list(lora.targets) or None
         adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
     data = {"dataset": given.dataset, "train_split": given.train_split}
+    train, name = splits[given.train_split], given.train_split
+    if folders := given.attacked_datasets:
+        read = [load_splits(one, splits=[name], labels=label_names(train))[name] for one in folders]
+        train = with_attacked(train, read, fresh=given.attacked_versions == "fresh")
+        data["attacked"] = list(folders)
     train_classifier(
-        splits[given.train_split],
+        train,
         config,
         given.model,
         eval_dataset=splits[split] if split else None,

@@ -23,8 +23,8 @@ from hf_cap.evaluation.attack_rules import (
 )
 from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Sampling
-from hf_cap.schema import LABEL, PRIOR, TEXT
-from hf_cap.utils import check_choices, check_range, documented, generator, option
+from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
+from hf_cap.utils import check_choices, check_range, documented, generator, option, text_seed
 from hf_cap.words import WORD_PATTERN, fold, word_strings
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from hf_cap.lm.open import ModelLike
 
 Kind = Literal["keyword_addition", "keyword_replacement"]
-CHANGED = "changed"
-COLUMNS = ("original", "keyword", "source_label", "difficulty", CHANGED, "maker", "note")
+COLUMNS = (ORIGINAL, "keyword", "source_label", "difficulty", CHANGED, "maker", "note")
 """What an attack adds beside `text` and `label`."""
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +60,11 @@ class AttackSettings:
     prior_column: str = option(PRIOR, "Column of the prior, for keywords_from=prior.")
     keywords: int = option(10, "Most keywords per class; at least 1.")
     keyword_texts: int = option(2, "Training texts of its class that a keyword must occur in.")
+    keyword_half: Literal["both", "first", "second"] = option(
+        "both",
+        "Which keywords to use: both halves, or one of two that have no word in common: train on attacks "
+        "with the first and test on those with the second.",
+    )
     difficulty: Literal["any", "easy", "medium", "hard"] = option(
         "any",
         "Which classes added keywords come from, by overlap of their keywords with the text's class: "
@@ -265,11 +269,19 @@ def prepare_attack(
     sizes = (len(labels), settings.keywords, settings.keyword_texts)
     texts, gold, pattern = list(train[TEXT]), list(train[LABEL]), settings.word_pattern
     keywords = class_keywords(texts, gold, *sizes, pattern, priors, column)
+    if settings.keyword_half != "both":
+        wanted = settings.keyword_half
+        keywords = tuple(tuple(w for w in words if _half(w) == wanted) for words in keywords)
     if not any(keywords):
         raise DataError(
             f"No class has a keyword in the {len(texts)} training texts; lower `keyword_texts`."
         )
     return Attack(settings, tuple(labels), keywords, model)
+
+
+def _half(word: str) -> str:
+    """The half of all words that a word is in."""
+    return ("first", "second")[text_seed(0, word) % 2]
 
 
 def describe(summary: Mapping[str, Any]) -> str:

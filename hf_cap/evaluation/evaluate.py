@@ -80,7 +80,8 @@ class Record:
 class Evaluation:
     """The results of `evaluate_classifier`: means over texts; `None` where not measured.
 
-    Accuracy, macro-F1 (over the labels that occur as gold or predicted), Soft-NC and Soft-NS (over the
+    Accuracy, macro-F1 (over the labels that occur as gold or predicted), the accuracy on the texts of the
+    worst gold label, Soft-NC and Soft-NS (over the
     texts where they are defined) lie in [0, 1], comprehensiveness, sufficiency and alignment (cosine of
     the gold class's attributions and the prior, over the `alignment_texts` whose prior is not all zero)
     in [-1, 1]. Higher is better, but for sufficiency.
@@ -102,6 +103,7 @@ class Evaluation:
     accuracy_at_80: float
     accuracy_at_90: float
     temperature: float = 1.0
+    worst_class_accuracy: float | None = None
     set_coverage: float | None = None
     set_size: float | None = None
     comprehensiveness: float | None = None
@@ -162,6 +164,7 @@ def evaluate_classifier(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        worst_class_accuracy=worst_class_accuracy(predicted, gold),
         labels=tuple(classifier.labels),
         **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
@@ -256,6 +259,11 @@ def _faithfulness(
         for soft in (metrics.soft_nc, metrics.soft_ns):
             values[soft.__name__] = soft(classifier, scored, *options)
     return {name: mean_defined(value) for name, value in values.items()}
+
+
+def worst_class_accuracy(predicted: NDArray[np.intp], gold: NDArray[np.intp]) -> float:
+    """Least over the gold labels of the share of its texts that are predicted right, in [0, 1]."""
+    return min(float((predicted[gold == label] == label).mean()) for label in np.unique(gold))
 
 
 def mean_defined(values: metrics.FloatArray) -> float | None:

@@ -20,7 +20,7 @@ from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 from hf_cap.words import fold, is_punctuation
 
-_PERCENT = ("accuracy", "macro_f1", "ece", "set_coverage")
+_PERCENT = ("accuracy", "macro_f1", "worst_class_accuracy", "ece", "set_coverage")
 _NEITHER = ("temperature", "set_coverage")  # more of it is neither better nor worse
 # without alignment the loss has one part, and `transformers.Trainer` logs it under its own name
 CURVES = {

@@ -25,7 +25,7 @@ from hf_cap.attribution import PerExample, TokenWords, WordMask, WordScores, che
 from hf_cap.classifiers import warn_unknown
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, PriorError
-from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, WORDS
+from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, VERSION_OF, WORDS
 from hf_cap.training.weighting import EXAMPLE_WEIGHT
 from hf_cap.words import (
     NO_WORD,
@@ -79,6 +79,8 @@ class Encoder:
         encoded[TOKEN_WORDS] = list(map(token_words, offsets, spans, texts))
         if LABEL in rows:
             encoded[LABELS] = [self.label_ids[label] for label in rows[LABEL]]
+        if VERSION_OF in rows:
+            encoded[VERSION_OF] = rows[VERSION_OF]
         if self.example_weight_column:
             found = rows[self.example_weight_column]
             encoded[EXAMPLE_WEIGHT] = [1.0 if one is None else float(one) for one in found]
@@ -220,7 +222,7 @@ class CAPCollator(DataCollatorWithPadding):
 
     def __call__(self, features: Any) -> dict[str, Tensor]:
         """One batch from encoded rows."""
-        rows = [dict(feature) for feature in features]
+        rows = [{n: cell for n, cell in row.items() if n != VERSION_OF} for row in features]
         words = [row.pop(TOKEN_WORDS, None) for row in rows]
         priors = [row.pop(PRIOR, None) for row in rows]
         weights = [row.pop(PRIOR_WEIGHT, 0.0) for row in rows]

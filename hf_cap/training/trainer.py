@@ -38,6 +38,7 @@ from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training import collator, validation, weighting
+from hf_cap.training.attacked import version_sampler
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.dropout import drop_words, keep_probability
@@ -84,8 +85,7 @@ class AlignedTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        if args.weighs_examples:
-            weighting.check_weighted(problem, self.compute_loss_func)
+        weighting.check_weighted(args, problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
 
@@ -474,6 +474,11 @@ class CAPTrainer(AlignedTrainer):
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """As `Trainer.get_test_dataloader`, for a raw data set too; labels are not needed."""
         return super().get_test_dataloader(self._encoded(test_dataset, "test", labelled=False))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # the argument has lost its columns by now
+        drawn = version_sampler(self.train_dataset, self.args.seed)
+        return drawn or super()._get_train_sampler(train_dataset)
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.prediction_step`; without labels there is nothing to align."""

@@ -89,9 +89,12 @@ def weigh_task(
     return reweigh(loss, losses, weight if given is None else weight * given)
 
 
-def check_weighted(problem: str | None, compute_loss_func: object) -> None:
-    """Raise `ConfigError` where the losses of the examples are not known."""
-    if compute_loss_func or problem in ("regression", "multi_label_classification"):
+def check_weighted(
+    options: WeightingOptions, problem: str | None, compute_loss_func: object
+) -> None:
+    """Raise `ConfigError` where examples are to be weighted whose losses are not known."""
+    other = problem in ("regression", "multi_label_classification")
+    if options.weighs_examples and (compute_loss_func or other):
         own = "a `compute_loss_func`" if compute_loss_func else f"problem_type={problem!r}"
         raise ConfigError(
             f"Example weights need the cross-entropy of one label per example, got {own}; leave out "

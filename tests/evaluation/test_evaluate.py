@@ -13,11 +13,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.evaluation.classifier import Classifier, load_classifier
-from hf_cap.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_classifier
+from hf_cap.evaluation.evaluate import (
+    Evaluation,
+    EvaluationSettings,
+    evaluate_classifier,
+    worst_class_accuracy,
+)
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
@@ -80,6 +85,9 @@ def test_accuracy_and_macro_f1() -> None:
     assert (found.texts, found.accuracy, found.labels) == (5, 0.4, tuple(NAMES))
     expected = f1_score(gold, PREDICTED, average="macro", zero_division=0)
     assert found.macro_f1 == pytest.approx(expected)
+    recall = recall_score(gold, PREDICTED, average=None, labels=sorted(set(gold)))
+    assert found.worst_class_accuracy == pytest.approx(min(recall))
+    assert worst_class_accuracy(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 0])) == 0.5
 
 
 def test_labels_are_matched_by_name_not_by_number() -> None:
