@@ -10,6 +10,14 @@ the loss is -log p(label | prompt), on the tokens of the label alone. The merged
         --model embedded/smollm2-135m-instruct --output_dir runs/adapted
     hf-cap extract --dataset embedded/library-desk --model runs/adapted/model \
         --output_dir runs/priors --sources cap --prompt.chat false --prompt.demonstrations 0
+
+`--weights` lets some tokens of the labels count more than others, by what the model before adaptation (the
+adapters switched off) makes of them:
+
+    reference   1 - p(token) before: what it could say anyway counts little
+                (prioritised training, arXiv 2505.08971)
+    excess      softmax of the loss before minus the loss now, over the tokens of the batch
+                (the retrospective excess loss of ssToken, arXiv 2510.18250)
 """
 
 import argparse
@@ -19,6 +27,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -42,13 +51,54 @@ def prompts_and_answers(prior: CAPPrior, dataset: Dataset) -> Dataset:
     )
 
 
-def adapt(dataset: Dataset, model_name: str, output_dir: Path, **options: Any) -> list[float]:
+def token_weights(kind: str, now: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Weights of the tokens of the mask, of mean 1, and 0 elsewhere.
+
+    Args:
+        kind: `uniform`, `reference` or `excess`.
+        now, before: Losses of the tokens in nats, `(batch, tokens)`.
+        mask: Which tokens have a loss, `(batch, tokens)`.
+    """
+    scores = {
+        "uniform": torch.zeros_like(now),
+        "reference": (-torch.expm1(-before)).clamp_min(1e-6).log(),
+        "excess": before - now,
+    }[kind]
+    shares = scores.masked_fill(~mask, -torch.inf).flatten().softmax(0)
+    return shares.view_as(now) * mask.sum()
+
+
+class TokenWeightedTrainer(SFTTrainer):  # type: ignore[misc]
+    """An `SFTTrainer` of adapters whose tokens count by `token_weights` of the kind `weights`."""
+
+    weights = "uniform"
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of `SFTTrainer`, in training with weights, which carry no gradient."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.weights != "uniform" and model.training:
+            now, mask = -outputs.log_probs, outputs.label_mask.bool()
+            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+                before = -model(**inputs, fused_lm_head=True).log_probs
+            weight = token_weights(self.weights, now.detach(), before, mask)
+            # the loss is the sum of the tokens' losses, times what this scale is
+            scale = (loss / now.sum()).detach()
+            loss = loss + scale * ((weight - 1) * now * mask).sum()
+        return (loss, outputs) if return_outputs else loss
+
+
+def adapt(
+    dataset: Dataset, model_name: str, output_dir: Path, weights: str = "uniform", **options: Any
+) -> list[float]:
     """Train adapters and save the model with them merged in.
 
     Args:
         dataset: Labelled texts, as `load_splits` returns them.
         model_name: Causal language model: Hub id, folder or embedded name.
         output_dir: The merged model goes to its folder `model`.
+        weights: How the tokens of the labels count: `uniform`, `reference` or `excess`.
         options: Settings of `SFTConfig`, such as `num_train_epochs`.
 
     Returns:
@@ -59,7 +109,7 @@ def adapt(dataset: Dataset, model_name: str, output_dir: Path, **options: Any) -
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     # plain text and no demonstrations: a training text must not stand in its own prompt
     prior = CAPPrior.from_dataset(dataset, model=(model, tokenizer), chat=False, demonstrations=0)
-    trainer = SFTTrainer(
+    trainer = TokenWeightedTrainer(
         model=model,
         args=SFTConfig(
             output_dir=str(output_dir),
@@ -76,6 +126,7 @@ def adapt(dataset: Dataset, model_name: str, output_dir: Path, **options: Any) -
         processing_class=tokenizer,
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"),
     )
+    trainer.weights = weights
     trainer.train()
     adapted: Any = trainer.model
     merged = adapted.merge_and_unload()
@@ -91,11 +142,13 @@ def main() -> None:
     parser.add_argument("--model", default="meta-llama/Llama-3.2-1B-Instruct")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--weights", choices=("uniform", "reference", "excess"), default="uniform")
     arguments = parser.parse_args()
     losses = adapt(
         load_splits(arguments.dataset, splits=["train"])["train"],
         arguments.model,
         arguments.output_dir,
+        arguments.weights,
         num_train_epochs=arguments.epochs,
     )
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; model in {arguments.output_dir / 'model'}")

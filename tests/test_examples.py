@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoModelForCausalLM
 
@@ -42,3 +43,44 @@ def test_a_language_model_is_adapted_with_the_prompts_of_cap(tmp_path: Path) -> 
     pairs = prompts_and_answers(prior, data)
     assert [answer.strip() for answer in pairs["completion"]] == ["lost", "renew"] * 2
     assert all(text in prompt for text, prompt in zip(rows["text"], pairs["prompt"], strict=True))
+
+
+def test_token_weights_on_paper() -> None:
+    from examples.adapt_language_model import token_weights
+
+    before = -torch.tensor([[0.5, 0.25, 1.0], [0.75, 0.9, 0.1]]).log()
+    now = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    kinds = {"uniform": [1.0, 1.0, 1.0], "reference": [1.0, 1.5, 0.5]}  # 1 - p is 0.5, 0.75, 0.25
+    for kind, expected in kinds.items():
+        found = token_weights(kind, now, before, mask)
+        assert found[mask].tolist() == pytest.approx(expected)
+        assert not found[~mask].any()
+    odds = [2 * 2.718281828**-0.1, 4 * 2.718281828**-0.2, 2.718281828**-0.4 / 0.75]
+    excess = token_weights("excess", now, before, mask)[mask].tolist()
+    assert excess == pytest.approx([3 * one / sum(odds) for one in odds], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+@pytest.mark.slow
+def test_uniform_weights_are_the_plain_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import examples.adapt_language_model as example
+
+    llama().save_pretrained(tmp_path / "llama")
+    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
+    rows = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}
+    data = Dataset.from_dict(rows, features=features)
+
+    def losses(weights: str) -> list[float]:
+        options = {"num_train_epochs": 4, "learning_rate": 0.05, "gradient_accumulation_steps": 2}
+        options |= {"per_device_train_batch_size": 2}
+        return example.adapt(data, str(tmp_path / "llama"), tmp_path / "out", weights, **options)
+
+    plain, reference = losses("uniform"), losses("reference")
+    assert reference != pytest.approx(plain, abs=1e-6)
+    real = example.token_weights
+    monkeypatch.setattr(example, "token_weights", lambda _, *rest: real("uniform", *rest))
+    assert losses("excess") == pytest.approx(plain, abs=1e-6)

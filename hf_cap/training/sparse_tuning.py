@@ -24,8 +24,8 @@ class ImportanceCallback(TrainerCallback):
     Importance-aware sparse tuning (IST, "Layer-wise Importance Matters", EMNLP Findings 2024): layers are
     drawn with probabilities in proportion to sigmoid(importance). Every few steps the adapters of random
     halves of the layers are weakened; layers whose weakening raises the loss gain importance. The head and
-    all else that is trained is left alone. Draws depend on the seed and the step, so all processes agree; with one process, no
-    gradient is computed for the others.
+    all else that is trained is left alone. Draws depend on the seed and the step, so all processes agree;
+    with one process, no gradient is computed for the others.
 
         trainer = CAPTrainer(model, args, train_dataset=data, peft_config=LoraConfig(...))
         trainer.add_callback(ImportanceCallback(trainer.train_dataset, trainer.data_collator))
