@@ -68,7 +68,7 @@ def token_weights(kind: str, now: Tensor, before: Tensor, mask: Tensor) -> Tenso
     return shares.view_as(now) * mask.sum()
 
 
-class TokenWeightedTrainer(SFTTrainer):  # type: ignore[misc]
+class TokenWeightedTrainer(SFTTrainer):
     """An `SFTTrainer` of adapters whose tokens count by `token_weights` of the kind `weights`."""
 
     weights = "uniform"
@@ -77,7 +77,8 @@ class TokenWeightedTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of `SFTTrainer`, in training with weights, which carry no gradient."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        plain: Any = super().compute_loss
+        loss, outputs = plain(model, inputs, True, num_items_in_batch)
         if self.weights != "uniform" and model.training:
             now, mask = -outputs.log_probs, outputs.label_mask.bool()
             with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():

@@ -32,9 +32,8 @@ from hf_cap.evaluation import (
     evaluate_classifier,
     load_classifier,
 )
-from hf_cap.evaluation.attacks import CHANGED
 from hf_cap.evaluation.confidence import calibration_error, negative_log_likelihood
-from hf_cap.schema import LABEL, TEXT
+from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.unlabelled import refine_head

@@ -105,7 +105,7 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
             ) from error
         targets = list(lora.targets) or None
         adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
-    data = {"dataset": given.dataset, "train_split": given.train_split}
+    data: dict[str, Any] = {"dataset": given.dataset, "train_split": given.train_split}
     train, name = splits[given.train_split], given.train_split
     if folders := given.attacked_datasets:
         read = [load_splits(one, splits=[name], labels=label_names(train))[name] for one in folders]

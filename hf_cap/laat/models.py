@@ -109,7 +109,8 @@ class TabularModel(PreTrainedModel):
             loss = mse_loss(logits[:, 0], labels) if regression else cross_entropy(logits, labels)
             if self.training and self.config.threshold_shrinkage:
                 # the rows of the last layer, after the first, are the differences of adjacent thresholds
-                differences = self.layers[-1].weight[1:].abs().sum()
+                last: Any = self.layers[-1]
+                differences = last.weight[1:].abs().sum()
                 loss = loss + self.config.threshold_shrinkage * differences
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

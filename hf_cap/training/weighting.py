@@ -66,7 +66,7 @@ def reweigh(loss: Scalar, losses: PerExample, weight: PerExample) -> Scalar:
 
 
 def weigh_task(
-    loss: Scalar, logits: Tensor, labels: Tensor, given: Tensor | None, trainer: Any
+    loss: Scalar, logits: Tensor, labels: Any, given: Tensor | None, trainer: Any
 ) -> Scalar:
     """The task loss of a batch, `loss`, with the weights that the settings of a trainer ask for.
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,14 +30,14 @@ def logit(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def ordinal_model(frame: pd.DataFrame, shrinkage: float) -> TabularModel:
+def ordinal_model(frame: pd.DataFrame, shrinkage: float) -> Any:
     schema = infer_schema(frame, target="y", options=TableOptions(class_order=ORDER))
     options = TabularModelOptions(threshold_shrinkage=shrinkage)
     torch.manual_seed(0)
     return TabularModel(TabularConfig.of(Preprocessor.fit(frame, schema, "none"), options))
 
 
-def fit(model: TabularModel, frame: pd.DataFrame, steps: int = 1200) -> float:
+def fit(model: Any, frame: pd.DataFrame, steps: int = 1200) -> float:
     """Fit in float64 by a rate that falls to 0; the loss at the end, without the L1 norm."""
     table = EncodedTable(frame, model.config.preprocessor)
     features = table.features.double()

@@ -64,7 +64,7 @@ def test_a_training_draws_anew_on_each_epoch(tmp_path: Path) -> None:
     epochs: list[int] = []
     loader = subject.get_train_dataloader()
     for epoch in range(2):
-        loader.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.set_epoch(epoch)
         (batch,) = loader
         assert batch["input_ids"].shape[0] == 8
         assert "version_of" not in batch
