@@ -168,7 +168,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     return values
 
 
-def next_command(name: str, *words: str, **settings: Any) -> str:
+def next_command(name: str, /, *words: str, **settings: Any) -> str:
     """A command that fits what was just made, as a shell takes it; settings without a value are left out."""
     flags = [word for key, value in settings.items() if value for word in (f"--{key}", str(value))]
     return shlex.join(["hf-cap", name, *words, *flags])
