@@ -64,7 +64,7 @@ def test_a_training_draws_anew_on_each_epoch(tmp_path: Path) -> None:
     epochs: list[int] = []
     loader = subject.get_train_dataloader()
     for epoch in range(2):
-        loader.set_epoch(epoch)
+        loader.set_epoch(epoch)  # type: ignore[attr-defined]
         (batch,) = loader
         assert batch["input_ids"].shape[0] == 8
         assert "version_of" not in batch
@@ -92,7 +92,7 @@ def test_only_changed_versions_of_training_texts_are_taken() -> None:
 def test_the_halves_of_the_keywords_have_no_word_in_common() -> None:
     words: list[set[str]] = []
     for half in ("both", "first", "second"):
-        found = prepare_attack(texts(), AttackSettings(keyword_half=half, keyword_texts=1))  # type: ignore[arg-type]
+        found = prepare_attack(texts(), AttackSettings(keyword_half=half, keyword_texts=1))
         words.append({word for of_class in found.keywords for word in of_class})
     assert words[1] | words[2] == words[0]
     assert words[1]
