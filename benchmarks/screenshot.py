@@ -1,4 +1,4 @@
-"""Photograph a report for the README: `python benchmarks/screenshot.py report.html docs/images/report.png`.
+"""Photograph a report for its page: `python benchmarks/screenshot.py report.html docs/images/report.png`.
 
 Needs the pip package `playwright` and a chromium, named by `--chromium`.
 """
