@@ -54,7 +54,7 @@ def _help(name: str) -> str:
     text = re.sub(r"^╭─ (.*?) ─+╮$", r"\1:", printed.getvalue(), flags=re.MULTILINE)
     text = re.sub(r"^╰─+╯$\n?", "", text, flags=re.MULTILINE)
     text = re.sub(r"^│ (.*?) *│$", r"  \1", text, flags=re.MULTILINE)
-    text = re.sub(r"^ *-{9,}$\n?", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^ *-{9,} *$\n?", "", text, flags=re.MULTILINE)
     return "\n".join(textwrap.fill(line, 80) for line in text.rstrip().splitlines())
 
 
