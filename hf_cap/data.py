@@ -27,6 +27,8 @@ from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
+UNLABELLED = "unlabelled"
+"""Split of texts that need no labels."""
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -45,7 +47,7 @@ def load_splits(
         name: `embedded/library-desk`, a folder with one `.jsonl`, `.csv` or `.parquet` file per split
             and perhaps `labels.json`, a data-set repository in a folder, a single file (the split
             `train`), or a data set on the Hub.
-        splits: Names of the splits to load; all by default.
+        splits: Names of the splits to load; by default all but `unlabelled`.
         text_column: Column that holds the text; renamed to `text`, instead of another of that name.
         label_column: Column that holds the label, as a name or a `ClassLabel`; renamed to `label`.
         labels: The label space, in order. By default the `ClassLabel` of the data, else `labels.json`,
@@ -57,13 +59,32 @@ def load_splits(
             outside the label space. The message names the split and the row.
     """
     found, stored_labels = _read(name, revision)
-    wanted = {split: choose_split(found, split) for split in splits or found}
+    names = splits or [split for split in found if split != UNLABELLED]
+    wanted = {split: choose_split(found, split) for split in names}
     renamed = {
         split: _with_columns(data, split, text_column, label_column)
         for split, data in wanted.items()
     }
     space = _checked_space(labels or stored_labels or _label_space(renamed))
     return DatasetDict({split: _with_labels(data, split, space) for split, data in renamed.items()})
+
+
+def load_texts(name: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
+    """Texts without labels: of the split `unlabelled` or the only one, in the column `text` or the only one.
+
+    Raises:
+        DataError: nothing is found, there are several other splits or columns, or a text is empty.
+    """
+    found, _ = _read(name, revision)
+    split = UNLABELLED if UNLABELLED in found or len(found) > 1 else next(iter(found))
+    data = choose_split(found, split)
+    columns = data.column_names
+    return list(_with_columns(data, split, columns[0] if len(columns) == 1 else TEXT)[TEXT])
+
+
+def with_unlabelled(name: str | os.PathLike[str]) -> str | None:
+    """The name of a data set if it has a split `unlabelled`, else `None`."""
+    return str(name) if UNLABELLED in _read(name, None)[0] else None
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
@@ -358,8 +379,10 @@ def _read_file(file: Path) -> Dataset:
         raise DataError(f"Cannot read {str(file)!r}: {' '.join(str(error).split())}.") from error
 
 
-def _with_columns(data: Dataset, split: str, text_column: str, label_column: str) -> Dataset:
-    wanted = {text_column: TEXT, label_column: LABEL}
+def _with_columns(
+    data: Dataset, split: str, text_column: str, label_column: str | None = None
+) -> Dataset:
+    wanted = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
     missing = [column for column in wanted if column not in data.column_names]
     if missing:
         raise DataError(

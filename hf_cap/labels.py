@@ -76,7 +76,7 @@ def _means(phrase: str) -> bool:
 
 @dataclass(kw_only=True)
 class ClassifierOptions:
-    """What is put on an encoder, and how the label names enter."""
+    """What is put on an encoder, and how label names and unlabelled texts enter."""
 
     head: Head = option(
         "auto",
@@ -89,6 +89,11 @@ class ClassifierOptions:
         "Where the label names enter: as the start of the head's rows (`head`; sentence encoders only), as "
         "one more training text per label without a prior (`text`), or not at all (`none`). `auto` is `head` "
         "for a sentence encoder whose labels mean something, else `none`.",
+    )
+    unlabelled: str | None = option(
+        None,
+        "File, folder or Hub id of texts without labels that refine the head after training (sentence "
+        "encoders only); of several splits `unlabelled` is read. `fit` and `train` take that of the data.",
     )
     label_phrases: dict[str, str] | None = option(
         None, "What a label is called in words, where its name does not say it: label to phrase."

@@ -57,11 +57,7 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
     Raises:
         ConfigError: the classifier has another head.
     """
-    if not is_sentence_classifier(model.config):
-        raise ConfigError(
-            "Unlabelled texts refine the head of a sentence encoder, and this classifier has "
-            "`head='sequence'`; take another model or leave them out."
-        )
+    check_refinable(model)
     if not texts:
         return
     head, embeddings = model.head, text_embeddings(model, tokenizer, texts)
@@ -69,3 +65,17 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
         trained = nn.functional.normalize(head.weight.float().cpu(), dim=-1)
         head.weight.copy_(expectation_maximisation(2 * trained, embeddings))
         head.bias.zero_()
+
+
+def check_refinable(model: Any, *, sharded: bool = False) -> None:
+    """Raise `ConfigError` for a classifier with another head, or whose weights are spread over processes."""
+    if not is_sentence_classifier(model.config):
+        raise ConfigError(
+            "Unlabelled texts refine the head of a sentence encoder, and this classifier has "
+            "`head='sequence'`; take another model, or leave out `unlabelled`."
+        )
+    if sharded:
+        raise ConfigError(
+            "FSDP and DeepSpeed spread the head over processes, so `unlabelled` cannot refine it; leave it "
+            "out, and call `hf_cap.unlabelled.refine_head` on the saved model."
+        )

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,18 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_cap.cards import EVALUATIONS, RUN_FILE
-from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
+from hf_cap.cards import EVALUATIONS
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
-from hf_cap.data import label_names, load_splits, save_splits, with_test_split, write_parquet
+from hf_cap.data import (
+    label_names,
+    load_splits,
+    load_texts,
+    save_splits,
+    with_test_split,
+    with_unlabelled,
+    write_parquet,
+)
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
@@ -33,14 +37,10 @@ from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_run
 from hf_cap.report.page import write_report
 from hf_cap.report.shortcuts import most_changed
-from hf_cap.schema import LABEL, PROVENANCE, TEXT, find_prior_column, read_provenance
+from hf_cap.schema import LABEL, TEXT
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
-from hf_cap.training.attacked import version_sampler
-from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
-from hf_cap.training.config import CAPConfig, set_for_few_texts
-from hf_cap.training.folder import UNFINISHED, find_checkpoint
-from hf_cap.training.options import AlignmentOptions
-from hf_cap.training.trainer import CAPTrainer
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.run import train_classifier
 from hf_cap.training.validation import check_start
 from hf_cap.utils import (
     atomic_path,
@@ -50,7 +50,6 @@ from hf_cap.utils import (
     fingerprint,
     read_json,
     real_path,
-    versions,
     write_json,
 )
 
@@ -196,6 +195,8 @@ class _Stages:
             name: fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
             for name, split in splits.items()
         }
+        if place := self.train.get("unlabelled") or with_unlabelled(self.name):
+            digest["unlabelled"] = fingerprint(*load_texts(place))
         self.stage("data", digest, partial(save_splits, splits))
         # how fast priors are made does not determine them
         options = {k: v for k, v in self.options.items() if k not in ("batch_size", "progress")}
@@ -404,89 +405,6 @@ def make_sources(
 def pick(cls: type, settings: Settings) -> dict[str, Any]:
     """Those of the settings that are fields of a dataclass."""
     return {f.name: settings[f.name] for f in fields(cls) if f.init and f.name in settings}
-
-
-def train_classifier(
-    dataset: Dataset,
-    config: CAPConfig,
-    model: str,
-    *,
-    eval_dataset: Dataset | None = None,
-    peft_config: Any = None,
-    marks: Sequence[Mark] = (),
-    record: Settings,
-    **place: Any,
-) -> None:
-    """Train a classifier into `config.output_dir` and write its `run.json`, with the facts in `record`.
-
-    `resume_from_checkpoint="last"` continues a run that was stopped; `marks` are shortcuts that trackers
-    get a table of; `place` has the `revision` and
-    `trust_remote_code` of the model. Call `check_start` before.
-    """
-    labels = label_names(dataset, at_least=2)
-    if config.reads_priors:
-        find_prior_column(dataset.features, config.prior_column)
-    set_seed(config.seed)
-    loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
-    width = getattr(loaded.config.get_text_config(), "hidden_size", 768)
-    small = peft_config is not None or width < 512
-    rows = len(version_sampler(dataset, config.seed) or dataset)
-    chosen = set_for_few_texts(config, record["settings"], rows, small=small)
-    trainer = CAPTrainer(
-        model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
-        args=config,
-        train_dataset=dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        callbacks=[HeatMapCallback(dataset, marks=marks)],
-    )
-    train_and_save(trainer, record["settings"])
-    if not trainer.is_world_process_zero():
-        return
-    cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
-    made = [read_provenance(cell) for cell in sorted(filter(None, cells))][:1]
-    facts = {"kind": "train", "model": model, "seed": config.seed, "history": trainer.history}
-    facts["chosen"] = chosen
-    facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
-    named = [facts["dataset"] for one in made for facts in one.values() if facts.get("dataset")]
-    data = {"name": (*named, None)[0], **record["data"], "rows": len(dataset), "labels": labels}
-    data["provenance"] = made
-    run = {**record, **facts, "data": data, "versions": versions()}
-    write_run(Path(str(config.output_dir)), run)
-
-
-def train_and_save(trainer: Trainer, settings: Settings) -> None:
-    """Train into the output folder, which then holds this model alone and no pickled file.
-
-    Until `write_run` the folder has the settings as `UNFINISHED`.
-    """
-    folder, checkpoint = Path(str(trainer.args.output_dir)), find_checkpoint(trainer.args)
-    if trainer.is_world_process_zero():
-        write_json(folder / UNFINISHED, {"settings": settings})
-        if folder.resolve() not in Path(checkpoint or "/").resolve().parents:
-            for other in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # of a run that is replaced
-                shutil.rmtree(other)
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    with ExitStack() as stack:
-        trainer.add_callback(TrainingProgress(stack, shown=not settings.get("disable_tqdm")))
-        trainer.train(resume_from_checkpoint=checkpoint)
-    outdated = folder / EVALUATIONS
-    if trainer.is_world_process_zero():
-        (folder / RUN_FILE).unlink(missing_ok=True)
-        if outdated.is_dir():
-            shutil.rmtree(outdated)
-            _logger.warning("Removed %s: it measured the model that was here before.", outdated)
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        drop_other_kind(folder, adapter=hasattr(trainer.model, "peft_config"))
-        (folder / "training_args.bin").unlink(missing_ok=True)
-
-
-def write_run(folder: Path, run: Settings) -> None:
-    """Write the record of a training that is finished."""
-    write_json(folder / RUN_FILE, run)
-    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:

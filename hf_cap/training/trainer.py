@@ -32,7 +32,7 @@ from hf_cap.attribution import (
 )
 from hf_cap.cards import write_trainer_card
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
-from hf_cap.data import add_label_texts, label_names
+from hf_cap.data import add_label_texts, label_names, load_texts
 from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
@@ -45,6 +45,7 @@ from hf_cap.training.dropout import drop_words, keep_probability
 from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.metrics import DEFAULT_METRICS, accuracy_and_macro_f1
 from hf_cap.training.options import AlignmentOptions, weight_at
+from hf_cap.unlabelled import check_refinable, refine_head
 
 OFF = AlignmentOptions(alignment_weight=0.0)
 PARTS = ("loss_task", "loss_align", "align_cosine")
@@ -74,6 +75,7 @@ class AlignedTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.alignment_loss_func = alignment_loss_func
+        self.unlabelled: list[str] = []
         self._sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by training or not
         if isinstance(args, CAPConfig):  # the settings may have changed since it was made
             args.check_set_up()
@@ -88,6 +90,9 @@ class AlignedTrainer(Trainer):
         weighting.check_weighted(args, problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
+        if args.unlabelled:
+            check_refinable(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
+            self.unlabelled = load_texts(args.unlabelled)
 
     @property
     def alignment(self) -> AlignmentOptions:
@@ -138,7 +143,10 @@ class AlignedTrainer(Trainer):
             vars(self.model.config).pop(CALIBRATION, None)  # that of the model before training
         if self.alignment.alignment_weight:
             self.check_alignment()
-        return super()._inner_training_loop(batch_size, *args, **kwargs)
+        output = super()._inner_training_loop(batch_size, *args, **kwargs)
+        if self.unlabelled:
+            refine_head(self.model, self.processing_class, self.unlabelled)
+        return output
 
     def check_alignment(self) -> None:
         """Validate what the alignment needs before training begins, or raise `ConfigError`."""

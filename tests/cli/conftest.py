@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModel
 
 from hf_cap.cli import main
+from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
 from tests.training.cases import family
 
@@ -62,6 +63,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, model in (("encoder", roberta_classifier(2)), ("deberta-v2", family("deberta-v2"))):
         AutoModel.from_config(model.config).save_pretrained(room / name)
         word_tokenizer().save_pretrained(room / name)
+    sentence_encoder(room / "sentence")
     save_classifier(room / "classifier")
     return room
 

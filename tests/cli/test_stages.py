@@ -13,13 +13,14 @@ from datasets import ClassLabel, Dataset, Features, load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_cap.classifiers import load_model
+from hf_cap.classifiers import load_model, load_tokenizer
 from hf_cap.cli import main
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import load_splits, save_splits
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
+from hf_cap.unlabelled import refine_head
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
 from tests.tiny import word_tokenizer
 
@@ -156,16 +157,42 @@ def logits(folder: Path) -> torch.Tensor:
     return found
 
 
-def test_an_adapter_brings_every_module_that_its_base_lacks(room: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "lacking"), [("deberta-v2", {"classifier", "pooler"}), ("sentence", {"head"})]
+)
+def test_an_adapter_brings_every_module_that_its_base_lacks(
+    room: Path, tmp_path: Path, model: str, lacking: set[str]
+) -> None:
     lora = ("--lora.rank", 2, "--lora.alpha", 6)
-    out = trained(room, tmp_path / "out", *lora, model="deberta-v2")
+    out = trained(room, tmp_path / "out", *lora, model=model)
     saved = json.loads((out / "adapter_config.json").read_text())
-    assert {"classifier", "pooler"} <= set(saved["modules_to_save"])
+    assert lacking <= set(saved["modules_to_save"])
     assert saved["lora_alpha"] == 6
     torch.manual_seed(1)
     first = logits(out)
     torch.manual_seed(2)
     torch.testing.assert_close(first, logits(out))
+
+
+def test_a_split_of_unlabelled_texts_refines_the_head(room: Path, tmp_path: Path) -> None:
+    plain = trained(room, tmp_path / "plain", model="sentence")
+    shutil.copytree(room / "data", tmp_path / "data")
+    free = ["my lost card", "a book loan please", "renew my loan", "card lost"]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in free)
+    (tmp_path / "data" / "unlabelled.jsonl").write_text(lines)
+    own = trained(tmp_path, tmp_path / "own", model=str(room / "sentence"))
+    (tmp_path / "free.jsonl").write_text(lines)
+    given = trained(
+        room, tmp_path / "given", "--unlabelled", tmp_path / "free.jsonl", model="sentence"
+    )
+    model: Any = load_model(str(plain))
+    refine_head(model, load_tokenizer(str(plain)), free)
+    for folder in (own, given):
+        found: Any = load_model(str(folder))
+        torch.testing.assert_close(found.head.weight, model.head.weight)
+    # without a sentence encoder the split is not in the way
+    trained(tmp_path, tmp_path / "sequence", model=str(room / "encoder"))
+    assert set(load_splits(tmp_path / "data")) == {"train", "test"}
 
 
 def test_a_folder_that_is_used_again_holds_the_last_model_alone(room: Path, tmp_path: Path) -> None:

@@ -199,13 +199,13 @@ def trainer(
     )
 
 
-def exact_classifier() -> nn.Module:
-    """The tiny classifier in float64, where equal computations in another order differ by 1e-13 or less.
+def exact_classifier(kind: str = "roberta") -> nn.Module:
+    """A tiny classifier in float64, where equal computations in another order differ by 1e-13 or less.
 
     In float32 they differ by up to 1e-3 (finite differences divide rounding by a small step), and on each
     processor by another amount.
     """
-    return roberta_classifier().double()
+    return family(kind).double() if kind != "roberta" else roberta_classifier().double()
 
 
 def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Trains a tiny classifier in however many processes it is launched in: a test's program.
 
-torchrun -m tests.training.launched FOLDER [--fsdp] [--summed] [--exact] [setting=value ...]
+torchrun -m tests.training.launched FOLDER [--fsdp] [--summed] [--exact FAMILY] [setting=value ...]
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fsdp", action="store_true", help="FSDP2 instead of DDP")
     parser.add_argument("--summed", action="store_true", help="a task loss over all processes")
-    parser.add_argument("--exact", action="store_true", help="in float64")
+    parser.add_argument("--exact", metavar="FAMILY", help="in float64")
     parser.add_argument("--gpu", action="store_true", help="a GPU a process")
     parser.add_argument("settings", nargs="*", help="name=JSON value")
     given = parser.parse_intermixed_args()
@@ -52,7 +53,7 @@ def main() -> None:
         options |= {"ddp_backend": "gloo"}
     subject = trainer(
         given.folder,
-        model=exact_classifier if given.exact else roberta_classifier,
+        model=partial(exact_classifier, given.exact) if given.exact else roberta_classifier,
         compute_loss_func=summed_loss if given.summed else None,
         **{"max_steps": 2, "seed": 7, "use_cpu": not given.gpu, **options},
     )

@@ -26,7 +26,9 @@ from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
 from hf_cap.training.metrics import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
-from tests.tiny import roberta_classifier, word_tokenizer
+from hf_cap.unlabelled import refine_head
+from tests.test_sentence_encoder import sentence_encoder
+from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
     config,
@@ -77,10 +79,18 @@ def test_a_name_needs_the_labels(tmp_path: Path, saved: str) -> None:
 # peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.compatibility("PEFT LoRA with modules_to_save")
-@pytest.mark.parametrize("mode", ["double_backward", "finite_difference"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("sequence", "double_backward"),
+        ("sequence", "finite_difference"),
+        ("sentence", "double_backward"),
+    ],
+)
 def test_adapters_of_a_peft_config_train_with_the_new_head(
-    tmp_path: Path, saved: str, mode: str
+    tmp_path: Path, saved: str, kind: str, mode: str
 ) -> None:
+    saved = saved if kind == "sequence" else str(sentence_encoder(tmp_path / "encoder"))
     adapters = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
     args = config(tmp_path, alignment_gradient=mode)
     subject = CAPTrainer(saved, args, train_dataset=named_rows(), peft_config=adapters)
@@ -116,6 +126,23 @@ def test_adapters_without_peft_name_the_extra(
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MissingExtra, match=r"hf-cap\[peft\]"):
         CAPTrainer(roberta_classifier(), config(tmp_path), peft_config=object())
+
+
+def test_unlabelled_texts_refine_the_head_after_training(tmp_path: Path) -> None:
+    encoder, free = str(sentence_encoder(tmp_path / "encoder")), tmp_path / "free.csv"
+    texts = [" ".join(words) for words in zip(WORDS, reversed(WORDS), strict=True)]
+    free.write_text("words\n" + "\n".join(texts) + "\n")
+    subjects = []
+    for place in (None, str(free)):
+        args = config(tmp_path, unlabelled=place, max_steps=2)
+        subjects.append(CAPTrainer(encoder, args, train_dataset=named_rows()))
+        subjects[-1].train()
+    plain, refined = subjects
+    refine_head(plain.model, word_tokenizer(), texts)
+    assert farthest(weights(refined.model), weights(plain.model)) == 0.0
+    wrong = config(tmp_path, unlabelled=str(free))
+    with pytest.raises(ConfigError, match="`head='sequence'`"):
+        CAPTrainer(roberta_classifier(), wrong, train_dataset=raw_rows())
 
 
 # --- the data

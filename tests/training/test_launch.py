@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def two_against_one(
     run = launched(str(folder), *flags, *program, gpu="--gpu" in flags)
     assert run.returncode == 0, run.stderr[-3000:]
     alone = {**settings, "per_device_train_batch_size": 4, **(one or {})}
-    model = exact_classifier if "--exact" in flags else roberta_classifier
+    kind = flags[flags.index("--exact") + 1] if "--exact" in flags else ""
+    model = partial(exact_classifier, kind) if kind else roberta_classifier
     subject = trainer(
         folder / "one",
         model=model,
@@ -67,18 +69,19 @@ def two_against_one(
 
 
 @pytest.mark.slow
-@pytest.mark.compatibility("DistributedDataParallel, 2 processes, gloo")
+@pytest.mark.compatibility("DistributedDataParallel, 2 processes, gloo: {kind}")
 @pytest.mark.parametrize(
-    "settings",
+    ("kind", "settings"),
     [
-        {"attribution_method": "expected_gradients"},
-        {"alignment_gradient": "finite_difference"},
-        {"example_weighting": "class_dro"},
+        ("roberta", {"attribution_method": "expected_gradients"}),
+        ("roberta", {"alignment_gradient": "finite_difference"}),
+        ("roberta", {"example_weighting": "class_dro"}),
+        ("sentence", {"attribution_method": "expected_gradients"}),
     ],
-    ids=lambda value: "-".join(value.values()),
+    ids=["expected_gradients", "finite_difference", "class_dro", "sentence"],
 )
-def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> None:
-    assert two_against_one(tmp_path, "--exact", **settings) < 1e-10
+def test_two_processes_equal_one(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    assert two_against_one(tmp_path, "--exact", kind, **settings) < 1e-10
 
 
 @pytest.mark.slow
@@ -88,7 +91,7 @@ def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
         "gradient_accumulation_steps": 2,
         "average_tokens_across_devices": True,
     }
-    assert two_against_one(tmp_path, "--summed", "--exact", **settings) < 1e-10
+    assert two_against_one(tmp_path, "--summed", "--exact", "roberta", **settings) < 1e-10
 
 
 @pytest.mark.slow
@@ -98,7 +101,7 @@ def test_fsdp2_equals_one_process(tmp_path: Path) -> None:
         "gradient_accumulation_steps": 2,
         "alignment_gradient": "finite_difference",
     }
-    assert two_against_one(tmp_path, "--fsdp", "--exact", **settings) < 1e-10
+    assert two_against_one(tmp_path, "--fsdp", "--exact", "roberta", **settings) < 1e-10
 
 
 @pytest.mark.slow
