@@ -32,12 +32,12 @@ from hf_cap.attribution import (
 )
 from hf_cap.cards import write_trainer_card
 from hf_cap.classifiers import add_adapters, longest_input, new_classifier
-from hf_cap.data import add_label_texts, label_names, load_texts
+from hf_cap.data import add_label_texts, label_names
 from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
-from hf_cap.training import collator, validation, weighting
+from hf_cap.training import callbacks, collator, validation, weighting
 from hf_cap.training.attacked import version_sampler
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
@@ -45,7 +45,6 @@ from hf_cap.training.dropout import drop_words, keep_probability
 from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.metrics import DEFAULT_METRICS, accuracy_and_macro_f1
 from hf_cap.training.options import AlignmentOptions, weight_at
-from hf_cap.unlabelled import check_refinable, refine_head
 
 OFF = AlignmentOptions(alignment_weight=0.0)
 PARTS = ("loss_task", "loss_align", "align_cosine")
@@ -75,7 +74,6 @@ class AlignedTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.alignment_loss_func = alignment_loss_func
-        self.unlabelled: list[str] = []
         self._sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by training or not
         if isinstance(args, CAPConfig):  # the settings may have changed since it was made
             args.check_set_up()
@@ -91,8 +89,8 @@ class AlignedTrainer(Trainer):
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
         if args.unlabelled:
-            check_refinable(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
-            self.unlabelled = load_texts(args.unlabelled)
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            self.add_callback(callbacks.RefineHead(args.unlabelled, self.model, sharded))
 
     @property
     def alignment(self) -> AlignmentOptions:
@@ -105,10 +103,7 @@ class AlignedTrainer(Trainer):
         return json.loads(json.dumps(self.state.log_history), parse_constant=lambda _: None)
 
     def beta(self, training: bool) -> float:
-        """β on this step; evaluation uses the full weight.
-
-        It is divided by the accumulated batches where `compute_loss_func` has scaled the task loss for them.
-        """
+        """β on this step; in evaluation all of it, and before a sum over accumulated batches its part."""
         if not training:
             return self.alignment.alignment_weight
         weight = weight_at(self.alignment, self.state.global_step, self.state.max_steps)
@@ -143,10 +138,7 @@ class AlignedTrainer(Trainer):
             vars(self.model.config).pop(CALIBRATION, None)  # that of the model before training
         if self.alignment.alignment_weight:
             self.check_alignment()
-        output = super()._inner_training_loop(batch_size, *args, **kwargs)
-        if self.unlabelled:
-            refine_head(self.model, self.processing_class, self.unlabelled)
-        return output
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
 
     def check_alignment(self) -> None:
         """Validate what the alignment needs before training begins, or raise `ConfigError`."""
