@@ -1,6 +1,6 @@
 """Texts without labels: they refine the head of a trained sentence-encoder classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,16 +43,35 @@ def expectation_maximisation(
     return rows
 
 
-def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+def encoder_weights(model: Any) -> dict[str, Tensor]:
+    """A copy of the weights below the head, to be taken before training; empty with adapters."""
+    return {
+        name: weight.detach().cpu().clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+        and not name.startswith("head.")
+        and not hasattr(model, "peft_config")
+    }
+
+
+def refine_head(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+) -> None:
     """Move the head of a trained classifier, in place, to where texts without labels lie.
 
     Its rows become the prototypes of `expectation_maximisation`, the row of training counting for two texts;
-    the bias becomes 0. Without texts it stays as it is.
+    the bias becomes 0. Without texts everything stays as it is.
 
     Args:
         model: A `SentenceEncoderClassifier`, perhaps with adapters.
         tokenizer: Its tokenizer.
         texts: At best of the same source as the texts to classify; a few hundred or more.
+        start: `encoder_weights` before training. The encoder becomes the mean of these and what training
+            made of them, which forgets less of what it knew (WiSE-FT; Wortsman et al., 2022).
 
     Raises:
         ConfigError: the classifier has another head.
@@ -60,6 +79,10 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
     check_refinable(model)
     if not texts:
         return
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if start and name in start:
+                weight.lerp_(start[name].to(weight), 0.5)
     head, embeddings = model.head, text_embeddings(model, tokenizer, texts)
     with torch.no_grad():
         trained = nn.functional.normalize(head.weight.float().cpu(), dim=-1)

@@ -36,7 +36,7 @@ from hf_cap.evaluation.confidence import calibration_error, negative_log_likelih
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.unlabelled import refine_head
+from hf_cap.unlabelled import encoder_weights, refine_head
 from hf_cap.utils import atomic_path, write_json
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Classifier:
     tokenizer: Any
     history: list[dict[str, Any]]
     seconds: float
+    start: Mapping[str, torch.Tensor]
+    """Weights of the encoder before training."""
 
     def evaluate(self, settings: StudySettings, data: Dataset, **changes: Any) -> Evaluation:
         """Measure on `data` with the settings of the study, some of them changed."""
@@ -112,11 +114,12 @@ def train_classifier(data: Dataset, training: Mapping[str, Any], seed: int) -> C
         set_seed(seed)
         trainer = CAPTrainer(model=model, args=config, train_dataset=data)
         trainer.remove_callback(PrinterCallback)
+        start = encoder_weights(trainer.model)
         trainer.train()
     found = trainer.model, trainer.processing_class, trainer.history
     del trainer  # it and its optimizer reference each other
     gc.collect()
-    return Classifier(*found, time.monotonic() - started)
+    return Classifier(*found, time.monotonic() - started, start)
 
 
 _baseline: dict[str, Classifier] = {}
@@ -139,7 +142,7 @@ def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier
     if run.method == BASELINE:
         return trained
     started, model = time.monotonic(), deepcopy(trained.model)
-    refine_head(model, trained.tokenizer, unlabelled_texts(settings, run))
+    refine_head(model, trained.tokenizer, unlabelled_texts(settings, run), start=trained.start)
     return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
 
 

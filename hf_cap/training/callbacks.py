@@ -22,7 +22,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.unlabelled import check_refinable, refine_head
+from hf_cap.unlabelled import check_refinable, encoder_weights, refine_head
 from hf_cap.utils import printable, subsample
 from hf_cap.words import word_strings
 
@@ -163,7 +163,7 @@ class RefineHead(TrainerCallback):
 
     Args:
         unlabelled: Where the texts are, as `hf_cap.data.load_texts` reads them.
-        model: The classifier that is trained.
+        model: The classifier that is trained, before it is.
         sharded: Whether its weights are spread over processes.
 
     Raises:
@@ -174,12 +174,13 @@ class RefineHead(TrainerCallback):
     def __init__(self, unlabelled: str, model: Any, sharded: bool = False) -> None:
         check_refinable(model, sharded=sharded)
         self.texts = load_texts(unlabelled)
+        self.start = encoder_weights(model)
 
     def on_train_end(
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Refine the head of the trained, or of the best, weights."""
-        refine_head(kwargs["model"], kwargs["processing_class"], self.texts)
+        refine_head(kwargs["model"], kwargs["processing_class"], self.texts, start=self.start)
 
 
 def _to_tensorboard(args: TrainingArguments, name: str, drawing: str, step: int) -> None:

@@ -13,14 +13,14 @@ from datasets import ClassLabel, Dataset, Features, load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_cap.classifiers import load_model, load_tokenizer
+from hf_cap.classifiers import load_model, load_tokenizer, new_classifier
 from hf_cap.cli import main
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import load_splits, save_splits
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
-from hf_cap.unlabelled import refine_head
+from hf_cap.unlabelled import encoder_weights, refine_head
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
 from tests.tiny import word_tokenizer
 
@@ -186,7 +186,8 @@ def test_a_split_of_unlabelled_texts_refines_the_head(room: Path, tmp_path: Path
         room, tmp_path / "given", "--unlabelled", tmp_path / "free.jsonl", model="sentence"
     )
     model: Any = load_model(str(plain))
-    refine_head(model, load_tokenizer(str(plain)), free)
+    start = encoder_weights(new_classifier(str(room / "sentence"), LABELS).model)
+    refine_head(model, load_tokenizer(str(plain)), free, start=start)
     for folder in (own, given):
         found: Any = load_model(str(folder))
         torch.testing.assert_close(found.head.weight, model.head.weight)

@@ -237,7 +237,7 @@ def test_unlabelled_texts_refine_the_classifier_that_was_trained(
     two = train.train_method(study, refined, data)
     assert counted.call_count == 1
     assert torch.equal(one.model.head.weight, before)
-    refine_head(one.model, one.tokenizer, texts)
+    refine_head(one.model, one.tokenizer, texts, start=one.start)
     assert torch.equal(two.model.head.weight, one.model.head.weight)
     assert not torch.equal(two.model.head.weight, before)
     assert training_settings(study, refined) == training_settings(study, plain)

@@ -26,7 +26,7 @@ from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
 from hf_cap.training.metrics import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.unlabelled import refine_head
+from hf_cap.unlabelled import encoder_weights, refine_head
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 from tests.training.cases import (
@@ -138,7 +138,8 @@ def test_unlabelled_texts_refine_the_head_after_training(tmp_path: Path) -> None
         subjects.append(CAPTrainer(encoder, args, train_dataset=named_rows()))
         subjects[-1].train()
     plain, refined = subjects
-    refine_head(plain.model, word_tokenizer(), texts)
+    fresh = CAPTrainer(encoder, config(tmp_path), train_dataset=named_rows()).model
+    refine_head(plain.model, word_tokenizer(), texts, start=encoder_weights(fresh))
     assert farthest(weights(refined.model), weights(plain.model)) == 0.0
     wrong = config(tmp_path, unlabelled=str(free))
     with pytest.raises(ConfigError, match="`head='sequence'`"):
