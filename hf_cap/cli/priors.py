@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_cap.cli.core import (
     DATA,
@@ -27,8 +27,12 @@ from hf_cap.priors.base import SOURCES, source_class
 from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
+from hf_cap.schema import TEXT
 from hf_cap.utils import check_range, option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +62,13 @@ class ExtractArguments:
         "Split that the sources learn from. Default: `train`, or else the first of the splits.",
     )
     limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
+    budget: int | None = option(
+        None, "Number of texts per split that get priors and are written: those most like `like`."
+    )
+    like: str | None = option(
+        None, "File of unlabelled texts, one per line, such as a day's traffic; with `budget`."
+    )
+    selection_seed: int = option(0, "Determines which texts `budget` chooses.")
     labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
     options: dict[str, str] = option(
@@ -93,21 +104,13 @@ def extract(values: Values) -> Result:
     from hf_cap.workflow import make_sources
 
     given, settings = values.build(ExtractArguments), values.build(ExtractionSettings)
-    check_range(given, "limit", at_least=1)
-    if given.limit is not None and real_path(given.dataset) == real_path(given.output_dir):
-        raise ConfigError(
-            f"`limit={given.limit}` would leave only so many texts of {given.output_dir!r}, which is read "
-            "and written; name another output folder."
-        )
+    _check_part(given)
     usual = "train" if "train" in settings.splits else settings.splits[0]
     learn_from, labels = given.train_split or usual, given.labels or None
     names = (*settings.splits, learn_from)
     found = load_splits(given.dataset, splits=names, labels=labels, **values.columns())
     check_output(given.output_dir, settings.splits)
-    limited = {
-        name: found[name].select(range(min(given.limit or len(found[name]), len(found[name]))))
-        for name in settings.splits
-    }
+    chosen = {name: _part(found[name], name, given) for name in settings.splits}
     groups = {group.name: values.group(group.name) for group in GROUPS}
     explained = (given.classifier, given.classifier_revision, given.classifier_trust_remote_code)
     groups["classifier"] = dict(zip(EXPLAINED, explained, strict=True))
@@ -129,12 +132,49 @@ def extract(values: Values) -> Result:
         # making a source may already ask the language model: `contrast` calibrates
         sources = make_sources(given.sources, found[learn_from], groups, **named)
         facts = {"command": command_line(), "dataset": given.dataset}
-        summary = extract_priors(limited, sources, given.output_dir, settings, **facts)
+        summary = extract_priors(chosen, sources, given.output_dir, settings, **facts)
     output = given.output_dir
     then = train_next(output)
     if len(given.sources) > 1:
         then = next_command("fuse", dataset=output, output_dir=beside(output, "prior"))
     return Result({"output_dir": output}, f"{summary}\nWrote the priors to {output}", then)
+
+
+def _check_part(given: ExtractArguments) -> None:
+    """Raise `ConfigError` for settings by which the wrong texts would get priors, or texts would be lost."""
+    check_range(given, "limit", "budget", at_least=1)
+    if (given.budget is None) != (given.like is None):
+        raise ConfigError(
+            f"`budget` and `like` go together, got {given.budget!r} and {given.like!r}; give both, or "
+            "`limit` for the first texts."
+        )
+    if given.budget and given.limit:
+        raise ConfigError(
+            f"`limit={given.limit}` and `budget={given.budget}` both choose the texts; leave one out."
+        )
+    name = "limit" if given.limit is not None else "budget"
+    most = given.limit or given.budget
+    if most is not None and real_path(given.dataset) == real_path(given.output_dir):
+        raise ConfigError(
+            f"`{name}={most}` would leave only so many texts of {given.output_dir!r}, which is read "
+            "and written; name another output folder."
+        )
+
+
+def _part(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
+    """The texts of a split that get priors."""
+    if given.budget is None or given.like is None:
+        return data.select(range(min(given.limit or len(data), len(data))))
+    from hf_cap.priors.selection import read_lines, select_texts
+
+    place = (given.budget, given.selection_seed, given.word_pattern)
+    found = select_texts(data[TEXT][:], read_lines(given.like), *place)
+    _logger.info(
+        "%s: chose %d of %d texts. Their n-grams have a KL divergence of %.3f nats from those of %s; that of "
+        "as many texts at random is %.3f.",
+        split, len(found.indices), len(data), found.divergence, given.like, found.random_divergence,
+    )  # fmt: skip
+    return data.select(found.indices)
 
 
 def beside(folder: str, name: str) -> str:

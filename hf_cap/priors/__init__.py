@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from hf_cap.priors.lexicon import LexiconPrior as LexiconPrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
     from hf_cap.priors.reagent import ReAGentPrior as ReAGentPrior
+    from hf_cap.priors.selection import Selection as Selection
+    from hf_cap.priors.selection import select_texts as select_texts
 
 _NAMES = {
     "audit": "AuditSettings audit_dataset",
@@ -49,6 +51,7 @@ _NAMES = {
     "lexicon": "LexiconPrior",
     "llm_gradient": "LLMGradientPrior",
     "reagent": "ReAGentPrior",
+    "selection": "Selection select_texts",
 }
 _EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
 

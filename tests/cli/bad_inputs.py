@@ -76,7 +76,7 @@ RANGES = {
     "fit": ("test_size 0", "test_size 1", "test_size -1", "seeds", "controls none-such",
             "train.alignment_weight -1", "evaluate.batch_size 0", "extract.batch_size -4",
             "report.examples -1", "labels only", "extract.sources nothing"),
-    "extract": ("cap.n 0", "cap.n -3", "limit 0", "limit -1", "batch_size 0", "lm.timeout -1",
+    "extract": ("cap.n 0", "cap.n -3", "limit 0", "limit -1", "budget 0", "batch_size 0", "lm.timeout -1",
                 "lm.max_retries -1", "lm.max_concurrency 0", "lm.token_budget 0", "word_pattern (",
                 "lm.prefix_memory -1", "sources", "sources nothing",
                 "prompt.demonstrations -1", "cap.penalty -1", "cap.rivals -1", "lm.base_url nowhere",
