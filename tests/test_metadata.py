@@ -52,6 +52,13 @@ def test_the_classifiers_begin_at_the_python_that_is_required() -> None:
     assert f"Python {found[0]} or later" in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_each_extra_is_described_where_one_installs() -> None:
+    table = re.findall(
+        r"^\| (`.*?) \|", (ROOT / "docs/start/first_model.md").read_text("utf-8"), re.M
+    )
+    assert set(re.findall(r"`(\w+)`", " ".join(table))) == set(PROJECT["optional-dependencies"])
+
+
 def test_a_bug_report_asks_for_the_environment() -> None:
     fields = [field["id"] for field in load(".github/ISSUE_TEMPLATE/bug.yml")["body"]]
     assert fields == ["what", "how", "env"]
