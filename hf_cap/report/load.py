@@ -35,7 +35,7 @@ _RUN = {
     "kind?": str, "model?": str, "seed?": int, "command?": str,
     "settings?": {}, "alignment?": {"alignment_weight?": (int, float)}, "scores?": {"control?": str},
     "data?": {"name?": str, "dataset?": str, "train_split?": str, "rows?": int,
-              "labels?": [str]},
+              "labels?": [str], "provenance?": [{"control?": {"control?": str}}]},
     "history?": [{"step?": int, "loss?": _NUMBER, "loss_task?": _NUMBER, "loss_align?": _NUMBER,
                   "align_cosine?": _NUMBER, "eval_loss?": _NUMBER}],
     "versions?": {"*": _TEXT}, "features?": [{"score": _NUMBER, "attribution": _NUMBER}],
@@ -254,7 +254,8 @@ def _role(run: Run) -> tuple[str, str]:
     if weight is not None and float(weight) == 0:
         return "baseline", "no alignment"
     column = str(given.get("prior_column", ""))
-    control = (run.facts.get("scores") or {}).get("control")
+    made: Facts = next(iter((run.facts.get("data") or {}).get("provenance") or ()), {})
+    control = ((run.facts.get("scores") or made.get("control")) or {}).get("control")
     control = control or next((name for name in CONTROL_PRIORS if column.endswith(name)), None)
     return ("control", f"control: {control}") if control else ("aligned", "aligned")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ def test_runs_that_differ_in_seed_and_place_alone_are_one_group() -> None:
 
 
 def test_baseline_comes_first_then_controls() -> None:
-    control = make_run("control", prior_column="prior_shuffled")
-    for runs, baselines in (([make_run("p", weight=0.0)], []), ([], [make_run("p")])):
+    by_column = make_run("control", prior_column="prior_shuffled")
+    by_fit = make_run("control")  # its scores were put into the column of the prior
+    by_fit.facts["data"]["provenance"] = [{"prior": {}, "control": {"control": "shuffled"}}]
+    cases: Any = (([make_run("p", weight=0.0)], []), ([], [make_run("p")]))
+    for control, (runs, baselines) in product((by_column, by_fit), cases):
         groups = group_runs([make_run("aligned"), control, *runs], baselines)
         assert [group["role"] for group in groups] == ["baseline", "control", "aligned"]
         names = [group["name"] for group in groups]
