@@ -20,11 +20,11 @@ LIBRARIANS = "Anna Ben Carla Dev Emma Farid Greta Hugo Ines Jonas Kira Liam".spl
 @dataclass(frozen=True, kw_only=True)
 class _DemoArguments:
     output_dir: str = option("runs/demo", "Folder for the texts, models and the report.")
-    seeds: tuple[int, ...] = option((0, 1, 2), "One training run per seed and method.")
+    seeds: tuple[int, ...] = option((0, 1), "One training run per seed and method.")
     recipe: str = option("recipes/demo/fit.yaml", "Settings of `hf-cap fit`.")
 
 
-@partial(Command, "--seeds 0 1", [_DemoArguments])
+@partial(Command, "--seeds 0 1 2", [_DemoArguments])
 def demo(values: Values) -> Result:
     """Run `hf-cap fit` on the embedded data with a shortcut in its training texts, and with two controls.
 
