@@ -77,16 +77,19 @@ class TokenWeightedTrainer(SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of `SFTTrainer`, in training with weights, which carry no gradient."""
-        plain: Any = super().compute_loss
-        loss, outputs = plain(model, inputs, True, num_items_in_batch)
-        if self.weights != "uniform" and model.training:
-            now, mask = -outputs.log_probs, outputs.label_mask.bool()
-            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-                before = -model(**inputs, fused_lm_head=True).log_probs
-            weight = token_weights(self.weights, now.detach(), before, mask)
-            # the loss is the sum of the tokens' losses, times what this scale is
-            scale = (loss / now.sum()).detach()
-            loss = loss + scale * ((weight - 1) * now * mask).sum()
+        if self.weights == "uniform" or not model.training:
+            plain: Any = super().compute_loss
+            return plain(model, inputs, return_outputs, num_items_in_batch)
+        inputs = {**inputs, "use_cache": False, "fused_lm_head": True}
+        outputs = model(**inputs)
+        now, mask = -outputs.log_probs, outputs.label_mask.bool()
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            before = -model(**inputs).log_probs
+        weight = token_weights(self.weights, now.detach(), before, mask)
+        # the tokens of all micro-batches and processes, whose gradients are averaged
+        tokens = mask.sum() if num_items_in_batch is None else num_items_in_batch
+        total = num_items_in_batch is not None and self.args.average_tokens_across_devices
+        loss = (weight * now).sum() / tokens * (self.accelerator.num_processes if total else 1)
         return (loss, outputs) if return_outputs else loss
 
 
