@@ -30,11 +30,12 @@ from hf_cap.utils import (
     versions,
     write_text,
 )
+from hf_cap.words import heat_map
 
 RUN_FILE = "run.json"  # record of a training run, in the folder of its model
 EVALUATIONS = "evaluation"  # folder beside it, with one JSON file per test set
 CARD = "README.md"
-PAPER = "2512.14719"
+PAPER, PLAIN = "2512.14719", "without alignment"
 TAGS = ("hf_cap", "class-aware-attribution-priors", "explainability", f"arxiv:{PAPER}")
 
 
@@ -50,6 +51,10 @@ class PushOptions:
         None,
         "Folder for exactly what is uploaded; by default `hub` in the folder of a model, `<folder>-hub` "
         "beside that of priors and scores, `<name>-hub` for a metric.",
+    )
+    baseline: str | None = option(
+        None,
+        "For a model: folder of the one without alignment, to compare with. Default: that of `fit`.",
     )
     template: str | None = option(None, "Jinja template for the card, instead of the built-in one.")
     license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
@@ -128,40 +133,6 @@ def _last(path: str) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
-# --- Word scores in plain characters.
-
-_BARS = "▁▂▃▄▅▆▇█"
-
-
-def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 76) -> str:
-    """The words with a bar below each; a minus before the bar marks evidence against the label.
-
-    Args:
-        words: The words of a text.
-        scores: One score per word; bars are proportional to the largest absolute one. `None`: no bars.
-        width: Columns per line; longer texts continue in further pairs of lines.
-    """
-    from rich.cells import cell_len
-
-    shown = [printable(word) for word in words]
-    if scores is None:
-        return " ".join(shown)
-    largest = max(map(abs, scores), default=0.0)
-    lines, top, bottom = [], "", ""
-    for word, score in zip(shown, scores, strict=True):
-        bar = "·"
-        if largest and abs(score) >= largest / (2 * len(_BARS)):
-            level = min(int(abs(score) / largest * len(_BARS)), len(_BARS) - 1)
-            bar = "-" * (score < 0) + _BARS[level]
-        cell = max(cell_len(word), len(bar)) + 2
-        if top and cell_len(top) + cell > width:
-            lines += [top.rstrip(), bottom.rstrip(), ""]
-            top = bottom = ""
-        top += word + " " * (cell - cell_len(word))
-        bottom += bar.ljust(cell)
-    return "\n".join([*lines, top.rstrip(), bottom.rstrip()])
-
-
 # --- The facts of a trained model's card.
 
 CONFIDENCE = {
@@ -216,6 +187,7 @@ def model_facts(
     *,
     name: str,
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
+    baseline: Mapping[str, Mapping[str, Any]] | None = None,
     records: Iterable[Mapping[str, Any]] = (),
     task: str = "text-classification",
     library: str = "transformers",
@@ -228,6 +200,7 @@ def model_facts(
         run: Content of `run.json`, or as much of it as there is.
         name: Name of the model.
         evaluations: Test set to the content of `evaluation/<name>.json`.
+        baseline: The same of the model without alignment that it is compared with, if any.
         records: Evaluated texts to show, as in `evaluation/<name>.parquet`.
         task, library, tags: As the Hub spells them.
         known: `repo_id`, `license` and `language` as on the Hub, and `adapter`: whether the weights are
@@ -237,10 +210,14 @@ def model_facts(
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
         `train_rows`, `labels`, `seed`, `versions`, `command`; `alignment` and `settings` (name to value),
         `aligned` (whether the weight is above 0); `priors` (of `prior_facts`); `log` and `results` (tables
-        of the training log and of the evaluations, `None` without any), `confidence` (one column per set),
+        of the training log and of the evaluations, `None` without any), `compared` (whether with the
+        baseline), `confidence` (one column per set),
         `calibration` (that of the model, if any); `examples` (each with `label`, `gold`, `words`, `scores`).
     """
     sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
+    other = {name: found for name, found in (baseline or {}).items() if name in (evaluations or {})}
+    plain = [{"set": split, **numbers} for split, numbers in sorted(other.items())]
+    told = [{**one, "set": f"{one['set']}, {PLAIN}"} for one in plain]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
     confidence = _as_table([one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE})
     measured = {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
@@ -250,17 +227,20 @@ def model_facts(
         **known,
         "name": name,
         **_run_facts(run),
-        "results": _as_table(sets, {"set": "Set", unit: unit.capitalize(), **measured}, unit),
+        "compared": bool(plain),
+        "results": _as_table(
+            [*sets, *told], {"set": "Set", unit: unit.capitalize(), **measured}, unit
+        ),
         "confidence": confidence and [list(one) for one in zip(*confidence, strict=True)],
         "examples": [
             {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
-            | {"scores": one.get("attributions")}
+            | {"scores": one.get("attributions"), "text": one.get("text")}
             for one in records
         ],
     }
     data = run.get("data") or {}
     dataset = public_id(data.get("name") or data.get("dataset"))
-    return {**facts, "metadata": _metadata(facts, sets, dataset, task, library, tags)}
+    return {**facts, "metadata": _metadata(facts, [sets, plain], dataset, task, library, tags)}
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,29 +268,35 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _metadata(
     facts: Mapping[str, Any],
-    sets: Sequence[Mapping[str, Any]],
+    models: Sequence[Sequence[Mapping[str, Any]]],
     dataset: str | None,
     task: str,
     library: str,
     tags: Sequence[str],
 ) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
 
+    named: dict[str, str] = {"macro_f1": "f1", "r2": "r_squared"}
     results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=facts["dataset"] or "unknown",
-            dataset_name=facts["dataset"] or "unknown",
-            dataset_split=numbers["set"],
-            metric_type={"macro_f1": "f1", "r2": "r_squared"}.get(metric, metric),
-            metric_name=name,
-            metric_value=round(float(numbers[metric]), 4),
-        )
-        for numbers in sets
-        for metric, name in METRICS.items()
-        if numbers.get(metric) is not None and metric != "temperature"
+        [
+            EvalResult(
+                task_type=task,
+                dataset_type=facts["dataset"] or "unknown",
+                dataset_name=facts["dataset"] or "unknown",
+                dataset_split=numbers["set"],
+                metric_type=named.get(metric, metric),
+                metric_name=name,
+                metric_value=round(float(numbers[metric]), 4),
+            )
+            for numbers in sets
+            for metric, name in METRICS.items()
+            if numbers.get(metric) is not None and metric != "temperature"
+        ]
+        for sets in models
     ]
-    return ModelCardData(
+    own, others = results
+    card = ModelCardData(
         model_name=facts["name"],
         base_model=facts["base_model"],
         datasets=[dataset] if dataset else None,
@@ -319,9 +305,13 @@ def _metadata(
         library_name="peft" if facts["adapter"] else library,
         pipeline_tag=task,
         tags=[*tags, "generated_from_trainer"],
-        metrics=sorted({one.metric_type for one in results} & {"accuracy", "f1"}) or None,
-        eval_results=results or None,
-    )
+        metrics=sorted({one.metric_type for one in own} & {"accuracy", "f1"}) or None,
+        widget=[{"text": one["text"]} for one in facts["examples"] if one["text"]] or None,
+        eval_results=own or None,
+    ).to_dict()
+    if others:
+        card["model-index"] += eval_results_to_model_index(f"{facts['name']}, {PLAIN}", others)
+    return CardData(**card)
 
 
 def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -434,7 +424,12 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         keep_trailing_newline=True,
     )
     environment.filters |= {one.__name__: one for one in (block, code, literal, subsample, table)}
-    environment.globals |= {"heat_map": heat_map, "PAPER": PAPER}
+    citation = (bundled("model_cards") / "citation.md").read_text(encoding="utf-8")
+    environment.globals |= {
+        "heat_map": heat_map,
+        "PAPER": PAPER,
+        "CITATION": Markup(citation.strip()),
+    }
     metadata = Markup(facts["metadata"].to_yaml(line_break="\n").strip())
     try:
         text = source.read_text(encoding="utf-8")

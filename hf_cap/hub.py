@@ -246,14 +246,24 @@ def push_model(
     return publish(options, "model", write, run / "hub", token=token)
 
 
+def _evaluations(run: Path) -> dict[str, Any]:
+    return {
+        file.stem: _read_json(file) for file in sorted((run / cards.EVALUATIONS).glob("*.json"))
+    }
+
+
 def _card_facts(
     run: Path, record: dict[str, Any], options: PushOptions, facts: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
-    evaluations = sorted((run / cards.EVALUATIONS).glob("*.json"))
-    numbers = {file.stem: _read_json(file) for file in evaluations}
+    numbers, known = _evaluations(run), dict[str, Any](options.named())
+    other = Path(options.baseline or run.with_name(run.name.replace("aligned-", "baseline-", 1)))
+    if other.name != run.name and (found := _evaluations(other)):
+        known["baseline"] = found
+    elif options.baseline:
+        raise DataError(f"{options.baseline!r} holds no evaluation; run `hf-cap evaluate` on it.")
     texts = _evaluated_texts(run, options.examples or 0)
     try:
-        return facts(record, evaluations=numbers, records=texts, **options.named())
+        return facts(record, evaluations=numbers, records=texts, **known)
     except CAPError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:

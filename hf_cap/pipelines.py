@@ -9,12 +9,11 @@ from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_cap.attribution import attribute_words
-from hf_cap.cards import heat_map
 from hf_cap.classifiers import AutoTextClassifier, TextClassifier
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.schema import AttributionSettings, check_prior
 from hf_cap.utils import choose, printable
-from hf_cap.words import word_strings
+from hf_cap.words import heat_map, word_strings
 
 TASK = "explained-text-classification"
 

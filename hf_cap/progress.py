@@ -71,9 +71,14 @@ def progress(total: int, unit: str, what: str, shown: bool = True) -> Iterator[P
             outer.scores += own.done
 
 
-def silence() -> None:
-    """Show no progress from now on in this context."""
-    _current.set(Progress(0, "", "", shown=False))
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show no progress of the work in it."""
+    token = _current.set(Progress(0, "", "", shown=False))
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,8 @@ import regex
 from icu4py import icu_version
 from icu4py.breakers import WordBreaker
 
+from hf_cap.utils import printable
+
 WORD_PATTERN = r"\S+"
 NO_WORD = -1
 _PUNCTUATION = string.punctuation + "¿¡“”‘’…—–。、，．！？：；「」『』（）《》〈〉【】・"
@@ -244,3 +246,37 @@ def log_odds_ratio(n_wc: int, n_c: int, n_w: int, n: int) -> float:
     rest = n_w - n_wc
     odds = math.log((n_wc + 0.5) / (n_c - n_wc + 0.5))
     return odds - math.log((rest + 0.5) / (n - n_c - rest + 0.5))
+
+
+# --- Word scores in plain characters.
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 76) -> str:
+    """The words with a bar below each; a minus before the bar marks evidence against the label.
+
+    Args:
+        words: The words of a text.
+        scores: One score per word; bars are proportional to the largest absolute one. `None`: no bars.
+        width: Columns per line; longer texts continue in further pairs of lines.
+    """
+    from rich.cells import cell_len
+
+    shown = [printable(word) for word in words]
+    if scores is None:
+        return " ".join(shown)
+    largest = max(map(abs, scores), default=0.0)
+    lines, top, bottom = [], "", ""
+    for word, score in zip(shown, scores, strict=True):
+        bar = "·"
+        if largest and abs(score) >= largest / (2 * len(_BARS)):
+            level = min(int(abs(score) / largest * len(_BARS)), len(_BARS) - 1)
+            bar = "-" * (score < 0) + _BARS[level]
+        cell = max(cell_len(word), len(bar)) + 2
+        if top and cell_len(top) + cell > width:
+            lines += [top.rstrip(), bottom.rstrip(), ""]
+            top = bottom = ""
+        top += word + " " * (cell - cell_len(word))
+        bottom += bar.ljust(cell)
+    return "\n".join([*lines, top.rstrip(), bottom.rstrip()])

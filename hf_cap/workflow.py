@@ -214,8 +214,8 @@ class _Stages:
             measure = partial(self.evaluate_into, splits["test"])
             self.stage(f"{name}/{EVALUATIONS}", self.evaluate, measure, name, "prior")
         measured = [f"{name}/{EVALUATIONS}" for name in runs]
+        show = partial(self.show_into, splits, [*runs][:2])
         if self.evaluate.get("records", True):
-            show = partial(self.show_into, splits, [*runs][:2])
             self.stage("shown", options, show, "prior", *measured[:2])
         report = partial(self.report_into, [self.folder / name for name in runs])
         self.stage("report.html", self.report, report, *measured)
@@ -298,8 +298,8 @@ class _Stages:
         """Make priors of the texts that changed most, which the report shows first."""
         before, after = (load_run(self.folder / name) for name in pair)
         chosen = most_changed(before, after, self.marks, _SHOWN)
-        labels = [label_names(splits["test"]).index(label) for label in chosen.values()]
-        columns: Any = {TEXT: [*chosen], LABEL: labels}
+        names = label_names(splits["test"])
+        columns: Any = {TEXT: [*chosen], LABEL: [names.index(label) for label in chosen.values()]}
         test = Dataset.from_dict(columns, splits["test"].select_columns([*columns]).features)
         self.extract_into(splits["train"], path, test=test)
         save_splits(fuse_priors(load_splits(path), **self.fuse), path)
@@ -321,7 +321,6 @@ class _Stages:
         sets = {"train": (train, on_train), "test": (test, on_test)}
         labels = [label_names(test)[label] for label in test[LABEL]]
         changed = change_cues(test[TEXT][:], labels, self.marks) if self.marks else {}
-        # the test texts without the shortcuts, and with those of other labels
         for name, texts in changed.items():
             how = replace(on_train, records=on_test.records and name == "shifted")
             sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)

@@ -19,7 +19,7 @@ from importlib import import_module
 from hf_cap import __version__
 from hf_cap.cli.core import Command, check_known, parse, print_completion
 from hf_cap.errors import CAPError, ConfigError
-from hf_cap.progress import silence
+from hf_cap.progress import silent
 from hf_cap.secret_scan import without_secrets
 from hf_cap.utils import printable
 
@@ -154,8 +154,12 @@ def _run_command(name: str, words: list[str]) -> None:
     as_json, quiet = values.pop("json", False), values.pop("quiet", False)
     if quiet:
         logging.getLogger().setLevel(logging.WARNING)
-        silence()
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result alone
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            contextlib.redirect_stdout(sys.stderr)
+        )  # stdout is for the result alone
+        if quiet:
+            stack.enter_context(silent())
         result = command.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):
         print(_readable(text))

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
-from hf_cap.cards import heat_map, table
+from hf_cap.cards import table
 from hf_cap.cues import Mark, cue_mass, find_marked
 from hf_cap.data import label_ids, label_names, load_texts
 from hf_cap.errors import ConfigError
@@ -24,7 +24,7 @@ from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.unlabelled import check_refinable, encoder_weights, refine_head
 from hf_cap.utils import printable, subsample
-from hf_cap.words import word_strings
+from hf_cap.words import heat_map, word_strings
 
 _logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from hf_cap import __version__
 from hf_cap.cli import COMMANDS, load_command, main
 from hf_cap.cli.core import Command, Group, Result, Values, command_line, parse
 from hf_cap.errors import ConfigError
+from hf_cap.progress import progress
 from hf_cap.utils import option, required
 
 Output = pytest.CaptureFixture[str]
@@ -272,21 +273,26 @@ def test_env_prints_versions_and_no_paths(capsys: Output) -> None:
 
 
 def test_quiet_silences_the_log_and_not_the_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: Output
+    monkeypatch: pytest.MonkeyPatch, capsys: Output, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given: list[Values] = []
+    monkeypatch.setattr("hf_cap.progress._FIRST", 0.0)
+    monkeypatch.setattr("hf_cap.progress._LONG", 0.0)
 
     def run(values: Values) -> Result:
-        given.append(values)
-        return Result({"accuracy": 0.5, "folders": ["a"]})
+        with progress(4, "texts", "cap") as work:
+            work.update()
+        return Result({"accuracy": 0.5, "folders": ["a"]}, then="hf-cap report runs/a")
 
     monkeypatch.setattr(load_command("env"), "run", run)
-    monkeypatch.setattr(load_command("env"), "progress", "progress")
-    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
-    assert main(["env", "-q"]) == 0
-    assert logging.getLogger().level == logging.WARNING
-    assert given == [{"progress": False}]
-    assert capsys.readouterr().out == "accuracy: 0.5000\n"
+    for level, quiet in ((logging.INFO, []), (logging.WARNING, ["-q"])):
+        monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+        assert main(["env", *quiet]) == 0
+        assert logging.getLogger().level == level
+        out, err = capsys.readouterr()
+        assert out == "accuracy: 0.5000\n"
+        assert ("Next: hf-cap report runs/a\n" in err) is not bool(quiet)
+        told = [m for m in caplog.messages if m.startswith("cap: 4 texts")]
+        assert len(told) == 1  # of the run that was not quiet
 
 
 def test_a_recorded_command_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

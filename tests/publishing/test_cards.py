@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import ModelCard, RepoCard
 from markdown_it import MarkdownIt
@@ -16,7 +17,6 @@ from hf_cap.cards import (
     block,
     code,
     escape,
-    heat_map,
     model_facts,
     public_id,
     public_name,
@@ -32,6 +32,7 @@ from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import Preprocessor, infer_schema
 from hf_cap.priors.card import configurations, prior_dataset_facts
 from hf_cap.utils import bundled
+from hf_cap.words import heat_map
 from tests.publishing.runs import RECORD
 
 HOSTILE = "a|b <script>alert(1)</script> *x* [y](http://z) `c` $d$ ~~e~~ &lt; # f\n- g"
@@ -120,6 +121,20 @@ def test_a_whole_card_is_the_one_that_ships(name: str) -> None:
     assert "/home/alice" not in card
 
 
+def test_the_model_without_alignment_is_an_entry_of_its_own() -> None:
+    own, other = {"test": {"texts": 9, "accuracy": 0.75}}, {"test": {"texts": 9, "accuracy": 0.5}}
+    text = [{"text": "lost it", "words": ["lost", "it"], "label": "a", "prediction": "a"}]
+    unseen = {**other, "valid": {"accuracy": 0.1}}  # the model itself was not measured on it
+    card = render_card(model_facts({}, name="desk", evaluations=own, baseline=unseen, records=text))
+    data = RepoCard(card).data.to_dict()
+    index = yaml.safe_load(card.split("---")[1])["model-index"]
+    values = {e["name"]: [m["value"] for r in e["results"] for m in r["metrics"]] for e in index}
+    assert values == {"desk": [0.75], "desk, without alignment": [0.5]}
+    assert data["widget"] == [{"text": "lost it"}]
+    assert "| test, without alignment | 9 | 0.5 |" in card
+    assert "author = {Zhang, Zhuoran and Zhang, Feng" in card
+
+
 # --- Facts.
 
 
@@ -169,7 +184,8 @@ def test_confidence_is_a_table_of_its_own_with_directions() -> None:
                  "calibrated on 200 texts (temperature\n2.5)",
                  "probability of 0.9 on new texts", "attributions, labels, coverage"):  # fmt: skip
         assert line in card
-    measured = {one.metric_type for one in facts["metadata"].eval_results}
+    (entry,) = facts["metadata"].to_dict()["model-index"]
+    measured = {metric["type"] for one in entry["results"] for metric in one["metrics"]}
     assert measured == {"accuracy", "nll", "ece"}
     card = render_card(model_facts({}, name="desk", evaluations={"test": numbers}))
     assert "They were not calibrated." in card
