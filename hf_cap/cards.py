@@ -220,7 +220,8 @@ def model_facts(
     told = [{**one, "set": f"{one['set']}, {PLAIN}"} for one in plain]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
     confidence = _as_table([one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE})
-    measured = {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
+    heads = {"set": "Set", unit: unit.capitalize()}
+    heads |= {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
     facts = {
         "template": "model.md.jinja",
         **dict.fromkeys(("repo_id", "license", "language", "adapter")),
@@ -228,9 +229,7 @@ def model_facts(
         "name": name,
         **_run_facts(run),
         "compared": bool(plain),
-        "results": _as_table(
-            [*sets, *told], {"set": "Set", unit: unit.capitalize(), **measured}, unit
-        ),
+        "results": _as_table([*sets, *told], heads, unit),
         "confidence": confidence and [list(one) for one in zip(*confidence, strict=True)],
         "examples": [
             {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
@@ -277,7 +276,7 @@ def _metadata(
     from huggingface_hub import EvalResult, ModelCardData
     from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
 
-    named: dict[str, str] = {"macro_f1": "f1", "r2": "r_squared"}
+    named = {"macro_f1": "f1", "r2": "r_squared"}
     results = [
         [
             EvalResult(
@@ -296,7 +295,7 @@ def _metadata(
         for sets in models
     ]
     own, others = results
-    card = ModelCardData(
+    data: Any = ModelCardData(
         model_name=facts["name"],
         base_model=facts["base_model"],
         datasets=[dataset] if dataset else None,
@@ -308,7 +307,8 @@ def _metadata(
         metrics=sorted({one.metric_type for one in own} & {"accuracy", "f1"}) or None,
         widget=[{"text": one["text"]} for one in facts["examples"] if one["text"]] or None,
         eval_results=own or None,
-    ).to_dict()
+    )
+    card = data.to_dict()
     if others:
         card["model-index"] += eval_results_to_model_index(f"{facts['name']}, {PLAIN}", others)
     return CardData(**card)

@@ -126,11 +126,11 @@ def test_the_model_without_alignment_is_an_entry_of_its_own() -> None:
     text = [{"text": "lost it", "words": ["lost", "it"], "label": "a", "prediction": "a"}]
     unseen = {**other, "valid": {"accuracy": 0.1}}  # the model itself was not measured on it
     card = render_card(model_facts({}, name="desk", evaluations=own, baseline=unseen, records=text))
-    data = RepoCard(card).data.to_dict()
+    data: Any = RepoCard(card).data
     index = yaml.safe_load(card.split("---")[1])["model-index"]
     values = {e["name"]: [m["value"] for r in e["results"] for m in r["metrics"]] for e in index}
     assert values == {"desk": [0.75], "desk, without alignment": [0.5]}
-    assert data["widget"] == [{"text": "lost it"}]
+    assert data.to_dict()["widget"] == [{"text": "lost it"}]
     assert "| test, without alignment | 9 | 0.5 |" in card
     assert "author = {Zhang, Zhuoran and Zhang, Feng" in card
 
