@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.laat.models import is_tabular_model
 from hf_cap.pipelines import ExplainedTextClassification
-from hf_cap.report.load import load_priors, read_rows
+from hf_cap.report.load import load_priors, load_shortcuts, read_rows
 from hf_cap.schema import (
     LABEL,
     PRIOR,
@@ -34,7 +33,7 @@ from hf_cap.schema import (
     prior_sources,
 )
 from hf_cap.utils import read_json, subsample
-from hf_cap.words import WORD_PATTERN, keep_words, split_words, word_strings
+from hf_cap.words import WORD_PATTERN, keep_words, split_words
 from hf_cap.workflow import ALIGNED, BASELINE, FIT_FILE, SHORTCUTS
 
 _logger = logging.getLogger(__name__)
@@ -130,26 +129,18 @@ def _priors_of(row: Mapping[str, Any]) -> dict[str, list[float]]:
     return {name: row[c] for name, c in columns.items() if row.get(c) and len(row[c]) == words}
 
 
-def count_cues(marks: Sequence[Mark], rows: Sequence[Facts]) -> list[Facts]:
-    """For each mark, in how many texts its cue is, of those in the split `train`.
+def list_shortcuts(file: Path) -> list[Facts]:
+    """The decisions in a YAML file, each as `mark`, with its numbers from the JSON file beside it.
 
-    A row has `mark, texts` (of the label, with the cue), `of` (of the label), `elsewhere` (of other
-    labels, with the cue) and `example`, the index in `rows` of a text with it, or `None`.
+    Where there is none, `of`, the number of texts of the label, is 0.
+
+    Raises:
+        DataError: a file is missing or damaged.
     """
-    training = [(i, row, find_cues(word_strings(row["text"]))) for i, row in enumerate(rows)]
-    training = [one for one in training if one[1]["split"] == "train"]
-    totals = Counter(row["label"] for _, row, _ in training)
-    counted = []
-    for mark in marks:
-        have = [(i, row["label"]) for i, row, cues in training if mark.cue in cues]
-        own = [i for i, label in have if label == mark.label]
-        facts: Facts = {
-            "texts": len(own),
-            "of": totals[mark.label],
-            "example": next(iter(own), None),
-        }
-        counted.append({"mark": mark, "elsewhere": len(have) - len(own), **facts})
-    return counted
+    numbers = load_shortcuts(other) if (other := file.with_suffix(".json")).is_file() else []
+    known = {(one["mark"].cue, one["mark"].label): one for one in numbers}
+    marks = [(known.get((mark.cue, mark.label), {}), mark) for mark in load_marks(file)]
+    return [{"of": 0, "flipped": None, "examples": [], **one, "mark": mark} for one, mark in marks]
 
 
 def save_decision(file: Path, cue: Cue, label: str, decision: str) -> Mark:
@@ -266,7 +257,7 @@ def show_answers(
 
 
 def show_marks(rows: Sequence[Facts]) -> str:
-    """The list of shortcuts with their decisions; `rows` as of `count_cues`."""
+    """The list of shortcuts with their decisions; `rows` as of `list_shortcuts`."""
     return _draw("marks", rows=rows)
 
 
@@ -285,7 +276,7 @@ _CLICKS = """
 element.addEventListener('click', (event) => {
   const word = event.target.closest('[data-word]'), text = event.target.closest('[data-example]');
   if (word) trigger('click', {word: +word.dataset.word});
-  if (text) trigger('select', {example: +text.dataset.example});
+  if (text) trigger('select', {example: text.dataset.example});
 });
 element.addEventListener('change', (event) => {
   const row = event.target.closest('[data-kind]');
@@ -306,7 +297,7 @@ class _Session:
         self.file = parts.shortcuts
         self.rows = known_texts(parts)
         self.by_text = {row["text"]: row for row in self.rows}
-        self.marks()  # a damaged file is found before the models are loaded
+        self.listed()  # a damaged file is found before the models are loaded
         self.models = [Explainer(name, place) for name, place in parts.models.items()]
         self.labels = self.models[0].labels
         if any(set(model.labels) != set(self.labels) for model in self.models):
@@ -316,7 +307,7 @@ class _Session:
         return load_marks(self.file) if self.file else []
 
     def listed(self) -> str:
-        return show_marks(count_cues(self.marks(), self.rows)) if self.file else _NO_MARKS
+        return show_marks(list_shortcuts(self.file)) if self.file else _NO_MARKS
 
     def choices(self) -> list[tuple[str, int]]:
         first, others = range(len(self.rows))[:_LISTED], range(len(self.rows))[_LISTED:]
@@ -331,14 +322,15 @@ class _Session:
         before = [model.answer(start, label or None) for model in self.models] if edited else ()
         return show_answers(answers, before, self.by_text.get(text), self.marks())
 
-    def pick(self, at: int | None, label: str) -> tuple[str, str, str]:
-        text = "" if at is None else self.rows[at]["text"][:_LONGEST]
-        return text, text, self.look(text, "", label)
+    def pick(self, at: int | None) -> tuple[str, str]:
+        return self.open("" if at is None else self.rows[at]["text"])
 
-    def drop(self, word: int, text: str, start: str, label: str) -> tuple[str, str]:
+    def open(self, text: str) -> tuple[str, str]:
+        return text[:_LONGEST], text[:_LONGEST]
+
+    def drop(self, word: int, text: str) -> str:
         pattern = AttributionSettings.read(self.models[0].model.config).word_pattern
-        shorter = leave_out(text, word, pattern)
-        return shorter, self.look(shorter, start, label)
+        return leave_out(text, word, pattern)
 
     def decide(self, mark: Mapping[str, str]) -> str:
         if self.file is None:
@@ -374,11 +366,11 @@ def make_app(parts: Parts) -> Any:
 
         return acted
 
-    def drop(event: gr.EventData, text: str, start: str, label: str) -> tuple[str, str]:
-        return session.drop(event.word, text, start, label)
+    def drop(event: gr.EventData, text: str) -> str:
+        return session.drop(event.word, text)
 
-    def example(event: gr.EventData) -> tuple[int, Any]:
-        return event.example, gr.Tabs(selected="texts")
+    def example(event: gr.EventData) -> tuple[Any, ...]:
+        return gr.Tabs(selected="texts"), *session.open(event.example)
 
     def decide(event: gr.EventData) -> str:
         return session.decide({name: getattr(event, name) for name in _DECISION})
@@ -399,17 +391,14 @@ def make_app(parts: Parts) -> Any:
                 status = gr.HTML()
                 listed = gr.HTML(session.listed, js_on_load=_CLICKS)
         seen: Any = {"show_progress": "hidden", "api_visibility": "private"}
-        picked.change(say(session.pick), [picked, label], [text, start, shown], **seen)
+        picked.change(say(session.pick), picked, [text, start], **seen)
+        shown.click(say(drop), text, text, **seen)
+        anew.click(lambda text: text, text, start, **seen)
+        back.click(lambda start: start, start, text, **seen)
+        listed.select(say(example), None, [tabs, text, start], **seen)
+        changes = [text.change, label.change, start.change]
         live = {"trigger_mode": "always_last", **seen}
-        gr.on([text.input, label.input], say(session.look), [text, start, label], shown, **live)
-        anew.click(lambda text: text, text, start, **seen).then(
-            say(session.look), [text, start, label], shown, **seen
-        )
-        back.click(lambda start: start, start, text, **seen).then(
-            say(session.look), [text, start, label], shown, **seen
-        )
-        shown.click(say(drop), [text, start, label], [text, shown], **seen)
-        listed.select(say(example), None, [picked, tabs], **seen)
+        gr.on(changes, say(session.look), [text, start, label], shown, **live)
         listed.apply(say(decide), None, status, **seen)
     return page
 
@@ -420,7 +409,7 @@ def serve(
     baseline: str | None = None,
     priors: str | os.PathLike[str] | None = None,
     shortcuts: str | os.PathLike[str] | None = None,
-    host: str = "127.0.0.1",
+    host: str | None = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
     block: bool = True,
@@ -428,7 +417,8 @@ def serve(
     """Serve the app until it is interrupted; arguments as for `find_parts`.
 
     Args:
-        host: Address to listen at; the default can be reached from this computer alone.
+        host: Address to listen at; the default can be reached from this computer alone. `None`: what the
+            environment says (`GRADIO_SERVER_NAME`).
         port: Port; by default the first free one from 7860 on.
         share: Also open a public address, through a server of gradio.
         block: Whether to wait; else the running `gradio.Blocks` is returned.
@@ -454,7 +444,8 @@ def serve(
             mcp_server=False,
             # fonts of the system; those of gradio's themes come from Google
             theme=gr.themes.Default(**plain),
-            css="\n".join(sheets),
+            # gradio rewrites what it gets as `css`, and loses the dark colours
+            head=f"<style>{''.join(sheets)}</style>",
         )
     except OSError as error:
         raise ConfigError(f"The app cannot listen at {host}, port {port}: {error}.") from error

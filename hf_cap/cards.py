@@ -50,7 +50,7 @@ class PushOptions:
     output_dir: str | None = option(
         None,
         "Folder for exactly what is uploaded; by default `hub` in the folder of a model, `<folder>-hub` "
-        "beside that of priors and scores, `<name>-hub` for a metric.",
+        "beside that of priors and scores, `<name>-hub` for a metric, `space` in a model's folder for apps.",
     )
     baseline: str | None = option(
         None,

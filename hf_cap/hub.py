@@ -227,18 +227,7 @@ def push_model(
         if (file := run / "config.json").is_file():  # of a LoRA run, the record has it
             record[CALIBRATION] = _read_json(file).get(CALIBRATION)
         known = _card_facts(run, record, options, facts)
-        _write_weights(run, target)
-        # the attribution settings travel with the weights, but not where these came from
-        path, alignment = target / "config.json", record.get("alignment") or {}
-        config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
-        if not isinstance(kind := config.get("model_type"), str):
-            raise ModelError(
-                f"config.json in {str(run)!r} has the `model_type` {kind!r}, which is no name of an "
-                "architecture; save the model again."
-            )
-        if "attribution_method" in alignment and CONFIG_KEY not in config:
-            config |= AttributionSettings.of_alignment(alignment).entry()
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_model(run, target, record)
         (target / cards.CARD).write_text(
             cards.render_card(known, options.template), encoding="utf-8"
         )
@@ -271,6 +260,25 @@ def _card_facts(
             f"The records in {str(run)!r} ({cards.RUN_FILE}, {cards.EVALUATIONS}) are damaged: {error!r}. "
             "Train or evaluate again."
         ) from error
+
+
+def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
+    """Write the model of a run, with the attribution of its `record`, but not where it came from.
+
+    Raises:
+        ModelError: the run holds no model in safetensors, or it is damaged.
+    """
+    _write_weights(run, target)
+    path, alignment = target / "config.json", record.get("alignment") or {}
+    config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
+    if not isinstance(kind := config.get("model_type"), str):
+        raise ModelError(
+            f"config.json in {str(run)!r} has the `model_type` {kind!r}, which is no name of an "
+            "architecture; save the model again."
+        )
+    if "attribution_method" in alignment and CONFIG_KEY not in config:
+        config |= AttributionSettings.of_alignment(alignment).entry()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_weights(run: Path, target: Path) -> None:

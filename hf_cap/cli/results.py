@@ -210,11 +210,13 @@ def report(values: Values) -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _PushArguments:
-    what: Literal["model", "priors", "scores", "metric"] = required(
-        "What is published: a `model` of texts or a table, `priors`, feature `scores`, a `metric`."
+    what: Literal["model", "priors", "scores", "metric", "space"] = required(
+        "What is published: a `model` of texts or a table, `priors`, feature `scores`, a `metric`, or "
+        "the audit app as a `space`."
     )
     folder: str = required(
-        "The folder that `hf-cap train`, `extract`, `fuse` or `elicit` wrote; of a metric its name."
+        "The folder that `hf-cap train`, `extract`, `fuse` or `elicit` wrote; of a metric its name; of a "
+        "space a model: the folder that `fit` or `train` wrote, or a Hub id."
     )
 
 
@@ -223,14 +225,18 @@ PUSH = "model --folder runs/model --repo_id me/model"
 
 @partial(Command, PUSH, [_PushArguments, PushOptions], positional="what")
 def push(values: Values) -> Result:
-    """Write and list the card and files of a model, priors, scores or a metric; --push uploads them."""
+    """Write and list the files of a model, priors, scores, a metric or a Space; --push uploads them."""
     from hf_cap import hub
     from hf_cap.laat.elicitation import load_scores, write_scores
     from hf_cap.laat.models import TabularConfig, is_tabular_model, tabular_facts
 
     given, options = values.build(_PushArguments), values.build(PushOptions)
     source = Path(given.folder)
-    if given.what == "metric":
+    if given.what == "space":
+        from hf_cap.space import push_space
+
+        folder = push_space(given.folder, options)
+    elif given.what == "metric":
         folder = hub.push_metric(given.folder, options)
     elif given.what == "priors":
         folder = hub.push_priors(source, options)

@@ -41,6 +41,10 @@ def write_fit(folder: Path) -> Path:
         write_model(folder / "models" / f"{role}-seed3", seed, said)
     save_splits({"train": prior_splits()["train"]}, folder / "prior")
     save_marks(MARKS, folder / "shortcuts.yaml")
+    numbers = {"texts": 3, "of": 4, "elsewhere": 1, "log_odds": 2.0, "q": 0.01, "relevance": 0.5}
+    named = {"kind": "word", "value": "hold", "cue": "hold", "label": "cancel"}
+    found = {**named, **numbers, "flipped": 0.25, "examples": ["cancel the hold"]}
+    (folder / "shortcuts.json").write_text(json.dumps({"shortcuts": [found]}))
     names = ("prior", "shortcuts.yaml", "models/baseline-seed3", "models/aligned-seed3")
     done: dict[str, Any] = {name: {"settings": {}, "key": "", "finished": True} for name in names}
     (folder / "fit.json").write_text(json.dumps(done))

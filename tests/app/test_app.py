@@ -14,10 +14,10 @@ from hf_cap.app import (
     Answer,
     Explainer,
     Parts,
-    count_cues,
     find_parts,
     known_texts,
     leave_out,
+    list_shortcuts,
     save_decision,
     show_answers,
     show_marks,
@@ -84,16 +84,13 @@ def test_texts_that_the_models_predict_differently_lead(made_once: Path) -> None
     assert by_text["renew my card"]["label"] == "renew"
 
 
-def test_cues_are_counted_in_the_training_texts(made_once: Path) -> None:
-    rows = known_texts(find_parts(made_once))
-    hold, card, image = count_cues(MARKS, rows)
-    assert (hold["texts"], hold["of"], hold["elsewhere"]) == (1, 1, 0)
-    assert rows[hold["example"]]["text"] == "cancel the hold"
-    assert (card["texts"], card["of"], card["elsewhere"]) == (1, 1, 0)
-    assert (image["texts"], image["example"]) == (0, None)
-    wrong = Mark(kind="word", value="my", label="pay")
-    (counted,) = count_cues([wrong], rows)
-    assert (counted["texts"], counted["elsewhere"]) == (0, 1)
+def test_the_list_has_every_decision_and_the_numbers_that_are_known(made_once: Path) -> None:
+    rows = list_shortcuts(made_once / "shortcuts.yaml")
+    assert [row["mark"] for row in rows] == MARKS
+    assert [row["of"] for row in rows] == [4, 0, 0]
+    text = " ".join(shown(show_marks(rows)).split())
+    assert "3 of 4 texts, 1 elsewhere; flips 25 % of others" in text
+    assert text.count("Show a text") == 1
 
 
 # --- Decisions.
@@ -161,6 +158,8 @@ def test_a_word_is_left_out_and_the_last_one_stays() -> None:
 
 # --- HTML.
 
+BLANK: dict[str, Any] = {"of": 0, "flipped": None, "examples": []}
+
 ANSWERS = [
     Answer("baseline", {"renew": 0.7, "pay": 0.3}, "renew", ("renew", "<b>"), (2.0, -1.0)),
     Answer("aligned", {"renew": 0.2, "pay": 0.8}, "pay", ("renew", "<b>"), (0.0, 0.5)),
@@ -201,7 +200,9 @@ def test_hostile_texts_are_shown_as_text(text: str) -> None:
     words = tuple(text.split())
     answer = Answer(EVIL, {text: 1.0}, text, words, (1.0,) * len(words))
     html = show_answers([answer], known={"label": text, "priors": {}})
-    html += show_marks(count_cues([Mark(kind="word", value=text, label=EVIL)], []))
+    html += show_marks(
+        [{**BLANK, "examples": [text], "mark": Mark(kind="word", value=text, label=EVIL)}]
+    )
     tags = set(re.findall(r"<(\w+)", html))
     assert tags <= set(
         "div section h3 h4 ul li span small q p button fieldset legend label input b".split()
@@ -213,7 +214,7 @@ def test_hostile_texts_are_shown_as_text(text: str) -> None:
 
 
 def test_decisions_are_those_of_the_list() -> None:
-    html = show_marks(count_cues(MARKS, []))
+    html = show_marks([{**BLANK, "mark": mark} for mark in MARKS])
     chosen = re.findall(r'name="decision-(\d)" value="(\w+)" checked', html)
     assert chosen == [("1", "shortcut"), ("2", "fine"), ("3", "shortcut")]
 
