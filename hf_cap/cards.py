@@ -437,8 +437,9 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         if not any(vars(RepoCard(card, ignore_metadata_errors=False).data).values()):
             raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
     except (OSError, jinja2.TemplateError, yaml.YAMLError, *_MISTAKES) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"The card template {str(source)!r} fails: {str(error).rstrip('.')}. The facts it may use are "
+            f"The card template {str(source)!r} fails: {reason}. The facts it may use are "
             f"{', '.join(sorted(facts))}."
         ) from error
     return card

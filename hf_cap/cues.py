@@ -6,7 +6,7 @@ A cue with a label is a candidate for a shortcut. What a person decides about it
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,7 +14,7 @@ import yaml
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import check_range, documented, option, read_yaml, text_seed, write_text
-from hf_cap.words import WORD_PATTERN, fold, keep_words, split_words
+from hf_cap.words import WORD_PATTERN, check_pattern, fold, keep_words, split_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
 Decision = Literal["shortcut", "fine", ""]
@@ -135,6 +135,7 @@ class ShortcutSettings:
     label_phrases: dict[str, str] | None = option(None, "Label to what it is called in words.")
 
     def __post_init__(self) -> None:
+        check_pattern(self.word_pattern)
         check_range(self, "false_discovery_rate", above=0, below=1)
         check_range(self, "relevant", above=0, at_most=1)
         check_range(self, "fewest_texts", "background", "top", at_least=1)
@@ -170,11 +171,12 @@ def save_marks(marks: Iterable[Mark], file: str | os.PathLike[str]) -> None:
     write_text(file, _HEAD + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True))
 
 
-def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
+def load_marks(file: str | os.PathLike[str], labels: Collection[str] = ()) -> list[Mark]:
     """Read decisions.
 
     Raises:
-        DataError: the file is missing, or is not a list of marks; the message names the entry.
+        DataError: the file is missing, or is not a list of marks, one per cue and label; or a label is not
+            among `labels`, if there are any. The message names the entry.
     """
     try:
         rows = read_yaml(file) or []
@@ -182,7 +184,18 @@ def load_marks(file: str | os.PathLike[str]) -> list[Mark]:
         raise DataError(f"The shortcuts cannot be read: {error}") from error
     if not isinstance(rows, list):
         raise DataError(f"The shortcuts {str(file)!r} hold {type(rows).__name__}, not a list.")
-    return [_read_mark(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+    marks = [_read_mark(row, f"{file}, entry {number}") for number, row in enumerate(rows, 1)]
+    first: dict[tuple[Cue, str], int] = {}
+    for number, mark in enumerate(marks, 1):
+        if (other := first.setdefault((mark.cue, mark.label), number)) != number:
+            raise DataError(
+                f"{file}, entry {number}: entry {other} has the same cue and label; keep one of them."
+            )
+        if labels and mark.label not in labels:
+            raise DataError(
+                f"{file}, entry {number}: the data have no label {mark.label!r}, but {sorted(labels)[:8]!r}."
+            )
+    return marks
 
 
 def _read_mark(row: Any, where: str) -> Mark:
@@ -195,8 +208,12 @@ def _read_mark(row: Any, where: str) -> Mark:
         values[name] = values[name] or ("word" if name == "kind" else "")
         if values[name] not in choices:
             raise DataError(f"{where}: `{name}` must be one of {choices}, got {values[name]!r}.")
-    if values["kind"] in ("word", "first", "last"):
-        values["value"] = fold(values["value"])
+    if values["kind"] == "length" and values["value"] not in (
+        known := [name for name, *_ in LENGTHS]
+    ):
+        raise DataError(f"{where}: a length is one of {known}, got {values['value']!r}.")
+    if values["kind"] in ("word", "phrase", "first", "last"):
+        values["value"] = " ".join(map(fold, values["value"].split(" ")))
     return Mark(**values)
 
 

@@ -383,6 +383,10 @@ def _with_columns(
     data: Dataset, split: str, text_column: str, label_column: str | None = None
 ) -> Dataset:
     wanted = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
+    if text_column == label_column:
+        raise DataError(
+            f"`text_column` and `label_column` are both {text_column!r}; name two columns."
+        )
     missing = [column for column in wanted if column not in data.column_names]
     if missing:
         raise DataError(

@@ -13,11 +13,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any, Literal
 
-from hf_cap.errors import PriorError
-from hf_cap.utils import fingerprint
-from hf_cap.words import WORD_PATTERN, word_strings
+from hf_cap.errors import ConfigError, ModelError, PriorError
+from hf_cap.utils import check_choices, check_range, fingerprint
+from hf_cap.words import WORD_PATTERN, check_pattern, word_strings
 
 TEXT = "text"
 LABEL = "label"
@@ -80,7 +81,7 @@ def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | 
 
 
 def check_prior(
-    prior: Sequence[float] | None,
+    prior: Any,
     words: Sequence[str],
     *,
     column: str = PRIOR,
@@ -88,13 +89,15 @@ def check_prior(
 ) -> None:
     """Raise `PriorError` unless a prior has one finite score per word, or is `None`."""
     where = f"Column {column!r}" + ("" if row is None else f", row {row}")
+    if prior is not None and (isinstance(prior, str) or not hasattr(prior, "__len__")):
+        raise PriorError(f"{where}: the prior is {prior!r:.80}, not a list with a score per word.")
     if prior is not None and len(prior) != len(words):
         raise PriorError(
             f"{where}: {len(prior)} scores for {len(words)} words {list(words)[:8]!r}...; extract the "
             "prior again, or with the same `word_pattern`."
         )
     for index, score in enumerate(prior or ()):
-        if score is None or not math.isfinite(score):
+        if not isinstance(score, Real) or not math.isfinite(score):
             raise PriorError(
                 f"{where}: the score of word {index} ({words[index]!r}) is {score!r}. Scores must be "
                 "finite; set the whole prior to null for a text that has none."
@@ -112,6 +115,19 @@ def check_words(
             f"{pattern!r} finds {expected[:8]!r}. Use the pattern that the prior was made with, or "
             "extract it again."
         )
+
+
+def check_found(text: str, words: Sequence[str], *, row: int | None = None) -> None:
+    """Raise `PriorError` unless stored words follow each other in the text, whatever pattern found them."""
+    place = 0
+    for word in words:
+        found = text.find(word, place) if isinstance(word, str) else -1
+        if found < 0:
+            raise PriorError(
+                f"Row {row}: the word {word!r} that the prior was made for is not where it should be in the "
+                f"text {text[:80]!r}; extract the prior again."
+            )
+        place = found + len(word)
 
 
 # --- Provenance: source name (`prior` for the fusion) to the facts of how its column was made.
@@ -172,9 +188,9 @@ CALIBRATION = "calibration"
 class AttributionSettings:
     """Arguments of `attribute_words` that belong to a model."""
 
-    method: str = "integrated_gradients"
-    rule: str = "midpoint"
-    target: str = "gold"
+    method: AttributionMethod = "integrated_gradients"
+    rule: Quadrature = "midpoint"
+    target: AttributionTarget = "gold"
     word_pattern: str = WORD_PATTERN
     max_length: int | None = None
 
@@ -188,9 +204,24 @@ class AttributionSettings:
 
     @classmethod
     def read(cls, config: Any) -> "AttributionSettings":
-        """What is stored in a model's configuration, the defaults where nothing is."""
-        stored = getattr(config, CONFIG_KEY, None) or {}
-        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+        """What is stored in a model's configuration, the defaults where nothing is.
+
+        Raises:
+            ModelError: a stored value cannot be.
+        """
+        stored = getattr(config, CONFIG_KEY, None)
+        stored = stored if isinstance(stored, dict) else {}
+        found = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+        try:
+            check_choices(found)
+            check_pattern(found.word_pattern)
+            check_range(found, "max_length", at_least=1)
+        except (ConfigError, TypeError) as error:
+            raise ModelError(
+                f"The entry {CONFIG_KEY!r} of the model's configuration cannot be used: "
+                f"{str(error).rstrip('.')}. Save the model again, or remove the entry."
+            ) from error
+        return found
 
     def entry(self) -> dict[str, dict[str, Any]]:
         """What to add to a model's configuration."""

@@ -190,6 +190,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield room / target.name
         if target.is_dir() and (room / target.name).exists():
+            if (room / target.name).is_file():
+                refuse_folder(target)
             os.replace(target, room / "replaced")
         os.replace(room / target.name, target)
     finally:
@@ -197,6 +199,14 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # it holds the target
                 parent.rmdir()
+
+
+def refuse_folder(file: str | os.PathLike[str]) -> None:
+    """Raise `ConfigError` if a file to write is a folder, which it would replace."""
+    if real_path(file).is_dir():
+        raise ConfigError(
+            f"{str(file)!r} is a folder, and a file is to be written there. Name a file."
+        )
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -20,6 +20,7 @@ import regex
 from icu4py import icu_version
 from icu4py.breakers import WordBreaker
 
+from hf_cap.errors import ConfigError
 from hf_cap.utils import printable
 
 WORD_PATTERN = r"\S+"
@@ -55,6 +56,21 @@ def split_words(text: str, pattern: str = WORD_PATTERN) -> list[Span]:
     if pattern != WORD_PATTERN or text.isascii() or not UNSPACED.search(text):
         return spans
     return [part for span in spans for part in _divided(text, span)]
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Raise `ConfigError` unless a word pattern is a regular expression that is not empty, or `None`."""
+    if pattern is None:
+        return
+    try:
+        re.compile(pattern)
+        problem = "" if pattern else "it is empty"
+    except (re.error, OverflowError, RecursionError) as error:
+        problem = f"{error}"
+    if problem:
+        raise ConfigError(
+            f"word_pattern={pattern!r} is no regular expression of a word: {problem}."
+        )
 
 
 def check_units(texts: Sequence[str], pattern: str = WORD_PATTERN, name: str = "training") -> None:

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from hf_cap.cards import EVALUATIONS
+from hf_cap.classifiers import load_tokenizer
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
 from hf_cap.data import (
     label_names,
@@ -41,7 +42,7 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.run import train_classifier
-from hf_cap.training.validation import check_start
+from hf_cap.training.validation import SEEDS, check_start
 from hf_cap.utils import (
     atomic_path,
     check_recordable,
@@ -168,8 +169,14 @@ class _Stages:
         check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
-        if not seeds:
-            raise ConfigError("`seeds` is empty; give one or more.")
+        if not seeds or not all(0 <= seed < SEEDS for seed in seeds):
+            raise ConfigError(f"`seeds` must be one or more numbers from 0 on, got {seeds!r}.")
+        if len({*seeds}) < len(seeds) or len({*controls}) < len(controls):
+            raise ConfigError(f"Name each only once: seeds={seeds!r}, controls={controls!r}.")
+        if fixed := {"output_dir", "seed"} & {*self.train}:
+            raise ConfigError(
+                f"`train.{min(fixed)}` is chosen by `output_dir` and `seeds`; leave it out."
+            )
         if not self.options["sources"] and not self.fuse.get("shortcuts"):
             raise ConfigError(
                 "Without `sources` there is no prior; name some, or ask for `shortcuts`."
@@ -183,9 +190,22 @@ class _Stages:
             ReportSettings(**self.report)
             for cls in (LMSettings, LMRuntime):
                 cls(**pick(cls, self.groups.get("lm", {})))
-            check_start(self.config(self.folder, self.train), self.train)
+            config = self.config(self.folder, self.train)
+            check_start(config, self.train)
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
+        except CAPError:
+            raise
+        except (ValueError, ImportError) as error:  # what transformers has to say of its settings
+            raise ConfigError(f"{error}") from error
+        if config.eval_strategy != "no":
+            raise ConfigError(
+                "`fit` evaluates after each training; leave out `train.eval_strategy`."
+            )
+        if isinstance(self.train["model"], str):
+            load_tokenizer(
+                self.train["model"]
+            )  # a wrong name is found before the priors are paid for
 
     def run(
         self, splits: Mapping[str, Dataset], seeds: Sequence[int], methods: Sequence[str]

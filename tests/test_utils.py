@@ -21,6 +21,7 @@ from hf_cap.utils import (
     read_yaml,
     subsample,
     write_json,
+    write_text,
 )
 
 
@@ -113,6 +114,14 @@ def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(target, {"a": float("nan")})
     assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
+
+
+def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").touch()
+    with pytest.raises(ConfigError, match="model' is a folder, and a file is to be written there"):
+        write_text(tmp_path / "model", "a page")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "weights"]
 
 
 def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:

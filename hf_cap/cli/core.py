@@ -75,7 +75,7 @@ class Values(dict[str, Any]):
             return cls(**{**more, **found})
         except CAPError:
             raise
-        except ValueError as error:  # what transformers has to say of its settings
+        except (ValueError, ImportError) as error:  # what transformers has to say of its settings
             raise ConfigError(f"{error}") from error
 
     def columns(self) -> dict[str, str]:
@@ -256,6 +256,8 @@ def converted(label: str, value: Any, kind: Any) -> Any:
         if bad := [word for word in words if not isinstance(word, dict) and "=" not in str(word)]:
             raise ConfigError(f"{label} takes pairs name=value, got {bad[0]!r}.")
         pairs = value if isinstance(value, dict) else dict(word.split("=", 1) for word in words)
+        if not isinstance(value, dict) and len(pairs) < len(words):
+            raise ConfigError(f"{label} has a name twice among {[*pairs]!r}.")
         return {key: converted(label, [each], options[1]) for key, each in pairs.items()}
     if len(kinds) == len(options) - 1 == 1:
         is_none = words in (["none"], [""], ["null"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hf_cap.cli.core import Command, Result, Values, parse
 from hf_cap.cli.fit import fit
 from hf_cap.embedded import DEMO_DATA
+from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import option
 
@@ -34,9 +35,12 @@ def demo(values: Values) -> Result:
 
     given = values.build(_DemoArguments)
     splits, folder = load_splits(DEMO_DATA), f"{given.output_dir}/texts"
-    save_splits({**splits, "train": name_librarians(splits["train"])}, folder)
+    if not given.seeds:
+        raise ConfigError("`seeds` is empty; give one or more.")
     words = ["--config", given.recipe, "--dataset", folder, "--output_dir", given.output_dir]
-    return fit.run(parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values())
+    settings = parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values()
+    save_splits({**splits, "train": name_librarians(splits["train"])}, folder)
+    return fit.run(settings)
 
 
 def name_librarians(texts: "Dataset") -> "Dataset":

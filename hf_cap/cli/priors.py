@@ -28,7 +28,15 @@ from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import TEXT
-from hf_cap.utils import check_range, option, parse_yaml, real_path, required, write_json
+from hf_cap.utils import (
+    check_range,
+    check_writable,
+    option,
+    parse_yaml,
+    real_path,
+    required,
+    write_json,
+)
 from hf_cap.words import WORD_PATTERN
 
 if TYPE_CHECKING:
@@ -245,7 +253,8 @@ def audit(values: Values) -> Result:
         found = load_splits(given.reference, splits=[split], labels=space, **values.columns())
         reference = found[split]
     folder = Path(given.output_dir or f"{given.dataset.rstrip('/')}-audit")
-    marks = load_marks(given.shortcuts) if given.shortcuts else []
+    check_writable(folder)
+    marks = load_marks(given.shortcuts, label_names(dataset)) if given.shortcuts else []
     facts = audit_dataset(dataset, reference, values.build(AuditSettings), shortcuts=marks)
     write_json(folder / "audit.json", facts)
     save_figures(audit_figures(facts), folder)

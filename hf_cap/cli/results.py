@@ -29,6 +29,7 @@ from hf_cap.utils import (
     file_name,
     option,
     real_path,
+    refuse_folder,
     required,
     versions,
     write_json,
@@ -222,6 +223,7 @@ def report(values: Values) -> Result:
 
     given = {**vars(values.build(_ReportArguments)), "settings": values.build(ReportSettings)}
     runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
+    refuse_folder(output)
     check_writable(Path(output).parent)
     write_report(runs, output, baselines=baselines, **given)
     shown = f"open {Path(output).absolute()} in a browser"

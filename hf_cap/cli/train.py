@@ -52,6 +52,7 @@ class LoraArguments:
 
     def __post_init__(self) -> None:
         check_range(self, "rank", at_least=0)
+        check_range(self, "alpha", at_least=1)
 
 
 LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)

@@ -25,7 +25,7 @@ from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Sampling
 from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
 from hf_cap.utils import check_choices, check_range, documented, generator, option, text_seed
-from hf_cap.words import WORD_PATTERN, fold, word_strings
+from hf_cap.words import WORD_PATTERN, check_pattern, fold, word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,6 +84,7 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_pattern(self.word_pattern)
         check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
         LMSettings(model=self.model, base_url=self.base_url)  # checks them
         if self.unchanged == self.maker == "rules":

@@ -25,7 +25,7 @@ from hf_cap.evaluation.confidence import (
     label_sets,
 )
 from hf_cap.schema import CALIBRATION, LABEL, TEXT
-from hf_cap.utils import write_text
+from hf_cap.utils import read_json, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -137,7 +137,7 @@ def check_model_folder(folder: Path) -> None:
 def _warn_of_training_texts(folder: Path, texts: Sequence[str]) -> None:
     """Warn where the model of a run was trained on some of the texts, if its data are still there."""
     file = folder / RUN_FILE
-    run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    run = read_json(file, {"data?": dict, "settings?": dict}) if file.is_file() else {}
     data, settings = run.get("data") or {}, run.get("settings") or {}
     names = {"text_column": TEXT, "label_column": LABEL}
     columns = {name: settings.get(name) or default for name, default in names.items()}

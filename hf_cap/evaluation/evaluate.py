@@ -11,7 +11,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
 from hf_cap.schema import PRIOR, TEXT, AttributionMethod, check_prior
 from hf_cap.utils import check_choices, check_range, documented, option
-from hf_cap.words import check_units, word_strings
+from hf_cap.words import check_pattern, check_units, word_strings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,6 +53,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_pattern(self.word_pattern)
         counts = ("soft_samples", "attribution_steps", "batch_size", "max_length")
         check_range(self, *counts, at_least=1)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):

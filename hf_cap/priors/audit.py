@@ -26,13 +26,14 @@ from hf_cap.schema import (
     PROVENANCE,
     TEXT,
     WORDS,
+    check_found,
     check_prior,
     prior_column,
     prior_sources,
     read_provenance,
 )
 from hf_cap.utils import check_range, documented, option
-from hf_cap.words import WORD_PATTERN, count_words, fold, log_odds
+from hf_cap.words import WORD_PATTERN, check_pattern, count_words, fold, log_odds
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,6 +66,7 @@ class AuditSettings:
     )
 
     def __post_init__(self) -> None:
+        check_pattern(self.word_pattern)
         check_range(self, "top_k", "keywords", "pairs", at_least=1)
 
 
@@ -136,6 +138,9 @@ def _read_priors(dataset: "Dataset") -> dict[str, list[Prior]]:
             f"There are no priors to audit: the data set has the columns {dataset.column_names}, but "
             f"needs {WORDS!r} and a column prior_<source>. Run `hf-cap extract` first."
         )
+    texts = dataset[TEXT] if TEXT in dataset.column_names else ()
+    for row, (text, words) in enumerate(zip(texts, dataset[WORDS], strict=False)):
+        check_found(text, words or (), row=row)
     for column in columns.values():
         for row, (prior, words) in enumerate(zip(dataset[column], dataset[WORDS], strict=True)):
             check_prior(prior, words, column=column, row=row)

@@ -1,6 +1,5 @@
 """Prior sources: their base class, the rows that they score, and the table of their names."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -25,7 +24,7 @@ from hf_cap.utils import (
     option,
     versions,
 )
-from hf_cap.words import WORD_PATTERN, Span, split_words
+from hf_cap.words import WORD_PATTERN, Span, check_pattern, split_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,12 +89,7 @@ class Source:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        try:
-            re.compile(self.word_pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"word_pattern={self.word_pattern!r} is not a regular expression: {error}."
-            ) from error
+        check_pattern(self.word_pattern)
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:

@@ -43,6 +43,8 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "batch_size", at_least=1)
+        if not self.splits:
+            raise ConfigError("`splits` is empty; name one or more.")
 
 
 @dataclass(frozen=True)

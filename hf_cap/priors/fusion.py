@@ -16,6 +16,7 @@ from hf_cap.schema import (
     TEXT,
     WORDS,
     add_provenance,
+    check_found,
     check_prior,
     prior_column,
     prior_sources,
@@ -78,7 +79,10 @@ def find_defect(scores: Scores | None, weight: float = 1.0) -> str | None:
     """Why a source cannot take part in the fusion of one text; `None` where it can."""
     if scores is None:
         return "missing"
-    if not all(score is not None and math.isfinite(score) for score in scores):
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores) or any(
+        isinstance(s, float) and not math.isfinite(s) for s in known
+    ):
         return "not finite"
     if not any(scores):
         return "all zero"
@@ -154,7 +158,7 @@ class PriorFusion:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.shortcuts is not None:
-            object.__setattr__(self, "marks", tuple(load_marks(self.shortcuts)))
+            object.__setattr__(self, "marks", tuple(load_marks(self.shortcuts, self.labels)))
         for source, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ConfigError(f"The weight of {source!r} must be at least 0, got {weight!r}.")
@@ -172,6 +176,8 @@ class PriorFusion:
         """The columns `prior` and `provenance` of these rows."""
         fused = []
         for row, words in enumerate(batch[WORDS]):
+            if TEXT in batch:
+                check_found(batch[TEXT][row], words, row=row)
             priors = [batch[prior_column(source)][row] for source in self.sources]
             for source, prior in zip(self.sources, priors, strict=True):
                 if find_defect(prior) != "not finite":

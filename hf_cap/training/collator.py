@@ -113,8 +113,8 @@ class Encoder:
         words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
         schema.check_prior(cells.get(self.prior_column), words, column=self.prior_column, row=row)
         name = self.weight_column
-        weight = cells.get(name or "", 1.0)
-        if weight is None or not 0 <= weight < math.inf:
+        weight: Any = cells.get(name or "", 1.0)
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise PriorError(
                 f"Column {name!r}, row {row}: the weight of the prior is {weight!r}; weights are finite and "
                 "at least 0, and 0 leaves an example out of the alignment."

@@ -6,7 +6,7 @@ from typing import Literal
 
 from hf_cap.schema import AttributionMethod, AttributionTarget, Quadrature
 from hf_cap.utils import check_choices, check_range, documented, option
-from hf_cap.words import WORD_PATTERN
+from hf_cap.words import WORD_PATTERN, check_pattern
 
 GradientMode = Literal["auto", "double_backward", "finite_difference"]
 Schedule = Literal["constant", "warmup", "cosine"]
@@ -106,6 +106,7 @@ class AlignmentOptions:
     def check(self) -> None:
         """Raise `ConfigError` if a number is out of its range, or a choice is not among its names."""
         check_choices(self)
+        check_pattern(self.word_pattern)
         check_range(self, "alignment_weight", "alignment_norm_floor", at_least=0, below=math.inf)
         check_range(self, "attribution_rows", at_least=0)
         check_range(self, "attribution_steps", "max_length", at_least=1)

@@ -30,6 +30,10 @@ _logger = logging.getLogger(__name__)
 OTHER_PROBLEMS = ("regression", "multi_label_classification")
 
 
+SEEDS = 2**32
+"""Number of seeds that numpy takes: those from 0 on."""
+
+
 def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for what would fail or be lost once the training has begun.
 
@@ -52,6 +56,12 @@ def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
     check_range(config, "learning_rate", at_least=0, below=math.inf)
     check_range(config, "per_device_train_batch_size", "per_device_eval_batch_size", at_least=1)
     check_range(config, "gradient_accumulation_steps", at_least=1)
+    amounts = ("weight_decay", "warmup_steps", "dataloader_num_workers")
+    check_range(config, *amounts, at_least=0, below=math.inf)
+    default = type(config).num_train_epochs  # of tables below 0: as many as their rows need
+    check_range(config, "num_train_epochs", at_least=min(0.0, default), below=math.inf)
+    check_range(config, "label_smoothing_factor", at_least=0, below=1)
+    check_range(config, "seed", "data_seed", at_least=0, below=SEEDS)
     if config.resume_from_checkpoint != "last":
         find_checkpoint(config)
     try:

@@ -74,31 +74,37 @@ def bad_flag(case: Case) -> list[str]:
 
 RANGES = {
     "fit": ("test_size 0", "test_size 1", "test_size -1", "seeds", "controls none-such",
+            "controls shuffled shuffled", "seeds -1", "seeds 1 1", "seeds 99999999999",
+            "train.output_dir x", "train.seed 3", "train.optim none", "train.num_train_epochs -1",
+            "train.eval_strategy epoch", "train.model /none/such", "train.deepspeed none.json",
             "train.alignment_weight -1", "evaluate.batch_size 0", "extract.batch_size -4",
             "report.examples -1", "labels only", "extract.sources nothing"),
     "extract": ("cap.n 0", "cap.n -3", "limit 0", "limit -1", "budget 0", "batch_size 0", "lm.timeout -1",
                 "lm.max_retries -1", "lm.max_concurrency 0", "lm.token_budget 0", "word_pattern (",
-                "lm.prefix_memory -1", "sources", "sources nothing",
+                "lm.prefix_memory -1", "sources", "sources nothing", "splits",
                 "prompt.demonstrations -1", "cap.penalty -1", "cap.rivals -1", "lm.base_url nowhere",
                 "lm.base_url http://", "train_split none-such", "labels lost_card", "lm.device abacus",
-                "text_column none-such", "label_column none-such"),
-    "fuse": ("weights cap=-1", "weights nothing=1", "weights cap", "weights cap=x", "weights cap=nan"),
-    "audit": ("top_k 0", "keywords 0", "pairs -1", "split none-such", "reference /none/such",
-              "shortcuts /none/such"),
+                "text_column none-such", "label_column none-such", "text_column label"),
+    "fuse": ("weights cap=-1", "weights nothing=1", "weights cap=1 cap=2", "weights cap",
+             "weights cap=x", "weights cap=nan"),
+    "audit": ("output_dir table.csv", "top_k 0", "keywords 0", "pairs -1", "split none-such",
+              "reference /none/such", "shortcuts /none/such"),
     "shortcuts": ("false_discovery_rate 2", "relevant -1", "fewest_texts 0", "background -1", "top 0"),
     "elicit": ("estimates 0", "attempts -1", "temperature -1", "max_new_tokens 0", "max_levels 0",
                "label_column none-such"),
     "train": ("alignment_weight -1", "alignment_weight inf", "alignment_fraction 2", "max_length 0",
               "attribution_steps 0", "attribution_rows -1", "word_dropout 2", "learning_rate -1",
-              "per_device_train_batch_size 0", "lora.rank -1", "eval_split none-such",
+              "per_device_train_batch_size 0", "lora.rank -1", "lora.alpha 0", "eval_split none-such",
               "max_grad_norm inf", "prior_column none-such", "attribution_backward_steps 9",
-              "finite_difference_step 0", "num_train_epochs nan", "resume_from_checkpoint none-such"),
+              "finite_difference_step 0", "num_train_epochs nan", "num_train_epochs -1",
+              "label_smoothing_factor 3", "dataloader_num_workers -1", "seed -1",
+              "resume_from_checkpoint none-such"),
     "table": ("hidden_sizes 0", "hidden_sizes -3", "scores /none/such", "label_column none-such"),
     "attack": ("limit 0", "keywords 0", "keyword_texts 0", "split none-such", "seed x"),
     "evaluate": ("percentages 0", "percentages 101", "percentages", "soft_samples 0",
                  "attribution_steps 0", "batch_size 0", "max_length 0", "split none-such"),
     "calibrate": ("coverage 0", "coverage 1", "coverage -1", "coverage 2", "split none-such"),
-    "report": ("examples -1", "megabytes 0", "priors /none/such", "audit /none/such", "runs"),
+    "report": ("output model", "examples -1", "megabytes 0", "priors /none/such", "audit /none/such", "runs"),
     "push": ("examples -1", "repo_id me//model", "repo_id ../x", "folder /none/such", "what x"),
 }  # fmt: skip
 
@@ -246,6 +252,67 @@ def bad_name(case: Case) -> list[str]:
     return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
 
 
+def bad_pattern(case: Case) -> list[str]:
+    name = case.choose("evaluate", "shortcuts", "attack", "audit", "train", "extract", "fit")
+    flag = "extract.word_pattern" if name == "fit" else "word_pattern"
+    bad = (
+        "(",
+        "[",
+        "x{99999999999}",
+        "(?P<",
+        "*",
+        "a**",
+        "\\",
+        *[""] * (name in ("attack", "train")),
+    )
+    return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
+
+
+def bad_marks(case: Case) -> list[str]:
+    good = "- {kind: word, value: card, label: lost_card, decision: shortcut}\n"
+    bad = ("7", "- 7", "- null", "a: b", "\x00", "- []", "- {kind: word}", "- {value: card}",
+           good.replace("word", "nose"), good.replace("shortcut", "maybe"), good.replace("card,", "[card],"),
+           good.replace("word, value: card", "length, value: long"),
+           good[2:] * 2, good.replace("}", ", more: 1}"))  # fmt: skip
+    strange = (good * 2, good + good.replace("card,", "Card,").replace("shortcut", "fine"),
+               good.replace("lost_card", "lost_cart"))  # fmt: skip
+    name = case.choose("fuse", "audit", "shortcuts")
+    place = Path("out" if name == "shortcuts" else ".", "shortcuts.yaml")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(case.draw.choice(bad if name == "shortcuts" else bad + strange))
+    return [*case.good(name), *(() if name == "shortcuts" else ("--shortcuts", str(place)))]
+
+
+def bad_prior(case: Case) -> list[str]:
+    good = {"text": "my card", "words": ["my", "card"], "prior_cap": [0.5, 1.0]}
+    scores = (7, "ab", "my card", [0.5], [0.5, 1.0, 2.0], [0.5, None], ["0.5", "1"], [[0.5], [1.0]],
+              {"my": 0.5}, True, [0.5, float("inf")], [float("nan"), 1.0])  # fmt: skip
+    spoilt = case.choose(
+        *({"prior_cap": each} for each in scores),
+        {"words": "my card"},
+        {"words": ["my", "cart"]},
+        {"words": ["my"]},
+        {"words": [7, 8]},
+        {"provenance": "{"},
+        {"provenance": "[]"},
+        {"provenance": 7},
+    )
+    Path("made").mkdir()
+    rows = [{**good, **spoilt, "label": label} for label in ("lost_card", "renew_loan")]
+    Path("made", "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = "fuse" if "words" in spoilt or "provenance" in spoilt else case.choose("fuse", "audit")
+    return [*case.good(name), "--dataset", "made"]
+
+
+def bad_template(case: Case) -> list[str]:
+    bad = ("{% for %}", "{{ name.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}",
+           "---\na: [\n---\n", "{% include '/etc/passwd' %}", "{{ x",
+           "{% for i in range(10**9) %}x{% endfor %}")  # fmt: skip
+    contents = [*map(str.encode, bad), b"\xff\xfe", b"\x00{{"]
+    Path("card.md").write_bytes(contents[case.number % len(contents)])
+    return [*case.good("push"), "--template", case.choose(*["card.md"] * 9, "none.md", "data")]
+
+
 KINDS: dict[str, Callable[[Case], list[str]]] = {
     each.__name__: each
     for each in (
@@ -257,6 +324,10 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
         bad_run,
         flipped_bit,
         bad_name,
+        bad_pattern,
+        bad_marks,
+        bad_prior,
+        bad_template,
     )
 }
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}

@@ -117,6 +117,44 @@ def test_a_damaged_model_is_named(
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "hf_cap",
+            {"word_pattern": "("},
+            "'hf_cap' of the model's configuration cannot be used: word_p",
+        ),
+        ("hf_cap", {"word_pattern": 7}, "'hf_cap' of the model's configuration cannot be used"),
+        ("hf_cap", {"method": "magic"}, "`method` must be one of 'integrated_gradients'"),
+        ("hf_cap", {"max_length": "x"}, "'hf_cap' of the model's configuration cannot be used"),
+        ("calibration", {"temperature": "hot"}, "which is no calibration"),
+    ],
+)
+def test_a_damaged_entry_of_a_configuration_is_named(
+    room: Path, tmp_path: Path, key: str, value: Any, message: str, capsys: Output
+) -> None:
+    folder = shutil.copytree(room / "classifier", tmp_path / "model")
+    entry("config.json", key, value=value)(folder)
+    words = ["evaluate", "--model", str(folder), "--dataset", str(room / "data")]
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"data": 7}', '{"settings": [1]}'])
+def test_calibrate_names_a_damaged_record(
+    room: Path, tmp_path: Path, content: str, capsys: Output
+) -> None:
+    folder = shutil.copytree(room / "classifier", tmp_path / "model")
+    write("run.json", content)(folder)
+    before = (folder / "config.json").read_text()
+    words = ["calibrate", "--model", str(folder), "--dataset", str(room / "data")]
+    assert main([*words, "--split", "test", "--coverage", "0.5"]) == 2
+    assert "run.json'" in capsys.readouterr().err.splitlines()[-1]
+    assert (folder / "config.json").read_text() == before
+
+
 def test_an_encoder_without_a_head_is_no_classifier(
     room: Path, tmp_path: Path, capsys: Output
 ) -> None:

@@ -1,14 +1,15 @@
-"""Kills and server faults: what is asked again, lost, wrong, or cannot go on.
+"""Kills: what is asked again, lost, different or cannot go on after SIGKILL.
 
-`kills` ends each command by SIGKILL at random moments and starts it again until it ends. `faults` asks a
-server that fails a fifth of the time. Models are tiny and built in code; nothing is downloaded.
+Each command is ended at random moments and started again until it ends. Each time it is forked from a process
+that has imported everything and run nothing. The figures of each chain of runs are added to a file; called
+again it goes on there. Models are tiny and built in code; nothing is downloaded.
 
-    python -m benchmarks.reliability kills --kills 100
-    python -m benchmarks.reliability faults --requests 1000
+    python -m benchmarks.kills --kills 100
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import pkgutil
@@ -18,39 +19,54 @@ import shutil
 import socket
 import sqlite3
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
-from functools import partial
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from zlib import crc32
 
+import datasets.io
+import detect_secrets
 import pandas as pd
+import psutil
 from safetensors.numpy import load_file
 from transformers import AutoModel
 
 import hf_cap
+from benchmarks.server_faults import quiet
 from hf_cap.cli import main as run_command
-from hf_cap.errors import CAPError
 from hf_cap.lm import cache, local, served
-from hf_cap.lm.base import LMRuntime, LMSettings, Query
-from tests.lm.server import Server, Write, message
+from hf_cap.lm.base import Query
+from tests.lm.server import Server, message
 from tests.tiny import WORDS, byte_tokenizer, llama, roberta_classifier, word_tokenizer
 
+RESULTS = Path(__file__).parent / "results" / "kills.jsonl"
 LABELS = ("lost_card", "renew_loan")
-COUNTED = ["kills", "ends", "answers", "again", "in flight", "lost", "stuck", "different"]
+COUNTED = [
+    "kills",
+    "ends",
+    "answers",
+    "again",
+    "in flight",
+    "lost",
+    "stuck",
+    "different",
+    "millionths",
+]
 PRELOADED = (
     "tests.lm.server safetensors.numpy openai anyio.from_thread sklearn.feature_selection".split()
 )
 PRELOADED += [found.name for found in pkgutil.walk_packages(hf_cap.__path__, "hf_cap.")]
 PRELOADED.remove("hf_cap.__main__")
 PRELOADED += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "roberta")]
+for package in (detect_secrets, datasets.io):
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    PRELOADED += [one.name for one in found if "__main__" not in one.name]
+PRELOADED += ["anyio._backends._asyncio", "encodings.utf_8_sig", "encodings.unicode_escape"]
 EXTRACT = "extract {texts} --model {llm} --cap.n 4 --batch_size 4 --lm.store {store}"
 CASES = {
     "extract, local model": EXTRACT,
@@ -125,18 +141,29 @@ class Case:
             self.running.append(self.context.Process(target=child, args=arguments))
             self.running[-1].start()
 
-    def wait(self, seconds: float) -> list[int | None]:
-        """Exit statuses, `None` of a process that was killed at the end of the time."""
-        deadline = time.monotonic() + seconds
-        for process in self.running:
-            process.join(max(0.0, deadline - time.monotonic()))
-        codes = [process.exitcode for process in self.running]
+    def wait(self, most: float, seconds: float = 300.0) -> tuple[list[int | None], float]:
+        """Exit statuses, and the processor time that was spent.
+
+        After the processor time `most` the processes are killed, which have the status `None`: other work on
+        the machine does not move that moment. Those that still run after `seconds` have the status -1.
+        """
+        deadline, spent = time.monotonic() + seconds, dict[int, float]()
+        while sum(spent.values()) < most and time.monotonic() < deadline:
+            time.sleep(0.005)
+            if all(process.exitcode is not None for process in self.running):
+                break
+            for process in self.running:
+                with suppress(psutil.Error):
+                    times = psutil.Process(process.pid).cpu_times()
+                    spent[process.pid] = times.user + times.system
+        late = -1 if time.monotonic() > deadline else None
+        codes = [late if p.exitcode is None else p.exitcode for p in self.running]
         for process in self.running:
             process.kill()
         for process in self.running:
             process.join()
         self.running.clear()
-        return codes
+        return codes, sum(spent.values())
 
     def asked(self) -> list[str]:
         """Keys of the questions that the models of the latest run were asked."""
@@ -172,6 +199,15 @@ class Case:
         return found
 
 
+@dataclass(frozen=True)
+class Whole:
+    """An undisturbed run: processor time in seconds, what it wrote, and the keys of its answers."""
+
+    seconds: float
+    results: dict[str, Any]
+    answers: set[str]
+
+
 def difference(one: Any, other: Any) -> float:
     """The largest difference between numbers in the same places; infinite where anything else differs."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
@@ -183,45 +219,64 @@ def difference(one: Any, other: Any) -> float:
     return 0.0 if one == other else float("inf")
 
 
-def measure(case: Case, kills: int, seconds: float, draw: random.Random) -> Counter[str]:
-    """Kill a command until there are so many kills, or the time is over; let each chain of runs end."""
-    figures, began = Counter[str](), time.monotonic()
+def run_chain(case: Case, whole: Whole, draw: random.Random) -> Counter[str]:
+    """Start a command in an empty folder, kill it and start it again, until it ends."""
+    figures, before, ever = Counter[str](), dict[str, bytes](), set[str]()
     case.clear()
-    case.start()
-    if any(code != 0 for code in case.wait(300)):
-        raise SystemExit((case.room / "output.log").read_text()[-3000:])
-    whole = time.monotonic() - began
-    expected, everything = case.results(), case.stored().keys()
-    if not expected:
-        raise SystemExit(f"Nothing was written by {case.words}.")
-    figures["answers"], fresh, apart = len(everything), True, 0.0
-    before, ever = dict[str, bytes](), set[str]()
     while True:
-        enough = figures["kills"] >= kills or time.monotonic() - began > seconds
-        if fresh:
-            if enough:
-                break
-            case.clear()
-            fresh, before, ever = False, {}, set()
         case.start()
-        codes = case.wait(120 if enough else draw.uniform(0, whole))
+        codes, _ = case.wait(draw.uniform(0, whole.seconds))
         asked, stored = case.asked(), case.stored()
         figures["again"] += len(before.keys() & asked) + len(asked) - len({*asked})
         figures["in flight"] += len(ever & set(asked) - before.keys())
         figures["lost"] += sum(stored.get(key) != value for key, value in before.items())
         before, ever = stored, ever | {*asked}
-        if any(codes) or (enough and None in codes):  # it failed, or does not end
+        if any(codes):  # it failed, or does not end
             print((case.room / "output.log").read_text()[-600:], file=sys.stderr)
-            figures["stuck"], fresh = figures["stuck"] + 1, True
-        elif None in codes:
-            figures["kills"] += 1
-        else:
-            figures["ends"], fresh = figures["ends"] + 1, True
-            here = difference(expected, case.results())
-            same = here < 1e-4 and stored.keys() == everything and ever <= everything
-            figures["different"], apart = figures["different"] + (not same), max(apart, here)
-    print(f"{time.monotonic() - began:.0f} s, largest difference {apart:.1e}", file=sys.stderr)
-    return figures
+            figures["stuck"] += 1
+            return figures
+        if None not in codes:
+            figures["ends"] += 1
+            apart = difference(whole.results, case.results())
+            same = apart < 1e-4 and stored.keys() == whole.answers and ever <= whole.answers
+            figures["different"] += not same
+            figures["millionths"] = round(min(apart, 1.0) * 1e6)
+            return figures
+        figures["kills"] += 1
+
+
+def run_whole(case: Case) -> Whole:
+    """Run a command undisturbed."""
+    case.clear()
+    case.start()
+    codes, seconds = case.wait(math.inf)
+    if any(codes) or not (results := case.results()):
+        raise SystemExit((case.room / "output.log").read_text()[-3000:])
+    return Whole(seconds, results, {*case.stored()})
+
+
+def measure(name: str, case: Case, kills: int, seconds: float, file: Path) -> None:
+    """Kill a command until the file tells of so many kills of it, or the time is over."""
+    began = time.monotonic()
+    whole = run_whole(case)
+    print(f"{name}: {whole.seconds:.2f} s of processor time undisturbed", file=sys.stderr)
+    while (found := total(file)[name])["kills"] < kills and time.monotonic() - began < seconds:
+        figures = run_chain(case, whole, random.Random(found["chains"]))
+        row = {"command": name, "answers": len(whole.answers), **figures}
+        with file.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+
+def total(file: Path) -> dict[str, Counter[str]]:
+    """The figures of each command, summed over its chains of runs."""
+    found = {name: Counter[str]() for name in CASES}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        row = json.loads(line)
+        of, most = found[row.pop("command")], ("answers", "millionths")
+        highest = {name: max(of[name], row.pop(name, 0)) for name in most}
+        of.update({**row, "chains": 1})
+        of |= highest
+    return found
 
 
 def make_room(room: Path) -> dict[str, Any]:
@@ -248,12 +303,6 @@ def make_room(room: Path) -> dict[str, Any]:
     }
 
 
-def quiet(server: Server) -> Any:
-    """The server without a traceback for each client that hangs up."""
-    server._http.handle_error = lambda *_: None  # type: ignore[method-assign]
-    return server
-
-
 def chat(prompt: str) -> dict[str, Any]:
     """The reply of a chat model to a question about a feature, an attack or a check of one."""
     if "Message: " not in prompt:
@@ -266,167 +315,62 @@ def chat(prompt: str) -> dict[str, Any]:
     )
 
 
-def kill_all(room: Path, names: Sequence[str], kills: int, seconds: float, seed: int) -> None:
-    """Print a row of figures for each command, as it is measured."""
+class LightServer(Server):
+    """Scores by a checksum in place of a model, so that kills find the command and not the server at work."""
+
+    def complete(self, body: dict[str, Any]) -> Any:
+        """A score per token that depends on all tokens before it."""
+        if "messages" in body:
+            return super().complete(body)
+        ids, at, entries = body["prompt"], 0, list[Any]()
+        for token in ids:
+            at = crc32(token.to_bytes(4), at)
+            entries.append({str(token): {"logprob": -(at % 1000) / 100, "rank": 1}})
+        choice = {"index": 0, "text": "!", "prompt_logprobs": [None, *entries[1:]]}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
+
+def serve(address: Any) -> None:
+    """Send the address of a server, and serve."""
+    server = quiet(LightServer())
+    server.lists_models, server.chat = False, chat
+    address.send(server.url)
+
+
+def kill_all(room: Path, given: argparse.Namespace) -> None:
+    """Measure the commands, and print a row of figures for each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    warm = context.Process(target=str)
-    warm.start()
-    warm.join()
-    facts, server = make_room(room), quiet(Server())
-    server.lists_models, server.chat = False, chat
-    print("|".join(["command", *COUNTED]), "|".join(["---"] * (1 + len(COUNTED))), sep="\n")
-    for name in names:
+    here, there = context.Pipe()
+    server = context.Process(target=serve, args=(there,))
+    server.start()
+    facts, url = make_room(room), here.recv()
+    for name in given.cases:
         folder = room / re.sub(r"\W+", "-", name)
-        places = {**facts, "url": server.url, "store": folder / "scores.sqlite"}
+        places = {**facts, "url": url, "store": folder / "scores.sqlite"}
         words = f"{CASES[name]} --output_dir {folder}/out".format(**places).split()
         case = Case(folder, words, 1 + name.endswith("2 processes"))
-        found = measure(case, kills, seconds, random.Random(seed))
-        print("|".join([name, *(str(found[each]) for each in COUNTED)]), flush=True)
-    server.close()
-
-
-# --- A server that fails.
-
-START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-
-
-def drip(write: Write) -> None:
-    """Answer without an end, a byte at a time."""
-    write(START + b"\r\n")
-    while True:
-        time.sleep(0.1)
-        write(b" ")
-
-
-def set_scores(value: Any, place: slice) -> Callable[[dict[str, Any]], None]:
-    """Puts a value in the place of log-probabilities."""
-
-    def spoil(reply: dict[str, Any]) -> None:
-        choice = reply["choices"][0]
-        for told in (choice.get("prompt_logprobs") or [])[1:][place]:
-            next(iter(told.values()))["logprob"] = value
-        scores = choice.get("logprobs", {}).get("token_logprobs", [])
-        for at in range(1, len(scores))[place]:
-            scores[at] = value
-
-    return spoil
-
-
-def add_token(reply: dict[str, Any]) -> None:
-    """One token of the server's own in front, with the answer's place moved by one."""
-    choice = reply["choices"][0]
-    if listed := choice.get("prompt_logprobs"):
-        listed.insert(1, {"1": {"logprob": -2.0, "rank": 1}})
-    else:
-        for values, value in zip(choice["logprobs"].values(), ("<s>", None, 0), strict=True):
-            values.insert(0, value)
-            values.pop()
-
-
-STATUS = {"500": (500, {}), "503": (503, {}), "429": (429, {"Retry-After": "1"}), "closed": (0, {})}
-RAW: dict[str, Callable[[Write], object]] = {
-    "drip": drip,
-    "cut short": lambda write: write(START + b'Content-Length: 99\r\n\r\n{"choices": ['),
-    "nonsense": lambda write: write(START + b"\r\n<html>busy</html>"),
-}
-SPOIL: dict[str, Callable[[dict[str, Any]], object]] = {
-    "above 0": set_scores(0.7, slice(-3, None)),
-    "true": set_scores(True, slice(-3, None)),
-    "all equal": set_scores(0.0, slice(None)),
-    "a token too many": add_token,
-}
-KINDS = [*STATUS, *RAW, *SPOIL]
-
-
-class FaultyServer(Server):
-    """Fails with the probability `share`, in each way alike."""
-
-    share = 0.0
-
-    def __init__(self, seed: int) -> None:
-        self.draw, self.drawn = random.Random(seed), Counter[str]()
-        self.now_in = threading.local()
-        super().__init__()
-        self.fault = lambda number: STATUS.get(self.now_in.kind)
-        self.spoil = lambda reply: SPOIL.get(self.now_in.kind, len)(reply)
-
-    def _handler(server: "FaultyServer") -> type[BaseHTTPRequestHandler]:
-        class Handler(super()._handler()):  # type: ignore[misc]
-            def do_POST(self) -> None:
-                with server._lock:
-                    fails = server.draw.random() < server.share
-                    kind = server.draw.choice(KINDS) if fails else "none"
-                    server.drawn[kind] += 1
-                server.now_in.kind = kind
-                if kind in RAW:
-                    self.rfile.read(int(self.headers["Content-Length"]))
-                    self._raw(RAW[kind])
-                else:
-                    super().do_POST()
-
-        return Handler
-
-
-def questions(number: int) -> Iterator[Query]:
-    """Queries of which hardly two are equal."""
-    draw = random.Random(1)
-    for _ in range(number):
-        prefix, body = " ".join(draw.sample(WORDS, 5)), " ".join(draw.sample(WORDS, 4))
-        yield Query(f"{prefix}: ", body, f" {draw.choice(WORDS)}")
-
-
-def ask_all(number: int, seed: int) -> None:
-    """Print how many answers of a server that fails were right, refused and wrong, and how long it took."""
-    queries, found = list(questions(number)), Counter[str]()
-    right = local.LocalLanguageModel(llama(), byte_tokenizer()).log_probs(queries)
-    faulty = FaultyServer(seed)
-    server, longest, began = quiet(faulty), 0.0, time.monotonic()
-
-    def ask(lm: served.ServedLanguageModel, place: int) -> tuple[str, float]:
-        started = time.monotonic()
-        try:
-            (scored,) = lm.log_probs([queries[place]])
-        except CAPError:
-            return "refused", time.monotonic() - started
-        pairs = zip(scored.log_probs, right[place].log_probs, strict=True)
-        close = max(abs(one - other) for one, other in pairs) < 1e-4
-        return "right" if close else "wrong", time.monotonic() - started
-
-    for part, name in enumerate(("prompt_logprobs", "echo")):
-        server.fields, server.share = {name}, 0.0
-        settings = LMSettings(model="tiny", base_url=server.url)
-        runtime = LMRuntime(timeout=2.0, max_retries=6)
-        lm = served.ServedLanguageModel(settings, runtime, byte_tokenizer())
-        print(f"The server gives {lm.dialect}.")
-        server.share = 0.2
-        with ThreadPoolExecutor(16) as pool:
-            for outcome, seconds in pool.map(partial(ask, lm), range(part, number, 2)):
-                found[outcome] += 1
-                longest = max(longest, seconds)
-    server.close()
-    print(f"right {found['right']}, refused {found['refused']}, wrong {found['wrong']} of {number}")
-    print(f"longest {longest:.1f} s, all {time.monotonic() - began:.0f} s")
-    print("answers of the server:", ", ".join(f"{n} {kind}" for kind, n in faulty.drawn.items()))
+        measure(name, case, given.kills, 60 * given.minutes, given.results)
+    server.kill()
+    found = total(given.results)
+    print("|".join(["command", *COUNTED]), "|".join(["---"] * (1 + len(COUNTED))), sep="\n")
+    for name in CASES:
+        print("|".join([name, *(str(found[name][each]) for each in COUNTED)]))
 
 
 def main() -> None:
-    """Measure one of the two."""
+    """Measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=["kills", "faults"])
     parser.add_argument("--kills", type=int, default=100, help="per command")
     parser.add_argument("--minutes", type=float, default=60.0, help="at most, per command")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="is added to")
     given = parser.parse_args()
-    if given.what == "faults":
-        return ask_all(given.requests, given.seed)
     with TemporaryDirectory() as room:
         os.environ["HF_CAP_CACHE"] = f"{room}/cache"
-        kill_all(Path(room), given.cases, given.kills, 60 * given.minutes, given.seed)
+        kill_all(Path(room), given)
 
 
 if __name__ == "__main__":
