@@ -108,12 +108,12 @@ def test_nothing_is_done_twice_and_a_change_redoes_what_it_concerns(
     assert written(folder) == first, "a mistake costs nothing"
     fit(train={"alignment_weight": 0.5})
     second = written(folder)
-    assert changed(first, second) == {"models/aligned-seed0", "report.html"}
+    assert changed(first, second) == {"models/aligned-seed0", "shown", "report.html"}
     assert "aligned-seed0 is made again: changed alignment_weight" in caplog.text
     fit(train={"alignment_weight": 0.5}, cap={"n": 5}, seeds=(0, 1))
     third = written(folder)
     models = {f"models/{name}-seed{seed}" for name in ("aligned", "baseline") for seed in (0, 1)}
-    assert changed(second, third) == {"priors", "prior", "report.html", *models}
+    assert changed(second, third) == {"priors", "prior", "shown", "report.html", *models}
     weights = "models/baseline-seed0/model.safetensors"
     assert third[weights] == first[weights], "the baseline has no prior"
 
@@ -142,9 +142,14 @@ def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
                 assert "card" not in row["text"].split()
             else:
                 assert row["text"] == f"card {text}"
+    known = {*test["text"], *shown["train"]["text"]}
+    priors = load_splits(folder / "shown")["test"]
+    assert 0 < len(priors) <= 12
+    assert {*priors["text"]} <= known, "priors of evaluated texts, not of those trained on"
+    assert all(len(row["prior"]) == len(row["words"]) for row in priors)
     assert {"test", "train", "shifted", "removed"} == set(result.results["test_set"])
     second = written(folder)
-    again = {"prior", "models/aligned-seed0", "report.html", "shortcuts.yaml"}
+    again = {"prior", "models/aligned-seed0", "shown", "report.html", "shortcuts.yaml"}
     assert changed(first, second) == again | {"models/baseline-seed0"}, (
         "its evaluation reads the prior"
     )
