@@ -63,7 +63,7 @@ class TabularModelOptions:
     threshold_shrinkage: float = option(
         0.1,
         "With `class_order`: weight of the L1 norm of the differences between the weights of adjacent "
-        "thresholds. The larger, the nearer to proportional odds; 0 fits each threshold by itself.",
+        "thresholds. The larger, the nearer to proportional odds; 0 leaves each its own weights.",
     )
     scores: str | None = option(
         None,
