@@ -377,6 +377,7 @@ def make_app(parts: Parts) -> Any:
 
     with gr.Blocks(title="hf_cap audit", analytics_enabled=False) as page:
         start = gr.State("")
+        own: Any = {"js_on_load": _CLICKS, "apply_default_css": False}
         with gr.Tabs() as tabs:
             with gr.Tab("Texts", id="texts"):
                 picked = gr.Dropdown(session.choices(), value=None, label="Pick a text")
@@ -386,11 +387,12 @@ def make_app(parts: Parts) -> Any:
                     label = gr.Dropdown(labels, value="", label="Words for")
                     anew = gr.Button("Compare with this text")
                     back = gr.Button("Put the text back")
-                shown = gr.HTML(_NO_TEXT, js_on_load=_CLICKS)
+                shown = gr.HTML(_NO_TEXT, **own)
             with gr.Tab("Shortcuts", id="shortcuts"):
                 status = gr.HTML()
-                listed = gr.HTML(session.listed, js_on_load=_CLICKS)
+                listed = gr.HTML(**own)
         seen: Any = {"show_progress": "hidden", "api_visibility": "private"}
+        page.load(say(session.listed), None, listed, **seen)
         picked.change(say(session.pick), picked, [text, start], **seen)
         shown.click(say(drop), text, text, **seen)
         anew.click(lambda text: text, text, start, **seen)
