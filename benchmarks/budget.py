@@ -1,0 +1,227 @@
+"""Error of the prior `cap` over the questions asked per text, for designs, stopping rules and n.
+
+    python benchmarks/budget.py --data FOLDER [--words 8 9] [--texts 10 10] [--seeds 20]
+
+FOLDER holds `train.jsonl` (rows with `text` and `label`) and `labels.json`, such as Banking77. First a
+language model is asked about every mask of some texts: n = 2,000 are all there are up to 11 words, so the
+reference carries no sampling noise. All answers are kept in the score store, so a killed run goes on
+where it stopped. Then each setting is run by `CAPPrior` itself, over many seeds, on these answers;
+`surrogate` first predicts the score of all masks from those that were asked. The error is the root of
+the mean squared difference from the reference, as a share of the reference's root mean square; the
+correlation is taken over the words of a text. Nothing of it depends on the machine.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_cap.labels import label_phrase
+from hf_cap.lm.base import LMRuntime, LMSettings, MockLanguageModel
+from hf_cap.lm.open import open_language_model
+from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.masks import Masks, draw_masks, fit_words
+from hf_cap.utils import subsample, versions, write_json
+from hf_cap.words import keep_words, split_words
+
+RESULTS = Path(__file__).parent / "results" / "budget.json"
+REFERENCE = 2000
+Answers = dict[tuple[str, str], float]
+"""Perturbed text and label as written, to the label's log-probability in nats."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    f"{design} n={n}": {"design": design, "n": n}
+    for n in (20, 25, 30, 35, 50, 70, 100)
+    for design in ("iid", "balanced")
+} | {
+    f"{design} n<=100, target_std={target}": {"design": design, "n": 100, "target_std": target}
+    for target in (0.2, 0.25, 0.3, 0.4, 0.5)
+    for design in ("iid", "balanced")
+}
+
+
+def chosen_texts(
+    folder: Path, words: Sequence[int], texts: Sequence[int]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """So many rows of each number of words, evenly spread over the training split; the labels."""
+    labels = json.loads((folder / "labels.json").read_text())
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    lengths = [len(split_words(row["text"])) for row in rows]
+    found = [
+        row
+        for size, count in zip(words, texts, strict=True)
+        for row in subsample([r for r, n in zip(rows, lengths, strict=True) if n == size], count)
+    ]
+    return found, labels
+
+
+def asked(
+    rows: Sequence[dict[str, str]], labels: list[str], settings: LMSettings, store: str
+) -> Answers:
+    """The answer for every mask of the texts, from the store where it has them."""
+    language_model = open_language_model(settings, LMRuntime(device="cpu", store=store))
+    opened = CAPPrior(labels=tuple(labels), model=language_model, demonstrations=0).open()
+    found: Answers = {}
+    for number, row in enumerate(rows):
+        text, spans = row["text"], split_words(row["text"])
+        label = opened.labels[labels.index(row["label"])]
+        masks = draw_masks(text, len(spans), REFERENCE, 0).kept.tolist()
+        texts = [keep_words(text, spans, kept) for kept in masks]
+        prompt = opened.prompt(text)
+        for start in range(0, len(texts), 100):
+            some = texts[start : start + 100]
+            scores = language_model.log_probs([opened.query(prompt, t, label) for t in some])
+            found |= {(t, label): one.total for t, one in zip(some, scores, strict=True)}
+        print(f"text {number + 1} of {len(rows)}: {len(texts)} masks", flush=True)
+    return found
+
+
+def replay(answers: Answers, prompt: str, answer: str) -> float:
+    """The answer of the language model to a plain prompt of `CAPPrior`."""
+    text = prompt.rpartition("Message: ")[2].removesuffix("\nCategory:")
+    return answers[text, answer.strip()]
+
+
+def prior_of(
+    rows: Sequence[dict[str, str]], labels: list[str], answers: Answers, **options: Any
+) -> dict[str, Any]:
+    """The columns of `cap` for the texts."""
+    model = MockLanguageModel(partial(replay, answers))
+    source = CAPPrior(
+        labels=tuple(labels), model=model, demonstrations=0, chat=False, sign="signed", **options
+    )
+    made = source({name: [row[name] for row in rows] for name in ("text", "label")})
+    return {"scores": made["prior_cap"], "masks": made["cap_masks"], "std": made["cap_std"]}
+
+
+def predicted(masks: Masks, scores: Sequence[float], everything: Masks) -> list[float]:
+    """The score of every mask, by a Gaussian process on those that were asked.
+
+    Its kernel adds one that is linear in the words, one of pairs and a local one; their weights and the
+    noise are those of the highest marginal likelihood on a grid.
+    """
+    weights, values = masks.weights / masks.weights.sum(), np.array(scores)
+    mean = float(weights @ values)
+    signs, targets = 2.0 * masks.kept - 1, 2.0 * everything.kept - 1
+    near, far = (each @ signs.T / signs.shape[1] for each in (signs, targets))
+    best, found = -np.inf, values
+    for pairs, local, noise in product(
+        (0, 0.03, 0.1, 0.3, 1), (0, 0.1, 0.3, 1), (0.003, 0.03, 0.1, 0.3)
+    ):
+
+        def kernel(s: Any, pairs: float = pairs, local: float = local) -> Any:
+            return (1 - pairs) * s + pairs * s**2 + local * np.exp(4 * (s - 1)) + 0.5
+
+        factor = np.linalg.cholesky(kernel(near) + noise * np.eye(len(values)))
+        half = np.linalg.solve(factor, values - mean)
+        likelihood = -len(values) / 2 * np.log(half @ half) - np.log(factor.diagonal()).sum()
+        if likelihood > best:
+            best, found = likelihood, mean + kernel(far) @ np.linalg.solve(factor.T, half)
+    return [float(value) for value in found]
+
+
+def answers_by_mask(
+    rows: Sequence[dict[str, str]], answers: Answers
+) -> dict[str, dict[bytes, float]]:
+    """The answers of each text by the bytes of its masks."""
+    found = {}
+    for row in rows:
+        text, spans, label = row["text"], split_words(row["text"]), label_phrase(row["label"])
+        masks = draw_masks(text, len(spans), REFERENCE, 0).kept
+        texts = [keep_words(text, spans, kept.tolist()) for kept in masks]
+        found[text] = {k.tobytes(): answers[t, label] for k, t in zip(masks, texts, strict=True)}
+    return found
+
+
+def by_surrogate(
+    rows: Sequence[dict[str, str]], answers: dict[str, dict[bytes, float]], n: int, seed: int
+) -> dict[str, Any]:
+    """As `prior_of`, by the ridge regression of every mask's predicted score."""
+    fits, asked_for = [], []
+    for row in rows:
+        words = len(split_words(row["text"]))
+        everything = draw_masks(row["text"], words, REFERENCE, 0)
+        masks = draw_masks(row["text"], words, n, seed, "balanced")
+        scores = [answers[row["text"]][kept.tobytes()] for kept in masks.kept]
+        fits += fit_words([everything], [predicted(masks, scores, everything)], 0.1)
+        asked_for.append(len(masks))
+    return {
+        "scores": [fit.coefficients for fit in fits],
+        "masks": asked_for,
+        "std": [fit.std for fit in fits],
+    }
+
+
+def compared(made: list[dict[str, Any]], truth: list[list[float]]) -> dict[str, float | None]:
+    """Questions, error, correlation and promised error of a setting, over seeds and texts."""
+    errors, sizes, correlations, stds = [], [], [], []
+    for one in made:
+        for scores, std, right in zip(one["scores"], one["std"], truth, strict=True):
+            errors.append(np.square(np.subtract(scores, right)).sum())
+            stds.append(np.square(std).sum())
+            sizes.append(np.square(right).sum())
+            correlations.append(np.corrcoef(scores, right)[0, 1])
+    return {
+        "questions": float(np.mean([one["masks"] for one in made])),
+        "error": float(np.sqrt(np.sum(errors) / np.sum(sizes))),
+        "error_by_std": float(np.sqrt(np.sum(stds) / np.sum(sizes))),
+        "correlation": float(np.mean(correlations)),
+    }
+
+
+def main() -> None:
+    """Ask, run and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train.jsonl and labels.json"
+    )
+    parser.add_argument("--model", default=LMSettings().model)
+    parser.add_argument("--words", type=int, nargs="+", default=[8, 9])
+    parser.add_argument(
+        "--texts", type=int, nargs="+", default=[10, 10], help="texts of each number of words"
+    )
+    parser.add_argument("--store", default="default", help="file that keeps the answers")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows, labels = chosen_texts(options.data, options.words, options.texts)
+    answers = asked(rows, labels, LMSettings(model=options.model), options.store)
+    truth = prior_of(rows, labels, answers, n=REFERENCE)["scores"]
+    figures = {
+        name: compared(
+            [prior_of(rows, labels, answers, seed=seed, **each) for seed in range(options.seeds)],
+            truth,
+        )
+        for name, each in SETTINGS.items()
+    }
+    by_mask = answers_by_mask(rows, answers)
+    for n in (25, 35, 50, 70, 100):
+        made = [by_surrogate(rows, by_mask, n, seed) for seed in range(options.seeds)]
+        # the standard error of a fit to predictions says nothing of theirs
+        figures[f"balanced n={n}, surrogate"] = compared(made, truth) | {"error_by_std": None}
+    facts = {
+        "model": options.model,
+        "texts": dict(zip(map(str, options.words), options.texts, strict=True)),
+        "seeds": options.seeds,
+        "settings": figures,
+        "versions": versions(),
+    }
+    write_json(options.out, facts)
+    print("| setting | questions | error | by `cap_std` | correlation |\n|---|---|---|---|---|")
+    for name, one in figures.items():
+        print(
+            f"| {name} | "
+            + " | ".join("-" if value is None else f"{value:.3g}" for value in one.values())
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()
