@@ -38,7 +38,7 @@ from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_run
 from hf_cap.report.page import write_report
 from hf_cap.report.shortcuts import most_changed
-from hf_cap.schema import LABEL, TEXT
+from hf_cap.schema import LABEL, PRIOR, TEXT, prior_column
 from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.run import train_classifier
@@ -181,8 +181,11 @@ class _Stages:
             raise ConfigError(
                 "Without `sources` there is no prior; name some, or ask for `shortcuts`."
             )
-        for name in self.options["sources"]:
-            source_class(name)
+        made = [prior_column(source_class(name).name) for name in self.options["sources"]]
+        if (column := self.train.get("prior_column")) not in (None, PRIOR, *made):
+            raise ConfigError(
+                f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}."
+            )
         try:
             ExtractionSettings(**pick(ExtractionSettings, self.options))
             PriorFusion(**{**self.fuse, "shortcuts": None})

@@ -76,6 +76,7 @@ RANGES = {
     "fit": ("test_size 0", "test_size 1", "test_size -1", "seeds", "controls none-such",
             "controls shuffled shuffled", "seeds -1", "seeds 1 1", "seeds 99999999999",
             "train.output_dir x", "train.seed 3", "train.optim none", "train.num_train_epochs -1",
+            "train.prior_column x",
             "train.eval_strategy epoch", "train.model /none/such", "train.deepspeed none.json",
             "train.alignment_weight -1", "evaluate.batch_size 0", "extract.batch_size -4",
             "report.examples -1", "labels only", "extract.sources nothing"),
