@@ -43,6 +43,7 @@ COMMANDS = {
 }
 """Name to the module that it is in, and what it does."""
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+_NOISY = "httpx httpx2 httpcore matplotlib fontTools openai onnx_ir onnxscript torch.onnx".split()
 _HUSH = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what libraries say and draw about steps that take no time; a variable that is set already holds
     for name, value in _HUSH.items():
         os.environ.setdefault(name, value)
-    for noisy in ("httpx", "httpx2", "httpcore", "matplotlib", "fontTools", "openai"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     status = 2
     try:
