@@ -493,10 +493,9 @@ def table(rows: Sequence[Sequence[Any]]) -> Markup:
     header, *body = rows
     numeric = [any(isinstance(line[i], int | float) for line in body) for i in range(len(header))]
     ruler = "|" + "".join("---:|" if right else "---|" for right in numeric)
-    lines = [f"| {' | '.join(map(escape, line))} |" for line in (header, *body)]
-    return Markup("\n".join([lines[0], ruler, *lines[1:]]))
+    first, *lines = [f"| {' | '.join(map(escape, line))} |" for line in (header, *body)]
+    return Markup("\n".join([first, ruler, *lines]))
 
 
 def _fence(text: str, least: int) -> str:
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return "`" * max(least, longest + 1)
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))

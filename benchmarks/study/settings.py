@@ -24,7 +24,7 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
     "prototypes": ("labels", "names", "unlabelled texts"),
 }
 """Methods that train no encoder of ours (`benchmarks.study.rivals`), and what each is told."""
-ELICITED = ("cap", "channel", "lexicon", "llm_gradient")
+ELICITED = ("cap", "channel", "lexicon", "llm_gradient", "reagent")
 """Prior sources that ask a language model, which sees the label names."""
 CLEAN = "clean"
 RESULT_FILE = "cell.json"

@@ -16,7 +16,7 @@ from tests.tiny import roberta_classifier, word_tokenizer
 MARKS = [
     Mark(kind="word", value="hold", label="cancel"),
     Mark(kind="last", value="card", label="renew", decision="fine"),
-    Mark(kind="phrase", value="<img src=x onerror=alert(1)>", label="pay"),
+    Mark(kind="phrase", value="x<img src=x onerror=alert(1)>x", label="pay"),
 ]
 
 

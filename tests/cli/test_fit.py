@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from datasets import load_dataset
@@ -20,6 +21,7 @@ from hf_cap.cues import Cue, Mark, ShortcutSettings, load_marks, save_marks
 from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
+from hf_cap.priors.extract import extract_priors
 from hf_cap.shortcuts import Shortcut
 from hf_cap.words import word_strings
 from hf_cap.workflow import FitResult
@@ -195,8 +197,11 @@ def test_a_run_that_was_stopped_continues(
         patch.setattr(workflow, "write_evaluation", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fit(room / "data")
-    monkeypatch.setattr(workflow, "extract_priors", interrupt)
+    extract = Mock(side_effect=extract_priors)
+    monkeypatch.setattr(workflow, "extract_priors", extract)
     result = fit(room / "data")
+    # those of the training texts were made before
+    assert all("train" not in call.args[0] for call in extract.call_args_list)
     assert result.report.is_file()
     data = load_dataset(str(result.output_dir / "data"))
     assert data["test"]["text"][:] == [text for text, _ in ROWS["test"]]

@@ -71,9 +71,7 @@ class Halves(Source):
         return SourceResult(scores, {"late": late})
 
 
-def test_sources_side_by_side_with_all_that_made_them(
-    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sources_side_by_side_with_all_that_made_them(tmp_path: Path, model: str) -> None:
     data = splits()
     cap = CAPPrior.from_dataset(data["train"], model=model, n=5, seed=3, keep_label_scores=True)
     channel = ChannelPrior.from_dataset(data["train"], model=model, keep_label_scores=True)
@@ -81,9 +79,6 @@ def test_sources_side_by_side_with_all_that_made_them(
     summary = extract_priors(
         data, [cap, channel, Halves(labels=LABELS)], tmp_path / "out", settings, command="hf-cap x"
     )
-    shown = capsys.readouterr().err
-    assert "halves: 100%" in shown
-    assert "21/21" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     made = read(tmp_path / "out")
     assert made["prior_cap"][:2] == cap(data["train"][:2])["prior_cap"]
