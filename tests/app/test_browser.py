@@ -10,7 +10,7 @@ import pytest
 
 from hf_cap.app import serve
 from hf_cap.cues import load_marks
-from tests.report.runs import CHROMIUM_FLAGS, HOSTILE
+from tests.report.runs import HOSTILE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -28,18 +28,6 @@ CONTRAST = (
 )
 WIDE: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 390, "height": 800}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    with api.sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The report with hostile texts in Debian's chromium: safety, filters, orders, keys, readers, dark, phone."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from hf_cap.report.contents import report_contents
 from hf_cap.report.page import render_report, write_report
 from tests.report.runs import (
-    CHROMIUM_FLAGS,
     EVIL,
     HOSTILE,
     SOURCES,
@@ -31,18 +29,6 @@ pytestmark = pytest.mark.browser
 ROWS = demo_rows()[:40] + [(text, "renew_loan") for text in HOSTILE]
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 PHONE: Any = {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["Browser"]:
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    with api.sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
