@@ -10,9 +10,9 @@ import argparse
 import json
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
-from benchmarks.shortcuts import Method, train_classifier
+from benchmarks.shortcuts import Method, of_classes, train_classifier
 from hf_cap import load_splits
 from hf_cap.cues import Cue, Mark, add_cue, remove_cue, without_shortcuts
 from hf_cap.data import label_names
@@ -34,15 +34,6 @@ METHODS = {
     "none_sequence": Method(training={"head": "sequence"}),
     "drop": Method(training={"word_dropout": 0.9}),
 }
-
-
-def of_labels(data: Dataset) -> Dataset:
-    """The texts of the sixteen labels."""
-    names, space = label_names(data), [*WITH, *WITHOUT]
-    data = data.select([row for row, label in enumerate(data[LABEL]) if names[label] in space])
-    labels = [space.index(names[label]) for label in data[LABEL]]
-    data = data.select_columns(TEXT).add_column(LABEL, labels)
-    return data.cast_column(LABEL, ClassLabel(names=space))
 
 
 def changed_sets(data: Dataset) -> dict[str, list[str]]:
@@ -77,7 +68,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=[*METHODS])
     given = parser.parse_args()
-    splits = {name: of_labels(data) for name, data in load_splits(given.data).items()}
+    splits = {
+        name: of_classes(data, [*WITH, *WITHOUT]) for name, data in load_splits(given.data).items()
+    }
     for name, data in splits.items():
         ended = np.array([text.endswith(".") for text in data[TEXT]])
         has = np.array(data[LABEL]) < len(WITH)

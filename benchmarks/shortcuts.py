@@ -139,6 +139,15 @@ class Setting:
         return f"{Path(self.data).name}/{part}"
 
 
+def of_classes(data: Dataset, names: Sequence[str]) -> Dataset:
+    """The texts of some labels, which become the label space."""
+    old = label_names(data)
+    part = data.select([row for row, label in enumerate(data[LABEL]) if old[label] in names])
+    labels = [names.index(old[label]) for label in part[LABEL]]
+    part = part.select_columns(TEXT).add_column(LABEL, labels)
+    return part.cast_column(LABEL, ClassLabel(names=list(names)))
+
+
 def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset], dict[str, str]]:
     """Training texts with the cue, the test sets, and the cue of each label."""
     splits = load_splits(setting.data)
@@ -147,14 +156,6 @@ def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset
     values, plant = CUES[setting.cue]
     cues = dict(zip(names, rng.sample(values.split(), setting.classes), strict=True))
 
-    def of_classes(data: Dataset) -> Dataset:
-        old = label_names(data)
-        kept = [row for row, label in enumerate(data[LABEL]) if old[label] in cues]
-        part = data.select(kept).select_columns([TEXT, LABEL])
-        labels = [names.index(old[label]) for label in part[LABEL]]
-        part = part.remove_columns(LABEL).add_column(LABEL, labels)
-        return part.cast_column(LABEL, ClassLabel(names=names))
-
     def with_cue(data: Dataset, cue_of: Callable[[int, int], str | None]) -> Dataset:
         rows = enumerate(zip(data[TEXT], data[LABEL], strict=True))
         cued = [(i, text, cue_of(i, label)) for i, (text, label) in rows]
@@ -162,11 +163,10 @@ def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset
         changed = data.remove_columns(TEXT).add_column(TEXT, texts)
         return changed.select_columns([TEXT, LABEL])
 
-    train = of_classes(
-        few_shot(splits["train"], setting.shots, draw=setting.draw, allow_fewer=True)
-    )
+    some = few_shot(splits["train"], setting.shots, draw=setting.draw, allow_fewer=True)
+    train = of_classes(some, names)
     carries = [rng.random() < setting.strength for _ in range(len(train))]
-    test = of_classes(splits[split])
+    test = of_classes(splits[split], names)
     others = [rng.choice([cues[n] for n in names if n != names[label]]) for label in test[LABEL]]
     tests = {
         "clean": test,
