@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import escape
 
 from hf_cap.cards import EVALUATIONS
@@ -23,6 +22,7 @@ from hf_cap.evaluation.calibration import Calibration
 from hf_cap.laat.models import is_tabular_model
 from hf_cap.pipelines import ExplainedTextClassification
 from hf_cap.report.load import load_priors, load_shortcuts, read_rows
+from hf_cap.report.page import PAGE, TEMPLATES
 from hf_cap.schema import (
     LABEL,
     PRIOR,
@@ -38,7 +38,6 @@ from hf_cap.workflow import ALIGNED, BASELINE, FIT_FILE, SHORTCUTS
 
 _logger = logging.getLogger(__name__)
 
-_PAGE = Path(__file__).parent / "report" / "page"
 _LISTED = 300
 _LONGEST = 5000  # characters of a text
 _LABELS = 5
@@ -262,9 +261,7 @@ def show_marks(rows: Sequence[Facts]) -> str:
 
 
 def _draw(part: str, **values: Any) -> str:
-    options: Any = {"autoescape": True, "undefined": StrictUndefined}
-    environment = Environment(loader=FileSystemLoader(_PAGE), **options)
-    html = environment.get_template("app.html.j2").render(part=part, **values, zip=zip)
+    html = TEMPLATES.get_template("app.html.j2").render(part=part, **values, zip=zip)
     # gradio reads what it shows as a template of its own
     return html.translate({ord(mark): f"&#{ord(mark)};" for mark in "{}$"})
 
@@ -432,7 +429,7 @@ def serve(
     page = make_app(find_parts(run, baseline=baseline, priors=priors, shortcuts=shortcuts))
     import gradio as gr
 
-    sheets = [(_PAGE / name).read_text("utf-8") for name in ("colours.css", "app.css")]
+    sheets = [(PAGE / name).read_text("utf-8") for name in ("colours.css", "app.css")]
     plain = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     try:
         _, address, public = page.launch(

@@ -24,7 +24,9 @@ from hf_cap.report.load import (
 )
 from hf_cap.utils import real_path, subsample, write_text
 
-_PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent / "page"
+TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
+"""What is written into them is escaped; a name that is missing is an error."""
 # `</script>` and `<!--` must not end or change the element, nor old line separators a string in it
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 _Folder = str | os.PathLike[str]
@@ -79,16 +81,14 @@ def write_report(
 def render_report(contents: Mapping[str, Any], *, megabytes: float = 4.0) -> str:
     """The page that shows what `report_contents` returned, with at most so many `megabytes` of texts."""
     colours, style, script = (
-        (_PAGE / name).read_text("utf-8") for name in ("colours.css", "report.css", "report.js")
+        (PAGE / name).read_text("utf-8") for name in ("colours.css", "report.css", "report.js")
     )
     of_style, of_script = (
         base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         for code in (colours + style, script)
     )
     data = embed_examples(contents["examples"], int(megabytes * 1e6))
-    loader = FileSystemLoader(_PAGE)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("report.html.j2").render(
+    page = TEMPLATES.get_template("report.html.j2").render(
         report=contents,
         names=[group["name"] for group in contents["groups"]],
         metrics=METRICS,
