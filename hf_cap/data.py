@@ -83,8 +83,10 @@ def load_texts(name: str | os.PathLike[str], *, revision: str | None = None) -> 
 
 
 def with_unlabelled(name: str | os.PathLike[str]) -> str | None:
-    """The name of a data set if it has a split `unlabelled`, else `None`."""
-    return str(name) if UNLABELLED in _read(name, None)[0] else None
+    """The name of a data set if it has a split `unlabelled`, else `None`; files are not read for it."""
+    path = resolve_data(str(name)) or Path(name).expanduser()
+    splits = _folder_files(path) if path.exists() else _read(name, None)[0]
+    return str(name) if UNLABELLED in splits else None
 
 
 def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
@@ -323,7 +325,7 @@ def _read(
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Dataset], list[str] | None]:
-    files = _data_files(path) or _data_files(path / "data")
+    files = _folder_files(path)
     if not files:
         raise DataError(
             f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file per "
@@ -350,6 +352,11 @@ def _stored_labels(file: Path) -> list[str] | None:
     if found == []:
         raise DataError(f"{str(file)!r} names no labels; list them, or remove the file.")
     return _checked_space(found, repr(str(file)))
+
+
+def _folder_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split of a folder, or of its folder `data`; none of a file."""
+    return _data_files(folder) or _data_files(folder / "data")
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
