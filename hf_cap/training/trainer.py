@@ -85,7 +85,7 @@ class AlignedTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         problem = getattr(getattr(self.model, "config", None), "problem_type", None)
-        weighting.check_weighted(args, problem, self.compute_loss_func)
+        validation.check_weighted(args, problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
         if args.unlabelled:

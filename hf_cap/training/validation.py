@@ -24,6 +24,7 @@ from hf_cap.errors import (
 from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
 from hf_cap.training.folder import find_checkpoint
+from hf_cap.training.options import WeightingOptions
 from hf_cap.utils import check_range, check_recordable
 
 _logger = logging.getLogger(__name__)
@@ -71,6 +72,19 @@ def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"`report_to`: {error}") from error
     except (ImportError, RuntimeError) as error:
         raise MissingExtra(f"`report_to`: {error} Or give `--report_to none`.") from error
+
+
+def check_weighted(
+    options: WeightingOptions, problem: str | None, compute_loss_func: object
+) -> None:
+    """Raise `ConfigError` where examples are to be weighted whose losses are not known."""
+    other = problem in OTHER_PROBLEMS
+    if options.weighs_examples and (compute_loss_func or other):
+        own = "a `compute_loss_func`" if compute_loss_func else f"problem_type={problem!r}"
+        raise ConfigError(
+            f"Example weights need the cross-entropy of one label per example, got {own}; leave out "
+            "`example_weighting` and `example_weight_column`."
+        )
 
 
 def check_classifier(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hf_cap.attribution import PerExample, Scalar
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import DataError
 from hf_cap.training.options import ExampleWeighting, WeightingOptions
 
 EXAMPLE_WEIGHT = "example_weight"
@@ -87,16 +87,3 @@ def weigh_task(
     own = slice(args.process_index * len(losses), (args.process_index + 1) * len(losses))
     weight = example_weights(args.example_weighting, *every, temperature)[own]
     return reweigh(loss, losses, weight if given is None else weight * given)
-
-
-def check_weighted(
-    options: WeightingOptions, problem: str | None, compute_loss_func: object
-) -> None:
-    """Raise `ConfigError` where examples are to be weighted whose losses are not known."""
-    other = problem in ("regression", "multi_label_classification")
-    if options.weighs_examples and (compute_loss_func or other):
-        own = "a `compute_loss_func`" if compute_loss_func else f"problem_type={problem!r}"
-        raise ConfigError(
-            f"Example weights need the cross-entropy of one label per example, got {own}; leave out "
-            "`example_weighting` and `example_weight_column`."
-        )
