@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import regex
 import yaml
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import CAPError, ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,6 +207,17 @@ def refuse_folder(file: str | os.PathLike[str]) -> None:
         raise ConfigError(
             f"{str(file)!r} is a folder, and a file is to be written there. Name a file."
         )
+
+
+@contextmanager
+def as_config_errors() -> Iterator[None]:
+    """Raise what transformers has to say of its settings as `ConfigError`."""
+    try:
+        yield
+    except CAPError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{error}") from error
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -44,6 +44,7 @@ from hf_cap.training.config import CAPConfig
 from hf_cap.training.run import train_classifier
 from hf_cap.training.validation import SEEDS, check_start
 from hf_cap.utils import (
+    as_config_errors,
     atomic_path,
     check_recordable,
     check_writable,
@@ -187,20 +188,17 @@ class _Stages:
                 f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}."
             )
         try:
-            ExtractionSettings(**pick(ExtractionSettings, self.options))
-            PriorFusion(**{**self.fuse, "shortcuts": None})
-            EvaluationSettings(**self.evaluate)
-            ReportSettings(**self.report)
-            for cls in (LMSettings, LMRuntime):
-                cls(**pick(cls, self.groups.get("lm", {})))
-            config = self.config(self.folder, self.train)
-            check_start(config, self.train)
+            with as_config_errors():
+                ExtractionSettings(**pick(ExtractionSettings, self.options))
+                PriorFusion(**{**self.fuse, "shortcuts": None})
+                EvaluationSettings(**self.evaluate)
+                ReportSettings(**self.report)
+                for cls in (LMSettings, LMRuntime):
+                    cls(**pick(cls, self.groups.get("lm", {})))
+                config = self.config(self.folder, self.train)
+                check_start(config, self.train)
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
-        except CAPError:
-            raise
-        except (ValueError, ImportError) as error:  # what transformers has to say of its settings
-            raise ConfigError(f"{error}") from error
         if config.eval_strategy != "no":
             raise ConfigError(
                 "`fit` evaluates after each training; leave out `train.eval_strategy`."

@@ -14,10 +14,10 @@ from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from hf_cap.errors import CAPError, ConfigError
+from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.secret_scan import without_secrets
-from hf_cap.utils import bundled, check_recordable, option, parse_yaml, read_yaml
+from hf_cap.utils import as_config_errors, bundled, check_recordable, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
@@ -71,12 +71,8 @@ class Values(dict[str, Any]):
         """An instance of a dataclass from those values of a group that are its fields, and more."""
         names = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
         found = {key: value for key, value in self.group(group).items() if key in names}
-        try:
+        with as_config_errors():
             return cls(**{**more, **found})
-        except CAPError:
-            raise
-        except (ValueError, ImportError) as error:  # what transformers has to say of its settings
-            raise ConfigError(f"{error}") from error
 
     def columns(self) -> dict[str, str]:
         """The names of the columns, as arguments of `load_splits`."""
