@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import table
-from hf_cap.cues import Mark, cue_mass, find_marked
+from hf_cap.cues import Mark, cue_mass, find_cues
 from hf_cap.data import label_ids, label_names, load_texts
 from hf_cap.errors import ConfigError
 from hf_cap.progress import progress
@@ -57,6 +57,7 @@ class HeatMapCallback(TrainerCallback):
         self.names = label_names(self.rows)
         self.dataset, self.count = dataset, count
         self.marks = [mark for mark in marks if mark.decision == "shortcut"]
+        self.carriers: list[dict[int, list[int]]] = []
 
     def on_epoch_end(
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
@@ -94,24 +95,29 @@ class HeatMapCallback(TrainerCallback):
     def measure(self, model: Any, tokenizer: Any, options: AlignmentOptions | None = None) -> str:
         """The table of shortcuts as Markdown: of each its label, its texts and `cue_mass` in percent."""
         options = options or AlignmentOptions()
-        words = [word_strings(text, options.word_pattern) for text in self.dataset[TEXT]]
-        labels, rows, found = list(self.dataset[LABEL]), [["Cue", "Label", "Texts", "Mass, %"]], []
-        for mark in self.marks:
-            carried = [
-                row
-                for row, name in enumerate(labels)
-                if self.names[name] == mark.label and find_marked(words[row], [mark])
-            ]
-            found.append(subsample(carried, self.count))
-        read = sorted({row for rows_of in found for row in rows_of})
+        # which texts carry a cue is the same on every epoch
+        self.carriers = self.carriers or self._find_carriers(options.word_pattern)
+        read = sorted({row for places in self.carriers for row in places})
         scores = self._attribute(self.dataset.select(read), model, tokenizer, options)
         known = dict(zip(read, scores, strict=True))
-        for mark, rows_of in zip(self.marks, found, strict=True):
-            masses = [cue_mass(known[row], find_marked(words[row], [mark])) for row in rows_of]
+        rows = [["Cue", "Label", "Texts", "Mass, %"]]
+        for mark, places in zip(self.marks, self.carriers, strict=True):
+            masses = [cue_mass(known[row], {mark.label: at}) for row, at in places.items()]
             kept = [mass for mass in masses if mass is not None]
             mean = f"{100 * fmean(kept):.1f}" if kept else "–"
-            rows.append([str(mark.cue), mark.label, str(len(rows_of)), mean])
+            rows.append([str(mark.cue), mark.label, str(len(places)), mean])
         return str(table(rows))
+
+    def _find_carriers(self, pattern: str) -> list[dict[int, list[int]]]:
+        """Of each shortcut at most `count` texts of its label: row to the words that carry it."""
+        found: list[dict[int, list[int]]] = [{} for _ in self.marks]
+        pairs = zip(self.dataset[TEXT], self.dataset[LABEL], strict=True)
+        for row, (text, label) in enumerate(pairs):
+            cues = find_cues(word_strings(text, pattern))
+            for places, mark in zip(found, self.marks, strict=True):
+                if mark.label == self.names[label] and mark.cue in cues:
+                    places[row] = cues[mark.cue]
+        return [{row: places[row] for row in subsample([*places], self.count)} for places in found]
 
     def _attribute(
         self, rows: Dataset, model: Any, tokenizer: Any, options: AlignmentOptions
