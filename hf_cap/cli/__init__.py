@@ -156,12 +156,8 @@ def _run_command(name: str, words: list[str]) -> None:
     as_json, quiet = values.pop("json", False), values.pop("quiet", False)
     if quiet:
         logging.getLogger().setLevel(logging.WARNING)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            contextlib.redirect_stdout(sys.stderr)
-        )  # stdout is for the result alone
-        if quiet:
-            stack.enter_context(silent())
+    hushed = silent() if quiet else contextlib.nullcontext()
+    with contextlib.redirect_stdout(sys.stderr), hushed:  # stdout is for the result alone
         result = command.run(values)
     if text := json.dumps(result.facts, indent=2, default=str) if as_json else str(result):
         print(_readable(text))
