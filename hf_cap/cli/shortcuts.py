@@ -45,11 +45,11 @@ def shortcuts(values: Values) -> Result:
     from hf_cap.data import load_splits
     from hf_cap.lm.base import LMRuntime, using_runtime
     from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
-    from hf_cap.workflow import name_model
+    from hf_cap.workflow import SHORTCUTS, name_model
 
     given = values.build(_ShortcutArguments)
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
-    file = Path(given.output_dir) / "shortcuts.yaml"
+    file = Path(given.output_dir) / SHORTCUTS
     if file.exists():
         load_marks(file)  # what cannot be kept is an error before any work
     classifier = None
