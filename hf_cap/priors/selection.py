@@ -4,7 +4,7 @@ Data Selection with Importance Resampling (Xie et al., "Data Selection for Langu
 Resampling", arXiv 2302.03169): each text is a bag of hashed n-grams of one and two words, and is drawn
 without replacement in proportion to p(text) in the traffic over p(text) in the data set. The authors' own
 package reads and writes files, starts processes, draws without a seed and leaves out texts under 100
-words. Ours is the smoothing: one count more for each n-gram that occurs, where theirs adds 1e-8, by which
+tokens. Ours is the smoothing: one count more for each n-gram that occurs, where theirs adds 1e-8, by which
 a single unseen word outweighs all others of a short text.
 """
 
