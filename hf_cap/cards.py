@@ -170,16 +170,9 @@ _LOG = {
     "align_cosine": "Cosine with the prior",
 }
 _ELSEWHERE_ON_CARD = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
-_NOT_SETTINGS = {
-    "source",
-    "model",
-    "revision",
-    "fingerprint",
-    "versions",
-    "labels",
-    "command",
-    "dataset",
-}
+_NOT_SETTINGS = frozenset(
+    "source model revision fingerprint versions labels command dataset".split()
+)
 
 
 def model_facts(
