@@ -1,22 +1,28 @@
-"""Parquet files that hold a digest of their content, by which damage is seen when they are read."""
+"""Parquet files that hold a digest of their bytes, by which damage is seen when they are read."""
 
 import hashlib
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_cap.errors import DataError
 
-_DIGEST = b"hf_cap.digest"
+_DIGEST = b"hf_cap.sha256"
+_BLANK = _DIGEST.ljust(64, b".")
+"""What is written where the digest will be."""
 
 
 def write_table(table: pa.Table, file: str | os.PathLike[str]) -> None:
     """Write a table with its digest, metadata such as label names included."""
-    pq.write_table(table, file)
-    # of what comes back: some types are stored as others
-    metadata = {**(table.schema.metadata or {}), _DIGEST: _digest(_read(file))}
-    pq.write_table(table.replace_schema_metadata(metadata), file, write_page_checksum=True)
+    with pq.ParquetWriter(file, table.schema, write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_DIGEST: _BLANK})
+    with open(file, "r+b") as written:
+        content = written.read()
+        written.seek(content.rindex(_BLANK))
+        written.write(_digest(content, _BLANK))
 
 
 def read_table(file: str | os.PathLike[str]) -> pa.Table:
@@ -27,37 +33,27 @@ def read_table(file: str | os.PathLike[str]) -> pa.Table:
             alone, if it has any.
         OSError: the disk cannot be read.
     """
+    content = Path(file).read_bytes()
     try:
-        table = _read(file)
-        metadata = dict(table.schema.metadata or {})
-        written = metadata.pop(_DIGEST, None)
-        table = table.replace_schema_metadata(metadata)
-        damaged = written is not None and written != _digest(table)
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
+            table = parquet.read()
     except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the file's content
         raise DataError(
             f"{str(file)!r} cannot be read as parquet: {' '.join(str(error).split())}. Write it again."
         ) from error
-    if damaged:
+    metadata = dict(table.schema.metadata or {})
+    digest = metadata.pop(_DIGEST, None)
+    if digest is not None and digest != _digest(content, digest):
         raise DataError(
             f"{str(file)!r} is damaged: it does not hold what was written. Write it again, or, if you "
             f"changed it on purpose, without {_DIGEST.decode()!r} in its metadata."
         )
-    return table
+    return table.replace_schema_metadata(metadata)
 
 
-def _read(file: str | os.PathLike[str]) -> pa.Table:
-    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        return parquet.read()
-
-
-def _digest(table: pa.Table) -> bytes:
-    """Of names, values and metadata, not of how they are stored."""
-    found = hashlib.sha256(repr(sorted((table.schema.metadata or {}).items())).encode())
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        found.update(repr(name).encode())
-        for start in range(0, len(column), 1000):
-            cells = column.slice(start, 1000).to_pylist()
-            found.update(repr(cells).encode("utf-8", "surrogatepass"))
+def _digest(content: bytes, digest: bytes) -> bytes:
+    """Of the bytes of a file on both sides of its own digest."""
+    before, _, behind = content.rpartition(digest)
+    found = hashlib.sha256(before)
+    found.update(behind)
     return found.hexdigest().encode()

@@ -47,7 +47,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(data: Dataset, tmp_path: Pa
         else:
             assert found.equals(table)
             assert found.schema.metadata[b"huggingface"] == table.schema.metadata[b"huggingface"]
-    assert 100 < refused < 300
+    assert refused > 290  # a bit in the name of the digest hides it
 
 
 def test_a_changed_name_of_a_label_is_refused(data: Dataset, tmp_path: Path) -> None:
