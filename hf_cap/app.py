@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.laat.models import is_tabular_model
 from hf_cap.pipelines import ExplainedTextClassification
-from hf_cap.report.load import load_priors, load_shortcuts, read_rows
+from hf_cap.report.load import found_shortcuts, load_priors, read_rows
 from hf_cap.report.page import PAGE, TEMPLATES
 from hf_cap.schema import (
     LABEL,
@@ -136,10 +137,9 @@ def list_shortcuts(file: Path) -> list[Facts]:
     Raises:
         DataError: a file is missing or damaged.
     """
-    numbers = load_shortcuts(other) if (other := file.with_suffix(".json")).is_file() else []
-    known = {(one["mark"].cue, one["mark"].label): one for one in numbers}
-    marks = [(known.get((mark.cue, mark.label), {}), mark) for mark in load_marks(file)]
-    return [{"of": 0, "flipped": None, "examples": [], **one, "mark": mark} for one, mark in marks]
+    known = found_shortcuts(other) if (other := file.with_suffix(".json")).is_file() else {}
+    none = {"of": 0, "flipped": None, "examples": []}
+    return [{**known.get((m.cue, m.label), none), "mark": m} for m in load_marks(file)]
 
 
 def save_decision(file: Path, cue: Cue, label: str, decision: str) -> Mark:
@@ -347,11 +347,13 @@ def make_app(parts: Parts) -> Any:
     """
     # gradio asks a server for its newest version, and counts launches
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise MissingExtra("The app needs the extra `app`: pip install 'hf-cap[app]'.") from error
-    session = _Session(parts)
+    if find_spec("gradio") is None:
+        raise MissingExtra("The app needs the extra `app`: pip install 'hf-cap[app]'.")
+    return _page(_Session(parts))
+
+
+def _page(session: _Session) -> Any:
+    import gradio as gr
 
     def say(act: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(act)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_cap.cues import Mark, load_marks
+from hf_cap.cues import Cue, Mark, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
 from hf_cap.utils import check_range, documented, option, read_json
@@ -164,16 +164,21 @@ def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
     """
     file = Path(place).expanduser()
     file = file / SHORTCUTS_FILE if file.is_dir() else file
-    missing: Facts = {"removed": None, "flipped": None, "examples": []}
-    found = [{**missing, **one} for one in read_json(file, _SHORTCUTS)["shortcuts"]]
-    named = ("kind", "value", "label")
-    marks = [Mark(**{name: one[name] for name in named}) for one in found]
+    found = found_shortcuts(file)
     if (decisions := file.with_suffix(".yaml")).exists():
         decided = {(mark.cue, mark.label): mark for mark in load_marks(decisions)}
-        known = [decided.get((mark.cue, mark.label)) for mark in marks]
-        found = [one for one, mark in zip(found, known, strict=True) if mark]
-        marks = [mark for mark in known if mark]
-    return [{**one, "mark": mark} for one, mark in zip(found, marks, strict=True)]
+        found = {key: {**found[key], "mark": decided[key]} for key in found if key in decided}
+    return list(found.values())
+
+
+def found_shortcuts(file: Path) -> dict[tuple[Cue, str], Facts]:
+    """Cue and label to the row of `shortcuts.json` about it, with its `mark` as it was found."""
+    found: dict[tuple[Cue, str], Facts] = {}
+    for one in read_json(file, _SHORTCUTS)["shortcuts"]:
+        mark = Mark(kind=one["kind"], value=one["value"], label=one["label"])
+        row = {"removed": None, "flipped": None, "examples": [], **one, "mark": mark}
+        found[mark.cue, mark.label] = row
+    return found
 
 
 def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
