@@ -142,7 +142,7 @@ class Priors(NamedTuple):
 def take_priors(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Priors | None]:
     """Divide a batch into the classifier's inputs and the priors; `None` for a batch without them."""
     keys = (TOKEN_WORDS, PRIOR, PRIOR_MASK, PRIOR_WEIGHT)
-    inputs = {n: value for n, value in batch.items() if n not in (*keys, EXAMPLE_WEIGHT)}
+    inputs = {name: value for name, value in batch.items() if name not in keys}
     return inputs, Priors(*[batch[key] for key in keys]) if TOKEN_WORDS in batch else None
 
 

@@ -305,10 +305,9 @@ class CAPTrainer(AlignedTrainer):
         dropout = self.alignment.word_dropout if model.training else 0
         if (beta and model.training) or dropout:
             validation.check_aligned(inputs, "training batch")
-        weight = {name: value for name, value in inputs.items() if name == weighting.EXAMPLE_WEIGHT}
         inputs, prior = take_priors(inputs)
         read = self.leave_words_out(inputs, prior) if dropout and prior else inputs
-        loss, outputs = super().compute_loss(model, {**read, **weight}, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, read, True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
             with torch.enable_grad():
@@ -365,7 +364,8 @@ class CAPTrainer(AlignedTrainer):
         bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         # random points, and those that carry the gradient, depend on seed and texts alone
         seed = self.draw_seed(model.training)
-        tensors = {name: value for name, value in inputs.items() if name != LABELS}
+        other = (LABELS, weighting.EXAMPLE_WEIGHT)
+        tensors = {name: value for name, value in inputs.items() if name not in other}
         batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
         mask = inputs.get("attention_mask", torch.ones_like(ids))
         steps, rule = options.attribution_steps, options.attribution_quadrature
@@ -484,6 +484,7 @@ class CAPTrainer(AlignedTrainer):
         """As `Trainer.prediction_step`; without labels there is nothing to align."""
         if LABELS not in inputs:
             inputs, _ = take_priors(inputs)
+            inputs.pop(weighting.EXAMPLE_WEIGHT, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
