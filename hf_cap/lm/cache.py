@@ -83,23 +83,25 @@ class AnswerStore:
             run("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, _checksum(body) + body))
             run("DELETE FROM claims WHERE key = ?", (key,))
 
-    def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
-        """The keys that `owner` may compute now: no other process that still runs has claimed them.
+    @contextmanager
+    def claim(self, keys: Iterable[bytes]) -> Iterator[set[bytes]]:
+        """Those keys that this process may compute now: no other one that still runs has claimed them.
 
         An answer may have come in meanwhile: look a claimed key up again before computing it.
         """
-        with self.transaction() as run:
-            for (other,) in run("SELECT DISTINCT owner FROM claims").fetchall():
-                if not _runs(other):
-                    run("DELETE FROM claims WHERE owner = ?", (other,))
-            for key in keys:
-                run("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, owner))
-            return {key for (key,) in run("SELECT key FROM claims WHERE owner = ?", (owner,))}
-
-    def release(self, owner: str) -> None:
-        """End all claims of `owner`."""
-        with self.transaction() as run:
-            run("DELETE FROM claims WHERE owner = ?", (owner,))
+        owner = new_owner()
+        try:
+            with self.transaction() as run:
+                for (other,) in run("SELECT DISTINCT owner FROM claims").fetchall():
+                    if not _runs(other):
+                        run("DELETE FROM claims WHERE owner = ?", (other,))
+                for key in keys:
+                    run("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, owner))
+                mine = {key for (key,) in run("SELECT key FROM claims WHERE owner = ?", (owner,))}
+            yield mine
+        finally:
+            with self.transaction() as run:
+                run("DELETE FROM claims WHERE owner = ?", (owner,))
 
     @contextmanager
     def transaction(
@@ -311,22 +313,19 @@ class CachedLanguageModel(LanguageModel):
                     learn(item, read(found[keys[item]]))
 
         look_up(keys)
-        owner, pause = new_owner(), 0.05
+        pause = 0.05
         with progress(len(keys) - len(known), unit, "Language model") as begun:
             work = begun
             while missing := [item for item in keys if item not in known]:
                 before = len(known)
                 for start in range(0, len(missing), self.chunk):
                     chunk = missing[start : start + self.chunk]
-                    try:
-                        mine = self.store.claim((keys[item] for item in chunk), owner)
+                    with self.store.claim(keys[item] for item in chunk) as mine:
                         look_up(chunk)  # what came in since the last time
                         rest = [item for item in chunk if item not in known and keys[item] in mine]
                         asked.update(rest)
                         for item, answer in zip(rest, ask(rest, keep) if rest else (), strict=True):
                             keep(item, answer)  # for a model that does not call back
-                    finally:
-                        self.store.release(owner)
                 if len(known) == before:
                     _logger.info("Waiting for answers that another process is computing.")
                     time.sleep(pause)
