@@ -4,7 +4,7 @@ Scores are kept without the texts (`scores/<sample>/<source>-<hash>.parquet`: a 
 prior and its provenance), so that they can be committed and no language model is asked again.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,10 @@ def prior_facts(settings: StudySettings, run: Run) -> dict[str, Any]:
 def _facts(settings: StudySettings, run: Run, source: str) -> dict[str, Any]:
     facts = source_options(settings, source)
     if explains_classifier(source):
-        facts["reference"] = {**training_settings(settings, run, BASELINE), "seed": 0}
+        facts["reference"] = {
+            **training_settings(settings, replace(run, method=BASELINE)),
+            "seed": 0,
+        }
     return facts
 
 

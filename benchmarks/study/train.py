@@ -146,12 +146,9 @@ def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier
     return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
 
 
-def training_settings(
-    settings: StudySettings, run: Run, method: str | None = None
-) -> dict[str, Any]:
+def training_settings(settings: StudySettings, run: Run) -> dict[str, Any]:
     """How a run is trained: the recipe's settings, and what was chosen for its method."""
-    method = method or run.method
-    method = BASELINE if method == UNLABELLED else method
+    method = BASELINE if run.method == UNLABELLED else run.method
     chosen: Mapping[str, Any] = {}
     if _candidates(settings, method):
         file = _choice_file(settings, replace(run, method=method))
@@ -202,11 +199,12 @@ def _choice_file(settings: StudySettings, run: Run) -> Path:
 
 def reference_model(settings: StudySettings, run: Run) -> str:
     """Folder of the classifier that sources explain: no alignment, the same sample, seed 0."""
-    training = training_settings(settings, run, BASELINE)
+    plain = replace(run, method=BASELINE, seed=0)
+    training = training_settings(settings, plain)
     stamp = short_hash([load_texts(settings, run.dataset).digest, training])
     folder = Path(settings.output_dir) / "models" / f"{run.sample_folder}-{stamp}"
     if not folder.exists():
-        classifier = train_classifier(training_texts(settings, run), training, seed=0)
+        classifier = train_method(settings, plain, training_texts(settings, run))
         with atomic_path(folder) as path:
             classifier.model.save_pretrained(path)
             classifier.tokenizer.save_pretrained(path)
