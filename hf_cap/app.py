@@ -138,7 +138,7 @@ def list_shortcuts(file: Path) -> list[Facts]:
         DataError: a file is missing or damaged.
     """
     known = found_shortcuts(other) if (other := file.with_suffix(".json")).is_file() else {}
-    none = {"of": 0, "flipped": None, "examples": []}
+    none: Facts = {"of": 0, "flipped": None, "examples": []}
     return [{**known.get((m.cue, m.label), none), "mark": m} for m in load_marks(file)]
 
 

@@ -191,48 +191,45 @@ def model_facts(
 
     Args:
         run: Content of `run.json`, or as much of it as there is.
-        name: Name of the model.
-        evaluations: Test set to the content of `evaluation/<name>.json`.
-        baseline: The same of the model without alignment that it is compared with, if any.
+        evaluations, baseline: Test set to the content of `evaluation/<name>.json`, of this model and of the
+            one without alignment that it is compared with.
         records: Evaluated texts to show, as in `evaluation/<name>.parquet`.
-        task, library, tags: As the Hub spells them.
         known: `repo_id`, `license` and `language` as on the Hub, and `adapter`: whether the weights are
             those of a PEFT adapter alone.
 
     Returns:
         `name`, `repo_id`, `adapter`, `license`, `language`, `base_model`, `dataset`, `train_split`,
         `train_rows`, `labels`, `seed`, `versions`, `command`; `alignment` and `settings` (name to value),
-        `aligned` (whether the weight is above 0); `priors` (of `prior_facts`); `log` and `results` (tables
-        of the training log and of the evaluations, `None` without any), `compared` (whether with the
-        baseline), `confidence` (one column per set),
-        `calibration` (that of the model, if any); `examples` (each with `label`, `gold`, `words`, `scores`).
+        `aligned` (whether the weight is above 0); `priors` (of `prior_facts`); the tables `log`, `results`
+        and `confidence` (one column per set), `None` where empty; `compared` (whether with the baseline);
+        `calibration`; `examples` (each with `label`, `gold`, `words`, `scores`).
     """
-    sets = [{"set": split, **numbers} for split, numbers in sorted((evaluations or {}).items())]
-    other = {name: found for name, found in (baseline or {}).items() if name in (evaluations or {})}
-    plain = [{"set": split, **numbers} for split, numbers in sorted(other.items())]
-    told = [{**one, "set": f"{one['set']}, {PLAIN}"} for one in plain]
+    own, other = evaluations or {}, baseline or {}
+    sets = [{"set": split, **own[split]} for split in sorted(own)]
+    plain = [{"set": split, **other[split]} for split in sorted(other) if split in own]
+    rows = [*sets, *({**one, "set": f"{one['set']}, {PLAIN}"} for one in plain)]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
-    confidence = _as_table([one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE})
     heads = {"set": "Set", unit: unit.capitalize()}
     heads |= {key: name for key, name in METRICS.items() if key not in CONFIDENCE}
+    confidence = _as_table([one for one in sets if "nll" in one], {"set": "Set", **CONFIDENCE})
     facts = {
-        "template": "model.md.jinja",
         **dict.fromkeys(("repo_id", "license", "language", "adapter")),
         **known,
-        "name": name,
+        **{"template": "model.md.jinja", "name": name},
         **_run_facts(run),
         "compared": bool(plain),
-        "results": _as_table([*sets, *told], heads, unit),
+        "results": _as_table(rows, heads, unit),
         "confidence": confidence and [list(one) for one in zip(*confidence, strict=True)],
-        "examples": [
-            {"label": one["prediction"], "gold": one["label"], "words": one["words"]}
-            | {"scores": one.get("attributions"), "text": one.get("text")}
-            for one in records
-        ],
+        "examples": [_example(one) for one in records],
     }
     data = run.get("data") or {}
     dataset = public_id(data.get("name") or data.get("dataset"))
     return {**facts, "metadata": _metadata(facts, [sets, plain], dataset, task, library, tags)}
+
+
+def _example(row: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"label": row["prediction"], "gold": row["label"], "words": row["words"]}
+    return {**known, "scores": row.get("attributions"), "text": row.get("text")}
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:

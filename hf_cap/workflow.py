@@ -108,8 +108,6 @@ def fit(
 
     Args:
         dataset: A file, a folder, a Hub id or an `embedded/...` name.
-        output_dir: Folder to write.
-        text_column, label_column: Columns of the texts and their labels.
         labels: The label space, in order; by default that of the data.
         test_size: Part of each class, in (0, 1), that is held out where there is no split `test`.
         seeds: One training run per seed and method; the first also draws the test split.
@@ -123,7 +121,7 @@ def fit(
         sources: Settings of a source by its name, as `cap={"n": 50}`; `prompt` and `lm` for language models.
 
     Raises:
-        CAPError: the data, a setting or a model cannot be used; see `hf_cap.errors`.
+        CAPError: the data, a setting or a model cannot be used.
     """
     name, folder = os.fspath(dataset), real_path(output_dir)
     stages = _Stages(name, folder, sources, extract, fuse, train, evaluate, report)

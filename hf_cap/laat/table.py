@@ -144,12 +144,9 @@ def infer_schema(
     """The schema of a table: numbers and truth values are numeric, all else is categorical.
 
     Args:
-        frame: The table; levels and classes are those that occur in it.
-        target: Column that is predicted.
-        question: What is predicted, for the language model.
-        classes, columns: Name to what it means, for the language model.
+        frame, target: The table, and its column that is predicted; levels and classes are those in it.
+        question, classes, columns: What is predicted, and name to meaning, for the language model.
         ignore: Columns that are not features, beside those of `options`.
-        options: How the table is read.
 
     Raises:
         DataError: the target, a described column or all described classes do not exist, or a column has
@@ -172,9 +169,8 @@ def infer_schema(
     found = options.class_order or found
     if nameless := [name for name in there if _INDEX.fullmatch(name) and name not in columns]:
         _logger.warning("The columns %r have no name, as an index, and are left out.", nameless)
-    unused = {target, *ignore, *options.ignore, *nameless}
-    features = [name for name in there if name not in unused]
-    made = [_column(frame[name], columns.get(name), options.max_levels) for name in features]
+    kept = frame.drop(columns=[target, *ignore, *options.ignore, *nameless], errors="ignore")
+    made = [_column(cells, columns.get(name), options.max_levels) for name, cells in kept.items()]
     return TableSchema(
         target=str(target),
         kind=options.target_kind,
@@ -182,7 +178,7 @@ def infer_schema(
         classes=found,
         class_descriptions=tuple(classes.get(name, name) for name in found),
         question=question,
-        missing_values=tuple(options.missing_values),
+        missing_values=options.missing_values,
         ordinal=bool(options.class_order),
     )
 

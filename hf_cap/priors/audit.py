@@ -82,14 +82,13 @@ def audit_dataset(
     Args:
         dataset: With `words`, a `ClassLabel` column `label`, and at least one prior column.
         reference: A larger labelled split with the same labels, that no source has learned from.
-        settings: How much is reported.
         shortcuts: What `hf-cap shortcuts` found in these texts: only the data links it to a label.
 
     Returns:
         The content of `audit.json`: `texts` (their number), `sources`, `top_k`, and tables keyed by source
-        (`prior` is the fused column). Correlations are in [-1, 1] and all shares in [0, 1]; `rationales`
-        and `log_odds` compare each source with what people marked and with the log-odds of each word for
-        the gold class in the reference, `leak` has `leaked_mass`; they are `None` without these.
+        (`prior` is the fused column). Correlations are in [-1, 1], shares in [0, 1]; `rationales` and
+        `log_odds` compare each source with what people marked and with the log-odds of the words for the
+        gold class in the reference, `leak` has `leaked_mass`; they are `None` without these.
 
     Raises:
         ConfigError: the word pattern is not that of the priors, or they have several.
@@ -98,19 +97,13 @@ def audit_dataset(
     """
     from hf_cap.data import label_names
 
-    settings, standard = settings or AuditSettings(), None
-    priors, words, names = _read_priors(dataset), list(dataset[WORDS]), label_names(dataset)
-    gold = [names[label] for label in dataset[LABEL]]
-    compared: dict[str, list[Prior]] = {
-        "random": [control_scores("random", [0.0] * len(row), " ".join(row), 0) for row in words],
-        "word_length": [list(map(len, row)) for row in words],
-    }
-    compared = priors | {name: scores for name, scores in compared.items() if name not in priors}
+    settings, priors = settings or AuditSettings(), _read_priors(dataset)
+    words, names = list(dataset[WORDS]), label_names(dataset)
+    gold, compared = [names[label] for label in dataset[LABEL]], _with_controls(priors, words)
     keywords = {s: class_keywords(words, gold, priors[s], names, settings.keywords) for s in priors}
     confused = {source: class_overlaps(found) for source, found in keywords.items()}
     pairs = max(1, math.comb(len(names), 2))
-    if reference is not None:
-        standard = _reference_scores(dataset, reference, settings.word_pattern)
+    odds = _reference_scores(dataset, reference, settings.word_pattern)
     return {
         "texts": len(dataset),
         "sources": list(priors),
@@ -124,7 +117,7 @@ def audit_dataset(
         "degenerate": {s: degenerate_cases(words, gold, priors[s]) for s in priors},
         "certainty": _certainty(dataset, priors),
         "rationales": _agreements(compared, compared.get("rationale")),
-        "log_odds": _agreements(compared, standard),
+        "log_odds": _agreements(compared, odds),
         "leak": leaked_mass(words, gold, compared, shortcuts) if shortcuts else None,
     }
 
@@ -147,6 +140,15 @@ def _read_priors(dataset: "Dataset") -> dict[str, list[Prior]]:
     return {source: list(dataset[column]) for source, column in columns.items()}
 
 
+def _with_controls(
+    priors: Mapping[str, list[Prior]], words: Sequence[Sequence[str]]
+) -> dict[str, list[Prior]]:
+    drawn = [control_scores("random", [0.0] * len(row), " ".join(row), 0) for row in words]
+    lengths: list[Prior] = [list(map(len, row)) for row in words]
+    # a source may have one of these names
+    return {**priors, "random": [*drawn], "word_length": lengths, **priors}
+
+
 def _agreements(
     priors: Mapping[str, Sequence[Prior]], standard: Sequence[Prior] | None
 ) -> dict[str, dict[str, Any]] | None:
@@ -166,11 +168,13 @@ def _agreements(
 
 
 def _reference_scores(
-    dataset: "Dataset", reference: "Dataset", asked: str | None
-) -> list[list[float]]:
-    """Log-odds of each word for the gold class of its text, counted in the reference."""
+    dataset: "Dataset", reference: "Dataset | None", asked: str | None
+) -> list[list[float]] | None:
+    """Log-odds of each word for the gold class of its text, counted in the reference, if there is one."""
     from hf_cap.data import label_names
 
+    if reference is None:
+        return None
     names, others = label_names(dataset), label_names(reference)
     if set(others) != set(names):
         raise DataError(

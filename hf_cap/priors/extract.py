@@ -100,9 +100,7 @@ def extract_priors(
         splits: Data sets with the columns that the sources read.
         sources: Prior sources of different names.
         output_dir: Folder to write; see `save_splits`.
-        settings: Which splits, how many texts at a time.
-        command: The command that makes this data set again, for the provenance.
-        dataset: What the data set is called, for the provenance.
+        command, dataset: What makes this data set again, and what it is called, for the provenance.
 
     Raises:
         ConfigError: the sources have no different names, or the folder holds what would be lost.

@@ -46,33 +46,23 @@ def report_contents(
     Raises:
         ConfigError: no run, runs on texts and on tables, or tables with priors.
     """
-    settings = settings or ReportSettings()
-    if not (everything := [*runs, *baselines]):
-        raise ConfigError("A report needs at least one run; got none.")
-    tables = [run.name for run in everything if run.facts.get("kind") == "train_tabular"]
-    if tables and (len(tables) < len(everything) or priors is not None):
-        raise ConfigError(
-            f"A page on tables ({', '.join(tables)}) shows no texts and no priors; make a page of each."
-        )
+    settings, everything = settings or ReportSettings(), [*runs, *baselines]
+    tables = _shows_tables(everything, priors)
     groups = group_runs(runs, baselines)
     known = [name for run in everything for name in (*run.records, *run.evaluations)]
     split = settings.split or ("test" if "test" in known or not known else known[0])
     audit = prior_audit(priors.audit) if priors and priors.audit else None
-    keywords = audit["keywords"] if audit else {}
+    keywords, most = audit["keywords"] if audit else {}, settings.examples
     sets = evaluation_sets(groups, split)
     records = {place: rows for place, one in enumerate(groups) if (rows := _evaluated(one, split))}
     marks = [one["mark"] for one in shortcuts or ()]
     pair = choose_groups(groups)
     compared = {key: records[place] for key, place in pair.items() if place in records}
-    names = {key: groups[place]["name"] for key, place in pair.items()}
     others = [name for name in dict.fromkeys((split, *known)) if name != "train"]
     by_set = {key: {n: _evaluated(groups[place], n) for n in others} for key, place in pair.items()}
-    made_by = [pair for run in everything for pair in (run.facts.get("versions") or {}).items()]
-    gaps = _gaps(groups, split) | {
-        "records": not tables and not records,
-        "priors": not tables and priors is None,
-        "audit": priors is not None and priors.audit is None,
-    }
+    versions = {pair for run in everything for pair in (run.facts.get("versions") or {}).items()}
+    gaps = {"records": not tables and not records, "priors": not tables and priors is None}
+    gaps["audit"] = priors is not None and priors.audit is None
     return {
         "title": settings.title,
         "unit": "rows" if tables else "texts",
@@ -80,7 +70,9 @@ def report_contents(
         "groups": groups,
         "evaluations": sets,
         "findings": find_changes(groups, sets),
-        "shortcuts": shortcut_section(shortcuts, by_set, names),
+        "shortcuts": shortcut_section(
+            shortcuts, by_set, {k: groups[i]["name"] for k, i in pair.items()}
+        ),
         "labels": label_table(compared, marks),
         "compared": pair,
         "panels": training_curves(groups),
@@ -88,12 +80,22 @@ def report_contents(
         "calibrations": {place: calibration(rows) for place, rows in records.items()},
         "confusions": {i: confusion(rows, keywords) for i, rows in records.items()},
         "audit": audit,
-        "examples": collect_examples(
-            groups, priors, first=split, most=settings.examples, marks=marks
-        ),
-        "versions": sorted({*made_by}),
-        "gaps": [name for name in gaps if gaps[name]],
+        "examples": collect_examples(groups, priors, first=split, most=most, marks=marks),
+        "versions": sorted(versions),
+        "gaps": [*_gaps(groups, split), *(name for name in gaps if gaps[name])],
     }
+
+
+def _shows_tables(runs: Sequence[Run], priors: PriorFolder | None) -> bool:
+    """Whether a page on some runs is about tables, or `ConfigError` where it cannot be made."""
+    if not runs:
+        raise ConfigError("A report needs at least one run; got none.")
+    tables = [run.name for run in runs if run.facts.get("kind") == "train_tabular"]
+    if tables and (len(tables) < len(runs) or priors is not None):
+        raise ConfigError(
+            f"A page on tables ({', '.join(tables)}) shows no texts and no priors; make a page of each."
+        )
+    return bool(tables)
 
 
 def _evaluated(group: Facts, name: str) -> list[Mapping[str, Any]]:
@@ -101,17 +103,18 @@ def _evaluated(group: Facts, name: str) -> list[Mapping[str, Any]]:
     return [row for run in group["runs"] for row in run.records.get(name, ())]
 
 
-def _gaps(groups: Sequence[Facts], split: str) -> dict[str, bool]:
+def _gaps(groups: Sequence[Facts], split: str) -> list[str]:
     """What would make the comparison of the groups whole, and is missing."""
     roles = {group["role"] for group in groups}
     runs = [run for group in groups for run in group["runs"]]
-    return {
+    found = {
         "evaluations": any(split not in run.evaluations for run in runs),
         "baseline": "baseline" not in roles,
         "control": "aligned" in roles and "control" not in roles,
         "seeds": any(len(group["runs"]) == 1 for group in groups),
         "history": not any(run.facts.get("history") for run in runs),
     }
+    return [name for name, is_gap in found.items() if is_gap]
 
 
 # --- Results over seeds, and training curves

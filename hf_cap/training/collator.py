@@ -170,15 +170,13 @@ def encode_dataset(
     labelled: bool = True,
     name: str = "training",
 ) -> Dataset:
-    """Tokens, labels, word alignment and priors of a data set of texts, as `CAPCollator` takes them.
+    """Tokenise a data set by the classifier's fast tokenizer, and align words, for `CAPCollator`.
 
     Args:
         dataset: With columns `text`, `label` (class index, `ClassLabel` or label name) and priors.
-        tokenizer, label2id: The classifier's fast tokenizer and label space.
         word_pattern, max_length: Regular expression of a word; tokens that a text is cut at.
         prior_column, weight_column: Of priors, and of their weights; if absent, no example has one.
         example_weight_column: Of the weights of the texts in the task loss, if they have any.
-        labelled: Whether labels are needed.
         name: What to call the split in messages.
 
     Raises:
