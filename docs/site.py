@@ -61,7 +61,7 @@ def _help(name: str) -> str:
 def _names(package: str) -> str:
     """One entry for each name that a package exports."""
     exports = import_module(package)._EXPORTS
-    return "\n\n".join(f"::: {package}.{place}.{name}" for name, place in exports.items())
+    return "\n\n".join(f"::: {place}.{name}" for name, place in exports.items() if place != package)
 
 
 class HelpTexts(griffe.Extension):

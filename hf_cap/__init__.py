@@ -39,29 +39,5 @@ if TYPE_CHECKING:
     from hf_cap.training.trainer import CAPTrainer as CAPTrainer
     from hf_cap.workflow import fit as fit
 
-_EXPORTS = {
-    "CAPConfig": "training.config",
-    "CAPPrior": "priors.cap",
-    "CAPTrainer": "training.trainer",
-    "ChannelPrior": "priors.channel",
-    "LAATConfig": "laat.trainer",
-    "LAATTrainer": "laat.trainer",
-    "LMSettings": "lm.base",
-    "LanguageModel": "lm.base",
-    "MockLanguageModel": "lm.base",
-    "attribute_words": "attribution",
-    "audit_dataset": "priors.audit",
-    "evaluate_classifier": "evaluation.evaluate",
-    "extract_priors": "priors.extract",
-    "fit": "workflow",
-    "fuse_priors": "priors.fusion",
-    "load_prior_dataset": "hub",
-    "load_splits": "data",
-    "push_prior_dataset": "hub",
-    "save_splits": "data",
-    "write_report": "report.page",
-}
-NAMESPACES = ("errors", "evaluation", "laat", "lm", "losses", "priors")
-
-__all__ = ["__version__", *sorted([*_EXPORTS, *NAMESPACES])]
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)
+_EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
+__all__ = ["__version__", *sorted(_EXPORTS)]

@@ -1,5 +1,6 @@
 """What several rooms share: settings, files, seeds, batches. Imports nothing heavy."""
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
@@ -90,20 +91,25 @@ def check_range(settings: Any, *names: str, **limits: float) -> None:
 
 
 def lazy_exports(
-    package: str, modules: Mapping[str, str], names: list[str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+    package: str, file: str
+) -> tuple[dict[str, str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Name to module, `__getattr__` and `__dir__` of a package whose names are imported on first use.
 
-    `modules` maps a name to the module in the package that holds it; other `names` are modules.
+    They are what its `file` imports for type checkers, each as `from module import name as name`.
     """
+    lines = [
+        o for o in ast.walk(ast.parse(Path(file).read_bytes())) if isinstance(o, ast.ImportFrom)
+    ]
+    modules = {one.name: str(line.module) for line in lines for one in line.names if one.asname}
 
     def find(name: str) -> Any:
-        if name not in modules and name not in names:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{modules.get(name, name)}")
-        return getattr(module, name) if name in modules else module
+        if modules[name] == package:
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(modules[name]), name)
 
-    return find, lambda: names
+    return modules, find, lambda: sorted(modules)
 
 
 def load_object(place: str) -> Any:

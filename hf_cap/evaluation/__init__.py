@@ -35,17 +35,5 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.results import summarize as summarize
     from hf_cap.evaluation.sampling import few_shot as few_shot
 
-_NAMES = {
-    "attacks": "AttackSettings attack_dataset",
-    "calibration": "Calibration calibrate",
-    "classifier": "load_classifier",
-    "evaluate": "Evaluation EvaluationSettings evaluate_classifier",
-    "metrics": "ScoredTexts comprehensiveness cosine plausibility robustness soft_nc soft_ns spearman "
-    "sufficiency",
-    "modules": "load_metric write_metric_space",
-    "results": "Estimate compare estimate holm paired_bootstrap summarize",
-    "sampling": "few_shot",
-}
-_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
+_EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

@@ -27,20 +27,5 @@ if TYPE_CHECKING:
     from hf_cap.laat.trainer import LAATTrainer as LAATTrainer
     from hf_cap.laat.trainer import tabular_trainer as tabular_trainer
 
-_MODULES = {
-    "elicitation": ["FeatureScores", "elicit_scores", "load_scores"],
-    "models": [
-        "TabularModel",
-        "attribute_features",
-        "evaluate_tabular",
-        "load_tabular_model",
-        "predict_table",
-    ],
-    "settings": ["ElicitOptions", "TableOptions", "TabularModelOptions"],
-    "table": ["infer_schema", "read_schema", "read_table"],
-    "trainer": ["LAATConfig", "LAATTrainer", "tabular_trainer"],
-}
-_EXPORTS = {name: module for module, names in _MODULES.items() for name in names}
-
+_EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

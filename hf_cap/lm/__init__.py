@@ -20,14 +20,5 @@ if TYPE_CHECKING:
     from hf_cap.lm.open import open_language_model as open_language_model
     from hf_cap.lm.served import ServedLanguageModel as ServedLanguageModel
 
-_NAMES = {
-    "base": "LMRuntime LMSettings LMStatistics LanguageModel MockLanguageModel Query Reply Sampling "
-    "Scored using_runtime",
-    "cache": "CachedLanguageModel",
-    "local": "LocalLanguageModel",
-    "open": "open_language_model",
-    "served": "ServedLanguageModel",
-}
-_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
+_EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)

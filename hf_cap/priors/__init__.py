@@ -37,23 +37,5 @@ if TYPE_CHECKING:
     from hf_cap.priors.selection import Selection as Selection
     from hf_cap.priors.selection import select_texts as select_texts
 
-_NAMES = {
-    "audit": "AuditSettings audit_dataset",
-    "base": "LEARNED Row SOURCES Source SourceResult register_source source_class",
-    "cap": "CAPPrior",
-    "channel": "ChannelPrior",
-    "classifier": "ClassifierSource IntegratedGradientsPrior OcclusionPrior",
-    "explainers": "LimePrior ShapPrior",
-    "extract": "ExtractionSettings ExtractionSummary extract_priors",
-    "fusion": "PriorFusion fuse_priors",
-    "keywords": "KeywordsPrior RationalePrior WordLengthPrior with_control",
-    "language_model": "LanguageModelSource",
-    "lexicon": "LexiconPrior",
-    "llm_gradient": "LLMGradientPrior",
-    "reagent": "ReAGentPrior",
-    "selection": "Selection select_texts",
-}
-_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
-
+_EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS, __all__)
