@@ -281,7 +281,9 @@ class LMSettings:
     )
     revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
     dtype: Dtype = option(
-        "auto", "Number format of the weights: auto is float32 on a CPU, bfloat16 on a GPU."
+        "auto",
+        "Number format of the weights: auto is bfloat16 on a GPU, and on a CPU float32, or bfloat16 where "
+        "extraction finds it faster with the same priors.",
     )
     quantization: Quantization = option(
         "none", "Load the weights in 4 or 8 bits; needs `bitsandbytes` and a GPU."

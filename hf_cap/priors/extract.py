@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import LMStatistics
+from hf_cap.lm.base import LMSettings, LMStatistics
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
@@ -168,8 +168,9 @@ def _extract(
     """The splits with the columns of all sources."""
     from accelerate.utils import broadcast_object_list, gather_object
 
-    if state.num_processes > 1:  # each has calibrated for itself, to another last bit
-        learned = [source.learned for source in sources]
+    if state.num_processes > 1:
+        # each has calibrated for itself, to another last bit, and timed number formats
+        learned = [_common(source) for source in sources]
         broadcast_object_list(learned)
         sources = [
             replace(source, **values) for source, values in zip(sources, learned, strict=True)
@@ -190,6 +191,12 @@ def _extract(
                     work.update(len(done[PROVENANCE]))
                 made[split] = _with_columns(data, source, gather_object(parts), facts)
     return made
+
+
+def _common(source: Source) -> dict[str, Any]:
+    """What all processes take from the main one."""
+    model = getattr(source, "model", None)
+    return source.learned | ({"model": model} if isinstance(model, LMSettings) else {})
 
 
 def _work(sources: Sequence[Source]) -> LMStatistics:
