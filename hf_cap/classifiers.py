@@ -24,7 +24,7 @@ from transformers import (
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
-from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear
+from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear, without_meaning
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
@@ -214,7 +214,7 @@ def new_classifier(
     if model.config.get_text_config().pad_token_id is None:
         # decoder classifiers find the last token of a row by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if entry is not None and fresh and options.label_names_in in ("auto", "head"):
+    if entry is not None and fresh:
         _start_head(model, tokenizer, labels, options)
     vars(model.config).pop(CALIBRATION, None)  # that of the model before training
     return NewClassifier(model, tokenizer, fresh)
@@ -229,20 +229,31 @@ def _check_head(name: str, options: ClassifierOptions) -> None:
         )
 
 
+def head_phrases(labels: Sequence[str], options: ClassifierOptions) -> list[str]:
+    """The phrase of each label if the head is told the label names, else none.
+
+    With `label_names_in="auto"` it is told names that mean something.
+    """
+    phrases = label_phrases(labels, options.label_phrases)
+    told = {"auto": not without_meaning(phrases), "head": True}
+    return phrases if told.get(options.label_names_in) else []
+
+
 def _start_head(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str],
     options: ClassifierOptions,
 ) -> None:
-    """Let each row of the head be the unit embedding of its label's phrase, if the labels mean something."""
-    phrases = label_phrases(labels, options.label_phrases)
-    auto = options.label_names_in == "auto"
-    if auto and warn_of_unclear(labels, phrases, "the head starts at random"):
-        return
-    with torch.no_grad(), evaluation_mode(model):
-        batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")
-        model.head.weight.copy_(model.embed(**batch))
+    """Let each row of the head be the unit embedding of its label's phrase, if it is told the names."""
+    if phrases := head_phrases(labels, options):
+        with torch.no_grad(), evaluation_mode(model):
+            batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")
+            model.head.weight.copy_(model.embed(**batch))
+    elif options.label_names_in == "auto":
+        warn_of_unclear(
+            labels, label_phrases(labels, options.label_phrases), "the head starts at random"
+        )
 
 
 def _sequence_classifier(

@@ -90,6 +90,12 @@ class ClassifierOptions:
         "one more training text per label without a prior (`text`), or not at all (`none`). `auto` is `head` "
         "for a sentence encoder whose labels mean something, else `none`.",
     )
+    refit_head: bool = option(
+        False,
+        "After training, take the encoder two thirds of the way back to its start and fit the head anew, by "
+        "logistic regression on the training texts and the label names (sentence encoders without "
+        "adapters). Better with a few texts per label.",
+    )
     unlabelled: str | None = option(
         None,
         "File, folder or Hub id of texts without labels that refine the head after training (sentence "

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_cap.classifiers import text_embeddings
 from hf_cap.errors import ConfigError
+from hf_cap.refit import average_encoder
 from hf_cap.sentence_encoder import SCALE, is_sentence_classifier
 
 Prototypes = Float[Tensor, "labels hidden"]
@@ -43,17 +44,6 @@ def expectation_maximisation(
     return rows
 
 
-def encoder_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the weights below the head, to be taken before training; empty with adapters."""
-    return {
-        name: weight.detach().cpu().clone()
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-        and not name.startswith("head.")
-        and not hasattr(model, "peft_config")
-    }
-
-
 def refine_head(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -79,10 +69,7 @@ def refine_head(
     check_refinable(model)
     if not texts:
         return
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if start and name in start:
-                weight.lerp_(start[name].to(weight), 0.5)
+    average_encoder(model, start or {}, 0.5)
     head, embeddings = model.head, text_embeddings(model, tokenizer, texts)
     with torch.no_grad():
         trained = nn.functional.normalize(head.weight.float().cpu(), dim=-1)
@@ -90,15 +77,21 @@ def refine_head(
         head.bias.zero_()
 
 
-def check_refinable(model: Any, *, sharded: bool = False) -> None:
-    """Raise `ConfigError` for a classifier with another head, or whose weights are spread over processes."""
+def check_refinable(model: Any, setting: str = "unlabelled", *, sharded: bool = False) -> None:
+    """Raise `ConfigError` for a classifier with another head, or whose weights are spread over processes.
+
+    Args:
+        model: The classifier.
+        setting: What asks for it, for the message.
+        sharded: Whether its weights are spread.
+    """
     if not is_sentence_classifier(model.config):
         raise ConfigError(
-            "Unlabelled texts refine the head of a sentence encoder, and this classifier has "
-            "`head='sequence'`; take another model, or leave out `unlabelled`."
+            f"`{setting}` changes the head of a sentence encoder, and this classifier has "
+            f"`head='sequence'`; take another model, or leave out `{setting}`."
         )
     if sharded:
         raise ConfigError(
-            "FSDP and DeepSpeed spread the head over processes, so `unlabelled` cannot refine it; leave it "
-            "out, and call `hf_cap.unlabelled.refine_head` on the saved model."
+            f"FSDP and DeepSpeed spread the head over processes, so `{setting}` cannot change it; leave it "
+            "out, and train in one process or with DDP."
         )

@@ -33,10 +33,11 @@ from hf_cap.evaluation import (
     load_classifier,
 )
 from hf_cap.evaluation.confidence import calibration_error, negative_log_likelihood
+from hf_cap.refit import encoder_weights
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.unlabelled import encoder_weights, refine_head
+from hf_cap.unlabelled import refine_head
 from hf_cap.utils import atomic_path, write_json
 
 _logger = logging.getLogger(__name__)

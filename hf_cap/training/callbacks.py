@@ -17,12 +17,11 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import table
 from hf_cap.cues import Mark, cue_mass, find_cues
-from hf_cap.data import label_ids, label_names, load_texts
+from hf_cap.data import label_ids, label_names
 from hf_cap.errors import ConfigError
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.options import AlignmentOptions
-from hf_cap.unlabelled import check_refinable, encoder_weights, refine_head
 from hf_cap.utils import printable, subsample
 from hf_cap.words import heat_map, word_strings
 
@@ -162,31 +161,6 @@ class TrainingProgress(TrainerCallback):
         if self.work.bar.disable and self.shown and state.is_world_process_zero and seconds > 30:
             self.spoken = time.monotonic()
             _logger.info("Step %d of %d: loss %.3g", state.global_step, state.max_steps, loss)
-
-
-class RefineHead(TrainerCallback):
-    """Refines the head at the end of a training; checkpoints are from before it, so that they can go on.
-
-    Args:
-        unlabelled: Where the texts are, as `hf_cap.data.load_texts` reads them.
-        model: The classifier that is trained, before it is.
-        sharded: Whether its weights are spread over processes.
-
-    Raises:
-        ConfigError: the head cannot be refined.
-        DataError: there are no such texts.
-    """
-
-    def __init__(self, unlabelled: str, model: Any, sharded: bool = False) -> None:
-        check_refinable(model, sharded=sharded)
-        self.texts = load_texts(unlabelled)
-        self.start = encoder_weights(model)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
-    ) -> None:
-        """Refine the head of the trained, or of the best, weights."""
-        refine_head(kwargs["model"], kwargs["processing_class"], self.texts, start=self.start)
 
 
 def _to_tensorboard(args: TrainingArguments, name: str, drawing: str, step: int) -> None:

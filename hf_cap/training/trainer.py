@@ -37,11 +37,12 @@ from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
-from hf_cap.training import callbacks, collator, validation, weighting
+from hf_cap.training import collator, validation, weighting
 from hf_cap.training.attacked import version_sampler
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.dropout import drop_words, keep_probability
+from hf_cap.training.finish import FinishClassifier
 from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.metrics import DEFAULT_METRICS, accuracy_and_macro_f1
 from hf_cap.training.options import AlignmentOptions, weight_at
@@ -88,9 +89,6 @@ class AlignedTrainer(Trainer):
         validation.check_weighted(args, problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
-        if args.unlabelled:
-            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-            self.add_callback(callbacks.RefineHead(args.unlabelled, self.model, sharded))
 
     @property
     def alignment(self) -> AlignmentOptions:
@@ -288,6 +286,8 @@ class CAPTrainer(AlignedTrainer):
             self._admit(self.model)
         self.train_dataset = self._encoded(self.train_dataset, "training")
         sets = self.eval_dataset
+        if getattr(args, "refit_head", False) or getattr(args, "unlabelled", None):
+            self.add_callback(FinishClassifier(self))
         several = isinstance(sets, dict) and {n: self._encoded(data, n) for n, data in sets.items()}
         self.eval_dataset = several or self._encoded(sets, "evaluation")
 
@@ -306,7 +306,8 @@ class CAPTrainer(AlignedTrainer):
         if (beta and model.training) or dropout:
             validation.check_aligned(inputs, "training batch")
         inputs, prior = take_priors(inputs)
-        read = self.leave_words_out(inputs, prior) if dropout and prior else inputs
+        seed = self.draw_seed(True)
+        read = self.leave_words_out(inputs, prior, seed) if dropout and prior else inputs
         loss, outputs = super().compute_loss(model, read, True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
@@ -326,13 +327,11 @@ class CAPTrainer(AlignedTrainer):
         step = self.state.global_step if training else 0
         return int(self.args.seed * 1_000_003 + step) % 2**31
 
-    def leave_words_out(self, inputs: dict[str, Any], prior: Priors) -> dict[str, Any]:
-        """The inputs without some words, drawn anew on each step; see `hf_cap.training.dropout`."""
-        options = self.alignment
-        high, saturation = options.word_dropout, options.word_dropout_saturation
+    def leave_words_out(self, inputs: dict[str, Any], prior: Priors, seed: int) -> dict[str, Any]:
+        """The inputs without some words; see `hf_cap.training.dropout`."""
+        high, saturation = self.alignment.word_dropout, self.alignment.word_dropout_saturation
         keep = keep_probability(prior.scores, prior.mask, high, saturation)
-        pad = pad_token(self.model)
-        return drop_words(inputs, prior.token_words, keep, pad=pad, seed=self.draw_seed(True))
+        return drop_words(inputs, prior.token_words, keep, pad=pad_token(self.model), seed=seed)
 
     def aligned_rows(
         self, inputs: dict[str, Any], prior: Priors, training: bool

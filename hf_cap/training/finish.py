@@ -1,0 +1,82 @@
+"""What follows a training: the head is fitted to few texts anew, and refined by texts without labels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from hf_cap.classifiers import evaluation_mode, head_phrases, text_embeddings
+from hf_cap.data import load_texts
+from hf_cap.errors import ConfigError
+from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
+from hf_cap.training.collator import LABELS, take_priors
+from hf_cap.training.weighting import EXAMPLE_WEIGHT
+from hf_cap.unlabelled import check_refinable, refine_head
+
+VERSIONS = 8
+"""Of each text with word dropout."""
+
+
+class FinishClassifier(TrainerCallback):
+    """Refits and refines the head at the end of a training (`refit_head`, `unlabelled`).
+
+    Checkpoints are from before it, so that they can go on.
+
+    Args:
+        trainer: A `CAPTrainer`, before it trains.
+
+    Raises:
+        ConfigError: the head cannot be changed.
+        DataError: there are no unlabelled texts where the settings say.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        config, model = trainer.args, trainer.model
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        check_refinable(model, "refit_head" if config.refit_head else "unlabelled", sharded=sharded)
+        if config.refit_head and hasattr(model, "peft_config"):
+            raise ConfigError(
+                "`refit_head` takes the encoder most of the way back to its start, and adapters leave it "
+                "there; use one of the two."
+            )
+        self.trainer = trainer
+        self.texts = load_texts(config.unlabelled) if config.unlabelled else []
+        self.start = encoder_weights(model)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Change the trained, or the best, weights."""
+        model, tokenizer, start = kwargs["model"], kwargs["processing_class"], self.start
+        if self.trainer.args.refit_head:
+            average_encoder(model, start, KEPT)
+            refit_head(model, *self.known_texts(model, tokenizer))
+            start = {}
+        refine_head(model, tokenizer, self.texts, start=start)
+
+    def known_texts(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, ...]:
+        """Embeddings, labels and weights of the training texts and of the label names that the head is told.
+
+        With word dropout each text counts as several versions of it, as training read them.
+        """
+        trainer, config = self.trainer, self.trainer.args
+        data = trainer._remove_unused_columns(trainer.train_dataset, "training")
+        found = []
+        with torch.no_grad(), evaluation_mode(model):
+            for batch in DataLoader(data, config.eval_batch_size, collate_fn=trainer.data_collator):
+                inputs, prior = take_priors(trainer._prepare_inputs(batch))
+                labels = inputs.pop(LABELS)
+                weights = inputs.pop(EXAMPLE_WEIGHT, torch.ones(len(labels)))
+                drops = prior is not None and trainer.alignment.word_dropout
+                for version in range(VERSIONS if drops else 1):
+                    read = trainer.leave_words_out(inputs, prior, version) if drops else inputs
+                    part = weights / (VERSIONS if drops else 1)
+                    found.append([one.float().cpu() for one in (model.embed(**read), labels, part)])
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        if phrases := head_phrases(names, config):
+            embeddings = text_embeddings(model, tokenizer, phrases)
+            found.append([embeddings, torch.arange(len(phrases)), torch.ones(len(phrases))])
+        embeddings, labels, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return embeddings, labels.long(), weights

@@ -1,0 +1,186 @@
+"""The head that is fitted anew after training, against scikit-learn and answers on paper."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from hf_cap.errors import ConfigError
+from hf_cap.refit import average_encoder, encoder_weights, refit_head
+from hf_cap.schema import LABEL, PRIOR, TEXT
+from hf_cap.sentence_encoder import CosineHead
+from hf_cap.training.config import CAPConfig
+from hf_cap.training.finish import VERSIONS, FinishClassifier
+from hf_cap.training.trainer import CAPTrainer
+from tests.test_sentence_encoder import sentence_encoder
+from tests.tiny import WORDS, roberta_classifier, word_tokenizer
+
+NAMES = ["renew loan", "lost card", "pay fine"]
+
+
+def unit(count: int) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(count, 5), dim=-1)
+
+
+def headed(labels: int) -> Any:
+    torch.manual_seed(0)
+    names = dict(enumerate("abcdef"[:labels]))
+    return SimpleNamespace(head=CosineHead(5, labels), config=SimpleNamespace(id2label=names))
+
+
+def test_the_head_is_where_the_penalised_loss_is_least() -> None:
+    model, embeddings, labels = headed(3), unit(30), torch.arange(30) % 3
+    weights = torch.rand(30) + 0.1
+    refit_head(model, embeddings, labels, weights)
+    head = model.head
+    assert head.scale.item() == 16.0
+    rows, bias = (head.scale * head.weight).detach().requires_grad_(), head.bias.detach()
+    logits = embeddings @ rows.T + bias
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    penalised = (weights * losses).sum() * 10 + rows.square().sum() / 2
+    (gradient,) = torch.autograd.grad(penalised, rows)
+    assert gradient.abs().max() < 0.02
+    torch.testing.assert_close(head(embeddings), logits.detach())
+
+
+def test_two_labels_get_the_probabilities_of_scikit_learn() -> None:
+    model, embeddings, labels = headed(2), unit(12), torch.arange(12) % 2
+    refit_head(model, embeddings, labels)
+    peer = LogisticRegression(C=10).fit(embeddings.numpy(), labels.numpy())
+    found = model.head(embeddings).softmax(-1).detach().numpy()
+    np.testing.assert_allclose(found, peer.predict_proba(embeddings.numpy()), atol=1e-5)
+
+
+def test_a_label_without_any_text_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"none of \['b'\].*label_names_in='head'"):
+        refit_head(headed(3), unit(4), torch.tensor([0, 2, 2, 0]))
+
+
+def test_the_encoder_moves_back_along_a_line() -> None:
+    model: Any = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
+    start = encoder_weights(model)
+    assert set(start) == {"body.weight", "body.bias"}
+    head = model["head"].weight.detach().clone()
+    with torch.no_grad():
+        model["body"].weight.add_(3.0)
+    average_encoder(model, start, 1.0)
+    torch.testing.assert_close(model["body"].weight.detach(), start["body.weight"] + 3)
+    average_encoder(model, start, 1 / 3)
+    torch.testing.assert_close(model["body"].weight.detach(), start["body.weight"] + 1)
+    average_encoder(model, start, 0.0)
+    assert torch.equal(model["body"].weight, start["body.weight"])
+    assert torch.equal(model["head"].weight, head)
+
+
+# --- in training
+
+
+def rows(prior: float | None = None) -> Dataset:
+    """Six texts of four words, whose first word has the score `prior` and the others 1."""
+    data: dict[str, Any] = {
+        TEXT: [" ".join(WORDS[i : i + 4]) for i in range(6)],
+        LABEL: [0, 1, 2, 0, 1, 2],
+    }
+    if prior is not None:
+        data[PRIOR] = [[prior, 1.0, 1.0, 1.0] for _ in data[TEXT]]
+    return Dataset.from_dict(data).cast_column(LABEL, ClassLabel(names=NAMES))
+
+
+def trainer(folder: Path, data: Dataset, **settings: Any) -> Any:
+    encoder = folder / "encoder"
+    if not encoder.exists():
+        sentence_encoder(encoder)
+    config = CAPConfig(
+        str(folder / "run"), alignment_weight=0.0, max_steps=3, learning_rate=1e-2, report_to="none",
+        per_device_train_batch_size=3, save_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False, **settings,
+    )  # fmt: skip
+    return CAPTrainer(str(encoder), config, train_dataset=data)
+
+
+def trained(folder: Path, data: Dataset, **settings: Any) -> Any:
+    subject = trainer(folder, data, **settings)
+    subject.train()
+    return subject.model.eval()
+
+
+def embedded(model: Any, texts: list[str]) -> np.ndarray:
+    """One by one, so that no text is padded."""
+    with torch.no_grad():
+        found = [model.embed(**word_tokenizer()(text, return_tensors="pt")) for text in texts]
+    return torch.cat(found).numpy()
+
+
+def probabilities(model: Any, texts: list[str]) -> np.ndarray:
+    with torch.no_grad():
+        logits = model.head(torch.from_numpy(embedded(model, texts)))
+    found: np.ndarray = logits.softmax(-1).numpy()
+    return found
+
+
+def by_hand(folder: Path, model: Any, texts: list[str], labels: list[int]) -> np.ndarray:
+    """Two thirds back to the start, then scikit-learn on texts and label names; of the texts of `rows`."""
+    before = dict(trainer(folder, rows()).model.named_parameters())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not name.startswith("head"):
+                weight.copy_((2 * before[name] + weight) / 3)
+    known = embedded(model, [*texts, *NAMES])
+    peer = LogisticRegression(C=10, max_iter=2000).fit(known, [*labels, 0, 1, 2])
+    found: np.ndarray = peer.predict_proba(embedded(model, rows()[TEXT][:]))
+    return found
+
+
+def test_training_ends_with_the_mean_encoder_and_a_new_head(tmp_path: Path) -> None:
+    data = rows()
+    texts, labels = data[TEXT][:], data[LABEL][:]
+    expected = by_hand(tmp_path, trained(tmp_path, data), texts, labels)
+    found = probabilities(trained(tmp_path, data, refit_head=True), texts)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> None:
+    data = rows(prior=0.0)
+    read = [text.partition(" ")[2] for text in data[TEXT]]  # without its first word
+    plain = trained(tmp_path, data, word_dropout=1.0)
+    expected = by_hand(tmp_path, plain, read, data[LABEL][:])
+    found = probabilities(
+        trained(tmp_path, data, word_dropout=1.0, refit_head=True), rows()[TEXT][:]
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert VERSIONS > 1
+
+
+def test_a_text_of_weight_zero_does_not_count(tmp_path: Path) -> None:
+    data, settings = rows(), {"refit_head": True, "example_weight_column": "weight"}
+    weighted = data.add_column("weight", [1.0] * 5 + [0.0])
+    subject = trainer(tmp_path, weighted, **settings)
+    finish = FinishClassifier(subject)
+    _, labels, weights = finish.known_texts(subject.model, subject.processing_class)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert weights.tolist() == [1.0] * 5 + [0.0] + [1.0] * 3
+
+
+def test_label_names_that_the_head_is_not_told_are_no_texts(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, rows(), refit_head=True, label_names_in="none")
+    _, labels, _ = FinishClassifier(subject).known_texts(subject.model, subject.processing_class)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_what_cannot_be_refitted_is_refused_before_training(tmp_path: Path) -> None:
+    config = CAPConfig(str(tmp_path), refit_head=True, alignment_weight=0.0, report_to="none")
+    with pytest.raises(ConfigError, match=r"`refit_head` changes.*`head='sequence'`"):
+        CAPTrainer(
+            roberta_classifier(), config, train_dataset=rows(), processing_class=word_tokenizer()
+        )
+    encoder = str(sentence_encoder(tmp_path / "encoder"))
+    adapters = LoraConfig(r=2, target_modules=["query"])
+    with pytest.raises(ConfigError, match="adapters leave it"):
+        CAPTrainer(encoder, config, train_dataset=rows(), peft_config=adapters)
