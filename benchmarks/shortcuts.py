@@ -115,10 +115,15 @@ METHODS: dict[str, Method] = {
     "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
     "drop_uniform": Method(kept=0.6),
     "drop_found": Method("found", training=_DROPOUT),
+    "none_refit": Method(training={"refit_head": True}),
+    "drop_found_refit": Method("found", training={**_DROPOUT, "refit_head": True}),
     "drop_known": Method("known", training=_DROPOUT),
     "drop_found_sequence": Method("found", training={**_DROPOUT, "head": "sequence"}),
     "both_cap_found": Method("cap", found=True, training={**_ALIGNED, **_DROPOUT}),
 }
+
+WITHOUT_FOUND = {"logistic_names_found": "logistic_names"}
+"""Rivals that learn from the training texts without the words that the finder lists."""
 
 
 @dataclass(frozen=True)
@@ -228,10 +233,16 @@ def with_prior(
 
 def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str, str]) -> Any:
     """Train a method of ours, or a rival; gives texts to labels."""
-    if name in RIVALS:
-        phrases = label_phrases(label_names(train))
-        sample = Sample(ENCODER, train[TEXT][:], train[LABEL][:], phrases, [], LANGUAGE_MODEL, 0)
-        return RIVALS[name](sample)
+    if name in RIVALS or name in WITHOUT_FOUND:
+        texts, phrases = train[TEXT][:], label_phrases(label_names(train))
+        if name in WITHOUT_FOUND:
+            scores = with_prior(setting, train, cues, METHODS["drop_found"])[PRIOR]
+            texts = [
+                keep_words(text, split_words(text), [score > 0 for score in row]) or text
+                for text, row in zip(texts, scores, strict=True)
+            ]
+        sample = Sample(ENCODER, texts, train[LABEL][:], phrases, [], LANGUAGE_MODEL, 0)
+        return RIVALS[WITHOUT_FOUND.get(name, name)](sample)
     method = METHODS[name]
     data = with_prior(setting, train, cues, method)
     epochs = _EPOCHS.get(setting.shots, 10)
@@ -358,7 +369,9 @@ def main() -> None:
     parser.add_argument("--cues", nargs="+", default=["name"], choices=sorted(CUES))
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0])
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, "logistic", "logistic_names"])
+    parser.add_argument(
+        "--methods", nargs="+", default=[*METHODS, "logistic", "logistic_names", *WITHOUT_FOUND]
+    )
     parser.add_argument("--classes", type=int, default=16)
     parser.add_argument("--split", default="test")
     parser.add_argument("--jobs", type=int, default=1)

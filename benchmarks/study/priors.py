@@ -14,9 +14,9 @@ from benchmarks.study.samples import load_texts, short_hash, training_texts
 from benchmarks.study.settings import (
     BASELINE,
     CEILING,
+    DERIVED,
     RIVALS,
     SEQUENCE,
-    UNLABELLED,
     Run,
     StudySettings,
 )
@@ -38,7 +38,7 @@ HYBRIDS: dict[str, Method] = {"hybrid_mean": "mean", "hybrid_max": "max"}
 
 def sources_of(settings: StudySettings, method: str) -> tuple[str, ...]:
     """The prior sources that a method is made from; none for `none`."""
-    if method in (BASELINE, SEQUENCE, UNLABELLED, *RIVALS):
+    if method in (BASELINE, SEQUENCE, *DERIVED, *RIVALS):
         return ()
     if method == "shuffled":
         return sources_of(settings, settings.control_of)

@@ -26,9 +26,9 @@ from benchmarks.study.settings import (
     BASELINE,
     CEILING,
     CLEAN,
+    DERIVED,
     RESULT_FILE,
     RIVALS,
-    UNLABELLED,
     Run,
     StudySettings,
 )
@@ -96,7 +96,7 @@ def _attempt(settings: StudySettings, run: Run, step: Any) -> dict[Run, str]:
 def _prepare(settings: StudySettings, run: Run) -> None:
     """Choose the settings of the run's method, and compute the scores of its sources."""
     explained = any(map(explains_classifier, sources_of(settings, run.method)))
-    if explained or run.method == UNLABELLED:
+    if explained or run.method in DERIVED:
         baseline = replace(run, method=BASELINE, draw=0, seed=0)
         choose(settings, baseline, with_prior(settings, baseline))
     for source in sources_of(settings, run.method):

@@ -11,8 +11,9 @@ from hf_cap.utils import check_range, read_yaml
 from hf_cap.words import WORD_PATTERN
 
 BASELINE, CEILING, SEQUENCE = "none", "oracle", "none_sequence"
-UNLABELLED = "none_unlabelled"
-"""The classifier of `none`, whose head unlabelled texts refine."""
+UNLABELLED, REFIT = "none_unlabelled", "none_refit"
+DERIVED = (UNLABELLED, REFIT)
+"""The classifier of `none`, whose head unlabelled texts refine, or which is refitted (`refit_head`)."""
 RIVALS: Mapping[str, tuple[str, ...]] = {
     "nearest_centroid": ("labels",),
     "logistic": ("labels",),

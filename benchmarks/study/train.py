@@ -25,7 +25,9 @@ from benchmarks.study.samples import (
     validation_texts,
     without,
 )
-from benchmarks.study.settings import BASELINE, RIVALS, SEQUENCE, UNLABELLED, Run, StudySettings
+from benchmarks.study.settings import BASELINE, DERIVED, REFIT, RIVALS, SEQUENCE, Run, StudySettings
+from hf_cap.classifiers import text_embeddings
+from hf_cap.data import label_names
 from hf_cap.evaluation import (
     Evaluation,
     EvaluationSettings,
@@ -33,7 +35,8 @@ from hf_cap.evaluation import (
     load_classifier,
 )
 from hf_cap.evaluation.confidence import calibration_error, negative_log_likelihood
-from hf_cap.refit import encoder_weights
+from hf_cap.labels import label_phrases
+from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
@@ -130,10 +133,10 @@ _baseline: dict[str, Classifier] = {}
 def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier:
     """Train the classifier of a run on `data`, its sample with the prior of its method.
 
-    `none_unlabelled` refines a copy of that of `none`, which is not trained again where it was the last.
+    Those of `DERIVED` change a copy of that of `none`, which is not trained again where it was the last.
     """
     training = training_settings(settings, run)
-    if run.method not in (BASELINE, UNLABELLED):
+    if run.method not in (BASELINE, *DERIVED):
         return train_classifier(data, training, run.seed)
     key = short_hash([data[TEXT][:], data[LABEL][:], training, run.seed])
     if key not in _baseline:
@@ -143,13 +146,19 @@ def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier
     if run.method == BASELINE:
         return trained
     started, model = time.monotonic(), deepcopy(trained.model)
-    refine_head(model, trained.tokenizer, unlabelled_texts(settings, run), start=trained.start)
+    if run.method == REFIT:
+        average_encoder(model, trained.start, KEPT)
+        phrases = label_phrases(label_names(data))
+        known = text_embeddings(model, trained.tokenizer, [*data[TEXT], *phrases])
+        refit_head(model, known, torch.tensor([*data[LABEL], *range(len(phrases))]))
+    else:
+        refine_head(model, trained.tokenizer, unlabelled_texts(settings, run), start=trained.start)
     return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
 
 
 def training_settings(settings: StudySettings, run: Run) -> dict[str, Any]:
     """How a run is trained: the recipe's settings, and what was chosen for its method."""
-    method = BASELINE if run.method == UNLABELLED else run.method
+    method = BASELINE if run.method in DERIVED else run.method
     chosen: Mapping[str, Any] = {}
     if _candidates(settings, method):
         file = _choice_file(settings, replace(run, method=method))
@@ -181,7 +190,7 @@ def choose(settings: StudySettings, run: Run, data: Dataset) -> None:
 
 
 def _candidates(settings: StudySettings, method: str) -> tuple[Mapping[str, Any], ...]:
-    if not settings.select or method in (SEQUENCE, UNLABELLED, *RIVALS):
+    if not settings.select or method in (SEQUENCE, *DERIVED, *RIVALS):
         return ()
     return settings.baseline_candidates if method == BASELINE else settings.candidates
 

@@ -243,6 +243,20 @@ def test_unlabelled_texts_refine_the_classifier_that_was_trained(
     assert training_settings(study, refined) == training_settings(study, plain)
 
 
+def test_a_refitted_classifier_is_that_of_the_setting(room: Path, tmp_path: Path) -> None:
+    encoder = sentence_encoder(tmp_path / "encoder")
+    training = {"model": str(encoder), "num_train_epochs": 1, "learning_rate": 1e-2}
+    study = settings(room, tmp_path, training=training, regimes=("1_shot",))
+    run = Run("bank", "1_shot", 0, "none_refit", 0)
+    data = training_texts(study, run)
+    found = train.train_method(study, run, data).model
+    options = {**training_settings(study, run), "refit_head": True}
+    peer = train_classifier(data, options, seed=0).model
+    torch.testing.assert_close(found.head.weight, peer.head.weight, atol=1e-4, rtol=1e-3)
+    plain = train.train_method(study, Run("bank", "1_shot", 0, "none", 0), data).model
+    assert (plain.head.weight - found.head.weight).abs().max() > 0.01
+
+
 def test_accuracy_counts_the_texts_that_an_attack_changed() -> None:
     test = Dataset.from_dict({TEXT: list("abcd"), LABEL: [0, 1, 1, 0], CHANGED: [1, 0, 1, 0]})
     labels = np.array([0, 1, 0, 0])
