@@ -34,7 +34,7 @@ _SIZE, _LEFT, _FULL, _BAR = (
 
 
 def percentages(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Method to test set to mean accuracy in percent, of the group of runs with the most draws.
+    """Method to test set to mean accuracy in percent, of the group of runs with the most draws, then texts.
 
     A method of `METHODS` takes part if it was run on all the draws of plain fine-tuning (`none`).
     """
@@ -42,7 +42,7 @@ def percentages(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     draws = {(r["group"], r["method"]): r["n"] for r in rows}
     plain = {group: n for (group, method), n in draws.items() if method == "none"}
     whole = [group for group, n in plain.items() if draws.get((group, "drop_found")) == n]
-    best = max(whole, key=lambda group: (plain[group], group))
+    best = max(whole, key=lambda group: (plain[group], int(group.rpartition(" ")[2]), group))
     found: dict[str, dict[str, float]] = {method: {} for method in METHODS}
     for row in rows:
         if row["group"] == best and row["n"] == plain[best]:

@@ -53,6 +53,9 @@ def refit_head(
 ) -> None:
     """Fit the head of a `SentenceEncoderClassifier` anew, in place, by logistic regression on embeddings.
 
+    Few texts make its probabilities far too flat. So the logits are stretched, which changes no prediction:
+    the rows get a length of 1 on average, as they have at the start of training, before the learned scale.
+
     Args:
         model: Its learned scale stays.
         embeddings: Of unit length, from the encoder as it is now.
@@ -75,6 +78,7 @@ def refit_head(
     rows, bias = fit.coef_, fit.intercept_
     if len(rows) == 1:  # of two classes scikit-learn gives the difference
         rows, bias = np.concatenate([-rows, rows]) / 2, np.concatenate([-bias, bias]) / 2
+    length = float(np.linalg.norm(rows, axis=1).mean())
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(rows) / head.scale.cpu())
-        head.bias.copy_(torch.from_numpy(bias))
+        head.weight.copy_(torch.from_numpy(rows) / length)
+        head.bias.copy_(head.scale.cpu() * torch.from_numpy(bias) / length)

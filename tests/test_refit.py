@@ -35,27 +35,35 @@ def headed(labels: int) -> Any:
     return SimpleNamespace(head=CosineHead(5, labels), config=SimpleNamespace(id2label=names))
 
 
-def test_the_head_is_where_the_penalised_loss_is_least() -> None:
+def test_the_head_points_to_where_the_penalised_loss_is_least() -> None:
     model, embeddings, labels = headed(3), unit(30), torch.arange(30) % 3
     weights = torch.rand(30) + 0.1
     refit_head(model, embeddings, labels, weights)
     head = model.head
     assert head.scale.item() == 16.0
-    rows, bias = (head.scale * head.weight).detach().requires_grad_(), head.bias.detach()
-    logits = embeddings @ rows.T + bias
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    penalised = (weights * losses).sum() * 10 + rows.square().sum() / 2
-    (gradient,) = torch.autograd.grad(penalised, rows)
-    assert gradient.abs().max() < 0.02
-    torch.testing.assert_close(head(embeddings), logits.detach())
+    assert head.weight.norm(dim=1).mean().item() == pytest.approx(1.0)
+    rows, bias = head.weight.detach(), head.bias.detach() / 16
+
+    def penalised(length: Tensor, rows: Tensor) -> Tensor:
+        logits = length * (embeddings @ rows.T + bias)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return (weights * losses).sum() * 10 + (length * rows).square().sum() / 2
+
+    length = min(torch.linspace(0.1, 30, 3_000), key=lambda one: penalised(one, rows).item())
+    (gradient,) = torch.autograd.grad(penalised(length, rows.requires_grad_()), rows)
+    assert gradient.abs().max() < 0.02 * length
 
 
-def test_two_labels_get_the_probabilities_of_scikit_learn() -> None:
+def test_two_labels_get_the_predictions_of_scikit_learn() -> None:
     model, embeddings, labels = headed(2), unit(12), torch.arange(12) % 2
     refit_head(model, embeddings, labels)
     peer = LogisticRegression(C=10).fit(embeddings.numpy(), labels.numpy())
-    found = model.head(embeddings).softmax(-1).detach().numpy()
-    np.testing.assert_allclose(found, peer.predict_proba(embeddings.numpy()), atol=1e-5)
+    logits = model.head(embeddings).detach().numpy()
+    expected = peer.decision_function(embeddings.numpy())
+    stretch = 16 / (np.linalg.norm(peer.coef_) / 2)
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[:, 0], stretch * expected, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_label_without_any_text_is_named() -> None:
@@ -134,8 +142,11 @@ def by_hand(folder: Path, model: Any, texts: list[str], labels: list[int]) -> np
                 weight.copy_((2 * before[name] + weight) / 3)
     known = embedded(model, [*texts, *NAMES])
     peer = LogisticRegression(C=10, max_iter=2000).fit(known, [*labels, 0, 1, 2])
-    found: np.ndarray = peer.predict_proba(embedded(model, rows()[TEXT][:]))
-    return found
+    length = np.linalg.norm(peer.coef_, axis=1).mean()
+    found = peer.decision_function(embedded(model, rows()[TEXT][:]))
+    logits = torch.from_numpy(model.head.scale.item() / length * found)
+    probabilities: np.ndarray = logits.softmax(-1).numpy()
+    return probabilities
 
 
 def test_training_ends_with_the_mean_encoder_and_a_new_head(tmp_path: Path) -> None:
@@ -143,7 +154,7 @@ def test_training_ends_with_the_mean_encoder_and_a_new_head(tmp_path: Path) -> N
     texts, labels = data[TEXT][:], data[LABEL][:]
     expected = by_hand(tmp_path, trained(tmp_path, data), texts, labels)
     found = probabilities(trained(tmp_path, data, refit_head=True), texts)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> None:
@@ -154,7 +165,7 @@ def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> 
     found = probabilities(
         trained(tmp_path, data, word_dropout=1.0, refit_head=True), rows()[TEXT][:]
     )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
     assert VERSIONS > 1
 
 
