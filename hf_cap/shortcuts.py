@@ -273,7 +273,7 @@ def language_model_judge(model: Any, **options: Any) -> Relevance:
     """
 
     def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
-        from hf_cap.priors.lexicon import LexiconPrior
+        from hf_cap.priors.channel import LexiconPrior
 
         source = LexiconPrior(labels=tuple(phrases), model=model, **options)
         return np.array([*source.probabilities(words).values()])

@@ -34,7 +34,7 @@ from hf_cap.evaluation import (
     evaluate_classifier,
     load_classifier,
 )
-from hf_cap.evaluation.confidence import calibration_error, negative_log_likelihood
+from hf_cap.evaluation.calibration import calibration_error, negative_log_likelihood
 from hf_cap.labels import label_phrases
 from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
 from hf_cap.schema import CHANGED, LABEL, TEXT

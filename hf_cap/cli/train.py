@@ -84,8 +84,8 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     import torch
 
     from hf_cap.data import label_names, load_splits
-    from hf_cap.training.attacked import with_attacked
     from hf_cap.training.config import CAPConfig
+    from hf_cap.training.examples import with_attacked
     from hf_cap.training.folder import check_folder
     from hf_cap.training.run import train_classifier
     from hf_cap.training.validation import check_start

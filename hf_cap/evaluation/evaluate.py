@@ -176,7 +176,7 @@ def _confidence(
     calibration: "Calibration", probabilities: metrics.FloatArray, gold: NDArray[np.intp]
 ) -> dict[str, Any]:
     """How far the probabilities can be used, and the label sets of a calibrated model."""
-    from hf_cap.evaluation.confidence import confidence_scores
+    from hf_cap.evaluation.calibration import confidence_scores
 
     scores: dict[str, Any] = confidence_scores(probabilities, gold)
     if sets := calibration.label_sets(probabilities):

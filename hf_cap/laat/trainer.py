@@ -20,9 +20,9 @@ from hf_cap.laat.models import (
     TabularModel,
     attribute_features,
     input_gradients,
+    share_divergence,
     tabular_facts,
 )
-from hf_cap.laat.objectives import share_divergence
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.losses import unit

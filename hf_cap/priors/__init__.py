@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_cap.priors.base import source_class as source_class
     from hf_cap.priors.cap import CAPPrior as CAPPrior
     from hf_cap.priors.channel import ChannelPrior as ChannelPrior
+    from hf_cap.priors.channel import LexiconPrior as LexiconPrior
     from hf_cap.priors.classifier import ClassifierSource as ClassifierSource
     from hf_cap.priors.classifier import IntegratedGradientsPrior as IntegratedGradientsPrior
     from hf_cap.priors.classifier import OcclusionPrior as OcclusionPrior
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from hf_cap.priors.keywords import WordLengthPrior as WordLengthPrior
     from hf_cap.priors.keywords import with_control as with_control
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
-    from hf_cap.priors.lexicon import LexiconPrior as LexiconPrior
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
     from hf_cap.priors.reagent import ReAGentPrior as ReAGentPrior
     from hf_cap.priors.selection import Selection as Selection

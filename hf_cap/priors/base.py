@@ -183,7 +183,7 @@ SOURCES: dict[str, str | type[Source]] = {
     "channel": "hf_cap.priors.channel:ChannelPrior",
     "integrated_gradients": "hf_cap.priors.classifier:IntegratedGradientsPrior",
     "keywords": "hf_cap.priors.keywords:KeywordsPrior",
-    "lexicon": "hf_cap.priors.lexicon:LexiconPrior",
+    "lexicon": "hf_cap.priors.channel:LexiconPrior",
     "lime": "hf_cap.priors.explainers:LimePrior",
     "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",

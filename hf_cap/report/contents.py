@@ -12,7 +12,7 @@ import pandas as pd
 from hf_cap.cards import METRICS
 from hf_cap.cues import Mark, find_marked
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.confidence import calibration_bins, expected_error
+from hf_cap.evaluation.calibration import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
 from hf_cap.report.shortcuts import change_of, is_right, shortcut_section

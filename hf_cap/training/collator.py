@@ -26,7 +26,7 @@ from hf_cap.classifiers import warn_unknown
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, PriorError
 from hf_cap.schema import LABEL, PRIOR, PROVENANCE, TEXT, VERSION_OF, WORDS
-from hf_cap.training.weighting import EXAMPLE_WEIGHT
+from hf_cap.training.examples import EXAMPLE_WEIGHT
 from hf_cap.words import (
     NO_WORD,
     WORD_PATTERN,

@@ -1,4 +1,4 @@
-"""Configuration of `CAPTrainer`."""
+"""Configuration of `CAPTrainer`, and what its evaluation measures by default."""
 
 import logging
 import math
@@ -6,7 +6,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TrainingArguments
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import EvalPrediction, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hf_cap.errors import ConfigError
@@ -96,3 +98,15 @@ def set_for_few_texts(
         shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
         _logger.info("Not given, and chosen for %d texts: %s.", rows, shown)
     return chosen
+
+
+DEFAULT_METRICS = ("accuracy", "macro_f1")
+
+
+def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of texts with the right label, and the mean over the labels of F1; both in [0, 1]."""
+    logits, true = prediction.predictions, np.asarray(prediction.label_ids)
+    # an encoder-decoder returns hidden states too, after its logits
+    predicted = np.asarray(logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+    macro = f1_score(true, predicted, average="macro", zero_division=0)
+    return {"accuracy": float(accuracy_score(true, predicted)), "macro_f1": float(macro)}

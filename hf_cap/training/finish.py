@@ -12,7 +12,7 @@ from hf_cap.data import load_texts
 from hf_cap.errors import ConfigError
 from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
 from hf_cap.training.collator import LABELS, take_priors
-from hf_cap.training.weighting import EXAMPLE_WEIGHT
+from hf_cap.training.examples import EXAMPLE_WEIGHT
 from hf_cap.unlabelled import check_refinable, refine_head
 
 VERSIONS = 8

@@ -18,9 +18,9 @@ from hf_cap.cues import Mark
 from hf_cap.data import label_names, with_unlabelled
 from hf_cap.schema import PROVENANCE, find_prior_column, read_provenance
 from hf_cap.sentence_encoder import is_sentence_classifier
-from hf_cap.training.attacked import version_sampler
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
 from hf_cap.training.config import CAPConfig, set_for_few_texts
+from hf_cap.training.examples import version_sampler
 from hf_cap.training.folder import UNFINISHED, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer

@@ -37,14 +37,12 @@ from hf_cap.errors import DataError, PriorError
 from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
-from hf_cap.training import collator, validation, weighting
-from hf_cap.training.attacked import version_sampler
+from hf_cap.training import collator, examples, validation
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
-from hf_cap.training.config import CAPConfig
-from hf_cap.training.dropout import drop_words, keep_probability
+from hf_cap.training.config import DEFAULT_METRICS, CAPConfig, accuracy_and_macro_f1
+from hf_cap.training.examples import drop_words, keep_probability, version_sampler
 from hf_cap.training.finish import FinishClassifier
 from hf_cap.training.gradient import double_backward, finite_difference
-from hf_cap.training.metrics import DEFAULT_METRICS, accuracy_and_macro_f1
 from hf_cap.training.options import AlignmentOptions, weight_at
 
 OFF = AlignmentOptions(alignment_weight=0.0)
@@ -116,10 +114,10 @@ class AlignedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The task loss, in training with the weights of the examples."""
-        given, labels = inputs.pop(weighting.EXAMPLE_WEIGHT, None), inputs.get(LABELS)
+        given, labels = inputs.pop(examples.EXAMPLE_WEIGHT, None), inputs.get(LABELS)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and getattr(self.args, "weighs_examples", False):
-            loss = weighting.weigh_task(loss, outputs["logits"], labels, given, self)
+            loss = examples.weigh_task(loss, outputs["logits"], labels, given, self)
         return (loss, outputs) if return_outputs else loss
 
     def distance(self, attribution: Tensor, prior: Tensor, mask: Tensor, weight: Tensor) -> Scalar:
@@ -328,7 +326,7 @@ class CAPTrainer(AlignedTrainer):
         return int(self.args.seed * 1_000_003 + step) % 2**31
 
     def leave_words_out(self, inputs: dict[str, Any], prior: Priors, seed: int) -> dict[str, Any]:
-        """The inputs without some words; see `hf_cap.training.dropout`."""
+        """The inputs without some words; see `drop_words`."""
         high, saturation = self.alignment.word_dropout, self.alignment.word_dropout_saturation
         keep = keep_probability(prior.scores, prior.mask, high, saturation)
         return drop_words(inputs, prior.token_words, keep, pad=pad_token(self.model), seed=seed)
@@ -363,7 +361,7 @@ class CAPTrainer(AlignedTrainer):
         bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         # random points, and those that carry the gradient, depend on seed and texts alone
         seed = self.draw_seed(model.training)
-        other = (LABELS, weighting.EXAMPLE_WEIGHT)
+        other = (LABELS, examples.EXAMPLE_WEIGHT)
         tensors = {name: value for name, value in inputs.items() if name not in other}
         batch = TextBatch(tensors, inputs[LABELS], prior.token_words, options.attribution_target)
         mask = inputs.get("attention_mask", torch.ones_like(ids))
@@ -483,7 +481,7 @@ class CAPTrainer(AlignedTrainer):
         """As `Trainer.prediction_step`; without labels there is nothing to align."""
         if LABELS not in inputs:
             inputs, _ = take_priors(inputs)
-            inputs.pop(weighting.EXAMPLE_WEIGHT, None)
+            inputs.pop(examples.EXAMPLE_WEIGHT, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -491,7 +489,7 @@ class CAPTrainer(AlignedTrainer):
         columns = collator.ALIGNMENT_COLUMNS
         kept = [name for name in self._signature_columns if name not in columns]
         if getattr(self.args, "example_weight_column", None):
-            kept.append(weighting.EXAMPLE_WEIGHT)
+            kept.append(examples.EXAMPLE_WEIGHT)
         self._signature_columns = [*kept, *(columns if self.alignment.reads_priors else ())]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.evaluation.confidence import (
+from hf_cap.evaluation.calibration import (
     accuracy_at_coverage,
     brier_score,
     calibration_error,

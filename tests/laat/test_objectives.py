@@ -15,9 +15,10 @@ from hf_cap.laat.models import (
     TabularModel,
     evaluate_tabular,
     load_tabular_model,
+    ordinal_logits,
     predict_table,
+    share_divergence,
 )
-from hf_cap.laat.objectives import ordinal_logits, share_divergence
 from hf_cap.laat.settings import TableOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, infer_schema
 from hf_cap.laat.trainer import LAATConfig, LAATTrainer, tabular_trainer

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset
 
 from hf_cap.errors import DataError
 from hf_cap.evaluation.attacks import AttackSettings, attack_dataset, prepare_attack
-from hf_cap.training.attacked import VersionSampler, with_attacked
+from hf_cap.training.examples import VersionSampler, with_attacked
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import config, trainer

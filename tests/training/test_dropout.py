@@ -8,7 +8,7 @@ import torch
 from datasets import ClassLabel
 
 from hf_cap.errors import PriorError
-from hf_cap.training.dropout import drop_words, keep_probability
+from hf_cap.training.examples import drop_words, keep_probability
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import batch_of, raw_rows, trainer
 

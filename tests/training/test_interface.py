@@ -25,7 +25,7 @@ from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, Prio
 from hf_cap.refit import encoder_weights
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
-from hf_cap.training.metrics import accuracy_and_macro_f1
+from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.unlabelled import refine_head
 from tests.test_sentence_encoder import sentence_encoder

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.training.examples import example_weights, temperature_at
 from hf_cap.training.options import WeightingOptions
-from hf_cap.training.weighting import example_weights, temperature_at
 from tests.tiny import roberta_classifier
 from tests.training.cases import (
     config,
