@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from hf_cap.errors import ConfigError, MissingExtra
 from hf_cap.training.collator import take_priors
+from hf_cap.training.examples import EXAMPLE_WEIGHT
 from hf_cap.utils import check_range, generator
 
 _NUMBER = re.compile(r"\.\d+(?=\.)")
@@ -120,7 +121,7 @@ class ImportanceCallback(TrainerCallback):
         rows = generator("rows", seed, step).integers(len(self.dataset), size=self.rows)
         batch, _ = take_priors(self.collator([self.dataset[int(row)] for row in rows]))
         device = next(model.parameters()).device
-        batch = {name: value.to(device) for name, value in batch.items()}
+        batch = {n: value.to(device) for n, value in batch.items() if n != EXAMPLE_WEIGHT}
         weak = [self._draw(-self.importance, half, (seed, step, n)) for n in range(_ROUNDS)]
         training = model.training
         model.eval()

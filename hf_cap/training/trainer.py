@@ -306,7 +306,7 @@ class CAPTrainer(AlignedTrainer):
         inputs, prior = take_priors(inputs)
         seed = self.draw_seed(True)
         read = self.leave_words_out(inputs, prior, seed) if dropout and prior else inputs
-        loss, outputs = super().compute_loss(model, read, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, dict(read), True, num_items_in_batch)
         if beta and prior is not None:
             # evaluation runs under no_grad, yet an attribution is a gradient
             with torch.enable_grad():
