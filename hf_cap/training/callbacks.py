@@ -32,8 +32,9 @@ _STEPS = 20
 
 
 class HeatMapCallback(TrainerCallback):
-    """Draws the word attributions of a few texts at the start and after each epoch, beside their priors.
+    """Draws the word attributions of a few texts, beside their priors, where trackers get other numbers.
 
+    That is at the start of a training, after each evaluation in it and after each epoch.
     The drawing is plain text with a bar below each word. It goes to those of `TRACKERS` that `report_to`
     names, except where FSDP or DeepSpeed spreads the weights. So does a table of shortcuts: how much of the
     attribution of their texts lies on each. Training is the same without it.
@@ -57,14 +58,22 @@ class HeatMapCallback(TrainerCallback):
         self.dataset, self.count = dataset, count
         self.marks = [mark for mark in marks if mark.decision == "shortcut"]
         self.carriers: list[dict[int, list[int]]] = []
+        self.drawn: int | None = None
 
-    def on_epoch_end(
+    def on_train_begin(
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
-        """Draw the model as it is."""
+        """Draw the model that training starts with."""
+        self.drawn = -1
+        self.on_evaluate(args, state, control, **kwargs)
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the model as it is while it trains, once per step."""
         trackers = [write for name, write in TRACKERS.items() if name in (args.report_to or ())]
         spread = args.fsdp or args.deepspeed
-        if trackers and not spread and state.is_world_process_zero:
+        due = self.drawn is not None and self.drawn != state.global_step
+        if trackers and due and not spread and state.is_world_process_zero:
+            self.drawn = state.global_step
             options = args if isinstance(args, AlignmentOptions) else None
             models = (kwargs["model"], kwargs["processing_class"], options)
             drawn = {NAME: self.draw(*models)}
@@ -73,7 +82,13 @@ class HeatMapCallback(TrainerCallback):
             for name, write in product(drawn, trackers):
                 write(args, name, drawn[name], state.global_step)
 
-    on_train_begin = on_epoch_end
+    on_epoch_end = on_evaluate
+
+    def on_train_end(
+        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Leave evaluations after training, whose trackers may have ended their run, without a drawing."""
+        self.drawn = None
 
     def draw(self, model: Any, tokenizer: Any, options: AlignmentOptions | None = None) -> str:
         """The heat maps as Markdown: an indented block, which no text can break out of."""

@@ -65,7 +65,7 @@ def test_length_and_column_are_those_of_the_training() -> None:
     assert found == draw(both.remove_columns("prior").rename_column("mine", "prior"))
 
 
-def test_it_draws_at_the_start_and_after_each_epoch_and_changes_nothing(
+def test_it_draws_at_the_start_on_evaluations_and_after_epochs_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
@@ -79,13 +79,18 @@ def test_it_draws_at_the_start_and_after_each_epoch_and_changes_nothing(
             rows=rows(8),
             model=lambda: roberta_classifier(hidden_dropout_prob=0.3),
             attribution_method="expected_gradients",
+            eval_strategy="steps",
+            eval_steps=3,
+            eval_on_start=True,
         )
+        work.eval_dataset = work.train_dataset
         if draws:
             work.add_callback(HeatMapCallback(rows()))
         work.args.report_to = ["seen"]
         work.train()
+        work.evaluate()  # after training: no drawing
         found.append(weights(work.model))
-    assert steps == [0, 2, 4]
+    assert steps == [0, 2, 3, 4]
     assert farthest(*found) == 0
     for parameter in work.model.parameters():
         parameter.grad = torch.ones_like(parameter)
