@@ -16,6 +16,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_cap.classifiers import evaluation_mode, longest_input
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.progress import progress
 from hf_cap.schema import AttributionMethod
 from hf_cap.utils import choose
 from hf_cap.words import WORD_PATTERN, share_scores, split_words, token_hosts, token_words
@@ -344,15 +345,17 @@ def attribute_words(
     size = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
     device = next(model.parameters()).device
     found: dict[int, list[float]] = {}
-    for rows in (order[start : start + size] for start in range(0, len(order), size)):
-        some = [texts[row] for row in rows]
-        inputs, words, hosts = _encode(tokenizer, some, word_pattern, max_length)
-        labels = torch.tensor([targets[row] for row in rows], device=device)
-        batch = TextBatch(inputs.to(device), labels, words.to(device), target)
-        tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
-        points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
-        scores = _word_scores(model, batch, points, hosts, batch_size)
-        found |= dict(zip(rows, scores, strict=True))
+    with progress(len(order), "texts", "Attributions") as work:
+        for rows in (order[start : start + size] for start in range(0, len(order), size)):
+            some = [texts[row] for row in rows]
+            inputs, words, hosts = _encode(tokenizer, some, word_pattern, max_length)
+            labels = torch.tensor([targets[row] for row in rows], device=device)
+            batch = TextBatch(inputs.to(device), labels, words.to(device), target)
+            tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
+            points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
+            scores = _word_scores(model, batch, points, hosts, batch_size)
+            found |= dict(zip(rows, scores, strict=True))
+            work.update(len(rows))
     return [found[row] for row in range(len(texts))]
 
 

@@ -26,6 +26,7 @@ from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear, without_meaning
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
+from hf_cap.progress import progress
 from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
@@ -113,11 +114,13 @@ class TextClassifier:
         """What `answer` gives for encoded texts, `width` numbers each; otherwise as `run`."""
         found = torch.empty(len(encoded), width)
         lengths = [len(one["input_ids"]) for one in encoded]
-        with torch.inference_mode(), evaluation_mode(self.model):
+        begun = progress(len(encoded), "texts", "Classifier")
+        with begun as work, torch.inference_mode(), evaluation_mode(self.model):
             for rows in length_batches(lengths, self.tokens_per_pass, self.texts_per_pass):
                 inputs = self.pad([encoded[row] for row in rows])
                 with around(rows, inputs):
                     found[rows] = answer(inputs).float().cpu()
+                work.update(len(rows))
         return found
 
     def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 _logger = logging.getLogger(__name__)
 
 _FIRST = 1.0
-"""Seconds of work that an estimate rests on, at least."""
+"""Seconds of work that an estimate rests on, at least, and before which there is no bar."""
 _WARM = 0.02
 """Part of the work that it rests on, and that is left out before where the results come one by one."""
 _LONG = 20.0
@@ -30,7 +30,13 @@ class Progress:
         self.total, self.unit, self.what, self.scores = total, unit, what, 0
         self.done, self.before, self.started, self.told = 0, 0, time.monotonic(), not shown
         seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-        look = {"desc": what, "unit": f" {unit}", "leave": False, "dynamic_ncols": True}
+        look = {
+            "desc": what,
+            "unit": f" {unit}",
+            "leave": False,
+            "dynamic_ncols": True,
+            "delay": _FIRST,
+        }
         self.bar = tqdm(total=total, disable=not (shown and seen), **look)
 
     def update(self, count: int = 1) -> None:

@@ -1,11 +1,17 @@
 """An estimate is the time that all of the work takes; only the outermost work shows something."""
 
+import io
 import logging
+import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
-from hf_cap.progress import duration, progress
+from hf_cap.attribution import attribute_words
+from hf_cap.classifiers import TextClassifier
+from hf_cap.progress import Progress, duration, progress
+from tests.tiny import roberta_classifier, word_tokenizer
 
 
 @pytest.fixture
@@ -49,6 +55,36 @@ def test_short_work_and_silent_work_say_nothing(
                 clock.seconds += 0.1
                 work.update()
     assert caplog.messages == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.1])
+def test_only_work_that_takes_a_second_has_a_bar(
+    monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr("sys.stderr", seen := Terminal())
+    with progress(3, "texts", "cap") as work:
+        for _ in range(3):
+            time.sleep(pause / 2)
+            work.update()
+    assert ("cap" in seen.getvalue()) is bool(pause)
+
+
+def test_classifiers_and_attributions_count_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[str] = Counter()
+    count = Progress.update
+    monkeypatch.setattr(
+        Progress, "update", lambda one, n=1: (counted.update({one.what: n}), count(one, n))
+    )
+    model, tokenizer = roberta_classifier(), word_tokenizer()
+    texts = ["lost my card", "renew", "pay", "card"]
+    TextClassifier(model, tokenizer, texts_per_pass=3).logits(texts)
+    attribute_words(model, tokenizer, texts, [0, 1, 2, 0], steps=2, batch_size=2)
+    assert counted == {"Classifier": 4, "Attributions": 4}
 
 
 @pytest.mark.parametrize(

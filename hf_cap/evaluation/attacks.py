@@ -23,6 +23,7 @@ from hf_cap.evaluation.attack_rules import (
 )
 from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Sampling
+from hf_cap.progress import progress
 from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
 from hf_cap.utils import check_choices, check_range, documented, generator, option, text_seed
 from hf_cap.words import WORD_PATTERN, check_pattern, fold, word_strings
@@ -339,7 +340,7 @@ def run_attack(
     They are all, the changed and the dropped ones, those changed by maker and by difficulty, and the
     notes on those that are unchanged or that the rules had to write.
     """
-    from datasets import Features, Value
+    from datasets import Dataset, Features, Value
 
     _check_labels(dataset, train)
     pattern = attack.settings.word_pattern
@@ -347,15 +348,16 @@ def run_attack(
     _check_language(attack.settings, english)
     attack = replace(attack, english=english)
     columns = {name: Value("bool" if name == CHANGED else "string") for name in COLUMNS}
-    attacked = dataset.select_columns([TEXT, LABEL]).map(
-        attack,
-        batched=True,
-        batch_size=32,  # also of the language model
-        features=Features({TEXT: Value("string"), LABEL: dataset.features[LABEL], **columns}),
-        # the rules are quick and replies are stored: a cache could only be stale
-        load_from_cache_file=False,
-        desc=f"Attack {attack.settings.kind}",
-    )
+    features = Features({TEXT: Value("string"), LABEL: dataset.features[LABEL], **columns})
+    made: dict[str, list[Any]] = {name: [] for name in features}
+    with progress(len(dataset), "texts", f"Attack {attack.settings.kind}") as work:
+        # the language model is asked about one batch at a time
+        for batch in dataset.select_columns([TEXT, LABEL]).iter(batch_size=32):
+            rows = {**batch, **attack(batch)}
+            for name, values in made.items():
+                values += rows[name]
+            work.update(len(rows[TEXT]))
+    attacked = Dataset.from_dict(made, features=features)
     changed = attacked.select([row for row, flag in enumerate(attacked[CHANGED]) if flag])
     kept = changed if attack.settings.unchanged == "drop" else attacked
     summary = {
