@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_cap.errors import MissingExtra
+from hf_cap.classifiers import ADAPTER_FILES, WHOLE_FILES
+from hf_cap.errors import ConfigError, MissingExtra
 from hf_cap.utils import check_writable
 
 ONNX_FILE = "model.onnx"
@@ -40,6 +41,7 @@ def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str 
         output_dir: Folder to write into.
 
     Raises:
+        ConfigError: `output_dir` holds the weights or the configuration of a model.
         MissingExtra: `onnx` or `onnxscript` is not installed.
     """
     try:
@@ -49,6 +51,12 @@ def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str 
             "The export needs the extra `onnx`: pip install 'hf-cap[onnx]'."
         ) from error
     check_writable(folder := Path(output_dir))
+    kept = any(any(folder.glob(name)) for name in (*WHOLE_FILES, *ADAPTER_FILES))
+    if kept and not (folder / ONNX_FILE).exists():
+        raise ConfigError(
+            f"The folder {str(folder)!r} holds a model, whose configuration would be replaced; name another "
+            "output folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in example}

@@ -88,7 +88,7 @@ def publish(
         with hub_errors(options.repo_id, kept=folder if keep or options.output_dir else None):
             _logger.info("Uploaded to %s", upload(folder, options, kind, token=token))
     else:
-        _logger.info("Nothing was uploaded; `--push` uploads it.")
+        _logger.info("Nothing was uploaded.")
     return folder
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from hf_cap.classifiers import new_classifier
 from hf_cap.cli import main
-from hf_cap.errors import MissingExtra
+from hf_cap.errors import ConfigError, MissingExtra
 from hf_cap.export import export_onnx
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -48,6 +48,14 @@ def test_onnxruntime_gives_the_logits_of_torch(tmp_path: Path, pooling: str | No
     stored = json.loads((out / "config.json").read_text())
     assert stored["id2label"] == {str(index): label for index, label in enumerate(LABELS)}
     assert {file.suffix for file in out.iterdir()} == {".json", ".onnx"}
+
+
+def test_the_folder_of_another_model_is_left_alone(tmp_path: Path) -> None:
+    named_classifier().save_pretrained(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds a model"):
+        export_onnx(roberta_classifier(layers=1), word_tokenizer(), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,10 +190,10 @@ def beside(folder: str, name: str) -> str:
     return str(Path(folder).parent / name)
 
 
-def train_next(dataset: str) -> str:
+def train_next(dataset: str, **settings: Any) -> str:
     """The command that trains on a folder with priors."""
     place = {"dataset": dataset, "output_dir": beside(dataset, "model")}
-    return next_command("train", **place, model=ENCODER)
+    return next_command("train", **place, model=ENCODER, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,8 @@ def fuse(values: Values) -> Result:
     settings = {item.name: getattr(how, item.name) for item in fields(how) if item.metadata}
     save_splits(fuse_priors(splits, **settings), given.output_dir)
     output = given.output_dir
-    then = train_next(output)
+    marked = {"alignment_weight": "0", "word_dropout": 0.9, "shortcuts": how.shortcuts}
+    then = train_next(output, **(marked if how.shortcuts else {}))
     return Result({"output_dir": output}, f"Wrote the prior to {output}", then)
 
 

@@ -139,7 +139,8 @@ def export(values: Values) -> Result:
 
     given = values.build(_ExportArguments)
     file = export_onnx(load_model(given.model), load_tokenizer(given.model), given.output_dir)
-    return Result({"output": str(file)}, f"Wrote the classifier to {file}")
+    then = f"load it by onnxruntime.InferenceSession({str(file)!r})"
+    return Result({"output": str(file)}, f"Wrote the classifier to {file}", then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,8 @@ def push(values: Values) -> Result:
         folder = hub.push_model(source, options, facts=facts)
     else:
         folder = hub.push_model(source, options)
-    return Result({"folder": str(folder), "repo_id": options.repo_id}, "")
+    then = "" if options.push else f"{command_line()} --push"
+    return Result({"folder": str(folder), "repo_id": options.repo_id}, "", then)
 
 
 @partial(Command, "--json", [])

@@ -62,6 +62,8 @@ def shortcuts(values: Values) -> Result:
             data, judges, classifier=classifier, settings=values.build(ShortcutSettings)
         )
     facts = write_shortcuts(found, file, dataset=given.dataset)
+    if not found:
+        return Result(facts, f"No shortcuts were found; {file} is empty.")
     text = f"{_shown(found)}\n\nWrote {file}: mark what is no shortcut as `fine` in it."
     marked = beside(given.output_dir, "marked")
     then = next_command("fuse", dataset=given.dataset, output_dir=marked, shortcuts=file)
@@ -72,8 +74,6 @@ def _shown(found: "list[Shortcut]") -> str:
     """The shortcuts as a table."""
     import pandas as pd
 
-    if not found:
-        return "No shortcuts were found."
     rows = [
         {
             "cue": str(one.cue),

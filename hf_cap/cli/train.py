@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line, next_command
+from hf_cap.cues import load_marks
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import MissingExtra
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
@@ -39,6 +40,11 @@ class _TrainArguments:
     )
     attacked_versions: Literal["fresh", "fixed"] = option(
         "fresh", "Of the versions of a text, one drawn on each epoch (`fresh`), or all (`fixed`)."
+    )
+    shortcuts: str | None = option(
+        None,
+        "`shortcuts.yaml` of `hf-cap shortcuts`: how much of the attribution lies on each, for the trackers "
+        "in `report_to`.",
     )
 
 
@@ -108,6 +114,7 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
         adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
     data: dict[str, Any] = {"dataset": given.dataset, "train_split": given.train_split}
     train, name = splits[given.train_split], given.train_split
+    marks = load_marks(given.shortcuts, label_names(train)) if given.shortcuts else []
     if folders := given.attacked_datasets:
         read = [load_splits(one, splits=[name], labels=label_names(train))[name] for one in folders]
         train = with_attacked(train, read, fresh=given.attacked_versions == "fresh")
@@ -118,6 +125,7 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
         given.model,
         eval_dataset=splits[split] if split else None,
         peft_config=adapters,
+        marks=marks,
         record={"settings": values, "data": data, "command": command_line()},
         revision=given.model_revision,
         trust_remote_code=given.trust_remote_code,
