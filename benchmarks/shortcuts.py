@@ -115,6 +115,7 @@ METHODS: dict[str, Method] = {
     "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
     "drop_uniform": Method(kept=0.6),
     "drop_found": Method("found", training=_DROPOUT),
+    "average": Method(training={"encoder_kept": 0.5}),
     "none_refit": Method(training={"refit_head": True}),
     "drop_found_refit": Method("found", training={**_DROPOUT, "refit_head": True}),
     "drop_known": Method("known", training=_DROPOUT),

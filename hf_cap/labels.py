@@ -92,9 +92,13 @@ class ClassifierOptions:
     )
     refit_head: bool = option(
         False,
-        "After training, take the encoder two thirds of the way back to its start and fit the head anew, by "
-        "logistic regression on the training texts and the label names (sentence encoders without "
-        "adapters). Better with a few texts per label.",
+        "After training, fit the head anew, by logistic regression on the training texts and the label names "
+        "(sentence encoders without adapters).",
+    )
+    encoder_kept: float | None = option(
+        None,
+        "Part of what training changed in the encoder that stays at its end, above 0 and at most 1 (sentence "
+        "encoders without adapters). By default a third with `refit_head`, half with `unlabelled`, else all.",
     )
     unlabelled: str | None = option(
         None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_cap.errors import ConfigError
 
-KEPT = 1 / 3
+KEPT_TO_REFIT, KEPT_TO_REFINE = 1 / 3, 0.5
 """How much of what training changed in the encoder stays; chosen on validation texts of other draws."""
 INVERSE_PENALTY = 10.0
 """`C` of scikit-learn's logistic regression, fit for embeddings of unit length."""

@@ -1,6 +1,6 @@
 """Texts without labels: they refine the head of a trained sentence-encoder classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_cap.classifiers import text_embeddings
 from hf_cap.errors import ConfigError
-from hf_cap.refit import average_encoder
 from hf_cap.sentence_encoder import SCALE, is_sentence_classifier
 
 Prototypes = Float[Tensor, "labels hidden"]
@@ -44,13 +43,7 @@ def expectation_maximisation(
     return rows
 
 
-def refine_head(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    start: Mapping[str, Tensor] | None = None,
-) -> None:
+def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
     """Move the head of a trained classifier, in place, to where texts without labels lie.
 
     Its rows become the prototypes of `expectation_maximisation`, the row of training counting for two texts;
@@ -60,8 +53,6 @@ def refine_head(
         model: A `SentenceEncoderClassifier`, perhaps with adapters.
         tokenizer: Its tokenizer.
         texts: At best of the same source as the texts to classify; a few hundred or more.
-        start: `encoder_weights` before training. The encoder becomes the mean of these and what training
-            made of them, which forgets less of what it knew (WiSE-FT; Wortsman et al., 2022).
 
     Raises:
         ConfigError: the classifier has another head.
@@ -69,7 +60,6 @@ def refine_head(
     check_refinable(model)
     if not texts:
         return
-    average_encoder(model, start or {}, 0.5)
     head, embeddings = model.head, text_embeddings(model, tokenizer, texts)
     with torch.no_grad():
         trained = nn.functional.normalize(head.weight.float().cpu(), dim=-1)

@@ -169,6 +169,17 @@ def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> 
     assert VERSIONS > 1
 
 
+def test_a_part_of_the_encoder_stays_and_the_head_whole(tmp_path: Path) -> None:
+    before = dict(trainer(tmp_path, rows()).model.named_parameters())
+    plain, averaged = (
+        dict(trained(tmp_path, rows(), encoder_kept=part).named_parameters())
+        for part in (None, 0.25)
+    )
+    for name, weight in plain.items():
+        expected = weight if name.startswith("head") else before[name] + (weight - before[name]) / 4
+        torch.testing.assert_close(averaged[name], expected)
+
+
 def test_a_text_of_weight_zero_does_not_count(tmp_path: Path) -> None:
     data, settings = rows(), {"refit_head": True, "example_weight_column": "weight"}
     weighted = data.add_column("weight", [1.0] * 5 + [0.0])
@@ -192,6 +203,8 @@ def test_what_cannot_be_refitted_is_refused_before_training(tmp_path: Path) -> N
             roberta_classifier(), config, train_dataset=rows(), processing_class=word_tokenizer()
         )
     encoder = str(sentence_encoder(tmp_path / "encoder"))
+    with pytest.raises(ConfigError, match="`encoder_kept` must be more than 0 and at most 1"):
+        CAPConfig(str(tmp_path), encoder_kept=0)
     adapters = LoraConfig(r=2, target_modules=["query"])
     with pytest.raises(ConfigError, match="adapters leave it"):
         CAPTrainer(encoder, config, train_dataset=rows(), peft_config=adapters)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hf_cap.classifiers import add_adapters, new_classifier
 from hf_cap.errors import ConfigError
-from hf_cap.refit import encoder_weights
 from hf_cap.unlabelled import expectation_maximisation, refine_head
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
@@ -82,22 +81,6 @@ def test_the_head_becomes_the_prototypes_of_the_embeddings(tmp_path: Path) -> No
     assert (rows - torch.nn.functional.normalize(start, dim=-1)).abs().max() > 0.01
     assert model.head.bias.tolist() == [0.0] * 3
     assert model.head.scale.item() == scale
-
-
-def test_the_encoder_becomes_the_mean_of_before_and_after_training(tmp_path: Path) -> None:
-    model, tokenizer, _ = classifier(tmp_path)
-    start = encoder_weights(model)
-    assert not any(name.startswith("head") for name in start)
-    scale = model.head.scale.item()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(1.0)
-    refine_head(model, tokenizer, TEXTS, start=start)
-    for name, weight in model.named_parameters():
-        if name in start:
-            torch.testing.assert_close(weight.detach(), start[name] + 0.5)
-    assert model.head.scale.item() == scale + 1.0
-    assert encoder_weights(add_adapters(model, LoraConfig(r=2, target_modules=["query"]))) == {}
 
 
 def test_the_head_beside_adapters_is_refined_and_saved(tmp_path: Path) -> None:

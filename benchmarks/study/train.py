@@ -36,7 +36,7 @@ from hf_cap.evaluation import (
 )
 from hf_cap.evaluation.calibration import calibration_error, negative_log_likelihood
 from hf_cap.labels import label_phrases
-from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
+from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
@@ -147,12 +147,13 @@ def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier
         return trained
     started, model = time.monotonic(), deepcopy(trained.model)
     if run.method == REFIT:
-        average_encoder(model, trained.start, KEPT)
+        average_encoder(model, trained.start, KEPT_TO_REFIT)
         phrases = label_phrases(label_names(data))
         known = text_embeddings(model, trained.tokenizer, [*data[TEXT], *phrases])
         refit_head(model, known, torch.tensor([*data[LABEL], *range(len(phrases))]))
     else:
-        refine_head(model, trained.tokenizer, unlabelled_texts(settings, run), start=trained.start)
+        average_encoder(model, trained.start, KEPT_TO_REFINE)
+        refine_head(model, trained.tokenizer, unlabelled_texts(settings, run))
     return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
 
 

@@ -15,6 +15,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.labels import ClassifierOptions
 from hf_cap.losses import find_loss
 from hf_cap.training.options import AlignmentOptions, WeightingOptions
+from hf_cap.utils import check_range
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingA
         self.alignment_weight = float(self.alignment_weight)
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.check()
+        check_range(self, "encoder_kept", above=0, at_most=1)
         self.check_weighting()
         find_loss(self.alignment_loss)
         self.check_set_up()

@@ -10,17 +10,18 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from hf_cap.classifiers import evaluation_mode, head_phrases, text_embeddings
 from hf_cap.data import load_texts
 from hf_cap.errors import ConfigError
-from hf_cap.refit import KEPT, average_encoder, encoder_weights, refit_head
+from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
 from hf_cap.training.collator import LABELS, take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
 from hf_cap.unlabelled import check_refinable, refine_head
 
+SETTINGS = ("encoder_kept", "refit_head", "unlabelled")
 VERSIONS = 8
 """Of each text with word dropout."""
 
 
 class FinishClassifier(TrainerCallback):
-    """Refits and refines the head at the end of a training (`refit_head`, `unlabelled`).
+    """Changes the classifier at the end of a training (`encoder_kept`, `refit_head`, `unlabelled`).
 
     Checkpoints are from before it, so that they can go on.
 
@@ -28,33 +29,39 @@ class FinishClassifier(TrainerCallback):
         trainer: A `CAPTrainer`, before it trains.
 
     Raises:
-        ConfigError: the head cannot be changed.
+        ConfigError: the classifier cannot be changed like that.
         DataError: there are no unlabelled texts where the settings say.
     """
 
     def __init__(self, trainer: Any) -> None:
         config, model = trainer.args, trainer.model
+        asked = [name for name in SETTINGS if getattr(config, name)]
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        check_refinable(model, "refit_head" if config.refit_head else "unlabelled", sharded=sharded)
-        if config.refit_head and hasattr(model, "peft_config"):
+        check_refinable(model, asked[0], sharded=sharded)
+        if asked[0] != "unlabelled" and hasattr(model, "peft_config"):
             raise ConfigError(
-                "`refit_head` takes the encoder most of the way back to its start, and adapters leave it "
-                "there; use one of the two."
+                f"`{asked[0]}` takes the encoder back towards its start, and adapters leave it there; use "
+                "one of the two."
             )
         self.trainer = trainer
         self.texts = load_texts(config.unlabelled) if config.unlabelled else []
         self.start = encoder_weights(model)
 
+    @classmethod
+    def is_asked(cls, settings: Any) -> bool:
+        """Whether some setting needs it."""
+        return any(getattr(settings, name, None) for name in SETTINGS)
+
     def on_train_end(
         self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
     ) -> None:
         """Change the trained, or the best, weights."""
-        model, tokenizer, start = kwargs["model"], kwargs["processing_class"], self.start
-        if self.trainer.args.refit_head:
-            average_encoder(model, start, KEPT)
+        model, tokenizer, config = kwargs["model"], kwargs["processing_class"], self.trainer.args
+        default = KEPT_TO_REFIT if config.refit_head else KEPT_TO_REFINE if self.texts else 1.0
+        average_encoder(model, self.start, config.encoder_kept or default)
+        if config.refit_head:
             refit_head(model, *self.known_texts(model, tokenizer))
-            start = {}
-        refine_head(model, tokenizer, self.texts, start=start)
+        refine_head(model, tokenizer, self.texts)
 
     def known_texts(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, ...]:
         """Embeddings, labels and weights of the training texts and of the label names that the head is told.

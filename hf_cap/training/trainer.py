@@ -284,7 +284,7 @@ class CAPTrainer(AlignedTrainer):
             self._admit(self.model)
         self.train_dataset = self._encoded(self.train_dataset, "training")
         sets = self.eval_dataset
-        if getattr(args, "refit_head", False) or getattr(args, "unlabelled", None):
+        if FinishClassifier.is_asked(args):
             self.add_callback(FinishClassifier(self))
         several = isinstance(sets, dict) and {n: self._encoded(data, n) for n, data in sets.items()}
         self.eval_dataset = several or self._encoded(sets, "evaluation")

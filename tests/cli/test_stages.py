@@ -17,7 +17,7 @@ from hf_cap.classifiers import load_model, load_tokenizer, new_classifier
 from hf_cap.cli import main
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import load_splits, save_splits
-from hf_cap.refit import encoder_weights
+from hf_cap.refit import average_encoder, encoder_weights
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
@@ -188,7 +188,8 @@ def test_a_split_of_unlabelled_texts_refines_the_head(room: Path, tmp_path: Path
     )
     model: Any = load_model(str(plain))
     start = encoder_weights(new_classifier(str(room / "sentence"), LABELS).model)
-    refine_head(model, load_tokenizer(str(plain)), free, start=start)
+    average_encoder(model, start, 0.5)
+    refine_head(model, load_tokenizer(str(plain)), free)
     for folder in (own, given):
         found: Any = load_model(str(folder))
         torch.testing.assert_close(found.head.weight, model.head.weight)

@@ -21,6 +21,7 @@ from benchmarks.study.settings import RIVALS, Run, StudySettings, read_settings
 from benchmarks.study.train import accuracy, train_classifier, training_settings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError
+from hf_cap.refit import average_encoder
 from hf_cap.schema import CHANGED, LABEL, PRIOR, TEXT
 from hf_cap.unlabelled import refine_head
 from tests.test_sentence_encoder import sentence_encoder
@@ -237,7 +238,8 @@ def test_unlabelled_texts_refine_the_classifier_that_was_trained(
     two = train.train_method(study, refined, data)
     assert counted.call_count == 1
     assert torch.equal(one.model.head.weight, before)
-    refine_head(one.model, one.tokenizer, texts, start=one.start)
+    average_encoder(one.model, one.start, 0.5)
+    refine_head(one.model, one.tokenizer, texts)
     assert torch.equal(two.model.head.weight, one.model.head.weight)
     assert not torch.equal(two.model.head.weight, before)
     assert training_settings(study, refined) == training_settings(study, plain)

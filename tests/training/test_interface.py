@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
-from hf_cap.refit import encoder_weights
+from hf_cap.refit import average_encoder, encoder_weights
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
 from hf_cap.training.config import accuracy_and_macro_f1
@@ -140,7 +140,8 @@ def test_unlabelled_texts_refine_the_head_after_training(tmp_path: Path) -> None
         subjects[-1].train()
     plain, refined = subjects
     fresh = CAPTrainer(encoder, config(tmp_path), train_dataset=named_rows()).model
-    refine_head(plain.model, word_tokenizer(), texts, start=encoder_weights(fresh))
+    average_encoder(plain.model, encoder_weights(fresh), 0.5)
+    refine_head(plain.model, word_tokenizer(), texts)
     assert farthest(weights(refined.model), weights(plain.model)) == 0.0
     wrong = config(tmp_path, unlabelled=str(free))
     with pytest.raises(ConfigError, match="`head='sequence'`"):
