@@ -282,10 +282,10 @@ class CAPTrainer(AlignedTrainer):
         super().__init__(loaded, args, *data, *rest, **kwargs)
         if self.alignment.alignment_weight:
             self._admit(self.model)
-        self.train_dataset = self._encoded(self.train_dataset, "training")
-        sets = self.eval_dataset
         if FinishClassifier.is_asked(args):
             self.add_callback(FinishClassifier(self))
+        self.train_dataset = self._encoded(self.train_dataset, "training")
+        sets = self.eval_dataset
         several = isinstance(sets, dict) and {n: self._encoded(data, n) for n, data in sets.items()}
         self.eval_dataset = several or self._encoded(sets, "evaluation")
 
