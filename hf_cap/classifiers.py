@@ -27,6 +27,7 @@ from hf_cap.errors import ConfigError, MissingExtra, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear, without_meaning
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.progress import progress
+from hf_cap.pruned import auto_class
 from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
@@ -262,7 +263,10 @@ def _start_head(
 def _sequence_classifier(
     name: str, source: str, labels: Sequence[str], place: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
+    auto = auto_class(
+        AutoModelForSequenceClassification, AutoConfig.from_pretrained(source, **place)
+    )
+    model, loading = auto.from_pretrained(
         source,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
@@ -369,7 +373,7 @@ class AutoTextClassifier:
         place = {k: v for k, v in options.items() if k in ("revision", "trust_remote_code")}
         config = config or AutoConfig.from_pretrained(name, **place)
         if not is_sentence_classifier(config):
-            auto = AutoModelForSequenceClassification
+            auto = auto_class(AutoModelForSequenceClassification, config)
             return auto.from_pretrained(name, config=config, **options)  # type: ignore[no-any-return]
         options.pop("trust_remote_code", None)
         return SentenceEncoderClassifier.from_pretrained(name, config=config, **options)
@@ -398,18 +402,6 @@ def text_embeddings(
 def is_lora_run(folder: Path) -> bool:
     """Whether `hf-cap train --lora_rank` wrote this folder."""
     return (folder / ADAPTER_CONFIG).is_file() and (folder / RUN_FILE).is_file()
-
-
-def drop_other_kind(folder: Path, *, adapter: bool) -> None:
-    """Remove what an earlier run of the other kind left in a folder: its adapter, or its whole model.
-
-    Args:
-        folder: Where a model was just saved.
-        adapter: Whether that is an adapter alone.
-    """
-    for pattern in WHOLE_FILES if adapter else ADAPTER_FILES:
-        for file in folder.glob(pattern):
-            file.unlink()
 
 
 def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:

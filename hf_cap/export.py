@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_cap.classifiers import ADAPTER_FILES, WHOLE_FILES
-from hf_cap.errors import ConfigError, MissingExtra
-from hf_cap.utils import check_writable
+from hf_cap.errors import MissingExtra
+from hf_cap.training.folder import refuse_other_model
 
 ONNX_FILE = "model.onnx"
 
@@ -28,7 +27,9 @@ class _Logits(nn.Module):
         return logits
 
 
-def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -> Path:
+def export_onnx(
+    model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path, *, int8: bool = False
+) -> Path:
     """Write `model.onnx`, for batches and lengths of any size, the tokenizer and `config.json`.
 
     The inputs are those of the tokenizer (`input_ids`, `attention_mask`, of some models `token_type_ids`),
@@ -39,6 +40,8 @@ def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str 
         model: A classifier, its adapters merged.
         tokenizer: Its tokenizer.
         output_dir: Folder to write into.
+        int8: Store weights with 8 bits, and round what is multiplied with them to 8 bits for each batch
+            (onnxruntime's dynamic quantisation): a quarter of the size, and other logits.
 
     Raises:
         ConfigError: `output_dir` holds the weights or the configuration of a model.
@@ -46,17 +49,12 @@ def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str 
     """
     try:
         import onnxscript  # noqa: F401
+        from onnxruntime.quantization import quantize_dynamic
     except ImportError as error:
         raise MissingExtra(
             "The export needs the extra `onnx`: pip install 'hf-cap[onnx]'."
         ) from error
-    check_writable(folder := Path(output_dir))
-    kept = any(any(folder.glob(name)) for name in (*WHOLE_FILES, *ADAPTER_FILES))
-    if kept and not (folder / ONNX_FILE).exists():
-        raise ConfigError(
-            f"The folder {str(folder)!r} holds a model, whose configuration would be replaced; name another "
-            "output folder."
-        )
+    refuse_other_model(folder := Path(output_dir), ONNX_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in example}
@@ -77,6 +75,14 @@ def export_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str 
             external_data=False,
             verbose=False,
         )
+    if int8:
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(logging.ERROR)  # it recommends a step of preparation that torch has done
+        try:
+            quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
+        finally:
+            root.setLevel(level)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     return folder / ONNX_FILE

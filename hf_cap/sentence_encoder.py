@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
 
 from hf_cap.errors import ModelError
+from hf_cap.pruned import as_pruned, auto_class
 from hf_cap.utils import write_json
 
 CONFIG_ENTRY = "sentence_encoder"
@@ -90,7 +91,8 @@ class SentenceEncoderClassifier(PreTrainedModel):
         if pooling not in POOLINGS:
             raise ModelError(f"There is no pooling {pooling!r}; there are {sorted(POOLINGS)}.")
         self.pool = POOLINGS[pooling]
-        encoder = AutoModel.from_config(config) if encoder is None else encoder
+        if encoder is None:
+            as_pruned(encoder := AutoModel.from_config(config), config)
         if isinstance(getattr(encoder, "pooler", None), nn.Module):
             # its output is not used, so its weights would never get a gradient
             encoder.pooler = None
@@ -256,7 +258,7 @@ def new_sentence_classifier(
         )
         return trained, False
     config.update({CONFIG_ENTRY: dict(entry)})
-    encoder = AutoModel.from_pretrained(source, config=config, **place)
+    encoder = auto_class(AutoModel, config).from_pretrained(source, config=config, **place)
     return SentenceEncoderClassifier(config, encoder), True
 
 

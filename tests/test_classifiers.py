@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from hf_cap.classifiers import (
     READ_FIRST_TOKEN,
-    drop_other_kind,
     first_token_only,
     is_lora_run,
     load_model,
@@ -21,6 +20,7 @@ from hf_cap.classifiers import (
 )
 from hf_cap.errors import ModelError
 from hf_cap.loading import NO_LIMIT
+from hf_cap.training.folder import drop_other_kind
 from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")

@@ -58,6 +58,21 @@ def test_the_folder_of_another_model_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
+    model: Any = roberta_classifier(layers=1, vocabulary=4096, hidden_size=64)
+    small = export_onnx(model, word_tokenizer(), tmp_path / "small", int8=True)
+    assert small.stat().st_size < 0.5 * 4 * model.num_parameters()
+    session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    batch = word_tokenizer()(BATCHES[2], padding=True, return_tensors="pt")
+    (found,) = session.run(
+        None, {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    )
+    with torch.no_grad():
+        expected = model(batch["input_ids"], batch["attention_mask"]).logits
+    error = (torch.tensor(found) - expected).abs().max()
+    assert 1e-5 < error < 0.5 * expected.std()
+
+
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingExtra, match=r"hf-cap\[onnx\]"):

@@ -23,6 +23,7 @@ from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.hub import PushOptions
 from hf_cap.lm.base import LMRuntime
 from hf_cap.report.load import ReportSettings
+from hf_cap.training.options import PruneOptions
 from hf_cap.utils import (
     check_range,
     check_writable,
@@ -125,7 +126,20 @@ def calibrate(values: Values) -> Result:
 @dataclass(frozen=True, kw_only=True)
 class _ExportArguments:
     model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
-    output_dir: str = required("Folder for `model.onnx`, the tokenizer and `config.json`.")
+    output_dir: str = required("Folder to write.")
+    format: Literal["onnx", "int8", "delta", "whole"] = option(
+        "onnx",
+        "`onnx`: with equal logits. `int8`: ONNX with weights of 8 bits. `delta`: the weights that differ "
+        "from those of `base`. `whole`: what such a delta was made of.",
+    )
+    base: str | None = option(None, "The checkpoint that the model was trained from, for `delta`.")
+    drop: float = option(
+        0.0,
+        "Probability that a difference is left out of a `delta`, in [0, 1); at 0 nothing is lost.",
+    )
+    rescale: float | None = option(
+        None, "What the other differences are divided by, above 0. Default: 1 - drop."
+    )
 
 
 EXPORT = "--model runs/model --output_dir runs/onnx"
@@ -133,14 +147,67 @@ EXPORT = "--model runs/model --output_dir runs/onnx"
 
 @partial(Command, EXPORT, [_ExportArguments])
 def export(values: Values) -> Result:
-    """Write a classifier of texts as ONNX, with equal logits; adapters are merged into it."""
+    """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
+    from hf_cap import delta
     from hf_cap.classifiers import load_model, load_tokenizer
     from hf_cap.export import export_onnx
 
     given = values.build(_ExportArguments)
-    file = export_onnx(load_model(given.model), load_tokenizer(given.model), given.output_dir)
+    if given.format == "delta":
+        places = given.model, given.base, given.output_dir
+        file = delta.save_delta(*places, drop=given.drop, rescale=given.rescale)
+    elif given.format == "whole":
+        file = delta.restore(given.model, given.output_dir)
+    else:
+        parts = load_model(given.model), load_tokenizer(given.model)
+        file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
+    size = file.stat().st_size / 1e6
     then = f"load it by onnxruntime.InferenceSession({str(file)!r})"
-    return Result({"output": str(file)}, f"Wrote the classifier to {file}", then)
+    if file.suffix != ".onnx":
+        then = next_command(
+            "export", model=given.output_dir, format="whole", output_dir="runs/whole"
+        )
+    return Result({"output": str(file), "mb": size}, f"Wrote {file}: {size:.1f} MB", then)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PruneArguments:
+    model: str = required("Folder written by `hf-cap train`, or Hub id: of the BERT family.")
+    dataset: str = required(f"{DATA} With priors if `alignment` is above 0.")
+    output_dir: str = required("Folder for the smaller model.")
+    split: str = option("train", "Split to measure the importance on.")
+    general: str | None = option(
+        None, "More texts, labelled or not, whose importance counts as much as that of the task's."
+    )
+
+
+PRUNE = "--model runs/model --dataset data --output_dir runs/pruned --units 0.5"
+
+
+@partial(Command, PRUNE, [_PruneArguments, Columns, PruneOptions])
+def prune(values: Values) -> Result:
+    """Take the attention heads and feed-forward units that matter least out of a classifier.
+
+    Train the result for a few epochs to recover.
+    """
+    from hf_cap.classifiers import load_model, load_tokenizer
+    from hf_cap.data import load_splits, load_texts
+    from hf_cap.training.folder import refuse_other_model
+    from hf_cap.training.pruning import prune_classifier
+
+    given, options = values.build(_PruneArguments), values.build(PruneOptions)
+    refuse_other_model(given.output_dir)
+    data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
+    model, tokenizer = load_model(given.model), load_tokenizer(given.model)
+    before = model.num_parameters()
+    general = load_texts(given.general) if given.general else ()
+    prune_classifier(model, tokenizer, data, options, general)
+    model.save_pretrained(given.output_dir)
+    tokenizer.save_pretrained(given.output_dir)
+    facts = {"weights_before": before, "weights": model.num_parameters()}
+    place = {"model": given.output_dir, "dataset": given.dataset}
+    then = next_command("train", **place, output_dir=f"{given.output_dir}-recovered")
+    return Result({**facts, "output_dir": given.output_dir}, then=then)
 
 
 @dataclass(frozen=True, kw_only=True)

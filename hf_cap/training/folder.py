@@ -65,6 +65,29 @@ def _changed(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in differ if not name.startswith(_FREE))
 
 
+def drop_other_kind(folder: Path, *, adapter: bool) -> None:
+    """Remove what an earlier run of the other kind left in a folder: its adapter, or its whole model.
+
+    Args:
+        folder: Where a model was just saved.
+        adapter: Whether that is an adapter alone.
+    """
+    for pattern in WHOLE_FILES if adapter else ADAPTER_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def refuse_other_model(folder: str | Path, own_file: str | None = None) -> None:
+    """Raise `ConfigError` if a folder cannot be written, or holds a model and not `own_file`."""
+    check_writable(folder)
+    kept = any(any(Path(folder).glob(name)) for name in (*WHOLE_FILES, *ADAPTER_FILES))
+    if kept and not (own_file and (Path(folder) / own_file).exists()):
+        raise ConfigError(
+            f"The folder {str(folder)!r} holds a model, whose configuration would be replaced; name another "
+            "output folder."
+        )
+
+
 def find_checkpoint(config: TrainingArguments) -> str | None:
     """The checkpoint of `resume_from_checkpoint`; for `last` the newest of the folder that can be loaded.
 

@@ -152,6 +152,36 @@ class WeightingOptions:
         check_range(self, "example_weighting_warmup", at_least=0, at_most=1)
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """How much of each encoder layer is taken out, and by which importance."""
+
+    heads: float = option(
+        0.0,
+        "Part of the attention heads to take out of each layer, in [0, 1). The folder then loads with hf_cap "
+        "alone (`hf-cap export` writes it as ONNX for others).",
+    )
+    units: float = option(
+        0.5, "Part of the feed-forward units to take out of each layer, in [0, 1)."
+    )
+    score: Literal["first_order", "magnitude"] = option(
+        "first_order",
+        "Importance: the sum of |weight * gradient| of the loss on the texts, or of |weight| without texts.",
+    )
+    alignment: float = option(
+        0.0,
+        "Weight of the importance for the alignment loss, beside 1 for the task; at least 0. Needs priors.",
+    )
+    batches: int = option(16, "Batches of 16 texts that the importance is measured on, at most.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_range(self, "heads", "units", at_least=0, below=1)
+        check_range(self, "alignment", at_least=0, below=math.inf)
+        check_range(self, "batches", at_least=1)
+
+
 def weight_at(options: AlignmentOptions, step: int, max_steps: int) -> float:
     """Weight β of the alignment term on an optimizer step, after its schedule."""
     progress = step / max(max_steps, 1)

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
-from hf_cap.classifiers import add_adapters, drop_other_kind, new_classifier
+from hf_cap.classifiers import add_adapters, new_classifier
 from hf_cap.cues import Mark
 from hf_cap.data import label_names, with_unlabelled
 from hf_cap.schema import PROVENANCE, find_prior_column, read_provenance
@@ -21,7 +21,7 @@ from hf_cap.sentence_encoder import is_sentence_classifier
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.examples import version_sampler
-from hf_cap.training.folder import UNFINISHED, find_checkpoint
+from hf_cap.training.folder import UNFINISHED, drop_other_kind, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
 from hf_cap.utils import versions, write_json

@@ -26,11 +26,12 @@ GOOD = {
     "attack": "attack --dataset data --output_dir out --kind keyword_addition",
     "evaluate": "evaluate --model model --dataset data --output_dir out",
     "calibrate": "calibrate --model model --dataset data --split test --coverage 0.5",
+    "prune": "prune --model model --dataset data --output_dir out --units 0.1",
     "report": "report model --output out/report.html",
     "push": "push model --folder model --repo_id me/model --output_dir out",
 }
 """Commands that succeed or reach their first compute, in a folder with `data`, `prior` and the rest."""
-READS_DATA = ("fit", "extract", "shortcuts", "attack", "evaluate", "calibrate")
+READS_DATA = ("fit", "extract", "shortcuts", "attack", "evaluate", "calibrate", "prune")
 READS_PRIOR = ("fuse", "audit", "train")
 
 
@@ -105,6 +106,7 @@ RANGES = {
     "evaluate": ("percentages 0", "percentages 101", "percentages", "soft_samples 0",
                  "attribution_steps 0", "batch_size 0", "max_length 0", "split none-such"),
     "calibrate": ("coverage 0", "coverage 1", "coverage -1", "coverage 2", "split none-such"),
+    "prune": ("heads 1", "units -1", "batches 0", "alignment inf", "split none-such", "score luck"),
     "report": ("output model", "examples -1", "megabytes 0", "priors /none/such", "audit /none/such", "runs"),
     "push": ("examples -1", "repo_id me//model", "repo_id ../x", "folder /none/such", "what x"),
 }  # fmt: skip
