@@ -42,6 +42,9 @@ ROBERTA_BASE = {
     "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "max_position_embeddings": 514, "pad_token_id": 1,
 }  # fmt: skip
+TOY_SHAPE = ROBERTA_BASE | {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+}  # fmt: skip
 OURS: dict[str, dict[str, Any]] = {
     "plain": {"alignment_weight": 0.0},
     "default": {},
@@ -55,7 +58,8 @@ NAIVE = {"naive K=1": 1, "naive K=3": 3, "naive K=10": 10}
 FEW = ["plain", "default", "input_x_gradient"]
 SOME = [*FEW, "K=3, 1 carries", "naive K=1", "naive K=3"]
 ALL = [*OURS, *NAIVE]
-ROBERTA = "roberta-base shape"
+ROBERTA, TOY = "roberta-base shape", "toy shape"
+SHAPES = {ROBERTA: ROBERTA_BASE, TOY: TOY_SHAPE}
 QUICK = [
     ("minilm", 16, SOME, 5), ("minilm", 32, SOME, 3), ("minilm", 128, SOME, 1),
     (ROBERTA, 16, SOME, 2), (ROBERTA, 32, FEW, 2), (ROBERTA, 128, FEW, 1),
@@ -75,14 +79,14 @@ MEMORY: dict[str, dict[str, Any]] = {
 
 
 def classifier(name: str) -> nn.Module:
-    """MiniLM with its weights, or a model of the shape of roberta-base with random ones."""
+    """MiniLM with its weights, or a model of one of the `SHAPES` with random ones."""
     torch.manual_seed(0)
     if name == "minilm":
         model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
             resolve_model(ENCODER), num_labels=LABELS
         )
         return model
-    config = AutoConfig.for_model("roberta", **ROBERTA_BASE, num_labels=LABELS)
+    config = AutoConfig.for_model("roberta", **SHAPES[name], num_labels=LABELS)
     model = AutoModelForSequenceClassification.from_config(config)
     return model
 
@@ -160,10 +164,12 @@ def seconds_a_step(subject: CAPTrainer, key: str, data: dict[str, Tensor]) -> fl
     return time.perf_counter() - start
 
 
-def timings(name: str, length: int, chosen: list[str], turns: int) -> dict[str, dict[str, float]]:
+def timings(
+    name: str, length: int, chosen: list[str], turns: int, **common: Any
+) -> dict[str, dict[str, float]]:
     """Median seconds a step of each set-up, and its median ratio to the plain step of the same turn."""
     model = classifier(name)
-    subjects = {key: trainer(model, **OURS.get(key, OURS["plain"])) for key in chosen}
+    subjects = {key: trainer(model, **OURS.get(key, OURS["plain"]), **common) for key in chosen}
     optimizer = subjects["plain"].create_optimizer()
     data = batch(length, subjects["plain"].args.device)
     found: dict[str, list[float]] = {key: [] for key in chosen}

@@ -110,15 +110,10 @@ class TokenScorer:
         above = trie.ancestors(start)
         first, last = np.searchsorted(trie.step_nodes, (start, stop))
         nodes, step_rows = np.unique(trie.step_nodes[first:last], return_inverse=True)
-        visible = torch.from_numpy(trie.visible(above, start, stop)).to(device)
-        # additive, `(run, prefix + path + run)`: 0 where attention may go
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
-        mask = torch.nn.functional.pad(mask, (prefix, 0))
         logits = self.model(
             input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
             position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
-            attention_mask=mask[None, None],
+            attention_mask=self.mask(prefix, trie, above, start, stop),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=torch.from_numpy(nodes - start).to(device),
@@ -131,6 +126,15 @@ class TokenScorer:
                 states[..., prefix : prefix + len(path), :] = states.index_select(-2, path)
                 setattr(layer, name, states[..., : prefix + len(path), :])
         return gather_log_probs(logits, step_rows, trie.step_tokens[first:last])
+
+    def mask(
+        self, prefix: int, trie: Trie, above: NDArray[np.int64], start: int, stop: int
+    ) -> Tensor:
+        """Additive mask of a run, `(1, 1, run, prefix + path + run)`: 0 where attention may go."""
+        visible = torch.from_numpy(trie.visible(above, start, stop)).to(self.model.device)
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.model.device)
+        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        return torch.nn.functional.pad(mask, (prefix, 0))[None, None]
 
     def whole(self, rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row, in nats, in padded batches.
