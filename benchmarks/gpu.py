@@ -106,7 +106,8 @@ def language_model(size: Size, device: torch.device) -> PreTrainedModel:
         model: PreTrainedModel = auto.from_config(
             AutoConfig.for_model("llama", **size.language_model), dtype=size.dtype
         )
-    return model.train(False)
+    model.train(False)
+    return model
 
 
 def perturbations(size: Size) -> tuple[tuple[int, ...], list[list[Continuation]]]:
