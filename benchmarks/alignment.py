@@ -48,6 +48,8 @@ TOY_SHAPE = ROBERTA_BASE | {
 OURS: dict[str, dict[str, Any]] = {
     "plain": {"alignment_weight": 0.0},
     "default": {},
+    "word dropout": {"alignment_weight": 0.0, "word_dropout": 0.9},
+    "half of the rows": {"alignment_fraction": 0.5},
     "input_x_gradient": {"attribution_method": "input_x_gradient"},
     "finite_difference": {"alignment_gradient": "finite_difference"},
     "K=3": {"attribution_steps": 3},

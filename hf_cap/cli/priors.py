@@ -1,6 +1,7 @@
 """Prior columns: extract, fuse and audit."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -77,6 +78,11 @@ class ExtractArguments:
         None, "File of unlabelled texts, one per line, such as a day's traffic; with `budget`."
     )
     selection_seed: int = option(0, "Determines which texts `budget` chooses.")
+    shard: str | None = option(
+        None,
+        "Part of each split that gets priors and is written, such as 3/8, for an array of 8 jobs, each "
+        "with an output folder of its own.",
+    )
     labels: tuple[str, ...] = option((), "The label space, in order. Default: that of the data.")
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
     options: dict[str, str] = option(
@@ -151,6 +157,7 @@ def extract(values: Values) -> Result:
 def _check_part(given: ExtractArguments) -> None:
     """Raise `ConfigError` for settings by which the wrong texts would get priors, or texts would be lost."""
     check_range(given, "limit", "budget", at_least=1)
+    _shard(given)
     if (given.budget is None) != (given.like is None):
         raise ConfigError(
             f"`budget` and `like` go together, got {given.budget!r} and {given.like!r}; give both, or "
@@ -160,17 +167,39 @@ def _check_part(given: ExtractArguments) -> None:
         raise ConfigError(
             f"`limit={given.limit}` and `budget={given.budget}` both choose the texts; leave one out."
         )
-    name = "limit" if given.limit is not None else "budget"
-    most = given.limit or given.budget
-    if most is not None and real_path(given.dataset) == real_path(given.output_dir):
+    parts = {"limit": given.limit, "budget": given.budget, "shard": given.shard}
+    some = [f"{name}={value}" for name, value in parts.items() if value is not None]
+    if some and real_path(given.dataset) == real_path(given.output_dir):
         raise ConfigError(
-            f"`{name}={most}` would leave only so many texts of {given.output_dir!r}, which is read "
-            "and written; name another output folder."
+            f"`{some[0]}` would leave only a part of the texts of {given.output_dir!r}, which is read and "
+            "written; name another output folder."
         )
+
+
+def _shard(given: ExtractArguments) -> tuple[int, int]:
+    """Index, from 0, and number of the parts that each split is cut into."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", given.shard or "1/1")
+    if not found or int(found[1]) > int(found[2]):
+        raise ConfigError(
+            f"`shard={given.shard}` is no part of a whole; give two numbers such as 1/8 up to 8/8."
+        )
+    return int(found[1]) - 1, int(found[2])
 
 
 def _part(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
     """The texts of a split that get priors."""
+    index, count = _shard(given)
+    chosen = _chosen(data, split, given)
+    if count > len(chosen):
+        raise ConfigError(
+            f"`shard={given.shard}` cuts the {len(chosen)} texts of the split {split!r} into more parts than "
+            "there are texts; use fewer."
+        )
+    return chosen.shard(num_shards=count, index=index, contiguous=True) if count > 1 else chosen
+
+
+def _chosen(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
+    """The texts of a split that `limit` or `budget` leaves."""
     if given.budget is None or given.like is None:
         return data.select(range(min(given.limit or len(data), len(data))))
     from hf_cap.priors.selection import read_lines, select_texts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, load_dataset
+from datasets import ClassLabel, Dataset, Features, concatenate_datasets, load_dataset
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -140,6 +140,20 @@ def test_an_extraction_loses_nothing_that_lies_in_its_folder(
     assert "`limit=1` would leave" in capsys.readouterr().err
     assert main([*command, out, "--output_dir", out]) == 2
     assert "'test.parquet'" in capsys.readouterr().err
+
+
+def test_the_parts_of_an_array_of_jobs_make_the_whole(room: Path, tmp_path: Path) -> None:
+    command = ["extract", "--sources", "word_length", "--dataset", room / "data", "--output_dir"]
+    run(*command, tmp_path / "whole")
+    for part in ("1/4", "2/4", "3/4", "4/4"):
+        run(*command, tmp_path / f"part{part[0]}", "--shard", part)
+    parts = [load_splits(tmp_path / f"part{number}")["train"] for number in range(1, 5)]
+    assert [len(part) for part in parts] == [2, 2, 1, 1]
+    save_splits({"train": concatenate_datasets(parts)}, tmp_path / "merged")
+    merged, whole = (load_splits(tmp_path / name)["train"] for name in ("merged", "whole"))
+    assert merged.features == whole.features
+    kept = [name for name in whole.column_names if name != "provenance"]
+    assert merged.select_columns(kept)[:] == whole.select_columns(kept)[:]
 
 
 def trained(room: Path, out: Path, *words: object, model: str = "encoder") -> Path:
