@@ -24,7 +24,7 @@ from transformers import (
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
-from hf_cap.labels import ClassifierOptions, label_phrases, warn_of_unclear, without_meaning
+from hf_cap.labels import ClassifierOptions, head_phrases, label_phrases, warn_of_unclear
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.progress import progress
 from hf_cap.pruned import auto_class
@@ -231,16 +231,6 @@ def _check_head(name: str, options: ClassifierOptions) -> None:
             f"`{asked}` needs a sentence encoder, and {name!r} is none: it has no `modules.json`. Name one, "
             "such as 'sentence-transformers/all-MiniLM-L6-v2', or use `label_names_in='text'`."
         )
-
-
-def head_phrases(labels: Sequence[str], options: ClassifierOptions) -> list[str]:
-    """The phrase of each label if the head is told the label names, else none.
-
-    With `label_names_in="auto"` it is told names that mean something.
-    """
-    phrases = label_phrases(labels, options.label_phrases)
-    told = {"auto": not without_meaning(phrases), "head": True}
-    return phrases if told.get(options.label_names_in) else []
 
 
 def _start_head(

@@ -108,3 +108,13 @@ class ClassifierOptions:
     label_phrases: dict[str, str] | None = option(
         None, "What a label is called in words, where its name does not say it: label to phrase."
     )
+
+
+def head_phrases(labels: Sequence[str], options: ClassifierOptions) -> list[str]:
+    """The phrase of each label if the head is told the label names, else none.
+
+    With `label_names_in="auto"` it is told names that mean something.
+    """
+    phrases = label_phrases(labels, options.label_phrases)
+    told = {"auto": not without_meaning(phrases), "head": True}
+    return phrases if told.get(options.label_names_in) else []

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-from hf_cap.classifiers import evaluation_mode, head_phrases, text_embeddings
+from hf_cap.classifiers import evaluation_mode, text_embeddings
 from hf_cap.data import load_texts
 from hf_cap.errors import ConfigError
+from hf_cap.labels import head_phrases
 from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
 from hf_cap.training.collator import LABELS, take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
