@@ -11,9 +11,11 @@ import argparse
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +84,8 @@ def store_rates(count: int) -> dict[str, float]:
         store = AnswerStore(Path(folder) / "scores.sqlite")
         keys = [random.Random(number).randbytes(20) for number in range(count)]
         value = [[-1.2345678806304932, -0.0012345], [0, 4]]
+        body = json.dumps(value).encode()
+        packed = zlib.crc32(body).to_bytes(4, "little") + body
         some = keys[: count // 20]
         started = time.perf_counter()
         for key in some:
@@ -89,18 +93,33 @@ def store_rates(count: int) -> dict[str, float]:
         single = len(some) / (time.perf_counter() - started)
         started = time.perf_counter()
         for start in range(len(some), count, 1024):
-            with store.transaction():
-                for key in keys[start : start + 1024]:
-                    store.put(key, value)
+            with store.transaction() as run:
+                rows = [(key, packed) for key in keys[start : start + 1024]]
+                for row in rows:
+                    run("INSERT INTO answers VALUES (?, ?)", row)
         many = (count - len(some)) / (time.perf_counter() - started)
         asked = random.Random(0).sample(keys, min(count, 50_000))
         started = time.perf_counter()
         for start in range(0, len(asked), 1024):
             store.get(asked[start : start + 1024])
         found = len(asked) / (time.perf_counter() - started)
-        with store.transaction() as run:
-            pages = run("PRAGMA page_count").fetchone()[0] * run("PRAGMA page_size").fetchone()[0]
-    return {"put": single, "put_together": many, "get": found, "bytes": pages / count}
+        connection = sqlite3.connect(store.path)
+        bytes_used = file_bytes(connection) / count
+        started = time.perf_counter()
+        connection.execute("VACUUM")
+        vacuum = time.perf_counter() - started
+        compact = file_bytes(connection) / count
+    return {
+        "put": single, "put_together": many, "get": found, "bytes": bytes_used,
+        "bytes_after_vacuum": compact, "vacuum_seconds": vacuum,
+    }  # fmt: skip
+
+
+def file_bytes(connection: sqlite3.Connection) -> int:
+    """Size of a database."""
+    names = ("page_count", "page_size")
+    pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return int(pages * size)
 
 
 def apart(kind: str, count: int) -> Any:

@@ -1,6 +1,7 @@
 """Parquet files that hold a digest of their bytes, by which damage is seen when they are read."""
 
 import hashlib
+import mmap
 import os
 from pathlib import Path
 
@@ -12,17 +13,18 @@ from hf_cap.errors import DataError
 _DIGEST = b"hf_cap.sha256"
 _BLANK = _DIGEST.ljust(64, b".")
 """What is written where the digest will be."""
+_ROWS = 10_000
+"""Rows of a group; a group is held in memory while it is written."""
 
 
 def write_table(table: pa.Table, file: str | os.PathLike[str]) -> None:
     """Write a table with its digest, metadata such as label names included."""
     with pq.ParquetWriter(file, table.schema, write_page_checksum=True) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=_ROWS)
         writer.add_key_value_metadata({_DIGEST: _BLANK})
-    with open(file, "r+b") as written:
-        content = written.read()
-        written.seek(content.rindex(_BLANK))
-        written.write(_digest(content, _BLANK))
+    with open(file, "r+b") as written, mmap.mmap(written.fileno(), 0) as content:
+        start = content.rfind(_BLANK)
+        content[start : start + len(_BLANK)] = _digest(content, _BLANK)
 
 
 def read_table(file: str | os.PathLike[str]) -> pa.Table:
@@ -51,9 +53,10 @@ def read_table(file: str | os.PathLike[str]) -> pa.Table:
     return table.replace_schema_metadata(metadata)
 
 
-def _digest(content: bytes, digest: bytes) -> bytes:
+def _digest(content: bytes | mmap.mmap, digest: bytes) -> bytes:
     """Of the bytes of a file on both sides of its own digest."""
-    before, _, behind = content.rpartition(digest)
-    found = hashlib.sha256(before)
-    found.update(behind)
+    start = content.rfind(digest)
+    with memoryview(content) as view:  # a slice of it copies nothing
+        found = hashlib.sha256(view[:start])
+        found.update(view[start + len(digest) :])
     return found.hexdigest().encode()

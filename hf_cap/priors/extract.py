@@ -258,8 +258,11 @@ def _summary(
         if (column := diagnostic_column(name, "cut")) in features:
             cut[name] = sum(words > 0 for words in cells(column))
         if (column := diagnostic_column(name, "label_scores")) in features:
+            # batch by batch, which copies nothing: of many texts this is the largest column
             chunks = [chunk for data in made.values() for chunk in data.data.column(column).chunks]
-            scores = np.concatenate([chunk.flatten() for chunk in chunks]).reshape(len(gold), -1)
-            raw, calibrated = scores.argmax(1) == gold, (scores - scores.mean(0)).argmax(1) == gold
+            scores = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks]
+            mean = sum(part.sum(0) for part in scores) / len(gold)
+            raw = np.concatenate([part.argmax(1) for part in scores]) == gold
+            calibrated = np.concatenate([(part - mean).argmax(1) for part in scores]) == gold
             found[name] = (float(raw.mean()), float(calibrated.mean()))
     return ExtractionSummary(len(gold), seconds, statistics, cut, found)
