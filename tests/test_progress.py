@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 
 from hf_cap.attribution import attribute_words
 from hf_cap.classifiers import TextClassifier
+from hf_cap.cli import _Handler
 from hf_cap.progress import Progress, duration, progress
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -72,6 +74,18 @@ def test_only_work_that_takes_a_second_has_a_bar(
             time.sleep(pause / 2)
             work.update()
     assert ("cap" in seen.getvalue()) is bool(pause)
+
+
+def test_a_log_line_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", seen := Terminal())
+    handler = _Handler(seen)
+    with progress(3, "texts", "cap") as work:
+        time.sleep(1.1)
+        work.update()
+        handler.emit(logging.makeLogRecord({"msg": "3 texts, about 2 min"}))
+    lines = re.split(r"[\r\n]+", seen.getvalue())
+    assert "3 texts, about 2 min" in lines
+    assert any("cap" in line for line in lines)
 
 
 def test_classifiers_and_attributions_count_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:

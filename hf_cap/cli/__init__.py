@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # of several launched processes only the first logs
     level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=level, handlers=[handler])
     # what libraries say and draw about steps that take no time; a variable that is set already holds
@@ -122,6 +122,16 @@ def _unexpected(error: BaseException) -> str:
 def _readable(text: str) -> str:
     """Lines without what would steer the terminal, whatever label, file or server it came from."""
     return "\n".join(map(printable, text.expandtabs().split("\n")))
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above a progress bar, not behind it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
 
 
 class _Formatter(logging.Formatter):
