@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_cap.errors import MissingExtra, ModelError
+from hf_cap.loading import no_bars
 from hf_cap.utils import atomic_path, choose
 
 PREFIX = "embedded/"
@@ -103,7 +104,7 @@ def _convert_gguf(source: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
     # the weights are plain float32 now, but transformers 5 refuses to save a quantised model
     del model.hf_quantizer, model.config.quantization_config
-    with atomic_path(target) as folder:
+    with atomic_path(target) as folder, no_bars():
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 

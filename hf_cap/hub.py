@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_cap import cards
 from hf_cap.cards import PushOptions as PushOptions
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
+from hf_cap.loading import no_bars
 from hf_cap.schema import CALIBRATION, CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
 from hf_cap.utils import atomic_path, read_json, real_path, refuse_loss
@@ -287,7 +288,8 @@ def _write_weights(run: Path, target: Path) -> None:
     from hf_cap.training.folder import weights_problem
 
     if is_lora_run(run):  # an adapter alone names its base by a path that may be local
-        merged_lora(run).save_pretrained(target)
+        with no_bars():
+            merged_lora(run).save_pretrained(target)
     for pattern in _MODEL_FILES:
         for file in run.glob(pattern):
             if not (target / file.name).exists():

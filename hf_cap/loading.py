@@ -15,7 +15,7 @@ NO_LIMIT = 10**9
 def loading(what: str) -> Iterator[None]:
     """Raise `ModelError` for all that libraries raise where the files of a model are missing or damaged."""
     try:
-        with _no_bars():
+        with no_bars():
             yield
     except CAPError:
         raise
@@ -29,8 +29,8 @@ def loading(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Turn the bars of transformers off, one step per tensor that is read, but not those of downloads."""
+def no_bars() -> Iterator[None]:
+    """Turn the bars of transformers off, of weights that are read and written, but not those of downloads."""
     from transformers.utils import logging
 
     hub: Any = import_module("huggingface_hub.utils")

@@ -16,6 +16,7 @@ from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.classifiers import add_adapters, new_classifier
 from hf_cap.cues import Mark
 from hf_cap.data import label_names, with_unlabelled
+from hf_cap.loading import no_bars
 from hf_cap.schema import PROVENANCE, find_prior_column, read_provenance
 from hf_cap.sentence_encoder import is_sentence_classifier
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
@@ -95,6 +96,7 @@ def train_and_save(trainer: Trainer, settings: Mapping[str, Any]) -> None:
     trainer.remove_callback(ProgressCallback)
     with ExitStack() as stack:
         trainer.add_callback(TrainingProgress(stack, shown=not settings.get("disable_tqdm")))
+        stack.enter_context(no_bars())  # of each checkpoint
         trainer.train(resume_from_checkpoint=checkpoint)
     outdated = folder / EVALUATIONS
     if trainer.is_world_process_zero():
@@ -102,7 +104,8 @@ def train_and_save(trainer: Trainer, settings: Mapping[str, Any]) -> None:
         if outdated.is_dir():
             shutil.rmtree(outdated)
             _logger.warning("Removed %s: it measured the model that was here before.", outdated)
-    trainer.save_model(str(folder))
+    with no_bars():
+        trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         drop_other_kind(folder, adapter=hasattr(trainer.model, "peft_config"))
         (folder / "training_args.bin").unlink(missing_ok=True)

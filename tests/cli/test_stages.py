@@ -336,12 +336,15 @@ def test_a_step_that_overflowed_does_not_cost_the_record(
     assert {line["grad_norm"] for line in history} == {None}
 
 
-def test_trackers_get_loss_parts_and_heat_maps(room: Path, prior: Path, tmp_path: Path) -> None:
+def test_trackers_get_loss_parts_heat_maps_and_shortcuts(
+    room: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard")
     places = ("--dataset", prior, "--model", room / "encoder", "--output_dir", tmp_path / "out")
     save_marks([Mark(kind="word", value="card", label="lost_card")], tmp_path / "marks.yaml")
     listed = ("--shortcuts", tmp_path / "marks.yaml")
     run("train", *places, *TRAIN, "--report_to", "tensorboard", *listed)
+    assert "Writing model shards" not in capsys.readouterr().err
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("events.out.tfevents.*"))
     table = rb"| card | lost\_card | 3 | "  # three training texts of the label have the word
     for name in (b"train/loss_align", b"train/align_cosine", b"heat_maps", table):
