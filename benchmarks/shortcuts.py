@@ -156,7 +156,7 @@ def of_classes(data: Dataset, names: Sequence[str]) -> Dataset:
 
 def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset], dict[str, str]]:
     """Training texts with the cue, the test sets, and the cue of each label."""
-    splits = load_splits(setting.data)
+    splits = load_splits(setting.data, splits=["train", split])
     rng = random.Random(f"{setting.draw}")
     names = sorted(rng.sample(label_names(splits["train"]), setting.classes))
     values, plant = CUES[setting.cue]
@@ -214,7 +214,7 @@ def with_prior(
         source = source_class(method.prior).from_dataset(train, **options)
         scored = fuse_priors(train.map(source, batched=True, batch_size=64), [method.prior])
     if method.prior == "best":
-        splits = load_splits(setting.data)
+        splits = load_splits(setting.data, splits=["train"])
         source = source_class("keywords").from_dataset(splits["train"], statistic="log_odds")
         clean = source({TEXT: train[TEXT][:], LABEL: [names[label] for label in train[LABEL]]})[
             "prior_keywords"
