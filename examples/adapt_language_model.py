@@ -11,9 +11,11 @@ the loss is -log p(label | prompt), on the tokens of the label alone. The merged
     hf-cap extract --dataset embedded/library-desk --model runs/adapted/model \
         --output_dir runs/priors --sources cap --prompt.chat false --prompt.demonstrations 0
 
-`--weights` lets some tokens of the labels count more than others, by what the model before adaptation (the
-adapters switched off) makes of them:
+`--weights` lets some tokens count more than others; `reference` and `excess` by what the model before
+adaptation (the adapters switched off) makes of the tokens of the labels:
 
+    prior       the texts are learned too: tokens of words that speak for the label by the column `prior`
+                (`hf-cap fuse`) count, at most as much as the tokens of the labels, the others hardly
     reference   1 - p(token) before: what it could say anyway counts little
                 (prioritised training, arXiv 2505.08971)
     excess      softmax of the loss before minus the loss now, over the tokens of the batch
@@ -34,10 +36,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from hf_cap import CAPPrior, load_splits
 from hf_cap.embedded import resolve_model
+from hf_cap.words import word_strings
+
+KINDS = ("uniform", "prior", "reference", "excess")
 
 
-def prompts_and_answers(prior: CAPPrior, dataset: Dataset) -> Dataset:
-    """The prompt of `cap` about each text, and its label as the completion."""
+def prompts_and_answers(prior: CAPPrior, dataset: Dataset, texts: bool = False) -> Dataset:
+    """The prompt of `cap` about each text, and its label as the completion, or with `texts` both of them."""
     opened = prior.open()
     queries = [
         opened.query(opened.prompt(row.text), row.text, opened.labels[row.label])
@@ -45,22 +50,45 @@ def prompts_and_answers(prior: CAPPrior, dataset: Dataset) -> Dataset:
     ]
     return Dataset.from_dict(
         {
-            "prompt": [query.prefix + query.body for query in queries],
-            "completion": [query.answer for query in queries],
+            "prompt": [query.prefix + query.body * (not texts) for query in queries],
+            "completion": [query.body * texts + query.answer for query in queries],
         }
     )
 
 
-def token_weights(kind: str, now: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+def token_importance(dataset: Dataset, answers: list[str], tokenizer: Any) -> Tensor:
+    """How much each token of the vocabulary matters, in [0, 1]; shape `(vocabulary,)`.
+
+    1 in the answers; elsewhere the mean over its words of the positive part of their prior, as a part of the
+    highest of the text; 0 where it is in no word.
+    """
+    total, count = torch.zeros(2, len(tokenizer))
+    for text, prior in zip(dataset["text"], dataset["prior"], strict=True):
+        scores = [max(score, 0.0) for score in prior or []]
+        for word, score in zip(word_strings(text) if prior else [], scores, strict=True):
+            ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+            total[ids] += score / (max(scores) or 1.0)
+            count[ids] += 1
+    found = total / count.clamp_min(1)
+    for answer in answers:
+        found[tokenizer(answer, add_special_tokens=False)["input_ids"]] = 1.0
+    return found
+
+
+def token_weights(
+    kind: str, now: Tensor, before: Tensor, mask: Tensor, importance: Tensor | None = None
+) -> Tensor:
     """Weights of the tokens of the mask, of mean 1, and 0 elsewhere.
 
     Args:
-        kind: `uniform`, `reference` or `excess`.
+        kind: `uniform`, `prior`, `reference` or `excess`.
         now, before: Losses of the tokens in nats, `(batch, tokens)`.
         mask: Which tokens have a loss, `(batch, tokens)`.
+        importance: Of each token, at least 0, for `prior`; `(batch, tokens)`.
     """
     scores = {
         "uniform": torch.zeros_like(now),
+        "prior": (now if importance is None else importance).clamp_min(1e-6).log(),
         "reference": (-torch.expm1(-before)).clamp_min(1e-6).log(),
         "excess": before - now,
     }[kind]
@@ -72,6 +100,7 @@ class TokenWeightedTrainer(SFTTrainer):
     """An `SFTTrainer` of adapters whose tokens count by `token_weights` of the kind `weights`."""
 
     weights = "uniform"
+    importance: Tensor | None = None
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -83,9 +112,13 @@ class TokenWeightedTrainer(SFTTrainer):
         inputs = {**inputs, "use_cache": False, "fused_lm_head": True}
         outputs = model(**inputs)
         now, mask = -outputs.log_probs, outputs.label_mask.bool()
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            before = -model(**inputs).log_probs
-        weight = token_weights(self.weights, now.detach(), before, mask)
+        before, importance = now.detach(), None
+        if self.importance is None:
+            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+                before = -model(**inputs).log_probs
+        else:
+            importance = self.importance.to(now.device)[inputs["labels"][:, 1:].clamp_min(0)]
+        weight = token_weights(self.weights, now.detach(), before, mask, importance)
         # the tokens of all micro-batches and processes, whose gradients are averaged
         tokens = mask.sum() if num_items_in_batch is None else num_items_in_batch
         total = num_items_in_batch is not None and self.args.average_tokens_across_devices
@@ -102,7 +135,7 @@ def adapt(
         dataset: Labelled texts, as `load_splits` returns them.
         model_name: Causal language model: Hub id, folder or embedded name.
         output_dir: The merged model goes to its folder `model`.
-        weights: How the tokens of the labels count: `uniform`, `reference` or `excess`.
+        weights: How the tokens count: `uniform`, `prior`, `reference` or `excess`.
         options: Settings of `SFTConfig`, such as `num_train_epochs`.
 
     Returns:
@@ -126,11 +159,14 @@ def adapt(
             bf16=False,
             **{"logging_steps": 1, "learning_rate": 1e-3, "num_train_epochs": 2, **options},
         ),
-        train_dataset=prompts_and_answers(prior, dataset),
+        train_dataset=prompts_and_answers(prior, dataset, texts=weights == "prior"),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"),
     )
     trainer.weights = weights
+    if weights == "prior":
+        answers = prompts_and_answers(prior, dataset)["completion"]
+        trainer.importance = token_importance(dataset, answers, tokenizer)
     trainer.train()
     adapted: Any = trainer.model
     merged = adapted.merge_and_unload()
@@ -146,7 +182,7 @@ def main() -> None:
     parser.add_argument("--model", default="meta-llama/Llama-3.2-1B-Instruct")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--weights", choices=("uniform", "reference", "excess"), default="uniform")
+    parser.add_argument("--weights", choices=KINDS, default="uniform")
     arguments = parser.parse_args()
     losses = adapt(
         load_splits(arguments.dataset, splits=["train"])["train"],

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import AutoModelForCausalLM
 
 from hf_cap import CAPPrior
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import byte_tokenizer, llama, word_tokenizer
 
 pytest.importorskip("trl")
 
@@ -56,9 +56,24 @@ def test_token_weights_on_paper() -> None:
         found = token_weights(kind, now, before, mask)
         assert found[mask].tolist() == pytest.approx(expected)
         assert not found[~mask].any()
+    importance = torch.tensor([[1.0, 0.25, 1.0], [0.75, 1.0, 1.0]])
+    found = token_weights("prior", now, before, mask, importance)[mask].tolist()
+    assert found == pytest.approx([1.5, 0.375, 1.125])
     odds = [2 * 2.718281828**-0.1, 4 * 2.718281828**-0.2, 2.718281828**-0.4 / 0.75]
     excess = token_weights("excess", now, before, mask)[mask].tolist()
     assert excess == pytest.approx([3 * one / sum(odds) for one in odds], rel=1e-5)
+
+
+def test_tokens_matter_by_the_prior_of_their_words() -> None:
+    from examples.adapt_language_model import token_importance
+
+    tokenizer = word_tokenizer()
+    data = Dataset.from_dict(
+        {"text": ["my card lost", "my loan"], "prior": [[1.0, 4.0, -1.0], [2.0, 2.0]]}
+    )
+    found = token_importance(data, ["renew"], tokenizer)
+    words = tokenizer.convert_tokens_to_ids(["my", "card", "lost", "loan", "renew", "book"])
+    assert found[words].tolist() == pytest.approx([(0.25 + 1) / 2, 1, 0, 1, 1, 0])
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -71,7 +86,9 @@ def test_uniform_weights_are_the_plain_loss(
     llama().save_pretrained(tmp_path / "llama")
     byte_tokenizer().save_pretrained(tmp_path / "llama")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
+    features["prior"] = List(Value("float32"))
     rows = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}
+    rows["prior"] = [[0, 1, 0, 4], [2, 0, -1]] * 2
     data = Dataset.from_dict(rows, features=features)
 
     def losses(weights: str) -> list[float]:
@@ -81,6 +98,8 @@ def test_uniform_weights_are_the_plain_loss(
 
     plain, reference = losses("uniform"), losses("reference")
     assert reference != pytest.approx(plain, abs=1e-6)
+    of_texts = losses("prior")
+    assert of_texts[-1] < of_texts[0] != pytest.approx(plain[0], abs=1e-3)
     real = example.token_weights
     monkeypatch.setattr(example, "token_weights", lambda _, *rest: real("uniform", *rest))
     assert losses("excess") == pytest.approx(plain, abs=1e-6)
