@@ -21,6 +21,7 @@ from hf_cap.attribution import TextBatch
 from hf_cap.sentence_encoder import CONFIG_ENTRY, SentenceEncoderClassifier
 from hf_cap.training.collator import CAPCollator, Priors, encode_dataset, take_priors
 from hf_cap.training.config import CAPConfig
+from hf_cap.training.sparse_tuning import ImportanceCallback
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 
@@ -176,7 +177,7 @@ def config(folder: Path, **settings: Any) -> CAPConfig:
     )
 
 
-OF_THE_TRAINER = ("alignment_loss_func", "compute_loss_func", "compute_metrics")
+OF_THE_TRAINER = ("alignment_loss_func", "compute_loss_func", "compute_metrics", "peft_config")
 
 
 def trainer(
@@ -197,6 +198,17 @@ def trainer(
         processing_class=word_tokenizer(),
         **functions,
     )
+
+
+def sparse_trainer(folder: Path, **settings: Any) -> CAPTrainer:
+    """A trainer of LoRA adapters, of which each step trains one layer's."""
+    from peft import LoraConfig
+
+    adapters = LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")
+    subject = trainer(folder, model=exact_classifier, peft_config=adapters, **settings)
+    data, collator = subject.train_dataset, subject.data_collator
+    subject.add_callback(ImportanceCallback(data, collator, every=1, rows=4))
+    return subject
 
 
 def exact_classifier(kind: str = "roberta") -> nn.Module:

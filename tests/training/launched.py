@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from tests.tiny import roberta_classifier
-from tests.training.cases import exact_classifier, summed_loss, trainer
+from tests.training.cases import exact_classifier, sparse_trainer, summed_loss, trainer
 
 FSDP: dict[str, Any] = {
     "fsdp": True,
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--fsdp", action="store_true", help="FSDP2 instead of DDP")
     parser.add_argument("--summed", action="store_true", help="a task loss over all processes")
     parser.add_argument("--exact", metavar="FAMILY", help="in float64")
+    parser.add_argument("--sparse", action="store_true", help="adapters, a layer at a time")
     parser.add_argument("--gpu", action="store_true", help="a GPU a process")
     parser.add_argument("settings", nargs="*", help="name=JSON value")
     given = parser.parse_intermixed_args()
@@ -51,12 +52,16 @@ def main() -> None:
             shard_on_cpu()
     if not given.gpu:
         options |= {"ddp_backend": "gloo"}
-    subject = trainer(
-        given.folder,
-        model=partial(exact_classifier, given.exact) if given.exact else roberta_classifier,
-        compute_loss_func=summed_loss if given.summed else None,
-        **{"max_steps": 2, "seed": 7, "use_cpu": not given.gpu, **options},
-    )
+    options = {"max_steps": 2, "seed": 7, "use_cpu": not given.gpu, **options}
+    if given.sparse:
+        subject = sparse_trainer(given.folder, **options)
+    else:
+        subject = trainer(
+            given.folder,
+            model=partial(exact_classifier, given.exact) if given.exact else roberta_classifier,
+            compute_loss_func=summed_loss if given.summed else None,
+            **options,
+        )
     subject.train()
     sharded = any(isinstance(p, DTensor) for p in subject.model_wrapped.parameters())
     if sharded != given.fsdp:
@@ -64,6 +69,9 @@ def main() -> None:
     if subject.is_deepspeed_enabled != ("deepspeed" in options):
         raise SystemExit(f"deepspeed: {subject.is_deepspeed_enabled}")
     subject.accelerator.wait_for_everyone()
+    own = torch.cat([p.detach().flatten() for p in subject.model.parameters()])
+    if given.sparse and len(subject.accelerator.gather(own[None]).unique(dim=0)) > 1:
+        raise SystemExit("the processes have other weights")
     state = subject.accelerator.get_state_dict(subject.model_wrapped)
     if subject.is_world_process_zero():
         torch.save({name: value.clone() for name, value in state.items()}, given.folder / "w.pt")

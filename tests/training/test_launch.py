@@ -13,7 +13,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.launching import ROOT, environment
 from tests.tiny import roberta_classifier
-from tests.training.cases import exact_classifier, farthest, summed_loss, trainer, weights
+from tests.training.cases import (
+    exact_classifier,
+    farthest,
+    sparse_trainer,
+    summed_loss,
+    trainer,
+    weights,
+)
 
 RECIPES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -36,6 +43,19 @@ def launched(*arguments: str, gpu: bool = False) -> subprocess.CompletedProcess[
     return subprocess.run(
         command, cwd=ROOT, env=environment(gpu=gpu), capture_output=True, text=True, timeout=280
     )
+
+
+def test_two_processes_tune_the_same_layers_as_one(tmp_path: Path) -> None:
+    settings = {"max_steps": 3, "seed": 7}
+    program = [f"{name}={value}" for name, value in settings.items()]
+    run = launched(str(tmp_path), "--sparse", "per_device_train_batch_size=2", *program)
+    assert run.returncode == 0, run.stderr[-3000:]
+    subject = sparse_trainer(tmp_path / "one", per_device_train_batch_size=4, **settings)
+    before = weights(subject.model)
+    subject.train()
+    both = torch.load(tmp_path / "w.pt", weights_only=True)
+    assert farthest(both, weights(subject.model)) < 1e-10
+    assert farthest(before, both) > 1e-3
 
 
 def two_against_one(
