@@ -69,7 +69,7 @@ def token_importance(dataset: Dataset, answers: list[str], tokenizer: Any) -> Te
             ids = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
             total[ids] += score / (max(scores) or 1.0)
             count[ids] += 1
-    found = total / count.clamp_min(1)
+    found: Tensor = total / count.clamp_min(1)
     for answer in answers:
         found[tokenizer(answer, add_special_tokens=False)["input_ids"]] = 1.0
     return found

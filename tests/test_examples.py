@@ -57,8 +57,8 @@ def test_token_weights_on_paper() -> None:
         assert found[mask].tolist() == pytest.approx(expected)
         assert not found[~mask].any()
     importance = torch.tensor([[1.0, 0.25, 1.0], [0.75, 1.0, 1.0]])
-    found = token_weights("prior", now, before, mask, importance)[mask].tolist()
-    assert found == pytest.approx([1.5, 0.375, 1.125])
+    by_prior = token_weights("prior", now, before, mask, importance)[mask].tolist()
+    assert by_prior == pytest.approx([1.5, 0.375, 1.125])
     odds = [2 * 2.718281828**-0.1, 4 * 2.718281828**-0.2, 2.718281828**-0.4 / 0.75]
     excess = token_weights("excess", now, before, mask)[mask].tolist()
     assert excess == pytest.approx([3 * one / sum(odds) for one in odds], rel=1e-5)
