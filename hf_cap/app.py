@@ -71,18 +71,14 @@ def find_parts(
     priors: str | os.PathLike[str] | None = None,
     shortcuts: str | os.PathLike[str] | None = None,
 ) -> Parts:
-    """What is in a folder of `hf-cap fit`, or a classifier and what is given beside it.
-
-    Raises:
-        DataError: `fit` has not finished an aligned model in the folder.
-    """
+    """What is in a folder of `hf-cap fit` (or `DataError`), or a classifier and what is given beside it."""
     models, folder = {BASELINE: baseline, "model": os.fspath(run)}, Path(run).expanduser()
     if (folder / FIT_FILE).is_file():
         done = [name for name, one in read_json(folder / FIT_FILE).items() if one["finished"]]
         models = {BASELINE: baseline}
         for role in (BASELINE, ALIGNED):
-            trained = [name for name in done if name.startswith(f"models/{role}-seed")]
-            models[role] = models.get(role) or (str(folder / trained[0]) if trained else None)
+            trained = [str(folder / n) for n in done if n.startswith(f"models/{role}-seed")]
+            models[role] = models.get(role) or next(iter(trained), None)
         if not models[ALIGNED]:
             raise DataError(f"{str(run)!r} has no finished aligned model; run `hf-cap fit` again.")
         priors = priors or (folder / PRIOR if PRIOR in done else None)

@@ -125,12 +125,7 @@ class TextClassifier:
         return found
 
     def encode(self, texts: Sequence[str], **options: bool) -> list[Encoded]:
-        """Model inputs of each text, cut at `max_length` and not padded.
-
-        Args:
-            texts: The texts.
-            options: More arguments of the tokenizer, such as `return_offsets_mapping`.
-        """
+        """Model inputs of each text, cut at `max_length` and not padded; `options` go to the tokenizer."""
         if not texts:
             return []
         batch = self.tokenizer(
@@ -245,9 +240,8 @@ def _start_head(
             batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")
             model.head.weight.copy_(model.embed(**batch))
     elif options.label_names_in == "auto":
-        warn_of_unclear(
-            labels, label_phrases(labels, options.label_phrases), "the head starts at random"
-        )
+        phrases = label_phrases(labels, options.label_phrases)
+        warn_of_unclear(labels, phrases, "the head starts at random")
 
 
 def _sequence_classifier(
@@ -271,7 +265,8 @@ def _sequence_classifier(
     return model, _owners(model, {*loading["missing_keys"], *resized})
 
 
-def _peft() -> Any:
+def import_peft() -> Any:
+    """The package, or a `MissingExtra`."""
     try:
         import peft
     except ImportError as error:
@@ -286,7 +281,7 @@ def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any
         ConfigError: the model has no layers for the adapters.
         MissingExtra: peft is not installed.
     """
-    peft = _peft()
+    peft = import_peft()
     peft_config = copy(peft_config)  # the caller's may serve another model
     if hasattr(peft_config, "modules_to_save"):
         # peft itself knows heads by two names only; what it does not save is random at each load
@@ -337,10 +332,7 @@ def load_model(
 ) -> PreTrainedModel:
     """A sequence classifier from a folder, a Hub id or an `embedded/...` name; a LoRA run is merged.
 
-    Args:
-        name: Where it is.
-        revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Run code that comes with the model.
+    `revision` is a branch, tag or commit on the Hub; `trust_remote_code` runs code that comes with the model.
 
     Raises:
         ModelError: there is none.
@@ -415,10 +407,8 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
         ).model
         if CALIBRATION in run:
             base.config.update({CALIBRATION: run[CALIBRATION]})
-        merged: PreTrainedModel = (
-            _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-        )
-        return merged
+        adapted = import_peft().PeftModel.from_pretrained(base, str(folder))
+        return adapted.merge_and_unload()  # type: ignore[no-any-return]
 
 
 def load_tokenizer(
@@ -429,10 +419,8 @@ def load_tokenizer(
     Raises:
         ModelError: there is none.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(
-        AutoTokenizer, "tokenizer", name, revision, trust_remote_code
-    )
-    return tokenizer
+    how = (AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
+    return _load(*how)  # type: ignore[no-any-return]
 
 
 def _load(

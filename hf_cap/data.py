@@ -7,6 +7,7 @@ the label space travels with the data; other columns pass through.
 import csv
 import gzip
 import json
+import logging
 import os
 import re
 import unicodedata
@@ -20,10 +21,12 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_cap.embedded import resolve_data
-from hf_cap.errors import DataError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.parquet import read_table, write_table
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
+
+_logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
@@ -61,10 +64,8 @@ def load_splits(
     found, stored_labels = _read(name, revision)
     names = splits or [split for split in found if split != UNLABELLED]
     wanted = {split: choose_split(found, split) for split in names}
-    renamed = {
-        split: _with_columns(data, split, text_column, label_column)
-        for split, data in wanted.items()
-    }
+    columns = text_column, label_column
+    renamed = {split: _with_columns(data, split, *columns) for split, data in wanted.items()}
     space = _checked_space(labels or stored_labels or _label_space(renamed))
     return DatasetDict({split: _with_labels(data, split, space) for split, data in renamed.items()})
 
@@ -139,11 +140,9 @@ def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
 
 
 def _read_jsonl(file: str | os.PathLike[str]) -> dict[str, list[Any]]:
-    rows: list[dict[str, Any]] = []
-    with open(file, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_json_object(line, f"{str(file)!r}, line {number}"))
+    with open(file, encoding="utf-8-sig") as text:
+        lines = [(line, f"{str(file)!r}, line {n}") for n, line in enumerate(text, 1)]
+    rows = [_json_object(*pair) for pair in lines if pair[0].strip()]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -225,10 +224,7 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
             "set `id2label` and `label2id` of the model's config, or use data with its labels."
         )
     if kind == "integer":
-        moved = [
-            name for name, at in label2id.items() if _NUMBER.fullmatch(name) and name != str(at)
-        ]
-        if moved:
+        if moved := [n for n, at in label2id.items() if _NUMBER.fullmatch(n) and n != str(at)]:
             raise DataError(
                 f"The labels are integers, and the model's label {moved[0]!r} is its class "
                 f"{label2id[moved[0]]}, so that they could be names or indices; load the data with "
@@ -394,8 +390,7 @@ def _with_columns(
         raise DataError(
             f"`text_column` and `label_column` are both {text_column!r}; name two columns."
         )
-    missing = [column for column in wanted if column not in data.column_names]
-    if missing:
+    if missing := [column for column in wanted if column not in data.column_names]:
         raise DataError(
             f"Split {split!r} has no column {missing[0]!r}; it has {data.column_names}. Name the "
             "right one with `text_column` or `label_column`."
@@ -418,8 +413,7 @@ def _label_space(splits: Mapping[str, Dataset]) -> list[str]:
     chosen = {"train": splits["train"]} if "train" in splits else splits
     cells = {cell for pair in chosen.items() for cell in _label_cells(*pair)}
     found = [cell for cell in cells if cell and cell.strip()]
-    numbered = all(_NUMBER.fullmatch(name) for name in found)
-    return sorted(found, key=int if numbered else str)
+    return sorted(found, key=int if all(map(_NUMBER.fullmatch, found)) else str)
 
 
 def _checked_space(space: Any, what: str = "The label space") -> list[str]:
@@ -471,3 +465,36 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     kinds = {**data.features, LABEL: ClassLabel(names=space), TEXT: Value("string")}
     data = data.remove_columns(LABEL).add_column(LABEL, [known[label] for label in names])
     return data.select_columns(list(kinds)).cast(datasets.Features(kinds))
+
+
+def few_shot(
+    dataset: Dataset, k: int, *, draw: int = 0, seed: int = 0, allow_fewer: bool = False
+) -> Dataset:
+    """A training set of `k` texts per class.
+
+    The choice depends on the seed, the draw and the labelled texts alone: not on the order of the
+    rows, on other columns or on other classes. The rows come in an order that mixes the classes.
+    The k-shot set of a draw is part of its (k + 1)-shot set.
+
+    Args:
+        dataset: Columns `text` and `label` (a `ClassLabel`).
+        k: Texts per class, at least 1. A text that occurs twice counts once.
+        draw, seed: Number of the draw, from 0, and seed of the draws.
+        allow_fewer: Take all texts of a class that has fewer than `k`, with one warning.
+
+    Raises:
+        DataError: a class has fewer than `k` different texts, or there is no `ClassLabel`.
+    """
+    if k < 1:
+        raise ConfigError(f"A few-shot set has at least 1 text per class, got k={k!r}.")
+    names = label_names(dataset)
+    ranked: dict[str, dict[bytes, int]] = {name: {} for name in names}
+    for row, (text, label) in enumerate(zip(dataset[TEXT], dataset[LABEL], strict=True)):
+        ranked[names[label]].setdefault(rank(seed, draw, names[label], text), row)
+    if short := [f"{name!r} has {len(rows)}" for name, rows in ranked.items() if len(rows) < k]:
+        told = f"{len(short)} classes have fewer than {k} different texts: {', '.join(short[:5])}"
+        if not allow_fewer:
+            raise DataError(f"{told}. Choose a smaller k, or allow fewer (`allow_fewer=True`).")
+        _logger.warning("%s; all of them are taken.", told)
+    chosen = [item for rows in ranked.values() for item in sorted(rows.items())[:k]]
+    return dataset.select([row for _, row in sorted(chosen)])

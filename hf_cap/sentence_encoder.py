@@ -160,12 +160,8 @@ def write_modules(folder: Path, config: PretrainedConfig, state: Mapping[str, Te
     )
     labels, hidden = weight.shape
     pooling = getattr(config, CONFIG_ENTRY)["pooling"]
-    dense = {
-        "in_features": hidden,
-        "out_features": labels,
-        "bias": True,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
+    dense = {"in_features": hidden, "out_features": labels, "bias": True}
+    dense |= {"activation_function": "torch.nn.modules.linear.Identity"}  # type: ignore[dict-item]
     for name in (_POOLING, _NORMALIZE, _DENSE):
         (folder / name).mkdir(exist_ok=True)
     write_json(folder / _POOLING / "config.json", _pooling_config(pooling, hidden))
@@ -189,9 +185,7 @@ def _pooling_config(pooling: str, hidden: int) -> dict[str, Any]:
 def read_sentence_encoder(source: str, revision: str | None = None) -> dict[str, Any] | None:
     """Pooling and longest input of a checkpoint that was trained as a sentence encoder.
 
-    Args:
-        source: Folder or Hub id; also of a saved `SentenceEncoderClassifier`.
-        revision: Branch, tag or commit on the Hub.
+    `source` is a folder or Hub id, also of a saved `SentenceEncoderClassifier`.
 
     Returns:
         The entry `sentence_encoder` of a classifier's configuration; `None` where there is no `modules.json`.

@@ -205,12 +205,7 @@ class WordCounts:
 
 def fold(word: str) -> str:
     """Lower case, without punctuation at the ends unless the word is all punctuation."""
-    return (
-        word.strip(
-            string.punctuation + "¿¡“”‘’…—–。、，．！？：；「」『』（）《》〈〉【】・"
-        ).casefold()
-        or word
-    )
+    return word.strip(_PUNCTUATION).casefold() or word
 
 
 def count_words(
@@ -272,10 +267,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 def heat_map(words: Sequence[str], scores: Sequence[float] | None, width: int = 76) -> str:
     """The words with a bar below each; a minus before the bar marks evidence against the label.
 
-    Args:
-        words: The words of a text.
-        scores: One score per word; bars are proportional to the largest absolute one. `None`: no bars.
-        width: Columns per line; longer texts continue in further pairs of lines.
+    There is one score per word, or with `None` no bar; bars are proportional to the largest absolute one. A
+    text longer than `width` columns continues in further pairs of lines.
     """
     from rich.cells import cell_len
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hf_cap.utils import lazy_exports
 
 if TYPE_CHECKING:
+    from hf_cap.data import few_shot as few_shot
     from hf_cap.evaluation.attacks import AttackSettings as AttackSettings
     from hf_cap.evaluation.attacks import attack_dataset as attack_dataset
     from hf_cap.evaluation.calibration import Calibration as Calibration
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.results import holm as holm
     from hf_cap.evaluation.results import paired_bootstrap as paired_bootstrap
     from hf_cap.evaluation.results import summarize as summarize
-    from hf_cap.evaluation.sampling import few_shot as few_shot
 
 _EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)

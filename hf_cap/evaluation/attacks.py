@@ -314,11 +314,9 @@ def attack_dataset(
     Args:
         dataset: Test texts: columns `text` and `label`, with the label space of `train`.
         train: Training texts that the keywords come from.
-        settings: What to do; the defaults of `AttackSettings` if not given.
         model: An opened language model, used instead of the one that the settings name.
 
-    Returns:
-        `text` (attacked), `label`, and `COLUMNS`.
+    Returns `text` (attacked), `label`, and `COLUMNS`.
 
     Raises:
         DataError: the label spaces differ, a test label has no training text, or no text changes.

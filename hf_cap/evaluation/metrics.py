@@ -91,14 +91,9 @@ def plausibility(
 ) -> dict[str, float] | None:
     """Compare the word scores of one text with a human rationale; `None` where no word is marked.
 
-    Args:
-        scores: One score per word.
-        marked: One flag per word, true for the words of the human rationale.
-        size: Number of highest-scoring words to choose; by default as many as are marked.
-
-    Returns:
-        `token_f1` and `iou` (intersection over union) of the chosen words and the marked ones, and
-        `auprc`, the area under the precision-recall curve by trapezoids; each in [0, 1].
+    `marked` has one flag per word, true for those of the rationale; `size` words of the highest scores are
+    chosen, by default as many as are marked. Returns `token_f1` and `iou` (intersection over union) of chosen
+    and marked words, and `auprc`, the area under the precision-recall curve by trapezoids; each in [0, 1].
     """
     from sklearn.metrics import auc, precision_recall_curve
 
@@ -179,8 +174,6 @@ def soft_nc(
     [0, 1]; tokens outside every word always stay. The effect is relative to erasing all.
 
     Args:
-        classifier: The model that is explained.
-        scored: Texts with word scores.
         samples: Random masks per text; the distance is their mean.
         distance: What erasure changes: the target's probability (0 where it rises), or the Hellinger
             distance of the whole output (arXiv 2402.00794).
@@ -188,10 +181,7 @@ def soft_nc(
 
     Returns:
         One value per text in [0, 1], clipped; higher is better. NaN where even erasing all words
-        does not move the output.
-
-    Raises:
-        ModelError: the tokenizer gives no character offsets.
+        does not move the output. `ModelError` where the tokenizer gives no character offsets.
     """
     moved = _soft_distance(classifier, scored, samples, distance, seed, erase_important=True)
     return np.clip(moved, 0.0, 1.0)
@@ -272,15 +262,10 @@ def robustness(
 ) -> dict[str, float | None]:
     """Compare predictions before and after attacks.
 
-    Args:
-        attacked: For each text, the predicted label of each attacked version; at least one.
-        clean: Predicted label of each original text.
-        references: Gold label of each text.
-
-    Returns:
-        Shares in [0, 1]: `clean_accuracy`, `robust_accuracy` of texts of which every version is
-        predicted right, `mean_attacked_accuracy` over texts and versions, and `attack_success` of
-        rightly predicted texts that an attack turns (lower is better; `None` without such texts).
+    Of each text there are the predicted labels of its `attacked` versions, at least one, of itself (`clean`),
+    and its gold label (`references`). Returns shares in [0, 1]: `clean_accuracy`, `robust_accuracy` of texts
+    of which every version is predicted right, `mean_attacked_accuracy` over texts and versions, and
+    `attack_success` of rightly predicted texts that an attack turns (lower is better; `None` without any).
     """
     counts = len(attacked), len(clean), len(references), sum(not len(row) for row in attacked)
     if not counts[0] or len({*counts[:3]}) > 1 or counts[3]:

@@ -13,11 +13,10 @@ import numpy as np
 from datasets import Features, Value
 from datasets import Sequence as ListOf
 
-from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.evaluate import mean_defined
-from hf_cap.utils import read_yaml, write_text
+from hf_cap.utils import choose, read_yaml, write_text
 
 _HERE = Path(__file__).parent
 _SCORES = ListOf(Value("float64"))
@@ -122,15 +121,9 @@ METRICS: Mapping[str, type[_Metric]] = {
 }
 
 
-def _metric_class(name: str) -> type[_Metric]:
-    if name not in METRICS:
-        raise ConfigError(f"There is no metric {name!r}; there are {sorted(METRICS)}.")
-    return METRICS[name]
-
-
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
     """The `evaluate.Metric` of this name; `options` go to its constructor (`cache_dir` and so on)."""
-    return _metric_class(name)(**options)
+    return choose(METRICS, name, "metric")(**options)
 
 
 def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
@@ -140,7 +133,7 @@ def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
         name: One of `METRICS`; any other is a `ConfigError`.
         folder: Where to write; called `name`, or `evaluate.load` does not find the module.
     """
-    metric, folder = _metric_class(name), Path(folder)
+    metric, folder = choose(METRICS, name, "metric"), Path(folder)
     facts = {
         **metric.texts(),
         "name": name,

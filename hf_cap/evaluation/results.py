@@ -40,12 +40,9 @@ def estimate(
 ) -> Estimate:
     """Mean of independent, finite values with Student's t interval.
 
-    Args:
-        values: One number per independent unit.
-        confidence: Of the interval, in (0, 1).
-        within: Lowest and highest possible value. The interval is then made on the scale of the logit, with
-            the standard error of the mean carried over (delta method; `svyciprop` of Lumley's R package
-            survey, method "logit"), so that it cannot leave them.
+    `confidence` is in (0, 1). With `within`, the lowest and highest possible value, the interval is made on
+    the scale of the logit, with the standard error of the mean carried over (delta method; `svyciprop` of
+    Lumley's R package survey, method "logit"), so that it cannot leave them.
     """
     data = _finite(values)
     mean, n = float(data.mean()), len(data)
@@ -157,22 +154,19 @@ def paired_bootstrap(differences: ArrayLike, *, resamples: int = 10_000, seed: i
     resamples is compared (Efron and Tibshirani 1993, sections 12.5 and 16.4). The mean alone would
     reject far too often: at the 5 % level in 29 % of comparisons of 3 pairs without a difference.
 
-    Returns:
-        (1 + resamples whose |t| is at least the observed one) / (1 + resamples), and never below
-        2^(1 − pairs), the chance that so few differences all have one sign. 1 where their mean is 0.
+    It is (1 + resamples whose |t| is at least the observed one) / (1 + resamples), and never below
+    2^(1 − pairs), the chance that so few differences all have one sign. 1 where their mean is 0.
     """
     data = _finite(differences)
-    mean, variance = data.mean(), data.var()
+    mean, variance, extreme = data.mean(), data.var(), 0
     if mean == 0:
         return 1.0
-    extreme = 0
     if variance > _NO_SPREAD * mean**2:
         # equal differences are interchangeable, so only how often each is drawn matters
         distinct, counts = np.unique(data - mean, return_counts=True)
-        rng = np.random.default_rng(seed)
+        rng, n = np.random.default_rng(seed), len(data)
         for start in range(0, resamples, 1_000):
-            size = min(1_000, resamples - start)
-            shares = rng.multinomial(len(data), counts / len(data), size=size) / len(data)
+            shares = rng.multinomial(n, counts / n, size=min(1_000, resamples - start)) / n
             means = shares @ distinct
             variances = np.maximum(shares @ distinct**2 - means**2, 0.0)
             # |t| without dividing by a spread of zero; rounding must not decide between equal values

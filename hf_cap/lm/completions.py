@@ -109,12 +109,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
     seconds: float
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request.
-
-        Raises:
-            ReadTimeout: the answer is not there in time.
-            ServerError: it is too large.
-        """
+        """Send a request; a late answer is a `ReadTimeout`, one that is too large a `ServerError`."""
         body = bytearray()
         try:
             async with asyncio.timeout(self.seconds):

@@ -46,11 +46,7 @@ def open_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> L
 
 
 def settings_or_model(model: ModelLike, runtime: LMRuntime) -> LMSettings | LanguageModel:
-    """Settings with their number format for what names a model, and a language model for what holds one.
-
-    Raises:
-        ConfigError: `model` is of another kind.
-    """
+    """Settings with their number format, or a language model for what holds one; else a `ConfigError`."""
     if isinstance(model, LanguageModel):
         return model
     if isinstance(model, str | Path):

@@ -260,11 +260,7 @@ class ServedLanguageModel(LanguageModel):
         )
 
     async def _send(
-        self,
-        client: "AsyncOpenAI",
-        path: str,
-        kind: "type[Answer]",
-        body: dict[str, Any] | None,
+        self, client: "AsyncOpenAI", path: str, kind: "type[Answer]", body: dict[str, Any] | None
     ) -> "Answer":
         """One request, which the client repeats while the server is busy or unwell."""
         raw = self._api.RawResponse
@@ -277,9 +273,9 @@ class ServedLanguageModel(LanguageModel):
         except self._openai.OpenAIError as error:
             cause = error.__cause__ or error
             trouble = (
-                f"failed with {type(cause).__name__}: {str(cause)[:300]}. Check that it runs, its "
-                "address and `timeout`."
+                f"failed with {type(cause).__name__}: {str(cause)[:300]}. Check that it runs, "
             )
+            trouble += "its address and `timeout`."
         except ServerError as error:
             trouble = str(error)
         for secret in _parts(self._key()):  # some servers repeat it

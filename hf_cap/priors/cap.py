@@ -158,8 +158,8 @@ class CAPPrior(LanguageModelSource):
                 texts.append(self._perturbed(parts[row], masks[row]))
             pairs = zip(pending, texts, strict=True)
             new = [[text for text in some if text not in known[row]] for row, some in pairs]
-            answers = _ask(
-                opened, [prompts[row] for row in pending], new, [labels[row] for row in pending]
+            answers = opened.ask(
+                [prompts[row] for row in pending], new, [labels[row] for row in pending]
             )
             for row, some, added, found in zip(pending, texts, new, answers, strict=True):
                 totals = (self._score(one, labels[row]) for one in found)
@@ -219,24 +219,6 @@ class CAPPrior(LanguageModelSource):
         offsets = torch.tensor([self._offset(label) for label in labels], dtype=torch.float64)
         calibrated = totals - offsets
         return float(calibrated[0] - calibrated[1:].logsumexp(0))
-
-
-def _ask(
-    opened: PromptedModel,
-    prompts: Sequence[Prompt],
-    texts: Sequence[Sequence[str]],
-    labels: Sequence[Sequence[int]],
-) -> list[list[list[Scored]]]:
-    """The answer for each label and text that go with a prompt: `(prompts, texts, labels)`."""
-    groups = list(zip(prompts, texts, labels, strict=True))
-    queries = [
-        opened.query(prompt, text.strip(), opened.labels[label])
-        for prompt, some, asked in groups
-        for text in some
-        for label in asked
-    ]
-    answers = iter(opened.model.log_probs(queries))
-    return [[[next(answers) for _ in asked] for _ in some] for _, some, asked in groups]
 
 
 def _bytes(text: str) -> int:

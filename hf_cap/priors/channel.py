@@ -45,20 +45,16 @@ def word_evidence(
     `uniform`: pointwise mutual information of word and label, all labels being equally likely. No
     score exceeds log(labels).
 
-    Args:
-        log_probs: Log-probability of each token under each label, in nats.
-        owners: Word of each token; `words` for a token of no word.
-        words: Number of words.
-        evidence: One of the two.
+    `log_probs` of the tokens are in nats; the owner of one of no word is `words`, the number of words.
     """
     import torch
 
-    tokens = log_probs
     if evidence == "posterior":
         after = log_probs.cumsum(1).log_softmax(0)
         before = torch.full_like(after[:, :1], -math.log(len(after)))
-        tokens = torch.cat([before, after], 1).diff(dim=1)
-    pooled = tokens.new_zeros(len(tokens), words + 1).index_add(1, owners, tokens)[:, :words]
+        log_probs = torch.cat([before, after], 1).diff(dim=1)
+    zeros = log_probs.new_zeros(len(log_probs), words + 1)
+    pooled = zeros.index_add(1, owners, log_probs)[:, :words]
     return pooled if evidence == "posterior" else pooled.log_softmax(0) + math.log(len(pooled))
 
 
@@ -185,10 +181,8 @@ class LexiconPrior(LanguageModelSource):
         if not words:
             return {}
         opened = self.open()
-        prompt, labels = opened.prompts[0], opened.labels
-        queries = [opened.query(prompt, word, label) for word in words for label in labels]
-        totals = [one.total for one in opened.model.log_probs(queries)]
-        scores = np.reshape(totals, (len(words), len(labels)))
+        (found,) = opened.ask(opened.prompts[:1], [words], [range(len(opened.labels))])
+        scores = np.array([[one.total for one in of_labels] for of_labels in found])
         scores = scores - scores.mean(0)
         odds = np.exp(scores - scores.max(1, keepdims=True))
         return dict(zip(words, (odds / odds.sum(1, keepdims=True)).tolist(), strict=True))

@@ -97,15 +97,9 @@ def fuse(
 ) -> list[float] | None:
     """Fuse the priors of one text.
 
-    Args:
-        priors: One prior per source, each with one score per word, or null.
-        weights: One weight per source, at least 0. Those of the sources that take part are scaled to a
-            mean of 1 and multiply the normalised scores.
-        method: `mean` or (signed) `max` over the sources, word by word.
-        normalisation: One of `NORMALISATIONS`.
-
-    Returns:
-        One score per word; `None` where no source is usable, or where the usable ones cancel out.
+    There is one prior per source, each with one score per word, or null, and one weight per source, at least
+    0: those of the sources that take part are scaled to a mean of 1 and multiply the normalised scores.
+    Returns one score per word; `None` where no source is usable, or where the usable ones cancel out.
     """
     usable = [
         (NORMALISATIONS[normalisation](prior), weight)

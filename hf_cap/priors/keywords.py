@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_arg
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.priors.base import LEARNED, Batch, Row, Source, SourceResult
 from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
-from hf_cap.utils import documented, option, text_seed
+from hf_cap.utils import choose, documented, option, text_seed
 from hf_cap.words import WordCounts, count_words, fold, log_odds, phi, tfidf
 
 if TYPE_CHECKING:
@@ -186,20 +186,15 @@ def with_control(
 ) -> Splits:
     """Replace a prior column of a data set, or of its splits, by a control; null stays null.
 
-    `control` is one of those of `control_scores`; `seed` and the text determine what is random.
-
-    Raises:
-        ConfigError: there is no such control.
+    `control` is one of those of `control_scores`, any other a `ConfigError`; `seed` and the text determine
+    what is random.
     """
-    if control not in CONTROLS:
-        raise ConfigError(f"There is no control {control!r}; there are {sorted(CONTROLS)}.")
+    choose(dict.fromkeys(CONTROLS), control, "control")
     facts = {"control": control, "seed": seed, "column": column}
 
     def replace_prior(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        scores = [
-            None if prior is None else control_scores(control, prior, text, seed)
-            for prior, text in zip(batch[column], batch[text_column], strict=True)
-        ]
+        pairs = zip(batch[column], batch[text_column], strict=True)
+        scores = [prior and control_scores(control, prior, text, seed) for prior, text in pairs]
         cells = batch.get(PROVENANCE) or [None] * len(scores)
         made = [add_provenance(cell, "control", facts) for cell in cells]
         return {column: scores, PROVENANCE: made}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hf_cap.errors import ModelError
 from hf_cap.labels import label_phrases, warn_of_unclear
-from hf_cap.lm.base import LanguageModel, LMSettings, Query, current_runtime
+from hf_cap.lm.base import LanguageModel, LMSettings, Query, Scored, current_runtime
 from hf_cap.lm.open import model_stamp, open_language_model, settings_or_model
 from hf_cap.priors.base import LEARNED, Row, Source
 from hf_cap.priors.prompts import (
@@ -69,14 +69,26 @@ class PromptedModel:
 
     def label_scores(self, parts: Sequence[Row], prompts: Sequence[Prompt]) -> list[list[float]]:
         """`(rows, labels)`: log-probability of every label as the answer, in nats."""
-        pairs = list(zip(parts, prompts, strict=True))
+        every = [range(len(self.labels))] * len(parts)
+        found = self.ask(prompts, [[part.text] for part in parts], every)
+        return [[one.total for one in of_labels] for (of_labels,) in found]
+
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[Sequence[str]],
+        labels: Sequence[Sequence[int]],
+    ) -> list[list[list[Scored]]]:
+        """The answer for each text and label that go with a prompt: `(prompts, texts, labels)`."""
+        groups = list(zip(prompts, texts, labels, strict=True))
         queries = [
-            self.query(prompt, part.text.strip(), label)
-            for part, prompt in pairs
-            for label in self.labels
+            self.query(prompt, text.strip(), self.labels[label])
+            for prompt, some, asked in groups
+            for text in some
+            for label in asked
         ]
         answers = iter(self.model.log_probs(queries))
-        return [[next(answers).total for _ in self.labels] for _ in pairs]
+        return [[[next(answers) for _ in asked] for _ in some] for _, some, asked in groups]
 
     def fit(
         self,
@@ -246,8 +258,7 @@ class LanguageModelSource(Source):
     def open(self, wording: str | None = None) -> PromptedModel:
         """The language model, opened once per process, and its prompts, by default those of the source.
 
-        Raises:
-            ModelError: the model or its chat template cannot be used, or changed on disk.
+        A `ModelError` where the model or its chat template cannot be used, or changed on disk.
         """
         if self._stamp() != self.stamp:
             raise ModelError(
@@ -256,9 +267,8 @@ class LanguageModelSource(Source):
             )
         model, sets = open_language_model(self.model), self.demonstration_sets
         own = wording in (None, self.wording)
-        template = load_template(
-            self.template if own else DEFAULT_TEMPLATE, wording or self.wording
-        )
+        file = self.template if own else DEFAULT_TEMPLATE
+        template = load_template(file, wording or self.wording)
         labels = self.phrases()
         names = dict(zip(self.labels, labels, strict=True))
         shown = [[(text, names[label]) for text, label in examples] for examples in sets]

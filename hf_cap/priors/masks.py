@@ -132,11 +132,9 @@ class WordFit(NamedTuple):
 def fit_words(
     masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float
 ) -> list[WordFit]:
-    """Fit any number of texts, solved together where they have equally many words.
+    """Fit texts by the scores (nats; not finite: `ExtractError`) of their masks and a `penalty` λ above 0.
 
-    `scores` has one for each mask of each text, in nats; one that is not finite is an
-    `ExtractError`. The `penalty` λ is more than 0. A text of one word has no masks, and its word is
-    all the evidence there is: 1.
+    The word of a text of one word, which has no masks, is all the evidence there is: 1.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -152,10 +150,8 @@ def fit_words(
         x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
         if not z.isfinite().all():
             raise ExtractError("The score of a perturbed text is NaN or infinite.")
-        solved = zip(
-            texts, *(part.tolist() for part in _solve_ridge(x, z, w, penalty)), strict=True
-        )
-        for text, coefficients, r2, std in solved:
+        solved = [part.tolist() for part in _solve_ridge(x, z, w, penalty)]
+        for text, coefficients, r2, std in zip(texts, *solved, strict=True):
             fits[text] = WordFit(coefficients, None if isnan(r2) else r2, std)
     return [fits[text] for text in range(len(masks))]
 

@@ -44,11 +44,7 @@ class PromptTemplate:
 
 
 def load_template(name: str, prior: str) -> PromptTemplate:
-    """Read the default template of a prior (`cap`, `channel`) or a YAML file, as it stands now.
-
-    Raises:
-        ConfigError: the file is missing or no YAML, or its fields or placeholders are wrong.
-    """
+    """The default template of a prior (`cap`, `channel`) or a YAML file, as it is now, or a `ConfigError`."""
     default = Path(__file__).parent / "templates" / f"{prior}.yaml"
     path = default if name == DEFAULT_TEMPLATE else Path(name).expanduser()
     if not path.is_file():

@@ -189,10 +189,6 @@ def _ask(
     opened: PromptedModel, asked: Sequence[tuple[Prompt, Row, Sequence[str]]]
 ) -> list[list[float]]:
     """Mean log-probability of the gold label's tokens for each text of each entry, in nats."""
-    queries = [
-        opened.query(prompt, text.strip(), opened.labels[row.label])
-        for prompt, row, texts in asked
-        for text in texts
-    ]
-    answers = iter(opened.model.log_probs(queries))
-    return [[next(answers).mean for _ in texts] for _, _, texts in asked]
+    prompts, rows, texts = zip(*asked, strict=True)
+    found = opened.ask(prompts, texts, [[row.label] for row in rows])
+    return [[one.mean for (one,) in of_texts] for of_texts in found]

@@ -330,12 +330,11 @@ def _drawable(scores: Sequence[float | None] | None, words: int) -> bool:
 
 
 def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int = 6) -> list[Facts]:
-    """Each label of the compared models: how many of its texts they get right, and on which words.
+    """Each label of the compared models, the most changed first: its texts that are right, and the words.
 
     A row has `label`; `right` and `texts`, dicts from `before` and `after` to a number of predictions; and
-    `words`, from the same to at most `most` pairs of a word and whether it is a shortcut of the label: the
-    words with the highest sum of attributions over the texts that the model gives this label, where those
-    of a text are divided by the largest. The labels that changed most come first.
+    `words`, from the same to at most `most` pairs of a word and whether it is a shortcut of the label: those
+    with the highest sum of attributions, divided by the largest of a text, over the texts predicted so.
     """
     cues = {(m.label, word) for m in marks if m.decision == "shortcut" for word in m.value.split()}
     tables: dict[str, Facts] = {}
@@ -351,11 +350,10 @@ def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int =
                 if not is_punctuation(word):
                     totals.setdefault(said, Counter())[fold(word)] += score / largest
         for label, table in tables.items():
-            top = [
-                word for word, score in totals.get(label, Counter()).most_common(most) if score > 0
-            ]
-            table.setdefault("words", {})[key] = [(word, (label, word) in cues) for word in top]
-    found = [{"label": label, **table} for label, table in sorted(tables.items())]
+            top = totals.get(label, Counter()).most_common(most)
+            words = table.setdefault("words", {})
+            words[key] = [(word, (label, word) in cues) for word, score in top if score > 0]
+    found = ({"label": label, **table} for label, table in sorted(tables.items()))
     return sorted(found, key=lambda one: -abs(one["right"]["after"] - one["right"]["before"]))
 
 

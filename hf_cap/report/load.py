@@ -131,11 +131,8 @@ def load_priors(
 ) -> PriorFolder:
     """Read folders of priors, one parquet file per split, and the `audit.json` of the first.
 
-    That is in the folder `audit`, by default in the folder itself or the one beside it whose name
-    ends in `-audit`, where `hf-cap audit` puts it.
-
-    Raises:
-        DataError: there is no such folder, it lacks its files, or a file is damaged.
+    That is in the folder `audit`, by default in the folder itself or the one beside it whose name ends in
+    `-audit`, where `hf-cap audit` puts it. A folder or file that is missing or damaged is a `DataError`.
     """
     paths, splits = [Path(folder).expanduser() for folder in folders], dict[str, Rows]()
     for path in paths:

@@ -88,11 +88,11 @@ def render_report(contents: Mapping[str, Any], *, megabytes: float = 4.0) -> str
         for code in (colours + style, script)
     )
     data = embed_examples(contents["examples"], int(megabytes * 1e6))
+    known = {"metrics": METRICS, "confidence": CONFIDENCE, "number_text": number_text}
     page = TEMPLATES.get_template("report.html.j2").render(
+        known,
         report=contents,
         names=[group["name"] for group in contents["groups"]],
-        metrics=METRICS,
-        confidence=CONFIDENCE,
         # our own style and script run, nothing is loaded from anywhere
         policy=f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; "
         "img-src data:; base-uri 'none'; form-action 'none'",
@@ -101,7 +101,6 @@ def render_report(contents: Mapping[str, Any], *, megabytes: float = 4.0) -> str
         data=Markup(script_json(data)),
         shown=len(data["examples"]),
         figures=figures,
-        number_text=number_text,
     )
     # a lone surrogate, which JSON can carry, has no place in UTF-8
     return page.encode("utf-8", "replace").decode()

@@ -112,15 +112,13 @@ class Encoder:
             schema.check_words(text, cells[WORDS], pattern=self.word_pattern, row=row)
         words = [text[a:b] for a, b in split_words(text, self.word_pattern)]
         schema.check_prior(cells.get(self.prior_column), words, column=self.prior_column, row=row)
-        name = self.weight_column
-        weight: Any = cells.get(name or "", 1.0)
+        weight: Any = cells.get(self.weight_column or "", 1.0)
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise PriorError(
-                f"Column {name!r}, row {row}: the weight of the prior is {weight!r}; weights are finite and "
-                "at least 0, and 0 leaves an example out of the alignment."
+                f"Column {self.weight_column!r}, row {row}: the weight of the prior is {weight!r}; weights "
+                "are finite and at least 0, and 0 leaves an example out of the alignment."
             )
-        name = self.example_weight_column
-        weight = cells.get(name or "")
+        weight = cells.get(name := self.example_weight_column or "")
         if weight is not None and not 0 <= weight < math.inf:
             raise DataError(
                 f"Column {name!r}, row {row}: the weight of the text is {weight!r}; weights are finite and "

@@ -49,12 +49,7 @@ class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingA
         self.check_set_up()
 
     def check_set_up(self) -> None:
-        """Check the settings that the trainer checks again, since they may change after construction.
-
-        Raises:
-            ConfigError: `Trainer` would upload the output folder at each save, or attributions cannot be
-                differentiated.
-        """
+        """Raise `ConfigError` where each save would be uploaded, or attributions cannot be differentiated."""
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ConfigError(
                 f"`hub_strategy={HubStrategy(self.hub_strategy).value!r}` uploads all of the output folder "
@@ -62,13 +57,12 @@ class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingA
             )
         kwargs = self.activation_checkpointing_kwargs
         reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant")
+        static = self.ddp_static_graph
         fp16 = self.mixed_precision == "fp16"  # by `fp16` or by accelerate's configuration
         problems = {
             "Reentrant gradient checkpointing cannot differentiate an attribution; leave out "
             "`use_reentrant`.": reentrant,
-            "`ddp_static_graph=True` gives wrong gradients of an attribution; leave it out.": (
-                self.ddp_static_graph
-            ),
+            "`ddp_static_graph=True` gives wrong gradients of attributions; leave it out.": static,
             "Mixed precision 'fp16' scales the loss, which overflows in the gradient of an attribution; use "
             "`bf16=True` or neither, also in accelerate's configuration.": fp16,
             f"DataParallel over {self.n_gpu} GPUs cannot differentiate attributions; start the program with "

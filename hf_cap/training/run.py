@@ -98,10 +98,9 @@ def train_and_save(trainer: Trainer, settings: Mapping[str, Any]) -> None:
         trainer.add_callback(TrainingProgress(stack, shown=not settings.get("disable_tqdm")))
         stack.enter_context(no_bars())  # of each checkpoint
         trainer.train(resume_from_checkpoint=checkpoint)
-    outdated = folder / EVALUATIONS
     if trainer.is_world_process_zero():
         (folder / RUN_FILE).unlink(missing_ok=True)
-        if outdated.is_dir():
+        if (outdated := folder / EVALUATIONS).is_dir():
             shutil.rmtree(outdated)
             _logger.warning("Removed %s: it measured the model that was here before.", outdated)
     with no_bars():

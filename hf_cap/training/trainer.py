@@ -303,8 +303,7 @@ class CAPTrainer(AlignedTrainer):
         dropout = self.alignment.word_dropout if model.training else 0
         if (beta and model.training) or dropout:
             validation.check_aligned(inputs, "training batch")
-        inputs, prior = take_priors(inputs)
-        seed = self.draw_seed(True)
+        (inputs, prior), seed = take_priors(inputs), self.draw_seed(True)
         read = self.leave_words_out(inputs, prior, seed) if dropout and prior else inputs
         loss, outputs = super().compute_loss(model, dict(read), True, num_items_in_batch)
         if beta and prior is not None:

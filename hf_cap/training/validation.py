@@ -146,10 +146,7 @@ def choose_gradient(
 
 
 def check_gradient(mode: str, model: nn.Module, align: Callable[[], tuple[Tensor, Any]]) -> None:
-    """Raise `AlignmentError` where one gradient of the loss that `align` returns misses a layer of the model.
-
-    So also where it cannot be computed or is not finite.
-    """
+    """Raise `AlignmentError` where the gradient of `align` misses a layer, is not finite or cannot be."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
         gradients = torch.autograd.grad(align()[0], list(named.values()), allow_unused=True)
@@ -159,8 +156,7 @@ def check_gradient(mode: str, model: nn.Module, align: Callable[[], tuple[Tensor
             "needs only ordinary passes."
         ) from error
     found = {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
-    bad = [name for name, g in found.items() if not torch.isfinite(g).all()]
-    if bad:
+    if bad := [name for name, g in found.items() if not torch.isfinite(g).all()]:
         raise AlignmentError(
             f"The alignment gradient is not finite at {bad[:3]!r} ({len(bad)} of {len(found)} weights); try "
             "`alignment_norm_floor=0.1`, and look at the prior of the first examples."
