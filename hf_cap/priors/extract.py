@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
 
 import numpy as np
 
@@ -227,7 +228,8 @@ def _with_columns(
     table = pa.concat_tables(tables, promote_options="permissive")
     table = table.append_column(PROVENANCE, [[cells[cell] for cell in old]])
     kept = data.remove_columns([name for name in table.column_names if name in data.column_names])
-    return concatenate_datasets([kept, Dataset(table)], axis=1)
+    # without a fingerprint of ours, datasets hashes a copy of the whole table
+    return concatenate_datasets([kept, Dataset(table, fingerprint=uuid4().hex)], axis=1)
 
 
 def _with_same_columns(
