@@ -8,6 +8,7 @@ import inspect
 import json
 import operator
 import os
+import platform
 import re
 import shutil
 import sys
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, field, fields
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
@@ -187,12 +189,15 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Path to write a file or folder to, beside the target; it replaces the target at the end.
 
     When the body raises, or the process dies in it, the target stays as it was. Parent folders that are
-    missing are made, and go again with an error. A link stays a link.
+    missing are made, and go again with an error. A link stays a link. What a process that died in it has
+    left is cleared away by the next one.
     """
     target = real_path(target)
+    _clear_rooms(target)
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    owner = f"{os.getpid()}@{platform.node()}"
+    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".{owner}"))
     try:
         yield room / target.name
         if target.is_dir() and (room / target.name).exists():
@@ -205,6 +210,27 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # it holds the target
                 parent.rmdir()
+
+
+def _clear_rooms(target: Path) -> None:
+    """Remove the rooms of processes of this machine that have died; if one died between two moves, end it."""
+    for room in target.parent.glob(f".{escape(target.name)}.*.*@{escape(platform.node())}"):
+        process = int(room.name.rpartition("@")[0].rpartition(".")[2])
+        if os.name != "posix" or _lives(process):
+            continue
+        if not target.exists() and (room / "replaced").exists():
+            os.replace(room / target.name, target)
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 def refuse_folder(file: str | os.PathLike[str]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,6 +90,41 @@ def test_a_write_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
         assert [file.name for file in target.iterdir()] == ["second"]
     assert link.is_symlink()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data", "disk", "link"]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_a_killed_process_left_is_cleared_away(moved: bool, tmp_path: Path) -> None:
+    target, killed = tmp_path / "data", "import os; os.kill(os.getpid(), 9)"
+    target.mkdir()
+    (target / "first").touch()
+    # killed while it writes, or after it has put the old folder aside
+    when = f"os.replace = lambda *a: (old(*a), exec({killed!r}))" if moved else "kill = True"
+    code = f"""
+import os
+from hf_cap.utils import atomic_path
+old = os.replace
+{when}
+with atomic_path({str(target)!r}) as path:
+    path.mkdir()
+    (path / "second").touch()
+    {"pass" if moved else killed}
+"""
+    done = subprocess.run([sys.executable, "-c", code])
+    assert done.returncode == -9
+    assert len([*tmp_path.iterdir()]) == (1 if moved else 2)
+    with pytest.raises(RuntimeError, match="stopped"), atomic_path(target):
+        raise RuntimeError("stopped")
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+    assert [file.name for file in target.iterdir()] == ["second" if moved else "first"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "data") as path:
+        path.touch()
+        with atomic_path(tmp_path / "data") as other:
+            other.write_text("faster")
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data").read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["cap", "test set", "v1.2", "-x", "Übung", "हिन्दी", "a..b"])
