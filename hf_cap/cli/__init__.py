@@ -32,6 +32,7 @@ COMMANDS = {
     "elicit": ("train", "ask a language model for scores of a table's features"),
     "train": ("train", "train a classifier, aligned with the prior"),
     "attack": ("results", "make an adversarial test set from a labelled split"),
+    "judge": ("results", "measure robust accuracy on attacks that still carry their label"),
     "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
     "calibrate": ("results", "make a classifier's probabilities and label sets hold"),
     "prune": ("results", "take the least important parts out of a classifier"),

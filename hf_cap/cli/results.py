@@ -17,12 +17,14 @@ from hf_cap.cli.core import (
     command_line,
     next_command,
 )
+from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import AttackSettings
 from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.hub import PushOptions
-from hf_cap.lm.base import LMRuntime
+from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.report.load import ReportSettings
+from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.options import PruneOptions
 from hf_cap.utils import (
     check_range,
@@ -262,6 +264,62 @@ def attack(values: Values) -> Result:
     text = f"{describe(summary)}\nWrote the attacked split {split!r} to {output}"
     place = {"dataset": output, "split": split, "name": settings.kind}
     return Result(summary, text, next_command("evaluate", model="MODEL", **place))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _JudgeArguments:
+    model: str = required("Classifier: folder written by `hf-cap train`, or Hub id.")
+    dataset: str = required("Folder that `hf-cap attack` wrote.")
+    verdicts: str = required(
+        "CSV file with the verdicts of a person; where there is none, it is written to be filled in."
+    )
+    split: str = option("test", "Split that was attacked.")
+    sample: int = option(100, "Texts to write into a new file, drawn at random; at least 50.")
+    judge: str = option(
+        LANGUAGE_MODEL, "Chat model that scores all texts; gives log-probabilities."
+    )
+    base_url: str | None = option(None, "Root of the OpenAI-compatible server of `judge`.")
+    seed: int = option(0, "Determines which texts a person is asked about, and the folds.")
+
+
+JUDGE = "--model runs/model --dataset runs/attacked --verdicts runs/verdicts.csv"
+
+
+@partial(Command, JUDGE, [_JudgeArguments, Group("lm", LMRuntime)])
+def judge(values: Values) -> Result:
+    """Measure robust accuracy on those attacked texts that still carry their label.
+
+    The first run writes a file for a person to fill in: 1 where the text still carries its label, else 0.
+    The second calibrates a chat model's scores by it, and gives intervals that hold the uncertainty of both.
+    """
+    from hf_cap.data import choose_split, label_names, load_splits
+    from hf_cap.evaluation import judge as judging
+    from hf_cap.evaluation.classifier import gold_labels, load_classifier
+    from hf_cap.lm.base import using_runtime
+
+    given = values.build(_JudgeArguments)
+    check_range(given, "sample", at_least=judging.FEWEST)
+    data = choose_split(load_splits(given.dataset, splits=[given.split]), given.split)
+    if CHANGED in data.column_names:
+        data = data.filter(lambda row: row[CHANGED])
+    names, texts = label_names(data), data[TEXT][:]
+    labels = [names[label] for label in data[LABEL]]
+    if not Path(given.verdicts).exists():
+        count = judging.write_sheet(given.verdicts, texts, labels, given.sample, given.seed)
+        todo = f"write 1 or 0 into the column `valid` of {given.verdicts}, and run the same command again"
+        return Result({"output": given.verdicts, "texts": count}, then=todo)
+    verdicts = judging.read_sheet(given.verdicts, texts, labels)
+    classifier = load_classifier(given.model, None)
+    right = classifier(texts).argmax(axis=1) == gold_labels(data, classifier.labels)
+    named = LMSettings(model=given.judge, base_url=given.base_url)
+    with using_runtime(values.build(LMRuntime, "lm")):
+        scores = judging.judge_scores(texts, labels, named)
+    found = judging.calibrated_shares(scores, right.tolist(), verdicts, given.seed)
+    facts = {"texts": len(texts), "accuracy_on_all": float(right.mean()), **asdict(found)}
+    parts = {"texts that carry their label": found.valid, "accuracy on these": found.accuracy}
+    shown = [f"{what}: {p.mean:.3f} ({p.low:.3f} to {p.high:.3f})" for what, p in parts.items()]
+    head = f"{len(texts)} attacked texts, {found.verdicts} of them judged by a person"
+    return Result(facts, "\n".join([head, *shown, f"accuracy on all: {right.mean():.3f}"]))
 
 
 @dataclass(frozen=True, kw_only=True)
