@@ -179,7 +179,9 @@ class _PruneArguments:
     output_dir: str = required("Folder for the smaller model.")
     split: str = option("train", "Split to measure the importance on.")
     general: str | None = option(
-        None, "More texts, labelled or not, whose importance counts as much as that of the task's."
+        None,
+        "File, folder or Hub id of other texts, without labels, whose importance counts as much as that "
+        "of the task's; of several splits `unlabelled` is read.",
     )
 
 
