@@ -322,13 +322,11 @@ def attribute_words(
 ) -> list[list[float]]:
     """Attribution scores of the words of some texts, without a graph; a token's words share its score.
 
-    The defaults give captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
-
     Args:
         model, tokenizer: A sequence classifier, which runs in evaluation mode, and its fast tokenizer.
         texts, targets: What to explain, and the label to explain for each text.
-        method, steps, rule, seed: As for `path_points`.
-        target: One of `TARGETS`.
+        method, steps, rule, seed, target: As for `path_points`, and one of `TARGETS`. The defaults give
+            captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
         batch_size: Path points (texts · steps) in one pass.
         word_pattern, max_length: Of a word and, in tokens, of a text; words cut off score 0.
 

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,18 @@ class _Logits(nn.Module):
         return logits
 
 
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """Without the warning that recommends a step of preparation, which torch has done."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def export_onnx(
     model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path, *, int8: bool = False
 ) -> Path:
@@ -37,8 +51,7 @@ def export_onnx(
     names: the layout of optimum's `ORTModelForSequenceClassification`.
 
     Args:
-        model: A classifier, its adapters merged.
-        tokenizer: Its tokenizer.
+        model, tokenizer: A classifier, its adapters merged, and its tokenizer.
         output_dir: Folder to write into.
         int8: Store weights with 8 bits, and round what is multiplied with them to 8 bits for each batch
             (onnxruntime's dynamic quantisation): a quarter of the size, and other logits.
@@ -51,9 +64,8 @@ def export_onnx(
         import onnxscript  # noqa: F401
         from onnxruntime.quantization import quantize_dynamic
     except ImportError as error:
-        raise MissingExtra(
-            "The export needs the extra `onnx`: pip install 'hf-cap[onnx]'."
-        ) from error
+        told = "The export needs the extra `onnx`: pip install 'hf-cap[onnx]'."
+        raise MissingExtra(told) from error
     refuse_other_model(folder := Path(output_dir), ONNX_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
@@ -61,9 +73,7 @@ def export_onnx(
     sizes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch's exporter warns of its own parts, and of torchvision
+        warnings.simplefilter("ignore")  # the exporter warns of its own parts, and of torchvision
         torch.onnx.export(
             _Logits(model, list(inputs)).eval(),
             tuple(inputs.values()),
@@ -76,13 +86,8 @@ def export_onnx(
             verbose=False,
         )
     if int8:
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # it recommends a step of preparation that torch has done
-        try:
+        with _only_errors():
             quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
-        finally:
-            root.setLevel(level)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     return folder / ONNX_FILE
