@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -152,6 +153,7 @@ class AnswerStore:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.values():
                 connection.execute(statement.replace("TABLE", "TABLE IF NOT EXISTS"))
+        weakref.finalize(self, connection.close)  # Python 3.13 warns of one that is only dropped
         self._connection, self._process = connection, os.getpid()
         self._file = _file_id(self.path)
         return connection
