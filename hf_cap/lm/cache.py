@@ -145,6 +145,7 @@ class AnswerStore:
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
         )
+        weakref.finalize(self, connection.close)  # Python 3.13 warns of one that is only dropped
         self._check_schema(connection)
         _use_wal(connection)
         # in WAL mode NORMAL keeps every commit through a killed process, if not through a power cut
@@ -153,7 +154,6 @@ class AnswerStore:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.values():
                 connection.execute(statement.replace("TABLE", "TABLE IF NOT EXISTS"))
-        weakref.finalize(self, connection.close)  # Python 3.13 warns of one that is only dropped
         self._connection, self._process = connection, os.getpid()
         self._file = _file_id(self.path)
         return connection
