@@ -165,7 +165,9 @@ def export(values: Values) -> Result:
         file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
     size = file.stat().st_size / 1e6
     then = f"load it by onnxruntime.InferenceSession({str(file)!r})"
-    if file.suffix != ".onnx":
+    if given.format == "whole":
+        then = ""
+    elif given.format == "delta":
         then = next_command(
             "export", model=given.output_dir, format="whole", output_dir="runs/whole"
         )
