@@ -18,11 +18,14 @@ def row(group: str, method: str, test_set: str, mean: float, n: int) -> dict[str
 def test_the_group_with_the_most_draws_is_shown_with_the_methods_that_have_them_all() -> None:
     rows = [
         row(group, method, test_set, mean + (test_set == "shifted") / 10, n)
-        for group, n, mean in (("few", 2, 0.1), ("many", 5, 0.5))
+        for group, n, mean in (("data, 9", 2, 0.1), ("data, 5", 5, 0.2), ("data, 20", 5, 0.5))
         for method in ("none", "drop_found")
         for test_set in ("clean", "shifted", "same")
     ]
-    rows += [row("many", "logistic_names", "clean", 0.9, 4), row("none", "none", "clean", 0.9, 9)]
+    rows += [
+        row("data, 20", "logistic_names", "clean", 0.9, 4),
+        row("none, 99", "none", "clean", 0.9, 9),
+    ]
     expected = {"clean": pytest.approx(50), "shifted": pytest.approx(60)}
     assert percentages({"accuracy": rows}) == {"none": expected, "drop_found": expected}
 
