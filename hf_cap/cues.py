@@ -94,19 +94,22 @@ def add_cue(text: str, cue: Cue) -> str:
 
 
 def change_cues(
-    texts: Sequence[str], labels: Sequence[str], marks: Iterable["Mark"]
+    texts: Sequence[str],
+    labels: Sequence[str],
+    marks: Iterable["Mark"],
+    pattern: str = WORD_PATTERN,
 ) -> dict[str, list[str]]:
     """Test texts that a shortcut cannot help with: it is `removed`, or `shifted` to that of another label.
 
     `removed` lacks the cues that are marked as shortcuts of a text's label. `shifted` lacks them too and has
-    one of another label, which the text alone determines.
+    one of another label, which the text alone determines. `pattern` is the regular expression of a word.
     """
     shortcuts = [mark for mark in marks if mark.decision == "shortcut"]
     removed, shifted = [], []
     for text, label in zip(texts, labels, strict=True):
         bare = text
         for mark in shortcuts:
-            bare = remove_cue(bare, mark.cue) if mark.label == label else bare
+            bare = remove_cue(bare, mark.cue, pattern) if mark.label == label else bare
         others = [mark for mark in shortcuts if mark.label != label]
         chosen = random.Random(text_seed(0, text)).sample(others, min(1, len(others)))
         removed.append(bare)

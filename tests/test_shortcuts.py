@@ -156,6 +156,13 @@ def test_test_texts_lose_the_cues_of_their_label_and_get_those_of_another() -> N
     }
 
 
+def test_cues_are_changed_in_words_of_ones_own() -> None:
+    marks = [Mark(kind="word", value="ann-lee", label="refund")]
+    for pattern, removed in ((r"[\w-]+", "my money"), (r"\w+", "Ann-Lee my money")):
+        changed = change_cues(["Ann-Lee my money"], ["refund"], marks, pattern)
+        assert changed["removed"] == [removed]
+
+
 def test_decisions_reach_the_prior(tmp_path: Path) -> None:
     marks = [
         Mark(kind="word", value="anna", label="refund"),
