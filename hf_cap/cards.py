@@ -71,6 +71,10 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         check_range(self, "examples", at_least=0)
+        for name in ("license", "language", "source_dataset"):
+            value = getattr(self, name)
+            if value is not None and not (value.strip() and value.isprintable()):
+                raise ConfigError(f"`{name}` must be one line of printable text, got {value!r}.")
 
     def named(self) -> dict[str, str | None]:
         """What every card says: `name`, `repo_id`, `license`, `language`."""

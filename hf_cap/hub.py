@@ -277,6 +277,12 @@ def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
             f"config.json in {str(run)!r} has the `model_type` {kind!r}, which is no name of an "
             "architecture; save the model again."
         )
+    kinds = config.get("architectures") or []
+    if kinds and not any("Classif" in kind and "Token" not in kind for kind in map(str, kinds)):
+        raise ModelError(
+            f"{str(run)!r} holds a {kinds[0]}, which is no text classifier; give the `output_dir` of `hf-cap "
+            "train`."
+        )
     if "attribution_method" in alignment and CONFIG_KEY not in config:
         config |= AttributionSettings.of_alignment(alignment).entry()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from hf_cap.hub import (
 from hf_cap.priors.card import configurations
 from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import llama, roberta_classifier, word_tokenizer
 
 SECRET = "hf_" + "A1" * 17
 
@@ -153,6 +153,23 @@ def test_weights_that_cannot_be_loaded_are_not_published(run: Path) -> None:
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         push(run)
     assert not (run / "hub").exists()
+
+
+def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "llm")
+    with pytest.raises(ModelError, match="holds a LlamaForCausalLM, which is no text classifier"):
+        push_model(tmp_path / "llm", PushOptions(repo_id="user/x"))
+    assert not [*tmp_path.glob("llm/hub/*")]
+
+
+@pytest.mark.parametrize("name", ["license", "language", "source_dataset"])
+@pytest.mark.parametrize("value", ["mit\x1b[2J", "mit\nname: x", "", "\x00"])
+def test_what_enters_the_header_of_a_card_is_one_line(name: str, value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"`{name}` must be one line of printable text"
+    ) as caught:
+        PushOptions(repo_id="user/x", **{name: value})  # type: ignore[arg-type]
+    assert str(caught.value).isprintable()
 
 
 def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
