@@ -30,6 +30,7 @@ from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
+from hf_cap.lm.open import check_language_model
 from hf_cap.priors.base import Source, source_class
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.classifier import ClassifierSource
@@ -57,6 +58,7 @@ from hf_cap.utils import (
     real_path,
     write_json,
 )
+from hf_cap.words import WORD_PATTERN
 
 _logger = logging.getLogger(__name__)
 
@@ -219,6 +221,7 @@ class _Stages:
         }
         if place := self.train.get("unlabelled") or with_unlabelled(self.name):
             digest["unlabelled"] = fingerprint(*load_texts(place))
+        self.check_sources(splits["train"])
         self.stage("data", digest, partial(save_splits, splits))
         # how fast priors are made does not determine them
         options = {k: v for k, v in self.options.items() if k not in ("batch_size", "progress")}
@@ -276,10 +279,19 @@ class _Stages:
         options = {"dataloader_pin_memory": torch.cuda.is_available(), **options, **fixed}
         return CAPConfig(**{"output_dir": str(path), "resume_from_checkpoint": "last", **options})
 
-    def extract_into(self, dataset: Dataset, path: Path, **splits: Dataset) -> None:
+    def check_sources(self, dataset: Dataset) -> None:
+        """Create the sources once, so that mistakes in them are found before anything is written."""
+        if not self.known.get("priors", {}).get("finished"):
+            with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
+                self.sources(dataset, asks=False)
+
+    def sources(self, dataset: Dataset, **how: Any) -> list[Source]:
         named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
+        return make_sources(self.options["sources"], dataset, self.groups, **named, **how)
+
+    def extract_into(self, dataset: Dataset, path: Path, **splits: Dataset) -> None:
         with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
-            sources = make_sources(self.options["sources"], dataset, self.groups, **named)
+            sources = self.sources(dataset)
             splits = splits or {"train": dataset}
             if not sources:
                 save_splits(splits, path)
@@ -342,7 +354,10 @@ class _Stages:
         train = load_splits(self.folder / "prior")["train"]
         sets = {"train": (train, on_train), "test": (test, on_test)}
         labels = [label_names(test)[label] for label in test[LABEL]]
-        changed = change_cues(test[TEXT][:], labels, self.marks) if self.marks else {}
+        pattern = self.options.get("word_pattern", WORD_PATTERN)
+        changed = (
+            change_cues(test[TEXT][:], labels, marks, pattern) if (marks := self.marks) else {}
+        )
         for name, texts in changed.items():
             how = replace(on_train, records=on_test.records and name == "shifted")
             sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)
@@ -389,10 +404,16 @@ def name_model(model: Any, lm: Settings) -> Any:
 
 
 def make_sources(
-    names: Sequence[str], dataset: Dataset, groups: Mapping[str, Settings], **shared: Any
+    names: Sequence[str],
+    dataset: Dataset,
+    groups: Mapping[str, Settings],
+    *,
+    asks: bool = True,
+    **shared: Any,
 ) -> list[Source]:
     """Create sources, which learn from a training split what they need.
 
+    Without `asks` no language model is loaded, only its store, device and embedded name are looked at.
     `names` are in `hf_cap.priors.SOURCES`, or `module:Class`; `groups` has the settings of a source by its
     name, of language models as `prompt` and `lm`, and of classifiers as `classifier`; `shared` has `model`
     (what `open_language_model` takes) and `word_pattern`.
@@ -408,7 +429,10 @@ def make_sources(
         )
     shared["model"] = name_model(shared["model"], groups.get("lm", {}))
     shared |= {**groups.get("prompt", {}), **groups.get("classifier", {})}
-    if any(issubclass(cls, LanguageModelSource) for cls in classes.values()):
+    asking = any(issubclass(cls, LanguageModelSource) for cls in classes.values())
+    if asking and not asks:
+        check_language_model(shared["model"])
+    elif asking:
         checked = pick(CAPPrior, {**shared, **groups.get("cap", {})})
         shared["model"] = choose_dtype(shared["model"], dataset, checked)
     made = []

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
+from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, current_runtime
 from hf_cap.utils import folder_stamp
@@ -84,10 +85,7 @@ def model_stamp(model: LMSettings | LanguageModel) -> str:
 @lru_cache(maxsize=1)
 def _open(settings: LMSettings, runtime: LMRuntime, stamp: str) -> LanguageModel:
     # imported here: the command line reads settings without paying for torch
-    if runtime.store_path:  # a store that cannot be used is found before the model is loaded
-        from hf_cap.lm.cache import AnswerStore
-
-        AnswerStore(runtime.store_path).get(())
+    check_language_model(settings, runtime)  # before the model is loaded
     if settings.base_url is not None:
         from hf_cap.lm.served import ServedLanguageModel
 
@@ -95,6 +93,26 @@ def _open(settings: LMSettings, runtime: LMRuntime, stamp: str) -> LanguageModel
     from hf_cap.lm.local import load_local
 
     return _stored(load_local(settings, runtime), runtime)
+
+
+def check_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> None:
+    """Raise `ConfigError` or `ModelError` for a store, device or embedded name that cannot be used.
+
+    Args:
+        model: As `open_language_model` takes it; it is not loaded.
+        runtime: Likewise.
+    """
+    runtime = runtime or current_runtime()
+    if runtime.store_path:
+        from hf_cap.lm.cache import AnswerStore
+
+        AnswerStore(runtime.store_path).get(())
+    name = model.model if isinstance(model, LMSettings) else model
+    if isinstance(name, str | Path) and getattr(model, "base_url", None) is None:
+        from hf_cap.lm.local import choose_device
+
+        choose_device(runtime.device)
+        resolve_model(str(name))
 
 
 def _stored(model: LanguageModel, runtime: LMRuntime) -> LanguageModel:

@@ -19,7 +19,7 @@ from hf_cap.cli.core import Result, Values, parse, read_settings
 from hf_cap.cli.demo import LIBRARIANS
 from hf_cap.cues import Cue, Mark, ShortcutSettings, load_marks, save_marks
 from hf_cap.data import load_splits
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.lm import MockLanguageModel
 from hf_cap.priors.extract import extract_priors
 from hf_cap.shortcuts import Shortcut
@@ -216,6 +216,24 @@ def test_an_opened_language_model_is_known_by_its_fingerprint(fit: Fit) -> None:
     before = written(folder)
     fit(extract=options, lm={})
     assert written(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("group", "setting", "message"),
+    [
+        ("lm", {"store": "/proc/none/store.sqlite"}, "The store '/proc/none/store.sqlite' cannot be used"),
+        ("lm", {"device": "toaster"}, "device='toaster' is no device"),
+        ("cap", {"n": 0}, "`n` must be at least 1"),
+        ("prompt", {"label_phrases": {"no_label": "words"}}, "`label_phrases` names 'no_label'"),
+        ("extract", {"model": "embedded/none"}, "no embedded model 'embedded/none'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_sources_is_found_before_anything_is_written(
+    group: str, setting: dict[str, Any], message: str, fit: Fit, tmp_path: Path
+) -> None:
+    with pytest.raises(CAPError, match=message):
+        fit(**{group: setting})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_class_of_one_text_cannot_be_split(fit: Fit, tmp_path: Path) -> None:
