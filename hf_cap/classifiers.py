@@ -239,9 +239,9 @@ def _start_head(
         with torch.no_grad(), evaluation_mode(model):
             batch = tokenizer(phrases, padding=True, truncation=True, return_tensors="pt")
             model.head.weight.copy_(model.embed(**batch))
-    elif options.label_names_in == "auto":
-        phrases = label_phrases(labels, options.label_phrases)
-        warn_of_unclear(labels, phrases, "the head starts at random")
+    if options.label_names_in == "auto":
+        start = "they are a poor start of their rows" if phrases else "the head starts at random"
+        warn_of_unclear(labels, label_phrases(labels, options.label_phrases), start)
 
 
 def _sequence_classifier(

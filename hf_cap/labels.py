@@ -88,7 +88,7 @@ class ClassifierOptions:
         "auto",
         "Where the label names enter: as the start of the head's rows (`head`; sentence encoders only), as "
         "one more training text per label without a prior (`text`), or not at all (`none`). `auto` is `head` "
-        "for a sentence encoder whose labels mean something, else `none`.",
+        "for a sentence encoder where at least half of the labels mean something, else `none`.",
     )
     refit_head: bool = option(
         False,
@@ -113,8 +113,8 @@ class ClassifierOptions:
 def head_phrases(labels: Sequence[str], options: ClassifierOptions) -> list[str]:
     """The phrase of each label if the head is told the label names, else none.
 
-    With `label_names_in="auto"` it is told names that mean something.
+    With `label_names_in="auto"` it is told names of which at least half mean something.
     """
     phrases = label_phrases(labels, options.label_phrases)
-    told = {"auto": not without_meaning(phrases), "head": True}
+    told = {"auto": 2 * len(without_meaning(phrases)) <= len(phrases), "head": True}
     return phrases if told.get(options.label_names_in) else []

@@ -109,6 +109,16 @@ def test_labels_without_meaning_start_at_random_and_are_named(
     assert not torch.equal(one.head.weight, two.head.weight)
 
 
+def test_a_few_labels_without_meaning_do_not_cost_the_others_their_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(sentence_encoder(tmp_path / "encoder"))
+    found = new(folder, ["lost_card", "LOC", "renew_loan"]).model
+    told = new(folder, ["lost_card", "LOC", "renew_loan"], ClassifierOptions(label_names_in="head"))
+    assert torch.equal(found.head.weight, told.model.head.weight)
+    assert "['LOC'] say nothing about their texts, so they are a poor start" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("label", "phrase"),
     [("card_arrival", "card arrival"), ("CardArrival", "card arrival"), ("card/arrival", "card arrival"),

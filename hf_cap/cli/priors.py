@@ -141,7 +141,7 @@ def extract(values: Values) -> Result:
         source, _, setting = name.rpartition(".")
         label, kind = f"`--options {name}`", kinds.get(name, Any)
         groups.setdefault(source, {})[setting] = converted(label, parse_yaml(value, label), kind)
-    named = {"model": given.model, "word_pattern": given.word_pattern}
+    named: dict[str, Any] = {"model": given.model, "word_pattern": given.word_pattern}
     with using_runtime(values.build(LMRuntime, "lm")):
         # making a source may already ask the language model: `contrast` calibrates
         sources = make_sources(given.sources, found[learn_from], groups, **named)
