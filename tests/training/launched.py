@@ -69,9 +69,10 @@ def main() -> None:
     if subject.is_deepspeed_enabled != ("deepspeed" in options):
         raise SystemExit(f"deepspeed: {subject.is_deepspeed_enabled}")
     subject.accelerator.wait_for_everyone()
-    own = torch.cat([p.detach().flatten() for p in subject.model.parameters()])
-    if given.sparse and len(subject.accelerator.gather(own[None]).unique(dim=0)) > 1:
-        raise SystemExit("the processes have other weights")
+    if given.sparse:
+        own = torch.cat([p.detach().flatten() for p in subject.model.parameters()])
+        if len(subject.accelerator.gather(own[None]).unique(dim=0)) > 1:
+            raise SystemExit("the processes have other weights")
     state = subject.accelerator.get_state_dict(subject.model_wrapped)
     if subject.is_world_process_zero():
         torch.save({name: value.clone() for name, value in state.items()}, given.folder / "w.pt")
