@@ -31,7 +31,8 @@ GOOD = {
     "push": "push model --folder model --repo_id me/model --output_dir out",
 }
 """Commands that succeed or reach their first compute, in a folder with `data`, `prior` and the rest."""
-READS_DATA = ("fit", "extract", "shortcuts", "attack", "evaluate", "calibrate", "prune")
+READS_TRAIN = ("fit", "extract", "shortcuts", "attack", "prune")
+READS_TEST = ("evaluate", "calibrate")
 READS_PRIOR = ("fuse", "audit", "train")
 
 
@@ -155,7 +156,7 @@ def bad_data(case: Case) -> list[str]:
             b'{"text": "a", "text": "b", "label": "lost_card"}', b'{"text": "a b", "label": {"a": 1}}',
             b'{"text": "a b", "label": " lost_card"}', b'{"text": "a b"}')  # fmt: skip
     split, name = case.choose("train", "test"), "data"
-    words = case.good(*(READS_DATA[:4] if split == "train" else READS_DATA[4:]))
+    words = case.good(*(READS_TRAIN if split == "train" else READS_TEST))
     file, kind = Path(name, f"{split}.jsonl"), case.draw.randrange(8)
     if kind == 0:
         file.write_text("")
