@@ -34,6 +34,7 @@ _MODEL_FILES = (
     "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.* merges.txt *.model "
     "chat_template.jinja"
 ).split()
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")
 _OUR_TAG = "\n- hf_cap\n"
 _TEXT_FILES = {".json", ".md", ".txt", ".py", ".jinja"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
@@ -277,8 +278,8 @@ def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
             f"config.json in {str(run)!r} has the `model_type` {kind!r}, which is no name of an "
             "architecture; save the model again."
         )
-    kinds = config.get("architectures") or []
-    if kinds and not any("Classif" in kind and "Token" not in kind for kind in map(str, kinds)):
+    kinds = config.get("architectures") or [""]
+    if str(kinds[0]).endswith(_GENERATES):
         raise ModelError(
             f"{str(run)!r} holds a {kinds[0]}, which is no text classifier; give the `output_dir` of `hf-cap "
             "train`."
