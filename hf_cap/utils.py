@@ -153,6 +153,8 @@ def printable(text: str) -> str:
 
 # --- Files, which are either whole or absent.
 
+_CLOCK_SECONDS = 2.0  # a process's beginning may be told so differently, as the clock is set
+
 
 def bundled(name: str) -> Path:
     """A file or folder that ships with hf_cap: inside the wheel's package, beside it in a checkout."""
@@ -196,8 +198,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     _clear_rooms(target)
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{os.getpid()}@{platform.node()}"
-    room = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".{owner}"))
+    named = {"prefix": f".{target.name} {process_mark()} ", "suffix": f"@{platform.node()}"}
+    room = Path(tempfile.mkdtemp(dir=target.parent, **named))
     try:
         yield room / target.name
         if target.is_dir() and (room / target.name).exists():
@@ -214,23 +216,33 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _clear_rooms(target: Path) -> None:
     """Remove the rooms of processes of this machine that have died; if one died between two moves, end it."""
-    for room in target.parent.glob(f".{escape(target.name)}.*.*@{escape(platform.node())}"):
-        process = int(room.name.rpartition("@")[0].rpartition(".")[2])
-        if os.name != "posix" or _lives(process):
-            continue
-        if not target.exists() and (room / "replaced").exists():
-            os.replace(room / target.name, target)
-        shutil.rmtree(room, ignore_errors=True)
+    form = rf"\.{re.escape(target.name)} (\d+ [\d.]+) \w+@{re.escape(platform.node())}"
+    for room in target.parent.glob(f".{escape(target.name)} *"):
+        if (owner := re.fullmatch(form, room.name)) and not is_running(owner[1]):
+            if not target.exists() and (room / "replaced").exists():
+                os.replace(room / target.name, target)
+            shutil.rmtree(room, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
+def process_mark() -> str:
+    """The number of this process and when it began, by which others of the machine know it."""
+    import psutil
+
+    return f"{os.getpid()} {psutil.Process().create_time()}"
+
+
+def is_running(mark: str) -> bool:
+    """Whether the process with this mark still runs; its number may be used again."""
+    import psutil
+
+    number, began = mark.split(" ")
     try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
+        process = psutil.Process(int(number))
+        same = abs(process.create_time() - float(began)) < _CLOCK_SECONDS
+        # a zombie was killed, and is not yet collected by its parent
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass  # of another user
-    return True
 
 
 def refuse_folder(file: str | os.PathLike[str]) -> None:

@@ -21,8 +21,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import (
     LanguageModel,
@@ -35,6 +33,7 @@ from hf_cap.lm.base import (
     Scored,
 )
 from hf_cap.progress import Progress, progress
+from hf_cap.utils import is_running, process_mark
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,8 +41,6 @@ V = TypeVar("V")
 
 _BUSY_SECONDS = 60.0
 _LONGEST_PAUSE = 1.0
-_CLOCK_SECONDS = 2.0
-"""By how much the time that a process started may be told differently, as the clock is set."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = {
     "answers": "CREATE TABLE answers (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID",
@@ -94,7 +91,7 @@ class AnswerStore:
         try:
             with self.transaction() as run:
                 for (other,) in run("SELECT DISTINCT owner FROM claims").fetchall():
-                    if not _runs(other):
+                    if not is_running(other.rpartition(" ")[0]):
                         run("DELETE FROM claims WHERE owner = ?", (other,))
                 for key in keys:
                     run("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, owner))
@@ -207,19 +204,7 @@ def _checksum(body: bytes) -> bytes:
 
 def new_owner() -> str:
     """A name for this process's next claims, by which others can tell whether it still runs."""
-    return f"{os.getpid()} {psutil.Process().create_time()} {uuid.uuid4().hex}"
-
-
-def _runs(owner: str) -> bool:
-    """Whether the process that made a claim still runs; its number may be used again."""
-    pid, started, _ = owner.split(" ")
-    try:
-        process = psutil.Process(int(pid))
-        if process.status() == psutil.STATUS_ZOMBIE:  # killed, but not yet collected by its parent
-            return False
-        return bool(abs(process.create_time() - float(started)) < _CLOCK_SECONDS)
-    except psutil.NoSuchProcess:
-        return False
+    return f"{process_mark()} {uuid.uuid4().hex}"
 
 
 def _key(*parts: Any) -> bytes:
