@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -282,15 +283,18 @@ class _Stages:
     def check_sources(self, dataset: Dataset) -> None:
         """Create the sources once, so that mistakes in them are found before anything is written."""
         if not self.known.get("priors", {}).get("finished"):
-            with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
-                self.sources(dataset, asks=False)
+            with self.runtime():
+                self.sources(dataset, learns=False)
+
+    def runtime(self) -> AbstractContextManager[None]:
+        return using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {}))))
 
     def sources(self, dataset: Dataset, **how: Any) -> list[Source]:
         named = {k: v for k, v in self.options.items() if k in ("model", "word_pattern")}
         return make_sources(self.options["sources"], dataset, self.groups, **named, **how)
 
     def extract_into(self, dataset: Dataset, path: Path, **splits: Dataset) -> None:
-        with using_runtime(LMRuntime(**pick(LMRuntime, self.groups.get("lm", {})))):
+        with self.runtime():
             sources = self.sources(dataset)
             splits = splits or {"train": dataset}
             if not sources:
@@ -319,9 +323,8 @@ class _Stages:
         return {"marks": fingerprint(*map(str, marks))}
 
     def find_into(self, dataset: Dataset, how: ShortcutSettings, path: Path) -> None:
-        lm = self.groups.get("lm", {})
-        asked = name_model(self.options["model"], lm)
-        with using_runtime(LMRuntime(**pick(LMRuntime, lm))):
+        asked = name_model(self.options["model"], self.groups.get("lm", {}))
+        with self.runtime():
             judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
             write_shortcuts(find_shortcuts(dataset, judges, settings=how), path)
 
@@ -408,12 +411,12 @@ def make_sources(
     dataset: Dataset,
     groups: Mapping[str, Settings],
     *,
-    asks: bool = True,
+    learns: bool = True,
     **shared: Any,
 ) -> list[Source]:
     """Create sources, which learn from a training split what they need.
 
-    Without `asks` no language model is loaded, only its store, device and embedded name are looked at.
+    Where nothing `learns`, only settings are checked: no language model is loaded, which learning may ask.
     `names` are in `hf_cap.priors.SOURCES`, or `module:Class`; `groups` has the settings of a source by its
     name, of language models as `prompt` and `lm`, and of classifiers as `classifier`; `shared` has `model`
     (what `open_language_model` takes) and `word_pattern`.
@@ -430,7 +433,7 @@ def make_sources(
     shared["model"] = name_model(shared["model"], groups.get("lm", {}))
     shared |= {**groups.get("prompt", {}), **groups.get("classifier", {})}
     asking = any(issubclass(cls, LanguageModelSource) for cls in classes.values())
-    if asking and not asks:
+    if asking and not learns:
         check_language_model(shared["model"])
     elif asking:
         checked = pick(CAPPrior, {**shared, **groups.get("cap", {})})
@@ -446,7 +449,11 @@ def make_sources(
                 f"The source {name!r} explains a classifier: give one, trained on the same split without "
                 "alignment (`hf-cap train --alignment_weight 0 ...`), as `--classifier FOLDER`."
             )
-        made.append(cls.from_dataset(dataset, **options))
+        if learns:
+            made.append(cls.from_dataset(dataset, **options))
+        else:
+            column = options.get("label_column", LABEL)
+            made.append(cls(labels=tuple(label_names(dataset, column, at_least=2)), **options))
     return made
 
 

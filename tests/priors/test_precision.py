@@ -100,3 +100,13 @@ def test_nothing_is_checked_where_nothing_is_gained_or_open(
 
 def test_the_speeds_are_measured_once() -> None:
     assert precision.bfloat16_speedup() == precision.bfloat16_speedup() > 0
+
+
+def test_sources_that_are_only_checked_ask_no_language_model(data: Dataset) -> None:
+    model = MockLanguageModel(lambda prompt, answer: -float(len(answer)))
+    groups = {"cap": {"score": "contrast"}, "prompt": {"demonstrations": 0, "chat": False}}
+    made = make_sources(["lexicon", "cap"], data, groups, learns=False, model=model)
+    assert [source.name for source in made] == ["lexicon", "cap"]
+    assert model.calls == []
+    make_sources(["lexicon", "cap"], data, groups, model=model)
+    assert model.calls
