@@ -21,6 +21,7 @@ from hf_cap.cues import Cue, Mark, find_cues, load_marks, save_marks
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.laat.models import is_tabular_model
+from hf_cap.labels import class_names
 from hf_cap.pipelines import ExplainedTextClassification
 from hf_cap.report.load import found_shortcuts, load_priors, read_rows
 from hf_cap.report.page import PAGE, TEMPLATES
@@ -191,9 +192,7 @@ class Explainer:
         tokenizer: Any = load_tokenizer(place)
         self.pipeline = ExplainedTextClassification(model=self.model, tokenizer=tokenizer)
         self.classifier = TextClassifier(self.model, tokenizer)
-        self.labels = [
-            str(label) for _, label in sorted((self.model.config.id2label or {}).items())
-        ]
+        self.labels = class_names(self.model.config)
         self.answer: Callable[[str, str | None], Answer] = functools.lru_cache(256)(self._answer)
         # attribution puts hooks on the model
         self.lock = threading.Lock()

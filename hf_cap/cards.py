@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from hf_cap.embedded import HUB_IDS, PREFIX
 from hf_cap.errors import ConfigError
+from hf_cap.labels import class_names
 from hf_cap.secret_scan import refuse_secrets, without_secrets
 from hf_cap.utils import (
     bundled,
@@ -356,7 +357,7 @@ def write_trainer_card(
 
     args, config, rows = trainer.args, trainer.model.config, trainer.train_dataset
     plain = TrainingArguments.__dataclass_fields__
-    labels = [config.id2label[index] for index in sorted(config.id2label)]
+    labels = class_names(config)
     count = len(rows) if hasattr(rows, "__len__") else None
     record = {
         "model": finetuned_from or getattr(config, "_name_or_path", None),

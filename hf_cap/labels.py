@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import option
@@ -118,3 +118,8 @@ def head_phrases(labels: Sequence[str], options: ClassifierOptions) -> list[str]
     phrases = label_phrases(labels, options.label_phrases)
     told = {"auto": 2 * len(without_meaning(phrases)) <= len(phrases), "head": True}
     return phrases if told.get(options.label_names_in) else []
+
+
+def class_names(config: Any) -> list[str]:
+    """The labels that a model's configuration names, in the order of its outputs."""
+    return [config.id2label[index] for index in sorted(config.id2label or {})]

@@ -16,6 +16,7 @@ from hf_cap.attribution import check_offsets
 from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, ModelError
+from hf_cap.labels import class_names
 from hf_cap.schema import LABEL, TEXT, AttributionSettings
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -40,8 +41,7 @@ class Classifier(TextClassifier):
         max_length: int | None = None,
     ) -> None:
         super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
-        names = cast(dict[int, str], model.config.id2label)
-        self.labels = [names[index] for index in sorted(names)]
+        self.labels = class_names(model.config)
         self.word_pattern = AttributionSettings.read(model.config).word_pattern
         self.embedding_width = int(cast(Tensor, model.get_input_embeddings().weight).shape[1])
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from hf_cap.classifiers import evaluation_mode, text_embeddings
 from hf_cap.data import load_texts
 from hf_cap.errors import ConfigError
-from hf_cap.labels import head_phrases
+from hf_cap.labels import class_names, head_phrases
 from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
 from hf_cap.training.collator import LABELS, take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
@@ -82,8 +82,7 @@ class FinishClassifier(TrainerCallback):
                     read = trainer.leave_words_out(inputs, prior, version) if drops else inputs
                     part = weights / (VERSIONS if drops else 1)
                     found.append([one.float().cpu() for one in (model.embed(**read), labels, part)])
-        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        if phrases := head_phrases(names, config):
+        if phrases := head_phrases(class_names(model.config), config):
             embeddings = text_embeddings(model, tokenizer, phrases)
             found.append([embeddings, torch.arange(len(phrases)), torch.ones(len(phrases))])
         embeddings, labels, weights = (torch.cat(parts) for parts in zip(*found, strict=True))

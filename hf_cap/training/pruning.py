@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError, PriorError
+from hf_cap.labels import class_names
 from hf_cap.pruned import encoder_layers, keep
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.collator import take_priors
@@ -171,9 +172,7 @@ def prune_classifier(
         trainer = _trainer(model, tokenizer, dataset, options)
         total += options.alignment * first_order(trainer, "alignment", options.batches)
     if general:
-        labels = ClassLabel(
-            names=[model.config.id2label[i] for i in range(model.config.num_labels)]
-        )
+        labels = ClassLabel(names=class_names(model.config))
         answers = TextClassifier(model, tokenizer).logits(general).argmax(-1).tolist()
         texts = Dataset.from_dict({TEXT: list(general), LABEL: answers}).cast_column(LABEL, labels)
         trainer = _trainer(model, tokenizer, texts, replace(options, alignment=0))
