@@ -104,7 +104,7 @@ def test_the_speeds_are_measured_once() -> None:
 
 def test_sources_that_are_only_checked_ask_no_language_model(data: Dataset) -> None:
     model = MockLanguageModel(lambda prompt, answer: -float(len(answer)))
-    groups = {"cap": {"score": "contrast"}, "prompt": {"demonstrations": 0, "chat": False}}
+    groups: Any = {"cap": {"score": "contrast"}, "prompt": {"demonstrations": 0, "chat": False}}
     made = make_sources(["lexicon", "cap"], data, groups, learns=False, model=model)
     assert [source.name for source in made] == ["lexicon", "cap"]
     assert model.calls == []
