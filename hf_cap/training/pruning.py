@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import set_seed
 
 from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError, PriorError
@@ -167,9 +168,10 @@ def prune_classifier(
     """
     if options.score == "magnitude":
         return prune(model, magnitude(model), heads=options.heads, units=options.units)
-    total = first_order(_trainer(model, tokenizer, dataset, options), "task", options.batches)
+    trainer = _trainer(model, tokenizer, dataset, options)
+    total = first_order(trainer, "task", options.batches)
     if options.alignment:
-        trainer = _trainer(model, tokenizer, dataset, options)
+        set_seed(trainer.args.seed)  # for the same batches
         total += options.alignment * first_order(trainer, "alignment", options.batches)
     if general:
         labels = ClassLabel(names=class_names(model.config))
