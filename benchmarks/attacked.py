@@ -7,7 +7,6 @@ attack `addition` those of the second, `replacement` puts synonyms for a text's 
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from benchmarks.shortcuts import Method, of_classes, train_classifier
+from benchmarks.shortcuts import Method, as_rows, of_classes, train_classifier
 from benchmarks.study.runs import quiet
 from hf_cap import load_splits
 from hf_cap.data import label_names
@@ -96,12 +95,8 @@ def main() -> None:
     means = summarize(frame, by=["method", *by]).reset_index()
     differences = compare(frame, "texts", by=by, pair_on=("draw",)).reset_index()
     tables = {"means": means, "difference_from_texts": differences}
-    plain = {
-        name: json.loads(one.to_json(orient="records", double_precision=4))
-        for name, one in tables.items()
-    }
     settings = {"data": Path(given.data).name, "draws": given.draws, **sizes}
-    write_json(given.output, {**plain, **settings})
+    write_json(given.output, {**as_rows(tables), **settings})
     print(means.to_string(), differences.to_string(), sep="\n")
 
 

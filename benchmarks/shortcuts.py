@@ -352,11 +352,15 @@ def summarise_runs(output_dir: str) -> dict[str, Any]:
     differences = compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).reset_index()
     seconds = frame.groupby(["group", "method"])["seconds"].median().reset_index()
     tables = {"accuracy": means, "difference_from_none": differences, "median_seconds": seconds}
-    plain = {
+    return {**as_rows(tables), "found": listed}
+
+
+def as_rows(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[dict[str, Any]]]:
+    """Tables as JSON values, a row each, with four decimals."""
+    return {
         name: json.loads(one.to_json(orient="records", double_precision=4))
         for name, one in tables.items()
     }
-    return {**plain, "found": listed}
 
 
 def main() -> None:
