@@ -146,13 +146,13 @@ def train_method(settings: StudySettings, run: Run, data: Dataset) -> Classifier
     if run.method == BASELINE:
         return trained
     started, model = time.monotonic(), deepcopy(trained.model)
-    if run.method == REFIT:
-        average_encoder(model, trained.start, KEPT_TO_REFIT)
+    refits = run.method == REFIT
+    average_encoder(model, trained.start, KEPT_TO_REFIT if refits else KEPT_TO_REFINE)
+    if refits:
         phrases = label_phrases(label_names(data))
         known = text_embeddings(model, trained.tokenizer, [*data[TEXT], *phrases])
         refit_head(model, known, torch.tensor([*data[LABEL], *range(len(phrases))]))
     else:
-        average_encoder(model, trained.start, KEPT_TO_REFINE)
         refine_head(model, trained.tokenizer, unlabelled_texts(settings, run))
     return replace(trained, model=model, seconds=trained.seconds + time.monotonic() - started)
 
