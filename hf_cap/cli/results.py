@@ -164,14 +164,11 @@ def export(values: Values) -> Result:
         parts = load_model(given.model), load_tokenizer(given.model)
         file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
     size = file.stat().st_size / 1e6
-    then = f"load it by onnxruntime.InferenceSession({str(file)!r})"
-    if given.format == "whole":
-        then = ""
-    elif given.format == "delta":
-        then = next_command(
-            "export", model=given.output_dir, format="whole", output_dir="runs/whole"
-        )
-    return Result({"output": str(file), "mb": size}, f"Wrote {file}: {size:.1f} MB", then)
+    back = {"model": given.output_dir, "format": "whole", "output_dir": "runs/whole"}
+    then = {"whole": "", "delta": next_command("export", **back)}
+    loads = f"load it by onnxruntime.InferenceSession({str(file)!r})"
+    told = f"Wrote {file}: {size:.1f} MB"
+    return Result({"output": str(file), "mb": size}, told, then.get(given.format, loads))
 
 
 @dataclass(frozen=True, kw_only=True)
