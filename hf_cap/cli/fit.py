@@ -85,15 +85,16 @@ def _shown(result: "FitResult") -> Result:
     """The results of `fit` as a table."""
     import pandas as pd
 
-    from hf_cap.evaluation.results import summarize
-
-    found = summarize(result.results, ["test_set", "measure", "method"])
-    spread = (found["high"] - found["mean"]).map(" ± {:.2f}".format).where(found["n"] > 1, "")
+    of_seeds = result.results.groupby(["test_set", "measure", "method"])["value"]
+    found = of_seeds.agg(["mean", "min", "max", "count"])
+    # no interval: Student's t of two seeds is wider than what an accuracy can be
+    ends = [found[name].map("{:.2f}".format) for name in ("min", "max")]
+    spread = (" (" + ends[0] + " to " + ends[1] + ")").where(found["count"] > 1, "")
     cells = (found["mean"].map("{:.2f}".format) + spread).unstack("method").T.sort_index(axis=1)
     shown = pd.DataFrame({heading: cells[key] for heading, key in SHOWN.items() if key in cells})
     table = shown.loc[list(result.accuracy)].to_string(index_names=False)
     text = (
-        f"{table}\n\nMean ± half-width of the 95 % interval over the seeds, on the test texts; "
+        f"{table}\n\nMean (lowest to highest seed) on the test texts; "
         f"alignment on the training texts.\nModel: {result.model}\nReport: {result.report}"
     )
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}

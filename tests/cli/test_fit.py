@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -252,11 +253,15 @@ def test_the_command_reaches_every_stage(
     run(*words)
     shown = capsys.readouterr().out
     assert shown.split()[0] == "accuracy"
-    assert "\nbaseline " in shown
-    assert " ± " in shown
+    row = re.search(r"\nbaseline +(\S+) \((\S+) to (\S+)\)", shown)
+    assert row
     run(*words, "--json", "-q")
     facts = json.loads(capsys.readouterr().out)
     assert facts["model"] == str(tmp_path / "run/models/aligned-seed0")
+    files = [tmp_path / f"run/models/baseline-seed{seed}/evaluation/test.json" for seed in (0, 1)]
+    seeds = [json.loads(file.read_text())["accuracy"] for file in files]
+    spread = (facts["accuracy"]["baseline"], min(seeds), max(seeds))
+    assert row.groups() == tuple(f"{value:.2f}" for value in spread)
     known = json.loads((tmp_path / "run/fit.json").read_text())
     settings = {name: stage["settings"] for name, stage in known.items()}
     assert settings["priors"]["cap.n"] == 4
