@@ -348,7 +348,8 @@ def summarise_runs(output_dir: str) -> dict[str, Any]:
     frame = table(output_dir)
     if frame.empty:
         return {"found": listed}
-    means = summarize(frame, by=["group", "method", "test_set"]).reset_index()
+    groups = ["group", "method", "test_set"]
+    means = summarize(frame, by=groups, within=(0, 1)).reset_index()
     differences = compare(frame, "none", by=["group", "test_set"], pair_on=("draw",)).reset_index()
     seconds = frame.groupby(["group", "method"])["seconds"].median().reset_index()
     tables = {"accuracy": means, "difference_from_none": differences, "median_seconds": seconds}

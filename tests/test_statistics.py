@@ -58,6 +58,8 @@ def test_interval_of_shares_cannot_leave_their_range() -> None:
     # a share of texts and the same in percent, or moved, have the same interval
     other = estimate([60.0, 80.0, 100.0], within=(-100.0, 100.0))
     assert [other.low, other.high] == pytest.approx([200 * end - 100 for end in expected])
+    table = summarize(frame(none=[0.8, 0.9, 1.0]), ["method"], within=(0.0, 1.0))
+    assert row(table, "none", "low high") == pytest.approx(expected)
     same = estimate([1.0, 1.0, 1.0], within=(0.0, 1.0))
     assert (same.low, same.high) == (1.0, 1.0)
     # far from the ends it is Student's

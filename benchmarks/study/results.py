@@ -244,7 +244,7 @@ def against_rivals(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _method_summary(group: pd.DataFrame, method: str) -> dict[str, Any]:
     own = group[group["method"] == method]
-    accuracy = summarize(own[own["measure"] == "accuracy"], ["test_set"])
+    accuracy = summarize(own[own["measure"] == "accuracy"], ["test_set"], within=(0, 1))
     seconds = {
         step: round(float(own.loc[own["measure"] == f"seconds_{step}", "value"].mean()), 1)
         for step in ("train", "evaluate")

@@ -60,13 +60,19 @@ def estimate(
     return Estimate(mean, float(first), float(last), n)
 
 
-def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+def summarize(
+    frame: pd.DataFrame,
+    by: Sequence[str],
+    confidence: float = 0.95,
+    within: tuple[float, float] | None = None,
+) -> pd.DataFrame:
     """Mean and interval of each group of rows of a tidy frame.
 
     Args:
         frame: A tidy frame.
         by: Columns that tell the groups apart, usually with `method` and `measure` among them.
         confidence: Of the intervals, in (0, 1).
+        within: The lowest and highest possible value, which intervals do not leave; see `estimate`.
 
     Returns:
         Columns `mean`, `low`, `high` (NaN for a single unit) and `n` (units), indexed by `by`, in
@@ -74,7 +80,7 @@ def summarize(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) 
     """
     units = _units(_marked(frame, by), by, ["value"])
     rows = [
-        (*group, *astuple(estimate(rows["value"], confidence)))
+        (*group, *astuple(estimate(rows["value"], confidence, within)))
         for group, rows in units.groupby(list(by), sort=False, dropna=False)
     ]
     return _table(rows, by, ["mean", "low", "high", "n"])
