@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_cap.cards import EVALUATIONS, RUN_FILE
@@ -117,9 +117,10 @@ def save_delta(
     """
     if base is None:
         raise ConfigError("A delta needs `base`, the checkpoint that the model was trained from.")
-    stored = sparse(_weights(model), _weights(base), drop=drop, rescale=rescale)
-    facts = {"base": base, "sha256": _hash(base), "drop": str(drop)}
     refuse_other_model(folder := Path(output_dir), DELTA_FILE)
+    weights, old = (_read(_file(place))[0] for place in (model, base))
+    stored = sparse(weights, old, drop=drop, rescale=rescale)
+    facts = {"base": base, "sha256": _hash(base), "drop": str(drop)}
     _copy(Path(resolve_model(model)), folder)
     save_file(stored, folder / DELTA_FILE, metadata={"format": "pt", **facts})
     return folder / DELTA_FILE
@@ -133,15 +134,19 @@ def restore(delta: str, output_dir: str | Path) -> Path:
     """
     if not (file := Path(delta) / DELTA_FILE).is_file():
         raise ModelError(f"{delta!r} is no delta: it has no {DELTA_FILE}. Name one, or use `onnx`.")
-    with safe_open(file, "pt") as opened:
-        facts = opened.metadata()
-    if _hash(facts["base"]) != facts["sha256"]:
-        raise ModelError(
-            f"The base {facts['base']!r} has other weights than when the delta was made; restore them."
-        )
     refuse_other_model(folder := Path(output_dir))
+    stored, facts = _read(file)
+    if not (base := facts.get("base")):
+        raise ModelError(f"{str(file)!r} is no delta: it names no base. Write it again.")
+    if _hash(base) != facts.get("sha256"):
+        raise ModelError(
+            f"The base {base!r} has other weights than when the delta was made; restore them."
+        )
+    try:
+        weights = whole(stored, _read(_file(base))[0])
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{str(file)!r} does not fit its base ({error}); make it anew.") from error
     _copy(Path(delta), folder)
-    weights = whole(load_file(file), _weights(facts["base"]))
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     return folder / WEIGHTS
 
@@ -167,9 +172,14 @@ def _file(model: str) -> Path:
     return file
 
 
-def _weights(model: str) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = load_file(_file(model))
-    return weights
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, and what is noted beside them."""
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            return tensors, opened.metadata() or {}
+    except SafetensorError as error:
+        raise ModelError(f"{str(file)!r} is damaged: {error}. Write it again.") from error
 
 
 def _hash(model: str) -> str:
