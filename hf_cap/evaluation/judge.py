@@ -81,10 +81,7 @@ def calibrated_shares(
     """
     given = np.array([np.nan if v is None else v for v in verdicts], dtype=np.float64)
     asked = np.flatnonzero(~np.isnan(given))
-    if len(asked) < FEWEST:
-        raise DataError(
-            f"There are {len(asked)} verdicts of a person, too few for an interval; give at least {FEWEST}."
-        )
+    _check_count(len(asked), "verdicts of a person")
     held, hits = np.array(scores, dtype=np.float64), np.array(right, dtype=np.float64)
     order = generator(seed, "folds", len(asked)).permutation(len(asked))
     folds = [asked[order[k::FOLDS]] for k in range(FOLDS)]
@@ -97,6 +94,13 @@ def calibrated_shares(
     pairs = zip(whole, texts, calibration, strict=True)
     valid, accuracy = (_estimate(*each, len(held)) for each in pairs)
     return Judged(valid, accuracy, len(asked))
+
+
+def _check_count(count: int, what: str) -> None:
+    if count < FEWEST:
+        raise DataError(
+            f"There are {count} {what}, too few for an interval; give at least {FEWEST}."
+        )
 
 
 def _shares(
@@ -161,7 +165,12 @@ def judge_scores(
 def write_sheet(
     file: str | Path, texts: Sequence[str], labels: Sequence[str], most: int, seed: int = 0
 ) -> int:
-    """Write a random part of the texts, in random order, for a person to fill in `valid`; how many."""
+    """Write a random part of the texts, in random order, for a person to fill in `valid`; how many.
+
+    Raises:
+        DataError: there are fewer than 50 texts.
+    """
+    _check_count(len(texts), "attacked texts")
     chosen = generator(seed, "verdicts", len(texts)).permutation(len(texts))[:most]
     with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as target:
         sheet = csv.writer(target)
@@ -174,7 +183,8 @@ def read_sheet(file: str | Path, texts: Sequence[str], labels: Sequence[str]) ->
     """The verdict on each text that the sheet has one of: 1 for 1, yes or true, 0 for 0, no or false.
 
     Raises:
-        DataError: a column is missing, a verdict is another word, or a row is none of the texts.
+        DataError: a column is missing, a verdict is another word, a row is none of the texts, two rows of one
+            text have different verdicts, or there are fewer than 50.
     """
     sheet = read_csv(file)
     if missing := set(FIELDS) - set(sheet):
@@ -190,5 +200,11 @@ def read_sheet(file: str | Path, texts: Sequence[str], labels: Sequence[str]) ->
             )
         if said and said not in _VERDICTS:
             raise DataError(f"Row {row} of {str(file)!r} says {word!r}; write 1, 0 or nothing.")
-        found |= {pair: _VERDICTS[said]} if said else {}
-    return [found.get(pair) for pair in zip(texts, labels, strict=True)]
+        if said and found.setdefault(pair, _VERDICTS[said]) != _VERDICTS[said]:
+            raise DataError(
+                f"Row {row} of {str(file)!r} says {word!r}, and an earlier row of the same text another "
+                "verdict; give both rows one."
+            )
+    verdicts = [found.get(pair) for pair in zip(texts, labels, strict=True)]
+    _check_count(sum(v is not None for v in verdicts), "verdicts of a person")
+    return verdicts

@@ -87,7 +87,7 @@ def test_the_score_is_the_chance_of_yes_against_no() -> None:
 
 def test_a_sheet_is_filled_in_by_a_person(tmp_path: Path) -> None:
     file, texts = tmp_path / "sheet.csv", [f'text "{i}", more' for i in range(80)]
-    assert write_sheet(file, texts, ["a"] * 80, 60) == 60
+    assert write_sheet(file, texts, ["a"] * 80, 65) == 65
     rows = list(csv.DictReader(file.read_text().splitlines()))
     assert [row["text"] for row in rows] != texts[:60]  # drawn at random
     words = ["1", "Yes", "no", "0", ""]
@@ -96,9 +96,20 @@ def test_a_sheet_is_filled_in_by_a_person(tmp_path: Path) -> None:
         csv.writer(target).writerows([["text", "label", "valid"], *text])
     verdicts = read_sheet(file, texts, ["a"] * 80)
     assert [verdicts[texts.index(row["text"])] for row in rows[:5]] == [1, 1, 0, 0, None]
-    assert sum(v is not None for v in verdicts) == 48
+    assert sum(v is not None for v in verdicts) == 52
     with pytest.raises(DataError, match="none of the attacked texts"):
         read_sheet(file, texts, ["b"] * 80)
+    with file.open("a", newline="") as target:
+        csv.writer(target).writerow([rows[0]["text"], "a", "0"])
+    with pytest.raises(
+        DataError, match=r"Row 67 .* says '0', and an earlier row .* another verdict"
+    ):
+        read_sheet(file, texts, ["a"] * 80)
+    file.write_text("text,label,valid\na,b,1\n")
+    with pytest.raises(DataError, match="1 verdicts"):
+        read_sheet(file, ["a"], ["b"])
+    with pytest.raises(DataError, match="49 attacked texts"):
+        write_sheet(file, texts[:49], ["a"] * 49, 60)
     file.write_text("text,label,valid\na,b,maybe\n")
     with pytest.raises(DataError, match="'maybe'"):
         read_sheet(file, ["a"], ["b"])
