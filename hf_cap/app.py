@@ -6,6 +6,7 @@ What is shown comes from functions that know no gradio; `make_app` alone does.
 import functools
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +35,9 @@ from hf_cap.schema import (
     prior_column,
     prior_sources,
 )
-from hf_cap.utils import read_json, subsample
+from hf_cap.utils import subsample
 from hf_cap.words import WORD_PATTERN, keep_words, split_words
-from hf_cap.workflow import ALIGNED, BASELINE, FIT_FILE, SHORTCUTS
+from hf_cap.workflow import ALIGNED, BASELINE, SHORTCUTS, read_steps
 
 _logger = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ def find_parts(
 ) -> Parts:
     """What is in a folder of `hf-cap fit` (or `DataError`), or a classifier and what is given beside it."""
     models, folder = {BASELINE: baseline, "model": os.fspath(run)}, Path(run).expanduser()
-    if (folder / FIT_FILE).is_file():
-        done = [name for name, one in read_json(folder / FIT_FILE).items() if one["finished"]]
+    if steps := read_steps(folder):
+        done = [name for name, one in steps.items() if one["finished"]]
         models = {BASELINE: baseline}
         for role in (BASELINE, ALIGNED):
             trained = [str(folder / n) for n in done if n.startswith(f"models/{role}-seed")]
@@ -85,7 +86,7 @@ def find_parts(
         priors = priors or (folder / PRIOR if PRIOR in done else None)
         shortcuts = shortcuts or (folder / SHORTCUTS if SHORTCUTS in done else None)
     return Parts(
-        models={name: place for name, place in models.items() if place},
+        models={name: place for name, place in models.items() if place is not None},
         priors=Path(priors) if priors else None,
         shortcuts=Path(shortcuts) if shortcuts else None,
     )
@@ -420,31 +421,33 @@ def serve(
         block: Whether to wait; else the running `gradio.Blocks` is returned.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the host unknown.
         CAPError: see `make_app`.
     """
+    family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+    try:  # before the models are loaded
+        socket.create_server((host or "", port or 0), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"The app cannot listen at {host}, port {port}: {error}.") from error
     page = make_app(find_parts(run, baseline=baseline, priors=priors, shortcuts=shortcuts))
     import gradio as gr
 
     sheets = [(PAGE / name).read_text("utf-8") for name in ("colours.css", "app.css")]
     plain = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
-    try:
-        _, address, public = page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            prevent_thread_lock=True,
-            quiet=True,
-            footer_links=[],
-            ssr_mode=False,
-            mcp_server=False,
-            # fonts of the system; those of gradio's themes come from Google
-            theme=gr.themes.Default(**plain),
-            # gradio rewrites what it gets as `css`, and loses the dark colours
-            head=f"<style>{''.join(sheets)}</style>",
-        )
-    except OSError as error:
-        raise ConfigError(f"The app cannot listen at {host}, port {port}: {error}.") from error
+    _, address, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        quiet=True,
+        footer_links=[],
+        ssr_mode=False,
+        mcp_server=False,
+        # fonts of the system; those of gradio's themes come from Google
+        theme=gr.themes.Default(**plain),
+        # gradio rewrites what it gets as `css`, and loses the dark colours
+        head=f"<style>{''.join(sheets)}</style>",
+    )
     _logger.info("The app is at %s (Ctrl-C ends it).", public or address)
     if block:
         page.block_thread()

@@ -54,7 +54,8 @@ def push_space(model: str, options: PushOptions, *, token: str | None = None) ->
         for name, place in parts.models.items() if is_local else ():
             (target / name).mkdir()
             record = Path(place) / RUN_FILE
-            write_model(Path(place), target / name, read_json(record) if record.is_file() else {})
+            known = read_json(record, {"alignment?": dict}) if record.is_file() else {}
+            write_model(Path(place), target / name, known)
             places[name] = f'str(HERE / "{name}")'
         baseline = places.pop("baseline", None)
         (shown,) = places.values()

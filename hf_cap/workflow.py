@@ -158,11 +158,7 @@ class _Stages:
         alignment = ("alignment_", "attribution_", "finite_", "prior_", "word_dropout")
         plain = {name: v for name, v in self.train.items() if not name.startswith(alignment)}
         self.plain = {**plain, "alignment_weight": 0.0}
-        self.file, self.known = folder / FIT_FILE, {}
-        if self.file.exists():
-            self.known = read_json(
-                self.file, {"*": {"settings": dict, "key": str, "finished": bool}}
-            )
+        self.file, self.known = folder / FIT_FILE, read_steps(folder)
 
     def check(self, controls: Sequence[str], test_size: float, seeds: Sequence[int]) -> None:
         """Create every settings object once, so that a mistake is found before any work."""
@@ -174,10 +170,9 @@ class _Stages:
         check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
-        if not seeds or not all(0 <= seed < SEEDS for seed in seeds):
-            raise ConfigError(f"`seeds` must be one or more numbers from 0 on, got {seeds!r}.")
-        if len({*seeds}) < len(seeds) or len({*controls}) < len(controls):
-            raise ConfigError(f"Name each only once: seeds={seeds!r}, controls={controls!r}.")
+        check_seeds(seeds)
+        if len({*controls}) < len(controls):
+            raise ConfigError(f"Name each only once: controls={controls!r}.")
         if fixed := {"output_dir", "seed"} & {*self.train}:
             raise ConfigError(
                 f"`train.{min(fixed)}` is chosen by `output_dir` and `seeds`; leave it out."
@@ -399,6 +394,20 @@ def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
 
 
 # --- What commands do as well.
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise `ConfigError` unless there are one or more seeds, each once and possible."""
+    if not seeds or not all(0 <= seed < SEEDS for seed in seeds) or len({*seeds}) < len(seeds):
+        raise ConfigError(
+            f"`seeds` must be one or more numbers from 0 on, each once, got {seeds!r}."
+        )
+
+
+def read_steps(folder: Path) -> dict[str, Any]:
+    """The steps of `fit` in its folder: name to settings, key and whether it is finished; empty before it."""
+    file, shape = folder / FIT_FILE, {"settings": dict, "key": str, "finished": bool}
+    return read_json(file, {"*": shape}) if file.exists() else {}
 
 
 def name_model(model: Any, lm: Settings) -> Any:

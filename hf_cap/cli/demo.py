@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from hf_cap.cli.core import Command, Result, Values, parse
 from hf_cap.cli.fit import fit
 from hf_cap.embedded import DEMO_DATA
-from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import option
 
@@ -32,11 +31,11 @@ def demo(values: Values) -> Result:
     Each kind of request gets a librarian whom nine training texts in ten name; the test texts name nobody.
     """
     from hf_cap.data import load_splits, save_splits
+    from hf_cap.workflow import check_seeds
 
     given = values.build(_DemoArguments)
     splits, folder = load_splits(DEMO_DATA), f"{given.output_dir}/texts"
-    if not given.seeds:
-        raise ConfigError("`seeds` is empty; give one or more.")
+    check_seeds(given.seeds)
     words = ["--config", given.recipe, "--dataset", folder, "--output_dir", given.output_dir]
     settings = parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values()
     save_splits({**splits, "train": name_librarians(splits["train"])}, folder)
