@@ -152,7 +152,8 @@ def export(values: Values) -> Result:
     """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
     from hf_cap import delta
     from hf_cap.classifiers import load_model, load_tokenizer
-    from hf_cap.export import export_onnx
+    from hf_cap.export import ONNX_FILE, export_onnx
+    from hf_cap.training.folder import refuse_other_model
 
     given = values.build(_ExportArguments)
     if given.format == "delta":
@@ -161,6 +162,7 @@ def export(values: Values) -> Result:
     elif given.format == "whole":
         file = delta.restore(given.model, given.output_dir)
     else:
+        refuse_other_model(given.output_dir, ONNX_FILE)
         parts = load_model(given.model), load_tokenizer(given.model)
         file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
     size = file.stat().st_size / 1e6
@@ -297,24 +299,29 @@ def judge(values: Values) -> Result:
     from hf_cap.evaluation import judge as judging
     from hf_cap.evaluation.classifier import gold_labels, load_classifier
     from hf_cap.lm.base import using_runtime
+    from hf_cap.lm.open import open_language_model
 
     given = values.build(_JudgeArguments)
     check_range(given, "sample", at_least=judging.FEWEST)
+    refuse_folder(given.verdicts)
     data = choose_split(load_splits(given.dataset, splits=[given.split]), given.split)
     if CHANGED in data.column_names:
         data = data.filter(lambda row: row[CHANGED])
     names, texts = label_names(data), data[TEXT][:]
     labels = [names[label] for label in data[LABEL]]
     if not Path(given.verdicts).exists():
+        check_writable(Path(given.verdicts).parent)
         count = judging.write_sheet(given.verdicts, texts, labels, given.sample, given.seed)
         todo = f"write 1 or 0 into the column `valid` of {given.verdicts}, and run the same command again"
         return Result({"output": given.verdicts, "texts": count}, then=todo)
     verdicts = judging.read_sheet(given.verdicts, texts, labels)
-    classifier = load_classifier(given.model, None)
-    right = classifier(texts).argmax(axis=1) == gold_labels(data, classifier.labels)
     named = LMSettings(model=given.judge, base_url=given.base_url)
     with using_runtime(values.build(LMRuntime, "lm")):
-        scores = judging.judge_scores(texts, labels, named)
+        asked = open_language_model(named)
+        classifier = load_classifier(given.model, None)
+        gold = gold_labels(data, classifier.labels)
+        scores = judging.judge_scores(texts, labels, asked)
+    right = classifier(texts).argmax(axis=1) == gold
     found = judging.calibrated_shares(scores, right.tolist(), verdicts, given.seed)
     facts = {"texts": len(texts), "accuracy_on_all": float(right.mean()), **asdict(found)}
     parts = {"texts that carry their label": found.valid, "accuracy on these": found.accuracy}

@@ -1,5 +1,6 @@
 """Kinds of bad input: each spoils the current folder, or the words of a command that it returns."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,6 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+import torch
+from safetensors.torch import save_file
 
 from hf_cap.cli import load_command
 from hf_cap.data import read_parquet
@@ -27,8 +31,18 @@ GOOD = {
     "evaluate": "evaluate --model model --dataset data --output_dir out",
     "calibrate": "calibrate --model model --dataset data --split test --coverage 0.5",
     "prune": "prune --model model --dataset data --output_dir out --units 0.1",
+    "judge": "judge --model model --dataset attacked --verdicts verdicts.csv --judge {llm}",
+    "export": "export --model model --output_dir out",
+    "whole": "export --model delta --output_dir out --format whole",
     "report": "report model --output out/report.html",
+    "app": "app model",
     "push": "push model --folder model --repo_id me/model --output_dir out",
+    "priors": "push priors --folder prior --repo_id me/priors --output_dir out",
+    "scores": "push scores --folder scores.json --repo_id me/scores --output_dir out",
+    "metric": "push metric --folder alignment --repo_id me/alignment --output_dir out",
+    "space": "push space --folder model --repo_id me/space --output_dir out",
+    "demo": "demo --output_dir out",
+    "env": "env",
 }
 """Commands that succeed or reach their first compute, in a folder with `data`, `prior` and the rest."""
 READS_TRAIN = ("fit", "extract", "shortcuts", "attack", "prune")
@@ -109,6 +123,19 @@ RANGES = {
                  "attribution_steps 0", "batch_size 0", "max_length 0", "split none-such"),
     "calibrate": ("coverage 0", "coverage 1", "coverage -1", "coverage 2", "split none-such"),
     "prune": ("heads 1", "units -1", "batches 0", "alignment inf", "split none-such", "score luck"),
+    "judge": ("sample 49", "sample -1", "split none-such", "dataset data", "verdicts data",
+              "verdicts /proc/x/y", "lm.device abacus", "lm.store data", "lm.max_concurrency 0",
+              "base_url nowhere", "base_url http://"),
+    "export": ("format zip", "format delta", "format whole", "output_dir model", "output_dir table.csv"),
+    "whole": ("model none", "output_dir model", "base x y", "drop nan", "rescale inf"),
+    "app": ("port -1", "port 65536", "host none.invalid", "priors /none/such", "priors data",
+            "shortcuts /none/such", "shortcuts data"),
+    "demo": ("seeds", "seeds -1", "seeds 1 1", "recipe none", "recipe table.csv", "output_dir table.csv"),
+    "env": ("json maybe", "quiet 2", "config none.yaml"),
+    "priors": ("folder data", "folder /none/such", "audit none.json", "audit table.csv"),
+    "scores": ("folder data", "folder /none/such", "folder table.csv"),
+    "metric": ("folder luck", "folder ../x", "repo_id me/luck"),
+    "space": ("folder data", "folder /none/such", "folder a/b/c"),
     "report": ("output model", "examples -1", "megabytes 0", "priors /none/such", "audit /none/such", "runs"),
     "push": ("examples -1", "repo_id me//model", "repo_id ../x", "folder /none/such", "what x"),
 }  # fmt: skip
@@ -195,7 +222,7 @@ def bad_labels(case: Case) -> list[str]:
 
 
 def bad_run(case: Case) -> list[str]:
-    words = case.good("report", "evaluate", "calibrate", "push")
+    words = case.good("report", "evaluate", "calibrate", "push", "export")
     file = Path("model", "run.json" if words[0] == "report" else "config.json")
     content = file.read_bytes()
     whole = json.loads(content)
@@ -211,6 +238,55 @@ def bad_run(case: Case) -> list[str]:
         case _:
             file.write_bytes(case.draw.choice(spoilt))
     return words
+
+
+def bad_fit(case: Case) -> list[str]:
+    step, name = {"settings": {}, "key": "0", "finished": True}, "models/aligned-seed0"
+    spoilt: list[Any] = [
+        7,
+        {},
+        step,
+        *({**step, key: None} for key in step),
+        {**step, "finished": False},
+    ]
+    kept = [[step], 7, {"fit": step}, *({name: each} for each in spoilt)]
+    texts = [*map(json.dumps, kept), "{", "", "\x00", "[" * 5000]
+    Path("model", "fit.json").write_text(texts[case.number % len(texts)])
+    return case.good("app", "space")
+
+
+def bad_delta(case: Case) -> list[str]:
+    file, encoder = Path("delta", "delta.safetensors"), case.room / "encoder"
+    whole, base = file.read_bytes(), {"sha256": "0", "base": str(encoder)}
+    name = "roberta.embeddings.word_embeddings.weight"
+    match case.draw.randrange(3):
+        case 0:
+            cut = case.draw.randrange(len(whole) - 1)
+            file.write_bytes(case.choose(whole[:cut], b"", b"\xff" * 99, whole[8:]))
+        case 1:
+            noted = case.choose(
+                {}, {"base": "0"}, base, *({**base, "base": x} for x in ("/none/such", ""))
+            )
+            save_file({"whole:x": torch.ones(2)}, file, metadata=noted)
+        case _:
+            base["sha256"] = hashlib.sha256(
+                (encoder / "model.safetensors").read_bytes()
+            ).hexdigest()
+            held = ("plain", "values:none", f"values:{name}", f"values:{name} places:{name}")
+            weights = {key: torch.full((2,), 1e9) for key in case.draw.choice(held).split()}
+            save_file(weights, file, metadata=base)
+    return case.good("whole")
+
+
+def bad_verdicts(case: Case) -> list[str]:
+    file = Path("verdicts.csv")
+    good = file.read_text()
+    first, *rows = good.splitlines()
+    bad = ("", first, "text,label\na,b\n", good.replace(",1", ",maybe", 1), good + "other,lost_card,1\n",
+           "\n".join([first, *rows[:49]]), good.replace(",1", ","), good + rows[0][:-1] + "0\n",
+           good + 'a,"b', good.replace("text", "txet", 1), good + "a,b\n", "\x00")  # fmt: skip
+    file.write_text(bad[case.number % len(bad)])
+    return case.good("judge")
 
 
 def flipped_bit(case: Case) -> list[str]:
@@ -236,6 +312,9 @@ def bad_name(case: Case) -> list[str]:
         ("audit", "split"), ("evaluate", "model"), ("calibrate", "model"), ("extract", "model"),
         ("train", "model"), ("train", "dataset"), ("push", "repo_id"), ("push", "folder"), ("fit", "dataset"),
         ("extract", "sources"), ("attack", "train_split"), ("*", "output_dir"), ("*", "output_dir"),
+        ("judge", "model"), ("judge", "dataset"), ("judge", "split"), ("judge", "judge"), ("app", "run"),
+        ("export", "model"), ("whole", "model"), ("priors", "folder"), ("metric", "folder"),
+        ("scores", "folder"),
     )  # fmt: skip
     if flag == "output_dir":
         place = case.choose("table.csv", "table.csv/x", "full", "/proc/none", "a\udcff", "x" * 300)
@@ -327,6 +406,9 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
         bad_data,
         bad_labels,
         bad_run,
+        bad_fit,
+        bad_delta,
+        bad_verdicts,
         flipped_bit,
         bad_name,
         bad_pattern,
@@ -336,3 +418,4 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
     )
 }
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
+EACH |= {"bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12}

@@ -57,6 +57,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("room")
     for split, rows in ROWS.items():
         write_rows(room / "data" / f"{split}.jsonl", rows)
+    lost, renewed = (
+        ("the card number {} is lost", "lost_card"),
+        ("renew loan number {}", "renew_loan"),
+    )
+    attacked = [(text.format(at), label) for at in range(30) for text, label in (lost, renewed)]
+    write_rows(room / "attacked" / "test.jsonl", attacked)
+    judged = "".join(f"{text},{label},1\n" for text, label in attacked[:52])
+    (room / "verdicts.csv").write_text(f"text,label,valid\n{judged}")
+    (room / "scores.json").write_text('{"a": {"x": 0.5}, "b": {"y": 1}}')
     (room / "table.csv").write_text("x,y,label\n0,1,a\n1,0,b\n0.5,1,a\n1,0.5,b\n")
     llama().save_pretrained(room / "llm")
     byte_tokenizer().save_pretrained(room / "llm")

@@ -20,9 +20,11 @@ from transformers import PreTrainedModel, Trainer
 
 import hf_cap.workflow  # noqa: F401  # before the fork
 from hf_cap.cli import COMMANDS, load_command, main
+from hf_cap.delta import save_delta
 from tests.cli.bad_inputs import EACH, GOOD, KINDS, Case
 
 COMPUTE, SECONDS = 77, 60
+WITHOUT_COMPUTE = "fuse audit attack whole report push priors scores metric space env".split()
 
 
 def _stop(*_: Any, **__: Any) -> None:
@@ -63,13 +65,16 @@ def fresh(
     """Makes the current folder a new one of good inputs."""
     for name in COMMANDS:
         load_command(name)
+    delta = tmp_path / "delta"
+    save_delta(str(model), str(room / "encoder"), delta)
 
     def make() -> None:
         os.chdir(tmp_path)
         shutil.rmtree("case", ignore_errors=True)
-        for folder in (room / "data", prior, model):
+        for folder in (room / "data", room / "attacked", prior, model, delta):
             shutil.copytree(folder, Path("case", folder.name))
-        shutil.copy(room / "table.csv", "case")
+        for name in ("table.csv", "verdicts.csv", "scores.json"):
+            shutil.copy(room / name, "case")
         os.chdir("case")
 
     monkeypatch.setenv("HF_CAP_CACHE", str(tmp_path / "cache"))
@@ -85,8 +90,11 @@ def test_good_input_succeeds_or_reaches_compute(
     fresh()
     words = Case(0, random.Random(0), room).good(command)
     status, error = in_child(words, tmp_path / "error"), (tmp_path / "error").read_text()
-    works_without = command in ("fuse", "audit", "attack", "report", "push")
-    assert status == (0 if works_without else COMPUTE), error
+    assert status == (0 if command in WITHOUT_COMPUTE else COMPUTE), error
+
+
+def test_every_command_is_drawn() -> None:
+    assert {line.split()[0] for line in GOOD.values()} == {*COMMANDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
