@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from markupsafe import escape
 from hf_cap.cards import EVALUATIONS
 from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
 from hf_cap.cues import Cue, Mark, find_cues, load_marks, save_marks
-from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
+from hf_cap.errors import CAPError, ConfigError, DataError, import_extra
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.laat.models import is_tabular_model
 from hf_cap.labels import class_names
@@ -343,8 +342,7 @@ def make_app(parts: Parts) -> Any:
     """
     # gradio asks a server for its newest version, and counts launches
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    if find_spec("gradio") is None:
-        raise MissingExtra("The app needs the extra `app`: pip install 'hf-cap[app]'.")
+    import_extra("app", "The app needs", "gradio")
     return _page(_Session(parts))
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
-from hf_cap.errors import ConfigError, MissingExtra, ModelError
+from hf_cap.errors import ConfigError, ModelError, import_extra
 from hf_cap.labels import ClassifierOptions, head_phrases, label_phrases, warn_of_unclear
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.progress import progress
@@ -265,15 +265,6 @@ def _sequence_classifier(
     return model, _owners(model, {*loading["missing_keys"], *resized})
 
 
-def import_peft() -> Any:
-    """The package, or a `MissingExtra`."""
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtra("Adapters need the extra `peft`: pip install 'hf-cap[peft]'.") from error
-    return peft
-
-
 def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any:
     """The model with adapters of a `peft` configuration; its head and the modules `fresh` train in full.
 
@@ -281,7 +272,7 @@ def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any
         ConfigError: the model has no layers for the adapters.
         MissingExtra: peft is not installed.
     """
-    peft = import_peft()
+    peft = import_extra("peft", "Adapters need")
     peft_config = copy(peft_config)  # the caller's may serve another model
     if hasattr(peft_config, "modules_to_save"):
         # peft itself knows heads by two names only; what it does not save is random at each load
@@ -407,7 +398,8 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
         ).model
         if CALIBRATION in run:
             base.config.update({CALIBRATION: run[CALIBRATION]})
-        adapted = import_peft().PeftModel.from_pretrained(base, str(folder))
+        peft = import_extra("peft", "Adapters need")
+        adapted = peft.PeftModel.from_pretrained(base, str(folder))
         return adapted.merge_and_unload()  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hf_cap.errors import MissingExtra, ModelError
+from hf_cap.errors import MissingExtra, ModelError, import_extra
 from hf_cap.loading import no_bars
 from hf_cap.utils import atomic_path, choose
 
@@ -69,8 +69,7 @@ def cache_folder() -> Path:
 
 def require_gguf() -> None:
     """Raise `MissingExtra` if .gguf files cannot be read."""
-    if find_spec("gguf") is None:
-        raise MissingExtra("A .gguf file needs the extra `demo`: pip install 'hf-cap[demo]'.")
+    import_extra("demo", "A .gguf file needs", "gguf")
 
 
 def _package_file(package: str, distribution: str, file: str) -> Path:

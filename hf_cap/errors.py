@@ -3,6 +3,9 @@
 A message says what is wrong, what was got, and what to do.
 """
 
+from importlib import import_module
+from typing import Any
+
 
 class CAPError(Exception):
     """Root of the tree: `except CAPError` catches every deliberate error of hf_cap."""
@@ -38,3 +41,13 @@ class ServerError(CAPError, ConnectionError):
 
 class MissingExtra(CAPError, ImportError):
     """An optional part of hf_cap is not installed; the message names the extra."""
+
+
+def import_extra(extra: str, needs: str, *modules: str) -> Any:
+    """Import the modules of an optional part and return the first, or raise `MissingExtra`."""
+    try:
+        first, *_ = map(import_module, modules or (extra,))
+    except ImportError as error:
+        told = f"{needs} the extra `{extra}`: pip install 'hf-cap[{extra}]'."
+        raise MissingExtra(told) from error
+    return first

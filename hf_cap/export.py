@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_cap.errors import MissingExtra
+from hf_cap.errors import import_extra
 from hf_cap.training.folder import refuse_other_model
 
 ONNX_FILE = "model.onnx"
@@ -60,12 +60,8 @@ def export_onnx(
         ConfigError: `output_dir` holds the weights or the configuration of a model.
         MissingExtra: `onnx` or `onnxscript` is not installed.
     """
-    try:
-        import onnxscript  # noqa: F401
-        from onnxruntime.quantization import quantize_dynamic
-    except ImportError as error:
-        told = "The export needs the extra `onnx`: pip install 'hf-cap[onnx]'."
-        raise MissingExtra(told) from error
+    parts = ("onnxruntime.quantization", "onnxscript")
+    quantization = import_extra("onnx", "The export needs", *parts)
     refuse_other_model(folder := Path(output_dir), ONNX_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
@@ -87,7 +83,7 @@ def export_onnx(
         )
     if int8:
         with _only_errors():
-            quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
+            quantization.quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     return folder / ONNX_FILE

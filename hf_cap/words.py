@@ -134,6 +134,14 @@ def keep_words(
     return "".join([*parts, gap]).strip()
 
 
+def with_words(text: str, spans: Sequence[Span], words: Iterable[str]) -> str:
+    """The text with other words in the places of its own."""
+    ends = [0, *(span.end for span in spans)]
+    gaps = [text[end : span.start] for end, span in zip(ends, spans, strict=False)]
+    pairs = zip(gaps, words, strict=True)
+    return "".join(gap + word for gap, word in pairs) + text[ends[-1] :]
+
+
 def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text: str) -> list[int]:
     """The word that each token belongs to: the first that its span touches.
 

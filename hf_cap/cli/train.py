@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line, next_command
 from hf_cap.cues import load_marks
 from hf_cap.embedded import LANGUAGE_MODEL
+from hf_cap.errors import import_extra
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
@@ -88,7 +89,6 @@ def train(values: Values) -> Result:
 def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     import torch
 
-    from hf_cap.classifiers import import_peft
     from hf_cap.data import label_names, load_splits
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.examples import with_attacked
@@ -105,9 +105,8 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     splits = load_splits(given.dataset, splits=names, **values.columns())
     if (lora := values.build(LoraArguments, "lora")).rank:
         targets = list(lora.targets) or None
-        adapters = import_peft().LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets
-        )
+        peft = import_extra("peft", "Adapters need")
+        adapters = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
     data: dict[str, Any] = {"dataset": given.dataset, "train_split": given.train_split}
     train, name = splits[given.train_split], given.train_split
     marks = load_marks(given.shortcuts, label_names(train)) if given.shortcuts else []

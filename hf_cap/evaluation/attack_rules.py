@@ -18,6 +18,7 @@ from hf_cap.words import (
     fold,
     phi,
     split_words,
+    with_words,
     word_strings,
 )
 
@@ -188,10 +189,7 @@ def replace_keywords(
             if english and index and words[index - 1].casefold() in ("a", "an"):
                 vowel = _VOWEL_SOUND.match(words[index])
                 words[index - 1] = words[index - 1][0] + ("n" if vowel else "")
-    ends = [0, *(span.end for span in spans)]
-    gaps = [text[end : span.start] for end, span in zip(ends, spans, strict=False)]
-    pairs = zip(gaps, words, strict=True)
-    return "".join(gap + word for gap, word in pairs) + text[ends[-1] :], replaced
+    return with_words(text, spans, words), replaced
 
 
 def _synonyms(entry: Entry, before: str | None, after: str | None) -> Sequence[str]:

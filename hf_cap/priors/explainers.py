@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hf_cap.errors import MissingExtra
+from hf_cap.errors import import_extra
 from hf_cap.priors.base import Row, SourceResult
 from hf_cap.priors.classifier import ClassifierSource, ReferenceClassifier
 from hf_cap.utils import check_range, documented, option, text_seed
@@ -15,15 +14,6 @@ from hf_cap.words import keep_words, word_strings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def _import(extra: str, module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingExtra(
-            f"The source {extra!r} needs the package `{extra}`: pip install 'hf-cap[{extra}]'"
-        ) from error
 
 
 @documented
@@ -47,7 +37,8 @@ class LimePrior(ClassifierSource):
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; without the package this is a `MissingExtra`."""
-        library, classifier = _import("lime", "lime.lime_text"), self.open()
+        library = import_extra("lime", "The source 'lime' needs", "lime.lime_text")
+        classifier = self.open()
         fits: list[tuple[list[float], float]] = []
         together = 32  # rows: enough to share predictions, few enough to hold in memory
         for start in range(0, len(rows), together):
@@ -120,7 +111,7 @@ class ShapPrior(ClassifierSource):
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; without the package this is a `MissingExtra`."""
-        library, classifier = _import("shap", "shap"), self.open()
+        library, classifier = import_extra("shap", "The source 'shap' needs"), self.open()
         scores = [self._owen_values(library, classifier, row) for row in rows]
         return SourceResult(scores, facts={"identity": classifier.identity})
 

@@ -22,7 +22,7 @@ from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel
 from hf_cap.priors.prompts import Prompt
 from hf_cap.utils import check_range, documented, generator, option
-from hf_cap.words import fold
+from hf_cap.words import fold, with_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,13 +176,7 @@ class _Probe:
         return self._with(np.where(replaced, self._words[step], self.row.words).tolist())
 
     def _with(self, words: Sequence[str]) -> str:
-        """The text with other words in their places."""
-        ends = [0, *(span.end for span in self.row.spans)]
-        gaps = [
-            self.row.text[end : span.start] for end, span in zip(ends, self.row.spans, strict=False)
-        ]
-        parts = [part for pair in zip(gaps, words, strict=True) for part in pair]
-        return "".join([*parts, self.row.text[ends[-1] :]]).strip()
+        return with_words(self.row.text, self.row.spans, words).strip()
 
 
 def _ask(

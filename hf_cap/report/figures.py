@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from hf_cap.cards import METRICS
-from hf_cap.errors import MissingExtra
+from hf_cap.errors import import_extra
 from hf_cap.report.contents import FUSED, estimate_text, number_text
 from hf_cap.schema import CONTROL_PRIORS, PRIOR
 from hf_cap.utils import printable, write_text
@@ -216,11 +216,8 @@ def save_figures(figures: Mapping[str, str], folder: Path) -> None:
 @contextmanager
 def _chart(height: float) -> Iterator[tuple[Any, Any]]:
     """A figure of 360 by `height` units and its axes, in our own style whatever the user's is."""
-    try:
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError as error:
-        raise MissingExtra("Figures need matplotlib: pip install 'hf-cap[plots]'") from error
+    parts = ("matplotlib", "matplotlib.figure", "matplotlib.style")
+    matplotlib = import_extra("plots", "Figures need", *parts)
     style = ["default", str(_PAGE / "figures.mplstyle")]
     with matplotlib.style.context(style), warnings.catch_warnings():
         # the font that is only measured here may lack what the reader's font has

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from hf_cap.errors import ConfigError, MissingExtra
+from hf_cap.errors import ConfigError, import_extra
 from hf_cap.training.collator import take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
 from hf_cap.utils import check_range, generator
@@ -150,16 +150,11 @@ def adapter_layers(model: nn.Module) -> dict[str, list[Any]]:
     Raises:
         MissingExtra: peft is not installed.
     """
-    try:
-        from peft.tuners.lora import LoraLayer
-    except ImportError as error:
-        raise MissingExtra(
-            "Sparse tuning needs the extra `peft`: pip install 'hf-cap[peft]'."
-        ) from error
+    lora = import_extra("peft", "Sparse tuning needs", "peft.tuners.lora")
     layers: dict[str, list[Any]] = {}
     for name, module in model.named_modules():
         number = _NUMBER.search(name)
-        if number and isinstance(module, LoraLayer):
+        if number and isinstance(module, lora.LoraLayer):
             layers.setdefault(name[: number.end()], []).append(module)
     return layers
 

@@ -188,7 +188,7 @@ def test_models_that_cannot_be_loaded_are_refused(
     with pytest.raises(ModelError, match=r"no file 'a\.gguf'"):
         load_local(LMSettings(model="a.gguf"), cpu)
     (tmp_path / "a.gguf").touch()
-    monkeypatch.setattr("hf_cap.embedded.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingExtra, match="extra `demo`"):
         load_local(LMSettings(model=str(tmp_path / "a.gguf")), cpu)
 
