@@ -31,8 +31,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.alignment import OURS, ROBERTA, TOY, timings
-from hf_cap.lm.packed import TokenScorer
-from hf_cap.lm.trie import Continuation, Trie
+from hf_cap.lm.packed import Continuation, TokenScorer, Trie
 from hf_cap.utils import write_json
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"

@@ -27,12 +27,11 @@ from benchmarks.shortcuts import of_classes
 from benchmarks.study.runs import quiet
 from hf_cap import CAPConfig, CAPTrainer, fuse_priors, load_splits
 from hf_cap.data import label_names
-from hf_cap.delta import best_rescale, save_delta, sparse, whole
 from hf_cap.embedded import ENCODER, resolve_model
 from hf_cap.evaluation import few_shot
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, cosine
-from hf_cap.export import export_onnx
+from hf_cap.export import best_rescale, export_onnx, save_delta, sparse, whole
 from hf_cap.priors import source_class
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.options import PruneOptions

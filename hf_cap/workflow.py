@@ -33,13 +33,12 @@ from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.lm.open import check_language_model
 from hf_cap.priors.base import Source, source_class
-from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.cap import CAPPrior, choose_dtype
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.extract import ExtractionSettings, extract_priors
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.priors.precision import choose_dtype
 from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_run
 from hf_cap.report.page import write_report
 from hf_cap.report.shortcuts import most_changed

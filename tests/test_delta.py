@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from hf_cap.cli import main
-from hf_cap.delta import DELTA_FILE, WEIGHTS, best_rescale, restore, save_delta, sparse, whole
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.export import DELTA_FILE, WEIGHTS, best_rescale, restore, save_delta, sparse, whole
 from tests.tiny import roberta_classifier, word_tokenizer
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_cap.classifiers import add_adapters, new_classifier
 from hf_cap.errors import ConfigError
-from hf_cap.unlabelled import expectation_maximisation, refine_head
+from hf_cap.refit import expectation_maximisation, refine_head
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 

@@ -22,8 +22,8 @@ from benchmarks.study.train import Predict
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
 from hf_cap.labels import label_phrases
+from hf_cap.refit import expectation_maximisation
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.unlabelled import expectation_maximisation
 
 SETFIT_STEPS = 300
 """Of 16 pairs; one epoch over all pairs, the default, is over a thousand with dozens of classes."""

@@ -36,11 +36,17 @@ from hf_cap.evaluation import (
 )
 from hf_cap.evaluation.calibration import calibration_error, negative_log_likelihood
 from hf_cap.labels import label_phrases
-from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
+from hf_cap.refit import (
+    KEPT_TO_REFINE,
+    KEPT_TO_REFIT,
+    average_encoder,
+    encoder_weights,
+    refine_head,
+    refit_head,
+)
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.unlabelled import refine_head
 from hf_cap.utils import atomic_path, write_json
 
 _logger = logging.getLogger(__name__)

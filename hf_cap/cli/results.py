@@ -150,17 +150,16 @@ EXPORT = "--model runs/model --output_dir runs/onnx"
 @partial(Command, EXPORT, [_ExportArguments])
 def export(values: Values) -> Result:
     """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
-    from hf_cap import delta
     from hf_cap.classifiers import load_model, load_tokenizer
-    from hf_cap.export import ONNX_FILE, export_onnx
+    from hf_cap.export import ONNX_FILE, export_onnx, restore, save_delta
     from hf_cap.training.folder import refuse_other_model
 
     given = values.build(_ExportArguments)
     if given.format == "delta":
         places = given.model, given.base, given.output_dir
-        file = delta.save_delta(*places, drop=given.drop, rescale=given.rescale)
+        file = save_delta(*places, drop=given.drop, rescale=given.rescale)
     elif given.format == "whole":
-        file = delta.restore(given.model, given.output_dir)
+        file = restore(given.model, given.output_dir)
     else:
         refuse_other_model(given.output_dir, ONNX_FILE)
         parts = load_model(given.model), load_tokenizer(given.model)

@@ -34,9 +34,8 @@ from hf_cap.lm.base import (
     Sampling,
     Scored,
 )
-from hf_cap.lm.packed import TokenScorer, packing_reach
+from hf_cap.lm.packed import Continuation, TokenScorer, packing_reach
 from hf_cap.lm.tokens import PromptTokenizer, tokenizer_fingerprint
-from hf_cap.lm.trie import Continuation
 from hf_cap.loading import check_finite, check_missing, loading
 from hf_cap.utils import text_seed
 

@@ -11,10 +11,17 @@ from hf_cap.classifiers import evaluation_mode, text_embeddings
 from hf_cap.data import load_texts
 from hf_cap.errors import ConfigError
 from hf_cap.labels import class_names, head_phrases
-from hf_cap.refit import KEPT_TO_REFINE, KEPT_TO_REFIT, average_encoder, encoder_weights, refit_head
+from hf_cap.refit import (
+    KEPT_TO_REFINE,
+    KEPT_TO_REFIT,
+    average_encoder,
+    check_refinable,
+    encoder_weights,
+    refine_head,
+    refit_head,
+)
 from hf_cap.training.collator import LABELS, take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
-from hf_cap.unlabelled import check_refinable, refine_head
 
 SETTINGS = ("encoder_kept", "refit_head", "unlabelled")
 VERSIONS = 8

@@ -17,11 +17,10 @@ from hf_cap.classifiers import load_model, load_tokenizer, new_classifier
 from hf_cap.cli import main
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import load_splits, save_splits
-from hf_cap.refit import average_encoder, encoder_weights
+from hf_cap.refit import average_encoder, encoder_weights, refine_head
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
-from hf_cap.unlabelled import refine_head
 from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
 from tests.tiny import word_tokenizer
 

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from hf_cap.lm.trie import Continuation, build_trie
+from hf_cap.lm.packed import Continuation, build_trie
 
 
 def test_a_trie_on_paper() -> None:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_cap.lm.base import LMRuntime, LMSettings, MockLanguageModel, using_runtime
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors import precision
-from hf_cap.priors.precision import agreement, choose_dtype
+from hf_cap.priors.cap import agreement, choose_dtype
 from hf_cap.workflow import make_sources
 from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
@@ -68,7 +68,7 @@ def test_priors_that_disagree_keep_float32(
     fast(3.0)
     model = saved(tmp_path / "model", shift)
     runtime = LMRuntime(device="cpu", store=str(tmp_path / "scores.sqlite"))
-    with using_runtime(runtime), caplog.at_level(logging.INFO, "hf_cap.priors.precision"):
+    with using_runtime(runtime), caplog.at_level(logging.INFO, "hf_cap.priors.cap"):
         (source,) = make_sources(["cap"], data, {"cap": OPTIONS}, model=model)
         found: Any = source
         batch = source(data[:2])

@@ -21,9 +21,8 @@ from benchmarks.study.settings import RIVALS, Run, StudySettings, read_settings
 from benchmarks.study.train import accuracy, train_classifier, training_settings
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError
-from hf_cap.refit import average_encoder
+from hf_cap.refit import average_encoder, refine_head
 from hf_cap.schema import CHANGED, LABEL, PRIOR, TEXT
-from hf_cap.unlabelled import refine_head
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import roberta_classifier, word_tokenizer
 

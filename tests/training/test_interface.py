@@ -22,12 +22,11 @@ from transformers import (
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
-from hf_cap.refit import average_encoder, encoder_weights
+from hf_cap.refit import average_encoder, encoder_weights, refine_head
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
 from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
-from hf_cap.unlabelled import refine_head
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer
 from tests.training.cases import (
