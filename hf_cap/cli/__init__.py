@@ -28,7 +28,7 @@ COMMANDS = {
     "extract": ("priors", "add prior columns to a labelled data set"),
     "fuse": ("priors", "fuse the prior columns into one prior"),
     "audit": ("priors", "inspect the priors of a data set: numbers and a JSON file"),
-    "shortcuts": ("shortcuts", "find what goes with a label though its meaning does not"),
+    "shortcuts": ("priors", "find what goes with a label though its meaning does not"),
     "elicit": ("train", "ask a language model for scores of a table's features"),
     "train": ("train", "train a classifier, aligned with the prior"),
     "attack": ("results", "make an adversarial test set from a labelled split"),
@@ -41,9 +41,9 @@ COMMANDS = {
         "write a classifier as ONNX, with 8 bits, or as what differs from its base",
     ),
     "report": ("results", "one HTML page on training runs"),
-    "app": ("app", "look at classifiers in the browser, word by word; decide about shortcuts"),
+    "app": ("fit", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
-    "demo": ("demo", "find a shortcut and train it away, on embedded models and data"),
+    "demo": ("fit", "find a shortcut and train it away, on embedded models and data"),
     "env": ("results", "print versions and devices, for a bug report"),
 }
 """Name to the module that it is in, and what it does."""

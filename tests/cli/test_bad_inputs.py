@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer
 
 import hf_cap.workflow  # noqa: F401  # before the fork
 from hf_cap.cli import COMMANDS, load_command, main
-from hf_cap.delta import save_delta
+from hf_cap.export import save_delta
 from tests.cli.bad_inputs import EACH, GOOD, KINDS, Case
 
 COMPUTE, SECONDS = 77, 60

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hf_cap.lm.base import LMRuntime, LMSettings, MockLanguageModel, using_runtime
 from hf_cap.lm.open import open_language_model
-from hf_cap.priors import precision
+from hf_cap.priors import cap
 from hf_cap.priors.cap import agreement, choose_dtype
 from hf_cap.workflow import make_sources
 from tests.priors.conftest import labelled
@@ -35,7 +35,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Pretends a ratio of speeds."""
 
     def pretend(ratio: float) -> None:
-        monkeypatch.setattr(precision, "bfloat16_speedup", lambda: ratio)
+        monkeypatch.setattr(cap, "bfloat16_speedup", lambda: ratio)
 
     return pretend
 
@@ -99,7 +99,7 @@ def test_nothing_is_checked_where_nothing_is_gained_or_open(
 
 
 def test_the_speeds_are_measured_once() -> None:
-    assert precision.bfloat16_speedup() == precision.bfloat16_speedup() > 0
+    assert cap.bfloat16_speedup() == cap.bfloat16_speedup() > 0
 
 
 def test_sources_that_are_only_checked_ask_no_language_model(data: Dataset) -> None:
