@@ -19,6 +19,7 @@ from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
 from hf_cap.lm.base import LMRuntime, LMSettings, Query, Reply, Sampling
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
+from hf_cap.lm.open import open_language_model
 from hf_cap.lm.served import ServedLanguageModel
 from tests.lm.queries import all_queries, largest_difference
 from tests.lm.server import Server, Write, message
@@ -259,7 +260,7 @@ def test_the_server_is_asked_before_the_hub(
         asked.append(local_files_only)
         raise OSError("not found")
 
-    monkeypatch.setattr("hf_cap.lm.local.load_tokenizer", load)
+    monkeypatch.setattr("hf_cap.lm.served.load_tokenizer", load)
     settings = LMSettings(model="tiny", base_url=server.url)
     assert ServedLanguageModel(settings).tokens is None
     assert asked == [True, False]
@@ -471,5 +472,6 @@ def test_an_answer_without_a_message_is_an_error(server: Server, answer: Any) ->
 
 def test_a_served_model_needs_its_extra(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "hf_cap.lm.served")
     with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[served\]'"):
-        opened(server)
+        open_language_model(LMSettings(model="tiny", base_url=server.url))
