@@ -52,6 +52,17 @@ def _only_errors() -> Iterator[None]:
         root.setLevel(level)
 
 
+def check_export(output_dir: str | Path) -> None:
+    """Raise an error where `export_onnx` could not write; done before a model is loaded.
+
+    Raises:
+        ConfigError: `output_dir` holds the weights or the configuration of a model.
+        MissingExtra: a package of the extra `onnx` is not installed.
+    """
+    import_extra("onnx", "The export needs", "onnx", "onnxscript", "onnxruntime.quantization")
+    refuse_other_model(output_dir, ONNX_FILE)
+
+
 def export_onnx(
     model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path, *, int8: bool = False
 ) -> Path:
@@ -68,12 +79,9 @@ def export_onnx(
             (onnxruntime's dynamic quantisation): a quarter of the size, and other logits.
 
     Raises:
-        ConfigError: `output_dir` holds the weights or the configuration of a model.
-        MissingExtra: `onnx` or `onnxscript` is not installed.
+        ConfigError, MissingExtra: see `check_export`.
     """
-    parts = ("onnxruntime.quantization", "onnxscript")
-    quantization = import_extra("onnx", "The export needs", *parts)
-    refuse_other_model(folder := Path(output_dir), ONNX_FILE)
+    check_export(folder := Path(output_dir))
     folder.mkdir(parents=True, exist_ok=True)
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in example}
@@ -93,8 +101,10 @@ def export_onnx(
             verbose=False,
         )
     if int8:
+        from onnxruntime.quantization import quantize_dynamic
+
         with _only_errors():
-            quantization.quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
+            quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     return folder / ONNX_FILE

@@ -78,3 +78,20 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(MissingExtra, match=r"hf-cap\[onnx\]"):
         export_onnx(named_classifier(), word_tokenizer(), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "delta", "whole"])
+def test_what_cannot_be_written_is_an_error_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    def load(*arguments: object) -> None:
+        raise AssertionError
+
+    for place in ("classifiers.load_model", "export._weights", "export._hash"):
+        monkeypatch.setattr(f"hf_cap.{place}", load)
+    named_classifier().save_pretrained(tmp_path / "taken")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/delta.safetensors").touch()
+    words = ["--model", str(tmp_path / "model"), "--base", "base", "--format", kind]
+    assert main(["export", *words, "--output_dir", str(tmp_path / "taken")]) == 2
+    assert "holds a model" in capsys.readouterr().err
