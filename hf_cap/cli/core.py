@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -168,6 +169,12 @@ def next_command(name: str, /, *words: str, **settings: Any) -> str:
     """A command that fits what was just made, as a shell takes it; settings without a value are left out."""
     flags = [word for key, value in settings.items() if value for word in (f"--{key}", str(value))]
     return shlex.join(["hf-cap", name, *words, *flags])
+
+
+def free_folder(folder: str | Path) -> str:
+    """A folder that is not there yet: the one named, else the first of `-2`, `-3`, ... behind it."""
+    names = chain([str(folder)], (f"{folder}-{number}" for number in count(2)))
+    return next(name for name in names if not Path(name).exists())
 
 
 def command_line() -> str:

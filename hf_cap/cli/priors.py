@@ -17,6 +17,7 @@ from hf_cap.cli.core import (
     Values,
     command_line,
     converted,
+    free_folder,
     next_command,
 )
 from hf_cap.cues import ShortcutSettings, load_marks
@@ -217,8 +218,8 @@ def _chosen(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
 
 
 def beside(folder: str, name: str) -> str:
-    """A folder beside another one, for the next command."""
-    return str(Path(folder).parent / name)
+    """A new folder beside another one, for the next command."""
+    return free_folder(Path(folder).parent / name)
 
 
 def train_next(dataset: str, **settings: Any) -> str:

@@ -15,6 +15,7 @@ from hf_cap.cli.core import (
     Result,
     Values,
     command_line,
+    free_folder,
     next_command,
 )
 from hf_cap.embedded import LANGUAGE_MODEL
@@ -151,8 +152,7 @@ EXPORT = "--model runs/model --output_dir runs/onnx"
 def export(values: Values) -> Result:
     """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
     from hf_cap.classifiers import load_model, load_tokenizer
-    from hf_cap.export import ONNX_FILE, export_onnx, restore, save_delta
-    from hf_cap.training.folder import refuse_other_model
+    from hf_cap.export import check_export, export_onnx, restore, save_delta
 
     given = values.build(_ExportArguments)
     if given.format == "delta":
@@ -161,11 +161,12 @@ def export(values: Values) -> Result:
     elif given.format == "whole":
         file = restore(given.model, given.output_dir)
     else:
-        refuse_other_model(given.output_dir, ONNX_FILE)
+        check_export(given.output_dir)
         parts = load_model(given.model), load_tokenizer(given.model)
         file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
     size = file.stat().st_size / 1e6
-    back = {"model": given.output_dir, "format": "whole", "output_dir": "runs/whole"}
+    whole = free_folder(f"{given.output_dir}-whole")
+    back = {"model": given.output_dir, "format": "whole", "output_dir": whole}
     then = {"whole": "", "delta": next_command("export", **back)}
     loads = f"load it by onnxruntime.InferenceSession({str(file)!r})"
     told = f"Wrote {file}: {size:.1f} MB"
@@ -210,7 +211,8 @@ def prune(values: Values) -> Result:
     tokenizer.save_pretrained(given.output_dir)
     facts = {"weights_before": before, "weights": model.num_parameters()}
     place = {"model": given.output_dir, "dataset": given.dataset}
-    then = next_command("train", **place, output_dir=f"{given.output_dir}-recovered")
+    recovered = free_folder(f"{given.output_dir}-recovered")
+    then = next_command("train", **place, output_dir=recovered)
     return Result({**facts, "output_dir": given.output_dir}, then=then)
 
 

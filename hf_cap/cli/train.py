@@ -5,7 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_cap.cli.core import Columns, Command, Group, Result, Values, command_line, next_command
+from hf_cap.cli.core import (
+    Columns,
+    Command,
+    Group,
+    Result,
+    Values,
+    command_line,
+    free_folder,
+    next_command,
+)
 from hf_cap.cues import load_marks
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import import_extra
@@ -205,6 +214,7 @@ def elicit(values: Values) -> Result:
         target.mkdir()
         write_scores(target, scores)
     text = f"Wrote the scores of {len(schema.features)} features to {folder}"
-    place = {"dataset": given.dataset, "scores": folder, "output_dir": folder.parent / "model"}
+    model_dir = free_folder(folder.parent / "model")
+    place = {"dataset": given.dataset, "scores": folder, "output_dir": model_dir}
     then = next_command("train", task="tabular", label_column=given.label_column, **place)
     return Result({"output_dir": str(folder), "features": len(schema.features)}, text, then)

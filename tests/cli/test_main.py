@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from hf_cap import __version__
 from hf_cap.cli import COMMANDS, load_command, main
-from hf_cap.cli.core import Command, Group, Result, Values, command_line, parse
+from hf_cap.cli.core import Command, Group, Result, Values, command_line, free_folder, parse
 from hf_cap.errors import ConfigError
 from hf_cap.progress import progress
 from hf_cap.utils import option, required
@@ -293,6 +293,13 @@ def test_quiet_silences_the_log_and_not_the_result(
         assert ("Next: hf-cap report runs/a\n" in err) is not bool(quiet)
         told = [m for m in caplog.messages if m.startswith("cap: 4 texts")]
         assert len(told) == 1  # of the run that was not quiet
+
+
+def test_the_next_command_names_no_folder_that_is_there(tmp_path: Path) -> None:
+    wanted = tmp_path / "model"
+    for expected in ("model", "model-2", "model-3"):
+        assert free_folder(wanted) == str(tmp_path / expected)
+        (tmp_path / expected).mkdir()
 
 
 def test_a_recorded_command_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
