@@ -11,10 +11,13 @@ _logger = logging.getLogger(__name__)
 
 _FIRST = 1.0
 """Seconds of work that an estimate rests on, at least, and before which there is no bar."""
-_WARM = 0.02
-"""Part of the work that it rests on, and that is left out before where the results come one by one."""
+_SHARE, _ENOUGH = 0.02, 10.0
+"""It rests on this part of the work, or on so many seconds. A first result that is less is no rate."""
 _LONG = 20.0
 """Seconds of work in all that are worth an estimate."""
+_LOOK = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
+)
 
 
 class Progress:
@@ -35,6 +38,7 @@ class Progress:
             "unit": f" {unit}",
             "leave": False,
             "dynamic_ncols": True,
+            "bar_format": _LOOK,
             "delay": _FIRST,
         }
         self.bar = tqdm(total=total, disable=not (shown and seen), **look)
@@ -44,10 +48,13 @@ class Progress:
         now = time.monotonic()
         self.done += count
         self.bar.update(count)
-        if self.done < _WARM * self.total:  # what comes before the first results is not their rate
+        if (
+            self.done == count < _SHARE * self.total
+        ):  # what comes before a first result is not its rate
             self.started, self.before = now, self.done
         spent, share = now - self.started, (self.done - self.before) / max(self.total, 1)
-        if self.told or share < _WARM or self.done >= self.total or spent < _FIRST:
+        enough = spent >= _FIRST and (share >= _SHARE or spent >= _ENOUGH)
+        if self.told or not enough or self.done >= self.total:
             return
         self.told = True
         if spent / share >= _LONG:

@@ -48,6 +48,16 @@ def test_the_start_is_no_part_of_the_rate(
     assert caplog.messages == ["Language model: 1,000 scores, about 50 s"]
 
 
+def test_an_estimate_of_very_long_work_does_not_wait_for_a_part_of_it(
+    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    with progress(10_000, "texts", "cap") as work:
+        for count in (4, 32):
+            clock.seconds += 2.5 * count
+            work.update(count)
+    assert caplog.messages == ["cap: 10,000 texts, about 6.9 h"]
+
+
 def test_short_work_and_silent_work_say_nothing(
     clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from filelock import BaseFileLock
 
+_SOON = 4
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class ExtractionSettings:
     splits: tuple[str, ...] = option(
         ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
     )
-    batch_size: int = option(32, "Texts that are scored together, at least 1.")
+    batch_size: int = option(
+        32, "Texts that are scored together, at least 1; the first four go alone, for an estimate."
+    )
     progress: bool = option(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
@@ -187,8 +191,11 @@ def _extract(
             for split, data in made.items():
                 parts: list[_Part] = []
                 # the batches are the same for any number of processes
-                for start in range(0, len(data), size)[state.process_index :: state.num_processes]:
-                    batch = data[start : start + size]
+                # the first is small, so that an estimate of all comes soon
+                ends = [0, *range(min(_SOON, size), len(data), size), len(data)]
+                batches = [*pairwise(ends)][state.process_index :: state.num_processes]
+                for start, end in batches:
+                    batch = data[start:end]
                     done = source(batch)
                     new = {name: done[name] for name in done if done[name] is not batch.get(name)}
                     facts_of = new.pop(PROVENANCE)

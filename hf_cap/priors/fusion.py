@@ -285,9 +285,8 @@ def _log_left_out(splits: "DatasetDict", fusion: PriorFusion) -> None:
             for source, weight in zip(fusion.sources, row_weights, strict=True):
                 if defect := find_defect(batch[prior_column(source)][row], weight):
                     left_out[source, defect] += 1
-    _logger.info(
-        "%d of %d texts have no prior%s.",
-        empty,
-        sum(map(len, splits.values())),
-        "".join(f"; {s} was left out of {n} ({why})" for (s, why), n in sorted(left_out.items())),
-    )
+    if empty or left_out:
+        _logger.info(
+            "%d of %d texts have no prior%s.", empty, sum(map(len, splits.values())),
+            "".join(f"; {s} was left out of {n} ({why})" for (s, why), n in sorted(left_out.items())),
+        )  # fmt: skip

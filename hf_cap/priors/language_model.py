@@ -23,12 +23,16 @@ from hf_cap.priors.prompts import (
     held_out_demonstrations,
     load_template,
 )
+from hf_cap.progress import progress
 from hf_cap.utils import check_range, documented, fingerprint, option, subsample
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _logger = logging.getLogger(__name__)
+
+_TOGETHER = 10
+"""Texts that are looked at together, between which a progress bar moves."""
 
 Sign = Literal["positive", "signed", "absolute"]
 
@@ -219,7 +223,8 @@ class LanguageModelSource(Source):
         edge = chance - 1.645 * math.sqrt((size**2 - 1) / 12 / max(1, len(rows)))
         if len(tried) == 1 and edge <= 1:
             return tried[0]
-        ranks = [source.mean_rank(rows) for source in tried]
+        with progress(len(tried) * len(rows), "texts", f"{self.name}: choosing the prompt") as work:
+            ranks = [source.mean_rank(rows, work.update) for source in tried]
         if len(tried) > 1:
             _logger.info(
                 "%s: the language model is asked in %s. Over %d texts the right label has the mean rank "
@@ -236,18 +241,24 @@ class LanguageModelSource(Source):
             )  # fmt: skip
         return tried[ranks.index(min(ranks))]
 
-    def mean_rank(self, rows: Sequence[Row]) -> float:
+    def mean_rank(
+        self, rows: Sequence[Row], on_rows: Callable[[int], object] = lambda count: None
+    ) -> float:
         """Mean rank of the gold label in the model's own answers, 1 at best, ties sharing theirs.
 
         It is asked for the label as `cap` asks. Each label's mean over the rows is taken off first: what
-        the model likes whatever the text says.
+        the model likes whatever the text says. `on_rows` is told how many rows more are answered.
         """
         import numpy as np
         from scipy.stats import rankdata
 
         opened = self.open("cap")
-        parts = opened.fit(rows, opened.query)
-        scores = np.array(opened.label_scores(parts, [opened.prompt(row.text) for row in rows]))
+        parts, found = opened.fit(rows, opened.query), []
+        for start in range(0, len(parts), _TOGETHER):
+            some = parts[start : start + _TOGETHER]
+            found += opened.label_scores(some, [opened.prompt(row.text) for row in some])
+            on_rows(len(some))
+        scores = np.array(found)
         ranks = rankdata(-(scores - scores.mean(0)).round(9), axis=1)
         return float(np.mean([of_row[row.label] for of_row, row in zip(ranks, rows, strict=True)]))
 
