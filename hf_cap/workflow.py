@@ -66,6 +66,7 @@ Settings = Mapping[str, Any]
 BASELINE, ALIGNED = "baseline", "aligned"
 FIT_FILE, SHORTCUTS = "fit.json", "shortcuts.yaml"
 _SHOWN = 12  # texts that the report has priors of
+_LISTED = 8  # shortcuts that the log names
 FIT = {"save_strategy": "no", "logging_steps": 10, "report_to": "none"}
 
 
@@ -320,7 +321,11 @@ class _Stages:
         asked = name_model(self.options["model"], self.groups.get("lm", {}))
         with self.runtime():
             judges = make_judges(asked, self.train["model"], **self.groups.get("prompt", {}))
-            write_shortcuts(find_shortcuts(dataset, judges, settings=how), path)
+            found = find_shortcuts(dataset, judges, settings=how)
+        write_shortcuts(found, path)
+        listed = ", ".join(f"{one.cue} -> {one.label}" for one in found[:_LISTED])
+        more = ", ..." if found[_LISTED:] else ""
+        _logger.info("Found %d shortcuts%s%s%s", len(found), ": " if found else "", listed, more)
 
     def fuse_into(self, path: Path) -> None:
         save_splits(fuse_priors(load_splits(self.folder / "priors"), **self.fuse), path)

@@ -101,6 +101,10 @@ def _shown(result: "FitResult") -> Result:
         f"{table}\n\nMean (lowest to highest seed) on the test texts; "
         f"alignment on the training texts.\nModel: {result.model}\nReport: {result.report}"
     )
+    if (marks := result.output_dir / "shortcuts.yaml").exists():
+        text += (
+            f"\nShortcuts: {marks} (mark what is none as `fine`, and run the same command again)"
+        )
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}
     then = f"open {result.report} in a browser"
     return Result({"accuracy": dict(result.accuracy), **facts}, text, then)
