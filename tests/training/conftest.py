@@ -1,4 +1,4 @@
-"""Writes docs/reference/compatibility.md from the tests that ran, when HF_CAP_COMPATIBILITY names the file.
+"""Writes the table of docs/reference/compatibility.md, if HF_CAP_COMPATIBILITY names the file.
 
     HF_CAP_COMPATIBILITY=docs/reference/compatibility.md pytest tests/training -m ""
 
@@ -6,20 +6,13 @@ A test takes part by its marker `compatibility("what it shows")`; a row is good 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_HEAD = """# Compatibility
-
-What alignment training has been shown to work with: each row comes from tests that ran, on the machine that
-wrote this file, and none is written by hand. `pytest tests/training -m ""` with `HF_CAP_COMPATIBILITY` set to
-this file's path writes it again; the rows of DeepSpeed need it installed (`make test-deepspeed`).
-
-| set-up | gradient mode | tests | result |
-|---|---|---:|---|
-"""
+_MODES = ("double_backward", "finite_difference")
 _rows: dict[tuple[str, str], list[str]] = {}
 
 
@@ -42,11 +35,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def table() -> str:
+    """A row per set-up, with the outcomes in each gradient mode; a test in `both` counts in both."""
+    lines = [f"| set-up | {' | '.join(f'`{mode}`' for mode in _MODES)} |", "|---|---|---|"]
+    for what in sorted({what for what, _ in _rows}):
+        found = [{*_rows.get((what, mode), []), *_rows.get((what, "both"), [])} for mode in _MODES]
+        lines.append(f"| {what} | {' | '.join(', '.join(sorted(each)) for each in found)} |")
+    return "\n".join([*lines, ""])
+
+
 def pytest_sessionfinish() -> None:
     target = os.environ.get("HF_CAP_COMPATIBILITY")
     if target and _rows:
-        lines = [
-            f"| {what} | `{mode}` | {len(found)} | {', '.join(sorted(set(found)))} |"
-            for (what, mode), found in sorted(_rows.items())
-        ]
-        Path(target).write_text(_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+        page = Path(target).read_text(encoding="utf-8")
+        page = re.sub(r"^\| set-up .*\n(?:\|.*\n)*", lambda _: table(), page, flags=re.MULTILINE)
+        Path(target).write_text(page, encoding="utf-8")
