@@ -38,6 +38,10 @@ class EvaluationSettings:
         "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
     )
+    concepts: int = option(
+        0,
+        "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none.",
+    )
     prior_column: str = option(PRIOR, "Column of the prior; rows without one are left out.")
     attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")
     attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")
@@ -56,6 +60,7 @@ class EvaluationSettings:
         check_pattern(self.word_pattern)
         counts = ("soft_samples", "attribution_steps", "batch_size", "max_length")
         check_range(self, *counts, at_least=1)
+        check_range(self, "concepts", at_least=0)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(f"`percentages` must be in (0, 100], got {self.percentages!r}.")
 
@@ -91,7 +96,7 @@ class Evaluation:
     faithfulness that of those without. NLL (nats, at least 0), Brier score (in [0, 2]) and ECE (expected
     calibration error, in [0, 1]) are better lower. `accuracy_at_50` is the accuracy on the surest 50 % of
     the texts. Of a calibrated model's label sets, `set_coverage` is the part that holds the gold label,
-    `set_size` the mean number of labels.
+    `set_size` the mean number of labels. `concepts` is what `concept_audit` found.
     """
 
     texts: int
@@ -114,6 +119,7 @@ class Evaluation:
     alignment: float | None = None
     alignment_texts: int = 0
     labels: tuple[str, ...] = ()
+    concepts: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     records: tuple[Record, ...] = dataclasses.field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +146,7 @@ def evaluate_classifier(
     Raises:
         DataError: a column is missing, there is no row, or a label is not one of the model's.
         PriorError: a prior does not fit its text.
+        ModelError: concepts are asked for, and the model's last layer is not linear in one vector.
     """
     from sklearn.metrics import f1_score
 
@@ -161,12 +168,18 @@ def evaluate_classifier(
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
     probabilities = calibration.probabilities(classifier.logits(texts))
     predicted = probabilities.argmax(axis=1)
+    concepts = None
+    if settings.concepts:
+        from hf_cap.evaluation.concepts import concept_audit
+
+        concepts = concept_audit(classifier, texts, gold.tolist(), settings.concepts, pattern)
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         worst_class_accuracy=worst_class_accuracy(predicted, gold),
         labels=tuple(classifier.labels),
+        concepts=concepts,
         **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )

@@ -74,6 +74,7 @@ def report_contents(
             shortcuts, by_set, {k: groups[i]["name"] for k, i in pair.items()}
         ),
         "labels": label_table(compared, marks),
+        "concepts": concept_section(choose_models(groups), split),
         "compared": pair,
         "panels": training_curves(groups),
         "features": feature_tables(groups),
@@ -355,6 +356,19 @@ def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int =
             words[key] = [(word, (label, word) in cues) for word, score in top if score > 0]
     found = ({"label": label, **table} for label, table in sorted(tables.items()))
     return sorted(found, key=lambda one: -abs(one["right"]["after"] - one["right"]["before"]))
+
+
+def concept_section(models: Mapping[str, tuple[str, Run]], split: str) -> Facts | None:
+    """The concepts that `concept_audit` found on a set; `None` where none were looked for.
+
+    There are the `names` of the models `before` and `after` alignment, `models`, what was found of each, and
+    the `labels` that either predicts.
+    """
+    told = {key: run.evaluations.get(split, {}).get("concepts") for key, (_, run) in models.items()}
+    found = {key: one for key, one in told.items() if one}
+    labels = sorted({label for one in found.values() for label in one["labels"]})
+    names = {key: models[key][0] for key in found}
+    return {"names": names, "models": found, "labels": labels} if found else None
 
 
 def calibration(rows: Rows) -> Facts:

@@ -40,8 +40,16 @@ _RUN = {
                   "align_cosine?": _NUMBER, "eval_loss?": _NUMBER}],
     "versions?": {"*": _TEXT}, "features?": [{"score": _NUMBER, "attribution": _NUMBER}],
 }  # fmt: skip
+_CONCEPTS = {
+    "labels": {"*": {"texts": int, "left": float, "concepts": [{
+        "importance": float, "words": [str], "text": str,
+        "nearest?": {"label": str, "concept": int, "cosine": float}}]}},
+    "confusions": [{"gold": str, "predicted": str, "texts": int, "concept": int, "by": float}],
+    "shared?": _NUMBER,
+}  # fmt: skip
 _EVALUATION = {
     "texts?": int, "rows?": int, "labels?": list, "accuracy?": _NUMBER, "macro_f1?": _NUMBER,
+    "concepts?": _CONCEPTS,
 }  # fmt: skip
 _AUDIT = {
     "texts?": int, "top_k?": int, "sources?": [str], "mass?": _BY_SOURCE, "rank_correlation?": _BY_SOURCE,
