@@ -330,8 +330,10 @@ def load_model(
     """
     if is_lora_run(folder := Path(resolve_model(name))):
         return merged_lora(folder, trust_remote_code=trust_remote_code)
-    how = (AutoTextClassifier, "classifier", name, revision, trust_remote_code)
-    model, info = _load(*how, output_loading_info=True)
+    place: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with loading(f"The classifier {name!r}"):
+        auto: Any = AutoTextClassifier
+        model, info = auto.from_pretrained(str(folder), output_loading_info=True, **place)
     check_missing(name, info["missing_keys"])
     check_finite(name, model)
     return model  # type: ignore[no-any-return]
@@ -411,16 +413,9 @@ def load_tokenizer(
     Raises:
         ModelError: there is none.
     """
-    how = (AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
-    return _load(*how)  # type: ignore[no-any-return]
-
-
-def _load(
-    auto: Any, what: str, name: str, revision: str | None, trust_remote_code: bool, **options: Any
-) -> Any:
-    options |= {"revision": revision, "trust_remote_code": trust_remote_code}
-    with loading(f"The {what} {name!r}"):
-        return auto.from_pretrained(resolve_model(name), **options)
+    place: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with loading(f"The tokenizer {name!r}"):
+        return AutoTokenizer.from_pretrained(resolve_model(name), **place)
 
 
 @contextmanager

@@ -131,9 +131,9 @@ class LAATTrainer(AlignedTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores) + the loss of the shares."""
         loss, outputs = self.aligned_loss(model, inputs, num_items_in_batch)

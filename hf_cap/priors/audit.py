@@ -259,14 +259,11 @@ def average_precision(prior: Prior, marked: Prior) -> float | None:
 
     Tied words enter the ranking together. `None` where a prior is missing, or no word or all are marked.
     """
+    from sklearn.metrics import average_precision_score
+
     if prior is None or marked is None or len({score > 0 for score in marked}) < 2:
         return None
-    total, found, seen, area = sum(score > 0 for score in marked), 0, 0, 0.0
-    for level in sorted(set(prior), reverse=True):
-        here = [mark > 0 for score, mark in zip(prior, marked, strict=True) if score == level]
-        seen, found = seen + len(here), found + sum(here)
-        area += sum(here) / total * found / seen
-    return area
+    return float(average_precision_score([score > 0 for score in marked], prior))
 
 
 # --- Measures over texts.

@@ -60,14 +60,12 @@ class HeatMapCallback(TrainerCallback):
         self.carriers: list[dict[int, list[int]]] = []
         self.drawn: int | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the model that training starts with."""
         self.drawn = -1
         self.on_evaluate(args, state, control, **kwargs)
 
-    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the model as it is while it trains, once per step."""
         trackers = [write for name, write in TRACKERS.items() if name in (args.report_to or ())]
         spread = args.fsdp or args.deepspeed
@@ -84,9 +82,7 @@ class HeatMapCallback(TrainerCallback):
 
     on_epoch_end = on_evaluate
 
-    def on_train_end(
-        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave evaluations after training, whose trackers may have ended their run, without a drawing."""
         self.drawn = None
 
@@ -155,19 +151,17 @@ class TrainingProgress(TrainerCallback):
     def __init__(self, stack: ExitStack, shown: bool = True) -> None:
         self.stack, self.shown, self.spoken = stack, shown, time.monotonic()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to count the steps that are left."""
         shown = self.shown and state.is_world_process_zero
         left = state.max_steps - state.global_step
         self.work = self.stack.enter_context(progress(left, "steps", "Training", shown))
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a step."""
         self.work.update()
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the loss."""
         loss, seconds = (kwargs.get("logs") or {}).get("loss"), time.monotonic() - self.spoken
         if loss is None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hf_cap.classifiers import evaluation_mode, text_embeddings
 from hf_cap.data import load_texts
@@ -60,9 +60,7 @@ class FinishClassifier(TrainerCallback):
         """Whether some setting needs it."""
         return any(getattr(settings, name, None) for name in SETTINGS)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Change the trained, or the best, weights."""
         model, tokenizer, config = kwargs["model"], kwargs["processing_class"], self.trainer.args
         default = KEPT_TO_REFIT if config.refit_head else KEPT_TO_REFINE if self.texts else 1.0

@@ -109,9 +109,9 @@ class AlignedTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The task loss, in training with the weights of the examples."""
         given, labels = inputs.pop(examples.EXAMPLE_WEIGHT, None), inputs.get(LABELS)
@@ -294,9 +294,9 @@ class CAPTrainer(AlignedTrainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """L = L_task + β · d(word attributions, prior)."""
         beta = self.beta(model.training)
