@@ -412,15 +412,13 @@ def serve(
     """Serve the app until it is interrupted; arguments as for `find_parts`.
 
     Args:
-        host: Address to listen at; the default can be reached from this computer alone. `None`: what the
-            environment says (`GRADIO_SERVER_NAME`).
+        host: Address to listen at, by default for this computer alone; `None`: `GRADIO_SERVER_NAME`.
         port: Port; by default the first free one from 7860 on.
         share: Also open a public address, through a server of gradio.
         block: Whether to wait; else the running `gradio.Blocks` is returned.
 
     Raises:
-        ConfigError: the port is taken, or the host unknown.
-        CAPError: see `make_app`.
+        CAPError: the port is taken, or the host unknown; or as `make_app` says.
     """
     family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
     try:  # before the models are loaded

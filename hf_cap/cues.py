@@ -6,6 +6,7 @@ A cue with a label is a candidate for a shortcut. What a person decides about it
 import os
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -42,27 +43,24 @@ def find_cues(words: Sequence[str]) -> dict[Cue, list[int]]:
     Words are compared as `fold` gives them: in lower case, without punctuation at their ends.
     """
     folded = [fold(word) for word in words]
-    found: dict[Cue, list[int]] = {}
+    found: defaultdict[Cue, list[int]] = defaultdict(list)
     for index, word in enumerate(folded):
-        found.setdefault(Cue("word", word), []).append(index)
+        found[Cue("word", word)].append(index)
         if index:
-            pair = found.setdefault(Cue("phrase", f"{folded[index - 1]} {word}"), [])
-            pair += [index - 1, index]
+            found[Cue("phrase", f"{folded[index - 1]} {word}")] += [index - 1, index]
         if _DIGIT.search(word):
-            found.setdefault(Cue("number", ""), []).append(index)
+            found[Cue("number", "")].append(index)
         if len(word) > 1 and words[index].isupper():
-            found.setdefault(Cue("capitals", ""), []).append(index)
+            found[Cue("capitals", "")].append(index)
     if not words:
-        return found
+        return {}
     last = len(words) - 1
     found[Cue("first", folded[0])] = [0]
     found[Cue("last", folded[-1])] = [last]
     ending = _ENDING.search(words[-1])
     found[Cue("ending", ending.group() if ending else "no punctuation")] = [last] if ending else []
-    for name, fewest, most in LENGTHS:
-        if fewest <= len(words) <= most:
-            found[Cue("length", name)] = []
-    return found
+    long = (name for name, fewest, most in LENGTHS if fewest <= len(words) <= most)
+    return {**found, **{Cue("length", name): [] for name in long}}
 
 
 def remove_cue(text: str, cue: Cue, pattern: str = WORD_PATTERN) -> str:

@@ -162,6 +162,10 @@ def test_a_csv_file_that_could_be_misread_is_refused(
         ('{"text": "a", "label": 0.5}', "column 'label' holds .*float64"),
         ('{"text": "a", "label": {"x": 1}}', "column 'label' holds"),
         ('{"text": "a", "label": "x"}\n{"text": "b", "label": " "}', "row 1: the label ' '"),
+        ('{"text": "a", "label": "x"}\n{"text": " ", "label": "x"}', "row 1: the text is"),
+        ('{"text": "a", "label": "x"}\n{"text": null, "label": "x"}', "row 1: the text is None"),
+        ('{"text": "a", "label": "x"}\n{"text": "b", "label": null}', "row 1: the label None"),
+        ('{"text": \n', "train.jsonl'.*JSON"),
     ],
 )
 def test_a_jsonl_file_that_could_be_misread_is_refused(
@@ -243,22 +247,6 @@ def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> Non
         load_splits(tmp_path, text_column="sentence")
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"text": " \n", "label": "x"}, "row 1: the text is"),
-        ({"text": None, "label": "x"}, "row 1: the text is None"),
-        ({"text": "b", "label": None}, "row 1: the label None"),
-    ],
-)
-def test_a_row_without_text_or_label_is_refused(
-    tmp_path: Path, row: dict[str, Any], message: str
-) -> None:
-    write(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}, row])
-    with pytest.raises(DataError, match=message):
-        load_splits(tmp_path / "t.jsonl")
-
-
 @pytest.mark.parametrize("space", [None, ["y", "x"]])
 def test_a_class_label_outside_its_names_is_refused(
     tmp_path: Path, space: list[str] | None
@@ -284,13 +272,6 @@ def test_a_data_set_that_the_hub_does_not_give(
     monkeypatch.setattr("datasets.load_dataset", raising(error))
     with pytest.raises(DataError, match=f"'me/none' is no file or folder here.*{error}"):
         load_splits("me/none")
-
-
-@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
-def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text('{"text": \n')
-    with pytest.raises(DataError, match=f"{name}'.*(JSON|parquet)"):
-        load_splits(tmp_path)
 
 
 def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +300,6 @@ def test_splits_and_places_without_data(folder: Path, tmp_path: Path) -> None:
         load_splits("embedded/nothing")
     with pytest.raises(DataError, match="must be a ClassLabel"):
         label_names(Dataset.from_dict({"label": ["a"]}))
-
-
-def test_the_embedded_data_set() -> None:
-    splits = load_splits("embedded/library-desk")
-    assert {name: len(split) for name, split in splits.items()} == {"train": 120, "test": 168}
-    assert len(label_names(splits["train"])) == 12
 
 
 # --- Priors and their provenance.

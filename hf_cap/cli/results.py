@@ -5,7 +5,7 @@ import platform
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hf_cap.cli.core import (
     DATA,
@@ -85,9 +85,9 @@ def evaluate(values: Values) -> Result:
         found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
     else:
         data = load_splits(given.dataset, splits=[split], **values.columns())[split]
-        place: Any = {"trust_remote_code": given.trust_remote_code}
-        place["revision"] = given.model_revision
-        model, tokenizer = load_model(name, **place), load_tokenizer(name, **place)
+        revision, code = given.model_revision, given.trust_remote_code
+        model = load_model(name, revision=revision, trust_remote_code=code)
+        tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=code)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
     then = next_command("report", name) if folder == Path(name) / EVALUATIONS else ""
     return Result(write_evaluation(found, folder, result), then=then)

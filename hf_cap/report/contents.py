@@ -1,7 +1,7 @@
 """What a report shows, as plain dicts and lists; the template and the figures draw these alone."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -338,22 +338,20 @@ def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int =
     with the highest sum of attributions, divided by the largest of a text, over the texts predicted so.
     """
     cues = {(m.label, word) for m in marks if m.decision == "shortcut" for word in m.value.split()}
-    tables: dict[str, Facts] = {}
+    tables = defaultdict[str, Facts](lambda: {"right": Counter(), "texts": Counter(), "words": {}})
     for key, rows in compared.items():
-        totals: dict[str, Counter[str]] = {}
+        totals = defaultdict[str, Counter[str]](Counter)
         for row in rows:
             gold, said = str(row[LABEL]), str(row["prediction"])
-            table = tables.setdefault(gold, {"right": Counter(), "texts": Counter()})
-            table["texts"][key] += 1
-            table["right"][key] += gold == said
+            tables[gold]["texts"][key] += 1
+            tables[gold]["right"][key] += gold == said
             largest = max(map(abs, row["attributions"]), default=0) or 1.0
             for word, score in zip(row[WORDS], row["attributions"], strict=True):
                 if not is_punctuation(word):
-                    totals.setdefault(said, Counter())[fold(word)] += score / largest
+                    totals[said][fold(word)] += score / largest
         for label, table in tables.items():
-            top = totals.get(label, Counter()).most_common(most)
-            words = table.setdefault("words", {})
-            words[key] = [(word, (label, word) in cues) for word, score in top if score > 0]
+            top = totals[label].most_common(most)
+            table["words"][key] = [(word, (label, word) in cues) for word, n in top if n > 0]
     found = ({"label": label, **table} for label, table in sorted(tables.items()))
     return sorted(found, key=lambda one: -abs(one["right"]["after"] - one["right"]["before"]))
 

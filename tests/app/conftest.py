@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from hf_cap.cues import Mark, save_marks
 from hf_cap.data import save_splits
+from hf_cap.sentence_encoder import label_config
 from tests.publishing.runs import LABELS, prior_splits
 from tests.report.runs import HOSTILE
 from tests.tiny import roberta_classifier, word_tokenizer
@@ -22,11 +23,7 @@ MARKS = [
 
 def write_model(folder: Path, seed: int, evaluated: dict[str, str]) -> None:
     """A model, and its prediction for each evaluated text."""
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {n: i for i, n in enumerate(LABELS)},
-    }
-    roberta_classifier(seed=seed, **labels).save_pretrained(folder)
+    roberta_classifier(seed=seed, **label_config(LABELS)).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     rows = [{"text": text, "label": "pay", "prediction": said} for text, said in evaluated.items()]
     (folder / "evaluation").mkdir()

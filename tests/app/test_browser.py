@@ -10,7 +10,7 @@ import pytest
 
 from hf_cap.app import serve
 from hf_cap.cues import load_marks
-from tests.report.runs import HOSTILE
+from tests.report.runs import HOSTILE, Watched
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -46,18 +46,12 @@ def address(fit: Path) -> Iterator[str]:
         served.close()
 
 
-class App:
-    """The page as a user sees it; what it requests and complains about is kept."""
+class App(Watched):
+    """The page as a user sees it."""
 
     def __init__(self, page: "Page", address: str) -> None:
         page.set_default_timeout(60_000)
-        self.page, self.address = page, address
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto(address)
+        super().__init__(page, address)
         self.panels = page.locator(".panels section")
 
     def type(self, text: str) -> None:
@@ -80,19 +74,13 @@ class App:
         self.page.get_by_role("option", name=text).click()
         self.panels.first.wait_for()
 
-    def check(self) -> None:
-        assert self.complaints == []
-        own = (self.address, "data:", "blob:")
-        assert [url for url in self.requests if not url.startswith(own)] == []
-        assert self.page.title() == "hf_cap audit"
-
 
 @pytest.fixture
 def app(browser: "Browser", address: str) -> Iterator[App]:
     context = browser.new_context(viewport=WIDE, reduced_motion="reduce")
     opened = App(context.new_page(), address)
     yield opened
-    opened.check()
+    opened.check("hf_cap audit")
     context.close()
 
 
@@ -180,5 +168,5 @@ def test_it_fits_a_phone_and_has_enough_contrast(
         ratio, where = page.evaluate(CONTRAST)
         assert ratio >= 4.5, where  # WCAG 2.2, 1.4.3
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    opened.check()
+    opened.check("hf_cap audit")
     page.close()

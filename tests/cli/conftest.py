@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoModel
 
 from hf_cap.cli import main
+from hf_cap.sentence_encoder import label_config
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
 from tests.training.cases import family
@@ -38,11 +38,7 @@ def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 def save_classifier(folder: Path) -> None:
     """A classifier of `LABELS`."""
-    labels: Any = {
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {n: i for i, n in enumerate(LABELS)},
-    }
-    roberta_classifier(2, **labels).save_pretrained(folder)
+    roberta_classifier(**label_config(LABELS)).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
 
 

@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from hf_cap.evaluation.evaluate import (
 )
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
 from hf_cap.schema import AttributionSettings
+from hf_cap.sentence_encoder import label_config
 from hf_cap.training.collator import encode_dataset
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -37,9 +36,7 @@ TEXTS = [
     "where is my new card",
 ]
 TOKENIZER = word_tokenizer()
-MODEL = roberta_classifier(
-    id2label=dict(enumerate(NAMES)), label2id={n: i for i, n in enumerate(NAMES)}
-)
+MODEL = roberta_classifier(**label_config(NAMES))
 
 
 class PlantedAttribution:
@@ -138,7 +135,7 @@ def test_attributions_of_right_predictions_are_not_computed_twice(
 
 
 def test_words_and_length_are_those_of_the_model_unless_others_are_given() -> None:
-    model = roberta_classifier(id2label=MODEL.config.id2label, label2id=MODEL.config.label2id)
+    model = roberta_classifier(**label_config(NAMES))
     model.config.update(AttributionSettings(word_pattern="[aeiou]", max_length=3).entry())
     shared: Any = {"faithfulness": False, "records": True}
     data = dataset(PREDICTED)
@@ -190,13 +187,6 @@ def test_records_hold_what_a_report_needs(monkeypatch: pytest.MonkeyPatch) -> No
     assert (record.prior, found.records[1].prior) == ((1.0,) * 4, None)
     assert sum(record.probabilities) == pytest.approx(1.0)
     assert json.loads(json.dumps(found.to_dict()))["records"][0]["prior"] == [1.0] * 4
-
-
-def test_settings_need_no_torch() -> None:
-    code = "import sys, hf_cap.evaluation as e; "
-    code += "e.EvaluationSettings(), e.AttackSettings(); "
-    code += "sys.exit(bool({'torch', 'datasets', 'sklearn', 'scipy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

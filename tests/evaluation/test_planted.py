@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset
 from hf_cap import CAPConfig, CAPTrainer, evaluate_classifier
 from hf_cap.evaluation import EvaluationSettings
 from hf_cap.priors import with_control
+from hf_cap.sentence_encoder import label_config
 from hf_cap.utils import generator
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -64,8 +65,7 @@ def shifted_accuracy(train: Dataset, folder: Path, *, weight: float, seed: int) 
         vocabulary=len(tokenizer),
         hidden_size=32,
         initializer_range=0.1,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: index for index, name in enumerate(LABELS)},
+        **label_config(LABELS),
     )
     args = CAPConfig(
         output_dir=str(folder),

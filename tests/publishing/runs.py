@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 
 from hf_cap.data import save_splits
 from hf_cap.schema import add_provenance
+from hf_cap.sentence_encoder import label_config
 from tests.tiny import roberta_classifier, word_tokenizer
 
 LABELS = ["renew", "cancel", "pay"]
@@ -41,10 +42,7 @@ RECORD: dict[str, Any] = {
 
 def write_run(folder: Path) -> Path:
     """A trained model with its record, an evaluation and one evaluated text."""
-    model = roberta_classifier()
-    model.config.id2label = dict(enumerate(LABELS))
-    model.config.label2id = {label: index for index, label in enumerate(LABELS)}
-    model.save_pretrained(folder)
+    roberta_classifier(**label_config(LABELS)).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     (folder / "run.json").write_text(json.dumps(RECORD))
     (folder / "optimizer.pt").write_bytes(b"momentum")

@@ -256,8 +256,6 @@ def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
 def test_a_malformed_name_stops_the_publication(run: Path, repo_id: str) -> None:
     with pytest.raises(ConfigError, match="is no valid name of a repository"):
         push_model(run, PushOptions(repo_id=repo_id))
-    with pytest.raises(ConfigError, match="`examples` must be at least 0"):
-        push(run, examples=-1)
     assert not (run / "hub").exists()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -14,6 +14,9 @@ from hf_cap.embedded import DEMO_DATA, resolve_data
 from hf_cap.evaluation.evaluate import Record
 from hf_cap.report.load import Run
 from hf_cap.words import word_strings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 HOSTILE = (
     "<script>document.title = 'broken in'</script> renew",
@@ -181,3 +184,23 @@ TABLE_RUNS = [
     table_run("shuffled", (0.0, 3.0, 0.0), scores={"control": "shuffled"}),
     table_run("aligned", (6.0, -8.0, 0.0)),
 ]
+
+
+class Watched:
+    """A page whose console, errors and requests are kept."""
+
+    def __init__(self, page: "Page", address: str) -> None:
+        self.page, self.address = page, address
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(address)
+
+    def check(self, title: str) -> None:
+        """No complaint, and no request to another place."""
+        assert self.complaints == []
+        own = (self.address, "file:", "data:", "blob:")
+        assert [url for url in self.requests if not url.startswith(own)] == []
+        assert self.page.title() == title

@@ -16,6 +16,7 @@ from tests.report.runs import (
     HOSTILE,
     SOURCES,
     TABLE_RUNS,
+    Watched,
     demo_rows,
     write_priors,
     write_runs,
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.browser
 
 ROWS = demo_rows()[:40] + [(text, "renew_loan") for text in HOSTILE]
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+TITLE = "What the model learned"
 PHONE: Any = {"width": 360, "height": 740}
 
 
@@ -40,17 +42,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "r.html").as_uri()
 
 
-class Watched:
-    """A page whose console, errors and requests are kept."""
+class Report(Watched):
+    """The page, its data and what it shows."""
 
     def __init__(self, page: "Page", address: str) -> None:
-        self.page = page
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.goto(address)
+        super().__init__(page, address)
         found = page.locator("#data").all_text_contents()
         self.data: dict[str, Any] = json.loads(found[0]) if found else {}
 
@@ -60,16 +56,11 @@ class Watched:
     def shown_text(self) -> str:
         return self.page.locator("#rows .words").first.text_content() or ""
 
-    def check(self) -> None:
-        assert self.complaints == []
-        assert [url for url in self.requests if not url.startswith(("file:", "data:"))] == []
-        assert self.page.title() == "What the model learned"
-
 
 @pytest.fixture
-def opened(browser: "Browser", report: str) -> Iterator[Watched]:
+def opened(browser: "Browser", report: str) -> Iterator[Report]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    watched = Watched(context.new_page(), report)
+    watched = Report(context.new_page(), report)
     # the page opens on the text that changed most; the tests go through the texts in their order
     most = max(range(len(watched.data["examples"])), key=lambda n: watched.data["examples"][n][8])
     assert watched.page.locator(f"#example-{most}").get_attribute("aria-selected") == "true"
@@ -78,11 +69,11 @@ def opened(browser: "Browser", report: str) -> Iterator[Watched]:
     watched.page.locator("#list li").first.click()
     watched.page.evaluate("document.activeElement.blur()")
     yield watched
-    watched.check()
+    watched.check(TITLE)
     context.close()
 
 
-def test_every_text_can_be_read(opened: Watched) -> None:
+def test_every_text_can_be_read(opened: Report) -> None:
     assert opened.count() == 2 * len(ROWS)
     for text, label in ROWS[:40]:
         assert opened.shown_text() == text
@@ -96,7 +87,7 @@ def test_every_text_can_be_read(opened: Watched) -> None:
     assert pane["y"] <= chosen["y"] <= pane["y"] + pane["height"] + 1 - chosen["height"]
 
 
-def test_hostile_texts_show_as_text(opened: Watched) -> None:
+def test_hostile_texts_show_as_text(opened: Report) -> None:
     elements = opened.page.locator("script, img, iframe").count()
     for number, (text, _) in enumerate(ROWS):
         if text in HOSTILE:
@@ -124,7 +115,7 @@ def test_the_policy_refuses_a_request(browser: "Browser", report: str) -> None:
     page.close()
 
 
-def test_search_and_filters_leave_what_fits(opened: Watched) -> None:
+def test_search_and_filters_leave_what_fits(opened: Report) -> None:
     page, rows = opened.page, opened.data["examples"]
     found = [(row[1], row[5][0], row[6][0]) for row in rows]  # gold, before, after
     expected = {
@@ -164,7 +155,7 @@ def cosine(one: list[float], other: list[float]) -> float:
         ("unsure", ()),
     ],
 )
-def test_orders_begin_with_the_largest(opened: Watched, order: str, names: tuple[str, ...]) -> None:
+def test_orders_begin_with_the_largest(opened: Report, order: str, names: tuple[str, ...]) -> None:
     rows = opened.data["examples"]
     if names:
         one, other = map([row["name"] for row in opened.data["rows"]].index, names)
@@ -183,7 +174,7 @@ def test_orders_begin_with_the_largest(opened: Watched, order: str, names: tuple
     assert ranked == pytest.approx(sorted(expected, reverse=True), abs=3e-3)
 
 
-def test_keys(opened: Watched) -> None:
+def test_keys(opened: Report) -> None:
     page, texts, every = opened.page, [text for text, _ in ROWS], 2 * len(ROWS)
     for key in "jjk":
         page.keyboard.press(key)
@@ -204,7 +195,7 @@ def test_keys(opened: Watched) -> None:
     assert page.input_value("#view") == "numbers"
 
 
-def test_a_word_shows_its_value_in_every_row_and_to_a_screen_reader(opened: Watched) -> None:
+def test_a_word_shows_its_value_in_every_row_and_to_a_screen_reader(opened: Report) -> None:
     page, row = opened.page, opened.data["examples"][0]
     page.locator("#rows .w").nth(1).hover()
     readout = page.locator("#readout span").all_text_contents()
@@ -225,7 +216,7 @@ def test_a_word_shows_its_value_in_every_row_and_to_a_screen_reader(opened: Watc
     assert "[selected]" in listed
 
 
-def test_fields_and_buttons_have_names_and_headings_skip_no_level(opened: Watched) -> None:
+def test_fields_and_buttons_have_names_and_headings_skip_no_level(opened: Report) -> None:
     nameless = opened.page.evaluate(
         "() => [...document.querySelectorAll('input, select, button')]"
         ".filter((e) => !(e.labels?.length || e.getAttribute('aria-label'))).length"
@@ -288,7 +279,7 @@ def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(
     file = tmp_path / "r.html"
     file.write_text(render_report(report_contents(TABLE_RUNS)), encoding="utf-8")
     page = browser.new_page(viewport=PHONE, color_scheme="dark")
-    watched = Watched(page, file.as_uri())
+    watched = Report(page, file.as_uri())
     for table in page.locator("#features details").all():
         table.locator("summary").click()
     ratio, where = page.evaluate(CONTRAST)
@@ -296,5 +287,5 @@ def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.locator("#features tbody th").all_text_contents() == ["age", EVIL, "job=cook"] * 2
     assert page.locator("img").count() == 0
-    watched.check()
+    watched.check(TITLE)
     page.close()

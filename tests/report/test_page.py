@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import DataError
 from hf_cap.priors.audit import audit_dataset
 from hf_cap.report.contents import report_contents
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors, load_run
@@ -234,10 +234,6 @@ def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
     Dataset.from_dict({"text": ["a"]}).to_parquet(str(run / "evaluation" / "test.parquet"))
     with pytest.raises(DataError, match=r"lacks the columns .*'prediction'"):
         load_run(run)
-    with pytest.raises(ConfigError, match="`examples` must be at least 0, got -1"):
-        ReportSettings(examples=-1)
-    with pytest.raises(ConfigError, match="`megabytes` must be more than 0"):
-        ReportSettings(megabytes=0)
 
 
 # --- The embedded examples

@@ -123,14 +123,8 @@ def test_models_that_cannot_be_aligned_are_refused(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    (
-        {"alignment_weight": -1.0},
-        "`alignment_weight` must be at least 0 and less than inf, got -1.0",
-    ),
     ({"alignment_weight": float("nan")}, "less than inf, got nan"),
     ({"alignment_loss": "l1"}, "There is no `alignment_loss` 'l1'"),
-    ({"attribution_steps": 0}, "`attribution_steps` must be at least 1, got 0"),
-    ({"finite_difference_step": 0.0}, "`finite_difference_step` must be more than 0, got 0.0"),
     ({"alignment_warmup": 0.0}, "`alignment_warmup` must be more than 0 and at most 1, got 0.0"),
     (
         {"attribution_backward_steps": 2},
