@@ -257,9 +257,7 @@ def score_points(
 
     Args:
         model: The classifier itself, not a distributed wrapper around it.
-        batch: The texts.
         alpha: Positions on the path, one row per step.
-        shift: As for `on_path`.
 
     Returns:
         The scores, and the record of the pass with `steps · batch` rows, step by step.

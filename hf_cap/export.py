@@ -74,7 +74,6 @@ def export_onnx(
 
     Args:
         model, tokenizer: A classifier, its adapters merged, and its tokenizer.
-        output_dir: Folder to write into.
         int8: Store weights with 8 bits, and round what is multiplied with them to 8 bits for each batch
             (onnxruntime's dynamic quantisation): a quarter of the size, and other logits.
 
@@ -199,9 +198,7 @@ def save_delta(
     """Write what differs from the base, with the configuration and the tokenizer; see `sparse`.
 
     Args:
-        model: Folder of the checkpoint.
         base: Folder, or `embedded/...` name, of the checkpoint that it was trained from.
-        output_dir: Folder to write into.
 
     Raises:
         ConfigError: there is no base, or a number is out of range.

@@ -371,7 +371,6 @@ def push_priors(
         folder: What `hf-cap extract` or `hf-cap fuse` wrote.
         splits: Instead of those in the folder.
         audit: Figures for the card, instead of those of the file `options.audit`.
-        token, keep: See `publish`.
 
     Raises:
         PriorError: there is no prior to publish.
@@ -404,7 +403,6 @@ def push_prior_dataset(
         dataset: Splits (a single data set is the split `train`) with the columns `text`, `label`, `words`
             and `prior_<source>` or `prior`.
         repo_id: `user/name`; created if it does not exist.
-        audit: Figures for the card.
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
         options: Fields of `PushOptions`, such as `license`, `language`, `source_dataset`, `private`.
 

@@ -40,7 +40,6 @@ def average_encoder(model: Any, start: Mapping[str, Tensor], kept: float) -> Non
 
     Args:
         model: Trained.
-        start: `encoder_weights` before training.
         kept: In [0, 1]: 0 is the start, 1 what training made.
     """
     for name, weight in model.named_parameters():
@@ -111,7 +110,6 @@ def expectation_maximisation(
         unlabelled: Unit embeddings; there may be none.
         scale: Of the cosines, above 0.
         share: Weight of an unlabelled text beside a known one, at least 0.
-        rounds: Of dividing and moving.
     """
     rows = nn.functional.normalize(fixed, dim=-1)
     for _ in range(rounds):
@@ -128,7 +126,6 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
 
     Args:
         model: A `SentenceEncoderClassifier`, perhaps with adapters.
-        tokenizer: Its tokenizer.
         texts: At best of the same source as the texts to classify; a few hundred or more.
 
     Raises:

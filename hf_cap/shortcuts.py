@@ -107,7 +107,6 @@ def find_shortcuts(
         judges: What finds words relevant; see `hf_cap.shortcuts.language_model_judge` and `encoder_judge`.
             Without a judge every strong association is listed, also those that mean something.
         classifier: A plain classifier, trained on the same texts, to tell how much it relies on each cue.
-        settings: What counts as a shortcut.
 
     Raises:
         DataError: there are fewer than two labels with texts.

@@ -150,7 +150,6 @@ def token_words(offsets: Iterable[tuple[int, int]], spans: Sequence[Span], text:
     Args:
         offsets: Character span of each token, as a fast tokenizer returns it; empty for special ones.
         spans: The words, from `split_words`.
-        text: The text that both refer to.
 
     Returns:
         One word index per token, `NO_WORD` (-1) for special tokens and for tokens between words.

@@ -69,7 +69,6 @@ def summarize(
     """Mean and interval of each group of rows of a tidy frame.
 
     Args:
-        frame: A tidy frame.
         by: Columns that tell the groups apart, usually with `method` and `measure` among them.
         confidence: Of the intervals, in (0, 1).
         within: The lowest and highest possible value, which intervals do not leave; see `estimate`.
@@ -98,8 +97,6 @@ def compare(
     """Paired difference of every method from a baseline, over the runs that both have.
 
     Args:
-        frame: A tidy frame.
-        baseline: The method to compare with.
         by: Columns within whose groups methods are compared and p-values corrected.
         pair_on: Columns that make two runs a pair.
         test: Student's paired t test, or `paired_bootstrap`.

@@ -81,13 +81,11 @@ class LAATTrainer(AlignedTrainer):
         loss = task loss + γ · mean over the classes of distance(gradient of its score, its feature scores)
 
     Args:
-        model: What is trained.
         args: A `LAATConfig`; `alignment_weight=0` trains on the task alone.
         scores: Feature scores, needed where the weight is not 0. Features without a score are left free.
         train_dataset: An `EncodedTable`.
         unlabelled: Inputs `(rows, features)` whose mean prediction is held to `class_shares`; by default
             those of each batch.
-        kwargs: All else that `Trainer` takes.
 
     Raises:
         ConfigError: there are no scores to align with.
@@ -227,11 +225,9 @@ def tabular_trainer(
     """A trainer of a fresh model, seeded by `config.seed`.
 
     Args:
-        frame, schema: Training rows and what they mean.
         config: How to train; without `scores`, the alignment is off whatever its weight.
         options: The model and the scaling of its inputs.
         scores: Feature scores to align with.
-        eval_frame: Rows to evaluate on.
         unlabelled: Rows to learn the scaling from, and to hold to `class_shares`, where the training rows
             are too few; their target counts for regression only.
 

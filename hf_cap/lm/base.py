@@ -125,7 +125,6 @@ class LanguageModel:
         """Score each query, in order.
 
         Args:
-            queries: What is asked.
             on_result: Called with each distinct query and its score as soon as it is there, in any
                 order and perhaps from another thread.
 

@@ -66,8 +66,6 @@ class LocalLanguageModel(LanguageModel):
     result within rounding.
 
     Args:
-        model: The model, on its device.
-        tokenizer: Its tokenizer.
         name: What the model is called in `fingerprint`; default its `name_or_path`.
         runtime: Token budget and memory.
         packed: False scores whole prompts only.

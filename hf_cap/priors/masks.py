@@ -59,7 +59,6 @@ def draw_masks(text: str, words: int, n: int, seed: int, design: Design = "iid")
         text: The text itself; it and `seed` determine the draw, whatever batch or process it is in.
         words: Number of its words, d.
         n: Masks to draw, at least 1. The first n draws of a larger n are the same ones.
-        seed: Any integer.
         design: Whether draws are independent, or each word is masked equally often.
 
     Returns:

@@ -105,9 +105,7 @@ def build_prompt(
     """Build the prompt of a template around a slot for the text (`cap`) or the label (`channel`).
 
     Args:
-        template: The wording.
         labels: The label space as written in the prompt.
-        demonstrations: Worked examples, in order.
         chat_prompt: The model's chat template. Plain text is used without one, and with one notice
             where it returns `None`.
         end_of_turn: What the chat template puts behind an answer.

@@ -47,11 +47,9 @@ def select_texts(
     """Choose texts that are like others, without any label.
 
     Args:
-        texts: What is chosen from.
         like: Unlabelled texts of the traffic.
         budget: Texts to choose, at least 1; all where there are no more.
         seed: Determines the draw, together with the texts.
-        pattern: Regular expression of a word.
 
     Returns:
         The indices of the chosen texts, increasing.

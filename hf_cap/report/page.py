@@ -47,12 +47,10 @@ def write_report(
     Args:
         runs: Folders that `hf-cap train` wrote, with what `hf-cap evaluate` added. Runs that differ
             only in their seed are one group; those with an alignment weight of 0 are the baseline.
-        output: HTML file to write.
         baselines: Further runs that are baselines, whatever their settings.
         priors: Folder of the priors, or several, for the heat maps of each source; the first for its audit.
         audit: Folder that `hf-cap audit` wrote; by default that of the priors, or the one beside it.
         shortcuts: `shortcuts.json` of `hf-cap shortcuts`, or its folder; by default that in a run's folder.
-        settings: What goes in.
 
     Raises:
         DataError: a folder is not what it should be, or a file is damaged.

@@ -145,7 +145,6 @@ class TrainingProgress(TrainerCallback):
 
     Args:
         stack: Closes the bar, also where training fails.
-        shown: Whether to show anything.
     """
 
     def __init__(self, stack: ExitStack, shown: bool = True) -> None:

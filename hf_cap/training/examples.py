@@ -110,7 +110,6 @@ def keep_probability(
 
     Args:
         scores: Prior of each word; those below 0 count as 0.
-        mask: Which entries are words.
         dropout: Highest probability to leave a word out, in [0, 1].
         saturation: Part of the text's highest score from which on a word always stays, in (0, 1].
 
@@ -135,8 +134,6 @@ def drop_words(
         inputs: Model inputs with one entry per token, padded on the right; other entries stay as they are.
         words: Word of each token, −1 for none.
         keep: Probability that each word stays, in [0, 1].
-        pad: Id of the pad token.
-        seed: Of this step.
     """
     ids, attended = inputs["input_ids"], inputs["attention_mask"].bool()
     margin = keep - random_uniform(ids, attended, keep.shape[1], seed).T

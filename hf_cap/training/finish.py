@@ -33,9 +33,6 @@ class FinishClassifier(TrainerCallback):
 
     Checkpoints are from before it, so that they can go on.
 
-    Args:
-        trainer: A `CAPTrainer`, before it trains.
-
     Raises:
         ConfigError: the classifier cannot be changed like that.
         DataError: there are no unlabelled texts where the settings say.

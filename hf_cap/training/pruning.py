@@ -98,8 +98,6 @@ def prune(model: nn.Module, importance: Importance, *, heads: float = 0, units: 
     """Take the least important heads and units out of each layer, in place; adapters must be merged.
 
     Args:
-        model: The classifier.
-        importance: Of its structures.
         heads, units: Parts to take out of each layer, in [0, 1); at least one stays.
     """
     keep(model, _best(importance.heads, heads), _best(importance.units, units))
@@ -157,7 +155,6 @@ def prune_classifier(
 
     Args:
         model: The classifier, adapters merged.
-        tokenizer: Its tokenizer.
         dataset: Labelled texts of its task, with priors if `options.alignment` is above 0.
         options: How much is taken out, and by which importance.
         general: Other texts, whose importance is added to that of the task's, as D-Pruner does (Zhang et al.
