@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -346,10 +347,7 @@ def push_metric(name: str, options: PushOptions, *, token: str | None = None) ->
             f"`evaluate.load({options.repo_id!r})` would look for {last + '.py'!r}. Call the repository "
             f"'{owner}/{name}'."
         )
-
-    def write(target: Path) -> None:
-        write_metric_space(name, target)
-
+    write = partial(write_metric_space, name)
     return publish(options, "space", write, Path(f"{name}-hub").absolute(), token=token)
 
 
@@ -381,10 +379,7 @@ def push_priors(
     if options.audit:
         audit = read_json(Path(options.audit).expanduser())
     found = splits or load_splits(folder)
-
-    def write(target: Path) -> None:
-        write_prior_dataset(target, found, options, audit)
-
+    write = partial(write_prior_dataset, splits=found, options=options, audit=audit)
     beside = f"{os.path.abspath(folder)}-hub"
     return publish(options, "dataset", write, Path(beside), token=token, keep=keep)
 
