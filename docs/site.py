@@ -9,6 +9,7 @@ import io
 import os
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,13 @@ import griffe
 from hf_cap.cli import COMMANDS, main
 
 _external: set[str] = set()
+
+
+def on_config(config: Any) -> None:
+    """Link the site to the repository, where `pyproject.toml` names one."""
+    project = tomllib.loads((Path(config["docs_dir"]).parent / "pyproject.toml").read_text("utf-8"))
+    if address := project["project"]["urls"].get("Repository"):
+        config["repo_url"], config["repo_name"] = address, "hf_cap"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -1,7 +1,9 @@
 """What several files say of the package agrees: metadata, citation, recipe, issue forms, documentation."""
 
 import ast
+import json
 import re
+import shutil
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 import hf_cap
+from docs import badges
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -63,6 +66,37 @@ def test_a_bug_report_asks_for_the_environment() -> None:
     fields = [field["id"] for field in load(".github/ISSUE_TEMPLATE/bug.yml")["body"]]
     assert fields == ["what", "how", "env"]
     assert load(".github/ISSUE_TEMPLATE/idea.yml")["body"]
+
+
+BADGED = ("README.md", "CITATION.cff", "examples/shortcuts.ipynb")
+
+
+def test_the_badges_are_those_of_the_metadata(tmp_path: Path) -> None:
+    copies = {name: tmp_path / name for name in (*BADGED, "pyproject.toml")}
+    for name, copy in copies.items():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+    badges.write(tmp_path)
+    before = {name: copies[name].read_text("utf-8") for name in BADGED}
+    assert before == {name: (ROOT / name).read_text("utf-8") for name in BADGED}
+
+    written = copies["pyproject.toml"].read_text("utf-8")
+    urls = '[project.urls]\nRepository = "https://github.com/someone/desk"\n'
+    copies["pyproject.toml"].write_text(written.replace("[project.urls]\n", urls), "utf-8")
+    badges.write(tmp_path)
+    colab = (
+        "https://colab.research.google.com/github/someone/desk/blob/main/examples/shortcuts.ipynb"
+    )
+    assert colab in copies["README.md"].read_text("utf-8")
+    cells = json.loads(copies[BADGED[2]].read_text("utf-8"))["cells"]
+    assert colab in cells[0]["source"][1]
+    assert 'HF_CAP = "git+https://github.com/someone/desk"\n' in cells[1]["source"]
+    citation = yaml.safe_load(copies["CITATION.cff"].read_text("utf-8"))
+    assert citation["repository-code"] == "https://github.com/someone/desk"
+
+    copies["pyproject.toml"].write_text(written, "utf-8")
+    badges.write(tmp_path)
+    assert before == {name: copies[name].read_text("utf-8") for name in BADGED}
 
 
 def python_blocks() -> list[tuple[str, str]]:
