@@ -130,7 +130,7 @@ def demo(values: Values) -> Result:
     from hf_cap.workflow import check_seeds
 
     given = values.build(_DemoArguments)
-    splits, folder = load_splits(DEMO_DATA), f"{given.output_dir}/texts"
+    splits, folder = load_splits(DEMO_DATA), f"{given.output_dir}/library-desk-with-names"
     check_seeds(given.seeds)
     words = ["--config", given.recipe, "--dataset", folder, "--output_dir", given.output_dir]
     settings = parse("fit", fit, [*words, "--seeds", *map(str, given.seeds)]) or Values()

@@ -21,6 +21,7 @@ from hf_cap.utils import subsample
 from hf_cap.words import fold, is_punctuation
 
 _PERCENT = ("accuracy", "macro_f1", "worst_class_accuracy", "ece", "set_coverage")
+_LEAST = {"alignment": -1.0, "comprehensiveness": -1.0, "sufficiency": -1.0}  # and 1 at most
 _NEITHER = ("temperature", "set_coverage")  # more of it is neither better nor worse
 # without alignment the loss has one part, and `transformers.Trainer` logs it under its own name
 CURVES = {
@@ -150,8 +151,12 @@ def _compare(groups: Sequence[Facts], test_set: str, measure: str) -> Facts:
         "title": METRICS[measure],
         "percent": measure.startswith(_PERCENT),
     }
-    for name, found, low in (("values", values, 0.0), ("differences", changes, -1.0)):
-        within = (low, 1.0) if row["percent"] else None
+    least = 0.0 if row["percent"] else _LEAST.get(measure)
+    # a difference is at most as large as the range, which ends at 1
+    ranges = (None, None) if least is None else ((least, 1.0), (least - 1, 1 - least))
+    for name, found, within in zip(
+        ("values", "differences"), (values, changes), ranges, strict=True
+    ):
         row[name] = [
             asdict(estimate(list(one.values()), within=within)) if one else None for one in found
         ]
@@ -202,7 +207,8 @@ def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) 
             rows = [row for row in one["rows"] if row["differences"][place]]
             moved: Facts = {"better": [], "worse": [], "unclear": []}
             for row in (row for row in rows if row["measure"] not in ("accuracy", *_NEITHER)):
-                change = row["differences"][place]
+                if not (change := row["differences"][place])["mean"]:
+                    continue
                 moved[_direction(row["title"], change)].append({**row, "change": change})
             exact = next((row for row in rows if row["measure"] == "accuracy"), None)
             flips = count_flips(groups[group["baseline"]], group, one["name"])

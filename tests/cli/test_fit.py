@@ -280,11 +280,14 @@ def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(command, "run", run)
     folder = str(tmp_path / "o")
     assert main(["demo", "--output_dir", folder, "--seeds", "3"]) == 0
-    words = ["--dataset", f"{folder}/texts", "--output_dir", folder]
+    words = ["--dataset", f"{folder}/library-desk-with-names", "--output_dir", folder]
     recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", *words])
     assert given == [{**(recipe or {}), "seeds": (3,)}]
     assert read_settings("recipes/demo/fit.yaml")["controls"] == ["shuffled", "random"]
-    clean, planted = load_splits("embedded/library-desk"), load_splits(f"{folder}/texts")
+    clean, planted = (
+        load_splits("embedded/library-desk"),
+        load_splits(f"{folder}/library-desk-with-names"),
+    )
     assert planted["test"]["text"][:] == clean["test"]["text"][:]
     names = clean["train"].features["label"].names
     rows = zip(

@@ -226,7 +226,24 @@ def test_every_measure_is_told_as_it_came_out() -> None:
     (one,) = find_changes(groups, evaluation_sets(groups))
     assert (one["group"], one["accuracy"]["measure"], one["flips"]) == (1, "accuracy", None)
     told = {key: [row["measure"] for row in one[key]] for key in ("better", "worse", "unclear")}
-    assert told == {"better": [], "worse": ["sufficiency"], "unclear": ["comprehensiveness"]}
+    # what did not move at all is not told
+    assert told == {"better": [], "worse": ["sufficiency"], "unclear": []}
+
+
+def test_no_interval_leaves_the_range_of_its_measure() -> None:
+    spread = {"accuracy": (0.0, 0.9), "alignment": (-0.8, 0.9), "nll": (0.0, 3.0)}
+    runs = [
+        Run("r", {"seed": seed, "settings": {"alignment_weight": weight}}, {"test": numbers})
+        for weight in (0.0, 0.1)
+        for seed in (0, 1)
+        for numbers in [{name: ends[(seed + (weight > 0)) % 2] for name, ends in spread.items()}]
+    ]
+    rows = {row["measure"]: row for row in evaluation_sets(group_runs(runs))[0]["rows"]}
+    for measure, least, wide in (("accuracy", 0, 1), ("alignment", -1, 2)):
+        for value in rows[measure]["values"]:
+            assert least <= value["low"] < value["high"] <= 1
+        assert -wide <= rows[measure]["differences"][1]["low"] < 0
+    assert rows["nll"]["values"][0]["low"] < 0  # it has no upper end
 
 
 # --- Shortcuts
