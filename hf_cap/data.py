@@ -5,6 +5,7 @@ the label space travels with the data; other columns pass through.
 """
 
 import csv
+import errno
 import gzip
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import regex
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_cap.embedded import resolve_data
@@ -32,6 +34,8 @@ _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
 UNLABELLED = "unlabelled"
 """Split of texts that need no labels."""
+_UNREAD = re.compile(r"(?i)\.(tsv|xlsx?|ndjson|arrow|(csv|jsonl?|parquet)\.\w+)$")
+_UNSEEN = regex.compile(r"[\p{Cc}\p{Cf}--\s]", regex.VERSION1)
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -127,7 +131,7 @@ def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
             header = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader, []))]
             rows = [(row, reader.line_num) for row in reader if row]
     except (csv.Error, UnicodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"Cannot read {str(file)!r}: {error}.") from error
+        raise DataError(f"Cannot read {str(file)!r}: {error}. Save it as CSV in UTF-8.") from error
     for row, line in rows:
         if len(row) != len(header):
             raise DataError(
@@ -189,8 +193,7 @@ def label_names(dataset: Dataset, column: str = LABEL, *, at_least: int = 0) -> 
     if not isinstance(feature, ClassLabel):
         raise DataError(
             f"Column {column!r} must be a ClassLabel, got {feature!r} among the columns "
-            f"{dataset.column_names}. Load the data with `hf_cap.load_splits`, or call "
-            f"`dataset.class_encode_column({column!r})`."
+            f"{dataset.column_names}. Load the data with `hf_cap.load_splits`."
         )
     if len(feature.names) < at_least:
         raise DataError(
@@ -250,8 +253,7 @@ def add_label_texts(dataset: Dataset, phrases: Sequence[str]) -> Dataset:
     """The data set with each label's phrase as one more text of it; other columns are null there."""
     rows = {TEXT: list(phrases), LABEL: list(range(len(phrases)))}
     rows |= {name: [None] * len(phrases) for name in dataset.column_names if name not in rows}
-    named = Dataset.from_dict(rows, features=dataset.features)
-    return datasets.concatenate_datasets([dataset, named])
+    return datasets.concatenate_datasets([dataset, Dataset.from_dict(rows, dataset.features)])
 
 
 def check_output(
@@ -327,15 +329,14 @@ def _read_folder(path: Path) -> tuple[dict[str, Dataset], list[str] | None]:
             f"The folder {str(path)!r} holds no data: it needs one {', '.join(_READERS)} file per "
             f"split, such as train.jsonl; found {sorted(file.name for file in path.iterdir())[:10]}."
         )
+    if unread := [file.name for file in path.iterdir() if _UNREAD.search(file.name)]:
+        _logger.warning("Not read in %s: %s; save them as csv or jsonl.", path, ", ".join(unread))
+    parts = {split: list(map(_read_file, paths)) for split, paths in files.items()}
     try:
-        return {
-            split: datasets.concatenate_datasets(list(map(_read_file, paths)))
-            for split, paths in files.items()
-        }, _stored_labels(path / _LABEL_FILE)
-    except DataError:
-        raise
+        splits = {split: datasets.concatenate_datasets(each) for split, each in parts.items()}
     except ValueError as error:
         raise DataError(f"The parts of a split in {str(path)!r} do not fit: {error}.") from error
+    return splits, _stored_labels(path / _LABEL_FILE)
 
 
 def _stored_labels(file: Path) -> list[str] | None:
@@ -374,12 +375,12 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
 def _read_file(file: Path) -> Dataset:
     try:
         return _READERS[file.suffix](file)
-    except DataError:
-        raise
     except (pa.ArrowException, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk, not of the file's content
-        raise DataError(f"Cannot read {str(file)!r}: {' '.join(str(error).split())}.") from error
+        of_disk = getattr(error, "errno", None) not in (None, errno.EISDIR, errno.ENOENT)
+        if isinstance(error, DataError) or of_disk:
+            raise
+        told = f"Cannot read {str(file)!r}: {' '.join(str(error).split())}"
+        raise DataError(f"{told}. Write it again, as JSON lines in UTF-8.") from error
 
 
 def _with_columns(
@@ -425,11 +426,11 @@ def _checked_space(space: Any, what: str = "The label space") -> list[str]:
         name = str(label) if type(label) is int else label
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{what} has the label {label!r}; give each a name.")
-        key = " ".join(unicodedata.normalize("NFKC", name).split())
+        key = " ".join(_UNSEEN.sub("", unicodedata.normalize("NFKC", name)).split())
         if key in found:
             raise DataError(
-                f"{what} has the labels {found[key]!r} and {name!r}, which differ at most in blanks; write "
-                "them alike, or leave one out."
+                f"{what} has the labels {found[key]!r} and {name!r}, which look alike; write them alike, "
+                "or leave one out."
             )
         found[key] = name
     return list(found.values())
@@ -456,9 +457,8 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     for row, label in enumerate(names):
         if label not in known:
             raise DataError(
-                f"Split {split!r}, row {row}: the label {label!r} is not in the label space of "
-                f"{len(space)} labels ({', '.join(space[:5])}, ...). Correct the row, give the whole "
-                "label space as `labels`, or load only other splits (`splits`)."
+                f"Split {split!r}, row {row}: the label {label!r} is not in the label space of {len(space)} "
+                f"labels {space[:5]!r}... Correct it, give all `labels`, or load only other `splits`."
             )
     if isinstance(feature, ClassLabel) and feature.names == space:
         return data

@@ -49,7 +49,9 @@ def test_a_folder_is_read_with_its_label_space(folder: Path) -> None:
     assert label_names(splits["train"]) == ["z", "y", "x"]
     assert load_splits(folder, labels=["x", "y", "z"])["train"]["label"][:] == [1, 0]
     (folder / "labels.json").unlink()
-    with pytest.raises(DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \(x, y"):
+    with pytest.raises(
+        DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \['x', 'y'\]"
+    ):
         load_splits(folder)
     assert label_names(load_splits(folder, splits=["train"])["train"]) == ["x", "y"]
 
@@ -133,8 +135,8 @@ def test_cells_of_a_csv_file_are_the_texts_that_were_written(tmp_path: Path) -> 
         ("text,label\nhi, you,x\nbye, all,y\n", r"line 2: 3 cells for the 2 columns \['text', 'la"),
         ("text,label\nhi,x\nbye\n", "line 3: 1 cells for the 2 columns"),
         ("text,label\na,1\n,2\n", "Split 'train', row 1: the text is None"),
-        ("text,label\na,1\nb,\nc,3\n", r"row 1: the label None .* 2 labels \(1, 3,"),
-        ("text,label\na,x\nb,x \n", "labels 'x' and 'x ', which differ at most in blanks"),
+        ("text,label\na,1\nb,\nc,3\n", r"row 1: the label None .* 2 labels \['1', '3'\]"),
+        ("text,label\na,x\nb,x \n", "labels 'x' and 'x ', which look alike"),
         ("text,label,text\na,x,b\n", "two columns 'text'"),
         ('text,label\n"a,x\n', "Cannot read .*unexpected end"),
         ("text;label\na;x\n", r"no column 'text'; it has \['text;label'\]"),
@@ -189,13 +191,14 @@ def test_columns_of_some_rows_and_truth_values_are_kept(tmp_path: Path) -> None:
     [
         ('{"x": 0, "y": 1}', "labels.json' must be a list of label names"),
         ('"xy"', "labels.json' must be a list"),
-        ('["x", "y", "x"]', "'x' and 'x', which differ at most in blanks"),
-        ('["x y", "x\u00a0y"]', "which differ at most in blanks"),
+        ('["x", "y", "x"]', "'x' and 'x', which look alike"),
+        ('["x y", "x\u00a0y"]', "which look alike"),
+        ('["x", "x\u200b"]', "which look alike"),
         ('["x", null]', "has the label None"),
         ('["x", true]', "has the label True"),
         ('[["x"], ["y"]]', r"has the label \['x'\]"),
         ('["x"', "labels.json' is not valid JSON"),
-        ("[0, 1]", r"row 0: the label 'z' .* 2 labels \(0, 1"),
+        ("[0, 1]", r"row 0: the label 'z' .* 2 labels \['0', '1'\]"),
     ],
 )
 def test_a_label_space_is_a_list_of_distinct_names(folder: Path, stored: str, message: str) -> None:
@@ -272,6 +275,33 @@ def test_a_data_set_that_the_hub_does_not_give(
     monkeypatch.setattr("datasets.load_dataset", raising(error))
     with pytest.raises(DataError, match=f"'me/none' is no file or folder here.*{error}"):
         load_splits("me/none")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_text("café,a\n", encoding=encoding)
+    with pytest.raises(DataError, match=f"Cannot read .*{name}': .*utf-8.* Save|Write .* in UTF-8"):
+        load_splits(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test.tsv", "test.csv.gz", "test.xlsx", "test.CSV.GZ"])
+def test_a_file_of_another_format_is_not_left_out_in_silence(
+    folder: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_splits(folder)
+    assert not caplog.records
+    (folder / name).touch()
+    assert {*load_splits(folder)} == {"train", "test"}
+    assert f"Not read in {folder}: {name}; save" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_folder_or_a_broken_link_is_no_file(folder: Path, kind: str) -> None:
+    place = folder / "more.csv"
+    place.mkdir() if kind == "folder" else place.symlink_to("none")
+    with pytest.raises(DataError, match=r"Cannot read .*more\.csv"):
+        load_splits(folder)
 
 
 def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
