@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, ModelError, import_extra
-from hf_cap.training.folder import refuse_other_model
+from hf_cap.training.folder import refuse_other_model, whole_folder
 
 ONNX_FILE = "model.onnx"
 
@@ -80,8 +80,20 @@ def export_onnx(
     Raises:
         ConfigError, MissingExtra: see `check_export`.
     """
-    check_export(folder := Path(output_dir))
-    folder.mkdir(parents=True, exist_ok=True)
+    check_export(output_dir)
+    with whole_folder(output_dir) as folder:
+        _write_onnx(model, tokenizer, folder / ONNX_FILE)
+        if int8:
+            from onnxruntime.quantization import quantize_dynamic
+
+            with _only_errors():
+                quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
+        tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
+    return Path(output_dir) / ONNX_FILE
+
+
+def _write_onnx(model: Any, tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     example = tokenizer(["one text", "another longer text"], padding=True, return_tensors="pt")
     inputs = {name: example[name].to(model.device) for name in example}
     sizes = tuple({0: "batch", 1: "tokens"} for _ in inputs)
@@ -91,7 +103,7 @@ def export_onnx(
         torch.onnx.export(
             _Logits(model, list(inputs)).eval(),
             tuple(inputs.values()),
-            folder / ONNX_FILE,
+            file,
             input_names=list(inputs),
             output_names=["logits"],
             dynamic_shapes=(sizes,),
@@ -99,14 +111,6 @@ def export_onnx(
             external_data=False,
             verbose=False,
         )
-    if int8:
-        from onnxruntime.quantization import quantize_dynamic
-
-        with _only_errors():
-            quantize_dynamic(folder / ONNX_FILE, folder / ONNX_FILE)
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
-    return folder / ONNX_FILE
 
 
 # --- Deltas.
@@ -210,8 +214,9 @@ def save_delta(
     weights, old = (_read(_file(place))[0] for place in (model, base))
     stored = sparse(weights, old, drop=drop, rescale=rescale)
     facts = {"base": base, "sha256": _hash(base), "drop": str(drop)}
-    _copy(Path(resolve_model(model)), folder)
-    save_file(stored, folder / DELTA_FILE, metadata={"format": "pt", **facts})
+    with whole_folder(folder) as path:
+        _copy(Path(resolve_model(model)), path)
+        save_file(stored, path / DELTA_FILE, metadata={"format": "pt", **facts})
     return folder / DELTA_FILE
 
 
@@ -235,8 +240,9 @@ def restore(delta: str, output_dir: str | Path) -> Path:
         weights = whole(stored, _read(_file(base))[0])
     except (LookupError, ValueError, RuntimeError) as error:
         raise ModelError(f"{str(file)!r} does not fit its base ({error}); make it anew.") from error
-    _copy(Path(delta), folder)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with whole_folder(folder) as path:
+        _copy(Path(delta), path)
+        save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
     return folder / WEIGHTS
 
 

@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -16,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from hf_cap.cards import RUN_FILE
 from hf_cap.classifiers import ADAPTER_FILES, WHOLE_FILES
 from hf_cap.errors import ConfigError
-from hf_cap.utils import check_writable
+from hf_cap.utils import atomic_path, check_writable
 
 UNFINISHED = "run.unfinished.json"
 """The settings of a run from its first step until `run.json` has them."""
@@ -86,6 +87,17 @@ def refuse_other_model(folder: str | Path, own_file: str | None = None) -> None:
             f"The folder {str(folder)!r} holds a model, whose configuration would be replaced; name another "
             "output folder."
         )
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Path to write the files of a folder to: a new folder, or an empty one, gets all of them or none."""
+    if Path(folder).is_dir() and any(Path(folder).iterdir()):
+        yield Path(folder)
+        return
+    with atomic_path(folder) as path:
+        path.mkdir()
+        yield path
 
 
 def find_checkpoint(config: TrainingArguments) -> str | None:

@@ -1,5 +1,6 @@
 """Damaged models, run records and evaluations end in one sentence."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from hf_cap.classifiers import load_model, new_classifier
 from hf_cap.cli import main
@@ -220,6 +222,24 @@ def test_a_damaged_record_is_named(
     assert error.startswith("hf-cap: ")
     assert message in error
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["prune --dataset {room}/data --units 0.1", "export --format delta --base {room}/encoder"],
+)
+def test_a_full_disk_leaves_no_part_of_a_model(
+    room: Path, tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
+    monkeypatch.setattr("hf_cap.export.save_file", full)
+    places = ["--model", str(room / "classifier"), "--output_dir", str(tmp_path / "out" / "model")]
+    assert main([*words.format(room=room).split(), *places]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("hf-cap: The disk is full")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
