@@ -393,6 +393,7 @@ def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
 
 # what a template may raise beside errors of Jinja
 _MISTAKES = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+_LONGEST = 10_000_000
 _SPECIAL = re.compile(r"[\\`*_\[\]<>|~$&#]")
 
 
@@ -429,6 +430,8 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
     try:
         text = source.read_text(encoding="utf-8")
         card = environment.from_string(text).render({**facts, "metadata": metadata})
+        if len(card) > _LONGEST:
+            raise ValueError(f"it gives more than {_LONGEST} characters")
         if not any(vars(RepoCard(card, ignore_metadata_errors=False).data).values()):
             raise ValueError("it has no front matter; begin with '---', '{{ metadata }}', '---'")
     except (OSError, jinja2.TemplateError, yaml.YAMLError, *_MISTAKES) as error:

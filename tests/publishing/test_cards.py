@@ -251,6 +251,7 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
         ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "'__init__'.*is unsafe"),
         ("{{ range(10 ** 9) | list }}", "Range too big"),
         ("{{ 1 + name }}", "unsupported operand"),
+        ("---\n{{ metadata }}\n---\n{{ 'x' * 10 ** 8 }}", "more than 10000000 characters"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
         (None, "No such file"),
     ],
