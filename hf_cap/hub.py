@@ -21,7 +21,7 @@ from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorErr
 from hf_cap.loading import no_bars
 from hf_cap.schema import CALIBRATION, CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
-from hf_cap.utils import atomic_path, read_json, real_path, refuse_loss
+from hf_cap.utils import atomic_path, check_writable, read_json, real_path, refuse_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -75,6 +75,7 @@ def publish(
             f"The output folder {str(folder)!r} would be replaced, and with it {str(private)!r}, which is "
             "published. Name another one."
         )
+    check_writable(folder.parent)
     if options.push:
         check_access(options.repo_id, kind, token=token)
     with atomic_path(folder) as target:

@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted; run the same command again to go on.", 130
     except Exception as error:  # noqa: BLE001  # Python itself would print it as it is
-        message, status = _file_problem(error) or _unexpected(error), 1
+        message = _file_problem(error) or _unexpected(error)
+        status = 2 if getattr(error, "errno", None) == errno.ENAMETOOLONG else 1
     print(f"hf-cap: {_readable(message)}", file=sys.stderr)
     return status
 

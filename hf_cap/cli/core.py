@@ -235,6 +235,8 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def _whole(word: str) -> int:
+    with contextlib.suppress(ValueError):
+        return int(word)
     if (number := float(word)) != int(number):  # 1e3 is a whole number too
         raise ValueError(word)
     return int(number)

@@ -359,6 +359,7 @@ def shortcuts(values: Values) -> Result:
     given = values.build(_ShortcutArguments)
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
     file = Path(given.output_dir) / SHORTCUTS
+    check_writable(given.output_dir)
     if file.exists():
         load_marks(file)  # what cannot be kept is an error before any work
     classifier = None

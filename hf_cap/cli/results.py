@@ -197,7 +197,7 @@ def prune(values: Values) -> Result:
     """
     from hf_cap.classifiers import load_model, load_tokenizer
     from hf_cap.data import load_splits, load_texts
-    from hf_cap.training.folder import refuse_other_model
+    from hf_cap.training.folder import refuse_other_model, whole_folder
     from hf_cap.training.pruning import prune_classifier
 
     given, options = values.build(_PruneArguments), values.build(PruneOptions)
@@ -207,8 +207,9 @@ def prune(values: Values) -> Result:
     before = model.num_parameters()
     general = load_texts(given.general) if given.general else ()
     prune_classifier(model, tokenizer, data, options, general)
-    model.save_pretrained(given.output_dir)
-    tokenizer.save_pretrained(given.output_dir)
+    with whole_folder(given.output_dir) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     facts = {"weights_before": before, "weights": model.num_parameters()}
     place = {"model": given.output_dir, "dataset": given.dataset}
     recovered = free_folder(f"{given.output_dir}-recovered")

@@ -4,6 +4,7 @@ Nothing is asked of a language model twice because the score store has every ans
 by this run, by a killed one or by one beside it.
 """
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,15 @@ from hf_cap.priors.base import Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
-from hf_cap.utils import check_range, documented, file_name, fingerprint, option, real_path
+from hf_cap.utils import (
+    check_range,
+    check_writable,
+    documented,
+    file_name,
+    fingerprint,
+    option,
+    real_path,
+)
 from hf_cap.words import check_units
 
 if TYPE_CHECKING:
@@ -157,7 +166,11 @@ def _lock(output: Path) -> "BaseFileLock":
     from filelock import FileLock
 
     locks = cache_folder() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        check_writable(locks)
+        locks.mkdir(parents=True, exist_ok=True)
+    except ConfigError:  # without a store nothing else needs a cache
+        locks = Path(tempfile.gettempdir())
     return FileLock(locks / fingerprint(str(output)))
 
 

@@ -311,14 +311,15 @@ def bad_name(case: Case) -> list[str]:
         ("evaluate", "name"), ("evaluate", "split"), ("extract", "train_split"), ("attack", "split"),
         ("audit", "split"), ("evaluate", "model"), ("calibrate", "model"), ("extract", "model"),
         ("train", "model"), ("train", "dataset"), ("push", "repo_id"), ("push", "folder"), ("fit", "dataset"),
-        ("extract", "sources"), ("attack", "train_split"), ("*", "output_dir"), ("*", "output_dir"),
-        ("judge", "model"), ("judge", "dataset"), ("judge", "split"), ("judge", "judge"), ("app", "run"),
+        ("extract", "sources"), ("attack", "train_split"), *[("*", "output_dir")] * 9,
+        ("judge", "dataset"), ("judge", "split"), ("judge", "judge"), ("app", "run"),
         ("export", "model"), ("whole", "model"), ("priors", "folder"), ("metric", "folder"),
         ("scores", "folder"),
     )  # fmt: skip
     if flag == "output_dir":
         place = case.choose("table.csv", "table.csv/x", "full", "/proc/none", "a\udcff", "x" * 300)
-        names = ("extract", "fuse", "elicit", "attack") if place == "full" else ("fit", "train")
+        writes = [name for name, line in GOOD.items() if "--output_dir" in line]
+        names = ("extract", "fuse", "elicit", "attack") if place == "full" else writes
         return [*case.good(*names), "--output_dir", place]
     # of a setting that may be left out, nothing means `none`
     empty = () if flag in ("name", "train_split") else ("",)
@@ -418,4 +419,4 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
     )
 }
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
-EACH |= {"bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12}
+EACH |= {"bad_name": 60, "bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12}
