@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_an_error_before_a_model_is_loaded(
     def load(*arguments: object) -> None:
         raise AssertionError
 
-    for place in ("classifiers.load_model", "export._weights", "export._hash"):
+    for place in ("classifiers.load_model", "export._read", "export._hash"):
         monkeypatch.setattr(f"hf_cap.{place}", load)
     named_classifier().save_pretrained(tmp_path / "taken")
     (tmp_path / "model").mkdir()
