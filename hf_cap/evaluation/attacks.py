@@ -3,8 +3,9 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hf_cap.embedded import LANGUAGE_MODEL
@@ -38,6 +39,8 @@ COLUMNS = (ORIGINAL, "keyword", "source_label", "difficulty", CHANGED, "maker", 
 """What an attack adds beside `text` and `label`."""
 _logger = logging.getLogger(__name__)
 
+# what more words can put right
+_MENDED = frozenset(("empty reply", "nothing changed", "too short", "keyword missing"))
 _REFUSALS = tuple(ENGLISH["refusals"])
 _ECHO = re.compile(rf"\b(?:{'|'.join(ENGLISH['echoes'])})\b", re.IGNORECASE)
 
@@ -79,6 +82,10 @@ class AttackSettings:
     )
     model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
     base_url: str | None = option(None, "Root of the OpenAI-compatible server of `model`.")
+    constrained: bool = option(
+        False,
+        "Hold a local chat model to the checks while it writes (arXiv 2504.05410), for maker=chat.",
+    )
     max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
     seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
@@ -90,6 +97,11 @@ class AttackSettings:
         LMSettings(model=self.model, base_url=self.base_url)  # checks them
         if self.unchanged == self.maker == "rules":
             raise ConfigError("unchanged='rules' is for maker='chat'; choose 'keep' or 'drop'.")
+        if self.constrained and (self.maker == "rules" or self.base_url is not None):
+            raise ConfigError(
+                "`constrained` is for maker='chat' by a local model, whose tokens can be chosen here; got "
+                f"maker={self.maker!r}, base_url={self.base_url!r}. Leave it out."
+            )
 
 
 class Attacked(NamedTuple):
@@ -192,22 +204,38 @@ class Attack:
             )
             for row, label in zip(rows, labels, strict=True)
         ]
-        texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
         adding = settings.kind == "keyword_addition"
         others = () if adding else {word for words in self.keywords for word in words}
-        faults = []
-        for row, text in zip(rows, texts, strict=True):
-            needed, barred = (row.keywords, ()) if adding else ((), row.keywords)
-            faults.append(fault(row.original, text, needed, barred, settings.word_pattern, others))
-        passing = [index for index, found in enumerate(faults) if found is None]
+        checks = [
+            partial(
+                faults,
+                row.original,
+                required=row.keywords if adding else (),
+                forbidden=() if adding else row.keywords,
+                pattern=settings.word_pattern,
+                others=others,
+            )
+            for row in rows
+        ]
+        if settings.constrained:
+            drawn = replace(sampling, temperature=1.0)
+            limits = [partial(may_pass, check, check.keywords["required"]) for check in checks]
+            texts = [
+                clean_reply(reply.text) if reply else ""
+                for reply in model.generate_within(requests, drawn, limits)
+            ]
+        else:
+            texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
+        notes = [next(iter(check(text)), None) for check, text in zip(checks, texts, strict=True)]
+        passing = [index for index, found in enumerate(notes) if found is None]
         questions = [ENGLISH["question"].format(label=labels[i], text=texts[i]) for i in passing]
         verdicts = model.generate(questions, sampling) if questions else []
         for index, verdict in zip(passing, verdicts, strict=True):
             if [fold(word) for word in verdict.text.split()][:1] != ["yes"]:
-                faults[index] = "label not confirmed"
+                notes[index] = "label not confirmed"
         return [
             row._replace(note=found) if found else row._replace(text=text, maker="chat")
-            for row, text, found in zip(rows, texts, faults, strict=True)
+            for row, text, found in zip(rows, texts, notes, strict=True)
         ]
 
 
@@ -222,14 +250,14 @@ def clean_reply(reply: str) -> str:
     return text
 
 
-def fault(
+def faults(
     original: str,
     rewritten: str,
     required: Sequence[str],
     forbidden: Sequence[str],
     pattern: str,
     others: Collection[str] = (),
-) -> str | None:
+) -> list[str]:
     """Why a cleaned reply is no attack, given folded words that it must, must not, or not newly contain."""
     # words with a letter or digit: a reply of question marks has none
     words, before = (
@@ -247,12 +275,30 @@ def fault(
         "request echoed": _ECHO.search(rewritten) and not _ECHO.search(original),
         "several lines": "\n" in rewritten,
         "nothing changed": words == before,
-        "wrong length": not shortest <= len(words) <= longest,
+        "too long": len(words) > longest,
+        "too short": len(words) < shortest,
         "keyword missing": not set(required) <= set(words),
         "keyword still there": set(forbidden) & set(words),
         "keyword of another class": set(others) & set(words) - set(before),
     }
-    return next((name for name, failed in checks.items() if failed), None)
+    return [name for name, failed in checks.items() if failed]
+
+
+def may_pass(
+    check: Callable[[str], list[str]], required: Sequence[str], reply: str, ended: bool
+) -> bool:
+    """Whether a reply, so far or as it ends, passes a check or may still pass it by more words."""
+    text = clean_reply(reply)
+    if ended:
+        return not check(text)
+    # the last word may go on, perhaps to one that is required; what is required needs room
+    last = "" if not text or reply[-1].isspace() else text.split()[-1]
+    whole = text[: len(text) - len(last)]
+    goes_on = any(word.startswith(fold(last)) for word in required)
+    full = " ".join([whole if goes_on else text, *required])
+    found = {*check(whole)} | {*check(full)}.intersection(["too long"])
+    # line breaks at the end are stripped from a text, but none belongs there
+    return "\n" not in reply and not found - _MENDED
 
 
 def prepare_attack(

@@ -45,7 +45,7 @@ def find_concepts(activations: FloatArray, count: int, seed: int = 0) -> FloatAr
     options = {"init": "nndsvda", "max_iter": 2000, "tol": 1e-3, "random_state": seed}
     parts = NMF(min(count, *values.shape), **options).fit(values).components_
     found: FloatArray = normalize(parts[parts.any(axis=1)])
-    return found
+    return found[amounts(found, activations).any(axis=0)]  # what no text has is left out
 
 
 def amounts(concepts: FloatArray, activations: FloatArray) -> FloatArray:

@@ -78,6 +78,8 @@ class Sampling:
     seed: int = 0
 
 
+Constraint: TypeAlias = Callable[[str, bool], bool]
+"""Given a text and whether it ends there, whether it is allowed, or may become so by more text."""
 OnScore: TypeAlias = Callable[[Query, Scored], object]
 OnReply: TypeAlias = Callable[[str, Reply], object]
 
@@ -145,6 +147,18 @@ class LanguageModel:
             ServerError: the server keeps failing.
         """
         raise ModelError(f"{type(self).__name__} generates no text.")
+
+    def generate_within(
+        self, prompts: Sequence[str], sampling: Sampling, constraints: Sequence[Constraint]
+    ) -> list[Reply | None]:
+        """Reply to each prompt within its constraint; `None` where no reply came to an allowed end.
+
+        Raises:
+            ModelError: the model is not on this machine, or has no chat template.
+        """
+        raise ModelError(
+            f"{type(self).__name__} cannot be held to a constraint; only a local model can."
+        )
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""

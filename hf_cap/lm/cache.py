@@ -226,7 +226,8 @@ class CachedLanguageModel(LanguageModel):
     ) -> None:
         self.inner, self.store, self.chunk = inner, AnswerStore(path), chunk
         self._answered = LMStatistics()
-        for name in ("as_data", "chat_prompt", "end_of_turn", "answer_tokens", "excess"):
+        plain = "as_data chat_prompt end_of_turn answer_tokens excess generate_within"
+        for name in plain.split():
             setattr(self, name, getattr(inner, name))
 
     @property

@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +23,7 @@ from transformers import (
 from hf_cap.embedded import require_gguf, resolve_model
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
 from hf_cap.lm.base import (
+    Constraint,
     Dtype,
     LanguageModel,
     LMRuntime,
@@ -34,10 +36,11 @@ from hf_cap.lm.base import (
     Sampling,
     Scored,
 )
+from hf_cap.lm.constrained import cached_log_probs, draw_reply
 from hf_cap.lm.packed import Continuation, TokenScorer, packing_reach
 from hf_cap.lm.tokens import PromptTokenizer, tokenizer_fingerprint
 from hf_cap.loading import check_finite, check_missing, loading
-from hf_cap.utils import text_seed
+from hf_cap.utils import generator, text_seed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZERS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
@@ -47,6 +50,8 @@ _CPU_BUDGET, _ACCELERATOR_BUDGET = 384, 8192
 """Tokens per forward pass. On a CPU longer ones lose more to attention than they gain in products."""
 _BATCH = 16
 """Prompts replied to at a time; fixed, because a sampled reply depends on its batch."""
+DRAWS = 4
+"""Replies within a constraint of which one is drawn."""
 _SAMPLE = 1024
 """Values of each weight that its fingerprint samples, about."""
 
@@ -141,6 +146,28 @@ class LocalLanguageModel(LanguageModel):
                     on_result(prompt, reply)
         return replies
 
+    def generate_within(
+        self, prompts: Sequence[str], sampling: Sampling, constraints: Sequence[Constraint]
+    ) -> list[Reply | None]:
+        """Of `DRAWS` replies within the constraint, one drawn by their weights."""
+        tokenizer: Any = self.tokens.tokenizer
+        ends = self.model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        barred = {*tokenizer.all_special_ids} - ends
+        decode = partial(tokenizer.decode, skip_special_tokens=True)
+        most, replies = sampling.max_new_tokens, list[Reply | None]()
+        for prompt, allowed in zip(prompts, constraints, strict=True):
+            (row,) = self._turns([prompt])
+            rng = generator(sampling.seed, "constrained", prompt)
+            after = cached_log_probs(self.model, row, sampling.temperature)
+            draw = partial(draw_reply, after, decode, ends, barred, allowed, most, rng)
+            drawn = [(ids, weight) for ids, weight in (draw() for _ in range(DRAWS)) if ids]
+            weights = np.array([weight for _, weight in drawn])
+            at = rng.choice(len(drawn), p=weights / weights.sum()) if drawn else None
+            ids = [] if at is None else drawn[at][0]
+            replies.append(Reply(decode(ids), len(row), len(ids)) if ids else None)
+        return replies
+
     def excess(self, query: Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
         if self._longest == math.inf:
@@ -174,15 +201,19 @@ class LocalLanguageModel(LanguageModel):
             prefix, body = (), prefix + body
         return _Prompt(prefix, packed, Continuation(body + answer, len(answer)))
 
-    @torch.no_grad()
-    def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
+    def _turns(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each prompt as a user's turn."""
         turns = [self.chat_prompt(self.as_data(prompt)) for prompt in prompts]
         if None in turns:
             raise ModelError(
                 f"{self.name or self.model.name_or_path!r} has no chat template, which generating needs. "
                 "Choose an instruction-tuned model (its name often ends in -Instruct)."
             )
-        rows = [self.tokens.plain(turn) for turn in turns if turn is not None]
+        return [self.tokens.plain(turn) for turn in turns if turn is not None]
+
+    @torch.no_grad()
+    def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
+        rows = self._turns(prompts)
         tokenizer: Any = self.tokens.tokenizer
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         width, device = max(map(len, rows)), self.model.device

@@ -5,6 +5,7 @@ import logging
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ from hf_cap.evaluation.attacks import (
     attack_dataset,
     clean_reply,
     describe,
-    fault,
+    faults,
+    may_pass,
     prepare_attack,
     run_attack,
 )
-from hf_cap.lm.base import LMSettings, MockLanguageModel, Sampling
+from hf_cap.lm.base import LMSettings, MockLanguageModel, Reply, Sampling
 from hf_cap.words import WORD_PATTERN, fold
 
 NAMES = ["lost_card", "renew_loan", "pay_fine"]
@@ -274,8 +276,8 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
         ("Unfortunately, I cannot rewrite my pass.", "refusal"),
         ("I lost my loan\ncard", "several lines"),
         ("i LOST my card.", "nothing changed"),
-        ("loan", "wrong length"),
-        ("my loan " * 20, "wrong length"),
+        ("loan", "too short"),
+        ("my loan " * 20, "too long"),
         ("Here is the rewritten message: my loan", "request echoed"),
         ("my bank pass is gone", "keyword missing"),
         ("my loan card is gone", "keyword still there"),
@@ -284,13 +286,77 @@ def test_replies_are_cleaned(reply: str, clean: str) -> None:
     ],
 )
 def test_faults_of_a_rewritten_text(rewritten: str, reason: str | None) -> None:
-    found = fault("I lost my card", rewritten, ["loan"], ["card"], WORD_PATTERN, {"card", "plane"})
-    assert found == reason
+    found = faults("I lost my card", rewritten, ["loan"], ["card"], WORD_PATTERN, {"card", "plane"})
+    assert next(iter(found), None) == reason
 
 
 def test_an_apology_of_the_writer_is_no_refusal() -> None:
     apology = "sorry, i can not find my card"
-    assert fault(apology, "sorry, i cannot find my pass", [], [], WORD_PATTERN) is None
+    assert faults(apology, "sorry, i cannot find my pass", [], [], WORD_PATTERN) == []
+
+
+CHECK = partial(
+    faults,
+    "I lost my card",
+    required=["loan"],
+    forbidden=["card"],
+    pattern=WORD_PATTERN,
+    others={"plane"},
+)
+
+
+def test_every_beginning_of_a_text_that_passes_may_pass() -> None:
+    longest = " ".join(["my pass is gone"] * 4 + ["and the loan"])  # 19 words, of 18 at most
+    assert CHECK(longest) == ["too long"]
+    for text in ("my pass is gone, not the loan", "Planes lost my cards, no loan", longest[3:]):
+        assert CHECK(text) == []
+        assert may_pass(CHECK, ["loan"], text, True)
+        for end in range(len(text) + 1):
+            assert may_pass(CHECK, ["loan"], text[:end], False), text[:end]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my card ",
+        "a plane t",
+        "As an AI, ",
+        "my\n",
+        "rewritten a",
+        "no " * 17 + "lot",
+        "my loan " * 10,
+    ],
+)
+def test_what_no_word_mends_may_not_pass(text: str) -> None:
+    assert not may_pass(CHECK, ["loan"], text, False)
+
+
+def test_only_what_passes_may_end() -> None:
+    assert not may_pass(CHECK, ["loan"], "my pass is gone", True)
+    assert not may_pass(CHECK, ["loan"], "", True)
+    assert may_pass(CHECK, ["loan"], "my pass is gone", False)
+
+
+def test_a_constrained_model_gets_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Local(MockLanguageModel):
+        def generate_within(self, prompts: Any, sampling: Any, constraints: Any) -> Any:
+            asked.append(sampling)
+            offers = ["my card is gone", "my pass is gone", "let me extend that"]
+            ends = [[one for one in offers if allowed(one, True)] for allowed in constraints]
+            return [Reply(found[0]) if found else None for found in ends]
+
+    model = Local(reply=lambda prompt: "Yes")
+    settings = AttackSettings(kind="keyword_replacement", maker="chat", constrained=True, seed=3)
+    made = attack_dataset(TEST, train(), settings, model)
+    assert made["text"][0] == "my pass is gone"
+    assert made["changed"][0]
+    assert set(asked) == {Sampling(max_new_tokens=96, temperature=1.0, seed=3)}
+    with pytest.raises(ConfigError, match="constrained"):
+        AttackSettings(constrained=True)
+    with pytest.raises(ConfigError, match="constrained"):
+        AttackSettings(maker="chat", constrained=True, base_url="http://x/v1")
 
 
 # --- Keywords
