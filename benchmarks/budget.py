@@ -6,9 +6,10 @@ FOLDER holds `train.jsonl` (rows with `text` and `label`) and `labels.json`, suc
 language model is asked about every mask of some texts: n = 2,000 are all there are up to 11 words, so the
 reference carries no sampling noise. All answers are kept in the score store, so a killed run goes on
 where it stopped. Then each setting is run by `CAPPrior` itself, over many seeds, on these answers;
-`surrogate` first predicts the score of all masks from those that were asked. The error is the root of
-the mean squared difference from the reference, as a share of the reference's root mean square; the
-correlation is taken over the words of a text. Nothing of it depends on the machine.
+`surrogate` first predicts the score of all masks from those that were asked, and `lexicon` is the source of
+that name, in the scale that fits best, with the questions for each word and label divided by the texts. The
+error is the root of the mean squared difference from the reference, as a share of the reference's root mean
+square; the correlation is taken over the words of a text. Nothing of it depends on the machine.
 """
 
 import argparse
@@ -22,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from hf_cap.labels import label_phrase
-from hf_cap.lm.base import LMRuntime, LMSettings, MockLanguageModel
+from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, MockLanguageModel
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.cap import CAPPrior
+from hf_cap.priors.channel import LexiconPrior
 from hf_cap.priors.masks import Masks, draw_masks, fit_words
 from hf_cap.utils import subsample, versions, write_json
-from hf_cap.words import keep_words, split_words
+from hf_cap.words import fold, keep_words, split_words, word_strings
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 REFERENCE = 2000
@@ -61,10 +63,9 @@ def chosen_texts(
 
 
 def asked(
-    rows: Sequence[dict[str, str]], labels: list[str], settings: LMSettings, store: str
+    rows: Sequence[dict[str, str]], labels: list[str], language_model: LanguageModel
 ) -> Answers:
     """The answer for every mask of the texts, from the store where it has them."""
-    language_model = open_language_model(settings, LMRuntime(device="cpu", store=store))
     opened = CAPPrior(labels=tuple(labels), model=language_model, demonstrations=0).open()
     found: Answers = {}
     for number, row in enumerate(rows):
@@ -157,6 +158,29 @@ def by_surrogate(
     }
 
 
+def by_lexicon(
+    rows: Sequence[dict[str, str]],
+    labels: list[str],
+    language_model: LanguageModel,
+    truth: list[list[float]],
+) -> dict[str, float | None]:
+    """As `compared`, of the prior `lexicon` of the words of the texts."""
+    words = {fold(word) for row in rows for word in word_strings(row["text"])}
+    options: dict[str, Any] = {"demonstrations": 0, "sign": "signed"}
+    source = LexiconPrior(labels=tuple(labels), model=language_model, **options).asked(words)
+    columns = {"text": [row["text"] for row in rows]}
+    made = source({**columns, "label": [labels.index(row["label"]) for row in rows]})
+    scores = made["prior_lexicon"]
+    flat, right = np.concatenate(scores), np.concatenate(truth)
+    scale = float(flat @ right / (flat @ flat))
+    one = {
+        "scores": [[scale * score for score in of_text] for of_text in scores],
+        "masks": [len(words) * len(labels) / len(rows)],
+        "std": [[0.0] * len(of_text) for of_text in scores],
+    }
+    return compared([one], truth) | {"error_by_std": None}
+
+
 def compared(made: list[dict[str, Any]], truth: list[list[float]]) -> dict[str, float | None]:
     """Questions, error, correlation and promised error of a setting, over seeds and texts."""
     errors, sizes, correlations, stds = [], [], [], []
@@ -192,7 +216,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows, labels = chosen_texts(options.data, options.words, options.texts)
-    answers = asked(rows, labels, LMSettings(model=options.model), options.store)
+    runtime = LMRuntime(device="cpu", store=options.store)
+    language_model = open_language_model(LMSettings(model=options.model), runtime)
+    answers = asked(rows, labels, language_model)
     truth = prior_of(rows, labels, answers, n=REFERENCE)["scores"]
     figures = {
         name: compared(
@@ -206,6 +232,7 @@ def main() -> None:
         made = [by_surrogate(rows, by_mask, n, seed) for seed in range(options.seeds)]
         # the standard error of a fit to predictions says nothing of theirs
         figures[f"balanced n={n}, surrogate"] = compared(made, truth) | {"error_by_std": None}
+    figures["lexicon"] = by_lexicon(rows, labels, language_model, truth)
     facts = {
         "model": options.model,
         "texts": dict(zip(map(str, options.words), options.texts, strict=True)),
