@@ -1,6 +1,6 @@
 """Replies within a constraint: weights without bias on four tokens, and a local model that obeys."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import permutations
 
@@ -74,7 +74,7 @@ def decode(tokens: list[int]) -> str:
 
 def replies(allowed: Callable[[str, bool], bool], most: int, count: int) -> dict[str, float]:
     """Mean weight of each reply of `count` draws."""
-    rng, found = np.random.default_rng(1), Counter[str]()
+    rng, found = np.random.default_rng(1), defaultdict[str, float](float)
     log_probs = np.log(PROBS[[0, 1, 2, 3]])
     for _ in range(count):
         ids, weight = draw_reply(lambda written: log_probs, decode, {3}, {2}, allowed, most, rng)
