@@ -141,7 +141,6 @@ def evaluate_classifier(
         model: A loaded model, or a folder, Hub id or `embedded/...` name.
         tokenizer: Its tokenizer or where that is; `None` for the one beside the model.
         dataset: Columns `text` and `label` (see `hf_cap.data.label_ids`), and perhaps a prior.
-        settings: What to measure; the defaults of `EvaluationSettings` if not given.
 
     Raises:
         DataError: a column is missing, there is no row, or a label is not one of the model's.
@@ -168,21 +167,26 @@ def evaluate_classifier(
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
     probabilities = calibration.probabilities(classifier.logits(texts))
     predicted = probabilities.argmax(axis=1)
-    concepts = None
-    if settings.concepts:
-        from hf_cap.evaluation.concepts import concept_audit
-
-        concepts = concept_audit(classifier, texts, gold.tolist(), settings.concepts, pattern)
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         worst_class_accuracy=worst_class_accuracy(predicted, gold),
         labels=tuple(classifier.labels),
-        concepts=concepts,
+        concepts=_concepts(classifier, texts, gold.tolist(), settings.concepts, pattern),
         **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )
+
+
+def _concepts(
+    classifier: "Classifier", texts: list[str], gold: list[int], count: int, pattern: str
+) -> dict[str, Any] | None:
+    if not count:
+        return None
+    from hf_cap.evaluation.concepts import concept_audit
+
+    return concept_audit(classifier, texts, gold, count, pattern)
 
 
 def _confidence(

@@ -58,6 +58,7 @@ def report_contents(
     records = {place: rows for place, one in enumerate(groups) if (rows := _evaluated(one, split))}
     marks = [one["mark"] for one in shortcuts or ()]
     pair = choose_groups(groups)
+    names = {key: groups[place]["name"] for key, place in pair.items()}
     compared = {key: records[place] for key, place in pair.items() if place in records}
     others = [name for name in dict.fromkeys((split, *known)) if name != "train"]
     by_set = {key: {n: _evaluated(groups[place], n) for n in others} for key, place in pair.items()}
@@ -71,9 +72,7 @@ def report_contents(
         "groups": groups,
         "evaluations": sets,
         "findings": find_changes(groups, sets),
-        "shortcuts": shortcut_section(
-            shortcuts, by_set, {k: groups[i]["name"] for k, i in pair.items()}
-        ),
+        "shortcuts": shortcut_section(shortcuts, by_set, names),
         "labels": label_table(compared, marks),
         "concepts": concept_section(choose_models(groups), split),
         "compared": pair,
