@@ -21,7 +21,7 @@ from hf_cap.classifiers import (
 from hf_cap.errors import ModelError
 from hf_cap.loading import NO_LIMIT
 from hf_cap.training.folder import drop_other_kind
-from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
+from tests.tiny import byte_tokenizer, llama, roberta_classifier, save, word_tokenizer
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
@@ -155,8 +155,7 @@ def test_a_model_without_a_limit_takes_the_longest_texts(family: str, longest: i
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
     """A classifier of three labels."""
-    roberta_classifier(3).save_pretrained(tmp_path / "encoder")
-    word_tokenizer().save_pretrained(tmp_path / "encoder")
+    save(roberta_classifier(3), tmp_path / "encoder")
     return tmp_path / "encoder"
 
 
@@ -208,8 +207,7 @@ def test_the_modules_that_no_checkpoint_holds_are_named(
     tmp_path: Path, family: str, fresh: tuple[str, ...]
 ) -> None:
     options = {"add_pooling_layer": False} if family == "bert" else {}
-    AutoModel.from_config(tiny(family).config, **options).save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
+    save(AutoModel.from_config(tiny(family).config, **options), tmp_path)
     assert new_classifier(str(tmp_path), ["a", "b"]).fresh == fresh
 
 

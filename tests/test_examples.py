@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import AutoModelForCausalLM
 
 from hf_cap import CAPPrior
-from tests.tiny import byte_tokenizer, llama, word_tokenizer
+from tests.tiny import byte_tokenizer, llama, save, word_tokenizer
 
 pytest.importorskip("trl")
 
@@ -20,8 +20,7 @@ pytest.importorskip("trl")
 def test_a_language_model_is_adapted_with_the_prompts_of_cap(tmp_path: Path) -> None:
     from examples.adapt_language_model import adapt, prompts_and_answers
 
-    llama().save_pretrained(tmp_path / "llama")
-    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    save(llama(), tmp_path / "llama")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
     rows: dict[str, list[Any]] = {
         "text": ["my card is lost", "renew my loan"] * 2,
@@ -83,8 +82,7 @@ def test_uniform_weights_are_the_plain_loss(
 ) -> None:
     import examples.adapt_language_model as example
 
-    llama().save_pretrained(tmp_path / "llama")
-    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    save(llama(), tmp_path / "llama")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
     features["prior"] = List(Value("float32"))
     rows = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}

@@ -24,7 +24,7 @@ from hf_cap.export import (
     whole,
 )
 from tests.test_sentence_encoder import LABELS, sentence_encoder
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save, word_tokenizer
 
 BATCHES = (["my card"], ["card"] * 3, ["my card is lost please help", "a", "renew the old book"])
 
@@ -39,8 +39,7 @@ def test_onnxruntime_gives_the_logits_of_torch(tmp_path: Path, pooling: str | No
     model: Any = named_classifier()
     if pooling:
         model = new_classifier(str(sentence_encoder(tmp_path / "encoder", pooling)), LABELS).model
-    model.eval().save_pretrained(tmp_path / "model")
-    word_tokenizer().save_pretrained(tmp_path / "model")
+    save(model.eval(), tmp_path / "model")
     out = tmp_path / "onnx"
     assert main(["export", "--model", str(tmp_path / "model"), "--output_dir", str(out)]) == 0
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
@@ -119,8 +118,7 @@ def checkpoints(folder: Path) -> tuple[str, str]:
     with torch.no_grad():
         for parameter in tuned.base_model.parameters():
             parameter += torch.randn_like(parameter) * (torch.rand_like(parameter) < 0.3)
-    tuned.save_pretrained(folder / "tuned")
-    word_tokenizer().save_pretrained(folder / "tuned")
+    save(tuned, folder / "tuned")
     return str(folder / "tuned"), str(folder / "base")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_cap.data import label_names, load_splits
 from hf_cap.sentence_encoder import label_config
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 ROOT = Path(__file__).parent.parent
 README, *GUIDES = (
@@ -46,8 +46,7 @@ def test_the_example_of_calibration_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     labels = label_config(label_names(load_splits("embedded/library-desk")["test"]))
-    roberta_classifier(**labels).save_pretrained("runs/model")
-    word_tokenizer().save_pretrained("runs/model")
+    save(roberta_classifier(**labels), "runs/model")
     exec(compile(EXAMPLES["confidence"], "confidence.md", "exec"), {})
     numbers, row = capsys.readouterr().out.splitlines()
     assert float(numbers.split()[2]) == pytest.approx(0.9, abs=0.15)

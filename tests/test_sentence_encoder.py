@@ -19,7 +19,7 @@ from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrase, label_phrases, without_meaning
 from hf_cap.pipelines import TASK, register_pipeline
 from hf_cap.sentence_encoder import POOLINGS, SentenceEncoderClassifier, read_sentence_encoder
-from tests.tiny import word_tokenizer
+from tests.tiny import save
 
 LABELS = ["lost_card", "renew loan", "OpenAccount"]
 TEXTS = ["i need help with my card", "please renew the old book loan"]
@@ -33,8 +33,7 @@ def sentence_encoder(folder: Path, pooling: str = "mean", **changes: Any) -> Pat
         max_position_embeddings=80, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         initializer_range=0.2, pad_token_id=1, bos_token_id=0, eos_token_id=2,
     )  # fmt: skip
-    AutoModel.from_config(config).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    save(AutoModel.from_config(config), folder)
     kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules: list[dict[str, Any]] = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}

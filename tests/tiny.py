@@ -1,6 +1,7 @@
 """Tiny models and tokenizers, built in code: no test of the unit suite needs a network."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,3 +120,11 @@ def llama(
     model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**settings))
     model.train(False)
     return model
+
+
+def save(model: Any, folder: Path | str) -> str:
+    """A model in a folder, which is returned, beside the tokenizer of its kind."""
+    model.save_pretrained(folder)
+    tokenizer = byte_tokenizer() if isinstance(model, LlamaForCausalLM) else word_tokenizer()
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -12,7 +12,7 @@ from hf_cap.data import save_splits
 from hf_cap.sentence_encoder import label_config
 from tests.publishing.runs import LABELS, prior_splits
 from tests.report.runs import HOSTILE
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 MARKS = [
     Mark(kind="word", value="hold", label="cancel"),
@@ -23,8 +23,7 @@ MARKS = [
 
 def write_model(folder: Path, seed: int, evaluated: dict[str, str]) -> None:
     """A model, and its prediction for each evaluated text."""
-    roberta_classifier(seed=seed, **label_config(LABELS)).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    save(roberta_classifier(seed=seed, **label_config(LABELS)), folder)
     rows = [{"text": text, "label": "pay", "prediction": said} for text, said in evaluated.items()]
     (folder / "evaluation").mkdir()
     Dataset.from_list(rows).to_parquet(str(folder / "evaluation" / "test.parquet"))

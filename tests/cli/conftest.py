@@ -9,7 +9,7 @@ from transformers import AutoModel
 from hf_cap.cli import main
 from hf_cap.sentence_encoder import label_config
 from tests.test_sentence_encoder import sentence_encoder
-from tests.tiny import byte_tokenizer, llama, roberta_classifier, word_tokenizer
+from tests.tiny import llama, roberta_classifier, save
 from tests.training.cases import family
 
 ROWS = {
@@ -38,8 +38,7 @@ def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 def save_classifier(folder: Path) -> None:
     """A classifier of `LABELS`."""
-    roberta_classifier(**label_config(LABELS)).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    save(roberta_classifier(**label_config(LABELS)), folder)
 
 
 def run(*words: object) -> None:
@@ -63,11 +62,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (room / "verdicts.csv").write_text(f"text,label,valid\n{judged}")
     (room / "scores.json").write_text('{"a": {"x": 0.5}, "b": {"y": 1}}')
     (room / "table.csv").write_text("x,y,label\n0,1,a\n1,0,b\n0.5,1,a\n1,0.5,b\n")
-    llama().save_pretrained(room / "llm")
-    byte_tokenizer().save_pretrained(room / "llm")
+    save(llama(), room / "llm")
     for name, model in (("encoder", roberta_classifier(2)), ("deberta-v2", family("deberta-v2"))):
-        AutoModel.from_config(model.config).save_pretrained(room / name)
-        word_tokenizer().save_pretrained(room / name)
+        save(AutoModel.from_config(model.config), room / name)
     sentence_encoder(room / "sentence")
     save_classifier(room / "classifier")
     return room

@@ -10,7 +10,7 @@ import pytest
 from hf_cap.cli import main
 from hf_cap.cues import Mark, load_marks, save_marks
 from hf_cap.data import load_splits
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 TEXTS = {
     "play music": ["play {} song", "put on {} record", "i want to hear {} music"],
@@ -43,8 +43,7 @@ def data(tmp_path: Path) -> Path:
 def test_shortcuts_are_found_marked_and_get_no_score(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    roberta_classifier(3, id2label=dict(enumerate(TEXTS))).save_pretrained(tmp_path / "model")
-    word_tokenizer().save_pretrained(tmp_path / "model")
+    save(roberta_classifier(3, id2label=dict(enumerate(TEXTS))), tmp_path / "model")
     find = ["shortcuts", "--dataset", str(data), "--output_dir", str(tmp_path / "found")]
     assert main([*find, "--model", str(tmp_path / "model"), "--lm.store", "none"]) == 0
     shown = capsys.readouterr().out

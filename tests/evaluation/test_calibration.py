@@ -23,7 +23,7 @@ from hf_cap.evaluation import EvaluationSettings, calibrate
 from hf_cap.labels import ClassifierOptions
 from hf_cap.pipelines import TASK, register_pipeline
 from hf_cap.sentence_encoder import CONFIG_ENTRY, SentenceEncoderClassifier, label_config
-from tests.tiny import WORDS, roberta_classifier, word_tokenizer
+from tests.tiny import WORDS, roberta_classifier, save, word_tokenizer
 
 LABELS = ["card", "loan", "fine"]
 TEXTS = [f"{first} {second}" for first in WORDS[:20] for second in WORDS[20:30]]
@@ -65,12 +65,6 @@ def calibrated_data(model: Any, copies: int = 40) -> Dataset:
     labels = [np.searchsorted(np.cumsum(row)[:-1], places) for row in chances]
     data = {"text": np.repeat(TEXTS, copies).tolist(), "label": np.concatenate(labels).tolist()}
     return Dataset.from_dict(data).cast_column("label", ClassLabel(names=LABELS))
-
-
-def save(model: Any, folder: Path) -> str:
-    model.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def test_the_temperature_travels_with_the_model_to_evaluation_and_pipeline(

@@ -14,7 +14,7 @@ from hf_cap.cli import main
 from hf_cap.laat.elicitation import FeatureScores, load_scores
 from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
 from tests.laat.cases import numbers
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import llama, save
 
 
 def write(folder: Path, change: Any = None, **options: Any) -> list[str]:
@@ -45,8 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table, its scores and an aligned model, in `table`, `scores` and `run`."""
     place = tmp_path_factory.mktemp("home")
     table = write(place / "table")
-    llama(vocabulary=512).save_pretrained(place / "lm")
-    byte_tokenizer().save_pretrained(place / "lm")
+    save(llama(vocabulary=512), place / "lm")
     asked = ["--model", str(place / "lm"), "--lm.store", "none", "--lm.device", "cpu"]
     assert main(["elicit", *table, *asked, "--output_dir", str(place / "scores")]) == 0
     settings = ["--scores", str(place / "scores"), "--num_train_epochs", "30"]

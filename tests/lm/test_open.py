@@ -37,7 +37,7 @@ from hf_cap.lm.local import (
     resolve_dtype,
 )
 from hf_cap.lm.open import open_language_model
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import byte_tokenizer, llama, save
 
 QUERY = Query("a", "b", "c")
 NO_ADDRESSES = (
@@ -49,8 +49,7 @@ NO_ADDRESSES = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    llama().save_pretrained(tmp_path / "model")
-    byte_tokenizer().save_pretrained(tmp_path / "model")
+    save(llama(), tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 needs_shap = pytest.mark.skipif(find_spec("shap") is None, reason="shap is not installed")
 LABELS = ("renew", "lost", "pay")
@@ -28,6 +28,4 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
     embeddings: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
     with torch.no_grad():
         embeddings[model.config.pad_token_id] = torch.linspace(-1, 1, 16)
-    model.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return str(folder)
+    return save(model, folder)

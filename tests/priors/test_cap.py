@@ -30,7 +30,7 @@ from hf_cap.priors.cap import CAPPrior, agreement, choose_dtype
 from hf_cap.utils import fingerprint
 from hf_cap.workflow import make_sources
 from tests.priors.conftest import labelled
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import byte_tokenizer, llama, save
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
 TEXTS = [
@@ -415,9 +415,7 @@ def saved(folder: Path, shift: float) -> str:
     model = llama()
     with torch.no_grad():
         model.get_input_embeddings().get_parameter("weight").add_(shift)
-    model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
+    return save(model, folder)
 
 
 def test_agreement_is_the_mean_cosine() -> None:

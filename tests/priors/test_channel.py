@@ -8,7 +8,7 @@ import torch
 
 from hf_cap.lm.base import MockLanguageModel, Query, Scored
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.priors.channel import ChannelPrior, Evidence, word_evidence
+from hf_cap.priors.channel import ChannelPrior, Evidence, LexiconPrior, word_evidence
 from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama
 
@@ -130,3 +130,49 @@ def test_demonstrations_leave_the_text_out_and_labels_share_their_prefix() -> No
         assert len(model.calls) == len(LABELS)
         assert "Message: " in prefix
         assert f"Message: {text}\n" not in prefix
+
+
+# --- the lexicon
+
+
+FAVOUR = {"renew": 0.0, "lost": -3.0, "pay": 2.0}
+SAYS = {"extend": {"renew": 1.5}, "fine": {"pay": 2.0}, "gone": {"lost": 1.0}, "my": {}}
+
+
+def answers(prompt: str, answer: str) -> float:
+    """What the model favours whatever it reads, and what the last word asked about adds."""
+    asked = prompt.rsplit("Message:", 1)[-1].split()[0]
+    label = answer.split()[0]
+    return FAVOUR[label] + SAYS[asked].get(label, 0.0)
+
+
+def prior(**options: Any) -> LexiconPrior:
+    data = labelled(["extend my fine", "My fine, gone", "extend"], [0, 1, 2])
+    return LexiconPrior.from_dataset(
+        data, model=MockLanguageModel(answers), probe_texts=0, **options
+    )
+
+
+def test_each_word_gets_its_probability_of_the_label_whatever_the_model_favours() -> None:
+    source = prior(sign="signed")
+    assert set(source.table) == {"extend", "my", "fine", "gone"}
+    says = np.array([[SAYS[w].get(label, 0.0) for label in FAVOUR] for w in source.table])
+    odds = np.exp(says - says.mean(0))
+    expected = odds / odds.sum(1, keepdims=True)
+    np.testing.assert_allclose([*source.table.values()], expected, rtol=1e-9)
+    found = source({"text": ["gone, extend new"], "label": ["renew"]})["prior_lexicon"][0]
+    rows = dict(zip(source.table, expected, strict=True))
+    assert found == pytest.approx([rows["gone"][0] - 1 / 3, rows["extend"][0] - 1 / 3, 0.0])
+    assert found[1] > 0 > found[0]
+    assert math.isclose(sum(rows["fine"]), 1)
+
+
+def test_each_word_is_asked_about_once_and_alone() -> None:
+    model = MockLanguageModel(answers)
+    data = labelled(["extend my fine", "My fine, gone"], [0, 1])
+    source = LexiconPrior.from_dataset(data, model=model, probe_texts=0)
+    assert len(model.calls) == 4 * 3
+    assert not any("my fine" in (query.prefix + query.body).lower() for query in model.calls)
+    source({"text": ["extend my fine"], "label": [0]})
+    assert len(model.calls) == 4 * 3
+    assert min(source({"text": ["gone"], "label": [0]})["prior_lexicon"][0]) >= 0

@@ -24,7 +24,7 @@ from hf_cap.priors.keywords import WordLengthPrior
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
 from tests.priors.conftest import labelled
-from tests.tiny import byte_tokenizer, llama
+from tests.tiny import llama, save
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
 QUIET = ExtractionSettings(batch_size=2, progress=False)
@@ -43,8 +43,7 @@ def read(folder: Path, split: str = "train") -> Dataset:
 
 
 def save_model(folder: Path, seed: int = 0) -> str:
-    llama(seed=seed).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    save(llama(seed=seed), folder)
     return str(folder)
 
 

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from hf_cap.data import save_splits
 from hf_cap.schema import add_provenance
 from hf_cap.sentence_encoder import label_config
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 LABELS = ["renew", "cancel", "pay"]
 
@@ -42,8 +42,7 @@ RECORD: dict[str, Any] = {
 
 def write_run(folder: Path) -> Path:
     """A trained model with its record, an evaluation and one evaluated text."""
-    roberta_classifier(**label_config(LABELS)).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    save(roberta_classifier(**label_config(LABELS)), folder)
     (folder / "run.json").write_text(json.dumps(RECORD))
     (folder / "optimizer.pt").write_bytes(b"momentum")
     (folder / "training_args.bin").write_bytes(b"/home/alice")

@@ -24,7 +24,7 @@ from hf_cap.errors import CAPError, ConfigError
 from hf_cap.refit import average_encoder, refine_head
 from hf_cap.schema import CHANGED, LABEL, PRIOR, TEXT
 from tests.test_sentence_encoder import sentence_encoder
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
 TEXTS = {  # of training and of testing
@@ -44,8 +44,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, split in enumerate(("train", "test")):
         rows = [{"text": t, "label": label} for label, s in TEXTS.items() for t in s[number]]
         (room / "bank" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    roberta_classifier(labels=3).save_pretrained(room / "encoder")
-    word_tokenizer().save_pretrained(room / "encoder")
+    save(roberta_classifier(labels=3), room / "encoder")
     return room
 
 

@@ -28,7 +28,7 @@ from hf_cap.training.collator import encode_dataset
 from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
 from tests.test_sentence_encoder import sentence_encoder
-from tests.tiny import WORDS, roberta_classifier, word_tokenizer
+from tests.tiny import WORDS, roberta_classifier, save, word_tokenizer
 from tests.training.cases import (
     LABEL2ID,
     config,
@@ -50,8 +50,7 @@ def named_rows() -> Dataset:
 @pytest.fixture
 def saved(tmp_path: Path) -> str:
     """A model of two labels and its tokenizer."""
-    roberta_classifier(2).save_pretrained(tmp_path / "model")
-    word_tokenizer().save_pretrained(tmp_path / "model")
+    save(roberta_classifier(2), tmp_path / "model")
     return str(tmp_path / "model")
 
 
@@ -109,8 +108,7 @@ def test_adapters_of_a_peft_config_train_with_the_new_head(
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_train_each_module_that_no_checkpoint_holds(tmp_path: Path) -> None:
     bare = AutoModel.from_config(family("deberta-v2").config)  # without its classifier's pooler
-    bare.save_pretrained(tmp_path / "bare")
-    word_tokenizer().save_pretrained(tmp_path / "bare")
+    save(bare, tmp_path / "bare")
     adapters = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query_proj"])
     subject = CAPTrainer(
         str(tmp_path / "bare"), config(tmp_path), train_dataset=named_rows(), peft_config=adapters

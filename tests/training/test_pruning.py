@@ -21,7 +21,7 @@ from hf_cap.training.pruning import (
     prune_classifier,
     weight_and_gradient,
 )
-from tests.tiny import llama, word_tokenizer
+from tests.tiny import llama, save, word_tokenizer
 from tests.training.cases import LABEL2ID, family, raw_rows, trainer
 
 DEAD_HEADS, DEAD_UNITS = (1, 0), (5, 17)
@@ -78,8 +78,7 @@ def test_the_smaller_folder_loads_and_trains(tmp_path: Path, kind: str) -> None:
     prune_classifier(
         model, word_tokenizer(), data, PruneOptions(heads=0.5, units=0.25), general=list(TEXTS)
     )
-    model.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    save(model, folder)
     loaded: Any = load_model(str(folder))
     assert loaded.config.intermediate_size == 24
     assert getattr(loaded.config, KEPT_HEADS) == 1
@@ -167,8 +166,7 @@ def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
     from datasets import ClassLabel
 
     model = with_dead_parts()
-    model.save_pretrained(tmp_path / "model")
-    word_tokenizer().save_pretrained(tmp_path / "model")
+    save(model, tmp_path / "model")
     data = raw_rows().cast_column("label", ClassLabel(names=list(LABEL2ID)))
     save_splits({"train": data}, tmp_path / "data")
     words = [
