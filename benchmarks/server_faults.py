@@ -38,6 +38,13 @@ def drip(write: Write) -> None:
         write(b" ")
 
 
+def flood(write: Write) -> None:
+    """Answer without an end, as fast as it is read."""
+    write(START + b"\r\n")
+    while True:
+        write(b" " * 2**20)
+
+
 def set_scores(value: Any, place: slice) -> Callable[[dict[str, Any]], None]:
     """Puts a value in the place of log-probabilities."""
 
@@ -63,9 +70,16 @@ def add_token(reply: dict[str, Any]) -> None:
             values.pop()
 
 
+def count_bytes(reply: dict[str, Any]) -> None:
+    """Offsets in bytes, where the first character has two."""
+    if offsets := reply["choices"][0].get("logprobs", {}).get("text_offset"):
+        offsets[1:] = [offset + 1 for offset in offsets[1:]]
+
+
 STATUS = {"500": (500, {}), "503": (503, {}), "429": (429, {"Retry-After": "1"}), "closed": (0, {})}
 RAW: dict[str, Callable[[Write], object]] = {
     "drip": drip,
+    "flood": flood,
     "cut short": lambda write: write(START + b'Content-Length: 99\r\n\r\n{"choices": ['),
     "nonsense": lambda write: write(START + b"\r\n<html>busy</html>"),
 }
@@ -74,6 +88,7 @@ SPOIL: dict[str, Callable[[dict[str, Any]], object]] = {
     "true": set_scores(True, slice(-3, None)),
     "all equal": set_scores(0.0, slice(None)),
     "a token too many": add_token,
+    "offsets in bytes": count_bytes,
 }
 KINDS = [*STATUS, *RAW, *SPOIL]
 
@@ -112,7 +127,7 @@ def questions(number: int) -> Iterator[Query]:
     draw = random.Random(1)
     for _ in range(number):
         prefix, body = " ".join(draw.sample(WORDS, 5)), " ".join(draw.sample(WORDS, 4))
-        yield Query(f"{prefix}: ", body, f" {draw.choice(WORDS)}")
+        yield Query(f"é {prefix}: ", body, f" {draw.choice(WORDS)}")
 
 
 def ask_all(number: int, seed: int) -> None:
@@ -132,15 +147,17 @@ def ask_all(number: int, seed: int) -> None:
         close = max(abs(one - other) for one, other in pairs) < 1e-4
         return "right" if close else "wrong", time.monotonic() - started
 
-    for part, name in enumerate(("prompt_logprobs", "echo")):
+    tokenizer = byte_tokenizer()
+    parts = [("prompt_logprobs", tokenizer), ("echo", tokenizer), ("echo", None)]
+    for part, (name, sent) in enumerate(parts):
         server.fields, server.share = {name}, 0.0
         settings = LMSettings(model="tiny", base_url=server.url)
         runtime = LMRuntime(timeout=2.0, max_retries=6)
-        lm = served.ServedLanguageModel(settings, runtime, byte_tokenizer())
-        print(f"The server gives {lm.dialect}.")
+        lm = served.ServedLanguageModel(settings, runtime, sent)
+        print(f"The server gives {lm.dialect} of {'ids' if sent else 'text'}.")
         server.share = 0.2
         with ThreadPoolExecutor(16) as pool:
-            for outcome, seconds in pool.map(partial(ask, lm), range(part, number, 2)):
+            for outcome, seconds in pool.map(partial(ask, lm), range(part, number, len(parts))):
                 found[outcome] += 1
                 longest = max(longest, seconds)
     server.close()
