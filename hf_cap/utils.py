@@ -194,7 +194,8 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     missing are made, and go again with an error. A link stays a link. What a process that died in it has
     left is cleared away by the next one.
     """
-    target = real_path(target)
+    if not (target := real_path(target)).is_dir():
+        refuse_folder(target)  # or a device
     _clear_rooms(target)
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,11 +247,10 @@ def is_running(mark: str) -> bool:
 
 
 def refuse_folder(file: str | os.PathLike[str]) -> None:
-    """Raise `ConfigError` if a file to write is a folder, which it would replace."""
-    if real_path(file).is_dir():
-        raise ConfigError(
-            f"{str(file)!r} is a folder, and a file is to be written there. Name a file."
-        )
+    """Raise `ConfigError` if a file to write is a folder or a device, which it would replace."""
+    path = real_path(file)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{str(file)!r} is a folder or a device, no file. Name a file.")
 
 
 @contextmanager

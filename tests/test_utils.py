@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -156,9 +157,18 @@ def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
 def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").touch()
-    with pytest.raises(ConfigError, match="model' is a folder, and a file is to be written there"):
+    with pytest.raises(ConfigError, match="model' is a folder or a device"):
         write_text(tmp_path / "model", "a page")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "weights"]
+
+
+def test_nothing_replaces_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for place in ("pipe", "link"):
+        with pytest.raises(ConfigError, match="pipe' is a folder or a device"):
+            write_text(tmp_path / place, "a page")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:
