@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 (a file that cannot be read or written, or an error of hf_cap itself), 2 (a
-        user's mistake) or 130 (interrupt).
+        user's mistake), 130 (interrupt) or 141 (nobody reads the output any more).
     """
     # of several launched processes only the first logs
     level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = 2
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout and sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # who reads the output, as `head` does, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except CAPError as error:
         message = str(error)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -394,3 +395,15 @@ def test_an_unexpected_error_is_shown_whole_and_clean(
     assert "A1A1" not in error
     last = error.splitlines()[-1]
     assert last.startswith("hf-cap: an unexpected KeyError, which is a mistake of hf_cap. Please")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "train --help"])
+def test_a_reader_that_has_enough_is_no_error(words: str, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "hf_cap", *words.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(line, stdout=writer, stderr=-1, env=environment, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
