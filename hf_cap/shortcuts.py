@@ -168,13 +168,17 @@ def _associated(
 def _simplest(
     candidates: Sequence[tuple[Cue, int, float]], has: Mapping[Cue, list[int]]
 ) -> Iterator[tuple[Cue, int, float]]:
-    """Of several cues of a label in the same texts, or with the same word, only the first."""
+    """Of several cues of a label in the same texts, or with the same word, only the first.
+
+    Two words that always come together, as in "Hi Anna", are both kept: each alone gives the label away.
+    """
     listed: dict[int, list[Cue]] = defaultdict(list)
     for cue, label, q in candidates:
         rows, words = set(has[cue]), set(cue.value.split())
         for other in listed[label]:
             more = set(has[other])
-            if rows <= more and (len(rows) >= len(more) - 1 or words & set(other.value.split())):
+            as_many = cue.kind != "word" and len(rows) >= len(more) - 1
+            if rows <= more and (as_many or words & set(other.value.split())):
                 break
         else:
             listed[label].append(cue)

@@ -62,8 +62,14 @@ def test_the_planted_words_are_found_and_those_that_mean_something_are_not() -> 
     data = texts({"refund": "anna", "account": "ben"})
     found = {(str(one.cue), one.label) for one in find_shortcuts(data, [knows_meaning])}
     assert found == {("anna", "refund"), ("ben", "account")}
-    # without a judge nobody can tell; of several cues in the very same texts one is listed
+    # without a judge nobody can tell
     assert {"anna", "ben", "parcel"} <= {str(one.cue) for one in find_shortcuts(data)}
+
+
+def test_each_word_that_comes_with_another_is_listed_and_their_pair_is_not() -> None:
+    data = texts({"refund": "dear anna"})
+    found = {str(one.cue) for one in find_shortcuts(data, [knows_meaning])}
+    assert found == {"dear", "anna"}
 
 
 @pytest.mark.parametrize(
