@@ -41,7 +41,7 @@ class Progress:
             "bar_format": _LOOK,
             "delay": _FIRST,
         }
-        self.bar = tqdm(total=total, disable=not (shown and seen), **look)
+        self.bar = tqdm(total=total, disable=not (shown and seen and total > 1), **look)
 
     def update(self, count: int = 1) -> None:
         """Count what was done; the first time that this allows it, log how long all of it takes."""
