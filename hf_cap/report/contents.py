@@ -22,6 +22,7 @@ from hf_cap.words import fold, is_punctuation
 
 _PERCENT = ("accuracy", "macro_f1", "worst_class_accuracy", "ece", "set_coverage")
 _LEAST = {"alignment": -1.0, "comprehensiveness": -1.0, "sufficiency": -1.0}  # and 1 at most
+_DIGITS = 3  # decimals that are shown
 _NEITHER = ("temperature", "set_coverage")  # more of it is neither better nor worse
 # without alignment the loss has one part, and `transformers.Trainer` logs it under its own name
 CURVES = {
@@ -206,7 +207,8 @@ def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) 
             rows = [row for row in one["rows"] if row["differences"][place]]
             moved: Facts = {"better": [], "worse": [], "unclear": []}
             for row in (row for row in rows if row["measure"] not in ("accuracy", *_NEITHER)):
-                if not (change := row["differences"][place])["mean"]:
+                change = row["differences"][place]
+                if not round(change["mean"], _DIGITS):
                     continue
                 moved[_direction(row["title"], change)].append({**row, "change": change})
             exact = next((row for row in rows if row["measure"] == "accuracy"), None)
@@ -468,7 +470,7 @@ def prior_audit(audit: Mapping[str, Any]) -> Facts:
 
 def number_text(value: float, percent: bool = False, *, signed: bool = False) -> str:
     """Three decimals, or percent with one; with a true minus sign, and zeros so that columns line up."""
-    text = f"{100 * value:.1f}" if percent else f"{value:.3f}"
+    text = f"{100 * value:.{_DIGITS - 2}f}" if percent else f"{value:.{_DIGITS}f}"
     sign = "+" if signed and not text.startswith("-") else ""
     return sign + text.replace("-", "\N{MINUS SIGN}")
 
