@@ -23,7 +23,7 @@ from hf_cap.evaluation.attack_rules import (
     replace_keywords,
 )
 from hf_cap.labels import label_phrase
-from hf_cap.lm.base import LMSettings, Sampling
+from hf_cap.lm.base import LMSettings, Reply, Sampling
 from hf_cap.progress import progress
 from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
 from hf_cap.utils import check_choices, check_range, documented, generator, option, text_seed
@@ -220,12 +220,10 @@ class Attack:
         if settings.constrained:
             drawn = replace(sampling, temperature=1.0)
             limits = [partial(may_pass, check, check.keywords["required"]) for check in checks]
-            texts = [
-                clean_reply(reply.text) if reply else ""
-                for reply in model.generate_within(requests, drawn, limits)
-            ]
+            replies: Sequence[Reply | None] = model.generate_within(requests, drawn, limits)
         else:
-            texts = [clean_reply(reply.text) for reply in model.generate(requests, sampling)]
+            replies = model.generate(requests, sampling)
+        texts = [clean_reply(reply.text) if reply else "" for reply in replies]
         notes = [next(iter(check(text)), None) for check, text in zip(checks, texts, strict=True)]
         passing = [index for index, found in enumerate(notes) if found is None]
         questions = [ENGLISH["question"].format(label=labels[i], text=texts[i]) for i in passing]
