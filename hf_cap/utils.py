@@ -261,7 +261,7 @@ def as_config_errors() -> Iterator[None]:
     except CAPError:
         raise
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"The settings cannot be used: {error}") from error
+        raise ConfigError(f"The settings cannot be used: {' '.join(str(error).split())}") from error
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

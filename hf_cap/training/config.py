@@ -97,6 +97,8 @@ def set_for_few_texts(
 
 
 DEFAULT_METRICS = ("accuracy", "macro_f1")
+PARTS = ("loss_task", "loss_align", "align_cosine")
+"""What an aligned training measures beside its loss."""
 
 
 def accuracy_and_macro_f1(prediction: EvalPrediction) -> dict[str, float]:

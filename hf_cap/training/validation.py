@@ -23,6 +23,7 @@ from hf_cap.errors import (
 )
 from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
+from hf_cap.training.config import DEFAULT_METRICS, PARTS
 from hf_cap.training.folder import find_checkpoint
 from hf_cap.training.options import WeightingOptions
 from hf_cap.utils import check_range, check_recordable
@@ -65,6 +66,11 @@ def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
     check_range(config, "seed", "data_seed", at_least=0, below=SEEDS)
     if config.resume_from_checkpoint != "last":
         find_checkpoint(config)
+    aligned = getattr(config, "alignment_weight", 0) > 0
+    metrics = ("loss", *DEFAULT_METRICS, *(PARTS if aligned else ()))
+    wanted = (config.metric_for_best_model or "loss").removeprefix("eval_")
+    if wanted not in metrics:
+        raise ConfigError(f"`metric_for_best_model` must be one of {metrics}, got {wanted!r}.")
     try:
         for tracker in get_reporting_integration_callbacks(config.report_to):
             tracker()
