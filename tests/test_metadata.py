@@ -53,6 +53,8 @@ def test_the_classifiers_begin_at_the_python_that_is_required() -> None:
     found = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     assert PROJECT["requires-python"] == f">={found[0]}"
     assert f"Python {found[0]} or later" in (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/compatibility.md").read_text("utf-8")
+    assert re.findall(r"^\| (3\.\d+) \|", page, re.MULTILINE) == found
 
 
 def test_each_extra_is_described_where_one_installs() -> None:
