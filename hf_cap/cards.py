@@ -210,8 +210,8 @@ def model_facts(
         `calibration`; `examples` (each with `label`, `gold`, `words`, `scores`).
     """
     own, other = evaluations or {}, baseline or {}
-    sets = [{"set": split, **own[split]} for split in sorted(own)]
-    plain = [{"set": split, **other[split]} for split in sorted(other) if split in own]
+    sets = [{"set": split, **own[split]} for split in own]
+    plain = [{"set": split, **other[split]} for split in own if split in other]
     rows = [*sets, *({**one, "set": f"{one['set']}, {PLAIN}"} for one in plain)]
     unit = "rows" if any("rows" in numbers for numbers in sets) else "texts"
     heads = {"set": "Set", unit: unit.capitalize()}

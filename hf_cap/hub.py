@@ -239,10 +239,14 @@ def push_model(
     return publish(options, "model", write, run / "hub", token=token)
 
 
+def _evaluation_files(run: Path, kind: str) -> list[Path]:
+    """The files of a kind, by name, but those of the texts as they are before those that were changed."""
+    files = (run / cards.EVALUATIONS).glob(f"*.{kind}")
+    return sorted(files, key=lambda file: (file.stem != "test", file.stem))
+
+
 def _evaluations(run: Path) -> dict[str, Any]:
-    return {
-        file.stem: _read_json(file) for file in sorted((run / cards.EVALUATIONS).glob("*.json"))
-    }
+    return {file.stem: _read_json(file) for file in _evaluation_files(run, "json")}
 
 
 def _card_facts(
@@ -317,7 +321,7 @@ def _write_weights(run: Path, target: Path) -> None:
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
     from hf_cap.data import read_parquet
 
-    files = sorted((run / cards.EVALUATIONS).glob("*.parquet"))
+    files = _evaluation_files(run, "parquet")
     if count and not files:
         raise DataError(
             f"`examples={count}` needs evaluated texts, but {str(run / cards.EVALUATIONS)!r} has none. Run "

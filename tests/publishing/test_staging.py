@@ -1,16 +1,18 @@
 """The folder that would be uploaded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Features, load_dataset
 from transformers import pipeline
 
 from hf_cap.cards import escape
-from hf_cap.data import save_splits
+from hf_cap.data import read_parquet, save_splits, write_parquet
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.hub import (
     PushOptions,
@@ -94,6 +96,18 @@ def test_texts_are_shown_only_when_asked(run: Path) -> None:
     (run / "evaluation" / "test.parquet").unlink()
     with pytest.raises(DataError, match="examples=1"):
         push(run, examples=1)
+
+
+def test_texts_as_they_are_lead_on_a_card(run: Path) -> None:
+    place = run / "evaluation"
+    shutil.copy(place / "test.json", place / "removed.json")
+    changed = read_parquet(place / "test.parquet").map(lambda row: {"text": "anna " + row["text"]})
+    write_parquet(changed, place / "shifted.parquet")
+    card = (push(run, examples=1) / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["widget"] == [{"text": "renew my card"}]
+    results = front["model-index"][0]["results"]
+    assert [one["dataset"]["split"] for one in results] == ["test", "removed"]
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
