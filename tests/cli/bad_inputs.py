@@ -421,4 +421,5 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
     )
 }
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
-EACH |= {"bad_name": 60, "bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12}
+EACH |= {"bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12, "bad_name": 40, "bad_prior": 24}
+EACH |= dict.fromkeys(("bad_run", "bad_pattern", "bad_marks"), 20) | {"bad_template": 12}
