@@ -87,6 +87,7 @@ def test_flags_win_over_yaml_and_later_files_over_earlier_ones(tmp_path: Path) -
         ("--dry no", {"dry": False}),
         ("--limit none", {"limit": None}),
         ("--limit 1 --limit 1e3", {"limit": 1000}),
+        ("--limit 9007199254740993", {"limit": 2**53 + 1}),
         ("--seeds 1 2", {"seeds": (1, 2)}),
         ("--seeds", {"seeds": ()}),
         ("--method max", {"method": "max"}),

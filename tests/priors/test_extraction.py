@@ -19,7 +19,7 @@ from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_run
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, extract_priors
+from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, _lock, extract_priors
 from hf_cap.priors.keywords import WordLengthPrior
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
@@ -312,3 +312,13 @@ def test_two_commands_at_once_pay_once(tmp_path: Path, model: str) -> None:
         asked = job.finish()
     assert max(asked.values()) == 1
     assert len(read(tmp_path / "out")) == ROWS
+
+
+def test_two_ends_wait_for_each_other_without_a_cache_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_CAP_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with _lock(tmp_path / "out") as held:
+        assert Path(held.lock_file).parent == tmp_path
