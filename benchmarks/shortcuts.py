@@ -72,6 +72,7 @@ _TRAINING: dict[str, Any] = {
 }
 _EPOCHS = {5: 20, 20: 10, 100: 4}
 _ALIGNED = {"alignment_weight": 1.0, "attribution_steps": 3}
+_HALF = {"alignment_fraction": 0.5}
 _DROPOUT = {"word_dropout": 0.9}
 
 
@@ -110,6 +111,8 @@ METHODS: dict[str, Method] = {
     "align_shuffled_sequence": Method("cap", "shuffled", training={**_ALIGNED, "head": "sequence"}),
     "align_best": Method("best", training=_ALIGNED),
     "align_best_sequence": Method("best", training={**_ALIGNED, "head": "sequence"}),
+    "align_best_half": Method("best", training={**_ALIGNED, **_HALF}),
+    "align_best_half_sequence": Method("best", training={**_ALIGNED, **_HALF, "head": "sequence"}),
     "align_shuffled": Method("cap", "shuffled", training=_ALIGNED),
     "drop_cap": Method("cap", training=_DROPOUT),
     "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
