@@ -86,6 +86,7 @@ class AlignedTrainer(Trainer):
         validation.check_weighted(args, problem, self.compute_loss_func)
         if problem not in validation.OTHER_PROBLEMS and not args.batch_eval_metrics:
             self.compute_metrics = self.compute_metrics or accuracy_and_macro_f1
+        validation.check_best(args, bool(self.compute_metrics))
 
     @property
     def alignment(self) -> AlignmentOptions:

@@ -93,6 +93,16 @@ def check_weighted(
         )
 
 
+def check_best(config: TrainingArguments, measures: bool) -> None:
+    """Raise `ConfigError` where the best model is chosen by a default metric that is not measured."""
+    wanted = (config.metric_for_best_model or "").removeprefix("eval_")
+    if wanted in DEFAULT_METRICS and not measures:
+        raise ConfigError(
+            f"`metric_for_best_model` is {wanted!r}, which only classes have; take 'loss', or give "
+            "`compute_metrics`."
+        )
+
+
 def check_classifier(model: nn.Module) -> None:
     """Raise `ModelError` for a model without a pad token, or that does not choose one of several labels."""
     config: Any = getattr(model, "config", None)

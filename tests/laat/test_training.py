@@ -183,6 +183,15 @@ def test_the_default_run_is_bounded() -> None:
         assert config.epochs(rows) == pytest.approx(epochs)
 
 
+def test_the_best_model_cannot_have_the_highest_of_what_is_not_measured(tmp_path: Path) -> None:
+    frame = numbers().assign(y=range(40))
+    schema = fitted(frame, kind="regression").schema
+    with pytest.raises(ConfigError, match="is 'accuracy', which only classes have; take 'loss'"):
+        tabular_trainer(
+            frame, schema, LAATConfig(str(tmp_path), metric_for_best_model="eval_accuracy")
+        )
+
+
 def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"use_cpu": True, "report_to": "none", "learning_rate": 0.0}
     config = LAATConfig(str(tmp_path), per_device_train_batch_size=128, **settings)
