@@ -421,6 +421,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
     )
     environment.filters |= {one.__name__: one for one in (block, code, literal, subsample, table)}
     citation = (bundled("model_cards") / "citation.md").read_text(encoding="utf-8")
+    del environment.globals["lipsum"]  # makes text without end
     environment.globals |= {
         "heat_map": heat_map,
         "PAPER": PAPER,

@@ -250,6 +250,7 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
         ("---\n{{ metadata }}\n---\n{{ name.__class__.__mro__ }}", "'__class__'.*is unsafe"),
         ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "'__init__'.*is unsafe"),
         ("{{ range(10 ** 9) | list }}", "Range too big"),
+        ("{{ lipsum(n=10 ** 7) }}", "'lipsum' is undefined"),
         ("{{ 1 + name }}", "unsupported operand"),
         ("---\n{{ metadata }}\n---\n{{ 'x' * 10 ** 8 }}", "more than 10000000 characters"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
