@@ -43,11 +43,11 @@ HEADS, UNITS = 0.25, 0.5
 Predict = Callable[[Sequence[str]], NDArray[np.float64]]
 
 
-def train(model: Any, tokenizer: Any, data: Dataset, steps: int) -> Any:
-    """Plain training; a model by name gets a head."""
+def train(model: Any, tokenizer: Any, data: Dataset, steps: int, weight: float = 0.0) -> Any:
+    """Training, plain or with alignment of this weight; a model by name gets a head."""
     with TemporaryDirectory() as scratch:
         config = CAPConfig(
-            output_dir=scratch, max_steps=steps, learning_rate=3e-4, alignment_weight=0, max_length=64,
+            output_dir=scratch, max_steps=steps, learning_rate=3e-4, alignment_weight=weight, max_length=64,
             per_device_train_batch_size=16, warmup_steps=0.1, save_strategy="no", report_to="none",
             disable_tqdm=True, use_cpu=True, logging_strategy="no", dataloader_pin_memory=False,
         )  # fmt: skip
@@ -170,6 +170,13 @@ def add_deltas(table: Table, model: Any, tokenizer: Any, valid: Dataset, folder:
             table.add(f"delta, drop {drop}, rescale {q:g}", Classifier(other, tokenizer), size)
 
 
+def write(given: argparse.Namespace, table: Table) -> None:
+    """Write the settings and the rows."""
+    settings = {name: value for name, value in vars(given).items() if name != "output"}
+    settings |= {"data": Path(given.data).name, "heads": HEADS, "units": UNITS}
+    write_json(given.output, {"settings": settings, "rows": table.rows})
+
+
 def main() -> None:
     """Train, make smaller, measure and write the file."""
     parser = argparse.ArgumentParser(
@@ -179,6 +186,11 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--classes", type=int, default=16)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--draw", type=int, default=0)
+    parser.add_argument(
+        "--alignment_weight", type=float, default=0.0,
+        help="of the first training; above 0 only pruning is measured",
+    )  # fmt: skip
     parser.add_argument("--recovery_steps", type=int, default=20)
     parser.add_argument("--texts", type=int, default=150, help="test texts")
     parser.add_argument("--explained", type=int, default=40, help="test texts that are explained")
@@ -190,22 +202,22 @@ def main() -> None:
     splits = load_splits(given.data)
     names = sorted(random.Random("0").sample(label_names(splits["train"]), given.classes))
     full, test = (of_classes(splits[name], names) for name in ("train", "test"))
-    data = few_shot(full, given.shots, allow_fewer=True)
+    data = few_shot(full, given.shots, draw=given.draw, allow_fewer=True)
     valid = few_shot(full, 3, seed=1, allow_fewer=True)
     source = source_class("keywords").from_dataset(full, statistic="log_odds")
     data = fuse_priors(data.map(source, batched=True), ["keywords"])
-    model, tokenizer = train(ENCODER, None, data, given.steps)
+    model, tokenizer = train(ENCODER, None, data, given.steps, given.alignment_weight)
     table = Table(test.shuffle(0).select(range(min(given.texts, len(test)))), given.explained)
     table.add_model("whole", model, tokenizer)
     add_pruned(table, model, tokenizer, data, given.recovery_steps)
+    if given.alignment_weight:
+        return write(given, table)
     with TemporaryDirectory() as scratch:
         for name in ("onnx", "int8"):
             file = export_onnx(model, tokenizer, Path(scratch) / name, int8=name == "int8")
             table.add(name, by_onnx(file, tokenizer), file.stat().st_size)
         add_deltas(table, model, tokenizer, valid, Path(scratch))
-    settings = {name: value for name, value in vars(given).items() if name != "output"}
-    settings |= {"data": Path(given.data).name, "heads": HEADS, "units": UNITS}
-    write_json(given.output, {"settings": settings, "rows": table.rows})
+    write(given, table)
 
 
 if __name__ == "__main__":
