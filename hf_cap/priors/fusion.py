@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hf_cap.cues import Mark, load_marks, without_shortcuts
@@ -146,13 +146,14 @@ class PriorFusion:
         "YAML file of `hf-cap shortcuts`: words marked `shortcut` for a text's label get the score 0. "
         "Without any source, all other words get 1.",
     )
-    marks: tuple[Mark, ...] = field(init=False, default=())
+    marks: Sequence[Mark] = ()
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.shortcuts is not None:
-            object.__setattr__(self, "marks", tuple(load_marks(self.shortcuts, self.labels)))
+            loaded = load_marks(self.shortcuts, self.labels)
+            object.__setattr__(self, "marks", [*self.marks, *loaded])
         for source, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ConfigError(f"The weight of {source!r} must be at least 0, got {weight!r}.")
@@ -228,7 +229,8 @@ def fuse_priors(
         dataset: Data set, or splits of one, with the columns `words` and `prior_<source>`.
         sources: Sources to fuse; all that the data set has by default.
         method: `mean` or (signed) `max` over the sources, word by word.
-        settings: Other fields of `PriorFusion`: `normalisation`, `weights`, `certainty`, `punctuation`.
+        settings: Other fields of `PriorFusion`: `normalisation`, `weights`, `certainty`, `punctuation`, the
+            file `shortcuts`, or `marks`: shortcuts in Python, as `[one.mark for one in find_shortcuts(...)]`.
 
     Returns:
         The data set with `prior` (null where no source is usable) and its entry in `provenance`.
@@ -245,7 +247,7 @@ def fuse_priors(
     splits: Any = dataset if isinstance(dataset, DatasetDict) else {"": dataset}
     first = next(iter(splits.values()))
     names: tuple[str, ...] = tuple(sources or prior_sources(first.features))
-    if settings.get("shortcuts"):
+    if settings.get("shortcuts") or settings.get("marks"):
         settings["labels"] = tuple(label_names(first))
         splits = {name: _with_words(split) for name, split in splits.items()}
     fusion: PriorFusion = PriorFusion(sources=names, method=method, **settings)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
+from hf_cap.cues import Mark, save_marks
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.fusion import (
     METHODS,
@@ -33,6 +34,19 @@ def table(first: Sequence[Scores], second: Sequence[Scores], **columns: list[Any
     others = {name: Value("float64") for name in columns}
     features = {"words": List(Value("string")), **scores, **others, "provenance": Value("string")}
     return Dataset.from_dict(data, Features(features))
+
+
+def test_shortcuts_come_from_a_file_or_from_python(tmp_path: Path) -> None:
+    data = Dataset.from_dict({"text": ["hi anna renew", "hi ben stop"], "label": [0, 1]})
+    data = data.cast_column("label", ClassLabel(names=["renewal", "stop"]))
+    marks = [
+        Mark(kind="word", value="anna", label="renewal"),
+        Mark(kind="word", value="hi", label="stop", decision="fine"),
+    ]
+    save_marks(marks, tmp_path / "marks.yaml")
+    expected = [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
+    assert fuse_priors(data, marks=marks)["prior"][:] == expected
+    assert fuse_priors(data, shortcuts=str(tmp_path / "marks.yaml"))["prior"][:] == expected
 
 
 def test_every_choice_has_a_function() -> None:
