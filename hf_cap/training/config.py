@@ -21,6 +21,8 @@ _logger = logging.getLogger(__name__)
 
 FEW_TEXTS = {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "weight_decay": 0.01}
 FEWEST_STEPS = 500
+STEPS_FROM_NAMES = 20
+"""Times the square root of the texts: about the steps of the studies, which were chosen on other draws."""
 
 
 @dataclass
@@ -74,12 +76,13 @@ class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingA
 
 
 def set_for_few_texts(
-    config: CAPConfig, given: Container[str], rows: int, *, small: bool
+    config: CAPConfig, given: Container[str], rows: int, *, small: bool, sentence: bool = False
 ) -> dict[str, Any]:
     """Set what was not given to what trains on few texts as well, and log and return it.
 
     The three epochs at 5e-5 of `Trainer` are for many texts: these are at least three epochs and 500 steps,
-    and small models (MiniLM, adapters) learn at 3e-4.
+    and small models (MiniLM, adapters) learn at 3e-4. The head of a sentence encoder does not begin at
+    random, and needs 20 · √texts steps.
     """
     chosen: dict[str, Any] = {name: v for name, v in FEW_TEXTS.items() if name not in given}
     if "learning_rate" not in given:
@@ -88,7 +91,8 @@ def set_for_few_texts(
         setattr(config, name, value)
     if "num_train_epochs" not in given and "max_steps" not in given:
         batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
-        chosen["num_train_epochs"] = max(3, math.ceil(FEWEST_STEPS / math.ceil(rows / batch)))
+        steps = STEPS_FROM_NAMES * math.sqrt(rows) if sentence else FEWEST_STEPS
+        chosen["num_train_epochs"] = max(3, math.ceil(steps / math.ceil(rows / batch)))
         config.num_train_epochs = chosen["num_train_epochs"]
     if chosen:
         shown = ", ".join(f"{name} {value:g}" for name, value in chosen.items())

@@ -51,13 +51,15 @@ def train_classifier(
         find_prior_column(dataset.features, config.prior_column)
     set_seed(config.seed)
     loaded, tokenizer, fresh = new_classifier(model, labels, config, **place)
-    if is_sentence_classifier(loaded.config):
+    sentence = is_sentence_classifier(loaded.config)
+    if sentence:
         origin = record["data"].get("name") or record["data"]["dataset"]
         config.unlabelled = config.unlabelled or with_unlabelled(origin)
     width = getattr(loaded.config.get_text_config(), "hidden_size", 768)
     small = peft_config is not None or width < 512
     rows = len(version_sampler(dataset, config.seed) or dataset)
-    chosen = set_for_few_texts(config, record["settings"], rows, small=small)
+    kind = {"small": small, "sentence": sentence and peft_config is None}
+    chosen = set_for_few_texts(config, record["settings"], rows, **kind)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
         args=config,

@@ -75,6 +75,9 @@ def test_what_is_not_given_suits_few_texts_and_is_recorded(room: Path, tmp_path:
     assert (config.num_train_epochs, config.weight_decay) == (63, 0)
     assert set_for_few_texts(config, given, 1_000_000, small=False)["num_train_epochs"] == 3
     assert set_for_few_texts(config, {*given, *chosen}, 120, small=True) == {}
+    # 20 * sqrt(64) = 160 steps of 16 texts, 4 of them an epoch
+    chosen = set_for_few_texts(config, given, 64, small=True, sentence=True)
+    assert (chosen["num_train_epochs"], chosen["learning_rate"]) == (40, 3e-4)
 
 
 def test_sources_learn_from_train_or_the_split_that_is_named(
