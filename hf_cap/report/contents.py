@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,8 @@ def training_curves(groups: Sequence[Facts]) -> list[Facts]:
 def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) -> list[Facts]:
     """What changed against the baseline, good or bad, on each evaluation set.
 
-    All groups are told of on the first set, the aligned ones on `most` sets. There are `set` and
+    All groups are told of on the first set, the aligned ones on `most` sets; these come first, and of them
+    those whose accuracy changed most. There are `set` and
     `group` (facts of theirs), `accuracy` (its row, `now`, `before` and `change`, or `None`), `flips`
     (see `count_flips`) and the titles of the other measures that got `better`, `worse`, or moved within
     the spread of the seeds (`unclear`), each with its row and its `change`. A single seed has no spread:
@@ -213,8 +215,11 @@ def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) 
                 moved[_direction(row["title"], change)].append({**row, "change": change})
             exact = next((row for row in rows if row["measure"] == "accuracy"), None)
             flips = count_flips(groups[group["baseline"]], group, one["name"])
-            found.append({"set": one, "group": place, "accuracy": exact, "flips": flips, **moved})
-    return found
+            size = abs(exact["differences"][place]["mean"]) if exact else 0.0
+            order = (group["role"] != "aligned", -round(size, _DIGITS))
+            row = {"set": one, "group": place, "accuracy": exact, "flips": flips, **moved}
+            found.append((order, row))
+    return [row for _, row in sorted(found, key=itemgetter(0))]
 
 
 def _direction(title: str, change: Mapping[str, Any]) -> str:

@@ -230,6 +230,21 @@ def test_every_measure_is_told_as_it_came_out() -> None:
     assert told == {"better": [], "worse": ["sufficiency"], "unclear": []}
 
 
+def test_the_largest_change_of_accuracy_comes_first_and_controls_last() -> None:
+    changes = {"plain": (0.0, 0.0), "shuffled": (-0.5, 0.0), "aligned": (0.1, 0.3)}
+    runs = []
+    for name, (test, shifted) in changes.items():
+        facts: dict[str, Any] = {"settings": {"alignment_weight": 0.0 if name == "plain" else 0.1}}
+        if name == "shuffled":
+            facts["scores"] = {"control": name}
+        numbers = {"test": {"accuracy": 0.5 + test}, "shifted": {"accuracy": 0.5 + shifted}}
+        runs.append(Run(name, facts, numbers))
+    groups = group_runs(runs)
+    found = find_changes(groups, evaluation_sets(groups, "test"))
+    told = [(one["set"]["name"], groups[one["group"]]["role"]) for one in found]
+    assert told == [("shifted", "aligned"), ("test", "aligned"), ("test", "control")]
+
+
 def test_no_interval_leaves_the_range_of_its_measure() -> None:
     spread = {"accuracy": (0.0, 0.9), "alignment": (-0.8, 0.9), "nll": (0.0, 3.0)}
     runs = [

@@ -118,6 +118,7 @@ def test_hostile_names_show_as_text() -> None:
         ((0.10, 0.11, 0.12), "+11.0 points (95 % interval +8.5 to +13.5, 3 seeds), a change bey"),
         ((-0.10, -0.11, -0.12), "−11.0 points (95 % interval −13.5 to −8.5, 3 seeds), a change"),
         ((-0.10, 0.1, 0.05), "3 seeds), no change that stands out from the spread of the seeds."),
+        ((0.1, 0.3), "+20.0 points (mean of two seeds, too few to tell their spread)."),
         ((0.2,), "against 0.0 % without alignment: +20.0 points. One seed says nothing"),
     ],
 )
