@@ -37,7 +37,7 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.options import PruneOptions
 from hf_cap.training.pruning import prune_classifier
 from hf_cap.utils import write_json
-from hf_cap.words import keep_words, split_words
+from hf_cap.words import split_words, without_words
 
 HEADS, UNITS = 0.25, 0.5
 Predict = Callable[[Sequence[str]], NDArray[np.float64]]
@@ -80,7 +80,7 @@ def without_each_word(predict: Predict, texts: list[str], targets: list[int]) ->
     """Drop of the target's probability without each word, per text."""
     spans = [split_words(text) for text in texts]
     versions = [
-        keep_words(text, words, [place != out for place in range(len(words))])
+        without_words(text, words, [out])
         for text, words in zip(texts, spans, strict=True)
         for out in range(len(words))
     ]

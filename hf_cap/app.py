@@ -35,7 +35,7 @@ from hf_cap.schema import (
     prior_sources,
 )
 from hf_cap.utils import subsample
-from hf_cap.words import WORD_PATTERN, keep_words, split_words
+from hf_cap.words import WORD_PATTERN, split_words, without_words
 from hf_cap.workflow import ALIGNED, BASELINE, SHORTCUTS, read_steps
 
 _logger = logging.getLogger(__name__)
@@ -209,8 +209,7 @@ class Explainer:
 
 def leave_out(text: str, index: int, pattern: str = WORD_PATTERN) -> str:
     """The text without its word at an index; as it is where there is no such word, or no other."""
-    spans = split_words(text, pattern)
-    return keep_words(text, spans, [place != index for place in range(len(spans))]) or text
+    return without_words(text, split_words(text, pattern), [index]) or text
 
 
 # --- What is drawn, as HTML in which texts and labels are escaped.

@@ -15,7 +15,7 @@ import yaml
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.utils import check_range, documented, option, read_yaml, text_seed, write_text
-from hf_cap.words import WORD_PATTERN, check_pattern, fold, keep_words, split_words
+from hf_cap.words import WORD_PATTERN, check_pattern, fold, split_words, without_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
 Decision = Literal["shortcut", "fine", ""]
@@ -72,7 +72,7 @@ def remove_cue(text: str, cue: Cue, pattern: str = WORD_PATTERN) -> str:
         return _ENDING.sub("", text.rstrip())
     if cue.kind == "capitals":
         return " ".join(w.lower() if i in carried else w for i, w in enumerate(words))
-    return keep_words(text, spans, [index not in carried for index in range(len(spans))]) or text
+    return without_words(text, spans, carried) or text
 
 
 def add_cue(text: str, cue: Cue) -> str:

@@ -11,7 +11,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -132,6 +132,11 @@ def keep_words(
         else:
             gap = max(gap, following, key=len)
     return "".join([*parts, gap]).strip()
+
+
+def without_words(text: str, spans: Sequence[Span], places: Container[int]) -> str:
+    """The text without the words at these places; see `keep_words`."""
+    return keep_words(text, spans, [place not in places for place in range(len(spans))])
 
 
 def with_words(text: str, spans: Sequence[Span], words: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hf_cap.errors import ModelError
 from hf_cap.evaluation.classifier import Classifier, FloatArray
 from hf_cap.sentence_encoder import CosineHead
-from hf_cap.words import fold, is_punctuation, keep_words, split_words
+from hf_cap.words import fold, is_punctuation, split_words, without_words
 
 _TEXTS, _WORDS = 10, 6
 """Texts with most of a concept whose words are left out in turn, and words that are named."""
@@ -179,8 +179,7 @@ def _words(
         text, spans = texts[row], split_words(texts[row], pattern)
         for place, (start, end) in enumerate(spans):
             if len(spans) > 1 and not is_punctuation(text[start:end]):
-                kept = [other != place for other in range(len(spans))]
-                lost.append((row, fold(text[start:end]), keep_words(text, spans, kept)))
+                lost.append((row, fold(text[start:end]), without_words(text, spans, [place])))
     falls: list[dict[str, float]] = [defaultdict(float) for _ in concepts]
     after = amounts(concepts, layer([text for _, _, text in lost]))
     for (row, word, _), left in zip(lost, after, strict=True):

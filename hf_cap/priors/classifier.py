@@ -9,7 +9,7 @@ from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError
 from hf_cap.priors.base import Row, Source, SourceResult
 from hf_cap.utils import check_range, documented, folder_stamp, length_batches, option, required
-from hf_cap.words import NO_WORD, keep_words, share_scores, token_hosts, token_words
+from hf_cap.words import NO_WORD, share_scores, token_hosts, token_words, without_words
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -197,5 +197,4 @@ class OcclusionPrior(ClassifierSource):
         return SourceResult(scores, {"log_prob": whole}, {"identity": classifier.identity})
 
     def _without_each_word(self, row: Row) -> list[str]:
-        words = range(len(row.spans))
-        return [keep_words(row.text, row.spans, [other != one for other in words]) for one in words]
+        return [without_words(row.text, row.spans, [one]) for one in range(len(row.spans))]
