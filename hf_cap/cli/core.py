@@ -177,6 +177,11 @@ def free_folder(folder: str | Path) -> str:
     return next(name for name in names if not Path(name).exists())
 
 
+def beside(folder: str | Path, name: str) -> str:
+    """A new folder beside another one, for the next command."""
+    return free_folder(Path(folder).parent / name)
+
+
 def command_line() -> str:
     """The command that runs, as a shell takes it, for the record of what it makes; without secrets."""
     return without_secrets(shlex.join(["hf-cap", *sys.argv[1:]]))

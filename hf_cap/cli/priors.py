@@ -15,9 +15,9 @@ from hf_cap.cli.core import (
     Group,
     Result,
     Values,
+    beside,
     command_line,
     converted,
-    free_folder,
     next_command,
 )
 from hf_cap.cues import ShortcutSettings, load_marks
@@ -215,11 +215,6 @@ def _chosen(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
         split, len(found.indices), len(data), found.divergence, given.like, found.random_divergence,
     )  # fmt: skip
     return data.select(found.indices)
-
-
-def beside(folder: str, name: str) -> str:
-    """A new folder beside another one, for the next command."""
-    return free_folder(Path(folder).parent / name)
 
 
 def train_next(dataset: str, **settings: Any) -> str:

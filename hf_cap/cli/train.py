@@ -11,8 +11,8 @@ from hf_cap.cli.core import (
     Group,
     Result,
     Values,
+    beside,
     command_line,
-    free_folder,
     next_command,
 )
 from hf_cap.cues import load_marks
@@ -214,7 +214,7 @@ def elicit(values: Values) -> Result:
         target.mkdir()
         write_scores(target, scores)
     text = f"Wrote the scores of {len(schema.features)} features to {folder}"
-    model_dir = free_folder(folder.parent / "model")
-    place = {"dataset": given.dataset, "scores": folder, "output_dir": model_dir}
+    trained = beside(folder, "model")
+    place = {"dataset": given.dataset, "scores": folder, "output_dir": trained}
     then = next_command("train", task="tabular", label_column=given.label_column, **place)
     return Result({"output_dir": str(folder), "features": len(schema.features)}, text, then)
