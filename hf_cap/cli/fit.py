@@ -89,6 +89,8 @@ def _shown(result: "FitResult") -> Result:
     """The results of `fit` as a table."""
     import pandas as pd
 
+    from hf_cap.workflow import SHORTCUTS
+
     of_seeds = result.results.groupby(["test_set", "measure", "method"])["value"]
     found = of_seeds.agg(["mean", "min", "max", "count"])
     # no interval: Student's t of two seeds is wider than what an accuracy can be
@@ -101,7 +103,7 @@ def _shown(result: "FitResult") -> Result:
         f"{table}\n\nMean (lowest to highest seed) on the test texts; "
         f"alignment on the training texts.\nModel: {result.model}\nReport: {result.report}"
     )
-    if (marks := result.output_dir / "shortcuts.yaml").exists():
+    if (marks := result.output_dir / SHORTCUTS).exists():
         text += (
             f"\nShortcuts: {marks} (mark what is none as `fine`, and run the same command again)"
         )
