@@ -4,7 +4,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -195,11 +194,10 @@ def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) 
     """What changed against the baseline, good or bad, on each evaluation set.
 
     All groups are told of on the first set, the aligned ones on `most` sets; these come first, and of them
-    those whose accuracy changed most. There are `set` and
-    `group` (facts of theirs), `accuracy` (its row, `now`, `before` and `change`, or `None`), `flips`
-    (see `count_flips`) and the titles of the other measures that got `better`, `worse`, or moved within
-    the spread of the seeds (`unclear`), each with its row and its `change`. A single seed has no spread:
-    what differs in it moved.
+    those whose accuracy changed most. There are `set` and `group` (facts of theirs), `accuracy` (its row,
+    `now`, `before` and `change`, or `None`), `flips` (see `count_flips`) and the titles of the other
+    measures that got `better`, `worse`, or moved within the spread of the seeds (`unclear`), each with its
+    row and its `change`. A single seed has no spread: what differs in it moved.
     """
     found = []
     for number, one in enumerate(sets[:most]):
@@ -215,11 +213,15 @@ def find_changes(groups: Sequence[Facts], sets: Sequence[Facts], most: int = 6) 
                 moved[_direction(row["title"], change)].append({**row, "change": change})
             exact = next((row for row in rows if row["measure"] == "accuracy"), None)
             flips = count_flips(groups[group["baseline"]], group, one["name"])
-            size = abs(exact["differences"][place]["mean"]) if exact else 0.0
-            order = (group["role"] != "aligned", -round(size, _DIGITS))
-            row = {"set": one, "group": place, "accuracy": exact, "flips": flips, **moved}
-            found.append((order, row))
-    return [row for _, row in sorted(found, key=itemgetter(0))]
+            found.append({"set": one, "group": place, "accuracy": exact, "flips": flips, **moved})
+    return sorted(found, key=lambda one: _rank(groups, one))
+
+
+def _rank(groups: Sequence[Facts], change: Facts) -> tuple[bool, float]:
+    """What puts a change of `find_changes` among the others: the least comes first."""
+    place, exact = change["group"], change["accuracy"]
+    size = abs(exact["differences"][place]["mean"]) if exact else 0.0
+    return groups[place]["role"] != "aligned", -round(size, _DIGITS)
 
 
 def _direction(title: str, change: Mapping[str, Any]) -> str:
