@@ -68,8 +68,7 @@ def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
         find_checkpoint(config)
     aligned = getattr(config, "alignment_weight", 0) > 0
     metrics = ("loss", *DEFAULT_METRICS, *(PARTS if aligned else ()))
-    wanted = (config.metric_for_best_model or "loss").removeprefix("eval_")
-    if wanted not in metrics:
+    if (wanted := _best_metric(config)) not in metrics:
         raise ConfigError(f"`metric_for_best_model` must be one of {metrics}, got {wanted!r}.")
     try:
         for tracker in get_reporting_integration_callbacks(config.report_to):
@@ -93,10 +92,14 @@ def check_weighted(
         )
 
 
+def _best_metric(config: TrainingArguments) -> str:
+    """Name of the metric that chooses the best model, without a prefix."""
+    return (config.metric_for_best_model or "loss").removeprefix("eval_")
+
+
 def check_best(config: TrainingArguments, measures: bool) -> None:
     """Raise `ConfigError` where the best model is chosen by a default metric that is not measured."""
-    wanted = (config.metric_for_best_model or "").removeprefix("eval_")
-    if wanted in DEFAULT_METRICS and not measures:
+    if (wanted := _best_metric(config)) in DEFAULT_METRICS and not measures:
         raise ConfigError(
             f"`metric_for_best_model` is {wanted!r}, which only classes have; take 'loss', or give "
             "`compute_metrics`."
