@@ -70,6 +70,15 @@ _TRAINING: dict[str, Any] = {
     "max_length": 64,
     "alignment_weight": 0.0,
 }
+_QUIET: dict[str, Any] = {
+    "seed": 0,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+}
 _EPOCHS = {5: 20, 20: 10, 100: 4}
 _ALIGNED = {"alignment_weight": 1.0, "attribution_steps": 3}
 _HALF = {"alignment_fraction": 0.5}
@@ -259,16 +268,21 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
     return lambda texts: classifier.logits(texts).argmax(-1).numpy()
 
 
+def trained(
+    data: Dataset, model: Any = ENCODER, tokenizer: Any = None, **settings: Any
+) -> CAPTrainer:
+    """A trainer after training with the settings of the study, but for those given; it leaves no file."""
+    with TemporaryDirectory() as scratch:
+        config = CAPConfig(output_dir=scratch, **{**_QUIET, **_TRAINING, **settings})
+        parts = {"train_dataset": data, "processing_class": tokenizer}
+        trainer = CAPTrainer(model=model, args=config, **parts)
+        trainer.train()
+    return trainer
+
+
 def train_classifier(data: Dataset, method: Method, epochs: int) -> TextClassifier:
     """Train with the settings of a method."""
-    with TemporaryDirectory() as scratch:
-        config = CAPConfig(
-            output_dir=scratch, num_train_epochs=epochs, seed=0, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=True, logging_strategy="no", dataloader_pin_memory=False,
-            **{**_TRAINING, **(method.training or {})},
-        )  # fmt: skip
-        trainer = CAPTrainer(model=ENCODER, args=config, train_dataset=data)
-        trainer.train()
+    trainer = trained(data, num_train_epochs=epochs, **(method.training or {}))
     tokenizer: Any = trainer.processing_class
     return TextClassifier(trainer.model, tokenizer, max_length=64)
 

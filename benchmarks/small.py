@@ -23,9 +23,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from benchmarks.shortcuts import of_classes
+from benchmarks.shortcuts import of_classes, trained
 from benchmarks.study.runs import quiet
-from hf_cap import CAPConfig, CAPTrainer, fuse_priors, load_splits
+from hf_cap import fuse_priors, load_splits
 from hf_cap.data import label_names
 from hf_cap.embedded import ENCODER, resolve_model
 from hf_cap.evaluation import few_shot
@@ -45,16 +45,8 @@ Predict = Callable[[Sequence[str]], NDArray[np.float64]]
 
 def train(model: Any, tokenizer: Any, data: Dataset, steps: int, weight: float = 0.0) -> Any:
     """Training, plain or with alignment of this weight; a model by name gets a head."""
-    with TemporaryDirectory() as scratch:
-        config = CAPConfig(
-            output_dir=scratch, max_steps=steps, learning_rate=3e-4, alignment_weight=weight, max_length=64,
-            per_device_train_batch_size=16, warmup_steps=0.1, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=True, logging_strategy="no", dataloader_pin_memory=False,
-        )  # fmt: skip
-        trainer = CAPTrainer(
-            model=model, args=config, train_dataset=data, processing_class=tokenizer
-        )
-        trainer.train()
+    how = {"max_steps": steps, "alignment_weight": weight, "weight_decay": 0.0, "seed": 42}
+    trainer = trained(data, model, tokenizer, **how)
     return trainer.model, trainer.processing_class
 
 

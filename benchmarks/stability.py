@@ -12,13 +12,10 @@ import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
-from benchmarks.shortcuts import METHODS, Setting, make_texts, with_prior
+from benchmarks.shortcuts import METHODS, Setting, make_texts, trained, with_prior
 from benchmarks.study.runs import quiet
-from hf_cap import CAPConfig, CAPTrainer
-from hf_cap.embedded import ENCODER
 from hf_cap.utils import write_json
 
 FALL, WITHIN, LOGGED = 0.13, 50, 5
@@ -41,16 +38,10 @@ def largest_fall(values: Sequence[float], within: int) -> float:
 
 def train(data: Any, head: Head, seed: int, settings: dict[str, Any]) -> list[float]:
     """The mean cosine of attributions and prior, every `LOGGED` steps."""
-    with TemporaryDirectory() as scratch:
-        config = CAPConfig(
-            output_dir=scratch, num_train_epochs=20, per_device_train_batch_size=16, learning_rate=3e-4,
-            warmup_steps=0.1, weight_decay=0.01, max_length=64, alignment_weight=0.1, head=head, seed=seed,
-            logging_steps=LOGGED, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-            dataloader_pin_memory=False, **settings,
-        )  # fmt: skip
-        trainer = CAPTrainer(model=ENCODER, args=config, train_dataset=data)
-        trainer.train()
-    return [entry["align_cosine"] for entry in trainer.history if "align_cosine" in entry]
+    logged = {"logging_strategy": "steps", "logging_steps": LOGGED}
+    how = {"num_train_epochs": 20, "alignment_weight": 0.1, "head": head, "seed": seed}
+    history = trained(data, **how, **logged, **settings).history
+    return [entry["align_cosine"] for entry in history if "align_cosine" in entry]
 
 
 def main() -> None:
