@@ -16,25 +16,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.budget import REFERENCE, RESULTS, Answers, asked, chosen_texts
-from hf_cap.labels import label_phrase
+from benchmarks.budget import (
+    REFERENCE,
+    RESULTS,
+    Answers,
+    answers_by_mask,
+    asked,
+    chosen_texts,
+)
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.masks import draw_masks, fit_words
 from hf_cap.utils import versions, write_json
-from hf_cap.words import keep_words, split_words
+from hf_cap.words import split_words
 
 OUT = RESULTS.parent / "variate.json"
 Array = NDArray[np.float64]
 
 
-def parts(text: str, label: str, answers: Answers) -> tuple[Array, Array]:
+def parts(row: dict[str, str], answers: Answers) -> tuple[Array, Array]:
     """Coefficient of each word, and what each mask's score has beside them, times the root of its weight."""
-    spans = split_words(text)
-    masks = draw_masks(text, len(spans), REFERENCE, 0)
-    scores = [
-        answers[keep_words(text, spans, kept), label_phrase(label)] for kept in masks.kept.tolist()
-    ]
+    text = row["text"]
+    masks = draw_masks(text, len(split_words(text)), REFERENCE, 0)
+    by_mask = answers_by_mask([row], answers)[text]
+    scores = [by_mask[kept.tobytes()] for kept in masks.kept]
     (fit,) = fit_words([masks], [scores], 1e-6)  # all masks: nothing to shrink
     left = np.array(scores) - masks.kept @ np.array(fit.coefficients)
     share = masks.weights / masks.weights.sum()
@@ -73,9 +78,7 @@ def main() -> None:
         asked(rows, labels, open_language_model(LMSettings(model=name, dtype="float32"), runtime))
         for name in (options.small, options.large)
     )
-    found = [
-        [parts(row["text"], row["label"], answers) for answers in (small, large)] for row in rows
-    ]
+    found = [[parts(row, answers) for answers in (small, large)] for row in rows]
     linear, rest = (compared([(a[part], b[part]) for a, b in found]) for part in (0, 1))
     facts = {
         "small": options.small,
