@@ -121,7 +121,7 @@ class Plan:
                 f", {kind} noise {share:g}"
                 for kind in NOISE
                 for share in getattr(self, f"{kind}_noise")
-            ),
+            )
         ] or ["", *([", skewed"] if self.dropped else [])]
         return [f"{k}_shot{noise}" for k, noise in product(self.shots, noises)]
 

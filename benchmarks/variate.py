@@ -16,14 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.budget import (
-    REFERENCE,
-    RESULTS,
-    Answers,
-    answers_by_mask,
-    asked,
-    chosen_texts,
-)
+from benchmarks.budget import REFERENCE, RESULTS, Answers, answers_by_mask, asked, chosen_texts
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.masks import draw_masks, fit_words

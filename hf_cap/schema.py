@@ -81,11 +81,7 @@ def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | 
 
 
 def check_prior(
-    prior: Any,
-    words: Sequence[str],
-    *,
-    column: str = PRIOR,
-    row: int | None = None,
+    prior: Any, words: Sequence[str], *, column: str = PRIOR, row: int | None = None
 ) -> None:
     """Raise `PriorError` unless a prior has one finite score per word, or is `None`."""
     where = f"Column {column!r}" + ("" if row is None else f", row {row}")

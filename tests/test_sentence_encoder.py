@@ -9,11 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, pipeline
 
-from hf_cap.classifiers import (
-    load_model,
-    load_tokenizer,
-    new_classifier,
-)
+from hf_cap.classifiers import load_model, load_tokenizer, new_classifier
 from hf_cap.embedded import ENCODER, resolve_model
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrase, label_phrases, without_meaning

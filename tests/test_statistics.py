@@ -10,14 +10,7 @@ import pytest
 from scipy import stats
 
 from hf_cap.errors import DataError
-from hf_cap.evaluation.results import (
-    Estimate,
-    compare,
-    estimate,
-    holm,
-    paired_bootstrap,
-    summarize,
-)
+from hf_cap.evaluation.results import Estimate, compare, estimate, holm, paired_bootstrap, summarize
 
 BY = ["test_set", "measure"]
 

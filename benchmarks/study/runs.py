@@ -139,10 +139,7 @@ def make_run(settings: StudySettings, run: Run) -> None:
         "explanations": explanations,
         "history": history,
         "versions": versions(),
-        "seconds": {
-            "train": round(seconds, 1),
-            "evaluate": round(time.monotonic() - started, 1),
-        },
+        "seconds": {"train": round(seconds, 1), "evaluate": round(time.monotonic() - started, 1)},
     }
     write_json(file, result)
     shown = ", ".join(f"{n} {100 * t['accuracy']:.1f} %" for n, t in result["test_sets"].items())
@@ -178,9 +175,7 @@ def _explanations(
     if not count:
         return {}
     tested = classifier.evaluate(
-        settings,
-        with_oracle(settings, run, some(test, count)),
-        prior_column=prior_column(CEILING),
+        settings, with_oracle(settings, run, some(test, count)), prior_column=prior_column(CEILING)
     )
     names = ("texts", "comprehensiveness", "sufficiency", "soft_nc", "soft_ns")
     found = {name: getattr(tested, name) for name in names}

@@ -28,12 +28,7 @@ from benchmarks.study.samples import (
 from benchmarks.study.settings import BASELINE, DERIVED, REFIT, RIVALS, SEQUENCE, Run, StudySettings
 from hf_cap.classifiers import text_embeddings
 from hf_cap.data import label_names
-from hf_cap.evaluation import (
-    Evaluation,
-    EvaluationSettings,
-    evaluate_classifier,
-    load_classifier,
-)
+from hf_cap.evaluation import Evaluation, EvaluationSettings, evaluate_classifier, load_classifier
 from hf_cap.evaluation.calibration import calibration_error, negative_log_likelihood
 from hf_cap.labels import label_phrases
 from hf_cap.refit import (

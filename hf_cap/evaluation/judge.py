@@ -63,10 +63,7 @@ def isotonic(scores: Floats, verdicts: Floats, at: Floats) -> Floats:
 
 
 def calibrated_shares(
-    scores: Sequence[float],
-    right: Sequence[bool],
-    verdicts: Sequence[float | None],
-    seed: int = 0,
+    scores: Sequence[float], right: Sequence[bool], verdicts: Sequence[float | None], seed: int = 0
 ) -> Judged:
     """Shares of valid texts, and of right predictions among them.
 

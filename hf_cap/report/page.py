@@ -15,13 +15,7 @@ from hf_cap.cards import CONFIDENCE, METRICS
 from hf_cap.errors import ConfigError
 from hf_cap.report import figures
 from hf_cap.report.contents import number_text, report_contents
-from hf_cap.report.load import (
-    SHORTCUTS_FILE,
-    ReportSettings,
-    load_priors,
-    load_run,
-    load_shortcuts,
-)
+from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_priors, load_run, load_shortcuts
 from hf_cap.utils import real_path, subsample, write_text
 
 PAGE = Path(__file__).parent / "page"

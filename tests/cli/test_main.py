@@ -365,11 +365,7 @@ def raised_by(quoting: Exception, cause: OSError) -> Exception:
     ids=str,
 )
 def test_an_interrupt_and_a_bad_disk_have_a_status(
-    error: BaseException,
-    status: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Output,
+    error: BaseException, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     def run(values: Values) -> None:
         raise error

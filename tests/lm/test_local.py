@@ -141,10 +141,7 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(
     ],
 )
 def test_errors_of_the_model_are_raised(
-    raised: Exception,
-    expected: type[Exception],
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception, expected: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = opened(llama())
     assert lm.reach

@@ -83,11 +83,7 @@ def test_unit_has_norm_one_over_the_words_that_take_part() -> None:
 def test_the_batch_mean_counts_examples_without_a_prior() -> None:
     attribution = torch.cat([-PRIOR, PRIOR])
     value = alignment_loss(
-        LOSSES["mse"],
-        attribution,
-        PRIOR.expand(2, -1),
-        ALL.expand(2, -1),
-        torch.tensor([0.5, 0.0]),
+        LOSSES["mse"], attribution, PRIOR.expand(2, -1), ALL.expand(2, -1), torch.tensor([0.5, 0.0])
     )
     assert float(value) == pytest.approx(0.5 * 4.0 / 2)
 

@@ -126,10 +126,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"alignment_weight": float("nan")}, "less than inf, got nan"),
     ({"alignment_loss": "l1"}, "There is no `alignment_loss` 'l1'"),
     ({"alignment_warmup": 0.0}, "`alignment_warmup` must be more than 0 and at most 1, got 0.0"),
-    (
-        {"attribution_backward_steps": 2},
-        "`attribution_backward_steps` must be .* at most 1, got 2",
-    ),
+    ({"attribution_backward_steps": 2}, "`attribution_backward_steps` must be .* at most 1, got 2"),
     ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant"),
     ({"ddp_static_graph": True}, "ddp_static_graph"),
     ({"fp16": True}, "Mixed precision 'fp16' scales the loss"),
