@@ -64,9 +64,8 @@ def order_disagreement(
 ) -> PerExample:
     """Logistic loss on the order of word pairs, weighted by their distance in the prior; at least 0.
 
-    With a and p the unit vectors, Σ (p_i − p_j) · log(1 + exp(a_j − a_i)) / Σ (p_i − p_j) over pairs with
-    p_i > p_j: log 2 where all attributions are equal, 0.13 at best with two words, 0 where all priors are
-    equal.
+    With a and p the unit vectors, Σ (p_i − p_j) · log(1 + exp(a_j − a_i)) / Σ (p_i − p_j) over pairs with p_i
+    > p_j: log 2 where all attributions are equal, 0.13 at best with two words, 0 where all priors are equal.
     """
     a, p = unit(attribution, mask, floor), unit(prior, mask)
     both = mask[:, :, None] & mask[:, None, :]

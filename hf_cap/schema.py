@@ -107,9 +107,8 @@ def check_words(
     expected = word_strings(text, pattern)
     if list(words) != expected:
         raise PriorError(
-            f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern="
-            f"{pattern!r} finds {expected[:8]!r}. Use the pattern that the prior was made with, or "
-            "extract it again."
+            f"Row {row}: the prior was made for the words {list(words)[:8]!r}, but word_pattern={pattern!r} "
+            f"finds {expected[:8]!r}. Use the pattern that the prior was made with, or extract it again."
         )
 
 

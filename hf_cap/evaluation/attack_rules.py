@@ -161,9 +161,8 @@ def replace_keywords(
 ) -> tuple[str, list[str]]:
     """The text with each keyword replaced by a synonym that is no keyword itself, where one fits.
 
-    No word of a synonym is one of `keywords` or `avoided`. Capitals and the punctuation around a word
-    stay as they are; in English `a` and `an` follow the new word. Also the folded keywords that were
-    replaced.
+    No word of a synonym is one of `keywords` or `avoided`. Capitals and the punctuation around a word stay as
+    they are; in English `a` and `an` follow the new word. Also the folded keywords that were replaced.
     """
     spans = split_words(text, pattern)
     words = [text[start:end] for start, end in spans]

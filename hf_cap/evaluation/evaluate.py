@@ -87,10 +87,9 @@ class Evaluation:
     """The results of `evaluate_classifier`: means over texts; `None` where not measured.
 
     Accuracy, macro-F1 (over the labels that occur as gold or predicted), the accuracy on the texts of the
-    worst gold label, Soft-NC and Soft-NS (over the
-    texts where they are defined) lie in [0, 1], comprehensiveness, sufficiency and alignment (cosine of
-    the gold class's attributions and the prior, over the `alignment_texts` whose prior is not all zero)
-    in [-1, 1]. Higher is better, but for sufficiency.
+    worst gold label, Soft-NC and Soft-NS (over the texts where they are defined) lie in [0, 1],
+    comprehensiveness, sufficiency and alignment (cosine of the gold class's attributions and the prior, over
+    the `alignment_texts` whose prior is not all zero) in [-1, 1]. Higher is better, but for sufficiency.
 
     Confidence is that of the probabilities with the model's `temperature` (1 where it was not calibrated),
     faithfulness that of those without. NLL (nats, at least 0), Brier score (in [0, 2]) and ECE (expected

@@ -237,9 +237,8 @@ def spearman(first: Prior, second: Prior) -> float | None:
 def top_agreement(first: Prior, second: Prior, k: int = 1) -> float | None:
     """Share of the k highest words that two priors have in common, in [0, 1].
 
-    A word that ties with the k-th counts by its chance to be among the k. `None` where a prior is
-    missing or the same for every word (a text without a mark), or where k is not less than the
-    number of words.
+    A word that ties with the k-th counts by its chance to be among the k. `None` where a prior is missing or
+    the same for every word (a text without a mark), or where k is not less than the number of words.
     """
     if first is None or second is None or k >= len(first):
         return None

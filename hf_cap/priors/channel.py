@@ -39,11 +39,10 @@ def word_evidence(
 ) -> "Float[Tensor, 'labels words']":
     """How much each word speaks for each label, in nats.
 
-    `posterior`: by how much the word raises the label's log-posterior, given the words before it.
-    The posterior starts uniform and follows Bayes' rule from token to token, so the scores of a
-    label add up exactly to log p(label | text) − log p(label) where every token belongs to a word.
-    `uniform`: pointwise mutual information of word and label, all labels being equally likely. No
-    score exceeds log(labels).
+    `posterior`: by how much the word raises the label's log-posterior, given the words before it. The
+    posterior starts uniform and follows Bayes' rule from token to token, so the scores of a label add up
+    exactly to log p(label | text) − log p(label) where every token belongs to a word. `uniform`: pointwise
+    mutual information of word and label, all labels being equally likely. No score exceeds log(labels).
 
     `log_probs` of the tokens are in nats; the owner of one of no word is `words`, the number of words.
     """

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 class LLMGradientPrior(LanguageModelSource):
     """Scores each word by the gradient of the gold label's log-probability times its embeddings.
 
-    In nats, summed over the embedding dimension and the tokens of a word: to first order, what the
-    label would lose if the word's embeddings were zero. Words that the model has no room for get 0.
-    The diagnostic `llm_gradient_log_prob` is the label's log-probability. The language model must
-    run in this process.
+    In nats, summed over the embedding dimension and the tokens of a word: to first order, what the label
+    would lose if the word's embeddings were zero. Words that the model has no room for get 0. The diagnostic
+    `llm_gradient_log_prob` is the label's log-probability. The language model must run in this process.
     """
 
     name: ClassVar[str] = "llm_gradient"

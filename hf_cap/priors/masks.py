@@ -163,12 +163,11 @@ def _solve_ridge(
 ) -> "tuple[Float[Tensor, 'texts words'], Float[Tensor, ' texts'], Float[Tensor, 'texts words']]":
     """Coefficients, held-out R² and standard deviations of texts of equally many words, by Cholesky.
 
-    The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its
-    covariance is σ² A⁻¹. The noise variance is the weighted residual sum of squares over
-    m − 1 − tr(H) degrees of freedom: m distinct masks (a repeated mask brings no news of a
-    deterministic model; rows of weight 0 are padding), one for the mean, and
-    tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the language model is
-    from linear in the words.
+    The posterior is that of the Bayesian model z_i ~ N(z̄ + X_i α, σ²/w_i), α ~ N(0, σ²/λ): its covariance is
+    σ² A⁻¹. The noise variance is the weighted residual sum of squares over m − 1 − tr(H) degrees of freedom:
+    m distinct masks (a repeated mask brings no news of a deterministic model; rows of weight 0 are padding),
+    one for the mean, and tr(H) = tr(A⁻¹ Xᵀ W X) for the shrunken coefficients. It measures how far the
+    language model is from linear in the words.
 
     The residual of a mask's score from the fit to all others is (z_i − ẑ_i) / (1 − h_i), with
     h_i = w_i (1/Σw + X_iᵀ A⁻¹ X_i) on the diagonal of the hat matrix (Golub, Heath & Wahba 1979).

@@ -1,8 +1,7 @@
 """Charts as SVG text from plain data, drawn by matplotlib (extra `plots`).
 
-A chart is 360 units wide and scales to its place. Its colours are CSS variables of
-`page/colours.css`, so that it follows light and dark. It has no style, link or script that a strict
-content policy would refuse.
+A chart is 360 units wide and scales to its place. Its colours are CSS variables of `page/colours.css`, so
+that it follows light and dark. It has no style, link or script that a strict content policy would refuse.
 """
 
 import re

@@ -206,8 +206,7 @@ def version_sampler(dataset: object, seed: int) -> "VersionSampler | None":
 class VersionSampler(Sampler[int]):
     """All rows in random order, but of those with the same `version_of` one, drawn on each epoch.
 
-    Seed and epoch decide, so all processes draw the same. Rows whose `version_of` is `None` are always
-    drawn.
+    Seed and epoch decide, so all processes draw the same. Rows whose `version_of` is `None` are always drawn.
     """
 
     def __init__(self, version_of: Sequence[str | None], seed: int) -> None:
