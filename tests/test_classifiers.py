@@ -30,18 +30,10 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 3], [5, 6, 7, 1, 1, 1]])
 def tiny(family: str) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        family,
-        vocab_size=12,
-        hidden_size=16,
-        embedding_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        pad_token_id=1,
-        num_labels=3,
+        family, vocab_size=12, hidden_size=16, embedding_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=32, pad_token_id=1, num_labels=3,
         initializer_range=0.5,
-    )
+    )  # fmt: skip
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 

@@ -28,11 +28,8 @@ def load(name: str) -> Any:
 def test_the_versions_agree() -> None:
     recipe, citation = load("conda/recipe.yaml"), load("CITATION.cff")
     found = {
-        PROJECT["version"],
-        hf_cap.__version__,
-        recipe["context"]["version"],
-        citation["version"],
-    }
+        PROJECT["version"], hf_cap.__version__, recipe["context"]["version"], citation["version"],
+    }  # fmt: skip
     assert len(found) == 1
     assert {PROJECT["license"], citation["license"], recipe["about"]["license"]} == {"Apache-2.0"}
     assert recipe["about"]["summary"] == PROJECT["description"]

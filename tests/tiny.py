@@ -35,16 +35,9 @@ def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=64,
-    )
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_max_length=64,
+    )  # fmt: skip
 
 
 def byte_tokenizer(*, chat: bool = True, turn: str = "im") -> PreTrainedTokenizerFast:
@@ -60,13 +53,9 @@ def byte_tokenizer(*, chat: bool = True, turn: str = "im") -> PreTrainedTokenize
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=start,
-        eos_token=end,
-        pad_token="<|pad|>",
-        additional_special_tokens=["<|endoftext|>"],
-        model_max_length=4096,
-    )
+        tokenizer_object=core, bos_token=start, eos_token=end, pad_token="<|pad|>",
+        additional_special_tokens=["<|endoftext|>"], model_max_length=4096,
+    )  # fmt: skip
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE.replace("|im_", f"|{turn}_")
     return tokenizer
@@ -78,21 +67,11 @@ def roberta_classifier(
     """A randomly initialised RoBERTa classifier of width 16 without dropout."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": 16,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 80,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": 0.2,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "num_labels": labels,
-        **config,
-    }
+        "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 80, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2, "pad_token_id": 1, "bos_token_id": 0,
+        "eos_token_id": 2, "num_labels": labels, **config,
+    }  # fmt: skip
     model: PreTrainedModel = RobertaForSequenceClassification(RobertaConfig(**settings))
     model.train(False)
     return model
@@ -104,19 +83,10 @@ def llama(
     """A randomly initialised Llama language model of width 32 for `byte_tokenizer`."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 4096,
-        "initializer_range": 0.2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 3,
-        **config,
-    }
+        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 4096,
+        "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, **config,
+    }  # fmt: skip
     model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**settings))
     model.train(False)
     return model

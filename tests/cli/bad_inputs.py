@@ -192,12 +192,8 @@ def bad_data(case: Case) -> list[str]:
     elif kind == 1:
         file.unlink()
         csv = (
-            "text,label\n",
-            "text,label\na, b,lost_card\n",
-            "",
-            "text\na\n",
-            'text,label\n"a,b\n',
-        )
+            "text,label\n", "text,label\na, b,lost_card\n", "", "text\na\n", 'text,label\n"a,b\n',
+        )  # fmt: skip
         file.with_suffix(".csv").write_text(case.draw.choice(csv))
     elif kind == 2:
         shutil.copy(file, file.with_suffix(".csv"))
@@ -326,16 +322,8 @@ def bad_name(case: Case) -> list[str]:
     # of a setting that may be left out, nothing means `none`
     empty = () if flag in ("name", "train_split") else ("",)
     bad = (
-        *empty,
-        "../../x",
-        "/none/such",
-        "./none",
-        "a\x1b[31mb",
-        "..",
-        "a\nb",
-        "\u202ex/",
-        "x" * 300,
-    )
+        *empty, "../../x", "/none/such", "./none", "a\x1b[31mb", "..", "a\nb", "\u202ex/", "x" * 300,
+    )  # fmt: skip
     return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
 
 
@@ -343,15 +331,8 @@ def bad_pattern(case: Case) -> list[str]:
     name = case.choose("evaluate", "shortcuts", "attack", "audit", "train", "extract", "fit")
     flag = "extract.word_pattern" if name == "fit" else "word_pattern"
     bad = (
-        "(",
-        "[",
-        "x{99999999999}",
-        "(?P<",
-        "*",
-        "a**",
-        "\\",
-        *[""] * (name in ("attack", "train")),
-    )
+        "(", "[", "x{99999999999}", "(?P<", "*", "a**", "\\", *[""] * (name in ("attack", "train")),
+    )  # fmt: skip
     return [*case.good(name), f"--{flag}", case.draw.choice(bad)]
 
 
@@ -375,15 +356,9 @@ def bad_prior(case: Case) -> list[str]:
     scores = (7, "ab", "my card", [0.5], [0.5, 1.0, 2.0], [0.5, None], ["0.5", "1"], [[0.5], [1.0]],
               {"my": 0.5}, True, [0.5, float("inf")], [float("nan"), 1.0])  # fmt: skip
     spoilt = case.choose(
-        *({"prior_cap": each} for each in scores),
-        {"words": "my card"},
-        {"words": ["my", "cart"]},
-        {"words": ["my"]},
-        {"words": [7, 8]},
-        {"provenance": "{"},
-        {"provenance": "[]"},
-        {"provenance": 7},
-    )
+        *({"prior_cap": each} for each in scores), {"words": "my card"}, {"words": ["my", "cart"]},
+        {"words": ["my"]}, {"words": [7, 8]}, {"provenance": "{"}, {"provenance": "[]"}, {"provenance": 7},
+    )  # fmt: skip
     Path("made").mkdir()
     rows = [{**good, **spoilt, "label": label} for label in ("lost_card", "renew_loan")]
     Path("made", "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -403,23 +378,10 @@ def bad_template(case: Case) -> list[str]:
 KINDS: dict[str, Callable[[Case], list[str]]] = {
     each.__name__: each
     for each in (
-        bad_flag,
-        out_of_range,
-        bad_config,
-        bad_data,
-        bad_labels,
-        bad_run,
-        bad_fit,
-        bad_delta,
-        bad_verdicts,
-        flipped_bit,
-        bad_name,
-        bad_pattern,
-        bad_marks,
-        bad_prior,
-        bad_template,
+        bad_flag, out_of_range, bad_config, bad_data, bad_labels, bad_run, bad_fit, bad_delta, bad_verdicts,
+        flipped_bit, bad_name, bad_pattern, bad_marks, bad_prior, bad_template,
     )
-}
+}  # fmt: skip
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
 EACH |= {"bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12, "bad_name": 40, "bad_prior": 24}
 EACH |= dict.fromkeys(("bad_run", "bad_pattern", "bad_marks"), 20) | {"bad_template": 12}

@@ -122,17 +122,13 @@ def test_a_damaged_model_is_named(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        (
-            "hf_cap",
-            {"word_pattern": "("},
-            "'hf_cap' of the model's configuration cannot be used: word_p",
-        ),
+        ("hf_cap", {"word_pattern": "("}, "'hf_cap' of the model's configuration cannot be used: word_p"),
         ("hf_cap", {"word_pattern": 7}, "'hf_cap' of the model's configuration cannot be used"),
         ("hf_cap", {"method": "magic"}, "`method` must be one of 'integrated_gradients'"),
         ("hf_cap", {"max_length": "x"}, "'hf_cap' of the model's configuration cannot be used"),
         ("calibration", {"temperature": "hot"}, "which is no calibration"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_entry_of_a_configuration_is_named(
     room: Path, tmp_path: Path, key: str, value: Any, message: str, capsys: Output
 ) -> None:

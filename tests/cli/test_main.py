@@ -126,16 +126,12 @@ def test_words_become_values(
             "train.lr_scheduler_kwargs: {n: 2, a: [on, off, No], t: 12:30, d: 2026-01-02, e: 1e-1}",
             {
                 "train.lr_scheduler_kwargs": {
-                    "n": 2,
-                    "a": ["on", "off", "No"],
-                    "t": "12:30",
-                    "d": "2026-01-02",
-                    "e": 0.1,
+                    "n": 2, "a": ["on", "off", "No"], "t": "12:30", "d": "2026-01-02", "e": 0.1,
                 }
             },
         ),
     ],
-)
+)  # fmt: skip
 def test_yaml_means_what_the_field_says(
     tmp_path: Path, text: str, expected: dict[str, Any]
 ) -> None:

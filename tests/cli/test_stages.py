@@ -59,12 +59,8 @@ def test_the_folders_open_without_hf_cap_and_record_how_they_were_made(
 def test_what_is_not_given_suits_few_texts_and_is_recorded(room: Path, tmp_path: Path) -> None:
     places = ("--dataset", room / "data", "--model", room / "encoder", "--alignment_weight", "0")
     run(
-        "train",
-        *places,
-        "--output_dir",
-        tmp_path / "one",
-        *"--max_steps 1 --save_strategy no".split(),
-    )
+        "train", *places, "--output_dir", tmp_path / "one", *"--max_steps 1 --save_strategy no".split(),
+    )  # fmt: skip
     chosen = json.loads((tmp_path / "one" / "run.json").read_text())["chosen"]
     static = {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "weight_decay": 0.01}
     assert chosen == {**static, "learning_rate": 3e-4}

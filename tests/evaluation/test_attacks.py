@@ -296,13 +296,8 @@ def test_an_apology_of_the_writer_is_no_refusal() -> None:
 
 
 CHECK = partial(
-    faults,
-    "I lost my card",
-    required=["loan"],
-    forbidden=["card"],
-    pattern=WORD_PATTERN,
-    others={"plane"},
-)
+    faults, "I lost my card", required=["loan"], forbidden=["card"], pattern=WORD_PATTERN, others={"plane"},
+)  # fmt: skip
 
 
 def test_every_beginning_of_a_text_that_passes_may_pass() -> None:
@@ -318,15 +313,9 @@ def test_every_beginning_of_a_text_that_passes_may_pass() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "my card ",
-        "a plane t",
-        "As an AI, ",
-        "my\n",
-        "rewritten a",
-        "no " * 17 + "lot",
-        "my loan " * 10,
+        "my card ", "a plane t", "As an AI, ", "my\n", "rewritten a", "no " * 17 + "lot", "my loan " * 10,
     ],
-)
+)  # fmt: skip
 def test_what_no_word_mends_may_not_pass(text: str) -> None:
     assert not may_pass(CHECK, ["loan"], text, False)
 

@@ -32,11 +32,8 @@ from tests.tiny import llama, roberta_classifier, word_tokenizer
 TOKENIZER = word_tokenizer()
 LABELS = ["replace", "renew"]
 VECTORS = {
-    "card": (2.0, 0.0, 0.0),
-    "lost": (0.0, -1.0, 0.0),
-    "loan": (0.0, 0.0, 1.0),
-    "late": (0.0, 0.0, 0.5),
-}
+    "card": (2.0, 0.0, 0.0), "lost": (0.0, -1.0, 0.0), "loan": (0.0, 0.0, 1.0), "late": (0.0, 0.0, 0.5),
+}  # fmt: skip
 WEIGHT = np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 4.0]])
 
 
@@ -63,14 +60,9 @@ class Sum(PreTrainedModel):
 
 
 TEXTS = [
-    "my card please",
-    "the card is my card",
-    "i lost it",
-    "lost it",
-    "renew my loan",
-    "the loan is late",
+    "my card please", "the card is my card", "i lost it", "lost it", "renew my loan", "the loan is late",
     "card for a loan lost lost",
-]
+]  # fmt: skip
 GOLD = [0, 0, 0, 0, 1, 1, 1]
 
 

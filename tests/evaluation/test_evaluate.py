@@ -29,12 +29,8 @@ from tests.tiny import roberta_classifier, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
 TEXTS = [
-    "i lost my card",
-    "renew the loan",
-    "pay a late fine",
-    "close account",
-    "where is my new card",
-]
+    "i lost my card", "renew the loan", "pay a late fine", "close account", "where is my new card",
+]  # fmt: skip
 TOKENIZER = word_tokenizer()
 MODEL = roberta_classifier(**label_config(NAMES))
 

@@ -61,23 +61,12 @@ def compose(label: str, split: str, rng: np.random.Generator) -> str:
 def shifted_accuracy(train: Dataset, folder: Path, *, weight: float, seed: int) -> float:
     tokenizer = word_tokenizer(VOCABULARY)
     model = roberta_classifier(
-        seed=seed,
-        vocabulary=len(tokenizer),
-        hidden_size=32,
-        initializer_range=0.1,
-        **label_config(LABELS),
-    )
+        seed=seed, vocabulary=len(tokenizer), hidden_size=32, initializer_range=0.1, **label_config(LABELS),
+    )  # fmt: skip
     args = CAPConfig(
-        output_dir=str(folder),
-        alignment_weight=weight,
-        num_train_epochs=8,
-        learning_rate=3e-3,
-        per_device_train_batch_size=16,
-        seed=seed,
-        use_cpu=True,
-        save_strategy="no",
-        logging_strategy="no",
-    )
+        output_dir=str(folder), alignment_weight=weight, num_train_epochs=8, learning_rate=3e-3,
+        per_device_train_batch_size=16, seed=seed, use_cpu=True, save_strategy="no", logging_strategy="no",
+    )  # fmt: skip
     CAPTrainer(model=model, args=args, train_dataset=train, processing_class=tokenizer).train()
     settings = EvaluationSettings(faithfulness=False, prior_column="none")
     return evaluate_classifier(model, tokenizer, planted("shifted"), settings).accuracy

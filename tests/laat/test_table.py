@@ -21,13 +21,10 @@ from tests.laat.cases import fitted
 
 FRAME = pd.DataFrame(
     {
-        "age": [20, 30, None, 58],
-        "pay": [-1.5, 0.25, 9.0, 2.0],
-        "job": ["cook", "smith", None, "cook "],
-        "member": [True, False, True, True],
-        "y": ["no", "yes", "no", "yes"],
+        "age": [20, 30, None, 58], "pay": [-1.5, 0.25, 9.0, 2.0], "job": ["cook", "smith", None, "cook "],
+        "member": [True, False, True, True], "y": ["no", "yes", "no", "yes"],
     }
-)
+)  # fmt: skip
 WIDER = FRAME.assign(id=["a", "b", "c", "d"], same=1)
 
 
@@ -130,12 +127,9 @@ def test_a_csv_table_keeps_what_was_written(tmp_path: Path) -> None:
         (["3,5", "4", "10,25"], "numbers such as '10,25'"),
         (["40%", "5 %", "12.5%"], "numbers such as '12.5%'"),
         (["$4", "$1,000.50", "7"], r"numbers such as '\$1,000.50'"),
-        (
-            [f"p{row}" for row in range(10)],
-            r"another value in each row, such as \['p0', 'p1', 'p2'\]",
-        ),
+        ([f"p{row}" for row in range(10)], r"another value in each row, such as \['p0', 'p1', 'p2'\]"),
     ],
-)
+)  # fmt: skip
 def test_numbers_as_people_write_them_and_ids_are_refused(cells: list[str], message: str) -> None:
     frame = pd.DataFrame({"x": cells, "y": [f"c{row % 2}" for row in range(len(cells))]})
     with pytest.raises(DataError, match=message):

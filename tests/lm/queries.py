@@ -11,27 +11,15 @@ LONG = "Choose one intent: card arrival, card, card lost, top up, été.\n" * 3 
 SHORT = 'A message with the intent "card":'
 PREFIXES = (LONG, SHORT, LONG + "again ", "")
 TEXTS = (
-    "",
-    "my card is lost",
-    "my card",
-    "naïve café 🙂🙃",
-    "line\nbreak\n\n",
-    "  two  spaces ",
-    "カード",
-)
+    "", "my card is lost", "my card", "naïve café 🙂🙃", "line\nbreak\n\n", "  two  spaces ", "カード",
+)  # fmt: skip
 ANSWERS = (" card", " card lost", " card arrival", " été 🙂", "\nnew", "x")
 
 _SMALL: dict[str, Any] = {
-    "vocab_size": 260,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    "vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 1024, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2,
     "pad_token_id": 3,
-}
+}  # fmt: skip
 _GROUPED = {"num_key_value_heads": 2, "intermediate_size": 64}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": _GROUPED,

@@ -87,11 +87,8 @@ def test_weights_of_replies_are_their_probabilities() -> None:
     # it must contain "b", has at most two tokens, and token 2 is barred
     found = replies(lambda text, ended: "b" in text or (not ended and len(text) < 2), 2, 8_000)
     truth = {
-        "b": 0.3 * 0.05,
-        "ab": 0.5 * 0.3 * 0.05,
-        "ba": 0.3 * 0.5 * 0.05,
-        "bb": 0.3 * 0.3 * 0.05,
-    }
+        "b": 0.3 * 0.05, "ab": 0.5 * 0.3 * 0.05, "ba": 0.3 * 0.5 * 0.05, "bb": 0.3 * 0.3 * 0.05,
+    }  # fmt: skip
     assert set(found) == set(truth)
     for text, share in truth.items():
         assert found[text] == pytest.approx(share, rel=0.15)

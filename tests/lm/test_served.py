@@ -139,44 +139,24 @@ QUERY = Query("naïve 🙂 ", "café", " card")
     [
         (True, add_token, "scored .* tokens where"),
         (True, partial(add_token, completion=False), "scored .* tokens where"),
-        (
-            True,
-            partial(add_token, completion=False, keep="tokens"),
-            "in place of the answer ' card'",
-        ),
+        (True, partial(add_token, completion=False, keep="tokens"), "in place of the answer ' card'"),
         (True, partial(add_token, keep=""), "scored .* tokens where"),
-        (
-            True,
-            lambda reply: echo(reply)["token_logprobs"].pop(0) and None,
-            "in place of|tokens where",
-        ),
+        (True, lambda reply: echo(reply)["token_logprobs"].pop(0) and None, "in place of|tokens where"),
         (True, set_value(0.7), "less than or equal to 0.001, got '0.7'"),
         (True, set_value(True), "a valid number, got 'True'"),
         (True, set_value("-1"), "a valid number"),
         (True, set_value(float("nan")), "finite number"),
         (True, set_value(None), r"gave .*None.* for an answer of 5 tokens"),
-        (
-            True,
-            set_value([0.0] * 20, slice(1, None)),
-            "tokens the log-probability 0.0, which no model",
-        ),
-        (
-            True,
-            set_value([-2.5] * 20, slice(1, None)),
-            "tokens the log-probability -2.5, which no model",
-        ),
+        (True, set_value([0.0] * 20, slice(1, None)), "tokens the log-probability 0.0, which no model"),
+        (True, set_value([-2.5] * 20, slice(1, None)), "tokens the log-probability -2.5, which no model"),
         (False, offsets_from(lambda text: len(text.encode())), "do not count the 17 characters"),
-        (
-            False,
-            offsets_from(lambda text: len(text.encode("utf-16-le")) // 2),
-            "do not count the 17",
-        ),
+        (False, offsets_from(lambda text: len(text.encode("utf-16-le")) // 2), "do not count the 17"),
         (False, offsets_from(lambda text: -1), "do not count the 17 characters"),
         (False, offsets_from(lambda text: len("<s>" + text)), "do not count the 17 characters"),
         (False, offsets_from(lambda text: max(0, len(text) - 1)), "do not count the 17 characters"),
         (False, lambda reply: echo(reply)["text_offset"].pop(), "do not count the 17 characters"),
     ],
-)
+)  # fmt: skip
 def test_scores_that_are_not_those_of_the_answer_are_refused(
     server: Server, ids: bool, spoil: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
@@ -230,16 +210,13 @@ def dripping(write: Write, start: bytes = HEADERS + b"\r\n") -> None:
         (endless, "sent more than 33554432 bytes"),
         (inflated, "sent more than 33554432 bytes"),
         (dripping, "no whole answer within 0.4 seconds"),
-        (
-            partial(dripping, start=b"HTTP/1.1 200 OK\r\nX-Long:"),
-            "no whole answer within 0.4 seconds",
-        ),
+        (partial(dripping, start=b"HTTP/1.1 200 OK\r\nX-Long:"), "no whole answer within 0.4 seconds"),
         (lambda write: write(HEADERS + b"\r\n" + b"[" * 10**6), "cannot be used: Invalid JSON"),
         (lambda write: write(HEADERS + b"\r\n\xff"), "cannot be used: Invalid JSON"),
         (lambda write: write(HEADERS + b"Content-Length: 9\r\n\r\n{}"), "RemoteProtocolError"),
         (lambda write: write(b"nonsense\r\n\r\n"), "RemoteProtocolError"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("probed", [False, True])
 def test_an_answer_is_bounded_in_time_and_size(
     server: Server, answer: Callable[[Write], object], reason: str, probed: bool
@@ -292,11 +269,8 @@ def test_passing_trouble_is_waited_out(server: Server, monkeypatch: pytest.Monke
     expected = lm.log_probs(QUERIES[:8])
     start = len(server.requests)
     faults = {
-        1: (429, {"Retry-After": "7"}),
-        2: (503, {}),
-        4: (500, {"Retry-After": "Friday"}),
-        6: (0, {}),
-    }
+        1: (429, {"Retry-After": "7"}), 2: (503, {}), 4: (500, {"Retry-After": "Friday"}), 6: (0, {}),
+    }  # fmt: skip
     server.fault = lambda number: faults.get(number - start)
     assert largest_difference(lm.log_probs(QUERIES[:8]), expected) < 1e-6
     assert len(server.requests) - start == 8 + len(faults)

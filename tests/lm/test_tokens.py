@@ -44,13 +44,10 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
 
 
 TOKENIZERS = {
-    "bytes": byte_tokenizer(),
-    "merges": byte_level(),
-    "bos": byte_level(bos=True),
-    "space": byte_level(space=True),
-    "unsplit": byte_level(split=False),
+    "bytes": byte_tokenizer(), "merges": byte_level(), "bos": byte_level(bos=True),
+    "space": byte_level(space=True), "unsplit": byte_level(split=False),
     "sentencepiece": sentencepiece_like(),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

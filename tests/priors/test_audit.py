@@ -35,12 +35,9 @@ ROWS = [
 
 def priors(**columns: list[Any]) -> Dataset:
     features = {
-        "text": Value("string"),
-        "label": ClassLabel(names=NAMES),
-        "words": List(Value("string")),
-        "prior_cap": List(Value("float64")),
-        "cap_r2": Value("float64"),
-    }
+        "text": Value("string"), "label": ClassLabel(names=NAMES), "words": List(Value("string")),
+        "prior_cap": List(Value("float64")), "cap_r2": Value("float64"),
+    }  # fmt: skip
     data: dict[str, list[Any]] = {
         "text": [text for text, _, _ in ROWS],
         "label": [label for _, label, _ in ROWS],

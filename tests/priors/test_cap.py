@@ -34,13 +34,9 @@ from tests.tiny import byte_tokenizer, llama, save
 
 LABELS = ("lost_card", "pay_fine", "renew_book")
 TEXTS = [
-    "please renew my book",
-    "I lost the blue library card that you gave me on Monday, sorry",
-    "pay",
-    "fine please",
-    "where do I renew",
-    "my fine is wrong",
-]
+    "please renew my book", "I lost the blue library card that you gave me on Monday, sorry", "pay",
+    "fine please", "where do I renew", "my fine is wrong",
+]  # fmt: skip
 GOLD = [2, 0, 1, 1, 2, 1]
 CUE_MEANS = (2 / 6, 3 / 6, 3 / 6)
 """Cue words per text: lost, card; pay, fine, fine; renew, book, renew."""

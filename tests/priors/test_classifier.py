@@ -209,11 +209,8 @@ def test_scores_are_the_librarys_own_for_one_example_at_a_time(
 
     for row, (text, gold) in enumerate(ROWS):
         explainer = LimeTextExplainer(
-            bow=False,
-            split_expression=str.split,
-            mask_string=replacement,
-            random_state=text_seed(3, text),
-        )
+            bow=False, split_expression=str.split, mask_string=replacement, random_state=text_seed(3, text),
+        )  # fmt: skip
         label, words = LABELS.index(gold), len(text.split())
         explained = explainer.explain_instance(
             text, predict, labels=(label,), num_features=words, num_samples=40

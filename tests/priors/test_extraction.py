@@ -95,12 +95,8 @@ def test_sources_side_by_side_with_all_that_made_them(tmp_path: Path, model: str
     more = ("fingerprint", "template_digest", "prompt_digest", "label_space", "word_pattern")
     assert all(facts["cap"][name] for name in more)
     assert set(facts["cap"]["versions"]) >= {
-        "hf-cap",
-        "torch",
-        "transformers",
-        "datasets",
-        "icu4py",
-    }
+        "hf-cap", "torch", "transformers", "datasets", "icu4py",
+    }  # fmt: skip
 
 
 def test_provenance_goes_where_its_rows_go(tmp_path: Path) -> None:

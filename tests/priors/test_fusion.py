@@ -24,12 +24,9 @@ Scores = list[float] | None
 
 def table(first: Sequence[Scores], second: Sequence[Scores], **columns: list[Any]) -> Dataset:
     data = {
-        "words": [["renew", "book"]] * len(first),
-        "prior_cap": list(first),
-        "prior_lime": list(second),
-        "provenance": [None] * len(first),
-        **columns,
-    }
+        "words": [["renew", "book"]] * len(first), "prior_cap": list(first), "prior_lime": list(second),
+        "provenance": [None] * len(first), **columns,
+    }  # fmt: skip
     scores = dict.fromkeys(("prior_cap", "prior_lime"), List(Value("float64")))
     others = {name: Value("float64") for name in columns}
     features = {"words": List(Value("string")), **scores, **others, "provenance": Value("string")}
@@ -121,14 +118,9 @@ def test_the_provenance_tells_the_fusion_and_what_its_sources_share() -> None:
     made = json.loads(fused["provenance"][0])
     assert made["lime"] == {"word_pattern": r"\S+", "n": 9}
     assert made["prior"] == {
-        "sources": ["cap", "lime"],
-        "method": "mean",
-        "normalisation": "l2",
-        "weights": {"cap": 1},
-        "certainty": {},
-        "punctuation": False,
-        "word_pattern": r"\S+",
-    }
+        "sources": ["cap", "lime"], "method": "mean", "normalisation": "l2", "weights": {"cap": 1},
+        "certainty": {}, "punctuation": False, "word_pattern": r"\S+",
+    }  # fmt: skip
     other = cell.replace('S+", "n', 'w+", "n')
     with pytest.raises(PriorError, match=r"different 'word_pattern'"):
         fuse_priors(data.add_column("provenance", [other]))

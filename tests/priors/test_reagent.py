@@ -95,12 +95,8 @@ def test_words_of_other_texts_replace_those_of_a_text_and_its_white_space_stays(
     prior({"text": data["text"][:1], "label": [1]})
     texts = {asked_text(query.prefix + query.body) for query in model.calls}
     assert {word for text in texts for word in text.split()} == {
-        "pay",
-        "the",
-        "fine",
-        "it",
-        "renew",
-    }
+        "pay", "the", "fine", "it", "renew",
+    }  # fmt: skip
     assert all("  " in text and "\n" in text for text in texts)
 
 

@@ -100,11 +100,8 @@ def score_card() -> dict[str, Any]:
 
 
 CARDS: dict[str, Callable[[], dict[str, Any]]] = {
-    "model.md": model_card,
-    "priors.md": prior_card,
-    "scores.md": score_card,
-    "tabular.md": tabular_card,
-}
+    "model.md": model_card, "priors.md": prior_card, "scores.md": score_card, "tabular.md": tabular_card,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.parent.glob("*.jinja")))
@@ -168,13 +165,8 @@ def test_a_run_is_described_without_its_folders() -> None:
 
 def test_confidence_is_a_table_of_its_own_with_directions() -> None:
     numbers = {
-        "texts": 9,
-        "accuracy": 0.5,
-        "nll": 1.25,
-        "ece": 0.0625,
-        "set_size": None,
-        "temperature": 2.5,
-    }
+        "texts": 9, "accuracy": 0.5, "nll": 1.25, "ece": 0.0625, "set_size": None, "temperature": 2.5,
+    }  # fmt: skip
     stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
     facts = model_facts({"calibration": stored}, name="desk", evaluations={"test": numbers})
     card = render_card(facts)

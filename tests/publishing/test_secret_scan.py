@@ -13,23 +13,18 @@ from hf_cap.secret_scan import find_secret, find_secret_in_file, without_secrets
 
 # in two parts, so that nobody's scan of this file finds them
 SECRETS = {
-    "hf_" + "A1" * 17: "Hugging Face Token",
-    "hf_oauth_" + "eyJhbGciOi": "Hugging Face Token",
-    "ghp_" + "a1B2" * 9: "GitHub Token",
-    "github_pat_" + "11AAAAAAA0_" + "a1" * 29: "GitHub Token",
-    "glpat-" + "a1B2" * 5: "GitLab Token",
-    "AKIA" + "ABCD1234" * 2: "AWS Access Key",
+    "hf_" + "A1" * 17: "Hugging Face Token", "hf_oauth_" + "eyJhbGciOi": "Hugging Face Token",
+    "ghp_" + "a1B2" * 9: "GitHub Token", "github_pat_" + "11AAAAAAA0_" + "a1" * 29: "GitHub Token",
+    "glpat-" + "a1B2" * 5: "GitLab Token", "AKIA" + "ABCD1234" * 2: "AWS Access Key",
     "AIza" + "Ab1_-" * 7: "Google API Key",
     "xoxb-" + "123456789012-123456789012-AbCdEf123456": "Slack Token",
-    "sk-proj-" + "a1B2" * 9: "OpenAI Token",
-    "sk_live_" + "a1B2" * 6: "Stripe Access Key",
-    "Authorization: Bearer " + "a1B2" * 8: "Bearer Token",
-    "api_key=" + "a1B2" * 8: "Key or Password",
+    "sk-proj-" + "a1B2" * 9: "OpenAI Token", "sk_live_" + "a1B2" * 6: "Stripe Access Key",
+    "Authorization: Bearer " + "a1B2" * 8: "Bearer Token", "api_key=" + "a1B2" * 8: "Key or Password",
     '"OPENAI_API_KEY": "' + "a1B2" * 8: "Key or Password",
     "http://gpu7-user:" + "s3cr3t@gpu7": "Address with Password",
     "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxMjM0In0.abc": "JSON Web Token",
     "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEpAIBAAKCAQEA" + "a1B2" * 9: "Private Key",
-}
+}  # fmt: skip
 
 ORDINARY = """
 hf_cap hf_hub_download hf_internal_testing_tiny_random_model sk-learn task-specific-language-modelling-2024

@@ -36,13 +36,9 @@ def train(priors: str, folder: str, repo_id: str | None = None) -> tuple[Any, li
 
     data = load_prior_dataset(priors)["train"]
     config = CAPConfig(
-        folder,
-        num_train_epochs=1.0,
-        logging_steps=1,
-        learning_rate=1e-3,
-        hub_model_id=repo_id,
+        folder, num_train_epochs=1.0, logging_steps=1, learning_rate=1e-3, hub_model_id=repo_id,
         report_to="none",
-    )
+    )  # fmt: skip
     model = roberta_classifier(len(data.features["label"].names))
     trainer = CAPTrainer(model, config, train_dataset=data, processing_class=word_tokenizer())
     trainer.train()

@@ -76,12 +76,9 @@ def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: i
     """The JSON and the parquet of one evaluation."""
     right = float(np.mean([record.label == record.prediction for record in records]))
     numbers = {
-        "texts": len(records),
-        "accuracy": right,
-        "macro_f1": right - 0.01,
-        "comprehensiveness": 0.3 * right + 0.005 * seed,
-        "alignment": 0.6 * right,
-    }
+        "texts": len(records), "accuracy": right, "macro_f1": right - 0.01,
+        "comprehensiveness": 0.3 * right + 0.005 * seed, "alignment": 0.6 * right,
+    }  # fmt: skip
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     (folder / "evaluation" / f"{name}.json").write_text(json.dumps(numbers))
     rows = Dataset.from_list([asdict(record) for record in records])

@@ -214,12 +214,8 @@ def test_flips_are_paired_by_seed_and_text() -> None:
 def test_every_measure_is_told_as_it_came_out() -> None:
     found = {"accuracy": 0.5, "sufficiency": 0.2, "comprehensiveness": 0.3, "temperature": 1.0}
     now = {
-        "accuracy": 0.6,
-        "sufficiency": 0.3,
-        "comprehensiveness": 0.3,
-        "temperature": 2.0,
-        "nll": 1,
-    }
+        "accuracy": 0.6, "sufficiency": 0.3, "comprehensiveness": 0.3, "temperature": 2.0, "nll": 1,
+    }  # fmt: skip
     weights = (("plain", 0.0, found), ("aligned", 0.1, now))
     runs = [Run(n, {"settings": {"alignment_weight": w}}, {"test": e}) for n, w, e in weights]
     groups = group_runs(runs)

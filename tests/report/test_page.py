@@ -134,12 +134,8 @@ def test_findings_claim_no_more_than_the_interval(gains: tuple[float, ...], said
 
 def test_confidence_has_one_compact_place() -> None:
     numbers = {
-        "accuracy": 0.5,
-        "nll": 1.25,
-        "ece": 0.0625,
-        "accuracy_at_50": 0.75,
-        "temperature": 2.5,
-    }
+        "accuracy": 0.5, "nll": 1.25, "ece": 0.0625, "accuracy_at_50": 0.75, "temperature": 2.5,
+    }  # fmt: skip
     page = render_report(report_contents([Run("run", {}, {"test": numbers})]))
     results, _, confidence = page.partition("<summary>Confidence")
     confidence, _, rest = confidence.partition("</details>")

@@ -61,20 +61,10 @@ def text_batch(
 
 
 _SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 80,
-    "initializer_range": 0.2,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "cls_token_id": 0,
-    "sep_token_id": 2,
-    "num_labels": 3,
-}
+    "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 80, "initializer_range": 0.2, "pad_token_id": 1,
+    "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2, "num_labels": 3,
+}  # fmt: skip
 _ENCODER = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": _ENCODER,
@@ -159,22 +149,12 @@ def config(folder: Path, **settings: Any) -> CAPConfig:
     """Plain SGD without clipping, so that equal gradients mean equal weights and unequal ones do not."""
     return CAPConfig(
         **{
-            "output_dir": str(folder),
-            "use_cpu": True,
-            "optim": "sgd",
-            "learning_rate": 0.5,
-            "max_grad_norm": 0.0,
-            "lr_scheduler_type": "constant",
-            "per_device_train_batch_size": 4,
-            "max_steps": 4,
-            "alignment_weight": 0.5,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            **settings,
+            "output_dir": str(folder), "use_cpu": True, "optim": "sgd", "learning_rate": 0.5,
+            "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "per_device_train_batch_size": 4,
+            "max_steps": 4, "alignment_weight": 0.5, "report_to": "none", "disable_tqdm": True,
+            "save_strategy": "no", "logging_strategy": "no", **settings,
         }
-    )
+    )  # fmt: skip
 
 
 OF_THE_TRAINER = ("alignment_loss_func", "compute_loss_func", "compute_metrics", "peft_config")
@@ -191,13 +171,9 @@ def trainer(
     data = raw_rows() if rows is None else rows
     functions = {name: settings.pop(name, None) for name in OF_THE_TRAINER}
     return CAPTrainer(
-        model=model(),
-        args=config(folder, **settings),
-        train_dataset=data,
-        eval_dataset=data,
-        processing_class=word_tokenizer(),
-        **functions,
-    )
+        model=model(), args=config(folder, **settings), train_dataset=data, eval_dataset=data,
+        processing_class=word_tokenizer(), **functions,
+    )  # fmt: skip
 
 
 def sparse_trainer(folder: Path, **settings: Any) -> CAPTrainer:

@@ -45,14 +45,10 @@ LOSSES, LABELS = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 1, 1])
 @pytest.mark.parametrize(
     ("method", "h"),
     [
-        ("loss_linupper", [0, 1, 1]),
-        ("loss_quadratic", [0, 1, 0]),
-        ("loss_extremes", [1, 0, 1]),
-        ("dro", [0, 1, 2]),
-        ("class_dro", [0, 1.5, 1.5]),
-        ("none", [0, 0, 0]),
+        ("loss_linupper", [0, 1, 1]), ("loss_quadratic", [0, 1, 0]), ("loss_extremes", [1, 0, 1]),
+        ("dro", [0, 1, 2]), ("class_dro", [0, 1.5, 1.5]), ("none", [0, 0, 0]),
     ],
-)
+)  # fmt: skip
 def test_weights_on_paper(method: Any, h: list[float]) -> None:
     total = sum(map(math.exp, h))
     expected = [3 * math.exp(one) / total for one in h]

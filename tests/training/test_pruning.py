@@ -170,14 +170,8 @@ def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
     data = raw_rows().cast_column("label", ClassLabel(names=list(LABEL2ID)))
     save_splits({"train": data}, tmp_path / "data")
     words = [
-        "prune",
-        "--model",
-        tmp_path / "model",
-        "--dataset",
-        tmp_path / "data",
-        "--alignment",
-        1,
-    ]
+        "prune", "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--alignment", 1,
+    ]  # fmt: skip
     words += ["--heads", 0.5, "--output_dir", tmp_path / "out"]
     assert main([*map(str, words)]) == 0
     smaller: Any = load_model(str(tmp_path / "out"))

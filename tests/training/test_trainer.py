@@ -98,13 +98,9 @@ def test_the_aligned_attribution_is_the_plain_one(tmp_path: Path) -> None:
     subject = trainer(tmp_path, attribution_steps=6)
     rows = [row for row in raw_rows() if row["prior"]]
     scores = attribute_words(
-        subject.model,
-        word_tokenizer(),
-        [row["text"] for row in rows],
-        [row["label"] for row in rows],
-        steps=6,
-        rule="midpoint",
-    )
+        subject.model, word_tokenizer(), [row["text"] for row in rows], [row["label"] for row in rows],
+        steps=6, rule="midpoint",
+    )  # fmt: skip
     distance = 0.0
     for row, words in zip(rows, scores, strict=True):
         a, p = torch.tensor(words), torch.tensor(row["prior"])
@@ -166,16 +162,10 @@ def test_accumulation_changes_nothing(tmp_path: Path, settings: dict[str, Any]) 
 @pytest.mark.parametrize("kind", ["roberta", "sentence"])
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, kind: str) -> None:
     settings: dict[str, Any] = {
-        "attribution_method": "expected_gradients",
-        "attribution_steps": 3,
-        "attribution_backward_steps": 1,
-        "alignment_schedule": "cosine",
-        "optim": "adamw_torch",
-        "learning_rate": 1e-3,
-        "save_strategy": "steps",
-        "save_steps": 3,
-        "max_steps": 6,
-    }
+        "attribution_method": "expected_gradients", "attribution_steps": 3, "attribution_backward_steps": 1,
+        "alignment_schedule": "cosine", "optim": "adamw_torch", "learning_rate": 1e-3,
+        "save_strategy": "steps", "save_steps": 3, "max_steps": 6,
+    }  # fmt: skip
 
     def run(seed: int, checkpoint: str | None = None) -> dict[str, Tensor]:
         model = family(kind)
