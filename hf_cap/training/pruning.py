@@ -15,6 +15,7 @@ from transformers import set_seed
 from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.labels import class_names
+from hf_cap.progress import progress
 from hf_cap.pruned import encoder_layers, keep
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.collator import take_priors
@@ -63,22 +64,14 @@ def first_order(trainer: CAPTrainer, term: Term = "task", batches: int = 16) -> 
     """
     model, parts = trainer.model, []
     model.train()
-    for batch in islice(trainer.get_train_dataloader(), batches):
-        inputs, prior = take_priors(trainer._prepare_inputs(batch))
-        model.zero_grad()
-        with without_dropout(model):
-            model.training = True  # the alignment loss has a gradient in training alone
-            if term == "task":
-                loss = model(**inputs).loss
-            elif prior is None or not prior.weight.any():
-                raise PriorError(
-                    "The term `alignment` needs texts with priors, got a batch without; give the data set "
-                    "that `hf-cap fuse` wrote, and an `alignment_weight` above 0."
-                )
-            else:
-                loss, _ = trainer.align(model, inputs, prior)
-            loss.backward()
-        parts.append(_over_structures(model, gradient=True))
+    loader = trainer.get_train_dataloader()
+    with progress(min(batches, len(loader)), "batches", f"Importance for the {term}") as work:
+        for batch in islice(loader, batches):
+            model.zero_grad()
+            with without_dropout(model):
+                _loss(trainer, term, batch).backward()
+            parts.append(_over_structures(model, gradient=True))
+            work.update()
     model.zero_grad()
     heads, units = (torch.stack(kind).mean(0) for kind in zip(*parts, strict=True))
     if not (heads.any() or units.any()):
@@ -87,6 +80,21 @@ def first_order(trainer: CAPTrainer, term: Term = "task", batches: int = 16) -> 
             "and the dense layers."
         )
     return _scaled(heads, units)
+
+
+def _loss(trainer: CAPTrainer, term: Term, batch: Any) -> Tensor:
+    inputs, prior = take_priors(trainer._prepare_inputs(batch))
+    model = trainer.model
+    model.training = True  # the alignment loss has a gradient in training alone
+    if term == "task":
+        loss: Tensor = model(**inputs).loss
+        return loss
+    if prior is None or not prior.weight.any():
+        raise PriorError(
+            "The term `alignment` needs texts with priors, got a batch without; give the data set "
+            "that `hf-cap fuse` wrote, and an `alignment_weight` above 0."
+        )
+    return trainer.align(model, inputs, prior)[0]
 
 
 def magnitude(model: nn.Module) -> Importance:

@@ -12,6 +12,7 @@ from hf_cap.classifiers import load_model, new_classifier
 from hf_cap.cli import main
 from hf_cap.data import save_splits
 from hf_cap.errors import ConfigError, ModelError, PriorError
+from hf_cap.progress import progress
 from hf_cap.pruned import KEPT_HEADS, encoder_layers
 from hf_cap.training.options import PruneOptions
 from hf_cap.training.pruning import (
@@ -181,3 +182,19 @@ def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
         kept = encoder_layers(model)[at].attention.query.weight[alive]
         assert torch.equal(layer.attention.query.weight, kept)
     assert smaller.config.intermediate_size == 16
+
+
+def test_the_importance_has_a_progress_bar_of_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def shown(total: int, unit: str, what: str) -> Any:
+        seen.append((total, what))
+        return progress(total, unit, what)
+
+    monkeypatch.setattr("hf_cap.training.pruning.progress", shown)
+    prune_classifier(
+        with_dead_parts(), word_tokenizer(), raw_rows(), PruneOptions(batches=1, alignment=1.0)
+    )
+    assert seen == [(1, "Importance for the task"), (1, "Importance for the alignment")]
