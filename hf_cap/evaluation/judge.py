@@ -96,7 +96,8 @@ def calibrated_shares(
 def _check_count(count: int, what: str) -> None:
     if count < FEWEST:
         raise DataError(
-            f"There are {count} {what}, too few for an interval; give at least {FEWEST}."
+            f"There are {count} {what}, too few for an interval; at least {FEWEST} are needed: give "
+            f"{FEWEST - count} more."
         )
 
 
