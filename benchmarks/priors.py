@@ -29,8 +29,12 @@ from transformers.utils import logging as transformers_logging
 
 from hf_cap.data import label_names, load_splits
 from hf_cap.embedded import ENCODER, resolve_model
-from hf_cap.priors.classifier import IntegratedGradientsPrior, OcclusionPrior, ReferenceClassifier
-from hf_cap.priors.explainers import LimePrior
+from hf_cap.priors.classifier import (
+    IntegratedGradientsPrior,
+    LimePrior,
+    OcclusionPrior,
+    ReferenceClassifier,
+)
 from hf_cap.utils import text_seed, versions, write_json
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 

@@ -27,11 +27,11 @@ from hf_cap.errors import ConfigError, ModelError, import_extra
 from hf_cap.labels import ClassifierOptions, head_phrases, label_phrases, warn_of_unclear
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.progress import progress
-from hf_cap.pruned import auto_class
 from hf_cap.schema import CALIBRATION, AttributionSettings
 from hf_cap.sentence_encoder import (
     CONFIG_ENTRY,
     SentenceEncoderClassifier,
+    auto_class,
     is_sentence_classifier,
     label_config,
     new_sentence_classifier,

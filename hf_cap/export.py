@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, ModelError, import_extra
-from hf_cap.training.folder import refuse_other_model, whole_folder
+from hf_cap.training.validation import refuse_other_model, whole_folder
 
 ONNX_FILE = "model.onnx"
 

@@ -298,7 +298,7 @@ def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
 def _write_weights(run: Path, target: Path) -> None:
     """Write what a classifier needs; pickles, optimizer states and run records stay on this machine."""
     from hf_cap.classifiers import is_lora_run, merged_lora
-    from hf_cap.training.folder import weights_problem
+    from hf_cap.training.validation import weights_problem
 
     if is_lora_run(run):  # an adapter alone names its base by a path that may be local
         with no_bars():

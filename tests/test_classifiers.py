@@ -20,7 +20,7 @@ from hf_cap.classifiers import (
 )
 from hf_cap.errors import ModelError
 from hf_cap.loading import NO_LIMIT
-from hf_cap.training.folder import drop_other_kind
+from hf_cap.training.validation import drop_other_kind
 from tests.tiny import byte_tokenizer, llama, roberta_classifier, save, word_tokenizer
 
 FAMILIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")

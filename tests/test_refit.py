@@ -24,8 +24,8 @@ from hf_cap.refit import (
 )
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.sentence_encoder import CosineHead
+from hf_cap.training.callbacks import VERSIONS, FinishClassifier
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.finish import VERSIONS, FinishClassifier
 from hf_cap.training.trainer import CAPTrainer
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, word_tokenizer

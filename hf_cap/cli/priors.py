@@ -205,7 +205,7 @@ def _chosen(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
     """The texts of a split that `limit` or `budget` leaves."""
     if given.budget is None or given.like is None:
         return data.select(range(min(given.limit or len(data), len(data))))
-    from hf_cap.priors.selection import read_lines, select_texts
+    from hf_cap.priors.extract import read_lines, select_texts
 
     place = (given.budget, given.selection_seed, given.word_pattern)
     found = select_texts(data[TEXT][:], read_lines(given.like), *place)

@@ -197,8 +197,8 @@ def prune(values: Values) -> Result:
     """
     from hf_cap.classifiers import load_model, load_tokenizer
     from hf_cap.data import load_splits, load_texts
-    from hf_cap.training.folder import refuse_other_model, whole_folder
     from hf_cap.training.pruning import prune_classifier
+    from hf_cap.training.validation import refuse_other_model, whole_folder
 
     given, options = values.build(_PruneArguments), values.build(PruneOptions)
     refuse_other_model(given.output_dir)

@@ -101,9 +101,8 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
     from hf_cap.data import label_names, load_splits
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.examples import with_attacked
-    from hf_cap.training.folder import check_folder
     from hf_cap.training.run import train_classifier
-    from hf_cap.training.validation import check_start
+    from hf_cap.training.validation import check_folder, check_start
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = values.build(CAPConfig, dataloader_pin_memory=torch.cuda.is_available())
@@ -143,9 +142,8 @@ def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
     from hf_cap.laat.elicitation import load_scores
     from hf_cap.laat.models import evaluate_tabular, tabular_facts
     from hf_cap.laat.table import read_schema, read_table
-    from hf_cap.training.folder import check_folder
     from hf_cap.training.run import train_and_save, write_run
-    from hf_cap.training.validation import check_start
+    from hf_cap.training.validation import check_folder, check_start
     from hf_cap.workflow import write_evaluation
 
     table, options = values.build(TableOptions), values.build(TabularModelOptions)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from hf_cap.priors.channel import LexiconPrior as LexiconPrior
     from hf_cap.priors.classifier import ClassifierSource as ClassifierSource
     from hf_cap.priors.classifier import IntegratedGradientsPrior as IntegratedGradientsPrior
+    from hf_cap.priors.classifier import LimePrior as LimePrior
     from hf_cap.priors.classifier import OcclusionPrior as OcclusionPrior
-    from hf_cap.priors.explainers import LimePrior as LimePrior
-    from hf_cap.priors.explainers import ShapPrior as ShapPrior
+    from hf_cap.priors.classifier import ShapPrior as ShapPrior
     from hf_cap.priors.extract import ExtractionSettings as ExtractionSettings
     from hf_cap.priors.extract import ExtractionSummary as ExtractionSummary
+    from hf_cap.priors.extract import Selection as Selection
     from hf_cap.priors.extract import extract_priors as extract_priors
+    from hf_cap.priors.extract import select_texts as select_texts
     from hf_cap.priors.fusion import PriorFusion as PriorFusion
     from hf_cap.priors.fusion import fuse_priors as fuse_priors
     from hf_cap.priors.keywords import KeywordsPrior as KeywordsPrior
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
     from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
     from hf_cap.priors.reagent import ReAGentPrior as ReAGentPrior
-    from hf_cap.priors.selection import Selection as Selection
-    from hf_cap.priors.selection import select_texts as select_texts
 
 _EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)

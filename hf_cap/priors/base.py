@@ -184,12 +184,12 @@ SOURCES: dict[str, str | type[Source]] = {
     "integrated_gradients": "hf_cap.priors.classifier:IntegratedGradientsPrior",
     "keywords": "hf_cap.priors.keywords:KeywordsPrior",
     "lexicon": "hf_cap.priors.channel:LexiconPrior",
-    "lime": "hf_cap.priors.explainers:LimePrior",
+    "lime": "hf_cap.priors.classifier:LimePrior",
     "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
     "rationale": "hf_cap.priors.keywords:RationalePrior",
     "reagent": "hf_cap.priors.reagent:ReAGentPrior",
-    "shap": "hf_cap.priors.explainers:ShapPrior",
+    "shap": "hf_cap.priors.classifier:ShapPrior",
     "word_length": "hf_cap.priors.keywords:WordLengthPrior",
 }
 """Name of a source to its class, as `module:Class` where it is not loaded yet."""

@@ -16,8 +16,8 @@ from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.labels import class_names
 from hf_cap.progress import progress
-from hf_cap.pruned import encoder_layers, keep
 from hf_cap.schema import LABEL, TEXT
+from hf_cap.sentence_encoder import encoder_layers, keep
 from hf_cap.training.collator import take_priors
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.gradient import without_dropout

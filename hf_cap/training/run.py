@@ -22,9 +22,9 @@ from hf_cap.sentence_encoder import is_sentence_classifier
 from hf_cap.training.callbacks import HeatMapCallback, TrainingProgress
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.examples import version_sampler
-from hf_cap.training.folder import UNFINISHED, drop_other_kind, find_checkpoint
 from hf_cap.training.options import AlignmentOptions
 from hf_cap.training.trainer import CAPTrainer
+from hf_cap.training.validation import UNFINISHED, drop_other_kind, find_checkpoint
 from hf_cap.utils import versions, write_json
 
 _logger = logging.getLogger(__name__)

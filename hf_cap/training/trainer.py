@@ -38,10 +38,10 @@ from hf_cap.labels import ClassifierOptions, label_phrases
 from hf_cap.loading import check_tokens
 from hf_cap.schema import CALIBRATION, PRIOR, TEXT, AttributionSettings, find_prior_column
 from hf_cap.training import collator, examples, validation
+from hf_cap.training.callbacks import FinishClassifier
 from hf_cap.training.collator import LABELS, CAPCollator, Priors, take_priors
 from hf_cap.training.config import DEFAULT_METRICS, PARTS, CAPConfig, accuracy_and_macro_f1
 from hf_cap.training.examples import drop_words, keep_probability, version_sampler
-from hf_cap.training.finish import FinishClassifier
 from hf_cap.training.gradient import double_backward, finite_difference
 from hf_cap.training.options import AlignmentOptions, weight_at
 

@@ -18,8 +18,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_cap.classifiers import TextClassifier
 from hf_cap.errors import MissingExtra, ModelError
-from hf_cap.priors.classifier import ClassifierSource, IntegratedGradientsPrior, OcclusionPrior
-from hf_cap.priors.explainers import LimePrior, ShapPrior
+from hf_cap.priors.classifier import (
+    ClassifierSource,
+    IntegratedGradientsPrior,
+    LimePrior,
+    OcclusionPrior,
+    ShapPrior,
+)
 from hf_cap.utils import text_seed
 from hf_cap.words import keep_words, split_words
 from tests.priors.conftest import LABELS, OUTPUTS, labelled, needs_shap

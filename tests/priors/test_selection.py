@@ -10,7 +10,7 @@ from datasets import load_dataset
 
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.priors.selection import read_lines, select_texts
+from hf_cap.priors.extract import read_lines, select_texts
 
 CORPUS = ["card", "card", "loan", "loan"]
 TRAFFIC = ["Card!", "card", "card"]

@@ -13,7 +13,7 @@ from hf_cap.cli import main
 from hf_cap.data import save_splits
 from hf_cap.errors import ConfigError, ModelError, PriorError
 from hf_cap.progress import progress
-from hf_cap.pruned import KEPT_HEADS, encoder_layers
+from hf_cap.sentence_encoder import KEPT_HEADS, encoder_layers
 from hf_cap.training.options import PruneOptions
 from hf_cap.training.pruning import (
     first_order,
