@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hf_cap.cues import (
     Mark,
     ShortcutSettings,
     add_cue,
+    cue_mass,
     decided,
     find_cues,
     load_marks,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 Relevance = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, "words labels"]]
 """Words and label phrases to how much each word speaks for each label; only the order in a column counts."""
 
+_STEPS = 8
+"""Points of integrated gradients: a share of absolute scores needs no more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
@@ -58,6 +63,8 @@ class Shortcut:
         q: False discovery rate at which the association is found (one-sided permutation test of each cue and
             label, exact by the hypergeometric distribution; Benjamini-Hochberg).
         relevance: Highest rank that a judge gives its words among all words for the label, in [0, 1].
+        mass: Part of the absolute attribution by a plain classifier that is on the words which carry the cue,
+            in the label's texts that have it, in [0, 1]; `None` without a classifier, or where no word does.
         removed: Mean fall of the label's probability in a plain classifier when the cue is taken out of the
             label's texts, in [−1, 1]; `None` without a classifier.
         flipped: Part of the texts of other labels that get this label once they have the cue.
@@ -72,6 +79,7 @@ class Shortcut:
     log_odds: float
     q: float
     relevance: float
+    mass: float | None = None
     removed: float | None = None
     flipped: float | None = None
     examples: tuple[str, ...] = field(default=(), repr=False)
@@ -124,8 +132,13 @@ def find_shortcuts(
     relevance = _relevance(candidates, has, names, judges, settings)
     found, totals = [], Counter(labels)
     suspicious = [one for one in candidates if relevance.get(one[:2], 0.0) < settings.relevant]
-    for cue, label, q in _simplest(suspicious, has):
-        rows = [row for row in has[cue] if labels[row] == label]
+    chosen = [
+        (cue, label, q, [row for row in has[cue] if labels[row] == label])
+        for cue, label, q in _simplest(suspicious, has)
+    ]
+    own = sorted({row for *_, rows in chosen for row in rows})
+    scores = _attributions(classifier, own, texts, labels, settings)
+    for cue, label, q, rows in chosen:
         shortcut = Shortcut(
             cue=cue,
             label=names[label],
@@ -136,6 +149,7 @@ def find_shortcuts(
             q=q,
             relevance=relevance.get((cue, label), 0.0),
             examples=tuple(texts[row] for row in rows[:3]),
+            mass=_mass(cue, rows, texts, scores, settings),
             **_reliance(cue, label, texts, labels, rows, classifier, settings),
         )
         found.append(shortcut)
@@ -208,6 +222,42 @@ def _relevance(
         for cue, label, _ in candidates
         if cue.kind in worded
     }
+
+
+def _attributions(
+    classifier: "TextClassifier | None",
+    rows: Sequence[int],
+    texts: Sequence[str],
+    labels: Sequence[int],
+    settings: ShortcutSettings,
+) -> dict[int, list[float]]:
+    """Row to the classifier's attributions of its words for its label; empty without a classifier."""
+    if classifier is None or not rows:
+        return {}
+    from hf_cap.attribution import attribute_words
+
+    explained = [texts[row] for row in rows], [labels[row] for row in rows]
+    how: dict[str, Any] = {"steps": _STEPS, "word_pattern": settings.word_pattern}
+    found = attribute_words(classifier.model, classifier.tokenizer, *explained, **how)
+    return dict(zip(rows, found, strict=True))
+
+
+def _mass(
+    cue: Cue,
+    rows: Sequence[int],
+    texts: Sequence[str],
+    scores: Mapping[int, Sequence[float]],
+    settings: ShortcutSettings,
+) -> float | None:
+    """Mean part of the attributions of some texts that is on the words which carry a cue."""
+    carried = {
+        row: find_cues(word_strings(texts[row], settings.word_pattern))[cue]
+        for row in rows
+        if row in scores
+    }
+    masses = (cue_mass(scores[row], {"": words}) for row, words in carried.items())
+    known = [mass for mass in masses if mass is not None]
+    return fmean(known) if known else None
 
 
 def _reliance(

@@ -9,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from scipy.stats import fisher_exact
 
+from hf_cap.classifiers import TextClassifier
 from hf_cap.cues import (
     Cue,
     Mark,
@@ -25,6 +26,7 @@ from hf_cap.cues import (
 from hf_cap.errors import DataError
 from hf_cap.shortcuts import find_shortcuts
 from hf_cap.words import WORD_PATTERN
+from tests.tiny import WordSum, word_tokenizer
 
 LABELS = ["refund", "delivery", "account"]
 MEANING = {"refund": "money", "delivery": "parcel", "account": "password"}
@@ -104,6 +106,23 @@ def test_the_test_is_fishers_and_the_rate_is_benjamini_hochbergs() -> None:
     p = fisher_exact([[9, 0], [3, 24]], alternative="greater").pvalue
     tests = 3 * len({cue for text in data["text"] for cue in cues_of(text)})
     assert p <= one.q <= p * tests
+
+
+def test_reliance_is_that_of_a_model_known_on_paper() -> None:
+    data = texts({"refund": "anna"}, per_label=12)
+    tokenizer = word_tokenizer(["anna", *MEANING.values(), *FILLER])
+    logits = {
+        "anna": (3.0, 0, 0),
+        "money": (1.0, 0, 0),
+        "parcel": (0, 1.0, 0),
+        "password": (0, 0, 1.0),
+    }
+    classifier = TextClassifier(WordSum(tokenizer, logits), tokenizer)
+    (one,) = find_shortcuts(data, [knows_meaning], classifier=classifier)
+    p = [np.exp(z) / (np.exp(z) + 2) for z in (4, 1)]
+    assert (one.mass, one.removed) == pytest.approx((3 / 4, p[0] - p[1]), rel=1e-5)
+    assert one.flipped == 1
+    assert one.to_dict()["mass"] == one.mass
 
 
 def test_nothing_is_found_where_the_labels_are_shuffled() -> None:

@@ -1,12 +1,14 @@
 """Tiny models and tokenizers, built in code: no test of the unit suite needs a network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
 from transformers import (
+    BertConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -14,6 +16,7 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -75,6 +78,28 @@ def roberta_classifier(
     model: PreTrainedModel = RobertaForSequenceClassification(RobertaConfig(**settings))
     model.train(False)
     return model
+
+
+class WordSum(PreTrainedModel):
+    """A classifier whose logits are the sum of those of its words; `<pad>`, and all others, have none."""
+
+    config_class = BertConfig
+
+    def __init__(self, tokenizer: Any, logits: Mapping[str, Sequence[float]]) -> None:
+        count = len(next(iter(logits.values())))
+        config: dict[str, Any] = {"num_labels": count, "pad_token_id": tokenizer.pad_token_id}
+        super().__init__(BertConfig(**config))
+        self.words = nn.Embedding(len(tokenizer), count)
+        with torch.no_grad():
+            self.words.weight.zero_()
+            for word, values in logits.items():
+                self.words.weight[tokenizer.get_vocab()[word]] = torch.tensor(values)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.words
+
+    def forward(self, input_ids: Tensor, **inputs: Any) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.words(input_ids).sum(1))
 
 
 def llama(

@@ -387,8 +387,16 @@ def _listed(found: "list[Shortcut]") -> str:
             "elsewhere": one.elsewhere,
             "q": f"{one.q:.0e}",
             "relevance": f"{one.relevance:.2f}",
-            **({} if one.flipped is None else {"flips": f"{100 * one.flipped:.0f} %"}),
+            **_relied(one),
         }
         for one in found
     ]
     return str(pd.DataFrame(rows).to_string(index=False))
+
+
+def _relied(one: "Shortcut") -> dict[str, str]:
+    """What the table says of a classifier's reliance, if there was one."""
+    if one.flipped is None:
+        return {}
+    mass = "none" if one.mass is None else f"{100 * one.mass:.0f} %"
+    return {"attribution": mass, "flips": f"{100 * one.flipped:.0f} %"}

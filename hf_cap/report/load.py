@@ -59,8 +59,8 @@ _AUDIT = {
 }  # fmt: skip
 _SHORTCUTS = {"shortcuts": [{
     "kind": str, "value": str, "cue": str, "label": str, "texts": int, "of": int, "elsewhere": int,
-    "log_odds": (int, float), "q": (int, float), "relevance": (int, float), "removed?": _NUMBER,
-    "flipped?": _NUMBER, "examples?": [str],
+    "log_odds": (int, float), "q": (int, float), "relevance": (int, float), "mass?": _NUMBER,
+    "removed?": _NUMBER, "flipped?": _NUMBER, "examples?": [str],
 }]}  # fmt: skip
 
 Facts = dict[str, Any]
@@ -181,7 +181,7 @@ def found_shortcuts(file: Path) -> dict[tuple[Cue, str], Facts]:
     found: dict[tuple[Cue, str], Facts] = {}
     for one in read_json(file, _SHORTCUTS)["shortcuts"]:
         mark = Mark(kind=one["kind"], value=one["value"], label=one["label"])
-        row = {"removed": None, "flipped": None, "examples": [], **one, "mark": mark}
+        row = {"mass": None, "removed": None, "flipped": None, "examples": [], **one, "mark": mark}
         found[mark.cue, mark.label] = row
     return found
 
