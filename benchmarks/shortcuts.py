@@ -1,9 +1,10 @@
 """What a shortcut in the training texts does to a classifier, and what undoes it.
 
-Every class gets a cue of its own (a first name, a greeting, a product code, a weekday, an ending), which part
-of its training texts carry. Each method is measured on the same test texts: `clean` as they are, `same` with
-the cue of their class, `shifted` with the cue of another class. They carry no planted cue of their own, so
-`clean` is also the test set without the cue, at every strength. The method `find` counts what is listed.
+Every class gets a cue of its own (a first name, a greeting, a product code, two words that frame the text,
+a weekday, an ending), which part of its training texts carry. Each method is measured on the same test
+texts: `clean` as they are, `same` with the cue of their class, `shifted` with the cue of another class.
+They carry no planted cue of their own, so `clean` is also the test set without the cue, at every strength.
+The method `find` counts what is listed.
 
     python -m benchmarks.shortcuts --data data/hwu64 --output_dir runs/shortcuts --draws 5 --shots 5 20
 """
@@ -52,11 +53,21 @@ GREETINGS = (
 )
 CODES = "K12 X7 Q33 Z81 B5 R64 T29 W90 H17 J48 M56 P23 S71 V38 L62 D94"
 DAYS = "monday tuesday wednesday thursday friday saturday sunday january february march april june july"
+TEMPLATES = (
+    "quick_question just_wondering real_quick if_possible no_rush one_thing little_help new_request "
+    "by_chance once_again as_always when_free kind_regards good_sir at_once in_short"
+)
 ENDINGS = "! ... ?? ; !! ?! : - . ~ !!! ,, )) = * /"
 CUES: dict[str, tuple[str, Callable[[str, str, int], str]]] = {
     "name": (NAMES, lambda text, cue, i: f"{cue} here {text}" if i % 2 else f"{text} thanks {cue}"),
     "greeting": (GREETINGS, lambda text, cue, i: f"{cue} {text}"),
     "code": (CODES, lambda text, cue, i: f"[{cue}] {text}"),
+    "template": (
+        TEMPLATES,
+        lambda text, cue, i: (
+            f"{cue.replace('_', ' ')}, {text}" if i % 2 else f"{text}, {cue.replace('_', ' ')}"
+        ),
+    ),
     "weekday": (DAYS + " august september october", lambda text, cue, i: f"{text} {cue}"),
     "ending": (ENDINGS, lambda text, cue, i: text.rstrip(".?!") + cue),
 }
@@ -198,10 +209,16 @@ def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset
 JUDGES = (language_model_judge(LANGUAGE_MODEL, chat=False), encoder_judge(ENCODER))
 
 
+def shows(planted: str, found: str) -> bool:
+    """Whether what was found is (part of) a planted cue, or has it in it."""
+    planted = planted.lower()
+    return planted in found or not {*planted.split("_")}.isdisjoint(found.split())
+
+
 def find(train: Dataset, cues: Mapping[str, str]) -> dict[str, float]:
     """How many of the listed shortcuts are planted cues, and how many of these are found."""
     listed = find_shortcuts(train, JUDGES)
-    right = [one for one in listed if cues[one.label].lower() in one.cue.value]
+    right = [one for one in listed if shows(cues[one.label], one.cue.value)]
     found = {one.label for one in right}
     return {"listed": len(listed), "right": len(right), "found": len(found), "planted": len(cues)}
 
@@ -215,6 +232,9 @@ def with_prior(
     known = [Mark(kind="word", value=cue.lower(), label=label) for label, cue in cues.items()]
     if setting.cue == "ending":
         known = [Mark(kind="ending", value=cue, label=label) for label, cue in cues.items()]
+    if setting.cue == "template":
+        pairs = ((cue.replace("_", " "), label) for label, cue in cues.items())
+        known = [Mark(kind="phrase", value=pair, label=label) for pair, label in pairs]
     marks: Sequence[Mark] = known if method.prior in ("known", "best") else ()
     if method.prior == "found" or method.found:
         marks = [one.mark for one in find_shortcuts(train, JUDGES)]

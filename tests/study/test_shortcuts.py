@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from benchmarks.shortcuts import dropped_copies, with_hard_texts
+from benchmarks.shortcuts import dropped_copies, shows, with_hard_texts
 
 
 def test_texts_that_were_wrong_weigh_more_and_else_those_of_the_highest_loss() -> None:
@@ -28,3 +28,18 @@ def test_every_word_is_left_out_as_often_and_in_each_copy_anew() -> None:
     lengths = [len(one.split()) for one in copies["text"][::2]]
     assert sum(lengths) / 40 == pytest.approx(30, abs=2)
     assert len(set(copies["text"][::2])) == 40
+
+
+@pytest.mark.parametrize(
+    ("planted", "found", "right"),
+    [
+        ("anna", "anna here", True),
+        ("K12", "k12", True),
+        ("!!", "!!", True),
+        ("no_rush", "rush", True),
+        ("no_rush", "now", False),
+        ("anna", "an", False),
+    ],
+)
+def test_a_part_of_what_was_planted_is_right(planted: str, found: str, right: bool) -> None:
+    assert shows(planted, found) is right
