@@ -96,9 +96,6 @@ def known_texts(parts: Parts) -> list[Facts]:
 
     A row has `text, label, split`, perhaps `priors` (name to a score per word), and by name of a model its
     prediction. Those that the models predict differently lead.
-
-    Raises:
-        DataError: a file is damaged, or there are no priors in their folder.
     """
     found: dict[str, Facts] = {}
 
@@ -130,9 +127,6 @@ def list_shortcuts(file: Path) -> list[Facts]:
     """The decisions in a YAML file, each as `mark`, with its numbers from the JSON file beside it.
 
     Where there is none, `of`, the number of texts of the label, is 0.
-
-    Raises:
-        DataError: a file is missing or damaged.
     """
     known = found_shortcuts(other) if (other := file.with_suffix(".json")).is_file() else {}
     none: Facts = {"of": 0, "flipped": None, "examples": []}
@@ -140,11 +134,7 @@ def list_shortcuts(file: Path) -> list[Facts]:
 
 
 def save_decision(file: Path, cue: Cue, label: str, decision: str) -> Mark:
-    """Store the decision about a cue (its kind and value) with a label, and leave all others as they are.
-
-    Raises:
-        DataError: the file cannot be read, or has no such cue any more.
-    """
+    """Store the decision about a cue (its kind and value) with a label, and leave all others as they are."""
     marks = load_marks(file)
     for place, mark in enumerate(marks):
         if (mark.cue, mark.label) == (cue, label) and decision in ("shortcut", "fine"):
@@ -177,12 +167,7 @@ class Answer:
 
 
 class Explainer:
-    """A classifier of texts that says which words speak for a label; answers are kept.
-
-    Raises:
-        ConfigError: it is a model of a table.
-        ModelError: it cannot be loaded.
-    """
+    """A classifier of texts that says which words speak for a label; answers are kept."""
 
     def __init__(self, name: str, place: str) -> None:
         if is_tabular_model(place):
@@ -333,12 +318,7 @@ class _Session:
 
 
 def make_app(parts: Parts) -> Any:
-    """The page, a `gradio.Blocks`.
-
-    Raises:
-        MissingExtra: gradio is not installed.
-        CAPError: something in `parts` cannot be used.
-    """
+    """The page, a `gradio.Blocks`."""
     # gradio asks a server for its newest version, and counts launches
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import_extra("app", "The app needs", "gradio")
@@ -415,9 +395,6 @@ def serve(
         port: Port; by default the first free one from 7860 on.
         share: Also open a public address, through a server of gradio.
         block: Whether to wait; else the running `gradio.Blocks` is returned.
-
-    Raises:
-        CAPError: the port is taken, or the host unknown; or as `make_app` says.
     """
     family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
     try:  # before the models are loaded

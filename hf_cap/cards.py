@@ -404,9 +404,6 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
         facts: Of the card. The template sees each by its name; `metadata` is the front matter as YAML.
         template: File of another Jinja template than the one that ships. It runs in a sandbox, which
             gives it no access to Python.
-
-    Raises:
-        ConfigError: the template cannot be read or rendered, or gives no valid front matter.
     """
     from huggingface_hub import RepoCard
 

@@ -189,10 +189,6 @@ def new_classifier(
         options: Kind of the head, and where its rows start.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Run code that comes with the model.
-
-    Raises:
-        ConfigError: the head does not fit the model.
-        ModelError: there is no such model, it cannot classify texts, or its weights do not fit.
     """
     options = options or ClassifierOptions()
     source = resolve_model(name)
@@ -266,12 +262,7 @@ def _sequence_classifier(
 
 
 def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any:
-    """The model with adapters of a `peft` configuration; its head and the modules `fresh` train in full.
-
-    Raises:
-        ConfigError: the model has no layers for the adapters.
-        MissingExtra: peft is not installed.
-    """
+    """The model with adapters of a `peft` configuration; its head and the modules `fresh` train in full."""
     peft = import_extra("peft", "Adapters need")
     peft_config = copy(peft_config)  # the caller's may serve another model
     if hasattr(peft_config, "modules_to_save"):
@@ -287,11 +278,7 @@ def add_adapters(model: Any, peft_config: Any, fresh: Sequence[str] = ()) -> Any
 
 
 def _check_resized(name: str, model: PreTrainedModel, resized: Iterable[str]) -> None:
-    """Tell that the head of a checkpoint has another size and is new, and refuse that of anything else.
-
-    Raises:
-        ModelError: another weight than the head's has not the size that the configuration says.
-    """
+    """Tell that the head of a checkpoint has another size and is new, and refuse that of anything else."""
     wrong = sorted(weight for weight in resized if _in_base(model, weight))
     if wrong:
         raise ModelError(
@@ -324,9 +311,6 @@ def load_model(
     """A sequence classifier from a folder, a Hub id or an `embedded/...` name; a LoRA run is merged.
 
     `revision` is a branch, tag or commit on the Hub; `trust_remote_code` runs code that comes with the model.
-
-    Raises:
-        ModelError: there is none.
     """
     if is_lora_run(folder := Path(resolve_model(name))):
         return merged_lora(folder, trust_remote_code=trust_remote_code)
@@ -355,11 +339,7 @@ class AutoTextClassifier:
 
 
 def embed_texts(name: str, texts: Sequence[str]) -> Float[np.ndarray, "texts hidden"]:
-    """Unit embeddings of texts by a sentence encoder: a folder, a Hub id or an `embedded/...` name.
-
-    Raises:
-        ConfigError: the model is no sentence encoder.
-    """
+    """Unit embeddings of texts by a sentence encoder: a folder, a Hub id or an `embedded/...` name."""
     options = ClassifierOptions(head="sentence", label_names_in="none")
     model, tokenizer, _ = new_classifier(name, ["0", "1"], options)
     return text_embeddings(model, tokenizer, texts).numpy()
@@ -384,9 +364,6 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
 
     An adapter alone names its base, but knows neither the labels nor the pad token: `run.json` does. Whether
     code of the base is run is not read from there: the folder may be another's.
-
-    Raises:
-        ModelError: the base model is not there.
     """
     with loading(f"The adapter {str(folder)!r}"):
         run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
@@ -408,11 +385,7 @@ def merged_lora(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedM
 def load_tokenizer(
     name: str, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, a Hub id or an `embedded/...` name. Arguments as for `load_model`.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """The tokenizer in a folder, a Hub id or an `embedded/...` name. Arguments as for `load_model`."""
     place: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
     with loading(f"The tokenizer {name!r}"):
         return AutoTokenizer.from_pretrained(resolve_model(name), **place)

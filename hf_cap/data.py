@@ -75,11 +75,7 @@ def load_splits(
 
 
 def load_texts(name: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
-    """Texts without labels: of the split `unlabelled` or the only one, in the column `text` or the only one.
-
-    Raises:
-        DataError: nothing is found, there are several other splits or columns, or a text is empty.
-    """
+    """Texts without labels: of the split `unlabelled` or the only one, the column `text` or the only one."""
     found, _ = _read(name, revision)
     split = UNLABELLED if UNLABELLED in found or len(found) > 1 else next(iter(found))
     data = choose_split(found, split)
@@ -118,11 +114,7 @@ def write_parquet(dataset: Dataset, file: str | os.PathLike[str]) -> None:
 
 
 def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
-    """The columns of a `.csv` or `.csv.gz` file: each cell is the text that was written, or `None` if empty.
-
-    Raises:
-        DataError: a row has another number of cells than the header, or a name occurs twice.
-    """
+    """The columns of a `.csv` or `.csv.gz` file: each cell is the text that was written, `None` if empty."""
     csv.field_size_limit(2**31 - 1)
     opened = gzip.open if str(file).endswith(".gz") else open
     try:
@@ -209,9 +201,6 @@ def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
     A text is the name of a label, the index of a `ClassLabel` stands for its name, and any other integer is
     the class index of the model. A model whose labels were never named (`LABEL_0`, ...) takes the indices of
     a `ClassLabel` as they are.
-
-    Raises:
-        DataError: the model lacks labels of the data set, or an integer may be an index or a name.
     """
     feature = dataset.features.get(LABEL)
     kind, indices = _kind(feature), {index: index for index in label2id.values()}

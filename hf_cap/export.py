@@ -53,12 +53,7 @@ def _only_errors() -> Iterator[None]:
 
 
 def check_export(output_dir: str | Path) -> None:
-    """Raise an error where `export_onnx` could not write; done before a model is loaded.
-
-    Raises:
-        ConfigError: `output_dir` holds the weights or the configuration of a model.
-        MissingExtra: a package of the extra `onnx` is not installed.
-    """
+    """Raise an error where `export_onnx` could not write; done before a model is loaded."""
     import_extra("onnx", "The export needs", "onnx", "onnxscript", "onnxruntime.quantization")
     refuse_other_model(output_dir, ONNX_FILE)
 
@@ -139,9 +134,6 @@ def sparse(
         drop: Probability in [0, 1).
         rescale: Above 0.
         seed: Of the draw.
-
-    Raises:
-        ConfigError: a number is out of range.
     """
     q = 1 - drop if rescale is None else rescale
     if not (0 <= drop < 1 and q > 0):
@@ -203,10 +195,6 @@ def save_delta(
 
     Args:
         base: Folder, or `embedded/...` name, of the checkpoint that it was trained from.
-
-    Raises:
-        ConfigError: there is no base, or a number is out of range.
-        ModelError: a folder has no `model.safetensors`.
     """
     if base is None:
         raise ConfigError("A delta needs `base`, the checkpoint that the model was trained from.")
@@ -221,11 +209,7 @@ def save_delta(
 
 
 def restore(delta: str, output_dir: str | Path) -> Path:
-    """Write the checkpoint that a delta was made of; the base must be where it was, and unchanged.
-
-    Raises:
-        ModelError: the folder is no delta, or the base is not there or another one.
-    """
+    """Write the checkpoint that a delta was made of; the base must be where it was, and unchanged."""
     if not (file := Path(delta) / DELTA_FILE).is_file():
         raise ModelError(f"{delta!r} is no delta: it has no {DELTA_FILE}. Name one, or use `onnx`.")
     refuse_other_model(folder := Path(output_dir))

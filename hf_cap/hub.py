@@ -60,10 +60,6 @@ def publish(
         folder: The folder, unless `options.output_dir` names another; it is returned.
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
         keep: Whether `folder` outlives the call, so that a failed upload can go on from it.
-
-    Raises:
-        ConfigError: there is no token, something must not be published, or `folder` holds other files.
-        ServerError: the Hub cannot be reached or refuses, or somebody else pushed in the meantime.
     """
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -137,12 +133,7 @@ def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None 
 
 
 def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None) -> None:
-    """Check that the token may write to a repository, or create it, before any work is done.
-
-    Raises:
-        ConfigError: there is no token, the name is malformed, or offline mode is on.
-        ServerError: the Hub refuses the token, or does not let it write there.
-    """
+    """Check that the token may write to a repository, or create it, before any work is done."""
     from huggingface_hub import HfApi
 
     hub = HfApi(token=token)
@@ -215,10 +206,6 @@ def push_model(
     Args:
         folder: The `output_dir` of `hf-cap train`, or of `save_pretrained`.
         facts: Makes the facts of the card from the arguments of `model_facts`.
-
-    Raises:
-        ModelError: there is no such folder, or it holds no safetensors weights.
-        DataError: a record is damaged, or examples are wanted and the run has no evaluated texts.
     """
     run = Path(folder)
     if not run.is_dir():
@@ -271,11 +258,7 @@ def _card_facts(
 
 
 def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
-    """Write the model of a run, with the attribution of its `record`, but not where it came from.
-
-    Raises:
-        ModelError: the run holds no model in safetensors, or it is damaged.
-    """
+    """Write the model of a run, with the attribution of its `record`, but not where it came from."""
     _write_weights(run, target)
     path, alignment = target / "config.json", record.get("alignment") or {}
     config = {k: v for k, v in _read_json(path).items() if not k.endswith("name_or_path")}
@@ -339,11 +322,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def push_metric(name: str, options: PushOptions, *, token: str | None = None) -> Path:
-    """Publish an `evaluate` metric, such as `comprehensiveness`, as a Space; see `publish`.
-
-    Raises:
-        ConfigError: there is no such metric, or its name is not that of the Space.
-    """
+    """Publish an `evaluate` metric, such as `comprehensiveness`, as a Space; see `publish`."""
     from hf_cap.evaluation.modules import write_metric_space
 
     owner, _, last = options.repo_id.rpartition("/")
@@ -374,9 +353,6 @@ def push_priors(
         folder: What `hf-cap extract` or `hf-cap fuse` wrote.
         splits: Instead of those in the folder.
         audit: Figures for the card, instead of those of the file `options.audit`.
-
-    Raises:
-        PriorError: there is no prior to publish.
     """
     from hf_cap.data import load_splits
     from hf_cap.priors.card import write_prior_dataset

@@ -29,12 +29,7 @@ def label_phrase(label: str) -> str:
 def label_phrases(
     labels: Sequence[str], given: Mapping[str, str] | None = None, *, verbalise: bool = True
 ) -> list[str]:
-    """The phrase of every label: the one that is given for it, else `label_phrase`, or its bare name.
-
-    Raises:
-        ConfigError: a phrase is given for a label that does not exist.
-        DataError: a phrase is empty, or that of two labels.
-    """
+    """The phrase of every label: the one that is given for it, else `label_phrase`, or its bare name."""
     given = given or {}
     if unknown := [name for name in given if name not in labels]:
         raise ConfigError(f"`label_phrases` names {unknown[0]!r}; the labels are {list(labels)}.")

@@ -37,10 +37,6 @@ def average_encoder(model: Any, start: Mapping[str, Tensor], kept: float) -> Non
 
     The mean of weights before and after training forgets less of what the encoder knew (WiSE-FT; Wortsman
     et al., 2022).
-
-    Args:
-        model: Trained.
-        kept: In [0, 1]: 0 is the start, 1 what training made.
     """
     for name, weight in model.named_parameters():
         if name in start:
@@ -63,9 +59,6 @@ def refit_head(
         embeddings: Of unit length, from the encoder as it is now.
         labels: Class indices; each class at least once.
         weights: Of the texts, at least 0; by default all 1.
-
-    Raises:
-        ConfigError: there is no text of some class.
     """
     head = model.head
     missing = sorted({*range(len(head.weight))} - {*labels.tolist()})
@@ -127,9 +120,6 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
     Args:
         model: A `SentenceEncoderClassifier`, perhaps with adapters.
         texts: At best of the same source as the texts to classify; a few hundred or more.
-
-    Raises:
-        ConfigError: the classifier has another head.
     """
     check_refinable(model)
     if not texts:
@@ -142,13 +132,7 @@ def refine_head(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[
 
 
 def check_refinable(model: Any, setting: str = "unlabelled", *, sharded: bool = False) -> None:
-    """Raise `ConfigError` for a classifier with another head, or whose weights are spread over processes.
-
-    Args:
-        model: The classifier.
-        setting: What asks for it, for the message.
-        sharded: Whether its weights are spread.
-    """
+    """Raise `ConfigError` for a classifier with another head, or whose weights are spread over processes."""
     if not is_sentence_classifier(model.config):
         raise ConfigError(
             f"`{setting}` changes the head of a sentence encoder, and this classifier has "

@@ -59,9 +59,6 @@ def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | 
     """The prior column to train with: `wanted`, else `prior`, else the only `prior_<source>`.
 
     `columns` are names, or the `features` of a data set, whose columns of single values do not count.
-
-    Raises:
-        PriorError: there is no such column, or several `prior_<source>` and no `prior`.
     """
     names = list(columns)
     features = columns if isinstance(columns, Mapping) else dict.fromkeys(names)
@@ -131,11 +128,7 @@ Provenance = dict[str, dict[str, Any]]
 
 
 def read_provenance(text: str | None) -> Provenance:
-    """Provenance of a row from its `provenance` cell; empty where there is none.
-
-    Raises:
-        PriorError: the cell is damaged.
-    """
+    """Provenance of a row from its `provenance` cell; empty where there is none."""
     with suppress(ValueError, TypeError, RecursionError):
         facts = json.loads(text) if text else {}
         if isinstance(facts, dict) and all(isinstance(made, dict) for made in facts.values()):
@@ -199,11 +192,7 @@ class AttributionSettings:
 
     @classmethod
     def read(cls, config: Any) -> "AttributionSettings":
-        """What is stored in a model's configuration, the defaults where nothing is.
-
-        Raises:
-            ModelError: a stored value cannot be.
-        """
+        """What is stored in a model's configuration, the defaults where nothing is."""
         stored = getattr(config, CONFIG_KEY, None)
         stored = stored if isinstance(stored, dict) else {}
         found = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})

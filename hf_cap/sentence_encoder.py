@@ -74,9 +74,6 @@ class SentenceEncoderClassifier(PreTrainedModel):
     Args:
         config: That of the encoder, with the labels and the entry `sentence_encoder`: `{"pooling": name}`.
         encoder: Pretrained; by default a new one with random weights.
-
-    Raises:
-        ModelError: there is no such pooling.
     """
 
     config_class = PretrainedConfig
@@ -188,9 +185,6 @@ def read_sentence_encoder(source: str, revision: str | None = None) -> dict[str,
 
     Returns:
         The entry `sentence_encoder` of a classifier's configuration; `None` where there is no `modules.json`.
-
-    Raises:
-        ModelError: a module or pooling of it is unknown here.
     """
     modules = _read(source, _MODULES, revision)
     if modules is None:
@@ -289,11 +283,7 @@ class Layer(NamedTuple):
 
 
 def encoder_layers(model: nn.Module) -> list[Layer]:
-    """The layers of a BERT, RoBERTa, ELECTRA or the like.
-
-    Raises:
-        ModelError: the model has none of this form.
-    """
+    """The layers of a BERT, RoBERTa, ELECTRA or the like."""
     parts = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
     found: list[Any] = [m for m in model.modules() if all(map(_has(m), parts))]
     if not found:

@@ -34,16 +34,6 @@ def push_space(model: str, options: PushOptions, *, token: str | None = None) ->
 
     A local model goes into the Space, with its baseline where it is of `hf-cap fit`; one on the Hub is
     loaded from there. Texts, priors and decisions stay on this machine.
-
-    Args:
-        model: Folder of `hf-cap fit` or of a classifier, or a Hub id.
-        options: Where it is published; `license` is that of the Space.
-        token: See `publish`.
-
-    Raises:
-        ModelError: there is no such folder, or it holds no model in safetensors.
-        DataError: `fit` has not finished an aligned model in the folder.
-        ConfigError, ServerError: see `publish`.
     """
     resolve_model(model)  # a folder that is not there is no Hub id
     parts, folder = find_parts(model), Path(model).expanduser()

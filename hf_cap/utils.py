@@ -172,11 +172,7 @@ _UNFIT = re.compile(r'[/\\:*?"<>|\[\]{}]|^\.|^ | $')
 
 
 def file_name(name: object) -> str:
-    """The name of a split, a source or a result, which becomes that of a file or folder.
-
-    Raises:
-        ConfigError: it could lead to another folder, hides or confuses, or is too long.
-    """
+    """The name of a split, a source or a result, which becomes that of a file or folder."""
     name = str(name)
     if not name or not name.isprintable() or _UNFIT.search(name) or len(name.encode()) > 150:
         raise ConfigError(

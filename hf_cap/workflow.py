@@ -433,9 +433,6 @@ def make_sources(
     `names` are in `hf_cap.priors.SOURCES`, or `module:Class`; `groups` has the settings of a source by its
     name, of language models as `prompt` and `lm`, and of classifiers as `classifier`; `shared` has `model`
     (what `open_language_model` takes) and `word_pattern`.
-
-    Raises:
-        ConfigError: there is no such source or setting, or a classifier to explain is missing.
     """
     classes = {name: source_class(name) for name in names}
     known = {*names, *(cls.name for cls in classes.values()), "prompt", "lm", "classifier"}

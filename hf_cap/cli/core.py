@@ -126,11 +126,7 @@ class Command:
 
 
 def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
-    """The settings that were given to a command; `None` where help was asked for, and is printed.
-
-    Raises:
-        ConfigError: an unknown name, a value that does not fit, or one that is missing.
-    """
+    """The settings that were given to a command; `None` where help was asked for, and is printed."""
     leaves = {f"{g.start}{key}": leaf for g in command.groups for key, leaf in g.settings.items()}
     leading, flags = _read_words(argv)
     if any(flag == "help" for flag, _ in flags):

@@ -217,11 +217,7 @@ def _capitalised(text: str) -> str:
 
 
 def load_lexicon(path: str | None = None, *, english: bool = True) -> Lexicon:
-    """Synonyms of folded words: for `english` texts the own lexicon, and above it a JSON file.
-
-    Raises:
-        ConfigError: the file is missing or holds something else.
-    """
+    """Synonyms of folded words: for `english` texts the own lexicon, and above it a JSON file."""
     own: Lexicon = ENGLISH["synonyms"] if english else {}
     if path is None:
         return own

@@ -261,10 +261,6 @@ def conformal_threshold(probabilities: Probabilities, labels: Gold, coverage: fl
 
     Split conformal prediction with the score 1 − p(gold) (Sadinle et al., 2019): on new texts of the same
     source, sets hold the gold label with a probability of at least `coverage`.
-
-    Raises:
-        ConfigError: the coverage is not in (0, 1).
-        DataError: there are too few texts for it: it takes at least coverage / (1 − coverage).
     """
     rank = conformal_rank(len(labels), coverage)
     gold = probabilities[np.arange(len(labels)), labels]

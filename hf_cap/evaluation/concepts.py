@@ -117,9 +117,6 @@ def concept_audit(
         cosine: `label`, `concept`, `cosine`). `confusions`: for pairs of labels, the most frequent first,
         `gold`, `predicted`, `texts`, and the `concept` of the predicted label that adds most to its logit
         above the gold one's, `by` so much. `shared`: the mean cosine of the nearest concepts.
-
-    Raises:
-        ModelError: the last layer is not linear, or reads more than one vector per text.
     """
     names, layer = classifier.labels, LastLayer(classifier)
     read, right = layer(texts), np.asarray(gold)

@@ -72,9 +72,6 @@ def calibrated_shares(
         right: Whether the classifier predicts each text right.
         verdicts: What a person says of a random part of the texts: 1 valid, 0 not, `None` elsewhere.
         seed: Seed of the folds.
-
-    Raises:
-        DataError: there are fewer than 50 verdicts, or no text seems valid.
     """
     given = np.array([np.nan if v is None else v for v in verdicts], dtype=np.float64)
     asked = np.flatnonzero(~np.isnan(given))
@@ -137,9 +134,6 @@ def judge_scores(
     """How sure a chat model is that each text has the topic of its label, in (0, 1).
 
     It is the probability of the answer "Yes" where "No" is the only other one.
-
-    Raises:
-        ModelError: the model cannot be loaded, has no chat template, or gives no log-probabilities.
     """
     from scipy.special import expit
 
@@ -163,11 +157,7 @@ def judge_scores(
 def write_sheet(
     file: str | Path, texts: Sequence[str], labels: Sequence[str], most: int, seed: int = 0
 ) -> int:
-    """Write a random part of the texts, in random order, for a person to fill in `valid`; how many.
-
-    Raises:
-        DataError: there are fewer than 50 texts.
-    """
+    """Write a random part of the texts, in random order, for a person to fill in `valid`; how many."""
     _check_count(len(texts), "attacked texts")
     chosen = generator(seed, "verdicts", len(texts)).permutation(len(texts))[:most]
     with atomic_path(file) as path, path.open("w", encoding="utf-8", newline="") as target:
@@ -178,12 +168,7 @@ def write_sheet(
 
 
 def read_sheet(file: str | Path, texts: Sequence[str], labels: Sequence[str]) -> list[float | None]:
-    """The verdict on each text that the sheet has one of: 1 for 1, yes or true, 0 for 0, no or false.
-
-    Raises:
-        DataError: a column is missing, a verdict is another word, a row is none of the texts, two rows of one
-            text have different verdicts, or there are fewer than 50.
-    """
+    """The verdict on each text that the sheet has one of: 1 for 1, yes or true, 0 for 0, no or false."""
     sheet = read_csv(file)
     if missing := set(FIELDS) - set(sheet):
         raise DataError(

@@ -332,11 +332,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Fills, scales and one-hot encodes the columns of a schema.
-
-    Raises:
-        DataError: a column or target is missing, or a cell does not fit its column.
-    """
+    """Fills, scales and one-hot encodes the columns of a schema."""
 
     schema: TableSchema
     scaling: Scaling

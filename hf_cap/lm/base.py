@@ -383,11 +383,7 @@ class LMRuntime:
 
 
 def current_runtime() -> LMRuntime:
-    """The runtime that `using_runtime` set in this process or a parent of it; else the defaults.
-
-    Raises:
-        ConfigError: the environment variable does not hold a runtime.
-    """
+    """The runtime that `using_runtime` set in this process or a parent of it; else the defaults."""
     text = os.environ.get(RUNTIME_VARIABLE) or "{}"
     try:
         return LMRuntime(**json.loads(text))

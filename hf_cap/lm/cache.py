@@ -49,11 +49,7 @@ _SCHEMA = {
 
 
 class AnswerStore:
-    """Answers by key, in an SQLite file. A value that cannot be read is reported and counts as absent.
-
-    Args:
-        path: The file; created where it does not exist.
-    """
+    """Answers by key, in an SQLite file. A value that cannot be read is reported and counts as absent."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -105,11 +101,7 @@ class AnswerStore:
     def transaction(
         self, begin: str = "BEGIN IMMEDIATE"
     ) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """Runs statements, all or none.
-
-        Raises:
-            ConfigError: the file is damaged or no store, or cannot be read and written.
-        """
+        """Runs statements, all or none."""
         try:
             with self._lock, self._open() as connection:  # commits, or rolls back after an error
                 connection.execute(begin)

@@ -244,13 +244,7 @@ class LocalLanguageModel(LanguageModel):
 
 
 def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
-    """The local model of `settings`.
-
-    Raises:
-        ConfigError: there is no such device.
-        ModelError: there is no such model, or it is not a causal language model.
-        MissingExtra: `bitsandbytes` or `gguf` is needed and not installed.
-    """
+    """The local model of `settings`."""
     device = choose_device(runtime.device)
     here = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if here and here.type == device.type else 0
@@ -283,11 +277,7 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
 
 
 def load_tokenizer(settings: LMSettings, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of `settings`.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
+    """The tokenizer of `settings`; `OSError` or `ValueError` where there is none."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         **_where(settings), **options
     )
@@ -307,11 +297,7 @@ def _where(settings: LMSettings) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; for `auto` an accelerator where there is one.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
+    """The device called `name`; for `auto` an accelerator where there is one."""
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")

@@ -96,12 +96,7 @@ def _open(settings: LMSettings, runtime: LMRuntime, stamp: str) -> LanguageModel
 
 
 def check_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> None:
-    """Raise `ConfigError` or `ModelError` for a store, device or embedded name that cannot be used.
-
-    Args:
-        model: As `open_language_model` takes it; it is not loaded.
-        runtime: Likewise.
-    """
+    """Raise `ConfigError` or `ModelError` for a store, device or embedded name that cannot be used."""
     runtime = runtime or current_runtime()
     if runtime.store_path:
         from hf_cap.lm.cache import AnswerStore

@@ -146,9 +146,6 @@ class TokenScorer:
         """Log-probability of each answer token of each row behind `prefix`, in nats.
 
         Fast; sound up to `packing_reach`. The rows are one trie, read in runs of `budget` nodes.
-
-        Raises:
-            ExtractError: not even a short run fits the memory.
         """
         trie = build_trie(rows)
         while True:
@@ -228,9 +225,6 @@ class TokenScorer:
 
         Padding is on the right: no token sees what comes after it, so neither positions nor masks can
         go wrong, whatever the model (sliding windows, recurrent state and relative positions included).
-
-        Raises:
-            ExtractError: not even one row fits the memory.
         """
         results: dict[int, tuple[float, ...]] = {}
         while missing := [index for index in range(len(rows)) if index not in results]:

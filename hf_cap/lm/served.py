@@ -184,9 +184,6 @@ class ScoreRequest(NamedTuple):
 
         `prompt_logprobs` has an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first;
         `echo` the log-probabilities of prompt and completion in one list, with text offsets.
-
-        Raises:
-            ExtractError: there is none, or it is not that of the answer.
         """
         choice, usage = completion.choices[0], completion.usage or _Usage()
         echoed = choice.logprobs or _Logprobs()

@@ -43,11 +43,7 @@ class PrefixTokens(NamedTuple):
 
 
 class PromptTokenizer:
-    """Tokenises prompts and answers with `tokenizer`.
-
-    Raises:
-        ModelError: the tokenizer adds tokens at the end of a text that cannot be told from its own.
-    """
+    """Tokenises prompts and answers with `tokenizer`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

@@ -38,11 +38,7 @@ def write_prior_dataset(
     options: PushOptions,
     audit: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `<configuration>/<split>.parquet` and the card into an empty folder.
-
-    Raises:
-        PriorError: there is no prior to publish, or the splits have different columns.
-    """
+    """Write `<configuration>/<split>.parquet` and the card into an empty folder."""
     found = configurations(splits)
     for name, parts in found.items():
         (folder / name).mkdir()
@@ -53,13 +49,7 @@ def write_prior_dataset(
 
 
 def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
-    """Configuration name to splits, the default one and the split `train` first. Each has a column `prior`.
-
-    Raises:
-        PriorError: there is no prior column, or the splits have different columns.
-        DataError: there is no text, or no label as a `ClassLabel`.
-        ConfigError: a source or split has a name that no folder can have.
-    """
+    """Configuration name to splits, the default one and `train` first. Each has a column `prior`."""
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).features
     if TEXT not in columns:

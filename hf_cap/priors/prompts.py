@@ -110,9 +110,6 @@ def build_prompt(
             where it returns `None`.
         end_of_turn: What the chat template puts behind an answer.
         as_data: Marks control tokens that a text or a label spells out.
-
-    Raises:
-        ModelError: the chat template does not contain the user's message exactly once.
     """
     parts = [template.instruction]
     shown = as_data(template.label_separator.join(labels))

@@ -43,11 +43,7 @@ def report_contents(
     settings: ReportSettings | None = None,
     shortcuts: Sequence[Facts] | None = None,
 ) -> Facts:
-    """Everything that the page shows; runs with weight 0 and `baselines` are the baseline of the others.
-
-    Raises:
-        ConfigError: no run, runs on texts and on tables, or tables with priors.
-    """
+    """Everything that the page shows; runs with weight 0 and `baselines` are the baseline of the others."""
     settings, everything = settings or ReportSettings(), [*runs, *baselines]
     tables = _shows_tables(everything, priors)
     groups = group_runs(runs, baselines)

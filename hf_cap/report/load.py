@@ -115,11 +115,7 @@ class PriorFolder:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read a run folder.
-
-    Raises:
-        DataError: there is no such folder, `hf-cap train` did not write it, or a file is damaged.
-    """
+    """Read a run folder."""
     from hf_cap.cards import EVALUATIONS, RUN_FILE
 
     path = Path(folder).expanduser()
@@ -163,9 +159,6 @@ def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
     """The shortcuts in `shortcuts.json`, or in a folder that has it, with the `mark` of each.
 
     Decisions are those of the YAML file beside it; what it does not have is no longer listed.
-
-    Raises:
-        DataError: there is no such file, or it is damaged.
     """
     file = Path(place).expanduser()
     file = file / SHORTCUTS_FILE if file.is_dir() else file
@@ -187,11 +180,7 @@ def found_shortcuts(file: Path) -> dict[tuple[Cue, str], Facts]:
 
 
 def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The rows of a parquet file; class indices become label names where the file knows them.
-
-    Raises:
-        DataError: the file is damaged, or lacks one of `columns`.
-    """
+    """The rows of a parquet file; class indices become label names where the file knows them."""
     from hf_cap.parquet import read_table
 
     table = read_table(file)

@@ -158,9 +158,6 @@ class TrainingProgress(TrainerCallback):
     """One bar for the steps of a training with its latest loss, and a line now and then where there is none.
 
     It takes the place of those of transformers, which print a dictionary for each line of the log.
-
-    Args:
-        stack: Closes the bar, also where training fails.
     """
 
     def __init__(self, stack: ExitStack, shown: bool = True) -> None:
@@ -238,10 +235,6 @@ class FinishClassifier(TrainerCallback):
     """Changes the classifier at the end of a training (`encoder_kept`, `refit_head`, `unlabelled`).
 
     Checkpoints are from before it, so that they can go on.
-
-    Raises:
-        ConfigError: the classifier cannot be changed like that.
-        DataError: there are no unlabelled texts where the settings say.
     """
 
     def __init__(self, trainer: Any) -> None:

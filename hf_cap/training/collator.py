@@ -176,11 +176,6 @@ def encode_dataset(
         prior_column, weight_column: Of priors, and of their weights; if absent, no example has one.
         example_weight_column: Of the weights of the texts in the task loss, if they have any.
         name: What to call the split in messages.
-
-    Raises:
-        DataError: a column is missing, the split is empty, or a row is bad.
-        PriorError: a prior is malformed, or belongs to other words or another label space.
-        ModelError: the tokenizer gives no character offsets.
     """
     check_offsets(tokenizer)
     columns, feature = dataset.column_names, dataset.features.get(LABEL)

@@ -77,11 +77,7 @@ def reweigh(loss: Scalar, losses: PerExample, weight: PerExample) -> Scalar:
 def weigh_task(
     loss: Scalar, logits: Tensor, labels: Any, given: Tensor | None, trainer: Any
 ) -> Scalar:
-    """The task loss of a batch, `loss`, with the weights that the settings of a trainer ask for.
-
-    Raises:
-        DataError: there is to be a column of weights, and the batch has none.
-    """
+    """The task loss of a batch, `loss`, with the weights that the settings of a trainer ask for."""
     args, state, gather = trainer.args, trainer.state, trainer.accelerator.gather
     if args.example_weight_column and given is None:
         raise DataError(

@@ -56,11 +56,6 @@ def first_order(trainer: CAPTrainer, term: Term = "task", batches: int = 16) -> 
         term: L is the loss of the task, or the alignment loss, by whose gradient that stays which lets the
             words of the prior count.
         batches: Batches to take, at most.
-
-    Raises:
-        ModelError: the model is not of the BERT family.
-        PriorError: there is no prior for `alignment`.
-        ConfigError: no weight of the structures is trained.
     """
     model, parts = trainer.model, []
     model.train()
@@ -103,11 +98,7 @@ def magnitude(model: nn.Module) -> Importance:
 
 
 def prune(model: nn.Module, importance: Importance, *, heads: float = 0, units: float = 0) -> None:
-    """Take the least important heads and units out of each layer, in place; adapters must be merged.
-
-    Args:
-        heads, units: Parts to take out of each layer, in [0, 1); at least one stays.
-    """
+    """Take the least important `heads` and `units`, parts in [0, 1), out of each layer of merged weights."""
     keep(model, _best(importance.heads, heads), _best(importance.units, units))
 
 
@@ -167,9 +158,6 @@ def prune_classifier(
         options: How much is taken out, and by which importance.
         general: Other texts, whose importance is added to that of the task's, as D-Pruner does (Zhang et al.
             2024, arXiv 2405.06275). Their labels are the classifier's own answers.
-
-    Raises:
-        CAPError: as `first_order` and `prune` say.
     """
     if options.score == "magnitude":
         return prune(model, magnitude(model), heads=options.heads, units=options.units)

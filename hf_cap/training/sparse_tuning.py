@@ -145,11 +145,7 @@ class ImportanceCallback(TrainerCallback):
 
 
 def adapter_layers(model: nn.Module) -> dict[str, list[Any]]:
-    """PEFT's LoRA modules by layer: by their names up to the first number, such as `...layer.3`.
-
-    Raises:
-        MissingExtra: peft is not installed.
-    """
+    """PEFT's LoRA modules by layer: by their names up to the first number, such as `...layer.3`."""
     lora = import_extra("peft", "Sparse tuning needs", "peft.tuners.lora")
     layers: dict[str, list[Any]] = {}
     for name, module in model.named_modules():

@@ -205,12 +205,7 @@ def _inside(names: Iterable[str], layer: str) -> bool:
 
 
 def probe_batch(dataset: Dataset, count: int = 4) -> list[dict[str, Any]]:
-    """Of the first encoded rows, the longest whose prior counts and is not constant.
-
-    Raises:
-        DataError: the words are not aligned with the tokens.
-        PriorError: no text has a prior.
-    """
+    """Of the first encoded rows, the longest whose prior counts and is not constant."""
     check_aligned(dataset.column_names, "training set")
     weights = dataset[PRIOR_WEIGHT] if PRIOR_WEIGHT in dataset.column_names else ()
     if not any(weight > 0 for weight in weights):
@@ -273,12 +268,7 @@ def _changed(folder: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def drop_other_kind(folder: Path, *, adapter: bool) -> None:
-    """Remove what an earlier run of the other kind left in a folder: its adapter, or its whole model.
-
-    Args:
-        folder: Where a model was just saved.
-        adapter: Whether that is an adapter alone.
-    """
+    """Remove what an earlier run left of the other kind: its whole model where this saved an `adapter`."""
     for pattern in WHOLE_FILES if adapter else ADAPTER_FILES:
         for file in folder.glob(pattern):
             file.unlink()
@@ -310,9 +300,6 @@ def find_checkpoint(config: TrainingArguments) -> str | None:
     """The checkpoint of `resume_from_checkpoint`; for `last` the newest of the folder that can be loaded.
 
     Newer ones, which a killed process left, are renamed, so that no rotation keeps them for whole ones.
-
-    Raises:
-        ConfigError: the checkpoint that is named cannot be loaded.
     """
     wanted, folder = config.resume_from_checkpoint, Path(str(config.output_dir))
     whole = not config.save_only_model
