@@ -26,8 +26,7 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.examples import with_attacked
 from hf_cap.utils import write_json
 
-VERSIONS = 3
-"""Attacked versions of each training text, of which one is drawn on each epoch."""
+VERSIONS = 3  # attacked versions of each training text, of which one is drawn on each epoch
 
 VARIANTS: dict[str, tuple[bool, dict[str, Any]]] = {
     "texts": (False, {}),

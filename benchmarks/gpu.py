@@ -52,17 +52,12 @@ class Size:
 
     language_model: dict[str, int]
     dtype: torch.dtype
-    prefix: int
-    """Tokens of the prompt's prefix."""
-    words: int
-    """Tokens of a text."""
-    n: int
-    """Perturbations of a text."""
+    prefix: int  # tokens of the prompt's prefix
+    words: int  # tokens of a text
+    n: int  # perturbations of a text
     texts: int
-    padded_texts: int
-    """Texts that are scored as whole prompts."""
-    budget: int
-    """Tokens of a forward pass."""
+    padded_texts: int  # texts that are scored as whole prompts
+    budget: int  # tokens of a forward pass
     classifier: str
     lengths: tuple[int, ...]
     turns: int

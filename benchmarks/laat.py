@@ -142,8 +142,7 @@ class Task:
 
     schema: TableSchema
     train: pd.DataFrame
-    unlabelled: pd.DataFrame
-    """Rows of the pool, from which all methods learn the scaling."""
+    unlabelled: pd.DataFrame  # rows of the pool, from which all methods learn the scaling
     test: pd.DataFrame
     seed: int
 

@@ -173,8 +173,7 @@ class Path(NamedTuple):
 
     point: Embeddings
     """Embeddings that the model went on with: b + α (e − b). The gradient is taken with respect to these."""
-    difference: Embeddings
-    """e − b, zero at tokens of no word."""
+    difference: Embeddings  # e − b, zero at tokens of no word
 
 
 Shift = Callable[[Path], Embeddings]

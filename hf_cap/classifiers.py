@@ -56,8 +56,7 @@ WHOLE_FILES = ("config.json", "generation_config.json", "model*.safetensors*", "
 
 _logger = logging.getLogger(__name__)
 
-Encoded: TypeAlias = dict[str, list[int]]
-"""Model inputs of one text, not padded."""
+Encoded: TypeAlias = dict[str, list[int]]  # model inputs of one text, not padded
 Around: TypeAlias = Callable[[list[int], Mapping[str, Tensor]], AbstractContextManager[object]]
 """What is open during a pass, given the indices of its texts and its padded inputs."""
 

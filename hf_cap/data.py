@@ -32,8 +32,7 @@ _logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
 _LABEL_FILE = "labels.json"
-UNLABELLED = "unlabelled"
-"""Split of texts that need no labels."""
+UNLABELLED = "unlabelled"  # split of texts that need no labels
 _UNREAD = re.compile(r"(?i)\.(tsv|xlsx?|ndjson|arrow|(csv|jsonl?|parquet)\.\w+)$")
 _UNSEEN = regex.compile(r"[\p{Cc}\p{Cf}--\s]", regex.VERSION1)
 _NUMBER = re.compile(r"0|[1-9][0-9]*")

@@ -14,8 +14,7 @@ _logger = logging.getLogger(__name__)
 Head = Literal["auto", "sentence", "sequence"]
 LabelNames = Literal["auto", "head", "text", "none"]
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-"""Where a small letter or a digit meets a capital."""
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a small letter or a digit meets a capital
 _JOINTS = re.compile(rf"[_/]+|{_CAMEL.pattern}")
 _NUMBERED = re.compile(r"(?:label|class|category|intent)?\W*\d+", re.IGNORECASE)
 

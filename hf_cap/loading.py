@@ -7,8 +7,7 @@ from typing import Any
 
 from hf_cap.errors import CAPError, ModelError
 
-NO_LIMIT = 10**9
-"""Tokens of an input, or of a vocabulary, that has no limit: more than any has."""
+NO_LIMIT = 10**9  # tokens of an input, or of a vocabulary, that has no limit: more than any has
 
 
 @contextmanager

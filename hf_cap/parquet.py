@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 from hf_cap.errors import DataError
 
 _DIGEST = b"hf_cap.sha256"
-_BLANK = _DIGEST.ljust(64, b".")
-"""What is written where the digest will be."""
-_ROWS = 10_000
-"""Rows of a group; a group is held in memory while it is written."""
+_BLANK = _DIGEST.ljust(64, b".")  # what is written where the digest will be
+_ROWS = 10_000  # rows of a group; a group is held in memory while it is written
 
 
 def write_table(table: pa.Table, file: str | os.PathLike[str]) -> None:

@@ -13,8 +13,7 @@ _FIRST = 1.0
 """Seconds of work that an estimate rests on, at least, and before which there is no bar."""
 _SHARE, _ENOUGH = 0.02, 10.0
 """It rests on this part of the work, or on so many seconds. A first result that is less is no rate."""
-_LONG = 20.0
-"""Seconds of work in all that are worth an estimate."""
+_LONG = 20.0  # seconds of work in all that are worth an estimate
 _LOOK = (
     "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
 )
@@ -48,9 +47,8 @@ class Progress:
         now = time.monotonic()
         self.done += count
         self.bar.update(count)
-        if (
-            self.done == count < _SHARE * self.total
-        ):  # what comes before a first result is not its rate
+        # what comes before a first result is not its rate
+        if self.done == count < _SHARE * self.total:
             self.started, self.before = now, self.done
         spent, share = now - self.started, (self.done - self.before) / max(self.total, 1)
         enough = spent >= _FIRST and (share >= _SHARE or spent >= _ENOUGH)

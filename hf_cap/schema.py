@@ -166,8 +166,7 @@ AttributionMethod = Literal["integrated_gradients", "expected_gradients", "input
 Quadrature = Literal["midpoint", "gauss_legendre", "gauss_radau"]
 AttributionTarget = Literal["gold", "contrast"]
 
-CONFIG_KEY = "hf_cap"
-"""Entry of `config.json`."""
+CONFIG_KEY = "hf_cap"  # entry of `config.json`
 CALIBRATION = "calibration"
 """Entry of `config.json` with the temperature and label sets of a calibrated classifier."""
 

@@ -22,8 +22,7 @@ from hf_cap.utils import write_json
 
 CONFIG_ENTRY = "sentence_encoder"
 """Entry of `config.json` that makes a checkpoint a classifier of this module."""
-SCALE = 16.0
-"""Scale of the logits at the start; cosines alone are too flat for a softmax."""
+SCALE = 16.0  # scale of the logits at the start; cosines alone are too flat for a softmax
 
 _MODULES, _POOLING, _NORMALIZE, _DENSE = "modules.json", "1_Pooling", "2_Normalize", "3_Dense"
 _LENGTHS = "sentence_bert_config.json"

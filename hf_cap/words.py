@@ -29,8 +29,7 @@ _PUNCTUATION = string.punctuation + "¿¡“”‘’…—–。、，．！？
 _logger = logging.getLogger(__name__)
 
 _SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Tibetan}\p{Line_Break=SA}"
-UNSPACED = regex.compile(f"[{_SCRIPTS}]")
-"""A character of a script without blanks between words."""
+UNSPACED = regex.compile(f"[{_SCRIPTS}]")  # a character of a script without blanks between words
 # Han, kana, Thai, Lao, Khmer and Burmese have dictionaries; characters of the others stand alone
 _ALONE = regex.compile(r"(?=[\p{Yi}\p{Line_Break=SA}])(?![\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])\X")
 # beside such a character, or the punctuation used with it, but as in other scripts, closing

@@ -203,9 +203,8 @@ class _Stages:
                 "`fit` evaluates after each training; leave out `train.eval_strategy`."
             )
         if isinstance(self.train["model"], str):
-            load_tokenizer(
-                self.train["model"]
-            )  # a wrong name is found before the priors are paid for
+            # a wrong name is found before the priors are paid for
+            load_tokenizer(self.train["model"])
 
     def run(
         self, splits: Mapping[str, Dataset], seeds: Sequence[int], methods: Sequence[str]

@@ -156,9 +156,8 @@ def test_random_points_depend_on_the_text_alone_and_are_uniform() -> None:
     assert bool((points[0] < 0.5).all())
     assert bool((points[1] >= 0.5).all())
     spread = (points * 2 % 1).sort(dim=1).values
-    assert (
-        float((spread - (torch.arange(500) + 0.5) / 500).abs().max()) < 0.08
-    )  # Kolmogorov, p ~ 0.003
+    # Kolmogorov, p ~ 0.003
+    assert float((spread - (torch.arange(500) + 0.5) / 500).abs().max()) < 0.08
     assert abs(float(torch.corrcoef(points)[0, 1])) < 0.15
 
 

@@ -18,10 +18,8 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, rank
 from hf_cap.words import WORD_PATTERN
 
-UNLABELLED_TEXTS = 2000
-"""Training texts whose labels are hidden, at most."""
-_VALIDATION_SEED = 1
-"""Another seed than that of the few-shot samples."""
+UNLABELLED_TEXTS = 2000  # training texts whose labels are hidden, at most
+_VALIDATION_SEED = 1  # another seed than that of the few-shot samples
 
 
 @dataclass(frozen=True)

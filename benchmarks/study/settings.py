@@ -42,14 +42,11 @@ class Run:
     """One training run of a study, and where its result is kept."""
 
     dataset: str
-    regime: str
-    """`full`, or `<k>_shot` for k texts per label."""
-    draw: int
-    """Seed of the few-shot sample; the same for every method."""
+    regime: str  # `full`, or `<k>_shot` for k texts per label
+    draw: int  # seed of the few-shot sample; the same for every method
     method: str
     """`none`, `none_sequence`, `none_unlabelled`, one of `RIVALS`, a source, hybrid, control or `oracle`."""
-    seed: int
-    """Training seed."""
+    seed: int  # training seed
 
     @property
     def n_shots(self) -> int | None:

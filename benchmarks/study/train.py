@@ -58,8 +58,7 @@ class Classifier:
     tokenizer: Any
     history: list[dict[str, Any]]
     seconds: float
-    start: Mapping[str, torch.Tensor]
-    """Weights of the encoder before training."""
+    start: Mapping[str, torch.Tensor]  # weights of the encoder before training
 
     def evaluate(self, settings: StudySettings, data: Dataset, **changes: Any) -> Evaluation:
         """Measure on `data` with the settings of the study, some of them changed."""

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from hf_cap.lm.open import ModelLike
 
 Floats = NDArray[np.float64]
-FEWEST = 50
-"""Verdicts of a person that an interval needs."""
+FEWEST = 50  # verdicts of a person that an interval needs
 FOLDS = 10
 FIELDS = ("text", "label", "valid")
 _VERDICTS = {"1": 1.0, "yes": 1.0, "true": 1.0, "0": 0.0, "no": 0.0, "false": 0.0}

@@ -29,8 +29,7 @@ from hf_cap.utils import generator, read_yaml, versions, write_text
 _logger = logging.getLogger(__name__)
 
 TAGS = ("hf_cap", "laat", "tabular", "feature-scores", "arxiv:2502.20268")
-LOWEST, HIGHEST = -10, 10
-"""Range of the integers that the language model chooses from."""
+LOWEST, HIGHEST = -10, 10  # range of the integers that the language model chooses from
 CLASS, FEATURE, SCORE = "class", "feature", "score"
 COLUMNS = Features(
     {

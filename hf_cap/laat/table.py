@@ -67,16 +67,12 @@ class TableSchema:
     target: str
     kind: TargetKind
     columns: tuple[Column, ...]
-    classes: tuple[str, ...] = ()
-    """Names of the classes in order; empty for regression."""
-    class_descriptions: tuple[str, ...] = ()
-    """What each class means, for the language model."""
-    question: str = ""
-    """What is predicted, as a question or a sentence."""
+    classes: tuple[str, ...] = ()  # names of the classes in order; empty for regression
+    class_descriptions: tuple[str, ...] = ()  # what each class means, for the language model
+    question: str = ""  # what is predicted, as a question or a sentence
     missing_values: tuple[str, ...] = MISSING_VALUES
     """Cells of its csv files that mean a missing value, beside empty ones."""
-    ordinal: bool = False
-    """Whether the classes are ordered, from low to high."""
+    ordinal: bool = False  # whether the classes are ordered, from low to high
 
     def __post_init__(self) -> None:
         if not self.columns:

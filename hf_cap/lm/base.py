@@ -46,9 +46,8 @@ class Scored(NamedTuple):
     """Log-probability of each token of an answer."""
 
     log_probs: tuple[float, ...]  # natural, at most 0; per answer token, given all before it
-    starts: tuple[
-        int, ...
-    ]  # character of the answer at which each starts, without marks; non-decreasing
+    # character of the answer at which each starts, without marks; non-decreasing
+    starts: tuple[int, ...]
 
     @property
     def total(self) -> float:

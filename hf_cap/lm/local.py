@@ -49,12 +49,9 @@ _SHORT_PREFIX = 64
 """Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
 _CPU_BUDGET, _ACCELERATOR_BUDGET = 384, 8192
 """Tokens per forward pass. On a CPU longer ones lose more to attention than they gain in products."""
-_BATCH = 16
-"""Prompts replied to at a time; fixed, because a sampled reply depends on its batch."""
-DRAWS = 4
-"""Replies within a constraint of which one is drawn."""
-_SAMPLE = 1024
-"""Values of each weight that its fingerprint samples, about."""
+_BATCH = 16  # prompts replied to at a time; fixed, because a sampled reply depends on its batch
+DRAWS = 4  # replies within a constraint of which one is drawn
+_SAMPLE = 1024  # values of each weight that its fingerprint samples, about
 
 
 class _Prompt(NamedTuple):
@@ -357,8 +354,7 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
 
 FloatArray: TypeAlias = NDArray[np.float64]
-TRIES = 256
-"""Most tokens that are checked at a place; a draw that finds none of them allowed has weight 0."""
+TRIES = 256  # most tokens that are checked at a place; a draw that finds none of them allowed has weight 0
 
 
 def accept_first(

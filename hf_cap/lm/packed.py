@@ -22,8 +22,7 @@ from hf_cap.utils import length_batches
 
 Integers = NDArray[np.int64]
 _logger = logging.getLogger(__name__)
-_LOGIT_ROWS = 256
-"""Rows that are turned to float32 at a time, which doubles their memory."""
+_LOGIT_ROWS = 256  # rows that are turned to float32 at a time, which doubles their memory
 _SMALLEST_BUDGET = 16
 _CPU_MESSAGES = ("can't allocate memory", "DefaultCPUAllocator")
 _ARGUMENTS = {"position_ids", "past_key_values", "attention_mask", "logits_to_keep"}
@@ -33,8 +32,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 """Mean difference in nats that rounding explains; a wrong mask or position costs over 0.3."""
 
 
-States = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, `(1, heads, tokens, width)`."""
+States = list[tuple[Tensor, Tensor]]  # keys and values of each layer, `(1, heads, tokens, width)`
 
 
 # --- A trie of token sequences, laid out so that a model can read it as one sequence.

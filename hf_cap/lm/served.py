@@ -53,8 +53,7 @@ _LIKELY_TOKENS = re.compile(
     re.DOTALL,
 )
 """First character of what chat templates of common models write, for text that the server tokenises."""
-_BASIC = "Basic "
-"""Begins a key that is a user's name and password, joined by a colon, perhaps in base64."""
+_BASIC = "Basic "  # begins a key that is a user's name and password, joined by a colon, perhaps in base64
 _PROBE_RETRIES, _PROBE_SECONDS = 2, 30.0
 """For the first request, which tells whether there is such a server."""
 
@@ -67,10 +66,8 @@ DIALECTS: dict[Dialect, dict[str, Any]] = {
     "echo": {"echo": True, "logprobs": 1},
 }
 """Ways to ask a server for log-probabilities of prompt tokens, with what is added to a request."""
-NEW_TOKENS = 1
-"""Generated beside the scores, because some servers refuse to generate none."""
-_MOST_BYTES = 32 * 2**20
-"""Of one answer; the scores of 100,000 tokens take about 12 million."""
+NEW_TOKENS = 1  # generated beside the scores, because some servers refuse to generate none
+_MOST_BYTES = 32 * 2**20  # of one answer; the scores of 100,000 tokens take about 12 million
 _NO_LETTERS = re.compile(r"bytes:|\\x[0-9a-f]{2}|<0x[0-9a-f]{2}>|[^a-z0-9]", re.IGNORECASE)
 
 # a log-probability is rounded: a little above 0 it still is one

@@ -61,8 +61,7 @@ class SourceResult(NamedTuple):
 
     scores: Sequence[Sequence[float]]
     """One list per row, one score per word; positive = evidence for the gold label."""
-    diagnostics: Mapping[str, Sequence[Any]] = {}
-    """Name of a diagnostic to its value for each row."""
+    diagnostics: Mapping[str, Sequence[Any]] = {}  # name of a diagnostic to its value for each row
     facts: Mapping[str, Any] = {}
     """More facts for the provenance, such as the model that was explained."""
 
@@ -79,8 +78,7 @@ class Source:
         labels: The label space, in the order of the class indices.
     """
 
-    name: ClassVar[str]
-    """The prior is the column `prior_<name>`."""
+    name: ClassVar[str]  # the prior is the column `prior_<name>`
 
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
     text_column: str = option(TEXT, "Column with the texts.")

@@ -234,8 +234,7 @@ def _bytes(text: str) -> int:
 
 FASTER = 1.5
 """By how much products in bfloat16 must be faster: with AMX they are several times, without it rarely 1.5."""
-AGREEMENT = 0.99
-"""Mean cosine of the priors in both formats from which on bfloat16 is taken."""
+AGREEMENT = 0.99  # mean cosine of the priors in both formats from which on bfloat16 is taken
 MOST_CHECKED, FEWEST_CHECKED, PART_CHECKED = 32, 4, 10
 """Texts of the check: one in ten, so that it costs little of what bfloat16 saves."""
 

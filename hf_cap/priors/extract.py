@@ -301,8 +301,7 @@ def _summary(
 # 1e-8, by which a single unseen word outweighs all others of a short text.
 
 
-BUCKETS = 10_000
-"""N-grams share this many counts, as in the paper."""
+BUCKETS = 10_000  # N-grams share this many counts, as in the paper
 
 
 class Selection(NamedTuple):

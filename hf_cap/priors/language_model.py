@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_TOGETHER = 10
-"""Texts that are looked at together, between which a progress bar moves."""
+_TOGETHER = 10  # texts that are looked at together, between which a progress bar moves
 
 Sign = Literal["positive", "signed", "absolute"]
 

@@ -14,11 +14,9 @@ _logger = logging.getLogger(__name__)
 _SLOT = "hfcapslot"
 _PLACEHOLDER = re.compile(r"\{(text|labels?)\}")
 
-DEFAULT_TEMPLATE = "default"
-"""Stands for the template that comes with the prior."""
+DEFAULT_TEMPLATE = "default"  # stands for the template that comes with the prior
 
-Example = tuple[str, str]
-"""A text and its label as written in the prompt."""
+Example = tuple[str, str]  # a text and its label as written in the prompt
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from hf_cap.report.contents import FUSED, estimate_text, number_text
 from hf_cap.schema import CONTROL_PRIORS, PRIOR
 from hf_cap.utils import printable, write_text
 
-MARKERS = "●■◆▲✚▼"
-"""Marks of the groups, in their order; beyond six, shapes and colours repeat."""
+MARKERS = "●■◆▲✚▼"  # marks of the groups, in their order; beyond six, shapes and colours repeat
 AUDIT_FIGURES = "log_odds rationales rank_correlation top_k_agreement mass class_overlap".split()
 """Parts of an audit that are drawn."""
 

@@ -64,8 +64,7 @@ _SHORTCUTS = {"shortcuts": [{
 }]}  # fmt: skip
 
 Facts = dict[str, Any]
-Rows = Sequence[Mapping[str, Any]]
-"""Column name to value, for each text."""
+Rows = Sequence[Mapping[str, Any]]  # column name to value, for each text
 
 
 @documented

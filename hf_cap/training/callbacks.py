@@ -227,8 +227,7 @@ TRACKERS: Mapping[str, Callable[[TrainingArguments, str, str, int], None]] = {
 
 
 SETTINGS = ("encoder_kept", "refit_head", "unlabelled")
-VERSIONS = 8
-"""Of each text with word dropout."""
+VERSIONS = 8  # of each text with word dropout
 
 
 class FinishClassifier(TrainerCallback):

@@ -131,8 +131,7 @@ class Priors(NamedTuple):
 
     token_words: TokenWords
     scores: WordScores
-    mask: WordMask
-    """Words that have a token and belong to an example with a prior."""
+    mask: WordMask  # words that have a token and belong to an example with a prior
     weight: PerExample
     """At least 0; 0 for an example without a prior, or whose prior is 0 at every word that has a token."""
 

@@ -23,8 +23,7 @@ from hf_cap.utils import generator
 
 _logger = logging.getLogger(__name__)
 
-EXAMPLE_WEIGHT = "example_weight"
-"""Column of an encoded data set, and entry of a batch, `(batch,)`."""
+EXAMPLE_WEIGHT = "example_weight"  # column of an encoded data set, and entry of a batch, `(batch,)`
 _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "loss_linupper": lambda scaled: (scaled + 1).clamp_max(1),
     "loss_quadratic": lambda scaled: 1 - scaled.square(),

@@ -41,8 +41,7 @@ _logger = logging.getLogger(__name__)
 OTHER_PROBLEMS = ("regression", "multi_label_classification")
 
 
-SEEDS = 2**32
-"""Number of seeds that numpy takes: those from 0 on."""
+SEEDS = 2**32  # number of seeds that numpy takes: those from 0 on
 
 
 def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:

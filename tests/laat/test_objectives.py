@@ -149,9 +149,8 @@ def test_known_shares_move_the_mean_prediction(tmp_path: Path) -> None:
     run = shares_run(tmp_path, 100.0, others)
     mean = predict_table(run.model, others).mean()
     assert mean["c0"] == pytest.approx(0.9, abs=0.02)
-    assert (
-        predict_table(shares_run(tmp_path, 100.0).model, others).mean()["c0"] > 0.8
-    )  # of the batches
+    # of the batches
+    assert predict_table(shares_run(tmp_path, 100.0).model, others).mean()["c0"] > 0.8
     none, plain = shares_run(tmp_path, 0.0, others), shares_run(tmp_path, 0.0)
     assert abs(predict_table(none.model, others).mean()["c0"] - 0.5) < 0.2
     frame = numbers(rows=20)

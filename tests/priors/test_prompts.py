@@ -217,9 +217,8 @@ def test_chat_follows_the_model(plain_is_better: bool, caplog: pytest.LogCapture
     asked = len(model.calls)
     channel = ChannelPrior.from_dataset(data, model=model, demonstrations=0)
     assert channel.chat is source.chat
-    assert set(model.calls[asked:]) == set(
-        model.calls[:asked]
-    )  # nothing new where there is a store
+    # nothing new where there is a store
+    assert set(model.calls[asked:]) == set(model.calls[:asked])
     given = CAPPrior.from_dataset(data, model=model, demonstrations=0, chat=plain_is_better)
     assert given.chat is plain_is_better
     assert "chance" in caplog.text

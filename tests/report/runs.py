@@ -29,8 +29,7 @@ HOSTILE = (
     "  many   spaces\tand\nlines  ",
 )
 """Texts that show as text, or break a page that was not written with care."""
-EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"
-"""A name that tries to break the page."""
+EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"  # a name that tries to break the page
 SOURCES = ("cap", "channel", "lime", "integrated_gradients", "word_length")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "

@@ -25,8 +25,7 @@ from hf_cap.training.pruning import (
 from tests.tiny import llama, save, word_tokenizer
 from tests.training.cases import LABEL2ID, family, raw_rows, trainer
 
-DEAD_HEADS, DEAD_UNITS = (1, 0), (5, 17)
-"""Per layer; of the heads, one of two."""
+DEAD_HEADS, DEAD_UNITS = (1, 0), (5, 17)  # per layer; of the heads, one of two
 
 
 def with_dead_parts(kind: str = "roberta") -> Any:
