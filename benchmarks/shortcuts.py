@@ -43,7 +43,7 @@ from hf_cap.labels import label_phrases
 from hf_cap.priors import source_class
 from hf_cap.priors.keywords import with_control
 from hf_cap.schema import LABEL, PRIOR, TEXT
-from hf_cap.shortcuts import encoder_judge, find_shortcuts, language_model_judge
+from hf_cap.shortcuts import Relevance, encoder_judge, find_shortcuts, language_model_judge
 from hf_cap.utils import write_json
 from hf_cap.words import keep_words, split_words, word_strings
 
@@ -152,7 +152,7 @@ WITHOUT_FOUND = {"logistic_names_found": "logistic_names"}
 
 @dataclass(frozen=True)
 class Setting:
-    """One training set: data, classes, texts per class, draw, and the cue in it."""
+    """One training set: data, classes, texts per class, draw, and the cue in it; and whom priors ask."""
 
     data: str
     shots: int
@@ -160,6 +160,13 @@ class Setting:
     cue: str
     strength: float
     classes: int
+    language_model: str = LANGUAGE_MODEL
+    chat: bool = False
+
+    @property
+    def judges(self) -> list[Relevance]:
+        """What tells a shortcut from a word that means something."""
+        return [language_model_judge(self.language_model, chat=self.chat), encoder_judge(ENCODER)]
 
     @property
     def folder(self) -> str:
@@ -206,18 +213,15 @@ def make_texts(setting: Setting, split: str) -> tuple[Dataset, dict[str, Dataset
     return train, tests, cues
 
 
-JUDGES = (language_model_judge(LANGUAGE_MODEL, chat=False), encoder_judge(ENCODER))
-
-
 def shows(planted: str, found: str) -> bool:
     """Whether what was found is (part of) a planted cue, or has it in it."""
     planted = planted.lower()
     return planted in found or not {*planted.split("_")}.isdisjoint(found.split())
 
 
-def find(train: Dataset, cues: Mapping[str, str]) -> dict[str, float]:
+def find(setting: Setting, train: Dataset, cues: Mapping[str, str]) -> dict[str, float]:
     """How many of the listed shortcuts are planted cues, and how many of these are found."""
-    listed = find_shortcuts(train, JUDGES)
+    listed = find_shortcuts(train, setting.judges)
     right = [one for one in listed if shows(cues[one.label], one.cue.value)]
     found = {one.label for one in right}
     return {"listed": len(listed), "right": len(right), "found": len(found), "planted": len(cues)}
@@ -237,11 +241,11 @@ def with_prior(
         known = [Mark(kind="phrase", value=pair, label=label) for pair, label in pairs]
     marks: Sequence[Mark] = known if method.prior in ("known", "best") else ()
     if method.prior == "found" or method.found:
-        marks = [one.mark for one in find_shortcuts(train, JUDGES)]
+        marks = [one.mark for one in find_shortcuts(train, setting.judges)]
     names = label_names(train)
     scored = train
     if method.prior in ("cap", "channel", "lexicon", "word_length"):
-        asked = {"model": LANGUAGE_MODEL, "chat": False, "demonstrations": 0}
+        asked = {"model": setting.language_model, "chat": setting.chat, "demonstrations": 0}
         options = {} if method.prior == "word_length" else asked
         source = source_class(method.prior).from_dataset(train, **options)
         scored = fuse_priors(train.map(source, batched=True, batch_size=64), [method.prior])
@@ -274,7 +278,7 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
                 keep_words(text, split_words(text), [score > 0 for score in row]) or text
                 for text, row in zip(texts, scores, strict=True)
             ]
-        sample = Sample(ENCODER, texts, train[LABEL][:], phrases, [], LANGUAGE_MODEL, 0)
+        sample = Sample(ENCODER, texts, train[LABEL][:], phrases, [], setting.language_model, 0)
         return RIVALS[WITHOUT_FOUND.get(name, name)](sample)
     method = METHODS[name]
     data = with_prior(setting, train, cues, method)
@@ -344,7 +348,7 @@ def run(task: tuple[Setting, str, str, str]) -> None:
         return
     train, tests, cues = make_texts(setting, split)
     if name == "find":
-        numbers = find(train, cues)
+        numbers = find(setting, train, cues)
         write_json(file.with_suffix(".found"), {"setting": vars(setting), **numbers})
         print(f"{setting.folder} {name}: {numbers}", flush=True)
         return
@@ -417,14 +421,17 @@ def main() -> None:
     )
     parser.add_argument("--classes", type=int, default=16)
     parser.add_argument("--split", default="test")
+    parser.add_argument("--language_model", default=LANGUAGE_MODEL)
+    parser.add_argument("--chat", action="store_true", help="ask it in its chat template")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     parts = product(
         given.draws, given.data, given.shots, given.cues, given.strengths, given.methods
     )
+    asked = given.language_model, given.chat
     tasks = [
         (
-            Setting(data, shots, draw, cue, strength, given.classes),
+            Setting(data, shots, draw, cue, strength, given.classes, *asked),
             method,
             given.output_dir,
             given.split,
