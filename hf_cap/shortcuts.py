@@ -16,18 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
-from hf_cap.cues import (
-    Cue,
-    Mark,
-    ShortcutSettings,
-    add_cue,
-    cue_mass,
-    decided,
-    find_cues,
-    load_marks,
-    remove_cue,
-    save_marks,
-)
+from hf_cap import cues
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import DataError
@@ -71,7 +60,7 @@ class Shortcut:
         examples: A few texts of the label that have it.
     """
 
-    cue: Cue
+    cue: cues.Cue
     label: str
     texts: int
     of: int
@@ -91,9 +80,9 @@ class Shortcut:
         return strength if self.flipped is None else strength * self.flipped
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> cues.Mark:
         """The entry of the YAML file."""
-        return Mark(kind=self.cue.kind, value=self.cue.value, label=self.label)
+        return cues.Mark(kind=self.cue.kind, value=self.cue.value, label=self.label)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as JSON values."""
@@ -106,7 +95,7 @@ def find_shortcuts(
     judges: Sequence[Relevance] = (),
     *,
     classifier: "TextClassifier | None" = None,
-    settings: ShortcutSettings | None = None,
+    settings: cues.ShortcutSettings | None = None,
 ) -> list[Shortcut]:
     """The shortcuts of a training set, the strongest first.
 
@@ -119,14 +108,14 @@ def find_shortcuts(
     Raises:
         DataError: there are fewer than two labels with texts.
     """
-    settings = settings or ShortcutSettings()
+    settings = settings or cues.ShortcutSettings()
     texts, names = dataset[TEXT][:], label_names(dataset)
     labels = list(dataset[LABEL])
     if len(set(labels)) < 2:
         raise DataError("Shortcuts are found by comparing labels, and the texts have only one.")
-    has: dict[Cue, list[int]] = defaultdict(list)
+    has: dict[cues.Cue, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
-        for cue in find_cues(word_strings(text, settings.word_pattern)):
+        for cue in cues.find_cues(word_strings(text, settings.word_pattern)):
             has[cue].append(row)
     candidates = _associated(has, labels, settings)
     relevance = _relevance(candidates, has, names, judges, settings)
@@ -157,8 +146,8 @@ def find_shortcuts(
 
 
 def _associated(
-    has: Mapping[Cue, list[int]], labels: Sequence[int], settings: ShortcutSettings
-) -> list[tuple[Cue, int, float]]:
+    has: Mapping[cues.Cue, list[int]], labels: Sequence[int], settings: cues.ShortcutSettings
+) -> list[tuple[cues.Cue, int, float]]:
     """Cue, label and q of the associations beyond chance, the clearest first."""
     totals, count = Counter(labels), len(labels)
     pairs, counts = [], []
@@ -180,13 +169,13 @@ def _associated(
 
 
 def _simplest(
-    candidates: Sequence[tuple[Cue, int, float]], has: Mapping[Cue, list[int]]
-) -> Iterator[tuple[Cue, int, float]]:
+    candidates: Sequence[tuple[cues.Cue, int, float]], has: Mapping[cues.Cue, list[int]]
+) -> Iterator[tuple[cues.Cue, int, float]]:
     """Of several cues of a label in the same texts, or with the same word, only the first.
 
     Two words that always come together, as in "Hi Anna", are both kept: each alone gives the label away.
     """
-    listed: dict[int, list[Cue]] = defaultdict(list)
+    listed: dict[int, list[cues.Cue]] = defaultdict(list)
     for cue, label, q in candidates:
         rows, words = set(has[cue]), set(cue.value.split())
         for other in listed[label]:
@@ -200,12 +189,12 @@ def _simplest(
 
 
 def _relevance(
-    candidates: Sequence[tuple[Cue, int, float]],
-    has: Mapping[Cue, list[int]],
+    candidates: Sequence[tuple[cues.Cue, int, float]],
+    has: Mapping[cues.Cue, list[int]],
     names: Sequence[str],
     judges: Sequence[Relevance],
-    settings: ShortcutSettings,
-) -> dict[tuple[Cue, int], float]:
+    settings: cues.ShortcutSettings,
+) -> dict[tuple[cues.Cue, int], float]:
     """The highest rank of each candidate among words drawn from the data, over the judges, in [0, 1]."""
     worded = ("word", "phrase", "first", "last")
     asked = list(dict.fromkeys(cue.value for cue, *_ in candidates if cue.kind in worded))
@@ -229,7 +218,7 @@ def _attributions(
     rows: Sequence[int],
     texts: Sequence[str],
     labels: Sequence[int],
-    settings: ShortcutSettings,
+    settings: cues.ShortcutSettings,
 ) -> dict[int, list[float]]:
     """Row to the classifier's attributions of its words for its label; empty without a classifier."""
     if classifier is None or not rows:
@@ -243,31 +232,31 @@ def _attributions(
 
 
 def _mass(
-    cue: Cue,
+    cue: cues.Cue,
     rows: Sequence[int],
     texts: Sequence[str],
     scores: Mapping[int, Sequence[float]],
-    settings: ShortcutSettings,
+    settings: cues.ShortcutSettings,
 ) -> float | None:
     """Mean part of the attributions of some texts that is on the words which carry a cue."""
     carried = {
-        row: find_cues(word_strings(texts[row], settings.word_pattern))[cue]
+        row: cues.find_cues(word_strings(texts[row], settings.word_pattern))[cue]
         for row in rows
         if row in scores
     }
-    masses = (cue_mass(scores[row], {"": words}) for row, words in carried.items())
+    masses = (cues.cue_mass(scores[row], {"": words}) for row, words in carried.items())
     known = [mass for mass in masses if mass is not None]
     return fmean(known) if known else None
 
 
 def _reliance(
-    cue: Cue,
+    cue: cues.Cue,
     label: int,
     texts: Sequence[str],
     labels: Sequence[int],
     rows: Sequence[int],
     classifier: "TextClassifier | None",
-    settings: ShortcutSettings,
+    settings: cues.ShortcutSettings,
 ) -> dict[str, float]:
     """How a classifier answers where the cue is taken out, and where it is put in."""
     if classifier is None:
@@ -276,10 +265,10 @@ def _reliance(
     others = subsample(
         [text for text, gold in zip(texts, labels, strict=True) if gold != label], 100
     )
-    bare = [remove_cue(text, cue, settings.word_pattern) for text in own]
+    bare = [cues.remove_cue(text, cue, settings.word_pattern) for text in own]
     p = classifier.logits([*own, *bare]).softmax(-1)[:, label]
     fall = float((p[: len(own)] - p[len(own) :]).mean())
-    with_cue = classifier.logits([add_cue(text, cue) for text in others]).argmax(-1)
+    with_cue = classifier.logits([cues.add_cue(text, cue) for text in others]).argmax(-1)
     return {"removed": fall, "flipped": float((with_cue == label).float().mean())}
 
 
@@ -292,10 +281,10 @@ def write_shortcuts(found: Sequence[Shortcut], file: Path, **facts: Any) -> dict
     Raises:
         DataError: the earlier decisions cannot be read.
     """
-    earlier = load_marks(file) if file.exists() else []
+    earlier = cues.load_marks(file) if file.exists() else []
     content = {**facts, "shortcuts": [one.to_dict() for one in found]}
     write_json(file.with_suffix(".json"), content)
-    save_marks(decided([one.mark for one in found], earlier), file)
+    cues.save_marks(cues.decided([one.mark for one in found], earlier), file)
     return content
 
 

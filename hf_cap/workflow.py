@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
+from hf_cap import utils
 from hf_cap.cards import EVALUATIONS
 from hf_cap.classifiers import load_tokenizer
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
@@ -47,17 +48,6 @@ from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.run import train_classifier
 from hf_cap.training.validation import SEEDS, check_start
-from hf_cap.utils import (
-    as_config_errors,
-    atomic_path,
-    check_recordable,
-    check_writable,
-    file_name,
-    fingerprint,
-    read_json,
-    real_path,
-    write_json,
-)
 from hf_cap.words import WORD_PATTERN
 
 _logger = logging.getLogger(__name__)
@@ -129,7 +119,7 @@ def fit(
     Raises:
         CAPError: the data, a setting or a model cannot be used.
     """
-    name, folder = os.fspath(dataset), real_path(output_dir)
+    name, folder = os.fspath(dataset), utils.real_path(output_dir)
     stages = _Stages(name, folder, sources, extract, fuse, train, evaluate, report)
     if shortcuts:
         stages.fuse["shortcuts"] = str(stages.folder / SHORTCUTS)
@@ -166,8 +156,8 @@ class _Stages:
             raise ConfigError("`fit` runs in one process. Launch its stages: extract, fuse, train.")
         if unknown := {*controls} - {*CONTROLS}:
             raise ConfigError(f"There is no control {min(unknown)!r}; there are {CONTROLS}.")
-        check_writable(self.folder)
-        check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
+        utils.check_writable(self.folder)
+        utils.check_recordable({**vars(self), "output_dir": str(self.folder)}, default=_described)
         if not 0 < test_size < 1:
             raise ConfigError(f"`test_size` must be above 0 and below 1, got {test_size!r}.")
         check_seeds(seeds)
@@ -187,7 +177,7 @@ class _Stages:
                 f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}."
             )
         try:
-            with as_config_errors():
+            with utils.as_config_errors():
                 ExtractionSettings(**pick(ExtractionSettings, self.options))
                 PriorFusion(**{**self.fuse, "shortcuts": None})
                 EvaluationSettings(**self.evaluate)
@@ -211,11 +201,11 @@ class _Stages:
     ) -> FitResult:
         """Run the stages that are not finished."""
         digest = {
-            name: fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
+            name: utils.fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
             for name, split in splits.items()
         }
         if place := self.train.get("unlabelled") or with_unlabelled(self.name):
-            digest["unlabelled"] = fingerprint(*load_texts(place))
+            digest["unlabelled"] = utils.fingerprint(*load_texts(place))
         self.check_sources(splits["train"])
         self.stage("data", digest, partial(save_splits, splits))
         # how fast priors are made does not determine them
@@ -245,7 +235,9 @@ class _Stages:
         """Make a file or folder, unless it is there with these settings and from the same stages."""
         path, before = self.folder / name, self.known.get(name)
         settings = json.loads(json.dumps(settings, default=_described))
-        key = fingerprint(json.dumps([settings, *(self.known[each]["key"] for each in after)]))
+        key = utils.fingerprint(
+            json.dumps([settings, *(self.known[each]["key"] for each in after)])
+        )
         if before and before["key"] == key and before["finished"] and path.exists():
             _logger.info("Already there: %s", path)
             return
@@ -266,7 +258,7 @@ class _Stages:
 
     def _write(self, name: str, record: Any) -> None:
         self.known[name] = record
-        write_json(self.file, {name: value for name, value in self.known.items() if value})
+        utils.write_json(self.file, {name: value for name, value in self.known.items() if value})
 
     def config(self, path: Path, settings: Settings, **fixed: Any) -> CAPConfig:
         options = {name: value for name, value in settings.items() if name != "model"}
@@ -314,7 +306,7 @@ class _Stages:
         self.stage(SHORTCUTS, settings, find, "data")
         if not (marks := self.marks) and not self.options["sources"]:
             raise DataError("No shortcuts were found, and no `sources` give a prior; name some.")
-        return {"marks": fingerprint(*map(str, marks))}
+        return {"marks": utils.fingerprint(*map(str, marks))}
 
     def find_into(self, dataset: Dataset, how: ShortcutSettings, path: Path) -> None:
         asked = name_model(self.options["model"], self.groups.get("lm", {}))
@@ -385,7 +377,7 @@ def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
     rows = []
     for name, (method, seed) in runs.items():
         for file in sorted((folder / name / EVALUATIONS).glob("*.json")):
-            numbers = read_json(file)
+            numbers = utils.read_json(file)
             where = (str(folder), method, seed, 0, file.stem)
             rows += [(*where, key, value) for key, value in numbers.items() if type(value) is float]
     columns = ["run", "method", "seed", "draw", "test_set", "measure", "value"]
@@ -410,7 +402,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def read_steps(folder: Path) -> dict[str, Any]:
     """The steps of `fit` in its folder: name to settings, key and whether it is finished; empty before it."""
     file, shape = folder / FIT_FILE, {"settings": dict, "key": str, "finished": bool}
-    return read_json(file, {"*": shape}) if file.exists() else {}
+    return utils.read_json(file, {"*": shape}) if file.exists() else {}
 
 
 def name_model(model: Any, lm: Settings) -> Any:
@@ -474,11 +466,11 @@ def pick(cls: type, settings: Settings) -> dict[str, Any]:
 def write_evaluation(evaluation: Settings, folder: Path, name: str) -> dict[str, Any]:
     """Write `<name>.json`, which is returned, and the records, if any, in place of `<name>.parquet`."""
     numbers = {key: value for key, value in evaluation.items() if key != "records"}
-    stored = folder / f"{file_name(name)}.parquet"
+    stored = folder / f"{utils.file_name(name)}.parquet"
     if records := evaluation.get("records"):
-        with atomic_path(stored) as path:
+        with utils.atomic_path(stored) as path:
             write_parquet(Dataset.from_list(records), path)
     else:
         stored.unlink(missing_ok=True)
-    write_json(folder / f"{name}.json", numbers)
+    utils.write_json(folder / f"{name}.json", numbers)
     return numbers

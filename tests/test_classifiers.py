@@ -10,14 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from hf_cap.classifiers import (
-    READ_FIRST_TOKEN,
-    first_token_only,
-    is_lora_run,
-    load_model,
-    longest_input,
-    new_classifier,
-)
+from hf_cap import classifiers
 from hf_cap.errors import ModelError
 from hf_cap.loading import NO_LIMIT
 from hf_cap.training.validation import drop_other_kind
@@ -47,12 +40,12 @@ def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str) -> None:
     model = tiny(family).double()  # so that rounding, which differs by processor, is out of sight
-    assert type(model).__name__ in READ_FIRST_TOKEN
+    assert type(model).__name__ in classifiers.READ_FIRST_TOKEN
     widths: list[int] = []
     feed_forward = model.base_model.encoder.layer[-1].intermediate
     feed_forward.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
     expected = logits_and_gradient(model)
-    with first_token_only(model):
+    with classifiers.first_token_only(model):
         found = logits_and_gradient(model)
     again = logits_and_gradient(model)
     assert widths == [6, 1, 6]
@@ -70,7 +63,7 @@ def test_other_models_are_left_alone() -> None:
     widths: list[int] = []
     feed_forward = model.base_model.encoder.layer[-1].intermediate
     feed_forward.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
-    with first_token_only(model):
+    with classifiers.first_token_only(model):
         model(IDS)
     assert widths == [6]
 
@@ -86,7 +79,7 @@ def decoder(tmp_path: Path) -> Path:
 
 
 def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> None:
-    model, tokenizer, _ = new_classifier(str(decoder), ["no", "yes", "so"])
+    model, tokenizer, _ = classifiers.new_classifier(str(decoder), ["no", "yes", "so"])
     assert model.config.id2label == {0: "no", 1: "yes", 2: "so"}
     assert model.config.label2id == {"no": 0, "yes": 1, "so": 2}
     texts = ["a", "longer text"]
@@ -98,7 +91,7 @@ def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> Non
 
 def test_a_missing_model_is_told_with_one_that_is_at_hand(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="embedded/minilm-l6"):
-        new_classifier(str(tmp_path / "none"), ["no", "yes"])
+        classifiers.new_classifier(str(tmp_path / "none"), ["no", "yes"])
 
 
 # peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
@@ -107,14 +100,14 @@ def test_a_lora_run_is_loaded_merged_with_its_labels(decoder: Path, tmp_path: Pa
     from peft import LoraConfig, get_peft_model
 
     labels, run = ["no", "yes", "so"], tmp_path / "run"
-    base, tokenizer, _ = new_classifier(str(decoder), labels)
+    base, tokenizer, _ = classifiers.new_classifier(str(decoder), labels)
     adapters = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
     adapted = get_peft_model(base, adapters).eval()
     adapted.save_pretrained(str(run))
-    assert not is_lora_run(run)
+    assert not classifiers.is_lora_run(run)
     record = {"model": str(decoder), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
     (run / "run.json").write_text(json.dumps(record))
-    found = load_model(str(run)).eval()
+    found = classifiers.load_model(str(run)).eval()
     assert not any("lora" in name for name, _ in found.named_parameters())
     assert found.config.label2id["so"] == 2
     batch = tokenizer(["a", "longer text"], padding=True, return_tensors="pt")
@@ -124,7 +117,7 @@ def test_a_lora_run_is_loaded_merged_with_its_labels(decoder: Path, tmp_path: Pa
 @pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 30)])
 def test_the_longest_input_is_the_last_that_has_positions(family: str, longest: int) -> None:
     model, tokenizer = tiny(family), SimpleNamespace(model_max_length=512)
-    assert longest_input(model, tokenizer) == longest  # type: ignore[arg-type]
+    assert classifiers.longest_input(model, tokenizer) == longest  # type: ignore[arg-type]
     model(torch.full((1, longest), 5))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, longest + 1), 5))
@@ -137,11 +130,11 @@ def test_a_model_without_a_limit_takes_the_longest_texts(family: str, longest: i
     tokenizer = word_tokenizer()
     tokenizer.model_max_length = int(1e30)  # as transformers writes it where there is none
     model: Any = SimpleNamespace(config=AutoConfig.for_model(family), named_modules=lambda: [])
-    assert longest_input(model, tokenizer) == longest
+    assert classifiers.longest_input(model, tokenizer) == longest
     cut = tokenizer(["card " * 600], truncation=True, max_length=longest)["input_ids"][0]
     assert len(cut) == min(602, longest)
     tokenizer.model_max_length = 64
-    assert longest_input(model, tokenizer) == 64
+    assert classifiers.longest_input(model, tokenizer) == 64
 
 
 @pytest.fixture
@@ -155,10 +148,10 @@ def test_a_head_for_another_number_of_labels_is_new(
     encoder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="hf_cap")
-    same = new_classifier(str(encoder), ["a", "b", "c"])
+    same = classifiers.new_classifier(str(encoder), ["a", "b", "c"])
     assert same.fresh == ()
     assert not caplog.records
-    other = new_classifier(str(encoder), ["a", "b", "c", "d", "e"])
+    other = classifiers.new_classifier(str(encoder), ["a", "b", "c", "d", "e"])
     assert other.fresh == ("classifier",)
     assert "a new one takes its place" in caplog.text
     ids = word_tokenizer()(["my card"], return_tensors="pt")
@@ -178,13 +171,13 @@ def test_a_body_of_another_size_is_refused(encoder: Path) -> None:
     with pytest.raises(
         ModelError, match=r"word_embeddings.*other sizes than its `config.json` says"
     ):
-        new_classifier(str(encoder), ["a", "b", "c"])
+        classifiers.new_classifier(str(encoder), ["a", "b", "c"])
 
 
 def test_a_model_that_is_no_classifier_is_refused(encoder: Path) -> None:
     (encoder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 8}))
     with pytest.raises(ModelError, match="cannot be loaded: Unrecognized conf"):
-        new_classifier(str(encoder), ["a", "b", "c"])
+        classifiers.new_classifier(str(encoder), ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -200,7 +193,7 @@ def test_the_modules_that_no_checkpoint_holds_are_named(
 ) -> None:
     options = {"add_pooling_layer": False} if family == "bert" else {}
     save(AutoModel.from_config(tiny(family).config, **options), tmp_path)
-    assert new_classifier(str(tmp_path), ["a", "b"]).fresh == fresh
+    assert classifiers.new_classifier(str(tmp_path), ["a", "b"]).fresh == fresh
 
 
 @pytest.mark.parametrize(
@@ -222,4 +215,4 @@ def test_a_folder_holds_one_kind_of_weights(tmp_path: Path, adapter: bool, left:
 
 
 def test_the_families_are_the_ones_tested() -> None:
-    assert {type(tiny(family)).__name__ for family in FAMILIES} == READ_FIRST_TOKEN
+    assert {type(tiny(family)).__name__ for family in FAMILIES} == classifiers.READ_FIRST_TOKEN

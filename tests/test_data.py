@@ -12,18 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from hf_cap import schema
 from hf_cap.data import _READERS, choose_split, label_ids, label_names, load_splits, save_splits
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.keywords import KeywordsPrior
 from hf_cap.report.load import read_rows
-from hf_cap.schema import (
-    add_provenance,
-    check_prior,
-    check_words,
-    find_prior_column,
-    prior_sources,
-    read_provenance,
-)
 from hf_cap.training.trainer import CAPTrainer
 
 
@@ -345,23 +338,25 @@ def test_splits_and_places_without_data(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_prior_has_a_finite_score_per_word(prior: Any, message: str) -> None:
-    check_prior(None, ["a"])
-    check_prior([0.5], ["a"])
+    schema.check_prior(None, ["a"])
+    schema.check_prior([0.5], ["a"])
     with pytest.raises(PriorError, match=message):
-        check_prior(prior, ["a", "b"], column="prior_cap", row=7)
+        schema.check_prior(prior, ["a", "b"], column="prior_cap", row=7)
 
 
 def test_words_of_another_splitter_are_refused() -> None:
-    check_words("a, b", ["a,", "b"])
+    schema.check_words("a, b", ["a,", "b"])
     with pytest.raises(PriorError, match=r"'a', ',', 'b'"):
-        check_words("a, b", ["a", ",", "b"], row=3)
+        schema.check_words("a, b", ["a", ",", "b"], row=3)
 
 
 def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
-    cell = add_provenance(None, "cap", {"n": 100, "model": "m"})
-    cell = add_provenance(cell, "lime", {"seed": 0})
-    assert read_provenance(cell) == {"cap": {"n": 100, "model": "m"}, "lime": {"seed": 0}}
-    other = add_provenance(add_provenance("", "lime", {"seed": 0}), "cap", {"model": "m", "n": 100})
+    cell = schema.add_provenance(None, "cap", {"n": 100, "model": "m"})
+    cell = schema.add_provenance(cell, "lime", {"seed": 0})
+    assert schema.read_provenance(cell) == {"cap": {"n": 100, "model": "m"}, "lime": {"seed": 0}}
+    other = schema.add_provenance(
+        schema.add_provenance("", "lime", {"seed": 0}), "cap", {"model": "m", "n": 100}
+    )
     assert cell == other
 
 
@@ -375,7 +370,7 @@ def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
     ],
 )
 def test_the_prior_column_to_train_with(columns: list[str], wanted: str | None, found: str) -> None:
-    assert find_prior_column(columns, wanted) == found
+    assert schema.find_prior_column(columns, wanted) == found
 
 
 @pytest.mark.parametrize(
@@ -390,13 +385,13 @@ def test_a_prior_column_that_is_missing_or_ambiguous(
     columns: list[str], wanted: str | None, message: str
 ) -> None:
     with pytest.raises(PriorError, match=message):
-        find_prior_column(columns, wanted)
+        schema.find_prior_column(columns, wanted)
 
 
 def test_columns_of_single_values_are_no_priors() -> None:
     scores = List(Value("float64"))
     kinds = {"prior_weight": Value("float64"), "cap_r2": Value("float64"), "prior_cap": scores}
-    assert find_prior_column(Features(kinds)) == "prior_cap"
+    assert schema.find_prior_column(Features(kinds)) == "prior_cap"
     # null: no text has one
     every = Features({**kinds, "prior": scores, "prior_lime": Value("null")})
-    assert prior_sources(every) == ["cap", "lime"]
+    assert schema.prior_sources(every) == ["cap", "lime"]

@@ -10,19 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel
 
+from hf_cap import export
 from hf_cap.classifiers import new_classifier
 from hf_cap.cli import main
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
-from hf_cap.export import (
-    DELTA_FILE,
-    WEIGHTS,
-    best_rescale,
-    export_onnx,
-    restore,
-    save_delta,
-    sparse,
-    whole,
-)
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import roberta_classifier, save, word_tokenizer
 
@@ -63,13 +54,13 @@ def test_the_folder_of_another_model_is_left_alone(tmp_path: Path) -> None:
     named_classifier().save_pretrained(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(ConfigError, match="holds a model"):
-        export_onnx(roberta_classifier(layers=1), word_tokenizer(), tmp_path)
+        export.export_onnx(roberta_classifier(layers=1), word_tokenizer(), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     model: Any = roberta_classifier(layers=1, vocabulary=4096, hidden_size=64)
-    small = export_onnx(model, word_tokenizer(), tmp_path / "small", int8=True)
+    small = export.export_onnx(model, word_tokenizer(), tmp_path / "small", int8=True)
     assert small.stat().st_size < 0.5 * 4 * model.num_parameters()
     session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     batch = word_tokenizer()(BATCHES[2], padding=True, return_tensors="pt")
@@ -85,7 +76,7 @@ def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingExtra, match=r"hf-cap\[onnx\]"):
-        export_onnx(named_classifier(), word_tokenizer(), tmp_path / "onnx")
+        export.export_onnx(named_classifier(), word_tokenizer(), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
 
 
@@ -127,14 +118,14 @@ def test_without_dropping_it_comes_back_to_the_bit(tmp_path: Path) -> None:
     delta, out = str(tmp_path / "delta"), str(tmp_path / "out")
     words = ["export", "--model", tuned, "--format", "delta", "--base", base, "--output_dir", delta]
     assert main(words) == 0
-    assert not (tmp_path / "delta" / WEIGHTS).exists()
+    assert not (tmp_path / "delta" / export.WEIGHTS).exists()
     assert main(["export", "--model", delta, "--format", "whole", "--output_dir", out]) == 0
-    before, after = (load_file(Path(folder) / WEIGHTS) for folder in (tuned, out))
+    before, after = (load_file(Path(folder) / export.WEIGHTS) for folder in (tuned, out))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     for file in ("config.json", "tokenizer.json"):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "tuned" / file).read_bytes()
-    stored = load_file(Path(delta) / DELTA_FILE)
+    stored = load_file(Path(delta) / export.DELTA_FILE)
     assert "whole:classifier.out_proj.weight" in stored  # the base has no head
     places = stored["places:roberta.embeddings.word_embeddings.weight"]
     assert len(places) == pytest.approx(0.3 * 64 * 16, rel=0.2)  # what did not change is not stored
@@ -144,7 +135,9 @@ def test_dropping_is_right_in_the_mean() -> None:
     torch.manual_seed(0)
     base = {"w": torch.randn(4, 5)}
     tuned = {"bert.w": base["w"] + torch.randn(4, 5), "head": torch.randn(2)}
-    draws = [whole(sparse(tuned, base, drop=0.8, seed=seed), base) for seed in range(500)]
+    draws = [
+        export.whole(export.sparse(tuned, base, drop=0.8, seed=seed), base) for seed in range(500)
+    ]
     mean = torch.stack([one["bert.w"] for one in draws]).mean(0)
     change = tuned["bert.w"] - base["w"]
     # one draw has the standard deviation |change| sqrt(0.8 / 0.2) = 2 |change|
@@ -162,21 +155,21 @@ def test_the_scale_is_chosen_by_a_score() -> None:
         def near(state: Any, mean: float = mean) -> float:
             return -abs(float(state["w"].mean()) - mean)
 
-        assert best_rescale(tuned, base, near, 0.8, [0.1, 0.2, 0.4, 0.8]) == q
+        assert export.best_rescale(tuned, base, near, 0.8, [0.1, 0.2, 0.4, 0.8]) == q
 
 
 def test_a_base_that_is_another_is_an_error(tmp_path: Path) -> None:
     tuned, base = checkpoints(tmp_path)
-    save_delta(tuned, base, tmp_path / "delta")
+    export.save_delta(tuned, base, tmp_path / "delta")
     other: Any = roberta_classifier(seed=1)
     other.base_model.save_pretrained(base)
     with pytest.raises(ModelError, match="other weights"):
-        restore(str(tmp_path / "delta"), tmp_path / "out")
+        export.restore(str(tmp_path / "delta"), tmp_path / "out")
     with pytest.raises(ModelError, match="no delta"):
-        restore(tuned, tmp_path / "out")
+        export.restore(tuned, tmp_path / "out")
     with pytest.raises(ConfigError, match="base"):
-        save_delta(tuned, None, tmp_path / "delta")
+        export.save_delta(tuned, None, tmp_path / "delta")
     for bad in ({"drop": 1.0}, {"drop": 0.5, "rescale": 0.0}):
         with pytest.raises(ConfigError, match="drop"):
-            save_delta(tuned, base, tmp_path / "other", **bad)
+            export.save_delta(tuned, base, tmp_path / "other", **bad)
     assert not (tmp_path / "other").exists()

@@ -13,15 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from hf_cap import refit
 from hf_cap.classifiers import add_adapters, new_classifier
 from hf_cap.errors import ConfigError
-from hf_cap.refit import (
-    average_encoder,
-    encoder_weights,
-    expectation_maximisation,
-    refine_head,
-    refit_head,
-)
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.sentence_encoder import CosineHead
 from hf_cap.training.callbacks import VERSIONS, FinishClassifier
@@ -46,7 +40,7 @@ def headed(labels: int) -> Any:
 def test_the_head_points_to_where_the_penalised_loss_is_least() -> None:
     model, embeddings, labels = headed(3), unit(30), torch.arange(30) % 3
     weights = torch.rand(30) + 0.1
-    refit_head(model, embeddings, labels, weights)
+    refit.refit_head(model, embeddings, labels, weights)
     head = model.head
     assert head.scale.item() == 16.0
     assert head.weight.norm(dim=1).mean().item() == pytest.approx(1.0)
@@ -64,7 +58,7 @@ def test_the_head_points_to_where_the_penalised_loss_is_least() -> None:
 
 def test_two_labels_get_the_predictions_of_scikit_learn() -> None:
     model, embeddings, labels = headed(2), unit(12), torch.arange(12) % 2
-    refit_head(model, embeddings, labels)
+    refit.refit_head(model, embeddings, labels)
     peer = LogisticRegression(C=10).fit(embeddings.numpy(), labels.numpy())
     logits = model.head(embeddings).detach().numpy()
     expected = peer.decision_function(embeddings.numpy())
@@ -76,21 +70,21 @@ def test_two_labels_get_the_predictions_of_scikit_learn() -> None:
 
 def test_a_label_without_any_text_is_named() -> None:
     with pytest.raises(ConfigError, match=r"none of \['b'\].*label_names_in='head'"):
-        refit_head(headed(3), unit(4), torch.tensor([0, 2, 2, 0]))
+        refit.refit_head(headed(3), unit(4), torch.tensor([0, 2, 2, 0]))
 
 
 def test_the_encoder_moves_back_along_a_line() -> None:
     model: Any = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
-    start = encoder_weights(model)
+    start = refit.encoder_weights(model)
     assert set(start) == {"body.weight", "body.bias"}
     head = model["head"].weight.detach().clone()
     with torch.no_grad():
         model["body"].weight.add_(3.0)
-    average_encoder(model, start, 1.0)
+    refit.average_encoder(model, start, 1.0)
     torch.testing.assert_close(model["body"].weight.detach(), start["body.weight"] + 3)
-    average_encoder(model, start, 1 / 3)
+    refit.average_encoder(model, start, 1 / 3)
     torch.testing.assert_close(model["body"].weight.detach(), start["body.weight"] + 1)
-    average_encoder(model, start, 0.0)
+    refit.average_encoder(model, start, 0.0)
     assert torch.equal(model["body"].weight, start["body.weight"])
     assert torch.equal(model["head"].weight, head)
 
@@ -231,7 +225,7 @@ def unit_rows(*rows: tuple[float, ...]) -> Tensor:
 def test_texts_of_separate_clouds_go_to_their_own_label() -> None:
     texts = unit_rows(*[(0.6, 0.0, 0.8)] * 10, *[(0.0, -0.6, 0.8)] * 5)
     known = torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    found = expectation_maximisation(known, texts, scale=1000.0, share=0.5)
+    found = refit.expectation_maximisation(known, texts, scale=1000.0, share=0.5)
     # 0.5 times ten texts, and five, beside one that is known
     assert torch.allclose(
         found, unit_rows((1 + 5 * 0.6, 0, 5 * 0.8), (0, -1 - 2.5 * 0.6, 2.5 * 0.8))
@@ -239,7 +233,7 @@ def test_texts_of_separate_clouds_go_to_their_own_label() -> None:
 
 
 def test_a_text_between_two_labels_counts_half_for_each() -> None:
-    found = expectation_maximisation(torch.eye(2), unit_rows((1.0, 1.0)), share=1.0, rounds=1)
+    found = refit.expectation_maximisation(torch.eye(2), unit_rows((1.0, 1.0)), share=1.0, rounds=1)
     half = 0.5 / 2**0.5
     assert torch.allclose(found, unit_rows((1 + half, half), (half, 1 + half)))
 
@@ -251,15 +245,15 @@ def test_a_cloud_pulls_its_label_to_where_it_is() -> None:
         centres.repeat_interleave(200, 0) + 0.1 * torch.randn(400, 3), dim=-1
     )
     known = 2 * unit_rows((1.0, 0.0, 0.3), (0.3, 0.0, 1.0))
-    found = expectation_maximisation(known, texts)
+    found = refit.expectation_maximisation(known, texts)
     assert ((found * centres).sum(1) > 0.99).all()
     order = torch.randperm(400)
-    assert torch.allclose(expectation_maximisation(known, texts[order]), found, atol=1e-5)
+    assert torch.allclose(refit.expectation_maximisation(known, texts[order]), found, atol=1e-5)
 
 
 def test_without_texts_the_prototypes_are_what_is_known() -> None:
     known = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    found = expectation_maximisation(known, torch.empty(0, 2))
+    found = refit.expectation_maximisation(known, torch.empty(0, 2))
     assert torch.allclose(found, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
 
 
@@ -273,10 +267,10 @@ def test_the_head_becomes_the_prototypes_of_the_embeddings(tmp_path: Path) -> No
         model.head.weight.mul_(torch.tensor([[0.5], [1.0], [4.0]]))
         model.head.bias.fill_(1.0)
     start, scale = model.head.weight.detach().clone(), model.head.scale.item()
-    refine_head(model, tokenizer, [])
+    refit.refine_head(model, tokenizer, [])
     assert torch.equal(model.head.weight, start)
     assert model.head.bias.tolist() == [1.0] * 3
-    refine_head(model, tokenizer, TEXTS)
+    refit.refine_head(model, tokenizer, TEXTS)
     embeddings = SentenceTransformer(str(tmp_path / "encoder"), device="cpu").encode(TEXTS)
     rows = torch.nn.functional.normalize(start, dim=-1)
     for _ in range(20):
@@ -294,13 +288,13 @@ def test_the_head_becomes_the_prototypes_of_the_embeddings(tmp_path: Path) -> No
 def test_the_head_beside_adapters_is_refined_and_saved(tmp_path: Path) -> None:
     model, tokenizer, fresh = classifier(tmp_path)
     plain, *_ = new_classifier(str(tmp_path / "encoder"), LABELS)
-    refine_head(plain, tokenizer, TEXTS)
+    refit.refine_head(plain, tokenizer, TEXTS)
     adapted = add_adapters(model, LoraConfig(r=2, target_modules=["query"]), fresh)
-    refine_head(adapted, tokenizer, TEXTS)
+    refit.refine_head(adapted, tokenizer, TEXTS)
     merged = adapted.merge_and_unload()
     torch.testing.assert_close(merged.head.weight, plain.head.weight)  # type: ignore[union-attr]
 
 
 def test_another_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="`head='sequence'`"):
-        refine_head(roberta_classifier(), word_tokenizer(), TEXTS)
+        refit.refine_head(roberta_classifier(), word_tokenizer(), TEXTS)

@@ -11,21 +11,8 @@ from typing import Literal
 
 import pytest
 
+from hf_cap import utils
 from hf_cap.errors import ConfigError
-from hf_cap.utils import (
-    atomic_path,
-    check_choices,
-    check_range,
-    choose,
-    file_name,
-    folder_stamp,
-    length_batches,
-    parse_yaml,
-    read_yaml,
-    subsample,
-    write_json,
-    write_text,
-)
 
 
 @dataclass(frozen=True)
@@ -38,32 +25,32 @@ class Settings:
 
 
 def test_names_out_of_a_table_and_choices_are_checked() -> None:
-    assert choose({"mean": 1}, "mean", "method") == 1
+    assert utils.choose({"mean": 1}, "mean", "method") == 1
     with pytest.raises(
         ConfigError, match=r"^There is no method 'sum'; there are \['max', 'mean'\]\.$"
     ):
-        choose({"mean": 1, "max": 2}, "sum", "method")
-    check_choices(Settings())
+        utils.choose({"mean": 1, "max": 2}, "sum", "method")
+    utils.check_choices(Settings())
     with pytest.raises(ConfigError, match=r"^`method` must be one of 'mean', 'max', got 'sum'\.$"):
-        check_choices(Settings(method="sum"))  # type: ignore[arg-type]
+        utils.check_choices(Settings(method="sum"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"^`order` must be one of 1, 2, got 3\.$"):
-        check_choices(Settings(order=3))  # type: ignore[arg-type]
+        utils.check_choices(Settings(order=3))  # type: ignore[arg-type]
 
 
 def test_ranges_admit_what_they_say_and_a_default() -> None:
-    check_range(Settings(n=0.5), "n", "share", at_least=0.5)
-    check_range(Settings(n=None), "n", "share", at_least=0.5)
-    check_range(Settings(share=1), "share", above=0, at_most=1)
-    check_range(Settings(share=0), "share", at_least=0, below=1)
+    utils.check_range(Settings(n=0.5), "n", "share", at_least=0.5)
+    utils.check_range(Settings(n=None), "n", "share", at_least=0.5)
+    utils.check_range(Settings(share=1), "share", above=0, at_most=1)
+    utils.check_range(Settings(share=0), "share", at_least=0, below=1)
     for n in (0, -1, math.nan):
         with pytest.raises(ConfigError, match=rf"^`n` must be at least 1, got {n}\.$"):
-            check_range(Settings(n=n), "n", at_least=1)
+            utils.check_range(Settings(n=n), "n", at_least=1)
     with pytest.raises(ConfigError, match="must be more than 0 and at most 1, got 0"):
-        check_range(Settings(share=0), "share", above=0, at_most=1)
+        utils.check_range(Settings(share=0), "share", above=0, at_most=1)
     with pytest.raises(ConfigError, match="must be at least 0 and less than 1, got 1"):
-        check_range(Settings(share=1), "share", at_least=0, below=1)
+        utils.check_range(Settings(share=1), "share", at_least=0, below=1)
     with pytest.raises(ConfigError, match="less than inf, got inf"):
-        check_range(Settings(n=math.inf), "share", "n", at_least=0, below=math.inf)
+        utils.check_range(Settings(n=math.inf), "share", "n", at_least=0, below=math.inf)
 
 
 # --- Files
@@ -71,7 +58,7 @@ def test_ranges_admit_what_they_say_and_a_default() -> None:
 
 def test_a_write_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:
     def write(target: Path, name: str | None = None) -> None:
-        with atomic_path(target) as path:
+        with utils.atomic_path(target) as path:
             if name:
                 path.mkdir()
                 (path / name).touch()
@@ -113,16 +100,16 @@ with atomic_path({str(target)!r}) as path:
     done = subprocess.run([sys.executable, "-c", code])
     assert done.returncode == -9
     assert len([*tmp_path.iterdir()]) == (1 if moved else 2)
-    with pytest.raises(RuntimeError, match="stopped"), atomic_path(target):
+    with pytest.raises(RuntimeError, match="stopped"), utils.atomic_path(target):
         raise RuntimeError("stopped")
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
     assert [file.name for file in target.iterdir()] == ["second" if moved else "first"]
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "data") as path:
+    with utils.atomic_path(tmp_path / "data") as path:
         path.touch()
-        with atomic_path(tmp_path / "data") as other:
+        with utils.atomic_path(tmp_path / "data") as other:
             other.write_text("faster")
     assert [file.name for file in tmp_path.iterdir()] == ["data"]
     assert (tmp_path / "data").read_text() == ""
@@ -130,7 +117,7 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cap", "test set", "v1.2", "-x", "Übung", "हिन्दी", "a..b"])
 def test_a_plain_name_can_name_a_file(name: str, tmp_path: Path) -> None:
-    (tmp_path / file_name(name)).touch()
+    (tmp_path / utils.file_name(name)).touch()
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
@@ -141,16 +128,16 @@ def test_a_plain_name_can_name_a_file(name: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_any_other_name_cannot(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a file or folder") as caught:
-        file_name(name)
+        utils.file_name(name)
     assert str(caught.value).isprintable()
 
 
 def test_json_keeps_unicode_and_refuses_nan(tmp_path: Path) -> None:
     target = tmp_path / "missing" / "x.json"
-    write_json(target, {"b": "é", "a": 1})
+    utils.write_json(target, {"b": "é", "a": 1})
     assert target.read_text() == '{\n  "a": 1,\n  "b": "é"\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(target, {"a": float("nan")})
+        utils.write_json(target, {"a": float("nan")})
     assert json.loads(target.read_text()) == {"a": 1, "b": "é"}
 
 
@@ -158,7 +145,7 @@ def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").touch()
     with pytest.raises(ConfigError, match="model' is a folder or a device"):
-        write_text(tmp_path / "model", "a page")
+        utils.write_text(tmp_path / "model", "a page")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "weights"]
 
 
@@ -167,29 +154,29 @@ def test_nothing_replaces_a_device(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("pipe")
     for place in ("pipe", "link"):
         with pytest.raises(ConfigError, match="pipe' is a folder or a device"):
-            write_text(tmp_path / place, "a page")
+            utils.write_text(tmp_path / place, "a page")
     assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_stamp_tells_new_files_and_no_folder_beside_them(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("a")
-    before = folder_stamp(tmp_path)
+    before = utils.folder_stamp(tmp_path)
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "test.json").write_text("{}")
-    assert folder_stamp(tmp_path) == before
+    assert utils.folder_stamp(tmp_path) == before
     (tmp_path / "model.safetensors").write_text("ab")
-    assert folder_stamp(tmp_path) != before
-    assert folder_stamp(tmp_path / "nowhere") == ""
+    assert utils.folder_stamp(tmp_path) != before
+    assert utils.folder_stamp(tmp_path / "nowhere") == ""
 
 
 def test_yaml_keeps_what_was_written(tmp_path: Path) -> None:
     words = "[on, off, No, 12:30, 1e-1, 007, 2026-01-02, 1_000, '1', 0.5, true, ~]"
     (tmp_path / "a.yaml").write_text(f"{words}\n", encoding="utf-16")
     written = words[1:-1].replace("'", "").split(", ")
-    assert read_yaml(tmp_path / "a.yaml") == written
+    assert utils.read_yaml(tmp_path / "a.yaml") == written
     typed = [0.1, 7, "2026-01-02", "1_000", "1", 0.5, True, None]
-    assert read_yaml(tmp_path / "a.yaml", typed=True) == [*written[:4], *typed]
-    shared = parse_yaml("a: &a {b: 1}\nc: [*a, *a]", "x")
+    assert utils.read_yaml(tmp_path / "a.yaml", typed=True) == [*written[:4], *typed]
+    shared = utils.parse_yaml("a: &a {b: 1}\nc: [*a, *a]", "x")
     assert shared == {"a": {"b": "1"}, "c": [{"b": "1"}, {"b": "1"}]}
 
 
@@ -212,7 +199,7 @@ BOMB = "\n".join(
 )
 def test_yaml_that_is_broken_or_without_bound_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        parse_yaml(text, "x", typed=True)
+        utils.parse_yaml(text, "x", typed=True)
     assert len(str(caught.value)) < 300
 
 
@@ -220,16 +207,16 @@ def test_yaml_that_is_broken_or_without_bound_is_an_error(text: str, message: st
 
 
 def test_subsamples_are_evenly_spread() -> None:
-    assert subsample(range(10), 5) == [0, 2, 4, 6, 8]
-    assert subsample("abc", 5) == ["a", "b", "c"]
-    assert subsample([], 5) == subsample(range(3), 0) == []
+    assert utils.subsample(range(10), 5) == [0, 2, 4, 6, 8]
+    assert utils.subsample("abc", 5) == ["a", "b", "c"]
+    assert utils.subsample([], 5) == utils.subsample(range(3), 0) == []
 
 
 def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     lengths = [5, 1, 9, 1, 5, 30]
-    assert list(length_batches(lengths, 10)) == [[1, 3], [0, 4], [2], [5]]
-    assert list(length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
-    assert list(length_batches([], 10)) == []
+    assert list(utils.length_batches(lengths, 10)) == [[1, 3], [0, 4], [2], [5]]
+    assert list(utils.length_batches(lengths, 10, texts=1)) == [[1], [3], [0], [4], [2], [5]]
+    assert list(utils.length_batches([], 10)) == []
     # no longer text joins a batch that is efficient already
-    assert list(length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
-    assert list(length_batches([2, 2, 3], 17)) == [[0, 1, 2]]
+    assert list(utils.length_batches([2, 2, 3], 16)) == [[0, 1], [2]]
+    assert list(utils.length_batches([2, 2, 3], 17)) == [[0, 1, 2]]

@@ -5,16 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_cap.cli.core import (
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    beside,
-    command_line,
-    next_command,
-)
+from hf_cap.cli import core
 from hf_cap.cues import load_marks
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import import_extra
@@ -70,15 +61,15 @@ class LoraArguments:
         check_range(self, "alpha", at_least=1)
 
 
-LORA, TABULAR = Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)
+LORA, TABULAR = core.Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)
 TRAIN = "--dataset runs/prior --output_dir runs/model --alignment_weight 0.1"
 
 
 TEXT = (AlignmentOptions, WeightingOptions, ClassifierOptions)
 
 
-@partial(Command, TRAIN, [_TrainArguments, Columns, *TEXT, *TABULAR, LORA], more="")
-def train(values: Values) -> Result:
+@partial(core.Command, TRAIN, [_TrainArguments, core.Columns, *TEXT, *TABULAR, LORA], more="")
+def train(values: core.Values) -> core.Result:
     """Train a classifier whose attributions are aligned with the prior, and write `run.json`.
 
     `accelerate launch --config_file recipes/accelerate/ddp.yaml -m hf_cap train --config ...` runs it on
@@ -91,11 +82,11 @@ def train(values: Values) -> Result:
     data = (read_json(run) if run.exists() else {}).get("data") or {}
     place = {"model": given.output_dir, "dataset": data.get("name") or given.dataset}
     words = () if given.task == "tabular" else ("--records",)
-    then = next_command("evaluate", *words, **place)
-    return Result({**measured, "output_dir": given.output_dir}, then=then)
+    then = core.next_command("evaluate", *words, **place)
+    return core.Result({**measured, "output_dir": given.output_dir}, then=then)
 
 
-def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
+def _train_text(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
     import torch
 
     from hf_cap.data import label_names, load_splits
@@ -129,14 +120,14 @@ def _train_text(given: _TrainArguments, values: Values) -> dict[str, Any]:
         eval_dataset=splits[split] if split else None,
         peft_config=adapters,
         marks=marks,
-        record={"settings": values, "data": data, "command": command_line()},
+        record={"settings": values, "data": data, "command": core.command_line()},
         revision=given.model_revision,
         trust_remote_code=given.trust_remote_code,
     )
     return {}
 
 
-def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
+def _train_table(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
     from hf_cap.cards import EVALUATIONS, write_card
     from hf_cap.laat import trainer as laat
     from hf_cap.laat.elicitation import load_scores
@@ -162,7 +153,7 @@ def _train_table(given: _TrainArguments, values: Values) -> dict[str, Any]:
         return {}
     record = laat.tabular_record(trainer, dataset=given.dataset)
     record["data"]["train_split"] = given.train_split
-    record |= {"kind": "train_tabular", "settings": values, "command": command_line()}
+    record |= {"kind": "train_tabular", "settings": values, "command": core.command_line()}
     write_run(folder, record)
     numbers: dict[str, Any] = {}
     if split:
@@ -185,12 +176,12 @@ class _ElicitArguments:
     label_column: str | None = option(None, "Column that is predicted. Default: as described.")
 
 
-LM = Group("lm", LMSettings, LMRuntime, without=("model",))
+LM = core.Group("lm", LMSettings, LMRuntime, without=("model",))
 ELICIT = "--dataset table.csv --output_dir runs/scores --label_column income"
 
 
-@partial(Command, ELICIT, [_ElicitArguments, ElicitOptions, TableOptions, LM])
-def elicit(values: Values) -> Result:
+@partial(core.Command, ELICIT, [_ElicitArguments, ElicitOptions, TableOptions, LM])
+def elicit(values: core.Values) -> core.Result:
     """Ask a language model how much each feature of a table speaks for each class.
 
     Scores and replies are stored as they come, so a run that was stopped asks nothing twice.
@@ -206,13 +197,13 @@ def elicit(values: Values) -> Result:
     _, schema = read_schema(given.dataset, values.build(TableOptions), target=given.label_column)
     with using_runtime(values.build(LMRuntime, "lm")):
         scores = elicit_scores(schema, model, values.build(ElicitOptions))
-    facts = {"model": given.model, "question": schema.question, "command": command_line()}
+    facts = {"model": given.model, "question": schema.question, "command": core.command_line()}
     scores = replace(scores, provenance={**scores.provenance, **facts})
     with atomic_path(folder) as target:
         target.mkdir()
         write_scores(target, scores)
     text = f"Wrote the scores of {len(schema.features)} features to {folder}"
-    trained = beside(folder, "model")
+    trained = core.beside(folder, "model")
     place = {"dataset": given.dataset, "scores": folder, "output_dir": trained}
-    then = next_command("train", task="tabular", label_column=given.label_column, **place)
-    return Result({"output_dir": str(folder), "features": len(schema.features)}, text, then)
+    then = core.next_command("train", task="tabular", label_column=given.label_column, **place)
+    return core.Result({"output_dir": str(folder), "features": len(schema.features)}, text, then)

@@ -151,6 +151,7 @@ def evaluate_classifier(
     from hf_cap.classifiers import warn_unknown
     from hf_cap.evaluation.calibration import Calibration
     from hf_cap.evaluation.classifier import gold_labels, load_classifier
+    from hf_cap.evaluation.concepts import concept_audit
 
     settings = settings or EvaluationSettings()
     classifier = load_classifier(
@@ -165,27 +166,19 @@ def evaluate_classifier(
     tokens = classifier.tokenizer(texts, verbose=False)["input_ids"]
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
     probabilities = calibration.probabilities(classifier.logits(texts))
-    predicted = probabilities.argmax(axis=1)
+    predicted, concepts = probabilities.argmax(axis=1), None
+    if settings.concepts:
+        concepts = concept_audit(classifier, texts, gold.tolist(), settings.concepts, pattern)
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         worst_class_accuracy=worst_class_accuracy(predicted, gold),
         labels=tuple(classifier.labels),
-        concepts=_concepts(classifier, texts, gold.tolist(), settings.concepts, pattern),
+        concepts=concepts,
         **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )
-
-
-def _concepts(
-    classifier: "Classifier", texts: list[str], gold: list[int], count: int, pattern: str
-) -> dict[str, Any] | None:
-    if not count:
-        return None
-    from hf_cap.evaluation.concepts import concept_audit
-
-    return concept_audit(classifier, texts, gold, count, pattern)
 
 
 def _confidence(

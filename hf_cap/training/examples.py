@@ -65,14 +65,6 @@ def temperature_at(options: WeightingOptions, progress: float) -> float:
     return options.example_weighting_temperature / max(risen, 1e-9)
 
 
-def reweigh(loss: Scalar, losses: PerExample, weight: PerExample) -> Scalar:
-    """The mean of `weight · losses`, where `loss` is the mean of `losses`.
-
-    Only the difference is added, so that weights of 1 leave loss and gradient as they are, to the bit.
-    """
-    return loss + ((weight - 1) * losses).mean()
-
-
 def weigh_task(
     loss: Scalar, logits: Tensor, labels: Any, given: Tensor | None, trainer: Any
 ) -> Scalar:
@@ -90,7 +82,9 @@ def weigh_task(
     # processes are gathered in order, each with as many rows
     own = slice(args.process_index * len(losses), (args.process_index + 1) * len(losses))
     weight = example_weights(args.example_weighting, *every, temperature)[own]
-    return reweigh(loss, losses, weight if given is None else weight * given)
+    weight = weight if given is None else weight * given
+    # only the difference is added, so that weights of 1 leave loss and gradient as they are, to the bit
+    return loss + ((weight - 1) * losses).mean()
 
 
 # --- Word dropout guided by the prior: words that it gives little are left out of many training passes.

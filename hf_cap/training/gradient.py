@@ -21,31 +21,20 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from hf_cap.attribution import (
-    Embeddings,
-    Path,
-    PerExample,
-    Points,
-    Scalar,
-    TextBatch,
-    TokenScores,
-    path_scores,
-    score_points,
-    split_points,
-)
+from hf_cap import attribution
 
-Distance = Callable[[TokenScores], Scalar]
+Distance = Callable[[attribution.TokenScores], attribution.Scalar]
 
 
 def double_backward(
     model: nn.Module,
-    batch: TextBatch,
-    points: Points,
+    batch: attribution.TextBatch,
+    points: attribution.Points,
     distance: Distance,
     *,
     chosen: Sequence[int] | None = None,
     rows: int | None = None,
-) -> tuple[Scalar, TokenScores]:
+) -> tuple[attribution.Scalar, attribution.TokenScores]:
     """The exact gradient, through the graph of the inner gradient.
 
     `model` is the classifier itself, and `distance` that of the token scores from the priors. Only the steps
@@ -59,9 +48,11 @@ def double_backward(
     # attention by the kernel that has a second derivative
     with common_attention(model), sdpa_kernel(SDPBackend.MATH), without_dropout(model):
         some = (alpha[carrying], weights[carrying])
-        total, _ = path_scores(model, batch, some, rows=rows, create_graph=True)
+        total, _ = attribution.path_scores(model, batch, some, rows=rows, create_graph=True)
         if plain:
-            rest, _ = path_scores(model, batch, (alpha[plain], weights[plain]), rows=rows)
+            rest, _ = attribution.path_scores(
+                model, batch, (alpha[plain], weights[plain]), rows=rows
+            )
             # value: all points; gradient: that of the chosen ones, scaled to be unbiased for all
             scaled = total * (steps / len(carrying))
             total = scaled + (total - scaled + rest).detach()
@@ -70,15 +61,15 @@ def double_backward(
 
 def finite_difference(
     model: nn.Module,
-    batch: TextBatch,
-    points: Points,
+    batch: attribution.TextBatch,
+    points: attribution.Points,
     distance: Distance,
     *,
     chosen: Sequence[int] | None = None,
     rows: int | None = None,
     step: float = 8e-3,
     recompute: bool = False,
-) -> tuple[Scalar, TokenScores]:
+) -> tuple[attribution.Scalar, attribution.TokenScores]:
     """The gradient by central differences in embedding space, in float32.
 
     The arguments are those of `double_backward`; differences are computed at the `chosen` steps. `step` is
@@ -86,14 +77,14 @@ def finite_difference(
     graph is computed again in the backward pass instead of being kept.
     """
     with difference_passes(model):
-        found, gradient = path_scores(model, batch, points, rows=rows)
+        found, gradient = attribution.path_scores(model, batch, points, rows=rows)
     scores = found.detach().requires_grad_()
     value = distance(scores)
     (direction,) = torch.autograd.grad(value, scores)
     alpha, weights = points
     carrying = list(range(len(weights)) if chosen is None else chosen)
     scaled = (alpha[carrying], weights[carrying] * (len(weights) / len(carrying)))
-    groups = list(split_points(scaled, rows and rows // 2))
+    groups = list(attribution.split_points(scaled, rows and rows // 2))
     loss = value.detach()
     for index, group in enumerate(groups):
         arguments = (model, batch, group, direction, gradient if index == 0 else None, step)
@@ -109,20 +100,20 @@ def finite_difference(
 
 def _directional(
     model: nn.Module,
-    batch: TextBatch,
-    points: Points,
-    direction: TokenScores,
-    gradient: Embeddings | None,
+    batch: attribution.TextBatch,
+    points: attribution.Points,
+    direction: attribution.TokenScores,
+    gradient: attribution.Embeddings | None,
     step: float,
-) -> Scalar:
+) -> attribution.Scalar:
     """Σ_k q_k D_v f(x_k) for the constant v = direction · (e − b); with `gradient`, plus the direct term."""
     alpha, weights = points
     copies = 2 * len(alpha)
     word = (batch.words >= 0)[..., None]
 
-    sizes: list[PerExample] = []
+    sizes: list[attribution.PerExample] = []
 
-    def shift(path: Path) -> Embeddings:
+    def shift(path: attribution.Path) -> attribution.Embeddings:
         # direction v at each row, and h with ‖h v‖ = step · ‖x_k‖ over the words; 0 where v is zero
         v = direction.repeat(copies, 1)[..., None] * path.difference.detach()
         length = v.flatten(1).norm(dim=1)
@@ -132,7 +123,7 @@ def _directional(
         return torch.cat([forth, -back])
 
     with difference_passes(model):
-        score, path = score_points(model, batch, torch.cat([alpha, alpha]), shift)
+        score, path = attribution.score_points(model, batch, torch.cat([alpha, alpha]), shift)
         forth, back = score.chunk(2)
         h = sizes[0].view(copies, -1)[: len(alpha)]
         slope = (forth - back) * torch.where(h > 0, 0.5 / h, 0.0)

@@ -10,18 +10,7 @@ from typing import Any
 import pytest
 import transformers
 
-from hf_cap.app import (
-    Answer,
-    Explainer,
-    Parts,
-    find_parts,
-    known_texts,
-    leave_out,
-    list_shortcuts,
-    save_decision,
-    show_answers,
-    show_marks,
-)
+from hf_cap import app
 from hf_cap.cues import Cue, Mark, load_marks, save_marks
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.pipelines import TASK, register_pipeline
@@ -38,8 +27,8 @@ def shown(html: str) -> str:
 
 
 def test_the_parts_of_a_fit_are_found_and_what_is_given_comes_first(made_once: Path) -> None:
-    parts = find_parts(made_once)
-    assert parts == Parts(
+    parts = app.find_parts(made_once)
+    assert parts == app.Parts(
         models={
             "baseline": str(made_once / "models/baseline-seed3"),
             "aligned": str(made_once / "models/aligned-seed3"),
@@ -47,15 +36,15 @@ def test_the_parts_of_a_fit_are_found_and_what_is_given_comes_first(made_once: P
         priors=made_once / "prior",
         shortcuts=made_once / "shortcuts.yaml",
     )
-    given = find_parts(made_once, baseline="other", priors="p", shortcuts="s.yaml")
+    given = app.find_parts(made_once, baseline="other", priors="p", shortcuts="s.yaml")
     assert given.models["baseline"] == "other"
     assert (given.priors, given.shortcuts) == (Path("p"), Path("s.yaml"))
 
 
 def test_a_classifier_alone_is_enough(made_once: Path) -> None:
     place = str(made_once / "models/aligned-seed3")
-    assert find_parts(place) == Parts(models={"model": place})
-    assert find_parts("me/model", baseline="me/plain").models == {
+    assert app.find_parts(place) == app.Parts(models={"model": place})
+    assert app.find_parts("me/model", baseline="me/plain").models == {
         "baseline": "me/plain",
         "model": "me/model",
     }
@@ -66,11 +55,11 @@ def test_a_fit_without_an_aligned_model_is_named(made_once: Path, tmp_path: Path
     done["models/aligned-seed3"]["finished"] = False
     (tmp_path / "fit.json").write_text(json.dumps(done))
     with pytest.raises(DataError, match="no finished aligned model; run `hf-cap fit` again"):
-        find_parts(tmp_path)
+        app.find_parts(tmp_path)
 
 
 def test_texts_that_the_models_predict_differently_lead(made_once: Path) -> None:
-    rows = known_texts(find_parts(made_once))
+    rows = app.known_texts(app.find_parts(made_once))
     assert rows[0]["text"] == "pay my fine"
     assert (rows[0]["baseline"], rows[0]["aligned"]) == ("renew", "cancel")
     assert {row["text"] for row in rows} == {
@@ -85,10 +74,10 @@ def test_texts_that_the_models_predict_differently_lead(made_once: Path) -> None
 
 
 def test_the_list_has_every_decision_and_the_numbers_that_are_known(made_once: Path) -> None:
-    rows = list_shortcuts(made_once / "shortcuts.yaml")
+    rows = app.list_shortcuts(made_once / "shortcuts.yaml")
     assert [row["mark"] for row in rows] == MARKS
     assert [row["of"] for row in rows] == [4, 0, 0]
-    text = " ".join(shown(show_marks(rows)).split())
+    text = " ".join(shown(app.show_marks(rows)).split())
     assert "3 of 4 texts, 1 elsewhere; flips 25 % of others" in text
     assert text.count("Show a text") == 1
 
@@ -99,7 +88,7 @@ def test_the_list_has_every_decision_and_the_numbers_that_are_known(made_once: P
 def test_a_decision_changes_one_entry_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "shortcuts.yaml"
     save_marks(MARKS, file)
-    saved = save_decision(file, Cue("word", "hold"), "cancel", "fine")
+    saved = app.save_decision(file, Cue("word", "hold"), "cancel", "fine")
     assert saved.decision == "fine"
     assert load_marks(file) == [saved, *MARKS[1:]]
     assert [path.name for path in tmp_path.iterdir()] == ["shortcuts.yaml"]
@@ -120,7 +109,7 @@ def test_what_is_not_in_the_file_is_not_saved(
     save_marks(MARKS, file)
     before = file.read_bytes()
     with pytest.raises(DataError, match=r"has no 'hold' .* load the page again"):
-        save_decision(file, cue, label, decision)
+        app.save_decision(file, cue, label, decision)
     assert file.read_bytes() == before
 
 
@@ -131,7 +120,7 @@ def test_an_answer_is_that_of_the_pipeline(made_once: Path) -> None:
     register_pipeline()
     pipeline: Any = transformers.pipeline
     place = str(made_once / "models/aligned-seed3")
-    explainer, said = Explainer("aligned", place), pipeline(TASK, model=place)
+    explainer, said = app.Explainer("aligned", place), pipeline(TASK, model=place)
     for label in (None, "pay"):
         answer, row = (
             explainer.answer("renew my card", label),
@@ -147,13 +136,13 @@ def test_an_answer_is_that_of_the_pipeline(made_once: Path) -> None:
 def test_a_model_of_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "hf_cap_tabular"}')
     with pytest.raises(ConfigError, match="is a model of a table"):
-        Explainer("model", str(tmp_path))
+        app.Explainer("model", str(tmp_path))
 
 
 def test_a_word_is_left_out_and_the_last_one_stays() -> None:
-    assert leave_out("please  renew my card", 1) == "please  my card"
-    assert leave_out("renew", 0) == "renew"
-    assert leave_out("renew my card", 7) == "renew my card"
+    assert app.leave_out("please  renew my card", 1) == "please  my card"
+    assert app.leave_out("renew", 0) == "renew"
+    assert app.leave_out("renew my card", 7) == "renew my card"
 
 
 # --- HTML.
@@ -161,19 +150,19 @@ def test_a_word_is_left_out_and_the_last_one_stays() -> None:
 BLANK: dict[str, Any] = {"of": 0, "flipped": None, "examples": []}
 
 ANSWERS = [
-    Answer("baseline", {"renew": 0.7, "pay": 0.3}, "renew", ("renew", "<b>"), (2.0, -1.0)),
-    Answer("aligned", {"renew": 0.2, "pay": 0.8}, "pay", ("renew", "<b>"), (0.0, 0.5)),
+    app.Answer("baseline", {"renew": 0.7, "pay": 0.3}, "renew", ("renew", "<b>"), (2.0, -1.0)),
+    app.Answer("aligned", {"renew": 0.2, "pay": 0.8}, "pay", ("renew", "<b>"), (0.0, 0.5)),
 ]
 
 
 def test_answers_show_probabilities_words_prior_and_shortcuts() -> None:
-    before = [Answer(one.name, {"renew": 0.5, "pay": 0.5}, "pay", (), ()) for one in ANSWERS]
+    before = [app.Answer(one.name, {"renew": 0.5, "pay": 0.5}, "pay", (), ()) for one in ANSWERS]
     known = {"label": "pay", "priors": {"prior": [0.25, 1.0], "too short": [1.0]}}
     marks = [
         Mark(kind="word", value="renew", label="renew"),
         Mark(kind="first", value="renew", label="pay", decision="fine"),
     ]
-    html = show_answers(ANSWERS, before, known, marks)
+    html = app.show_answers(ANSWERS, before, known, marks)
     text = " ".join(shown(html).split())
     # the likeliest label of any model first
     assert "baseline pay (its label) 30 % was 50 % renew 70 % was 50 %" in text
@@ -190,17 +179,17 @@ def test_answers_show_probabilities_words_prior_and_shortcuts() -> None:
 
 def test_labels_that_are_unlikely_are_left_out_unless_they_are_the_text_s_own() -> None:
     many = {f"l{n}": 0.3 - n / 100 for n in range(9)}
-    answer = Answer("model", many, "l0", ("renew",), (0.0,))
-    text = shown(show_answers([answer], known={"label": "l8", "priors": {}}))
+    answer = app.Answer("model", many, "l0", ("renew",), (0.0,))
+    text = shown(app.show_answers([answer], known={"label": "l8", "priors": {}}))
     assert re.findall(r"l\d(?= | %|\n)", text)[:6] == ["l0", "l1", "l2", "l3", "l4", "l8"]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, EVIL])
 def test_hostile_texts_are_shown_as_text(text: str) -> None:
     words = tuple(text.split())
-    answer = Answer(EVIL, {text: 1.0}, text, words, (1.0,) * len(words))
-    html = show_answers([answer], known={"label": text, "priors": {}})
-    html += show_marks(
+    answer = app.Answer(EVIL, {text: 1.0}, text, words, (1.0,) * len(words))
+    html = app.show_answers([answer], known={"label": text, "priors": {}})
+    html += app.show_marks(
         [{**BLANK, "examples": [text], "mark": Mark(kind="word", value=text, label=EVIL)}]
     )
     tags = set(re.findall(r"<(\w+)", html))
@@ -214,7 +203,7 @@ def test_hostile_texts_are_shown_as_text(text: str) -> None:
 
 
 def test_decisions_are_those_of_the_list() -> None:
-    html = show_marks([{**BLANK, "mark": mark} for mark in MARKS])
+    html = app.show_marks([{**BLANK, "mark": mark} for mark in MARKS])
     chosen = re.findall(r'name="decision-(\d)" value="(\w+)" checked', html)
     assert chosen == [("1", "shortcut"), ("2", "fine"), ("3", "shortcut")]
 
@@ -231,4 +220,4 @@ def test_the_app_is_local_silent_and_needs_its_extra(
     shutil.copytree(made_once, tmp_path / "fit")
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[app\]'"):
-        make_app(find_parts(tmp_path / "fit"))
+        make_app(app.find_parts(tmp_path / "fit"))

@@ -15,18 +15,7 @@ from datasets import ClassLabel, Dataset
 from sklearn.feature_selection import chi2
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.evaluation.attack_rules import (
-    ENGLISH,
-    FUNCTION_WORDS,
-    Lexicon,
-    Role,
-    add_mention,
-    class_keywords,
-    difficulties,
-    is_english,
-    load_lexicon,
-    replace_keywords,
-)
+from hf_cap.evaluation import attack_rules
 from hf_cap.evaluation.attacks import (
     Attack,
     AttackSettings,
@@ -364,17 +353,17 @@ LABELS = [0, 0, 0, 1, 1, 2]
     ],
 )
 def test_keywords_of_other_scripts(texts: list[str], keywords: tuple[str, ...]) -> None:
-    assert class_keywords([*texts, "card", "x"], [0, 0, 1, 1], 2, 1, 2)[0] == keywords
+    assert attack_rules.class_keywords([*texts, "card", "x"], [0, 0, 1, 1], 2, 1, 2)[0] == keywords
 
 
 def test_chi_squared_keywords_on_paper() -> None:
-    found = class_keywords(TEXTS, LABELS, 3, 2)
+    found = attack_rules.class_keywords(TEXTS, LABELS, 3, 2)
     # "card" is in all three texts of class 0 and nowhere else: chi-squared 6
     assert (found[0][0], found[1][0], found[2]) == ("card", "loan", ("fine", "late"))
-    assert class_keywords(TEXTS, LABELS, 3, 5, 2) == (("card",), ("loan",), ())
-    content = class_keywords(["the with would it 12 ok isn't", "card"], [0, 1], 2, 9)
+    assert attack_rules.class_keywords(TEXTS, LABELS, 3, 5, 2) == (("card",), ("loan",), ())
+    content = attack_rules.class_keywords(["the with would it 12 ok isn't", "card"], [0, 1], 2, 9)
     assert content == ((), ("card",))
-    assert all(word == word.casefold() for word in FUNCTION_WORDS)
+    assert all(word == word.casefold() for word in attack_rules.FUNCTION_WORDS)
 
 
 def test_the_order_of_keywords_is_that_of_scikit_learns_chi_squared() -> None:
@@ -383,7 +372,7 @@ def test_the_order_of_keywords_is_that_of_scikit_learns_chi_squared() -> None:
     present = rng.random((200, 8)) < rng.random(8)
     labels = rng.integers(0, 2, 200)
     texts = [" ".join(np.array(vocabulary)[row]) or "and" for row in present]
-    found = class_keywords(texts, labels.tolist(), 2, 8)
+    found = attack_rules.class_keywords(texts, labels.tolist(), 2, 8)
     both = [np.stack([present[:, w], ~present[:, w]], 1) for w in range(8)]
     # scikit-learn gives one column of the table; the statistic is the sum over presence and absence
     statistic = {vocabulary[w]: chi2(both[w], labels)[0].sum() for w in range(8)}
@@ -394,7 +383,7 @@ def test_the_order_of_keywords_is_that_of_scikit_learns_chi_squared() -> None:
 
 def test_prior_keywords_are_those_of_the_highest_sum() -> None:
     priors = [[0.0, 0.9, 0.0, 0.5], [0.8, -1.0], None, [0.1, 0.0, 0.7], [0.7, 0.0, 0.0], [0.0, 0.2]]
-    found = class_keywords(TEXTS, LABELS, 3, 2, priors=priors)
+    found = attack_rules.class_keywords(TEXTS, LABELS, 3, 2, priors=priors)
     assert found == (("card", "lost"), ("loan", "renew"), ("fine",))
 
 
@@ -407,14 +396,14 @@ def test_difficulties_are_thirds_by_overlap(others: int, sizes: tuple[int, ...])
     # class n shares the words below n with class 0: the more, the harder
     words = [str(word) for word in range(others + 1)]
     keywords = (tuple(words), *(tuple(words[:n]) for n in range(1, others + 1)))
-    found = difficulties(0, keywords)
+    found = attack_rules.difficulties(0, keywords)
     levels = [found[n] for n in range(others, 0, -1)]
     names = zip(("hard", "medium", "easy"), sizes, strict=True)
     assert levels == [level for level, size in names for _ in range(size)]
 
 
 def test_a_word_that_is_not_shared_makes_a_class_easier() -> None:
-    found = difficulties(0, (("a", "b"), ("a", "x", "y"), ("a", "b"), ("a", "z")))
+    found = attack_rules.difficulties(0, (("a", "b"), ("a", "x", "y"), ("a", "b"), ("a", "z")))
     assert found == {2: "hard", 3: "medium", 1: "easy"}
 
 
@@ -434,8 +423,10 @@ def test_a_word_that_is_not_shared_makes_a_class_easier() -> None:
     ],
 )  # fmt: skip
 def test_a_mention_stands_where_a_remark_can(text: str, places: set[str]) -> None:
-    exact = [mention.format(keyword="loan") for mention in ENGLISH["mentions"]]
-    found = {add_mention(text, "loan", np.random.default_rng(seed)) for seed in range(200)}
+    exact = [mention.format(keyword="loan") for mention in attack_rules.ENGLISH["mentions"]]
+    found = {
+        attack_rules.add_mention(text, "loan", np.random.default_rng(seed)) for seed in range(200)
+    }
     assert found == {
         place.replace("{}", big.casefold())
         .replace("{c}", big)
@@ -447,7 +438,7 @@ def test_a_mention_stands_where_a_remark_can(text: str, places: set[str]) -> Non
 
 def test_replacement_keeps_capitals_punctuation_and_the_rest() -> None:
     lexicon = {"cancel": ["call off"], "fee": ["charge"]}
-    attacked, replaced = replace_keywords(
+    attacked, replaced = attack_rules.replace_keywords(
         "Cancel my  (FEE), fees!", {"cancel", "fee", "fees"}, lexicon, np.random.default_rng(0)
     )
     assert (attacked, replaced) == ("Call off my  (CHARGE), fees!", ["cancel", "fee"])
@@ -465,12 +456,12 @@ def test_replacement_keeps_capitals_punctuation_and_the_rest() -> None:
     ],
 )  # fmt: skip
 def test_synonyms_fit_their_sentence(text: str, attacked: str) -> None:
-    lexicon: Lexicon = {
+    lexicon: attack_rules.Lexicon = {
         "book": {"noun": ["volume"], "verb": ["reserve"]}, "alarm": ["wake-up call"],
         "bill": ["invoice"], "cancel": ["call off"], "music": ["tunes"], "news": ["headlines"],
     }  # fmt: skip
     rng = np.random.default_rng(0)
-    assert replace_keywords(text, set(lexicon), lexicon, rng)[0] == attacked
+    assert attack_rules.replace_keywords(text, set(lexicon), lexicon, rng)[0] == attacked
 
 
 def test_a_synonym_is_never_a_keyword_itself() -> None:
@@ -481,7 +472,9 @@ def test_a_synonym_is_never_a_keyword_itself() -> None:
             ("x", "fee"),
         ):
             rng, lexicon = np.random.default_rng(seed), {"fee": ["charge", "price"]}
-            found, replaced = replace_keywords("fee", set(keywords.split()), lexicon, rng)
+            found, replaced = attack_rules.replace_keywords(
+                "fee", set(keywords.split()), lexicon, rng
+            )
             assert (found, replaced) == (attacked, ["fee"] if attacked == "price" else [])
 
 
@@ -547,16 +540,16 @@ def test_a_text_in_another_script_is_left_as_it_is(caplog: pytest.LogCaptureFixt
 
 
 def test_english_is_told_by_its_function_words() -> None:
-    assert is_english(["hola"])  # too few words to tell
-    assert is_english(["play jazz in the kitchen", "wake me up at seven, please"] * 2)
+    assert attack_rules.is_english(["hola"])  # too few words to tell
+    assert attack_rules.is_english(["play jazz in the kitchen", "wake me up at seven, please"] * 2)
     dutch = "ik wil in de bus een kaart, is dat nu wat of was het al so en we me"
-    assert not is_english([dutch, dutch])
+    assert not attack_rules.is_english([dutch, dutch])
 
 
 def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
-    for word, entry in load_lexicon().items():
+    for word, entry in attack_rules.load_lexicon().items():
         parts = entry if isinstance(entry, Mapping) else {"noun": entry}
-        assert set(parts) <= set(typing.get_args(Role))
+        assert set(parts) <= set(typing.get_args(attack_rules.Role))
         assert word == fold(word)
         for synonyms in parts.values():
             assert synonyms
@@ -566,10 +559,10 @@ def test_the_own_lexicon_is_folded_and_never_maps_a_word_to_itself() -> None:
 def test_a_users_lexicon_goes_first(tmp_path: Path) -> None:
     path = tmp_path / "synonyms.json"
     path.write_text(json.dumps({"Fee": ["toll"]}))
-    assert load_lexicon(str(path)) == {**load_lexicon(), "fee": ["toll"]}
+    assert attack_rules.load_lexicon(str(path)) == {**attack_rules.load_lexicon(), "fee": ["toll"]}
     for content in ("[]", "{", '{"fee": "toll"}', '{"fee": {"noum": ["toll"]}}'):
         path.write_text(content)
         with pytest.raises(ConfigError, match="Cannot read synonyms"):
-            load_lexicon(str(path))
+            attack_rules.load_lexicon(str(path))
     with pytest.raises(ConfigError, match="Cannot read synonyms"):
-        load_lexicon(str(tmp_path / "none.json"))
+        attack_rules.load_lexicon(str(tmp_path / "none.json"))

@@ -14,22 +14,13 @@ from typing import Any
 import pytest
 
 from hf_cap.errors import ConfigError, ExtractError
-from hf_cap.lm.base import (
-    LanguageModel,
-    LMRuntime,
-    MockLanguageModel,
-    OnScore,
-    Query,
-    Reply,
-    Sampling,
-    Scored,
-)
+from hf_cap.lm import base
 from hf_cap.lm.cache import AnswerStore, CachedLanguageModel, new_owner
 from hf_cap.lm.open import open_language_model
 
-QUERIES = [Query("prefix ", f"text {i}", " label") for i in range(40)]
+QUERIES = [base.Query("prefix ", f"text {i}", " label") for i in range(40)]
 PROMPTS = [f"prompt {i}" for i in range(20)]
-SHORT = Sampling(max_new_tokens=6)
+SHORT = base.Sampling(max_new_tokens=6)
 
 
 def length_score(prompt: str, answer: str) -> list[float]:
@@ -38,8 +29,8 @@ def length_score(prompt: str, answer: str) -> list[float]:
 
 def cached(
     path: Path, fingerprint: str = "m", chunk: int = 8
-) -> tuple[CachedLanguageModel, MockLanguageModel]:
-    inner = MockLanguageModel(length_score, str.upper, fingerprint=fingerprint)
+) -> tuple[CachedLanguageModel, base.MockLanguageModel]:
+    inner = base.MockLanguageModel(length_score, str.upper, fingerprint=fingerprint)
     return CachedLanguageModel(inner, path, chunk=chunk), inner
 
 
@@ -49,9 +40,9 @@ def test_a_second_run_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
     replies = first.generate(PROMPTS, SHORT)
     assert len(asked.calls) == 40
     again, asked_again = cached(tmp_path / "s.sqlite")
-    told: list[Query] = []
+    told: list[base.Query] = []
     assert again.log_probs(QUERIES + QUERIES[:3], lambda q, s: told.append(q)) == expected
-    assert again.generate([*PROMPTS, PROMPTS[0]], SHORT) == [*replies, Reply("PROMPT 0", 2, 2)]
+    assert again.generate([*PROMPTS, PROMPTS[0]], SHORT) == [*replies, base.Reply("PROMPT 0", 2, 2)]
     assert told == QUERIES
     assert asked_again.calls == []
     assert asked_again.asked == []
@@ -62,33 +53,35 @@ def test_a_second_run_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
 def test_the_key_holds_what_determines_an_answer_and_nothing_else(tmp_path: Path) -> None:
     model, inner = cached(tmp_path / "s.sqlite")
     for query, asked in (
-        (Query("ab", "c", "d"), 1),
-        (Query("a", "bc", "d"), 1),  # the same prompt, cut elsewhere
-        (Query("a", "b", "cd"), 2),
+        (base.Query("ab", "c", "d"), 1),
+        (base.Query("a", "bc", "d"), 1),  # the same prompt, cut elsewhere
+        (base.Query("a", "b", "cd"), 2),
     ):
         model.log_probs([query])
         assert len(inner.calls) == asked
     for sampling, asked in (
         (SHORT, 1),
         (SHORT, 1),
-        (Sampling(max_new_tokens=6, temperature=1.0), 2),
-        (Sampling(max_new_tokens=6, seed=1), 3),
+        (base.Sampling(max_new_tokens=6, temperature=1.0), 2),
+        (base.Sampling(max_new_tokens=6, seed=1), 3),
     ):
         model.generate(["a"], sampling)
         assert len(inner.asked) == asked
     other, asked_other = cached(tmp_path / "s.sqlite", "another model")
-    other.log_probs([Query("ab", "c", "d")])
+    other.log_probs([base.Query("ab", "c", "d")])
     other.generate(["a"], SHORT)
     assert len(asked_other.calls) == len(asked_other.asked) == 1
 
 
 def test_a_model_that_does_not_call_back_is_cached_as_well(tmp_path: Path) -> None:
-    class Silent(LanguageModel):
+    class Silent(base.LanguageModel):
         asked = 0
 
-        def log_probs(self, queries: Any, on_result: OnScore | None = None) -> list[Scored]:
+        def log_probs(
+            self, queries: Any, on_result: base.OnScore | None = None
+        ) -> list[base.Scored]:
             self.asked += len(queries)
-            return [Scored((-1.0,), (0,)) for _ in queries]
+            return [base.Scored((-1.0,), (0,)) for _ in queries]
 
     model = Silent()
     for _ in range(2):
@@ -100,7 +93,7 @@ def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
     def fails_late(prompt: str, answer: str) -> float:
         return float("nan") if prompt.endswith(" 30") else -1.0
 
-    failing = MockLanguageModel(fails_late, fingerprint="m")
+    failing = base.MockLanguageModel(fails_late, fingerprint="m")
     with pytest.raises(ExtractError):
         CachedLanguageModel(failing, tmp_path / "s.sqlite", chunk=8).log_probs(QUERIES)
     with AnswerStore(tmp_path / "s.sqlite").transaction() as run:
@@ -157,7 +150,7 @@ def test_two_processes_started_at_once_do_not_both_pay(tmp_path: Path) -> None:
     assert sorted(log.read_text().splitlines()) == sorted(q.prefix + q.body for q in QUERIES)
 
 
-def claimed_by(owner: str, path: Path) -> tuple[CachedLanguageModel, MockLanguageModel]:
+def claimed_by(owner: str, path: Path) -> tuple[CachedLanguageModel, base.MockLanguageModel]:
     """A cached model whose first query `owner` has claimed."""
     model, inner = cached(path)
     model.log_probs(QUERIES[:1])
@@ -274,7 +267,7 @@ def test_a_file_that_cannot_be_opened_is_reported_before_a_model_is_loaded(
         path.write_text("")
         path /= "s.sqlite"
     with pytest.raises(ConfigError, match=r"cannot be used: .*Name another file"):
-        open_language_model("no-such/model", LMRuntime(store=str(path)))
+        open_language_model("no-such/model", base.LMRuntime(store=str(path)))
 
 
 def count_answers(path: Path) -> int:

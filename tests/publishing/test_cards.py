@@ -12,19 +12,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import ModelCard, RepoCard
 from markdown_it import MarkdownIt
 
-from hf_cap.cards import (
-    PushOptions,
-    block,
-    code,
-    escape,
-    model_facts,
-    public_id,
-    public_name,
-    public_settings,
-    public_text,
-    render_card,
-    table,
-)
+from hf_cap import cards
 from hf_cap.errors import ConfigError
 from hf_cap.laat.elicitation import FeatureScores, score_facts
 from hf_cap.laat.models import TabularConfig, tabular_facts
@@ -64,7 +52,7 @@ def named(name: str) -> dict[str, Any]:
 def model_card() -> dict[str, Any]:
     record = record_of("model")
     known = {"evaluations": record["evaluations"], "records": record["examples"], "language": "en"}
-    return model_facts(record["run"], **named("library-desk-minilm"), **known)
+    return cards.model_facts(record["run"], **named("library-desk-minilm"), **known)
 
 
 def prior_card() -> dict[str, Any]:
@@ -79,7 +67,7 @@ def prior_card() -> dict[str, Any]:
     }
     data = Dataset.from_list(record["rows"], features=Features(features))
     name = "your-name/library-desk-priors"
-    options = PushOptions(repo_id=name, license="apache-2.0", language="en", examples=2)
+    options = cards.PushOptions(repo_id=name, license="apache-2.0", language="en", examples=2)
     audit = {"keywords": {"mean certainty": 0.75}, "texts": 6, "note": "not a number"}
     return prior_dataset_facts(configurations({"train": data}), options, audit)
 
@@ -107,7 +95,7 @@ CARDS: dict[str, Callable[[], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.parent.glob("*.jinja")))
 def test_a_whole_card_is_the_one_that_ships(name: str) -> None:
     name = name.removesuffix(".jinja")
-    card = render_card(CARDS[name]())
+    card = cards.render_card(CARDS[name]())
     assert card == (EXAMPLES / name).read_text(encoding="utf-8")
     assert vars(RepoCard(card).data)["license"] == "apache-2.0"
     html = as_html(body(card))
@@ -122,7 +110,9 @@ def test_the_model_without_alignment_is_an_entry_of_its_own() -> None:
     own, other = {"test": {"texts": 9, "accuracy": 0.75}}, {"test": {"texts": 9, "accuracy": 0.5}}
     text = [{"text": "lost it", "words": ["lost", "it"], "label": "a", "prediction": "a"}]
     unseen = {**other, "valid": {"accuracy": 0.1}}  # the model itself was not measured on it
-    card = render_card(model_facts({}, name="desk", evaluations=own, baseline=unseen, records=text))
+    card = cards.render_card(
+        cards.model_facts({}, name="desk", evaluations=own, baseline=unseen, records=text)
+    )
     data: Any = RepoCard(card).data
     index = yaml.safe_load(card.split("---")[1])["model-index"]
     values = {e["name"]: [m["value"] for r in e["results"] for m in r["metrics"]] for e in index}
@@ -136,7 +126,7 @@ def test_the_model_without_alignment_is_an_entry_of_its_own() -> None:
 
 
 def test_what_is_not_known_is_unknown() -> None:
-    card = render_card(model_facts({}, name="desk"))
+    card = cards.render_card(cards.model_facts({}, name="desk"))
     for line in ("| Base model | unknown |", "| Licence | unknown |", "Results: unknown.",
                  "Training log: unknown.", "without alignment to a prior"):  # fmt: skip
         assert line in card
@@ -145,8 +135,10 @@ def test_what_is_not_known_is_unknown() -> None:
 
 def test_a_run_is_described_without_its_folders() -> None:
     numbers: dict[str, Any] = {"accuracy": 0.76543, "macro_f1": 0.5, "soft_nc": None, "texts": 168}
-    facts = model_facts(RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers})
-    card = render_card(facts)
+    facts = cards.model_facts(
+        RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers}
+    )
+    card = cards.render_card(facts)
     for private in ("/home/alice", "~/", "output_dir`"):
         assert private not in card
     for line in ("hf-cap train --dataset library-desk --output_dir desk", "| test | 168 | 0.7654 | 0.5 |",
@@ -159,7 +151,9 @@ def test_a_run_is_described_without_its_folders() -> None:
     assert data.pipeline_tag == "text-classification"
     measured = [(one.metric_type, one.metric_value) for one in data.eval_results]
     assert measured == [("accuracy", 0.7654), ("f1", 0.5)]
-    hub = model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)["metadata"]
+    hub = cards.model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)[
+        "metadata"
+    ]
     assert (hub.datasets, hub.library_name) == (["mteb/banking77"], "peft")
 
 
@@ -168,8 +162,8 @@ def test_confidence_is_a_table_of_its_own_with_directions() -> None:
         "texts": 9, "accuracy": 0.5, "nll": 1.25, "ece": 0.0625, "set_size": None, "temperature": 2.5,
     }  # fmt: skip
     stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
-    facts = model_facts({"calibration": stored}, name="desk", evaluations={"test": numbers})
-    card = render_card(facts)
+    facts = cards.model_facts({"calibration": stored}, name="desk", evaluations={"test": numbers})
+    card = cards.render_card(facts)
     for line in ("| Set | Texts | Accuracy |", "| test | 9 | 0.5 |",
                  "| Set | test |\n|---|---:|\n| NLL in nats (lower is better) | 1.25 |\n"
                  "| Calibration error (lower is better) | 0.0625 |\n| Temperature (1: not",
@@ -179,7 +173,7 @@ def test_confidence_is_a_table_of_its_own_with_directions() -> None:
     (entry,) = facts["metadata"].to_dict()["model-index"]
     measured = {metric["type"] for one in entry["results"] for metric in one["metrics"]}
     assert measured == {"accuracy", "nll", "ece"}
-    card = render_card(model_facts({}, name="desk", evaluations={"test": numbers}))
+    card = cards.render_card(cards.model_facts({}, name="desk", evaluations={"test": numbers}))
     assert "They were not calibrated." in card
     assert "coverage" not in card
 
@@ -193,13 +187,13 @@ def test_hostile_values_are_shown_and_not_obeyed() -> None:
         "command": "hf-cap train ```\n# heading",
     }  # fmt: skip
     evaluated = {"prediction": HOSTILE, "label": HOSTILE, "words": ["```", "</code>", "x"]}
-    facts = model_facts(
+    facts = cards.model_facts(
         record,
         name=HOSTILE,
         evaluations={HOSTILE: {"texts": 1, "accuracy": 1.0}},
         records=[{**evaluated, "attributions": [1.0, 0.0, -1.0]}],
     )
-    html = as_html(body(render_card(facts)))
+    html = as_html(body(cards.render_card(facts)))
     for obeyed in ("<script>", 'href="http://z"', "<em>x</em>", "<s>e</s>", "<h1>heading"):
         assert obeyed not in html
     assert html.count("<h1>") == 1
@@ -208,7 +202,7 @@ def test_hostile_values_are_shown_and_not_obeyed() -> None:
 
 @pytest.mark.parametrize("value", [HOSTILE, "a\\|b", "_x_", "trailing\\"])
 def test_escaped_text_reads_as_it_was(value: str) -> None:
-    shown = MarkdownIt("commonmark", {"html": True}).render(f"x {escape(value)} y")
+    shown = MarkdownIt("commonmark", {"html": True}).render(f"x {cards.escape(value)} y")
     plain = " ".join(value.split())
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         plain = plain.replace(character, entity)
@@ -217,18 +211,18 @@ def test_escaped_text_reads_as_it_was(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["a`b", "``", "a|b", "`x`"])
 def test_code_reads_as_it_was_and_cannot_be_broken_out_of(value: str) -> None:
-    html = as_html(str(table([["h"], [code(value)]])))
+    html = as_html(str(cards.table([["h"], [cards.code(value)]])))
     assert f"<td><code>{value}</code></td>" in html
-    html = as_html(str(block("```\n# heading\n````")))
+    html = as_html(str(cards.block("```\n# heading\n````")))
     assert "<h1>" not in html
     assert html.count("<pre>") == 1
 
 
 def test_numbers_are_written_short_and_on_the_right() -> None:
-    shown = str(table([["name", "x"], ["a", 0.123456], ["b", None]]))
+    shown = str(cards.table([["name", "x"], ["a", 0.123456], ["b", None]]))
     assert shown == "| name | x |\n|---|---:|\n| a | 0.1235 |\n| b | unknown |"
-    assert [escape(one) for one in (True, [], ["a", 1])] == ["yes", "none", "a, 1"]
-    assert [escape("a\x1b[0m"), code("a\x1b[0m")] == ["a\ufffd\\[0m", "`a\ufffd[0m`"]
+    assert [cards.escape(one) for one in (True, [], ["a", 1])] == ["yes", "none", "a, 1"]
+    assert [cards.escape("a\x1b[0m"), cards.code("a\x1b[0m")] == ["a\ufffd\\[0m", "`a\ufffd[0m`"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +250,7 @@ def test_a_template_that_fails_is_an_error(
     if template is not None:
         path.write_text(template)
     with pytest.raises(ConfigError, match=message):
-        render_card(model_facts({}, name="desk"), path)
+        cards.render_card(cards.model_facts({}, name="desk"), path)
 
 
 # --- What may leave the machine.
@@ -282,7 +276,7 @@ def test_only_hub_ids_are_public_and_a_folder_keeps_its_last_name(
 ) -> None:
     (tmp_path / "runs" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert (public_id(name), public_name(name)) == (public, shown)
+    assert (cards.public_id(name), cards.public_name(name)) == (public, shown)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +295,13 @@ def test_only_hub_ids_are_public_and_a_folder_keeps_its_last_name(
     ],
 )
 def test_paths_are_cut_and_servers_and_secrets_hidden(text: str, public: str) -> None:
-    assert public_text(text) == public
+    assert cards.public_text(text) == public
 
 
 def test_private_settings_are_left_out() -> None:
     kept = {"learning_rate": 1e-4, "max_length": 64, "template": "a1", "prompt_tokens": 3}
     private = ("output_dir", "hub_token", "hub_model_id", "base_url", "api_key", "push_to_hub")
-    assert public_settings({**kept, **dict.fromkeys(private, "x")}) == kept
+    assert cards.public_settings({**kept, **dict.fromkeys(private, "x")}) == kept
 
 
 # --- Word scores in plain characters.
@@ -353,4 +347,4 @@ def test_only_ratios_count_and_long_texts_continue_below() -> None:
 
 if __name__ == "__main__":
     for file, facts_of in CARDS.items():
-        (EXAMPLES / file).write_text(render_card(facts_of()), encoding="utf-8")
+        (EXAMPLES / file).write_text(cards.render_card(facts_of()), encoding="utf-8")

@@ -11,17 +11,10 @@ import yaml
 from datasets import Features, load_dataset
 from transformers import pipeline
 
+from hf_cap import hub
 from hf_cap.cards import escape
 from hf_cap.data import read_parquet, save_splits, write_parquet
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
-from hf_cap.hub import (
-    PushOptions,
-    load_prior_dataset,
-    publish,
-    push_metric,
-    push_model,
-    push_priors,
-)
 from hf_cap.priors.card import configurations
 from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
@@ -36,12 +29,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def push(run: Path, **options: Any) -> Path:
-    return push_model(run, PushOptions(repo_id="alice/desk", **options))
+    return hub.push_model(run, hub.PushOptions(repo_id="alice/desk", **options))
 
 
 def stage_priors(folder: Path, splits: Any, **card: Any) -> Path:
-    options = PushOptions(repo_id="alice/p", output_dir=str(folder))
-    return push_priors(folder, options, splits=splits, **card)
+    options = hub.PushOptions(repo_id="alice/p", output_dir=str(folder))
+    return hub.push_priors(folder, options, splits=splits, **card)
 
 
 # --- Models.
@@ -111,11 +104,11 @@ def test_texts_as_they_are_lead_on_a_card(run: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    missing, options = tmp_path / "no" / "folder", PushOptions(repo_id="alice/m")
+    missing, options = tmp_path / "no" / "folder", hub.PushOptions(repo_id="alice/m")
     with pytest.raises(ModelError, match=r"There is no folder .*no/folder"):
-        push_model(missing, options)
+        hub.push_model(missing, options)
     with pytest.raises(DataError, match="There is no file or folder"):
-        push_priors(missing, options)
+        hub.push_priors(missing, options)
     assert not list(tmp_path.iterdir())
 
 
@@ -172,7 +165,7 @@ def test_weights_that_cannot_be_loaded_are_not_published(run: Path) -> None:
 def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "llm")
     with pytest.raises(ModelError, match="holds a LlamaForCausalLM, which is no text classifier"):
-        push_model(tmp_path / "llm", PushOptions(repo_id="user/x"))
+        hub.push_model(tmp_path / "llm", hub.PushOptions(repo_id="user/x"))
     assert not [*tmp_path.glob("llm/hub/*")]
 
 
@@ -182,14 +175,14 @@ def test_what_enters_the_header_of_a_card_is_one_line(name: str, value: str) -> 
     with pytest.raises(
         ConfigError, match=rf"`{name}` must be one line of printable text"
     ) as caught:
-        PushOptions(repo_id="user/x", **{name: value})  # type: ignore[arg-type]
+        hub.PushOptions(repo_id="user/x", **{name: value})  # type: ignore[arg-type]
     assert str(caught.value).isprintable()
 
 
 def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
-    options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"))
+    options = hub.PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"))
     with pytest.raises(DataError, match=r"Cannot read .*audit\.json"):
-        push_priors(tmp_path / "p", options, splits=prior_splits())
+        hub.push_priors(tmp_path / "p", options, splits=prior_splits())
     assert not list(tmp_path.iterdir())
 
 
@@ -199,7 +192,7 @@ def test_the_calibration_is_published_with_the_model(run: Path) -> None:
     stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "calibration": stored}))
-    folder = push_model(run, PushOptions(repo_id="alice/desk"))
+    folder = hub.push_model(run, hub.PushOptions(repo_id="alice/desk"))
     assert json.loads((folder / "config.json").read_text())["calibration"] == stored
     assert "calibrated on 200 texts" in (folder / "README.md").read_text()
 
@@ -257,7 +250,7 @@ def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
             (folder / "tokenizer.json").write_text(f'{{"{Path.home()}/": 1}}')
             make(folder)
 
-        publish(PushOptions(repo_id="alice/desk"), "model", write, tmp_path / "hub")
+        hub.publish(hub.PushOptions(repo_id="alice/desk"), "model", write, tmp_path / "hub")
 
     publish_with(lambda folder: None)
     with pytest.raises(ConfigError, match=r"model\.bin is a link or a pickle"):
@@ -269,7 +262,7 @@ def test_links_and_pickles_stop_the_publication(tmp_path: Path) -> None:
 @pytest.mark.parametrize("repo_id", ["", "a/b/c", "../x", "a/\x1b[31m", "a b"])
 def test_a_malformed_name_stops_the_publication(run: Path, repo_id: str) -> None:
     with pytest.raises(ConfigError, match="is no valid name of a repository"):
-        push_model(run, PushOptions(repo_id=repo_id))
+        hub.push_model(run, hub.PushOptions(repo_id=repo_id))
     assert not (run / "hub").exists()
 
 
@@ -363,7 +356,7 @@ def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: 
     plain = load_dataset(str(folder), "cap", cache_dir=str(tmp_path / "cache"))
     assert plain["train"].features["label"] == splits["train"].features["label"]
     assert plain["train"]["prior"][:] == splits["train"]["prior_cap"][:]
-    loaded = load_prior_dataset(str(folder))
+    loaded = hub.load_prior_dataset(str(folder))
     assert loaded["train"].features == splits["train"].features
     assert loaded["test"]["prior_lime"][:] == splits["test"]["prior_lime"][:]
     card = (folder / "README.md").read_text()
@@ -373,18 +366,18 @@ def test_the_staged_priors_load_with_plain_datasets_and_are_read_anew(tmp_path: 
     columns = ("prior", "prior_cap")
     anew = splits.map(lambda row: {name: [7.0] * len(row["words"]) for name in columns})
     stage_priors(folder, anew)
-    assert load_prior_dataset(str(folder))["train"]["prior"][:] == anew["train"]["prior"][:]
-    cap = load_prior_dataset(str(folder), "cap")
+    assert hub.load_prior_dataset(str(folder))["train"]["prior"][:] == anew["train"]["prior"][:]
+    cap = hub.load_prior_dataset(str(folder), "cap")
     assert cap["test"]["prior"][:] == anew["test"]["prior_cap"][:]
     with pytest.raises(DataError, match=r"'shap' of .*hybrid"):
-        load_prior_dataset(str(folder), "shap")
+        hub.load_prior_dataset(str(folder), "shap")
 
 
 def test_a_folder_of_priors_is_no_pattern(tmp_path: Path) -> None:
     splits = prior_splits()
     stage_priors(tmp_path / "hub[1]", splits)
     stage_priors(tmp_path / "hub1", splits.map(lambda row: {"prior": [7.0] * len(row["words"])}))
-    loaded = load_prior_dataset(str(tmp_path / "hub[1]"))
+    loaded = hub.load_prior_dataset(str(tmp_path / "hub[1]"))
     assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
 
 
@@ -393,11 +386,11 @@ def test_the_folder_of_priors_lies_beside_the_data(
 ) -> None:
     data = write_priors(tmp_path / "desk")
     monkeypatch.chdir(data)
-    assert push_priors(".", PushOptions(repo_id="alice/p")) == tmp_path / "desk-hub"
-    assert set(load_prior_dataset(str(data))) == set(prior_splits())  # a folder without a card
+    assert hub.push_priors(".", hub.PushOptions(repo_id="alice/p")) == tmp_path / "desk-hub"
+    assert set(hub.load_prior_dataset(str(data))) == set(prior_splits())  # a folder without a card
     (tmp_path / "audit.json").write_text('{"cap_r2": 0.85}')
-    options = PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"), examples=1)
-    folder = push_priors(data, options)
+    options = hub.PushOptions(repo_id="alice/p", audit=str(tmp_path / "audit.json"), examples=1)
+    folder = hub.push_priors(data, options)
     assert folder == tmp_path / "desk-hub"
     assert "| cap\\_r2 | 0.85 |" in (folder / "README.md").read_text()
 
@@ -409,10 +402,10 @@ def test_a_metric_is_a_space_of_its_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = push_metric("plausibility", PushOptions(repo_id="alice/plausibility"))
+    folder = hub.push_metric("plausibility", hub.PushOptions(repo_id="alice/plausibility"))
     assert folder == tmp_path / "plausibility-hub"
     names = ["README.md", "app.py", "plausibility.py", "requirements.txt"]
     assert sorted(file.name for file in folder.iterdir()) == names
-    assert push_metric("plausibility", PushOptions(repo_id="alice/plausibility")) == folder
+    assert hub.push_metric("plausibility", hub.PushOptions(repo_id="alice/plausibility")) == folder
     with pytest.raises(ConfigError, match=r"'right.py'. Call the repository 'alice/plausibility'"):
-        push_metric("plausibility", PushOptions(repo_id="alice/right"))
+        hub.push_metric("plausibility", hub.PushOptions(repo_id="alice/right"))

@@ -11,21 +11,7 @@ import pytest
 
 from hf_cap.cues import Mark, find_marked, save_marks
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.report.contents import (
-    FUSED,
-    calibration,
-    choose_models,
-    collect_examples,
-    confusion,
-    count_flips,
-    evaluation_sets,
-    feature_tables,
-    find_changes,
-    label_table,
-    prior_audit,
-    report_contents,
-    training_curves,
-)
+from hf_cap.report import contents
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, group_runs, load_shortcuts
 from hf_cap.report.shortcuts import change_of, follow, mark_text, most_changed, shortcut_section
 from hf_cap.utils import write_json
@@ -105,7 +91,7 @@ def test_names_hold_what_tells_groups_apart_but_nothing_private(setting: str) ->
 def test_differences_are_paired_by_seed() -> None:
     runs = [make_run(f"p{s}", seed=s, weight=0.0, accuracy=0.2 * s) for s in range(3)]
     runs += [make_run(f"a{s}", seed=s, accuracy=0.2 * s + 0.1) for s in range(3)]
-    (test,) = evaluation_sets(group_runs([*runs, make_run("a9", seed=9, accuracy=1.0)]))
+    (test,) = contents.evaluation_sets(group_runs([*runs, make_run("a9", seed=9, accuracy=1.0)]))
     assert (test["name"], test["size"]) == ("test", 100)
     (row,) = test["rows"]
     assert row["differences"][0] is None
@@ -117,7 +103,7 @@ def test_differences_are_paired_by_seed() -> None:
 def test_two_runs_of_one_seed_both_count_and_one_has_no_interval() -> None:
     runs = [make_run("a", accuracy=0.5), make_run("b", accuracy=0.7)]
     plain = make_run("plain", weight=0.0, accuracy=0.4)
-    row = evaluation_sets(group_runs([plain, *runs]))[0]["rows"][0]
+    row = contents.evaluation_sets(group_runs([plain, *runs]))[0]["rows"][0]
     assert (row["values"][1]["n"], row["values"][1]["mean"]) == (2, pytest.approx(0.6))
     assert (row["differences"][1]["n"], row["differences"][1]["mean"]) == (1, pytest.approx(0.1))
     assert row["values"][0] == {"mean": 0.4, "low": None, "high": None, "n": 1}
@@ -125,7 +111,7 @@ def test_two_runs_of_one_seed_both_count_and_one_has_no_interval() -> None:
 
 def test_the_first_set_is_the_chosen_one() -> None:
     numbers = {"attacked": {"accuracy": 0.5}, "test": {"accuracy": 0.5, "macro_f1": float("nan")}}
-    sets = evaluation_sets(group_runs([Run("one", {}, numbers)]), "test")
+    sets = contents.evaluation_sets(group_runs([Run("one", {}, numbers)]), "test")
     assert [found["name"] for found in sets] == ["test", "attacked"]
     assert [row["measure"] for row in sets[0]["rows"]] == ["accuracy"]
 
@@ -137,7 +123,7 @@ def test_curves_are_the_mean_and_range_over_the_runs() -> None:
     runs = [make_run(f"r{i}", seed=i, history=found) for i, found in enumerate(histories)]
     # the whole loss of a plain run is its task loss
     plain = make_run("p", weight=0.0, history=[{"step": 1, "loss": 2.5}])
-    (panel,) = training_curves(group_runs([plain, *runs]))
+    (panel,) = contents.training_curves(group_runs([plain, *runs]))
     assert panel["title"] == "Task loss"
     one, both = panel["curves"]
     assert one == {"group": 0, "step": [1.0], "mean": [2.5], "min": [2.5], "max": [2.5]}
@@ -154,20 +140,24 @@ def records(**columns: list[Any]) -> list[dict[str, Any]]:
 def test_calibration_error_by_hand() -> None:
     # two texts at 0.95, one of them right: |0.95 - 0.5| * 2/3; one at 0.6, right: |0.6 - 1| * 1/3
     sure = [[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]]
-    found = calibration(records(label=list("aab"), prediction=list("abb"), probabilities=sure))
+    found = contents.calibration(
+        records(label=list("aab"), prediction=list("abb"), probabilities=sure)
+    )
     assert found["error"] == pytest.approx(0.45 * 2 / 3 + 0.4 / 3)
     bins = [tuple(one.values()) for one in found["bins"]]
     assert bins == [(pytest.approx(0.6), 1.0, 1), (pytest.approx(0.95), 0.5, 2)]
     # bins hold equally many texts, as the numbers of `evaluate` do
     chances = [[1 - n / 100, n / 100] for n in range(30)]
-    found = calibration(records(label=["a"] * 30, prediction=["a"] * 30, probabilities=chances))
+    found = contents.calibration(
+        records(label=["a"] * 30, prediction=["a"] * 30, probabilities=chances)
+    )
     assert [one["texts"] for one in found["bins"]] == [2] * 15
     assert found["error"] == pytest.approx(0.145)
 
 
 def test_confusions_are_counted_and_sorted() -> None:
     rows = records(label=list("aaabbb"), prediction=list("abbbba"))
-    found = confusion(rows, {"a": ["card", "my"], "b": ["my", "loan"]})
+    found = contents.confusion(rows, {"a": ["card", "my"], "b": ["my", "loan"]})
     assert found["labels"] == ["a", "b"]
     assert found["counts"] == {("a", "a"): 1, ("a", "b"): 2, ("b", "b"): 2, ("b", "a"): 1}
     pairs = [tuple(pair.values()) for pair in found["pairs"]]
@@ -190,7 +180,7 @@ def test_labels_tell_what_is_right_and_the_words_that_speak_for_them() -> None:
     after = evaluated(
         ("Anna renew .", "a", "a", [0.0, 1.0, 0.5]), ("anna lost", "b", "b", [0.1, 1])
     )
-    b, a = label_table({"before": before, "after": after}, [ANNA])
+    b, a = contents.label_table({"before": before, "after": after}, [ANNA])
     assert (b["label"], b["right"], b["texts"]) == (
         "b",
         {"before": 0, "after": 1},
@@ -206,9 +196,9 @@ def test_flips_are_paired_by_seed_and_text() -> None:
     plain = [Run("p", {}, {}, {"test": rows}) for rows in (wrong, right)]
     aligned = [Run("a", {}, {}, {"test": rows}) for rows in (right, right, right)]
     one, other = {"seeds": [0, 1], "runs": plain}, {"seeds": [0, 1, 2], "runs": aligned}
-    assert count_flips(one, other, "test") == {"right": 1, "wrong": 0, "of": 2, "seeds": 2}
-    assert count_flips(other, one, "test") == {"right": 0, "wrong": 1, "of": 2, "seeds": 2}
-    assert count_flips(one, other, "else") is None
+    assert contents.count_flips(one, other, "test") == {"right": 1, "wrong": 0, "of": 2, "seeds": 2}
+    assert contents.count_flips(other, one, "test") == {"right": 0, "wrong": 1, "of": 2, "seeds": 2}
+    assert contents.count_flips(one, other, "else") is None
 
 
 def test_every_measure_is_told_as_it_came_out() -> None:
@@ -219,7 +209,7 @@ def test_every_measure_is_told_as_it_came_out() -> None:
     weights = (("plain", 0.0, found), ("aligned", 0.1, now))
     runs = [Run(n, {"settings": {"alignment_weight": w}}, {"test": e}) for n, w, e in weights]
     groups = group_runs(runs)
-    (one,) = find_changes(groups, evaluation_sets(groups))
+    (one,) = contents.find_changes(groups, contents.evaluation_sets(groups))
     assert (one["group"], one["accuracy"]["measure"], one["flips"]) == (1, "accuracy", None)
     told = {key: [row["measure"] for row in one[key]] for key in ("better", "worse", "unclear")}
     # what did not move at all is not told
@@ -236,7 +226,7 @@ def test_the_largest_change_of_accuracy_comes_first_and_controls_last() -> None:
         numbers = {"test": {"accuracy": 0.5 + test}, "shifted": {"accuracy": 0.5 + shifted}}
         runs.append(Run(name, facts, numbers))
     groups = group_runs(runs)
-    found = find_changes(groups, evaluation_sets(groups, "test"))
+    found = contents.find_changes(groups, contents.evaluation_sets(groups, "test"))
     told = [(one["set"]["name"], groups[one["group"]]["role"]) for one in found]
     assert told == [("shifted", "aligned"), ("test", "aligned"), ("test", "control")]
 
@@ -249,7 +239,7 @@ def test_no_interval_leaves_the_range_of_its_measure() -> None:
         for seed in (0, 1)
         for numbers in [{name: ends[(seed + (weight > 0)) % 2] for name, ends in spread.items()}]
     ]
-    rows = {row["measure"]: row for row in evaluation_sets(group_runs(runs))[0]["rows"]}
+    rows = {row["measure"]: row for row in contents.evaluation_sets(group_runs(runs))[0]["rows"]}
     for measure, least, wide in (("accuracy", 0, 1), ("alignment", -1, 2)):
         for value in rows[measure]["values"]:
             assert least <= value["low"] < value["high"] <= 1
@@ -344,7 +334,7 @@ def run_on(name: str, weight: float, found: list[dict[str, Any]], seed: int = 0)
 def collect(
     runs: list[Run], priors: PriorFolder | None = None, most: int = 100
 ) -> Mapping[str, Any]:
-    return collect_examples(group_runs(runs), priors, first="test", most=most)
+    return contents.collect_examples(group_runs(runs), priors, first="test", most=most)
 
 
 def scores(found: Mapping[str, Any]) -> list[list[Any]]:
@@ -354,10 +344,10 @@ def scores(found: Mapping[str, Any]) -> list[list[Any]]:
 
 def test_the_models_have_one_seed() -> None:
     runs = [run_on("p0", 0.0, []), run_on("p1", 0.0, [], seed=1), run_on("a1", 0.1, [], seed=1)]
-    models = choose_models(group_runs(runs))
+    models = contents.choose_models(group_runs(runs))
     assert models == {"before": ("no alignment", runs[1]), "after": ("aligned", runs[2])}
-    assert choose_models(group_runs(runs[:2])) == {"before": ("no alignment", runs[0])}
-    assert choose_models(group_runs(runs[2:])) == {"after": ("aligned", runs[2])}
+    assert contents.choose_models(group_runs(runs[:2])) == {"before": ("no alignment", runs[0])}
+    assert contents.choose_models(group_runs(runs[2:])) == {"after": ("aligned", runs[2])}
 
 
 def test_before_and_after_are_joined_by_text() -> None:
@@ -377,7 +367,7 @@ def test_priors_are_joined_and_their_other_splits_added() -> None:
     priors = PriorFolder({"test": [row], "train": [other]})
     found = collect([run_on("a", 0.1, texts_of("card", 2.0))], priors)
     assert found["sets"] == ["test", "train (priors only)"]
-    assert [row["name"] for row in found["rows"]] == ["cap", FUSED, "aligned"]
+    assert [row["name"] for row in found["rows"]] == ["cap", contents.FUSED, "aligned"]
     assert scores(found) == [
         [[0.0, 1.0], None, [2.0, -1.0]],
         [None, None, [2.0, -1.0]],
@@ -400,7 +390,7 @@ def test_texts_are_thinned_out_evenly_and_scores_that_cannot_be_drawn_left_out()
 
 
 def test_scores_and_what_was_learned_are_compared_as_directions() -> None:
-    no, yes = feature_tables(group_runs(TABLE_RUNS))
+    no, yes = contents.feature_tables(group_runs(TABLE_RUNS))
     assert (no["output"], yes["output"]) == ("no", "yes")
     assert [feature["name"] for feature in yes["features"]] == ["age", EVIL, "job=cook"]
     age, evil, job = yes["features"]
@@ -411,15 +401,15 @@ def test_scores_and_what_was_learned_are_compared_as_directions() -> None:
     cosines = {group: found["mean"] for group, found in yes["agreement"].items()}
     assert cosines == pytest.approx({0: 0.6, 1: -0.8, 2: 1.0})
     assert no["features"][0]["elicited_score"] == pytest.approx(-0.6)
-    assert not feature_tables(group_runs(TABLE_RUNS[:1]))[0]["agreement"]
+    assert not contents.feature_tables(group_runs(TABLE_RUNS[:1]))[0]["agreement"]
 
 
 def test_gradients_of_several_seeds_have_an_interval_and_need_a_score_to_count() -> None:
-    (_, yes) = feature_tables(group_runs([table_run("aligned", (3.0, -4.0, 100.0))]))
+    (_, yes) = contents.feature_tables(group_runs([table_run("aligned", (3.0, -4.0, 100.0))]))
     assert yes["agreement"][0]["mean"] == pytest.approx(1)
     assert yes["features"][0]["name"] == "job=cook"
     runs = [table_run(f"a{seed}", (1.0, seed - 1.0, 0.0), seed=seed) for seed in range(3)]
-    (_, yes) = feature_tables(group_runs(runs))
+    (_, yes) = contents.feature_tables(group_runs(runs))
     learned = {feature["name"]: feature["learned_gradient"][0] for feature in yes["features"]}[EVIL]
     assert learned["mean"] == pytest.approx(0)
     assert learned["high"] == pytest.approx(4.303 * np.sqrt(0.5) / np.sqrt(3), rel=1e-3)
@@ -427,9 +417,9 @@ def test_gradients_of_several_seeds_have_an_interval_and_need_a_score_to_count()
 
 def test_a_page_on_tables_and_texts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"on tables \(plain\) shows no texts"):
-        report_contents([TABLE_RUNS[0], Run("text", {"kind": "train"})])
+        contents.report_contents([TABLE_RUNS[0], Run("text", {"kind": "train"})])
     with pytest.raises(ConfigError, match="no priors; make a page of each"):
-        report_contents(TABLE_RUNS, priors=PriorFolder({}))
+        contents.report_contents(TABLE_RUNS, priors=PriorFolder({}))
 
 
 # --- The audit, and what is missing
@@ -438,26 +428,30 @@ def test_a_page_on_tables_and_texts_is_refused() -> None:
 def test_keywords_are_those_of_the_fused_prior_else_of_the_first_source() -> None:
     overlap = {"classes": ["a", "b"], "overlap": 0.25, "shared": ["my"]}
     keywords = {"cap": {"a": [["cap", 0.1]]}, "prior": {"a": [["card", 0.4], ["my", 0.1]]}}
-    found = prior_audit({"keywords": keywords, "confused_classes": {"prior": [overlap]}})
+    found = contents.prior_audit({"keywords": keywords, "confused_classes": {"prior": [overlap]}})
     assert (found["keywords"], found["overlaps"]) == ({"a": ["card", "my"]}, [overlap])
-    assert prior_audit({"keywords": {"cap": keywords["cap"]}})["keywords"] == {"a": ["cap"]}
-    assert prior_audit({})["keywords"] == {}
+    assert contents.prior_audit({"keywords": {"cap": keywords["cap"]}})["keywords"] == {
+        "a": ["cap"]
+    }
+    assert contents.prior_audit({})["keywords"] == {}
 
 
 def test_what_is_missing_is_found() -> None:
-    gaps = report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
+    gaps = contents.report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
     assert gaps == ["baseline", "control", "seeds", "history", "records", "audit"]
-    gaps = report_contents([make_run("one", accuracy=0.5), make_run("two", seed=7)])["gaps"]
+    gaps = contents.report_contents([make_run("one", accuracy=0.5), make_run("two", seed=7)])[
+        "gaps"
+    ]
     assert gaps == ["evaluations", "baseline", "control", "history", "records", "priors"]
-    assert report_contents(TABLE_RUNS)["gaps"] == ["seeds"]
+    assert contents.report_contents(TABLE_RUNS)["gaps"] == ["seeds"]
 
 
 def test_the_main_split_is_the_chosen_one_else_test_else_the_first() -> None:
     attacked = {"test": {"accuracy": 0.5}, "attacked": {"accuracy": 0.4}}
     run = Run("run", {}, attacked, {"attacked": texts_of("card", 1.0)})
-    assert report_contents([run])["split"] == "test"
-    chosen = report_contents([run], settings=ReportSettings(split="attacked"))
+    assert contents.report_contents([run])["split"] == "test"
+    chosen = contents.report_contents([run], settings=ReportSettings(split="attacked"))
     assert [one["name"] for one in chosen["evaluations"]] == ["attacked", "test"]
-    assert report_contents([Run("run", {}, {"dev": {"accuracy": 0.5}})])["split"] == "dev"
+    assert contents.report_contents([Run("run", {}, {"dev": {"accuracy": 0.5}})])["split"] == "dev"
     with pytest.raises(ConfigError, match="at least one run"):
-        report_contents([])
+        contents.report_contents([])

@@ -13,14 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.launching import ROOT, environment
 from tests.tiny import roberta_classifier
-from tests.training.cases import (
-    exact_classifier,
-    farthest,
-    sparse_trainer,
-    summed_loss,
-    trainer,
-    weights,
-)
+from tests.training import cases
 
 RECIPES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -50,12 +43,12 @@ def test_two_processes_tune_the_same_layers_as_one(tmp_path: Path) -> None:
     program = [f"{name}={value}" for name, value in settings.items()]
     run = launched(str(tmp_path), "--sparse", "per_device_train_batch_size=2", *program)
     assert run.returncode == 0, run.stderr[-3000:]
-    subject = sparse_trainer(tmp_path / "one", per_device_train_batch_size=4, **settings)
-    before = weights(subject.model)
+    subject = cases.sparse_trainer(tmp_path / "one", per_device_train_batch_size=4, **settings)
+    before = cases.weights(subject.model)
     subject.train()
     both = torch.load(tmp_path / "w.pt", weights_only=True)
-    assert farthest(both, weights(subject.model)) < 1e-10
-    assert farthest(before, both) > 1e-3
+    assert cases.farthest(both, cases.weights(subject.model)) < 1e-10
+    assert cases.farthest(before, both) > 1e-3
 
 
 def two_against_one(
@@ -75,17 +68,17 @@ def two_against_one(
     assert run.returncode == 0, run.stderr[-3000:]
     alone = {**settings, "per_device_train_batch_size": 4, **(one or {})}
     kind = flags[flags.index("--exact") + 1] if "--exact" in flags else ""
-    model = partial(exact_classifier, kind) if kind else roberta_classifier
-    subject = trainer(
+    model = partial(cases.exact_classifier, kind) if kind else roberta_classifier
+    subject = cases.trainer(
         folder / "one",
         model=model,
-        compute_loss_func=summed_loss if "--summed" in flags else None,
+        compute_loss_func=cases.summed_loss if "--summed" in flags else None,
         **{"max_steps": 2, "seed": 7, **alone},
     )
     subject.train()
-    assert farthest(weights(subject.model), weights(model())) > 1e-2
+    assert cases.farthest(cases.weights(subject.model), cases.weights(model())) > 1e-2
     two = torch.load(folder / "w.pt", weights_only=True, map_location="cpu")
-    return farthest(two, weights(subject.model))
+    return cases.farthest(two, cases.weights(subject.model))
 
 
 @pytest.mark.slow

@@ -14,14 +14,8 @@ from hf_cap.data import save_splits
 from hf_cap.errors import ConfigError, ModelError, PriorError
 from hf_cap.progress import progress
 from hf_cap.sentence_encoder import KEPT_HEADS, encoder_layers
+from hf_cap.training import pruning
 from hf_cap.training.options import PruneOptions
-from hf_cap.training.pruning import (
-    first_order,
-    magnitude,
-    prune,
-    prune_classifier,
-    weight_and_gradient,
-)
 from tests.tiny import llama, save, word_tokenizer
 from tests.training.cases import LABEL2ID, family, raw_rows, trainer
 
@@ -60,12 +54,12 @@ TEXTS = ("my card is lost", "renew", "please cancel the new book loan")
 def test_what_is_dead_goes_and_nothing_else(tmp_path: Path, kind: str, term: Any) -> None:
     model = with_dead_parts(kind)
     before, size = logits(model, *TEXTS), model.num_parameters()
-    found = first_order(trainer(tmp_path, model=lambda: model), term)
+    found = pruning.first_order(trainer(tmp_path, model=lambda: model), term)
     for layer, (head, unit) in enumerate(zip(DEAD_HEADS, DEAD_UNITS, strict=True)):
         assert found.heads[layer].argmin() == head
         assert found.heads[layer, head] == 0 < found.heads[layer, 1 - head]
         assert (found.units[layer] == 0).nonzero().flatten().tolist() == [unit]
-    prune(model, found, heads=0.5, units=1 / 32)
+    pruning.prune(model, found, heads=0.5, units=1 / 32)
     torch.testing.assert_close(logits(model, *TEXTS), before, rtol=1e-5, atol=1e-5)
     # per layer: of a head 3 · 8 rows of 16 with biases and 8 columns of 16, of a unit 2 · 16 and a bias
     assert size - model.num_parameters() == 2 * (24 * 17 + 8 * 16 + 33)
@@ -75,7 +69,7 @@ def test_what_is_dead_goes_and_nothing_else(tmp_path: Path, kind: str, term: Any
 def test_the_smaller_folder_loads_and_trains(tmp_path: Path, kind: str) -> None:
     model, folder = with_dead_parts(kind), tmp_path / "pruned"
     data = raw_rows()
-    prune_classifier(
+    pruning.prune_classifier(
         model, word_tokenizer(), data, PruneOptions(heads=0.5, units=0.25), general=list(TEXTS)
     )
     save(model, folder)
@@ -97,12 +91,12 @@ def test_the_smaller_folder_loads_and_trains(tmp_path: Path, kind: str) -> None:
 
 def test_without_heads_any_library_loads_it_and_with_them_it_raises(tmp_path: Path) -> None:
     model = with_dead_parts()
-    prune(model, magnitude(model), units=0.5)
+    pruning.prune(model, pruning.magnitude(model), units=0.5)
     model.save_pretrained(tmp_path / "units")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "units")
     assert type(plain) is RobertaForSequenceClassification
     torch.testing.assert_close(logits(plain, *TEXTS), logits(model, *TEXTS))
-    prune(model, magnitude(model), heads=0.5)
+    pruning.prune(model, pruning.magnitude(model), heads=0.5)
     model.save_pretrained(tmp_path / "heads")
     with pytest.raises(RuntimeError, match="mismatch"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "heads")
@@ -112,8 +106,8 @@ def test_importance_is_the_change_of_the_loss_without_the_unit(tmp_path: Path) -
     """On a linear path |w · g| of a unit's column is what the loss loses with it, to first order."""
     model = with_dead_parts()
     subject = trainer(tmp_path, model=lambda: model)
-    found = first_order(subject, "task", batches=1)
-    one = magnitude(model)
+    found = pruning.first_order(subject, "task", batches=1)
+    one = pruning.magnitude(model)
     down = encoder_layers(model)[1].down.weight
     up = encoder_layers(model)[1].up
     expected = down.abs().sum(0) + up.weight.abs().sum(1) + up.bias.abs()
@@ -134,7 +128,7 @@ def test_loraprune_estimates_what_a_step_takes_off_the_weight() -> None:
     )
     layer = wrapped.base_model.model[0]
     layer(torch.randn(5, 4)).square().sum().backward()
-    weight, slope = weight_and_gradient(layer)
+    weight, slope = pruning.weight_and_gradient(layer)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     with torch.no_grad():
         a -= a.grad
@@ -146,20 +140,20 @@ def test_loraprune_estimates_what_a_step_takes_off_the_weight() -> None:
 
 def test_what_cannot_be_pruned_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="BERT family"):
-        magnitude(llama())
+        pruning.magnitude(llama())
     for bad in ({"heads": 1.0}, {"units": -0.1}, {"batches": 0}, {"score": "luck"}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             PruneOptions(**bad)
     model = with_dead_parts()
     bare = raw_rows().remove_columns("prior")
     with pytest.raises(PriorError, match="alignment"):
-        first_order(
+        pruning.first_order(
             trainer(tmp_path, model=lambda: model, rows=bare, alignment_weight=0), "alignment"
         )
     for parameter in model.base_model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ConfigError, match="No weight"):
-        first_order(trainer(tmp_path, model=lambda: model, alignment_weight=0))
+        pruning.first_order(trainer(tmp_path, model=lambda: model, alignment_weight=0))
 
 
 def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
@@ -193,7 +187,7 @@ def test_the_importance_has_a_progress_bar_of_its_batches(
         return progress(total, unit, what)
 
     monkeypatch.setattr("hf_cap.training.pruning.progress", shown)
-    prune_classifier(
+    pruning.prune_classifier(
         with_dead_parts(), word_tokenizer(), raw_rows(), PruneOptions(batches=1, alignment=1.0)
     )
     assert seen == [(1, "Importance for the task"), (1, "Importance for the alignment")]
