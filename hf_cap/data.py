@@ -24,7 +24,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from hf_cap.embedded import resolve_data
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.parquet import read_table, write_table
+from hf_cap.parquet import Rows, read_table, write_parquet
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
 
@@ -104,12 +104,6 @@ def read_parquet(file: str | os.PathLike[str]) -> Dataset:
     Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
     """
     return Dataset(read_table(file))
-
-
-def write_parquet(dataset: Dataset, file: str | os.PathLike[str]) -> None:
-    """Write a data set as a parquet file whose content is checked when hf_cap reads it."""
-    table = dataset.with_format("arrow")[:]
-    write_table(table.replace_schema_metadata(dataset.features.arrow_schema.metadata), file)
 
 
 def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
@@ -275,7 +269,7 @@ def with_test_split(
 
 
 def save_splits(
-    splits: Mapping[str, Dataset], folder: str | os.PathLike[str], *, beside: Collection[str] = ()
+    splits: Mapping[str, Rows], folder: str | os.PathLike[str], *, beside: Collection[str] = ()
 ) -> None:
     """Write one parquet file per split, atomically: the folder is complete or as it was before.
 

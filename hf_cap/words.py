@@ -72,20 +72,23 @@ def check_pattern(pattern: str | None) -> None:
         )
 
 
-def check_units(texts: Sequence[str], pattern: str = WORD_PATTERN, name: str = "training") -> None:
+def check_units(texts: Iterable[str], pattern: str = WORD_PATTERN, name: str = "training") -> None:
     """Log how many texts a dictionary divides, and warn where most are a single word."""
-    divided = sum(UNSPACED.search(text) is not None for text in texts)
+    total = divided = single = 0
+    for text in texts:
+        total += 1
+        divided += UNSPACED.search(text) is not None
+        single += len(split_words(text, pattern)) == 1
     if divided and pattern == WORD_PATTERN:
         _logger.info(
             "%d of %d texts of the %s set hold a script without blanks between words; ICU %s divides it.",
-            *(divided, len(texts), name, icu_version),
+            *(divided, total, name, icu_version),
         )
-    single = sum(len(split_words(text, pattern)) == 1 for text in texts)
-    if single > len(texts) / 2:
+    if single > total / 2:
         _logger.warning(
             "%d of %d texts of the %s set are a single word by word_pattern=%r, so that their scores "
             "compare no words; choose a pattern that finds more.",
-            *(single, len(texts), name, pattern),
+            *(single, total, name, pattern),
         )
 
 

@@ -26,13 +26,13 @@ from hf_cap.data import (
     save_splits,
     with_test_split,
     with_unlabelled,
-    write_parquet,
 )
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.lm.open import check_language_model
+from hf_cap.parquet import write_parquet
 from hf_cap.priors.base import Source, source_class
 from hf_cap.priors.cap import CAPPrior, choose_dtype
 from hf_cap.priors.classifier import ClassifierSource

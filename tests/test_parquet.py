@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets, load_dataset
 
-from hf_cap.data import read_parquet, write_parquet
+from hf_cap.data import read_parquet
 from hf_cap.errors import DataError
-from hf_cap.parquet import read_table, write_table
+from hf_cap.parquet import read_table, write_parquet
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def test_every_type_that_parquet_stores_comes_back(tmp_path: Path) -> None:
         "by": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
     }
     table = pa.table(columns)
-    write_table(table, tmp_path / "all.parquet")
+    write_parquet([table], tmp_path / "all.parquet")
     assert repr(read_table(tmp_path / "all.parquet").to_pylist()) == repr(table.to_pylist())
     parts = pa.concat_tables([table] * 1500)  # more than one part of a digest, in chunks
-    write_table(parts, tmp_path / "all.parquet")
+    write_parquet([parts], tmp_path / "all.parquet")
     assert read_table(tmp_path / "all.parquet").num_rows == 3000
 
 
@@ -97,6 +97,16 @@ def test_what_others_make_of_a_file_is_read(data: Dataset, tmp_path: Path) -> No
     assert loaded.features == data.features
     loaded.select([1]).to_parquet(str(other))
     assert read_parquet(other)["text"][:] == ["renew my loan"]
+
+
+def test_rows_are_written_in_groups_as_they_come(data: Dataset, tmp_path: Path) -> None:
+    many = concatenate_datasets([data] * 900)
+    tables = (many.with_format("arrow")[start : start + 30] for start in range(0, len(many), 30))
+    for name, rows in (("one", many), ("two", tables)):
+        write_parquet(rows, tmp_path / name)
+        assert read_parquet(tmp_path / name)[:] == many[:]
+        found = pq.read_metadata(tmp_path / name)
+        assert max(found.row_group(n).num_rows for n in range(found.num_row_groups)) < 1100
 
 
 def test_a_selection_is_written_as_it_is(data: Dataset, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 
 from hf_cap.cards import public_provenance, public_text, render_card
-from hf_cap.data import read_parquet, write_parquet
+from hf_cap.data import read_parquet
 from hf_cap.errors import DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
 from hf_cap.laat.table import Feature, TableSchema
 from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
 from hf_cap.lm.open import ModelLike, open_language_model
+from hf_cap.parquet import write_parquet
 from hf_cap.schema import PROVENANCE
 from hf_cap.utils import generator, read_yaml, versions, write_text
 

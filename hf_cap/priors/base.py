@@ -111,8 +111,8 @@ class Source:
         rows = self.read_rows(batch)
         return self.columns(batch, rows, self.score_words(rows))
 
-    def read_rows(self, batch: Batch) -> list[Row]:
-        """Read the rows of a batch, with the checks that `__call__` promises."""
+    def read_rows(self, batch: Batch, first: int = 0) -> list[Row]:
+        """Read the rows of a batch, with the checks that `__call__` promises; errors count from `first`."""
         for setting in ("text_column", "label_column"):
             self.check_column(batch, setting)
         if isinstance(batch[self.text_column], str):
@@ -121,7 +121,7 @@ class Source:
             )
         index = {label: position for position, label in enumerate(self.labels)}
         cells = zip(batch[self.text_column], batch[self.label_column], strict=True)
-        return [self._read_row(number, *cell, index) for number, cell in enumerate(cells)]
+        return [self._read_row(number, *cell, index) for number, cell in enumerate(cells, first)]
 
     def check_column(self, batch: Batch, setting: str) -> None:
         """Raise a `DataError` where a batch lacks the column that a setting names."""

@@ -10,8 +10,9 @@ from huggingface_hub import DatasetCardData
 
 from hf_cap import cards
 from hf_cap.cards import PushOptions
-from hf_cap.data import label_names, write_parquet
+from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.parquet import write_parquet
 from hf_cap.schema import (
     LABEL,
     PRIOR,

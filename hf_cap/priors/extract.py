@@ -6,14 +6,15 @@ by this run, by a killed one or by one beside it.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from itertools import chain, pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMSettings, LMStatistics
 from hf_cap.lm.open import open_language_model
-from hf_cap.priors.base import Source
+from hf_cap.priors.base import Batch, Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
@@ -41,10 +42,11 @@ from hf_cap.words import WORD_PATTERN, check_units, fold, word_strings
 if TYPE_CHECKING:
     import pyarrow as pa
     from accelerate import PartialState
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
     from filelock import BaseFileLock
 
 _SOON = 4
+_PART = 1000  # rows that are read at a time where they are only looked at
 
 
 @documented
@@ -126,10 +128,10 @@ def extract_priors(
         DataError: a split, column, text or label is missing. Nothing is scored then.
     """
     from accelerate import PartialState
-    from accelerate.utils import gather_object
+    from accelerate.utils import broadcast_object_list, gather_object
     from torch import accelerator
 
-    from hf_cap.data import check_output, choose_split, save_splits
+    from hf_cap.data import check_output, choose_split
 
     settings, started = settings or ExtractionSettings(), time.monotonic()
     output = real_path(output_dir)
@@ -145,40 +147,82 @@ def extract_priors(
     facts = {"date": today, "command": command, "dataset": dataset}
     before = _work(sources)
     made = _extract(chosen, sources, settings, state, facts)
-    statistics = _work(sources) - before
+    _save({**splits, **chosen}, made, state, settings.batch_size, output)
+    total = sum(gather_object([_work(sources) - before]), LMStatistics())
+    summaries: list[Any] = [None]
     if state.is_main_process:
-        with _lock(output):
-            save_splits(_with_same_columns(splits, made), output)
-    state.wait_for_everyone()
-    total = sum(gather_object([statistics]), LMStatistics())
-    return _summary(made, names, time.monotonic() - started, total)
+        files = [output / f"{split}.parquet" for split in made]
+        summaries = [_summary(files, names, time.monotonic() - started, total)]
+    broadcast_object_list(summaries)
+    summary: ExtractionSummary = summaries[0]
+    return summary
 
 
 def _check_rows(splits: "Mapping[str, Dataset]", sources: Sequence[Source]) -> None:
     """Read all rows once, before any of them is scored."""
     for source in sources:
         for data in splits.values():
-            source.read_rows(data[:])
+            for start, batch in zip(count(0, _PART), data.iter(_PART), strict=False):
+                source.read_rows(batch, start)
     for pattern, column in {(source.word_pattern, source.text_column) for source in sources}:
         for split, data in splits.items():
-            check_units(data[column][:], pattern, split)
+            texts = chain.from_iterable(batch[column] for batch in data.iter(_PART))
+            check_units(texts, pattern, split)
+
+
+def _room(name: str) -> Path:
+    """A folder of the cache, out of the user's sight; that for temporary files where it cannot be."""
+    folder = cache_folder() / name
+    try:
+        check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except ConfigError:  # without a store nothing else needs a cache
+        return Path(tempfile.gettempdir())
+    return folder
 
 
 def _lock(output: Path) -> "BaseFileLock":
-    """Two commands may end at once; the lock file lies in the cache, out of the user's sight."""
+    """Two commands may end at once."""
     from filelock import FileLock
 
-    locks = cache_folder() / "locks"
-    try:
-        check_writable(locks)
-        locks.mkdir(parents=True, exist_ok=True)
-    except ConfigError:  # without a store nothing else needs a cache
-        locks = Path(tempfile.gettempdir())
-    return FileLock(locks / fingerprint(str(output)))
+    return FileLock(_room("locks") / fingerprint(str(output)))
 
 
-_Part: TypeAlias = "tuple[int, pa.Table, Sequence[str]]"
-"""First row of a batch, the new columns of its rows, and their provenance, mostly one string for all."""
+class _Columns:
+    """The new columns of a process's batches of a split, in a file without a name.
+
+    In memory they would grow with the texts. The file goes with the process, however that ends.
+    """
+
+    def __init__(self) -> None:
+        import pyarrow as pa
+
+        # not where temporary files lie, which may be memory
+        self.file, self.batches = tempfile.TemporaryFile(dir=_room("columns")), 0
+        weakref.finalize(self, self.file.close)  # Python warns of one that is only dropped
+        self.schema = pa.schema([])
+
+    def append(self, table: "pa.Table") -> None:
+        """Add the columns of the next batch."""
+        import pyarrow as pa
+
+        with pa.ipc.new_stream(self.file, table.schema) as stream:
+            stream.write_table(table)
+        self.batches += 1
+        # a batch without any value for a column has it without a type
+        self.schema = pa.unify_schemas([self.schema, table.schema], promote_options="permissive")
+
+    def __iter__(self) -> "Iterator[pa.Table]":
+        import pyarrow as pa
+
+        self.file.seek(0)
+        return (pa.ipc.open_stream(self.file).read_all() for _ in range(self.batches))
+
+
+def _bounds(rows: int, size: int) -> list[tuple[int, int]]:
+    """First and last row of each batch, the same for any number of processes."""
+    # the first is small, so that an estimate of all comes soon
+    return [*pairwise([0, *range(min(_SOON, size), rows, size), rows])]
 
 
 def _extract(
@@ -187,10 +231,9 @@ def _extract(
     settings: ExtractionSettings,
     state: "PartialState",
     facts: Mapping[str, str | None],
-) -> "dict[str, Dataset]":
-    """The splits with the columns of all sources."""
-    import pyarrow as pa
-    from accelerate.utils import broadcast_object_list, gather_object
+) -> dict[str, _Columns]:
+    """The columns that all sources make of this process's batches of each split."""
+    from accelerate.utils import broadcast_object_list
 
     if state.num_processes > 1:
         # each has calibrated for itself, to another last bit, and timed number formats
@@ -199,27 +242,36 @@ def _extract(
         sources = [
             replace(source, **values) for source, values in zip(sources, learned, strict=True)
         ]
-    made, size = dict(splits), settings.batch_size
+    made = {split: _Columns() for split in splits}
     shown = settings.progress and state.is_main_process
-    total = sum(map(len, made.values())) // state.num_processes
+    total = sum(map(len, splits.values())) // state.num_processes
     for source in sources:
         with progress(total, "texts", source.name, shown) as work:
-            for split, data in made.items():
-                parts: list[_Part] = []
-                # the batches are the same for any number of processes
-                # the first is small, so that an estimate of all comes soon
-                ends = [0, *range(min(_SOON, size), len(data), size), len(data)]
-                batches = [*pairwise(ends)][state.process_index :: state.num_processes]
-                for start, end in batches:
-                    batch = data[start:end]
-                    done = source(batch)
-                    new = {name: done[name] for name in done if done[name] is not batch.get(name)}
-                    facts_of = new.pop(PROVENANCE)
-                    # Arrow takes an eighth of the memory of lists of floats
-                    parts.append((start, pa.table(new), facts_of))
-                    work.update(len(facts_of))
-                made[split] = _with_columns(data, source, gather_object(parts), facts)
+            for split, data in splits.items():
+                earlier, made[split] = iter(made[split]), _Columns()
+                bounds = _bounds(len(data), settings.batch_size)
+                for start, end in bounds[state.process_index :: state.num_processes]:
+                    made[split].append(_run(source, data[start:end], next(earlier, None), facts))
+                    work.update(end - start)
     return made
+
+
+def _run(
+    source: Source, batch: Batch, earlier: "pa.Table | None", facts: Mapping[str, str | None]
+) -> "pa.Table":
+    """The columns of a source for a batch behind those of earlier ones; `facts` join the provenance."""
+    import pyarrow as pa
+
+    known = {name: earlier[name] for name in earlier.column_names} if earlier else {}
+    batch = {**batch, **{name: column.to_pylist() for name, column in known.items()}}
+    done = source(batch)
+    new = {name: done[name] for name in done if done[name] is not batch.get(name)}
+    cells = {
+        cell: add_provenance(cell, source.name, {**read_provenance(cell)[source.name], **facts})
+        for cell in set(new[PROVENANCE])
+    }
+    new[PROVENANCE] = [cells[cell] for cell in new.pop(PROVENANCE)]
+    return pa.table({name: known[name] for name in known if name not in new} | new)
 
 
 def _common(source: Source) -> dict[str, Any]:
@@ -234,63 +286,95 @@ def _work(sources: Sequence[Source]) -> LMStatistics:
     return sum((model.statistics for model in {*map(open_language_model, asked)}), LMStatistics())
 
 
-def _with_columns(
-    data: "Dataset", source: Source, parts: Sequence[_Part], facts: Mapping[str, str | None]
-) -> "Dataset":
-    """The split with the new columns of one source; `facts` are added to their provenance."""
+def _save(
+    splits: "Mapping[str, Dataset]",
+    made: Mapping[str, _Columns],
+    state: "PartialState",
+    size: int,
+    output: Path,
+) -> None:
+    """Write all splits with the same columns; the main process writes as it takes the batches of all."""
     import pyarrow as pa
-    from datasets import Dataset, concatenate_datasets
+    from accelerate.utils import gather_object
+    from datasets import Features
 
-    _, tables, given = zip(*sorted(parts, key=lambda part: part[0]), strict=True)
-    old = [*chain.from_iterable(given)]
-    cells = {
-        cell: add_provenance(cell, source.name, {**read_provenance(cell)[source.name], **facts})
-        for cell in set(old)
+    from hf_cap.data import save_splits
+
+    schemas = gather_object([columns.schema for columns in made.values()])
+    new = pa.unify_schemas(schemas, promote_options="permissive")
+    features = dict(splits[next(iter(made))].features)
+    kept = {name: feature for name, feature in features.items() if name not in new.names}
+    schema = Features({**kept, **Features.from_arrow_schema(new)}).arrow_schema
+    tables = {
+        split: _tables(data, _bounds(len(data), size), made.get(split), state.num_processes, schema)
+        for split, data in splits.items()
     }
-    # a batch without any value for a column has it without a type
-    table = pa.concat_tables(tables, promote_options="permissive")
-    table = table.append_column(PROVENANCE, [[cells[cell] for cell in old]])
-    kept = data.remove_columns([name for name in table.column_names if name in data.column_names])
-    # without a fingerprint of ours, datasets hashes a copy of the whole table
-    return concatenate_datasets([kept, Dataset(table, fingerprint=uuid4().hex)], axis=1)
+    if state.is_main_process:
+        with _lock(output):
+            save_splits(tables, output)
+    else:
+        deque(chain.from_iterable(tables.values()), maxlen=0)
 
 
-def _with_same_columns(
-    splits: "Mapping[str, Dataset]", made: "Mapping[str, Dataset]"
-) -> "DatasetDict":
-    """All splits with the same columns: empty ones where nothing was extracted."""
-    from datasets import Dataset, DatasetDict
+def _tables(
+    data: "Dataset",
+    bounds: Sequence[tuple[int, int]],
+    made: _Columns | None,
+    processes: int,
+    schema: "pa.Schema",
+) -> "Iterator[pa.Table]":
+    """The batches of a split by a schema, in order: old columns, new ones, nulls where there are neither."""
+    import pyarrow as pa
+    from accelerate.utils import gather_object
 
-    whole = next(iter(made.values())).features
-    result = {}
-    for split, data in {**splits, **made}.items():
-        if data.features != whole:
-            columns = {name: [None] * len(data) for name in whole} | data.to_dict()
-            data = Dataset.from_dict({name: columns[name] for name in whole}, whole)
-        result[split] = data
-    return DatasetDict(result)
+    data, mine = data.with_format("arrow"), iter(made or ())
+    for first in range(0, len(bounds), processes):
+        found = gather_object([next(mine, None)]) if made else [None] * processes
+        for (start, end), new in zip(bounds[first : first + processes], found, strict=False):
+            tables = [table for table in (new, data[start:end]) if table is not None]
+            cells = [
+                next((t[name] for t in tables if name in t.column_names), pa.nulls(end - start))
+                for name in schema.names
+            ]
+            pairs = zip(cells, schema.types, strict=True)
+            yield pa.table([cell.cast(kind) for cell, kind in pairs], schema=schema)
 
 
 def _summary(
-    made: "Mapping[str, Dataset]", names: Sequence[str], seconds: float, statistics: LMStatistics
+    files: Sequence[Path], names: Sequence[str], seconds: float, statistics: LMStatistics
 ) -> ExtractionSummary:
-    def cells(column: str) -> list[Any]:
-        return [cell for data in made.values() for cell in data[column]]
+    """What the files that were written hold, read part by part."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    features = next(iter(made.values())).features
-    gold, cut, found = cells(LABEL), {}, {}
+    def parts(*columns: str) -> Iterator[list[Any]]:
+        """The columns of a part of the rows; lists as `(rows, length)`."""
+        for file in files:
+            with pq.ParquetFile(file) as opened:
+                for part in opened.iter_batches(_PART, columns=[*columns]):
+                    cells = [part.column(name) for name in columns]
+                    yield [
+                        cell.flatten().to_numpy().reshape(len(part), -1)
+                        if pa.types.is_list(cell.type)
+                        else cell.to_numpy(zero_copy_only=False)
+                        for cell in cells
+                    ]
+
+    rows, columns = (
+        sum(pq.read_metadata(file).num_rows for file in files),
+        pq.read_schema(files[0]).names,
+    )
+    cut, found = {}, {}
     for name in names:
-        if (column := diagnostic_column(name, "cut")) in features:
-            cut[name] = sum(words > 0 for words in cells(column))
-        if (column := diagnostic_column(name, "label_scores")) in features:
-            # batch by batch, which copies nothing: of many texts this is the largest column
-            chunks = [chunk for data in made.values() for chunk in data.data.column(column).chunks]
-            scores = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks]
-            mean = sum(part.sum(0) for part in scores) / len(gold)
-            raw = np.concatenate([part.argmax(1) for part in scores]) == gold
-            calibrated = np.concatenate([(part - mean).argmax(1) for part in scores]) == gold
-            found[name] = (float(raw.mean()), float(calibrated.mean()))
-    return ExtractionSummary(len(gold), seconds, statistics, cut, found)
+        if (column := diagnostic_column(name, "cut")) in columns:
+            cut[name] = sum(int((words > 0).sum()) for (words,) in parts(column))
+        if (column := diagnostic_column(name, "label_scores")) in columns:
+            mean = sum(scores.sum(0) for (scores,) in parts(column)) / rows
+            right = np.zeros(2)
+            for gold, scores in parts(LABEL, column):
+                right += [(one.argmax(1) == gold).sum() for one in (scores, scores - mean)]
+            found[name] = (float(right[0] / rows), float(right[1] / rows))
+    return ExtractionSummary(rows, seconds, statistics, cut, found)
 
 
 # --- Which texts deserve priors under a budget: those most like unlabelled traffic. Data Selection with

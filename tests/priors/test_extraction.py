@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
-from hf_cap.priors.base import Row, Source, SourceResult
+from hf_cap.priors.base import Batch, Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
 from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, _lock, extract_priors
@@ -97,6 +98,51 @@ def test_sources_side_by_side_with_all_that_made_them(tmp_path: Path, model: str
     assert set(facts["cap"]["versions"]) >= {
         "hf-cap", "torch", "transformers", "datasets", "icu4py",
     }  # fmt: skip
+
+
+def test_splits_share_the_type_of_a_column_that_one_has_no_value_for(tmp_path: Path) -> None:
+    data = {"train": splits(2)["train"], "test": splits()["train"]}
+    settings = ExtractionSettings(splits=("train", "test"), progress=False)
+    extract_priors(data, [Halves(labels=LABELS)], tmp_path / "out", settings)
+    train, test = (read(tmp_path / "out", split) for split in ("train", "test"))
+    assert train.features == test.features
+    assert train["halves_late"][:] == [None, None]
+    assert test["halves_late"][:] == [None, None, *[0.5] * 5]
+
+
+def test_a_source_sees_the_columns_of_those_before_it(tmp_path: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Doubled(Source):
+        name: ClassVar[str] = "doubled"
+
+        def __call__(self, batch: Batch) -> dict[str, Sequence[Any]]:
+            rows = self.read_rows(batch)
+            scores = [[2 * score for score in one] for one in batch["prior_halves"]]
+            return self.columns(batch, rows, SourceResult(scores))
+
+    sources = [Halves(labels=LABELS), Doubled(labels=LABELS)]
+    extract_priors(splits(), sources, tmp_path / "out", QUIET)
+    made = read(tmp_path / "out")
+    assert made["prior_halves"][6] == [3.5, 3.0, 1.5, 2.5]
+    assert made["prior_doubled"][6] == [7.0, 6.0, 3.0, 5.0]
+    assert read_provenance(made["provenance"][0]).keys() == {"halves", "doubled"}
+
+
+def test_columns_are_not_held_in_memory(tmp_path: Path) -> None:
+    held = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Wide(Source):
+        name: ClassVar[str] = "wide"
+
+        def score_words(self, rows: Sequence[Row]) -> SourceResult:
+            held.append(pa.total_allocated_bytes())
+            wide = {"all": [[0.5] * 1000] * len(rows)}
+            return SourceResult([[1.0] * len(row.spans) for row in rows], wide)
+
+    extract_priors(splits(200), [Wide(labels=LABELS)], tmp_path / "out", QUIET)
+    assert len(held) == 100
+    assert held[-1] - held[2] < 80_000  # the columns of five batches, of 100
 
 
 def test_provenance_goes_where_its_rows_go(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from transformers import pipeline
 
 from hf_cap import hub
 from hf_cap.cards import escape
-from hf_cap.data import read_parquet, save_splits, write_parquet
+from hf_cap.data import read_parquet, save_splits
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
+from hf_cap.parquet import write_parquet
 from hf_cap.priors.card import configurations
 from hf_cap.schema import AttributionSettings, add_provenance, read_provenance
 from tests.publishing.runs import prior_splits, write_priors, write_run
