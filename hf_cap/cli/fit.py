@@ -164,10 +164,7 @@ class _AppArguments:
     share: bool = option(False, "Also open a public address, through a server of gradio.")
 
 
-APP = "runs/mine"
-
-
-@partial(Command, APP, [_AppArguments], positional="run")
+@partial(Command, "runs/mine", [_AppArguments], positional="run")
 def app(values: Values) -> Result:
     """Look at classifiers in the browser: edit a text, see words and probabilities change.
 

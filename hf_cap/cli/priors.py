@@ -264,10 +264,9 @@ class _AuditArguments:
     )
 
 
-AUDIT = "--dataset runs/prior --reference data"
-
-
-@partial(Command, AUDIT, [_AuditArguments, Columns, AuditSettings])
+@partial(
+    Command, "--dataset runs/prior --reference data", [_AuditArguments, Columns, AuditSettings]
+)
 def audit(values: Values) -> Result:
     """Inspect the priors of a data set, and how well each source agrees with a reference."""
     from hf_cap.data import label_names, load_splits

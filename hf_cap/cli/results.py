@@ -103,10 +103,7 @@ class _CalibrateArguments:
     )
 
 
-CALIBRATE = "--model runs/model --dataset data --split valid"
-
-
-@partial(Command, CALIBRATE, [_CalibrateArguments, Columns])
+@partial(Command, "--model runs/model --dataset data --split valid", [_CalibrateArguments, Columns])
 def calibrate(values: Values) -> Result:
     """Fit the temperature and label sets of a classifier of texts on a held-out split.
 
@@ -145,10 +142,7 @@ class _ExportArguments:
     )
 
 
-EXPORT = "--model runs/model --output_dir runs/onnx"
-
-
-@partial(Command, EXPORT, [_ExportArguments])
+@partial(Command, "--model runs/model --output_dir runs/onnx", [_ExportArguments])
 def export(values: Values) -> Result:
     """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
     from hf_cap.classifiers import load_model, load_tokenizer

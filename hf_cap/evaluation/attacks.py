@@ -316,18 +316,13 @@ def prepare_attack(
     texts, gold, pattern = list(train[TEXT]), list(train[LABEL]), settings.word_pattern
     keywords = class_keywords(texts, gold, *sizes, pattern, priors, column)
     if settings.keyword_half != "both":
-        wanted = settings.keyword_half
-        keywords = tuple(tuple(w for w in words if _half(w) == wanted) for words in keywords)
+        half = ("first", "second").index(settings.keyword_half)
+        keywords = tuple(tuple(w for w in of if text_seed(0, w) % 2 == half) for of in keywords)
     if not any(keywords):
         raise DataError(
             f"No class has a keyword in the {len(texts)} training texts; lower `keyword_texts`."
         )
     return Attack(settings, tuple(labels), keywords, model)
-
-
-def _half(word: str) -> str:
-    """The half of all words that a word is in."""
-    return ("first", "second")[text_seed(0, word) % 2]
 
 
 def describe(summary: Mapping[str, Any]) -> str:
