@@ -24,7 +24,7 @@ from hf_cap.secret_scan import without_secrets
 from hf_cap.utils import printable
 
 COMMANDS = {
-    "fit": ("fit", "from labelled texts to a trained, evaluated model and a report"),
+    "fit": ("train", "from labelled texts to a trained, evaluated model and a report"),
     "extract": ("priors", "add prior columns to a labelled data set"),
     "fuse": ("priors", "fuse the prior columns into one prior"),
     "audit": ("priors", "inspect the priors of a data set: numbers and a JSON file"),
@@ -41,9 +41,9 @@ COMMANDS = {
         "write a classifier as ONNX, with 8 bits, or as what differs from its base",
     ),
     "report": ("results", "one HTML page on training runs"),
-    "app": ("fit", "look at classifiers in the browser, word by word; decide about shortcuts"),
+    "app": ("train", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),
-    "demo": ("fit", "find a shortcut and train it away, on embedded models and data"),
+    "demo": ("train", "find a shortcut and train it away, on embedded models and data"),
     "env": ("results", "print versions and devices, for a bug report"),
 }
 """Name to the module that it is in, and what it does."""

@@ -385,7 +385,7 @@ def push(values: Values) -> Result:
     given, options = values.build(_PushArguments), values.build(PushOptions)
     source = Path(given.folder)
     if given.what == "space":
-        from hf_cap.space import push_space
+        from hf_cap.app import push_space
 
         folder = push_space(given.folder, options)
     elif given.what == "metric":

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from hf_cap.priors.keywords import WordLengthPrior as WordLengthPrior
     from hf_cap.priors.keywords import with_control as with_control
     from hf_cap.priors.language_model import LanguageModelSource as LanguageModelSource
-    from hf_cap.priors.llm_gradient import LLMGradientPrior as LLMGradientPrior
-    from hf_cap.priors.reagent import ReAGentPrior as ReAGentPrior
+    from hf_cap.priors.rivals import LLMGradientPrior as LLMGradientPrior
+    from hf_cap.priors.rivals import ReAGentPrior as ReAGentPrior
 
 _EXPORTS, __getattr__, __dir__ = lazy_exports(__name__, __file__)
 __all__ = sorted(_EXPORTS)

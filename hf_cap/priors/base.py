@@ -183,10 +183,10 @@ SOURCES: dict[str, str | type[Source]] = {
     "keywords": "hf_cap.priors.keywords:KeywordsPrior",
     "lexicon": "hf_cap.priors.channel:LexiconPrior",
     "lime": "hf_cap.priors.classifier:LimePrior",
-    "llm_gradient": "hf_cap.priors.llm_gradient:LLMGradientPrior",
+    "llm_gradient": "hf_cap.priors.rivals:LLMGradientPrior",
     "occlusion": "hf_cap.priors.classifier:OcclusionPrior",
     "rationale": "hf_cap.priors.keywords:RationalePrior",
-    "reagent": "hf_cap.priors.reagent:ReAGentPrior",
+    "reagent": "hf_cap.priors.rivals:ReAGentPrior",
     "shap": "hf_cap.priors.classifier:ShapPrior",
     "word_length": "hf_cap.priors.keywords:WordLengthPrior",
 }

@@ -13,10 +13,10 @@ from urllib.error import URLError
 import pytest
 import yaml
 
+from hf_cap.app import push_space
 from hf_cap.cli import main
 from hf_cap.errors import ModelError
 from hf_cap.hub import PushOptions
-from hf_cap.space import push_space
 from tests.app.conftest import write_fit
 
 OPTIONS = PushOptions(repo_id="alice/desk-app", license="mit")

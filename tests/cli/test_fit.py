@@ -17,7 +17,7 @@ import hf_cap
 from hf_cap import workflow
 from hf_cap.cli import load_command, main
 from hf_cap.cli.core import Result, Values, parse, read_settings
-from hf_cap.cli.fit import LIBRARIANS
+from hf_cap.cli.train import LIBRARIANS
 from hf_cap.cues import Cue, Mark, ShortcutSettings, load_marks, save_marks
 from hf_cap.data import load_splits
 from hf_cap.errors import CAPError, ConfigError, DataError

@@ -14,7 +14,7 @@ from hf_cap.lm.tokens import PromptTokenizer
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
 from hf_cap.priors.language_model import LanguageModelSource
-from hf_cap.priors.llm_gradient import LLMGradientPrior
+from hf_cap.priors.rivals import LLMGradientPrior
 from tests.lm.queries import ANSWERS, PREFIXES, TEXTS
 from tests.lm.test_tokens import TOKENIZERS
 from tests.priors.conftest import labelled

@@ -9,7 +9,7 @@ from hf_cap.errors import ModelError
 from hf_cap.lm.base import MockLanguageModel, Query
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel
-from hf_cap.priors.llm_gradient import LLMGradientPrior
+from hf_cap.priors.rivals import LLMGradientPrior
 from tests.priors.conftest import LABELS
 from tests.tiny import byte_tokenizer, llama
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_cap.errors import DataError
 from hf_cap.lm.base import MockLanguageModel
-from hf_cap.priors.reagent import ReAGentPrior
+from hf_cap.priors.rivals import ReAGentPrior
 from tests.priors.conftest import labelled
 from tests.priors.test_cap import LABELS, TEXTS, Narrow, asked_text
 
