@@ -335,15 +335,16 @@ def test_a_step_that_overflowed_does_not_cost_the_record(
 
 
 def test_trackers_get_loss_parts_heat_maps_and_shortcuts(
-    room: Path, prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     places = ("--dataset", prior, "--model", room / "encoder", "--output_dir", tmp_path / "out")
     save_marks([Mark(kind="word", value="card", label="lost_card")], tmp_path / "marks.yaml")
     listed = ("--shortcuts", tmp_path / "marks.yaml")
     run("train", *places, *TRAIN, "--report_to", "tensorboard", *listed)
     assert "Writing model shards" not in capsys.readouterr().err
-    written = b"".join(file.read_bytes() for file in tmp_path.rglob("events.out.tfevents.*"))
+    written = b"".join(file.read_bytes() for file in tmp_path.glob("logs/**/events*"))
     table = rb"| card | lost\_card | 3 | "  # three training texts of the label have the word
     for name in (b"train/loss_align", b"train/align_cosine", b"heat_maps", table):
         assert name in written

@@ -98,28 +98,6 @@ def test_it_draws_at_the_start_on_evaluations_and_after_epochs_and_changes_nothi
     assert all(bool((p.grad == 1).all()) for p in work.model.parameters() if p.grad is not None)
 
 
-def test_tensorboard_gets_the_drawing_and_the_loss_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    work = trainer(
-        tmp_path, rows=rows(8), report_to=["tensorboard"], logging_strategy="steps", logging_steps=2
-    )
-    work.add_callback(HeatMapCallback(rows()))
-    work.train()
-    scalars = EventAccumulator(str(tmp_path / "logs")).Reload().Tags()["scalars"]
-    assert {"train/loss_task", "train/loss_align", "train/align_cosine"} <= set(scalars)
-    drawn = EventAccumulator(str(tmp_path / "logs" / "heat_maps"), {"tensors": 0}).Reload()
-    # files of one second are read in the order of their names, where .10 comes before .9
-    events = sorted(drawn.Tensors("heat_maps/text_summary"), key=lambda event: event.step)
-    assert [event.step for event in events] == [0, 2, 4]
-    text = events[0].tensor_proto.string_val[0].decode()
-    assert "model:" in text
-
-
 def test_trackio_gets_the_drawing_as_markdown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
