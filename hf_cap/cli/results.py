@@ -308,7 +308,10 @@ def judge(values: Values) -> Result:
     if not Path(given.verdicts).exists():
         check_writable(Path(given.verdicts).parent)
         count = judging.write_sheet(given.verdicts, texts, labels, given.sample, given.seed)
-        todo = f"write 1 or 0 into the column `valid` of {given.verdicts}, and run the same command again"
+        todo = (
+            f"write 1 or 0 into the column `valid` of {given.verdicts}, from the top, for {judging.FEWEST} "
+            "texts at least, and run the same command again"
+        )
         return Result({"output": given.verdicts, "texts": count}, then=todo)
     verdicts = judging.read_sheet(given.verdicts, texts, labels)
     named = LMSettings(model=given.judge, base_url=given.base_url)
