@@ -5,18 +5,17 @@
 FOLDER holds `train.jsonl` (rows with `text` and `label`) and `labels.json`, such as Banking77. First a
 language model is asked about every mask of some texts: n = 2,000 are all there are up to 11 words, so the
 reference carries no sampling noise. All answers are kept in the score store, so a killed run goes on
-where it stopped. Then each setting is run by `CAPPrior` itself, over many seeds, on these answers;
-`surrogate` first predicts the score of all masks from those that were asked, and `lexicon` is the source of
-that name, in the scale that fits best, with the questions for each word and label divided by the texts. The
-error is the root of the mean squared difference from the reference, as a share of the reference's root mean
-square; the correlation is taken over the words of a text. Nothing of it depends on the machine.
+where it stopped. Then each setting is run by `CAPPrior` itself, over many seeds, on these answers; `lexicon`
+is the source of that name, in the scale that fits best, with the questions for each word and label divided
+by the texts (not with `--without_lexicon`). The error is the root of the mean squared difference from the
+reference, as a share of the reference's root mean square; the correlation is taken over the words of a
+text. Nothing of it depends on the machine.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, MockLanguageMod
 from hf_cap.lm.open import open_language_model
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import LexiconPrior
-from hf_cap.priors.masks import Masks, draw_masks, fit_words
+from hf_cap.priors.masks import draw_masks
 from hf_cap.utils import subsample, versions, write_json
 from hf_cap.words import fold, keep_words, split_words, word_strings
 
@@ -39,11 +38,11 @@ Answers = dict[tuple[str, str], float]
 SETTINGS: dict[str, dict[str, Any]] = {
     f"{design} n={n}": {"design": design, "n": n}
     for n in (20, 25, 30, 35, 50, 70, 100)
-    for design in ("iid", "balanced")
+    for design in ("iid", "balanced", "planned")
 } | {
     f"{design} n<=100, target_std={target}": {"design": design, "n": 100, "target_std": target}
     for target in (0.2, 0.25, 0.3, 0.4, 0.5)
-    for design in ("iid", "balanced")
+    for design in ("iid", "balanced", "planned")
 }
 
 
@@ -100,32 +99,6 @@ def prior_of(
     return {"scores": made["prior_cap"], "masks": made["cap_masks"], "std": made["cap_std"]}
 
 
-def predicted(masks: Masks, scores: Sequence[float], everything: Masks) -> list[float]:
-    """The score of every mask, by a Gaussian process on those that were asked.
-
-    Its kernel adds one that is linear in the words, one of pairs and a local one; their weights and the
-    noise are those of the highest marginal likelihood on a grid.
-    """
-    weights, values = masks.weights / masks.weights.sum(), np.array(scores)
-    mean = float(weights @ values)
-    signs, targets = 2.0 * masks.kept - 1, 2.0 * everything.kept - 1
-    near, far = (each @ signs.T / signs.shape[1] for each in (signs, targets))
-    best, found = -np.inf, values
-    for pairs, local, noise in product(
-        (0, 0.03, 0.1, 0.3, 1), (0, 0.1, 0.3, 1), (0.003, 0.03, 0.1, 0.3)
-    ):
-
-        def kernel(s: Any, pairs: float = pairs, local: float = local) -> Any:
-            return (1 - pairs) * s + pairs * s**2 + local * np.exp(4 * (s - 1)) + 0.5
-
-        factor = np.linalg.cholesky(kernel(near) + noise * np.eye(len(values)))
-        half = np.linalg.solve(factor, values - mean)
-        likelihood = -len(values) / 2 * np.log(half @ half) - np.log(factor.diagonal()).sum()
-        if likelihood > best:
-            best, found = likelihood, mean + kernel(far) @ np.linalg.solve(factor.T, half)
-    return [float(value) for value in found]
-
-
 def answers_by_mask(
     rows: Sequence[dict[str, str]], answers: Answers
 ) -> dict[str, dict[bytes, float]]:
@@ -137,25 +110,6 @@ def answers_by_mask(
         texts = [keep_words(text, spans, kept.tolist()) for kept in masks]
         found[text] = {k.tobytes(): answers[t, label] for k, t in zip(masks, texts, strict=True)}
     return found
-
-
-def by_surrogate(
-    rows: Sequence[dict[str, str]], answers: dict[str, dict[bytes, float]], n: int, seed: int
-) -> dict[str, Any]:
-    """As `prior_of`, by the ridge regression of every mask's predicted score."""
-    fits, asked_for = [], []
-    for row in rows:
-        words = len(split_words(row["text"]))
-        everything = draw_masks(row["text"], words, REFERENCE, 0)
-        masks = draw_masks(row["text"], words, n, seed, "balanced")
-        scores = [answers[row["text"]][kept.tobytes()] for kept in masks.kept]
-        fits += fit_words([everything], [predicted(masks, scores, everything)], 0.1)
-        asked_for.append(len(masks))
-    return {
-        "scores": [fit.coefficients for fit in fits],
-        "masks": asked_for,
-        "std": [fit.std for fit in fits],
-    }
 
 
 def by_lexicon(
@@ -213,6 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--store", default="default", help="file that keeps the answers")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--without_lexicon", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows, labels = chosen_texts(options.data, options.words, options.texts)
@@ -227,12 +182,8 @@ def main() -> None:
         )
         for name, each in SETTINGS.items()
     }
-    by_mask = answers_by_mask(rows, answers)
-    for n in (25, 35, 50, 70, 100):
-        made = [by_surrogate(rows, by_mask, n, seed) for seed in range(options.seeds)]
-        # the standard error of a fit to predictions says nothing of theirs
-        figures[f"balanced n={n}, surrogate"] = compared(made, truth) | {"error_by_std": None}
-    figures["lexicon"] = by_lexicon(rows, labels, language_model, truth)
+    if not options.without_lexicon:
+        figures["lexicon"] = by_lexicon(rows, labels, language_model, truth)
     facts = {
         "model": options.model,
         "texts": dict(zip(map(str, options.words), options.texts, strict=True)),

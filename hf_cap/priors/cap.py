@@ -10,11 +10,14 @@ from functools import lru_cache
 from operator import mul
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
+
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMSettings, Query, Scored, current_runtime
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel, rank_of
-from hf_cap.priors.masks import Design, Masks, draw_masks, fit_words
+from hf_cap.priors.masks import Draw, Masks, WordFit, draw_masks, fit_words
+from hf_cap.priors.planned import Plan, plan_masks
 from hf_cap.priors.prompts import Prompt
 from hf_cap.schema import LABEL
 from hf_cap.utils import check_range, documented, option, subsample
@@ -27,6 +30,7 @@ _logger = logging.getLogger(__name__)
 
 Score = Literal["log_prob", "mean_log_prob", "contrast"]
 Masking = Literal["delete", "replace"]
+Design = Literal["iid", "balanced", "planned"]
 
 
 @documented
@@ -52,7 +56,9 @@ class CAPPrior(LanguageModelSource):
 
     n: int = option(100, "Perturbations per text, at least 1; all of them where fewer exist.")
     design: Design = option(
-        "iid", "Whether perturbations are independent, or mask each word of a text equally often."
+        "iid",
+        "Whether perturbations are independent, mask each word of a text equally often, or are planned: "
+        "those that tell most about the scores, where words that stand beside each other interact.",
     )
     target_std: float | None = option(
         None,
@@ -116,7 +122,7 @@ class CAPPrior(LanguageModelSource):
             label_scores = opened.label_scores(parts, prompts)
         labels = [self._asked(*pair) for pair in zip(parts, label_scores, strict=True)]
         masks, scores = self._answered(opened, parts, prompts, labels)
-        fits = list(zip(fit_words(masks, scores, self.penalty), cuts, strict=True))
+        fits = list(zip(self._fitted(parts, masks, scores), cuts, strict=True))
         diagnostics: dict[str, list[Any]] = {
             "std": [[*fit.std, *[0.0] * cut] for fit, cut in fits],
             "r2": [fit.r2 for fit, _ in fits],
@@ -171,7 +177,9 @@ class CAPPrior(LanguageModelSource):
                 known[row].update(zip(added, totals, strict=True))
                 scores[row] = [known[row][text] for text in some]
             pending = [
-                row for row in pending if rounds[row] and not self._known(masks[row], scores[row])
+                row
+                for row in pending
+                if rounds[row] and not self._known(parts[row], masks[row], scores[row])
             ]
         return masks, scores
 
@@ -179,13 +187,31 @@ class CAPPrior(LanguageModelSource):
         """Numbers of perturbations, increasing, after which to see whether they are enough."""
         return [*(range(2 * words, self.n, words) if self.target_std else ()), self.n]
 
-    def _known(self, masks: Masks, scores: Sequence[float]) -> bool:
+    def _known(self, row: Row, masks: Masks, scores: Sequence[float]) -> bool:
         """Whether the scores of a text are known to `target_std`; fitted alone, so in any batch alike."""
-        ((_, _, std),) = fit_words([masks], [scores], self.penalty)
+        ((_, _, std),) = self._fitted([row], [masks], [scores])
         return math.hypot(*std) <= (self.target_std or 0) * math.sqrt(len(std))
 
+    def _fitted(
+        self, parts: Sequence[Row], masks: Sequence[Masks], scores: Sequence[Sequence[float]]
+    ) -> list[WordFit]:
+        fits = fit_words(masks, scores, self.penalty)
+        for place, part in enumerate(parts):
+            if plan := self._plan(part):
+                fits[place] = plan.fit([*scores[place]])
+        return fits
+
+    def _plan(self, row: Row) -> Plan | None:
+        """The planned masks, in the order in which they are asked; `None` where all are."""
+        if self.design != "planned":
+            return None
+        return plan_masks(row.text, len(row.spans), self.n, self.seed, self.penalty)
+
     def _masks(self, row: Row, n: int) -> Masks:
-        return draw_masks(row.text, len(row.spans), n, self.seed, self.design)
+        if plan := self._plan(row):
+            return Masks(plan.kept[:n], np.ones(min(n, len(plan.kept))))
+        draw: Draw = "balanced" if self.design == "balanced" else "iid"
+        return draw_masks(row.text, len(row.spans), n, self.seed, draw)
 
     def _perturbed(self, row: Row, masks: Masks) -> list[str]:
         """The text under each of the masks."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Design = Literal["iid", "balanced"]
+Draw = Literal["iid", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def masked_counts(words: int) -> range:
     return range(min(2, words - 1), min(words // 2 + 1, words - 1) + 1) if words > 1 else range(0)
 
 
-def draw_masks(text: str, words: int, n: int, seed: int, design: Design = "iid") -> Masks:
+def draw_masks(text: str, words: int, n: int, seed: int, design: Draw = "iid") -> Masks:
     """Draw the masks of one text.
 
     Args:

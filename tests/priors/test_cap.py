@@ -121,6 +121,19 @@ def test_a_text_is_asked_about_until_its_scores_are_known(design: Any) -> None:
     assert noisy["prior_cap"] == added(everything, [LONG], [0])["prior_cap"]
 
 
+def test_planned_masks_are_asked_one_by_one_and_short_texts_whole() -> None:
+    short = "the card is lost"
+    made = added(prior(design="planned", n=35), [LONG, short], [0, 0])
+    expected = [3.0 * (word in {"lost", "card"}) for word in made["words"][0]]
+    np.testing.assert_allclose(made["prior_cap"][0], expected, atol=0.15)
+    assert made["cap_masks"] == [35, 10]
+    assert made["cap_r2"][0] > 0.99
+    assert made["prior_cap"][1] == added(prior(n=35), [short], [0])["prior_cap"][0]
+    early = added(prior(design="planned", n=100, target_std=0.3), [LONG, LONG], [0, 0])
+    assert 20 <= early["cap_masks"][0] == early["cap_masks"][1] < 60
+    np.testing.assert_allclose(early["prior_cap"][0], expected, atol=0.3)
+
+
 def test_what_is_asked_for_a_target_depends_on_the_text_alone() -> None:
     """Texts of several numbers of rounds: alone and in a batch the same questions and scores."""
     texts = [LONG, *TEXTS, LONG.upper(), LONG.replace("blue ", "")]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from hf_cap.errors import ExtractError
-from hf_cap.priors.masks import Design, Masks, draw_masks, fit_words, masked_counts
+from hf_cap.priors.masks import Draw, Masks, draw_masks, fit_words, masked_counts
 
 Z = NDArray[Any]
 
@@ -94,7 +94,7 @@ def test_a_balanced_draw_begins_that_of_a_larger_n_and_is_enumerated_alike() -> 
 
 
 @pytest.mark.parametrize("design", ["iid", "balanced"])
-def test_the_mean_fit_is_that_of_all_masks(design: Design) -> None:
+def test_the_mean_fit_is_that_of_all_masks(design: Draw) -> None:
     """Nine words with interactions: over many seeds the fit has the weights of full enumeration."""
 
     def score(kept: Z) -> list[float]:
@@ -114,7 +114,7 @@ def test_the_mean_fit_is_that_of_all_masks(design: Design) -> None:
 
 
 def test_a_balanced_design_has_the_smaller_error() -> None:
-    def error(design: Design) -> float:
+    def error(design: Draw) -> float:
         masks = [draw_masks("text", 9, 36, seed, design) for seed in range(100)]
         fits = fit_words(masks, [pair(each.kept) for each in masks], 0.1)
         return float(np.square([fit.coefficients for fit in fits] - truth).mean())
