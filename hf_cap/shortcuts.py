@@ -109,17 +109,12 @@ def find_shortcuts(
         DataError: there are fewer than two labels with texts.
     """
     settings = settings or cues.ShortcutSettings()
-    texts, names = dataset[TEXT][:], label_names(dataset)
-    labels = list(dataset[LABEL])
+    texts, names, labels = dataset[TEXT][:], label_names(dataset), list(dataset[LABEL])
     if len(set(labels)) < 2:
         raise DataError("Shortcuts are found by comparing labels, and the texts have only one.")
-    has: dict[cues.Cue, list[int]] = defaultdict(list)
-    for row, text in enumerate(texts):
-        for cue in cues.find_cues(word_strings(text, settings.word_pattern)):
-            has[cue].append(row)
-    candidates = _associated(has, labels, settings)
+    has = _carriers(texts, settings.word_pattern)
+    candidates, totals = _associated(has, labels, settings), Counter(labels)
     relevance = _relevance(candidates, has, names, judges, settings)
-    found, totals = [], Counter(labels)
     suspicious = [one for one in candidates if relevance.get(one[:2], 0.0) < settings.relevant]
     chosen = [
         (cue, label, q, [row for row in has[cue] if labels[row] == label])
@@ -127,8 +122,8 @@ def find_shortcuts(
     ]
     own = sorted({row for *_, rows in chosen for row in rows})
     scores = _attributions(classifier, own, texts, labels, settings)
-    for cue, label, q, rows in chosen:
-        shortcut = Shortcut(
+    found = [
+        Shortcut(
             cue=cue,
             label=names[label],
             texts=len(rows),
@@ -141,8 +136,18 @@ def find_shortcuts(
             mass=_mass(cue, rows, texts, scores, settings),
             **_reliance(cue, label, texts, labels, rows, classifier, settings),
         )
-        found.append(shortcut)
+        for cue, label, q, rows in chosen
+    ]
     return sorted(found, key=lambda one: -one.score)[: settings.top]
+
+
+def _carriers(texts: Sequence[str], pattern: str) -> dict[cues.Cue, list[int]]:
+    """Cue to the rows of the texts that have it."""
+    has = defaultdict[cues.Cue, list[int]](list)
+    for row, text in enumerate(texts):
+        for cue in cues.find_cues(word_strings(text, pattern)):
+            has[cue].append(row)
+    return has
 
 
 def _associated(

@@ -154,28 +154,25 @@ def evaluate_classifier(
     from hf_cap.evaluation.concepts import concept_audit
 
     settings = settings or EvaluationSettings()
-    classifier = load_classifier(
-        model, tokenizer, batch_size=settings.batch_size, max_length=settings.max_length
-    )
+    sizes = {"batch_size": settings.batch_size, "max_length": settings.max_length}
+    classifier = load_classifier(model, tokenizer, **sizes)
     pattern = settings.word_pattern or classifier.word_pattern
     gold = gold_labels(dataset, classifier.labels)
     calibration = Calibration.read(classifier.model.config)
-    priors = _priors(dataset, settings.prior_column, pattern)
-    texts = dataset[TEXT][:]
+    priors, texts = _priors(dataset, settings.prior_column, pattern), dataset[TEXT][:]
     check_units(texts, pattern, "evaluation")
     tokens = classifier.tokenizer(texts, verbose=False)["input_ids"]
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
     probabilities = calibration.probabilities(classifier.logits(texts))
-    predicted, concepts = probabilities.argmax(axis=1), None
-    if settings.concepts:
-        concepts = concept_audit(classifier, texts, gold.tolist(), settings.concepts, pattern)
+    predicted, count = probabilities.argmax(axis=1), settings.concepts
+    found = concept_audit(classifier, texts, gold.tolist(), count, pattern) if count else None
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
         macro_f1=float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         worst_class_accuracy=worst_class_accuracy(predicted, gold),
         labels=tuple(classifier.labels),
-        concepts=concepts,
+        concepts=found,
         **_confidence(calibration, probabilities, gold),
         **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
     )

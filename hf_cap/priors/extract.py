@@ -143,8 +143,7 @@ def extract_priors(
     _check_rows(chosen, sources)
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
-    today = datetime.now(UTC).date().isoformat()
-    facts = {"date": today, "command": command, "dataset": dataset}
+    facts = {"date": datetime.now(UTC).date().isoformat(), "command": command, "dataset": dataset}
     before = _work(sources)
     made = _extract(chosen, sources, settings, state, facts)
     _save({**splits, **chosen}, made, state, settings.batch_size, output)
@@ -154,8 +153,7 @@ def extract_priors(
         files = [output / f"{split}.parquet" for split in made]
         summaries = [_summary(files, names, time.monotonic() - started, total)]
     broadcast_object_list(summaries)
-    summary: ExtractionSummary = summaries[0]
-    return summary
+    return summaries[0]  # type: ignore[no-any-return]
 
 
 def _check_rows(splits: "Mapping[str, Dataset]", sources: Sequence[Source]) -> None:

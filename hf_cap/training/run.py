@@ -56,9 +56,8 @@ def train_classifier(
         origin = record["data"].get("name") or record["data"]["dataset"]
         config.unlabelled = config.unlabelled or with_unlabelled(origin)
     width = getattr(loaded.config.get_text_config(), "hidden_size", 768)
-    small = peft_config is not None or width < 512
     rows = len(version_sampler(dataset, config.seed) or dataset)
-    kind = {"small": small, "sentence": sentence and peft_config is None}
+    kind = {"small": bool(peft_config) or width < 512, "sentence": sentence and not peft_config}
     chosen = set_for_few_texts(config, record["settings"], rows, **kind)
     trainer = CAPTrainer(
         model=add_adapters(loaded, peft_config, fresh) if peft_config else loaded,
@@ -73,9 +72,9 @@ def train_classifier(
         return
     cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
     made = [read_provenance(cell) for cell in sorted(filter(None, cells))][:1]
-    facts = {"kind": "train", "model": model, "seed": config.seed, "history": trainer.history}
-    facts["chosen"] = chosen
-    facts["alignment"] = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
+    facts = {"kind": "train", "model": model, "seed": config.seed, "chosen": chosen}
+    aligned = {f.name: getattr(config, f.name) for f in fields(AlignmentOptions)}
+    facts |= {"history": trainer.history, "alignment": aligned}
     named = [facts["dataset"] for one in made for facts in one.values() if facts.get("dataset")]
     data = {"name": (*named, None)[0], **record["data"], "rows": len(dataset), "labels": labels}
     data |= {"provenance": made, "unlabelled": config.unlabelled}
