@@ -83,7 +83,9 @@ class Encoder:
             encoded[VERSION_OF] = rows[VERSION_OF]
         if self.example_weight_column:
             found = rows[self.example_weight_column]
-            encoded[EXAMPLE_WEIGHT] = [1.0 if one is None else float(one) for one in found]
+            encoded[EXAMPLE_WEIGHT] = [
+                1.0 if (one := _as_weight(each)) is None else one for each in found
+            ]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
         hosts = map(token_hosts, offsets, encoded[TOKEN_WORDS], spans)
@@ -118,12 +120,23 @@ class Encoder:
                 f"Column {self.weight_column!r}, row {row}: the weight of the prior is {weight!r}; weights "
                 "are finite and at least 0, and 0 leaves an example out of the alignment."
             )
-        weight = cells.get(name := self.example_weight_column or "")
+        given = cells.get(name := self.example_weight_column or "")
+        weight = _as_weight(given)
         if weight is not None and not 0 <= weight < math.inf:
             raise DataError(
-                f"Column {name!r}, row {row}: the weight of the text is {weight!r}; weights are finite and "
+                f"Column {name!r}, row {row}: the weight of the text is {given!r}; weights are finite and "
                 "at least 0, and a null counts as 1."
             )
+
+
+def _as_weight(value: Any) -> float | None:
+    """A weight, which a csv file holds as text; `None` for a null or an empty cell, NaN for no number."""
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 class Priors(NamedTuple):

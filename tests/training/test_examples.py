@@ -169,11 +169,21 @@ def test_what_cannot_be_weighted_is_an_error(
         trainer(tmp_path, **settings)
 
 
-def test_bad_weights_are_errors(tmp_path: Path) -> None:
-    for bad in (-1.0, math.nan):
-        rows = raw_rows().add_column("sure", [1.0, bad, *[1.0] * 14])
-        with pytest.raises(DataError, match=r"'sure', row 1: the weight of the text is"):
-            trainer(tmp_path, rows=rows, example_weight_column="sure")
+def test_weights_of_a_csv_file_are_numbers_and_empty_cells_count_as_one(tmp_path: Path) -> None:
+    rows = raw_rows().add_column("sure", ["2", "", "0.5", *["1"] * 13])
+    encoded = trainer(tmp_path, rows=rows, example_weight_column="sure").train_dataset
+    assert encoded["example_weight"][:4] == [2.0, 1.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, "much"])
+def test_bad_weights_are_errors(tmp_path: Path, bad: Any) -> None:
+    ones: list[Any] = ["1.0"] * 15 if isinstance(bad, str) else [1.0] * 15
+    rows = raw_rows().add_column("sure", [ones[0], bad, *ones[1:]])
+    with pytest.raises(DataError, match=rf"'sure', row 1: the weight of the text is {bad!r}"):
+        trainer(tmp_path, rows=rows, example_weight_column="sure")
+
+
+def test_weighting_that_cannot_work_is_an_error(tmp_path: Path) -> None:
     encoded = trainer(tmp_path).train_dataset  # without that column
     subject = trainer(tmp_path, rows=encoded, example_weight_column="sure")
     with pytest.raises(DataError, match="The batch has no 'example_weight'"):
