@@ -345,7 +345,7 @@ class LMRuntime:
         "auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one."
     )
     token_budget: int | None = option(
-        None, "Tokens per forward pass, 384 on a CPU, 8192 on a GPU; halved when memory runs out."
+        None, "Tokens per forward pass, 768 on a CPU, 8192 on a GPU; halved when memory runs out."
     )
     prefix_memory: float = option(
         2.0, "Gigabytes for caches of prompt prefixes; the least recently used goes first."

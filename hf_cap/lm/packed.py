@@ -7,6 +7,7 @@ import random
 import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from hf_cap.errors import ExtractError
+from hf_cap.lm.attention import BLOCK, attending, pack_blocks, takes_blocks
 from hf_cap.utils import length_batches
 
 Integers = NDArray[np.int64]
@@ -80,6 +82,12 @@ class Trie:
         queries = np.arange(start, stop)[:, None]
         keys = np.concatenate([above, np.arange(start, stop)])
         return np.asarray((keys <= queries) & (queries < self.end[keys]))
+
+    def block(self, held: Integers, start: int, stop: int) -> tuple[Integers, NDArray[np.bool_]]:
+        """Places in `held` of what a block of nodes from `start` sees, and what each of them sees of it."""
+        above, stop = self.ancestors(start), min(start + BLOCK, stop)
+        places = np.searchsorted(held, np.concatenate([above, np.arange(start, stop)]))
+        return places, self.visible(above, start, stop)
 
 
 def build_trie(rows: Sequence[Continuation]) -> Trie:
@@ -194,15 +202,21 @@ class TokenScorer:
         above = trie.ancestors(start)
         first, last = np.searchsorted(trie.step_nodes, (start, stop))
         nodes, step_rows = np.unique(trie.step_nodes[first:last], return_inverse=True)
-        logits = self.model(
-            input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
-            position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
-            attention_mask=self.mask(prefix, trie, above, start, stop),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.from_numpy(nodes - start).to(device),
-        ).logits[0]
         held = np.concatenate([above, np.arange(start, stop)])
+        mask = self.mask(prefix, trie, above, start, stop)
+        how: AbstractContextManager[None] = nullcontext()
+        if takes_blocks(self.model):
+            parts = [trie.block(held, first, stop) for first in range(start, stop, BLOCK)]
+            how = attending(self.model, pack_blocks(prefix, parts, mask))
+        with how:
+            logits = self.model(
+                input_ids=torch.from_numpy(trie.tokens[None, start:stop]).to(device),
+                position_ids=torch.from_numpy(prefix + trie.depth[None, start:stop]).to(device),
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.from_numpy(nodes - start).to(device),
+            ).logits[0]
         path = torch.from_numpy(prefix + np.flatnonzero(trie.end[held] > stop)).to(device)
         for layer in cache.layers:
             for name in ("keys", "values"):  # the prefix, which may be long, is not copied

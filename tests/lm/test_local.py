@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from hf_cap.errors import ExtractError, ModelError
+from hf_cap.lm import attention
 from hf_cap.lm.base import LMRuntime, LMSettings, LMStatistics, Query, Sampling, Scored
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel, load_local, weights_fingerprint
@@ -59,6 +60,44 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
     lm = opened(model, packed=False)
     assert largest_difference(lm.log_probs(queries[::5]), expected[::5]) < TOLERANCE
     assert lm.statistics.tokens_computed == lm.statistics.naive_tokens
+
+
+def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def attend(*arguments: Any, **options: Any) -> Any:
+        seen.append(arguments[1].shape[2])
+        return plain(*arguments, **options)
+
+    plain = attention._attend
+    monkeypatch.setattr(attention, "_attend", attend)
+    model = llama()
+    lm = opened(model, token_budget=100)
+    assert lm.reach
+    seen.clear()
+    lm.log_probs(QUERIES)
+    assert max(seen) == 100  # tokens of a run
+    assert model.config._attn_implementation == "sdpa"
+    blocks = attention.pack_blocks(0, [(np.arange(1), np.ones((1, 1), bool))], torch.zeros(1))
+    with pytest.raises(KeyboardInterrupt), attention.attending(model, blocks):
+        raise KeyboardInterrupt
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_attention_that_is_not_plain_keeps_its_mask() -> None:
+    query, key, value = torch.randn(3, 1, 2, 4, 8)
+    mask = torch.zeros(1, 1, 4, 4).masked_fill(torch.ones(4, 4).triu(1) > 0, -1e9)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    causal, everything = [
+        [(np.arange(4), one.astype(bool))] for one in (np.tri(4), np.ones((4, 4)))
+    ]
+    cases = [(causal, mask, {}), (everything, mask, {"s": 2}), (everything, mask.clone(), {})]
+    for parts, given, options in cases:
+        with attention.attending(llama(), attention.pack_blocks(0, parts, mask)):
+            out, _ = attention._attend(llama(), query, key, value, given, **options)
+        torch.testing.assert_close(out, expected.transpose(1, 2))
 
 
 def test_a_score_depends_neither_on_order_nor_on_company() -> None:
