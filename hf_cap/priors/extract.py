@@ -349,8 +349,9 @@ def _summary(
         """The columns of a part of the rows; lists as `(rows, length)`."""
         for file in files:
             with pq.ParquetFile(file) as opened:
-                for part in opened.iter_batches(_PART, columns=[*columns]):
-                    cells = [part.column(name) for name in columns]
+                for group in range(opened.num_row_groups):
+                    part = opened.read_row_group(group, [*columns])
+                    cells = [part[name].combine_chunks() for name in columns]
                     yield [
                         cell.flatten().to_numpy().reshape(len(part), -1)
                         if pa.types.is_list(cell.type)
