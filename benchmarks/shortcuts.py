@@ -78,6 +78,7 @@ _TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "warmup_steps": 0.1,
     "weight_decay": 0.01,
+    "adam_beta2": 0.999,
     "max_length": 64,
     "alignment_weight": 0.0,
 }

@@ -21,8 +21,8 @@ from hf_cap.utils import write_json
 FALL, WITHIN, LOGGED = 0.13, 50, 5
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "two_points": {"attribution_steps": 2},
-    "beta2": {"adam_beta2": 0.98},
+    "longer_memory": {"adam_beta2": 0.999},
+    "two_points": {"adam_beta2": 0.999, "attribution_steps": 2},
 }
 Head = Literal["sentence", "sequence"]
 HEADS: tuple[Head, ...] = get_args(Head)

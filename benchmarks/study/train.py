@@ -107,8 +107,9 @@ def train_classifier(data: Dataset, training: Mapping[str, Any], seed: int) -> C
     options = dict(training)
     model = options.pop("model")
     with TemporaryDirectory() as scratch:
+        recorded = {"adam_beta2": 0.999}  # the default when most cells were made
         config = CAPConfig(
-            **{"dataloader_pin_memory": torch.cuda.is_available(), **options},
+            **{"dataloader_pin_memory": torch.cuda.is_available(), **recorded, **options},
             output_dir=scratch,
             seed=seed,
             save_strategy="no",

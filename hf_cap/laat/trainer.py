@@ -54,6 +54,7 @@ class LAATConfig(LAATOptions, CAPConfig):
         "vectors, or another of `CAPConfig.alignment_loss`.",
     )
     learning_rate: float = option(1e-2, "Learning rate of AdamW.")
+    adam_beta2: float = option(0.999, "Decay of Adam's mean of squared gradients, in [0, 1).")
     num_train_epochs: float = option(
         -1.0, f"Passes through the rows. -1: {EPOCHS}, or on a large table {STEPS:,} steps."
     )

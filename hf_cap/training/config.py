@@ -15,7 +15,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.labels import ClassifierOptions
 from hf_cap.losses import find_loss
 from hf_cap.training.options import AlignmentOptions, WeightingOptions
-from hf_cap.utils import check_range
+from hf_cap.utils import check_range, option
 
 _logger = logging.getLogger(__name__)
 
@@ -30,11 +30,14 @@ class CAPConfig(ClassifierOptions, WeightingOptions, AlignmentOptions, TrainingA
     """Settings of [`CAPTrainer`]: of the alignment, of the classifier, and `TrainingArguments`.
 
     They are those of `AlignmentOptions`, `WeightingOptions`, `ClassifierOptions` and
-    `transformers.TrainingArguments`. No default of the last is changed.
+    `transformers.TrainingArguments`. Of the last one default is changed: `adam_beta2`, as alignment now and
+    then breaks with a longer memory of squared gradients.
 
     Raises:
         ConfigError: a setting is out of range, or cannot work with differentiated attributions.
     """
+
+    adam_beta2: float = option(0.98, "Decay of Adam's mean of squared gradients, in [0, 1).")
 
     def __post_init__(self) -> None:
         if self.greater_is_better is None and self.metric_for_best_model is not None:
