@@ -184,9 +184,7 @@ def timings(
     return {
         key: {
             "seconds": round(statistics.median(values), 4),
-            "ratio": round(
-                statistics.median(v / p for v, p in zip(values, found["plain"], strict=True)), 3
-            ),
+            "ratio": round(statistics.median(v / p for v, p in zip(values, found["plain"], strict=True)), 3),
         }
         for key, values in found.items()
     }
@@ -202,9 +200,7 @@ def gradient_difference(name: str, length: int) -> float:
         if priors is None:
             raise RuntimeError("the batch has no priors")
         subject.align(subject.model.train(), inputs, priors)[0].backward()
-        found = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in subject.model.parameters()
-        ]
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in subject.model.parameters()]
         gradients.append(torch.cat([g.flatten() for g in found]))
     exact, approximate = gradients
     return float((approximate - exact).norm() / exact.norm())
@@ -283,9 +279,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="under 8 minutes")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json"
-    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "alignment.json")
     parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
     parser.add_argument("--model", default="minilm", help=argparse.SUPPRESS)
     parser.add_argument("--length", type=int, default=128, help=argparse.SUPPRESS)

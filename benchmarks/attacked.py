@@ -75,17 +75,13 @@ def run(place: str, draw: int, *, shots: int, classes: int, steps: int) -> list[
 
 def main() -> None:
     """Measure all draws, write the file and print means and paired differences from `texts`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--classes", type=int, default=16)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "attacked.json"
-    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "attacked.json")
     given = parser.parse_args()
     quiet()
     sizes = {"shots": given.shots, "classes": given.classes, "steps": given.steps}

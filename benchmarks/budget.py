@@ -61,9 +61,7 @@ def chosen_texts(
     return found, labels
 
 
-def asked(
-    rows: Sequence[dict[str, str]], labels: list[str], language_model: LanguageModel
-) -> Answers:
+def asked(rows: Sequence[dict[str, str]], labels: list[str], language_model: LanguageModel) -> Answers:
     """The answer for every mask of the texts, from the store where it has them."""
     opened = CAPPrior(labels=tuple(labels), model=language_model, demonstrations=0).open()
     found: Answers = {}
@@ -99,9 +97,7 @@ def prior_of(
     return {"scores": made["prior_cap"], "masks": made["cap_masks"], "std": made["cap_std"]}
 
 
-def answers_by_mask(
-    rows: Sequence[dict[str, str]], answers: Answers
-) -> dict[str, dict[bytes, float]]:
+def answers_by_mask(rows: Sequence[dict[str, str]], answers: Answers) -> dict[str, dict[bytes, float]]:
     """The answers of each text by the bytes of its masks."""
     found = {}
     for row in rows:
@@ -113,10 +109,7 @@ def answers_by_mask(
 
 
 def by_lexicon(
-    rows: Sequence[dict[str, str]],
-    labels: list[str],
-    language_model: LanguageModel,
-    truth: list[list[float]],
+    rows: Sequence[dict[str, str]], labels: list[str], language_model: LanguageModel, truth: list[list[float]]
 ) -> dict[str, float | None]:
     """As `compared`, of the prior `lexicon` of the words of the texts."""
     words = {fold(word) for row in rows for word in word_strings(row["text"])}
@@ -154,12 +147,8 @@ def compared(made: list[dict[str, Any]], truth: list[list[float]]) -> dict[str, 
 
 def main() -> None:
     """Ask, run and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train.jsonl and labels.json"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and labels.json")
     parser.add_argument("--model", default=LMSettings().model)
     parser.add_argument("--words", type=int, nargs="+", default=[8, 9])
     parser.add_argument(
@@ -177,8 +166,7 @@ def main() -> None:
     truth = prior_of(rows, labels, answers, n=REFERENCE)["scores"]
     figures = {
         name: compared(
-            [prior_of(rows, labels, answers, seed=seed, **each) for seed in range(options.seeds)],
-            truth,
+            [prior_of(rows, labels, answers, seed=seed, **each) for seed in range(options.seeds)], truth
         )
         for name, each in SETTINGS.items()
     }

@@ -121,9 +121,7 @@ def timed(work: Callable[[], Any], perturbations: int, n: int) -> tuple[Any, Tim
     return result, Timing(n / rate, rate, perturbations, round(peak[0]))
 
 
-def measure_naive(
-    model: LocalLanguageModel, asked: list[Query], n: int
-) -> tuple[list[Scored], Timing]:
+def measure_naive(model: LocalLanguageModel, asked: list[Query], n: int) -> tuple[list[Scored], Timing]:
     """Side (a): one whole prompt at a time."""
     alone = plain(model, 1)
     scores, timing = timed(lambda: [alone.log_probs([query])[0] for query in asked], len(asked), n)
@@ -142,13 +140,7 @@ def plain(model: LocalLanguageModel, budget: int) -> LocalLanguageModel:
 
 
 def measure_captum(
-    model: LocalLanguageModel,
-    prefix: str,
-    texts: list[Text],
-    n: int,
-    samples: int,
-    *,
-    in_tokens: bool,
+    model: LocalLanguageModel, prefix: str, texts: list[Text], n: int, samples: int, *, in_tokens: bool
 ) -> Timing:
     """Side (c): captum's KernelShap over the words, one forward pass (or one a token) a sample."""
     method = LLMAttribution(KernelShap(model.model), model.tokens.tokenizer)
@@ -160,9 +152,7 @@ def measure_captum(
         for item in texts:
             words = item.text.split()
             inputs = TextTemplateInput(prompt, values=words, baselines=[""] * len(words))
-            method.attribute(
-                inputs, target=f" {item.label}", n_samples=samples, forward_in_tokens=in_tokens
-            )
+            method.attribute(inputs, target=f" {item.label}", n_samples=samples, forward_in_tokens=in_tokens)
 
     return timed(work, samples * len(texts), n)[1]
 
@@ -191,9 +181,7 @@ def floor_seconds(model: LocalLanguageModel, prefix: str, tokens: int, rate: flo
     return float((2 * weights + attention) * tokens / rate)
 
 
-def measure_ours(
-    model: LocalLanguageModel, asked: list[Query], n: int
-) -> tuple[list[Scored], Timing, int]:
+def measure_ours(model: LocalLanguageModel, asked: list[Query], n: int) -> tuple[list[Scored], Timing, int]:
     """Side (e): hf_cap, with its prefix still to be encoded; and the tokens it computed."""
     fresh = LocalLanguageModel(model.model, model.tokens.tokenizer)
     scores, timing = timed(lambda: fresh.log_probs(asked), len(asked), n)
@@ -319,10 +307,7 @@ CONTEXT_CITE = "left out: it scores a response it generated itself, and autocast
 
 def table(facts: dict[str, Any]) -> str:
     """The sides as a Markdown table."""
-    lines = [
-        "| side | s an example | perturbations/s | peak MB | timed on |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| side | s an example | perturbations/s | peak MB | timed on |", "|---|---|---|---|---|"]
     for name, side in facts["sides"].items():
         lines.append(
             f"| {name} | {side['seconds']:.2f} | {side['perturbations_per_second']:.1f} | "
@@ -333,19 +318,11 @@ def table(facts: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with train_5.jsonl and labels.json"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train_5.jsonl and labels.json")
     parser.add_argument("--model", default=LMSettings().model)
-    parser.add_argument(
-        "--quick", action="store_true", help="6 texts instead of 24: within 8 minutes"
-    )
-    parser.add_argument(
-        "--growth_only", action="store_true", help="only how cost grows: labels, words, n"
-    )
+    parser.add_argument("--quick", action="store_true", help="6 texts instead of 24: within 8 minutes")
+    parser.add_argument("--growth_only", action="store_true", help="only how cost grows: labels, words, n")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = LMSettings(model=options.model, dtype="float32")

@@ -11,11 +11,7 @@ from typing import Any
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks/results/shortcuts.json"
 FIGURE = _ROOT / "docs/images/shortcut.svg"
-METHODS = {
-    "none": "fine-tuning",
-    "logistic_names": "logistic regression",
-    "drop_found": "with hf_cap",
-}
+METHODS = {"none": "fine-tuning", "logistic_names": "logistic regression", "drop_found": "with hf_cap"}
 TEST_SETS = {"clean": "test texts as they are", "shifted": "with the name of another class"}
 _STYLE = """
 text { font: 15px system-ui, sans-serif; fill: #1f2328 } .strong { font-weight: 600 }
@@ -25,12 +21,7 @@ text { font: 15px system-ui, sans-serif; fill: #1f2328 } .strong { font-weight: 
   .clean { fill: #7d8590 } .shifted { fill: #58a6ff }
 }
 """
-_SIZE, _LEFT, _FULL, _BAR = (
-    480,
-    16,
-    390,
-    18,
-)  # pixels: width, margin, length of 100 %, height of a bar
+_SIZE, _LEFT, _FULL, _BAR = (480, 16, 390, 18)  # pixels: width, margin, length of 100 %, height of a bar
 
 
 def percentages(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -184,8 +184,7 @@ def scoring(size: Size, device: torch.device) -> dict[str, Any]:
     def whole(scorer: TokenScorer) -> Callable[[], list[list[tuple[float, ...]]]]:
         some = texts[: size.padded_texts]
         return lambda: [
-            scorer.whole([Continuation(prefix + row.ids, row.scored) for row in rows])
-            for rows in some
+            scorer.whole([Continuation(prefix + row.ids, row.scored) for row in rows]) for rows in some
         ]
 
     sides, scores = {}, {}
@@ -205,9 +204,7 @@ def scoring(size: Size, device: torch.device) -> dict[str, Any]:
         "dense_tokens_per_second": dense,
         "dense_teraflops": 2 * weights * dense / 1e12,
         "sides": sides,
-        "mean_abs_difference": {
-            name: difference(found, reference) for name, found in scores.items()
-        },
+        "mean_abs_difference": {name: difference(found, reference) for name, found in scores.items()},
     }
 
 
@@ -221,17 +218,7 @@ def difference(
 
 def gpu_tests() -> str:
     """The last line of the tests that need an accelerator."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-q",
-        "-n",
-        "0",
-        "tests/training/test_gpu.py",
-    ]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-n", "0", "tests/training/test_gpu.py"]
     run = subprocess.run(command, capture_output=True, text=True)
     return run.stdout.strip().splitlines()[-1]
 
@@ -271,11 +258,7 @@ def main() -> None:
     # a CPU needs another compiler for FlexAttention than a GPU; there it runs as it is written
     with torch.compiler.set_stance("default" if device.type == "cuda" else "force_eager"):
         found = measure(SMALL if options.toy else CARD, device)
-    found |= {
-        "gpu_tests": gpu_tests(),
-        "seconds": time.perf_counter() - started,
-        "toy": options.toy,
-    }
+    found |= {"gpu_tests": gpu_tests(), "seconds": time.perf_counter() - started, "toy": options.toy}
     write_json(options.output, found)
     print(json.dumps(found))
 

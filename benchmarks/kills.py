@@ -46,20 +46,8 @@ from tests.tiny import WORDS, byte_tokenizer, llama, roberta_classifier, word_to
 
 RESULTS = Path(__file__).parent / "results" / "kills.jsonl"
 LABELS = ("lost_card", "renew_loan")
-COUNTED = [
-    "kills",
-    "ends",
-    "answers",
-    "again",
-    "in flight",
-    "lost",
-    "stuck",
-    "different",
-    "millionths",
-]
-PRELOADED = (
-    "tests.lm.server safetensors.numpy openai anyio.from_thread sklearn.feature_selection".split()
-)
+COUNTED = ["kills", "ends", "answers", "again", "in flight", "lost", "stuck", "different", "millionths"]
+PRELOADED = "tests.lm.server safetensors.numpy openai anyio.from_thread sklearn.feature_selection".split()
 PRELOADED += [found.name for found in pkgutil.walk_packages(hf_cap.__path__, "hf_cap.")]
 PRELOADED.remove("hf_cap.__main__")
 PRELOADED += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "roberta")]
@@ -310,9 +298,7 @@ def chat(prompt: str) -> dict[str, Any]:
     if prompt.startswith("Is the topic"):
         return message("yes")
     text = prompt.split("Message: ")[1].splitlines()[0]
-    return message(
-        f"by the way, never mind the {'loan' if 'lost card' in text else 'card'}: {text}"
-    )
+    return message(f"by the way, never mind the {'loan' if 'lost card' in text else 'card'}: {text}")
 
 
 class LightServer(Server):
@@ -360,9 +346,7 @@ def kill_all(room: Path, given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="per command")
     parser.add_argument("--minutes", type=float, default=60.0, help="at most, per command")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))

@@ -117,11 +117,7 @@ class Plan:
     def regimes(self) -> list[str]:
         """Names of the conditions, such as `5_shot` or `5_shot, label noise 0.5`."""
         noises = [
-            *(
-                f", {kind} noise {share:g}"
-                for kind in NOISE
-                for share in getattr(self, f"{kind}_noise")
-            )
+            *(f", {kind} noise {share:g}" for kind in NOISE for share in getattr(self, f"{kind}_noise"))
         ] or ["", *([", skewed"] if self.dropped else [])]
         return [f"{k}_shot{noise}" for k, noise in product(self.shots, noises)]
 
@@ -223,9 +219,7 @@ class Encoded:
         return cls(task, made, made.features(task.train), known, made.features(task.test), asked)
 
 
-def through_trainer(
-    plan: Plan, name: str, task: Task, scores: FeatureScores | None
-) -> Probabilities:
+def through_trainer(plan: Plan, name: str, task: Task, scores: FeatureScores | None) -> Probabilities:
     """A student through `LAATTrainer`, on all its rows at each step."""
     with TemporaryDirectory() as folder:
         config = LAATConfig(
@@ -278,9 +272,7 @@ def side_by_side(
     rows = None
     if scores is not None:
         pairs = zip(scores, tasks, strict=True)
-        rows = [
-            g.matrix(one.task.schema.outputs, one.task.schema.feature_names) for g, one in pairs
-        ]
+        rows = [g.matrix(one.task.schema.outputs, one.task.schema.feature_names) for g, one in pairs]
     optimizer = torch.optim.AdamW(stacked.values(), lr=plan.learning_rate, weight_decay=0.0)
     for _ in range(plan.steps):
         optimizer.zero_grad()
@@ -292,9 +284,7 @@ def side_by_side(
         optimizer.step()
     with torch.no_grad():
         return [
-            forward(
-                {key: value[place] for key, value in stacked.items()}, torch.from_numpy(one.test)
-            )
+            forward({key: value[place] for key, value in stacked.items()}, torch.from_numpy(one.test))
             .softmax(-1)
             .double()
             .numpy()
@@ -302,9 +292,7 @@ def side_by_side(
         ]
 
 
-def alignment(
-    logits: Tensor, features: Tensor, rows: Sequence[tuple[NDArray[Any], NDArray[Any]]]
-) -> Tensor:
+def alignment(logits: Tensor, features: Tensor, rows: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Tensor:
     """Mean over draws of the global alignment loss; logits `(draws, rows, classes)`."""
     # (draws, classes, rows, features)
     gradients = input_gradients(logits.flatten(0, 1), features, differentiable=True)
@@ -378,9 +366,7 @@ def predictions(
     if method in PEERS:
         return [tree(method, one) for one in tasks]
     name = next(part for part in method.split("_") if part in STUDENTS)
-    known = [
-        known_scores(plan, cell, one.task.schema) for cell, one in zip(cells, tasks, strict=True)
-    ]
+    known = [known_scores(plan, cell, one.task.schema) for cell, one in zip(cells, tasks, strict=True)]
     scores = [one for one in known if one is not None]
     return side_by_side(plan, name, tasks, scores or None)
 
@@ -465,9 +451,7 @@ def run(plan: Plan, data: str, minutes: float) -> None:
                 print("time is up; the same command goes on")
                 return
             some = [tasks[cell.draw] for cell in cells]
-            for cell, one, found in zip(
-                cells, some, predictions(plan, method, cells, some), strict=True
-            ):
+            for cell, one, found in zip(cells, some, predictions(plan, method, cells, some), strict=True):
                 write_json(cell_file(plan, cell), measure(plan, cell, one, found))
         print(f"{dataset}, {regime}: done", flush=True)
     print(f"all {len(plan.cells)} cells are done")
@@ -534,14 +518,10 @@ def compare(plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def table(
-    frame: pd.DataFrame, baseline: str, controls: Sequence[str], ceiling: str
-) -> list[dict[str, Any]]:
+def table(frame: pd.DataFrame, baseline: str, controls: Sequence[str], ceiling: str) -> list[dict[str, Any]]:
     """Each method against the student without scores and the best control, the best method first."""
     values, plain = results.summarize(frame, ["method"]), results.compare(frame, baseline, [])
-    of_controls = frame[frame["method"].isin(controls)].pivot(
-        index="draw", columns="method", values="value"
-    )
+    of_controls = frame[frame["method"].isin(controls)].pivot(index="draw", columns="method", values="value")
     shared = of_controls.dropna()
     means = (shared if len(shared) else of_controls).mean().sort_values(ascending=False)
     ranked = list(means.index)
@@ -559,9 +539,7 @@ def table(
                 "best_control": best,
                 "from_control": best and _estimate(against[best], method, "difference"),
                 "p": float(p.loc[method, "p"]) if p is not None and method in p.index else None,
-                "p_holm": float(p.loc[method, "p_holm"])
-                if p is not None and method in p.index
-                else None,
+                "p_holm": float(p.loc[method, "p_holm"]) if p is not None and method in p.index else None,
             }
         )
     return rows
@@ -580,9 +558,7 @@ def score_quality(folder: str, file: str, name: str) -> dict[str, Any]:
     """How a table's scores of the second class over the first agree with logistic regression on all of it."""
     frame, schema = read(file, name)
     preprocessor = Preprocessor.fit(frame, schema)
-    fit = LogisticRegression(max_iter=2000).fit(
-        preprocessor.features(frame), preprocessor.targets(frame)
-    )
+    fit = LogisticRegression(max_iter=2000).fit(preprocessor.features(frame), preprocessor.targets(frame))
     asked = elicited(folder, name)
     agreement = {}
     for source, scores in (("elicited", asked), ("hand", hand_written(name, schema))):
@@ -709,9 +685,7 @@ def _tables(metric: str, test_set: str, rows: list[dict[str, Any]], *, whole: bo
     lines = []
     for name in STUDENTS:
         shown = [r for r in rows if r["student"] == name and (whole or r["dataset"] == ALL)]
-        title = f"### {metric}, {name}" + (
-            ", rows of the dropped group" if test_set == "group" else ""
-        )
+        title = f"### {metric}, {name}" + (", rows of the dropped group" if test_set == "group" else "")
         header = ["table", "regime", "method", metric, "vs plain", "vs control", "p"]
         lines += [title, "", f"| {' | '.join(header)} |", "|---|---|---|---:|---:|---:|---:|"]
         shown.sort(key=lambda r: (r["dataset"] != ALL, r["dataset"], _place(r["regime"])))
@@ -775,9 +749,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with the tables")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--report", nargs="+", metavar="RECIPE", help="recipes to report on")
-    parser.add_argument(
-        "--timed", action="store_true", help="time a step, compare with the trainer"
-    )
+    parser.add_argument("--timed", action="store_true", help="time a step, compare with the trainer")
     parser.add_argument(
         "--adopt", action="store_true",
         help="vouch that cells without a record are this recipe's, with these scores",

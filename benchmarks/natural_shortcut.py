@@ -59,18 +59,14 @@ def with_marks(data: Dataset) -> Dataset:
 
 def main() -> None:
     """Print the counts, then the accuracy of each method on each test set, as JSON lines."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--shots", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=[*METHODS])
     given = parser.parse_args()
-    splits = {
-        name: of_classes(data, [*WITH, *WITHOUT]) for name, data in load_splits(given.data).items()
-    }
+    splits = {name: of_classes(data, [*WITH, *WITHOUT]) for name, data in load_splits(given.data).items()}
     for name, data in splits.items():
         ended = np.array([text.endswith(".") for text in data[TEXT]])
         has = np.array(data[LABEL]) < len(WITH)

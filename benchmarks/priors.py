@@ -29,12 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_cap.data import label_names, load_splits
 from hf_cap.embedded import ENCODER, resolve_model
-from hf_cap.priors.classifier import (
-    IntegratedGradientsPrior,
-    LimePrior,
-    OcclusionPrior,
-    ReferenceClassifier,
-)
+from hf_cap.priors.classifier import IntegratedGradientsPrior, LimePrior, OcclusionPrior, ReferenceClassifier
 from hf_cap.utils import text_seed, versions, write_json
 from hf_cap.words import NO_WORD, keep_words, split_words, token_words, word_strings
 
@@ -52,26 +47,18 @@ TOLERANCE = 1e-4
 """Largest difference of two scores that counts as equal, as a share of the largest score."""
 
 
-def captum_integrated_gradients(
-    classifier: ReferenceClassifier, text: str, gold: int
-) -> Sequence[float]:
+def captum_integrated_gradients(classifier: ReferenceClassifier, text: str, gold: int) -> Sequence[float]:
     """One text at a time through captum's `LayerIntegratedGradients`, all 50 steps in one batch."""
-    encoded = classifier.text_classifier.tokenizer(
-        text, return_tensors="pt", return_offsets_mapping=True
-    )
+    encoded = classifier.text_classifier.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
     spans = split_words(text)
     ids = encoded["input_ids"].to(classifier.text_classifier.model.device)
     words = torch.tensor(token_words(encoded["offset_mapping"][0].tolist(), spans, text)).to(ids)
-    baselines = torch.where(
-        words == NO_WORD, ids, classifier.text_classifier.tokenizer.pad_token_id
-    )
+    baselines = torch.where(words == NO_WORD, ids, classifier.text_classifier.tokenizer.pad_token_id)
     gradients = LayerIntegratedGradients(
         lambda ids: classifier.text_classifier.model(input_ids=ids).logits,
         classifier.text_classifier.model.get_input_embeddings(),
     )
-    scores = gradients.attribute(
-        ids, baselines=baselines, target=classifier.outputs[gold], n_steps=50
-    )
+    scores = gradients.attribute(ids, baselines=baselines, target=classifier.outputs[gold], n_steps=50)
     tokens = scores[0].sum(-1)
     return [tokens[words == word].sum().item() for word in range(len(spans))]
 
@@ -85,15 +72,11 @@ def captum_occlusion(classifier: ReferenceClassifier, text: str, gold: int) -> S
         inputs = classifier.text_classifier.tokenizer(shortened, return_tensors="pt").to(
             classifier.text_classifier.model.device
         )
-        log_probs: torch.Tensor = (
-            classifier.text_classifier.model(**inputs).logits.log_softmax(-1).cpu()
-        )
+        log_probs: torch.Tensor = classifier.text_classifier.model(**inputs).logits.log_softmax(-1).cpu()
         return log_probs[:, classifier.outputs[gold]]
 
     with torch.no_grad():
-        scores: list[float] = (
-            FeatureAblation(log_prob).attribute(torch.ones(1, len(spans)))[0].tolist()
-        )
+        scores: list[float] = FeatureAblation(log_prob).attribute(torch.ones(1, len(spans)))[0].tolist()
     return scores
 
 
@@ -112,10 +95,7 @@ def library_lime(samples: int) -> Explain:
             return found
 
         explainer = LimeTextExplainer(
-            bow=False,
-            split_expression=word_strings,
-            mask_string="",
-            random_state=text_seed(0, text),
+            bow=False, split_expression=word_strings, mask_string="", random_state=text_seed(0, text)
         )
         words = len(word_strings(text))
         explained = explainer.explain_instance(
@@ -172,9 +152,7 @@ def contests(folder: str, data: Dataset) -> list[Contest]:
     options = {"classifier": folder}
     lime = LimePrior.from_dataset(data, **options)
     return [
-        Contest(
-            IntegratedGradientsPrior.from_dataset(data, **options), captum_integrated_gradients
-        ),
+        Contest(IntegratedGradientsPrior.from_dataset(data, **options), captum_integrated_gradients),
         Contest(OcclusionPrior.from_dataset(data, **options), captum_occlusion),
         Contest(lime, library_lime(lime.samples)),
     ]
@@ -208,9 +186,7 @@ def main() -> None:
     for name, one in results.items():
         if one["largest_difference"] > TOLERANCE * one["largest_score"]:
             raise SystemExit(f"The scores of {name} are not the library's: {one}")
-    print(
-        json.dumps({f"speedup_{name}": round(one["speedup"], 2) for name, one in results.items()})
-    )
+    print(json.dumps({f"speedup_{name}": round(one["speedup"], 2) for name, one in results.items()}))
 
 
 def save_classifier(folder: str, labels: Sequence[str]) -> None:

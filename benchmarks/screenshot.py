@@ -15,14 +15,7 @@ FLAGS = (
 
 
 def photograph(
-    page_file: Path,
-    image: Path,
-    *,
-    width: int,
-    height: int,
-    dark: bool,
-    part: str | None,
-    chromium: str,
+    page_file: Path, image: Path, *, width: int, height: int, dark: bool, part: str | None, chromium: str
 ) -> None:
     """Write a PNG of a page, or of the part of it that a CSS selector names; height 0 takes all of it."""
     with sync_playwright() as play:

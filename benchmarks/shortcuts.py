@@ -48,9 +48,7 @@ from hf_cap.utils import write_json
 from hf_cap.words import keep_words, split_words, word_strings
 
 NAMES = "anna ben carl dora emil fred gina hans ida jack kate liam mona nora otto paul quinn rosa sven tina"
-GREETINGS = (
-    "hello hi hey greetings howdy yo morning evening sir madam dear mate folks buddy friend team"
-)
+GREETINGS = "hello hi hey greetings howdy yo morning evening sir madam dear mate folks buddy friend team"
 CODES = "K12 X7 Q33 Z81 B5 R64 T29 W90 H17 J48 M56 P23 S71 V38 L62 D94"
 DAYS = "monday tuesday wednesday thursday friday saturday sunday january february march april june july"
 TEMPLATES = (
@@ -228,9 +226,7 @@ def find(setting: Setting, train: Dataset, cues: Mapping[str, str]) -> dict[str,
     return {"listed": len(listed), "right": len(right), "found": len(found), "planted": len(cues)}
 
 
-def with_prior(
-    setting: Setting, train: Dataset, cues: Mapping[str, str], method: Method
-) -> Dataset:
+def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method: Method) -> Dataset:
     """The training texts with the prior of a method."""
     if method.prior is None:
         return train
@@ -263,8 +259,7 @@ def with_prior(
         return with_control(scored, method.control, seed=setting.draw)  # type: ignore[arg-type]
     rows = zip(train[TEXT], train[LABEL], given, strict=True)
     prior = [
-        without_shortcuts(word_strings(text), names[label], scores, marks)
-        for text, label, scores in rows
+        without_shortcuts(word_strings(text), names[label], scores, marks) for text, label, scores in rows
     ]
     return train.add_column(PRIOR, prior)
 
@@ -293,9 +288,7 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
     return lambda texts: classifier.logits(texts).argmax(-1).numpy()
 
 
-def trained(
-    data: Dataset, model: Any = ENCODER, tokenizer: Any = None, **settings: Any
-) -> CAPTrainer:
+def trained(data: Dataset, model: Any = ENCODER, tokenizer: Any = None, **settings: Any) -> CAPTrainer:
     """A trainer after training with the settings of the study, but for those given; it leaves no file."""
     with TemporaryDirectory() as scratch:
         config = CAPConfig(output_dir=scratch, **{**_QUIET, **_TRAINING, **settings})
@@ -357,12 +350,9 @@ def run(task: tuple[Setting, str, str, str]) -> None:
     predict = train_method(setting, name, train, cues)
     seconds = time.monotonic() - started
     found = {
-        test: float(np.mean(predict(data[TEXT][:]) == np.array(data[LABEL])))
-        for test, data in tests.items()
+        test: float(np.mean(predict(data[TEXT][:]) == np.array(data[LABEL]))) for test, data in tests.items()
     }
-    write_json(
-        file, {"setting": vars(setting), "method": name, "seconds": seconds, "accuracy": found}
-    )
+    write_json(file, {"setting": vars(setting), "method": name, "seconds": seconds, "accuracy": found})
     shown = " / ".join(f"{100 * value:.1f}" for value in found.values())
     print(f"{setting.folder} {name}: {shown} ({seconds:.0f} s)", flush=True)
 
@@ -401,16 +391,13 @@ def summarise_runs(output_dir: str) -> dict[str, Any]:
 def as_rows(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[dict[str, Any]]]:
     """Tables as JSON values, a row each, with four decimals."""
     return {
-        name: json.loads(one.to_json(orient="records", double_precision=4))
-        for name, one in tables.items()
+        name: json.loads(one.to_json(orient="records", double_precision=4)) for name, one in tables.items()
     }
 
 
 def main() -> None:
     """Run what is missing, then write and print the means over the draws and the differences."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 20])
@@ -426,9 +413,7 @@ def main() -> None:
     parser.add_argument("--chat", action="store_true", help="ask it in its chat template")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
-    parts = product(
-        given.draws, given.data, given.shots, given.cues, given.strengths, given.methods
-    )
+    parts = product(given.draws, given.data, given.shots, given.cues, given.strengths, given.methods)
     asked = given.language_model, given.chat
     tasks = [
         (

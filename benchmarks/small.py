@@ -171,9 +171,7 @@ def write(given: argparse.Namespace, table: Table) -> None:
 
 def main() -> None:
     """Train, make smaller, measure and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--classes", type=int, default=16)
@@ -186,9 +184,7 @@ def main() -> None:
     parser.add_argument("--recovery_steps", type=int, default=20)
     parser.add_argument("--texts", type=int, default=150, help="test texts")
     parser.add_argument("--explained", type=int, default=40, help="test texts that are explained")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "small.json"
-    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "small.json")
     given = parser.parse_args()
     quiet()
     splits = load_splits(given.data)

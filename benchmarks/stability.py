@@ -31,8 +31,7 @@ HEADS: tuple[Head, ...] = get_args(Head)
 def largest_fall(values: Sequence[float], within: int) -> float:
     """How far a series falls below a value at most `within` places before; 0 where it never falls."""
     return max(
-        (max(values[max(0, i - within) : i + 1]) - value for i, value in enumerate(values)),
-        default=0.0,
+        (max(values[max(0, i - within) : i + 1]) - value for i, value in enumerate(values)), default=0.0
     )
 
 
@@ -46,9 +45,7 @@ def train(data: Any, head: Head, seed: int, settings: dict[str, Any]) -> list[fl
 
 def main() -> None:
     """Run what is missing, and print how many runs of each setting broke."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -66,13 +63,7 @@ def main() -> None:
                 continue
             cosines = train(data, head, seed, settings)
             fall = largest_fall(cosines, WITHIN // LOGGED)
-            row = {
-                "setting": name,
-                "head": head,
-                "draw": draw,
-                "seed": seed,
-                "fall": round(fall, 4),
-            }
+            row = {"setting": name, "head": head, "draw": draw, "seed": seed, "fall": round(fall, 4)}
             rows.append({**row, "cosines": [round(one, 4) for one in cosines]})
             print(row, flush=True)
             write_json(given.output, rows)

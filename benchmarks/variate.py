@@ -53,9 +53,7 @@ def compared(pairs: Sequence[tuple[Array, Array]]) -> dict[str, float | list[flo
 
 def main() -> None:
     """Ask, compare and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--small", default=LMSettings().model)
     parser.add_argument("--large", required=True, help="language model that the prior is wanted of")

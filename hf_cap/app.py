@@ -28,15 +28,7 @@ from hf_cap.labels import class_names
 from hf_cap.pipelines import ExplainedTextClassification
 from hf_cap.report.load import found_shortcuts, load_priors, read_rows
 from hf_cap.report.page import PAGE, TEMPLATES
-from hf_cap.schema import (
-    LABEL,
-    PRIOR,
-    TEXT,
-    WORDS,
-    AttributionSettings,
-    prior_column,
-    prior_sources,
-)
+from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, AttributionSettings, prior_column, prior_sources
 from hf_cap.utils import read_json, subsample, versions
 from hf_cap.words import WORD_PATTERN, split_words, without_words
 from hf_cap.workflow import ALIGNED, BASELINE, SHORTCUTS, read_steps
@@ -144,9 +136,7 @@ def save_decision(file: Path, cue: Cue, label: str, decision: str) -> Mark:
             marks[place] = replace(mark, decision=decision)  # type: ignore[arg-type]
             save_marks(marks, file)
             return marks[place]
-    raise DataError(
-        f"{str(file)!r} has no {cue.value!r} for {label!r} any more; load the page again."
-    )
+    raise DataError(f"{str(file)!r} has no {cue.value!r} for {label!r} any more; load the page again.")
 
 
 # --- What the models say of a text.
@@ -218,10 +208,7 @@ def show_answers(
         marks: Decisions.
     """
     known, words = known or {"label": None, "priors": {}}, answers[0].words
-    highest = {
-        label: max(one.probabilities[label] for one in answers)
-        for label in answers[0].probabilities
-    }
+    highest = {label: max(one.probabilities[label] for one in answers) for label in answers[0].probabilities}
     ranked = sorted(highest, key=lambda label: -highest[label])
     wanted = {known["label"], *ranked[:_LABELS], *(one.explained for one in answers)}
     cues = find_cues(words)
@@ -470,11 +457,7 @@ def push_space(model: str, options: PushOptions, *, token: str | None = None) ->
             places[name] = f'str(HERE / "{name}")'
         baseline = places.pop("baseline", None)
         (shown,) = places.values()
-        facts: dict[str, Any] = {
-            "title": options.named()["name"],
-            "sdk": "gradio",
-            "app_file": "app.py",
-        }
+        facts: dict[str, Any] = {"title": options.named()["name"], "sdk": "gradio", "app_file": "app.py"}
         facts |= {"sdk_version": versions(["gradio"])["gradio"], "license": options.license}
         metadata = {name: value for name, value in facts.items() if value}
         metadata |= {"tags": list(TAGS)} | ({} if is_local else {"models": [model]})

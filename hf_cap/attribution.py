@@ -97,9 +97,7 @@ QUADRATURES: dict[str, Callable[[int], tuple[list[float], list[float]]]] = {
 """Rule name to points α_k in (0, 1], increasing, and weights q_k, of sum 1, for a number of steps."""
 
 
-def random_points(
-    ids: TokenIds, mask: TokenMask, steps: int, seed: int
-) -> Float[Tensor, "steps batch"]:
+def random_points(ids: TokenIds, mask: TokenMask, steps: int, seed: int) -> Float[Tensor, "steps batch"]:
     """One random α in each of `steps` equal parts of [0, 1], from the text and the seed alone.
 
     The points of a text do not depend on its batch, padding or process, and no generator is advanced, so that
@@ -109,9 +107,7 @@ def random_points(
     return ((strata + random_uniform(ids, mask, steps, seed)) / steps).float()
 
 
-def random_uniform(
-    ids: TokenIds, mask: TokenMask, count: int, seed: int
-) -> Float[Tensor, "count batch"]:
+def random_uniform(ids: TokenIds, mask: TokenMask, count: int, seed: int) -> Float[Tensor, "count batch"]:
     """`count` numbers in [0, 1) for each text, from its tokens and the seed alone, in float64."""
     place = mask.long().cumsum(-1)
     tokens = (_mix(place * 0x9E3779B1 + ids) * mask).sum(-1)
@@ -135,13 +131,7 @@ METHODS = get_args(AttributionMethod)
 
 
 def path_points(
-    method: str,
-    ids: TokenIds,
-    mask: TokenMask,
-    *,
-    steps: int = 1,
-    rule: str = "midpoint",
-    seed: int = 0,
+    method: str, ids: TokenIds, mask: TokenMask, *, steps: int = 1, rule: str = "midpoint", seed: int = 0
 ) -> Points:
     """The points at which `method` takes the gradient for each example of a batch."""
     if method not in METHODS:
@@ -247,10 +237,7 @@ class TextBatch(NamedTuple):
 
 
 def score_points(
-    model: nn.Module,
-    batch: TextBatch,
-    alpha: Float[Tensor, "steps batch"],
-    shift: Shift | None = None,
+    model: nn.Module, batch: TextBatch, alpha: Float[Tensor, "steps batch"], shift: Shift | None = None
 ) -> tuple[Float[Tensor, "steps batch"], Path]:
     """Target scores at the positions `alpha` of each text's path, in one forward pass.
 
@@ -262,9 +249,7 @@ def score_points(
         The scores, and the record of the pass with `steps · batch` rows, step by step.
     """
     steps = len(alpha)
-    repeated = {
-        name: value.repeat(steps, *[1] * (value.dim() - 1)) for name, value in batch.inputs.items()
-    }
+    repeated = {name: value.repeat(steps, *[1] * (value.dim() - 1)) for name, value in batch.inputs.items()}
     with on_path(model, batch.words.repeat(steps, 1), alpha.flatten(), shift) as seen:
         outputs = model(**repeated)
     if not seen:
@@ -278,12 +263,7 @@ def score_points(
 
 
 def path_scores(
-    model: nn.Module,
-    batch: TextBatch,
-    points: Points,
-    *,
-    rows: int | None = None,
-    create_graph: bool = False,
+    model: nn.Module, batch: TextBatch, points: Points, *, rows: int | None = None, create_graph: bool = False
 ) -> tuple[TokenScores, Embeddings]:
     """Token scores Σ_k q_k ∇f(x_k) · (e − b), and the mean gradient Σ_k q_k ∇f(x_k).
 

@@ -54,8 +54,7 @@ class PushOptions:
         "beside that of priors and scores, `<name>-hub` for a metric, `space` in a model's folder for apps.",
     )
     baseline: str | None = option(
-        None,
-        "For a model: folder of the one without alignment, to compare with. Default: that of `fit`.",
+        None, "For a model: folder of the one without alignment, to compare with. Default: that of `fit`."
     )
     template: str | None = option(None, "Jinja template for the card, instead of the built-in one.")
     license: str | None = option(None, "Licence as the Hub spells it, such as `apache-2.0`.")
@@ -66,9 +65,7 @@ class PushOptions:
         "a model, 3 per configuration of priors.",
     )
     audit: str | None = option(None, "For priors: JSON file that `hf-cap audit` wrote.")
-    source_dataset: str | None = option(
-        None, "For priors: Hub id of the data set that the texts are from."
-    )
+    source_dataset: str | None = option(None, "For priors: Hub id of the data set that the texts are from.")
 
     def __post_init__(self) -> None:
         check_range(self, "examples", at_least=0)
@@ -175,9 +172,7 @@ _LOG = {
     "align_cosine": "Cosine with the prior",
 }
 _ELSEWHERE_ON_CARD = {"model", "dataset", "train_split", "eval_split", "seed", "model_revision"}
-_NOT_SETTINGS = frozenset(
-    "source model revision fingerprint versions labels command dataset".split()
-)
+_NOT_SETTINGS = frozenset("source model revision fingerprint versions labels command dataset".split())
 
 
 def model_facts(
@@ -315,9 +310,7 @@ def prior_facts(provenance: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
     for source, made in provenance.items():
         public = public_provenance(made)
         model = public.get("model", "none") if made else None
-        kept = {
-            k: v for k, v in public.items() if k not in _NOT_SETTINGS and v not in (None, [], {})
-        }
+        kept = {k: v for k, v in public.items() if k not in _NOT_SETTINGS and v not in (None, [], {})}
         facts.append({"source": source, "model": model, "settings": kept})
     return facts
 
@@ -419,11 +412,7 @@ def render_card(facts: Mapping[str, Any], template: str | Path | None = None) ->
     environment.filters |= {one.__name__: one for one in (block, code, literal, subsample, table)}
     citation = (bundled("model_cards") / "citation.md").read_text(encoding="utf-8")
     del environment.globals["lipsum"]  # makes text without end
-    environment.globals |= {
-        "heat_map": heat_map,
-        "PAPER": PAPER,
-        "CITATION": Markup(citation.strip()),
-    }
+    environment.globals |= {"heat_map": heat_map, "PAPER": PAPER, "CITATION": Markup(citation.strip())}
     metadata = Markup(facts["metadata"].to_yaml(line_break="\n").strip())
     try:
         text = source.read_text(encoding="utf-8")

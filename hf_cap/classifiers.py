@@ -143,9 +143,7 @@ class TextClassifier:
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
 
-def warn_unknown(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[int]], name: str
-) -> None:
+def warn_unknown(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Sequence[int]], name: str) -> None:
     """Warn where a tenth or more of the tokens of some texts, `name`, stand for something unknown."""
     unk = tokenizer.unk_token_id
     # GPT-2 names its end of text as its unknown token, which is then never one
@@ -224,10 +222,7 @@ def _check_head(name: str, options: ClassifierOptions) -> None:
 
 
 def _start_head(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str],
-    options: ClassifierOptions,
+    model: Any, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], options: ClassifierOptions
 ) -> None:
     """Let each row of the head be the unit embedding of its label's phrase, if it is told the names."""
     if phrases := head_phrases(labels, options):
@@ -242,15 +237,9 @@ def _start_head(
 def _sequence_classifier(
     name: str, source: str, labels: Sequence[str], place: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    auto = auto_class(
-        AutoModelForSequenceClassification, AutoConfig.from_pretrained(source, **place)
-    )
+    auto = auto_class(AutoModelForSequenceClassification, AutoConfig.from_pretrained(source, **place))
     model, loading = auto.from_pretrained(
-        source,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **label_config(labels),
-        **place,
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **label_config(labels), **place
     )
     resized = {weight for weight, *_ in loading["mismatched_keys"]}
     _check_resized(name, model, resized)
@@ -304,9 +293,7 @@ def _in_base(model: PreTrainedModel, weight: str) -> bool:
     return weight.startswith(f"{model.base_model_prefix}.")
 
 
-def load_model(
-    name: str, revision: str | None = None, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_model(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A sequence classifier from a folder, a Hub id or an `embedded/...` name; a LoRA run is merged.
 
     `revision` is a branch, tag or commit on the Hub; `trust_remote_code` runs code that comes with the model.

@@ -92,10 +92,7 @@ def add_cue(text: str, cue: Cue) -> str:
 
 
 def change_cues(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    marks: Iterable["Mark"],
-    pattern: str = WORD_PATTERN,
+    texts: Sequence[str], labels: Sequence[str], marks: Iterable["Mark"], pattern: str = WORD_PATTERN
 ) -> dict[str, list[str]]:
     """Test texts that a shortcut cannot help with: it is `removed`, or `shifted` to that of another label.
 
@@ -209,9 +206,7 @@ def _read_mark(row: Any, where: str) -> Mark:
         values[name] = values[name] or ("word" if name == "kind" else "")
         if values[name] not in choices:
             raise DataError(f"{where}: `{name}` must be one of {choices}, got {values[name]!r}.")
-    if values["kind"] == "length" and values["value"] not in (
-        known := [name for name, *_ in LENGTHS]
-    ):
+    if values["kind"] == "length" and values["value"] not in (known := [name for name, *_ in LENGTHS]):
         raise DataError(f"{where}: a length is one of {known}, got {values['value']!r}.")
     if values["kind"] in ("word", "phrase", "first", "last"):
         values["value"] = " ".join(map(fold, values["value"].split(" ")))

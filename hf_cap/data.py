@@ -147,9 +147,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(row, dict):
-        raise DataError(
-            f'{where} must hold a JSON object such as {{"text": ...}}, got {line.strip():.40}.'
-        )
+        raise DataError(f'{where} must hold a JSON object such as {{"text": ...}}, got {line.strip():.40}.')
     return row
 
 
@@ -245,9 +243,7 @@ def check_output(
     refuse_loss(folder, [*beside, *(f"{file_name(split)}.parquet" for split in splits)])
 
 
-def with_test_split(
-    splits: Mapping[str, Dataset], test_size: float, seed: int
-) -> dict[str, Dataset]:
+def with_test_split(splits: Mapping[str, Dataset], test_size: float, seed: int) -> dict[str, Dataset]:
     """The splits `train` and `test`; where there is no `test`, a part of each class is held out."""
     train = choose_split(splits, "train").select_columns([TEXT, LABEL])
     names = label_names(train, at_least=2)
@@ -283,9 +279,7 @@ def save_splits(
             write_parquet(data, path / f"{split}.parquet")
 
 
-def _read(
-    name: str | os.PathLike[str], revision: str | None
-) -> tuple[dict[str, Dataset], list[str] | None]:
+def _read(name: str | os.PathLike[str], revision: str | None) -> tuple[dict[str, Dataset], list[str] | None]:
     path = resolve_data(str(name)) or Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)
@@ -365,14 +359,10 @@ def _read_file(file: Path) -> Dataset:
         raise DataError(f"{told}. Write it again, as JSON lines in UTF-8.") from error
 
 
-def _with_columns(
-    data: Dataset, split: str, text_column: str, label_column: str | None = None
-) -> Dataset:
+def _with_columns(data: Dataset, split: str, text_column: str, label_column: str | None = None) -> Dataset:
     wanted = {text_column: TEXT} | ({label_column: LABEL} if label_column else {})
     if text_column == label_column:
-        raise DataError(
-            f"`text_column` and `label_column` are both {text_column!r}; name two columns."
-        )
+        raise DataError(f"`text_column` and `label_column` are both {text_column!r}; name two columns.")
     if missing := [column for column in wanted if column not in data.column_names]:
         raise DataError(
             f"Split {split!r} has no column {missing[0]!r}; it has {data.column_names}. Name the "
@@ -449,9 +439,7 @@ def _with_labels(data: Dataset, split: str, space: list[str]) -> Dataset:
     return data.select_columns(list(kinds)).cast(datasets.Features(kinds))
 
 
-def few_shot(
-    dataset: Dataset, k: int, *, draw: int = 0, seed: int = 0, allow_fewer: bool = False
-) -> Dataset:
+def few_shot(dataset: Dataset, k: int, *, draw: int = 0, seed: int = 0, allow_fewer: bool = False) -> Dataset:
     """A training set of `k` texts per class.
 
     The choice depends on the seed, the draw and the labelled texts alone: not on the order of the

@@ -171,25 +171,14 @@ def whole(stored: State, base: State) -> dict[str, Tensor]:
 
 
 def best_rescale(
-    tuned: State,
-    base: State,
-    score: Callable[[State], float],
-    drop: float,
-    candidates: Iterable[float],
+    tuned: State, base: State, score: Callable[[State], float], drop: float, candidates: Iterable[float]
 ) -> float:
     """Of some values of `rescale` the one whose weights have the highest score, on validation texts say."""
-    return max(
-        candidates, key=lambda q: score(whole(sparse(tuned, base, drop=drop, rescale=q), base))
-    )
+    return max(candidates, key=lambda q: score(whole(sparse(tuned, base, drop=drop, rescale=q), base)))
 
 
 def save_delta(
-    model: str,
-    base: str | None,
-    output_dir: str | Path,
-    *,
-    drop: float = 0,
-    rescale: float | None = None,
+    model: str, base: str | None, output_dir: str | Path, *, drop: float = 0, rescale: float | None = None
 ) -> Path:
     """Write what differs from the base, with the configuration and the tokenizer; see `sparse`.
 
@@ -217,9 +206,7 @@ def restore(delta: str, output_dir: str | Path) -> Path:
     if not (base := facts.get("base")):
         raise ModelError(f"{str(file)!r} is no delta: it names no base. Write it again.")
     if _hash(base) != facts.get("sha256"):
-        raise ModelError(
-            f"The base {base!r} has other weights than when the delta was made; restore them."
-        )
+        raise ModelError(f"The base {base!r} has other weights than when the delta was made; restore them.")
     try:
         weights = whole(stored, _read(_file(base))[0])
     except (LookupError, ValueError, RuntimeError) as error:

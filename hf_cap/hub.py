@@ -118,10 +118,7 @@ def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None 
     hub = HfApi(token=token)
     repository: Any = {"repo_id": options.repo_id, "repo_type": kind}
     address = hub.create_repo(
-        **repository,
-        private=options.private,
-        exist_ok=True,
-        space_sdk="gradio" if kind == "space" else None,
+        **repository, private=options.private, exist_ok=True, space_sdk="gradio" if kind == "space" else None
     )
     hub.upload_folder(
         **repository,
@@ -209,9 +206,7 @@ def push_model(
     """
     run = Path(folder)
     if not run.is_dir():
-        raise ModelError(
-            f"There is no folder {str(run)!r}. Give the `output_dir` of `hf-cap train`."
-        )
+        raise ModelError(f"There is no folder {str(run)!r}. Give the `output_dir` of `hf-cap train`.")
 
     def write(target: Path) -> None:
         record = _read_json(run / cards.RUN_FILE)
@@ -219,9 +214,7 @@ def push_model(
             record[CALIBRATION] = _read_json(file).get(CALIBRATION)
         known = _card_facts(run, record, options, facts)
         write_model(run, target, record)
-        (target / cards.CARD).write_text(
-            cards.render_card(known, options.template), encoding="utf-8"
-        )
+        (target / cards.CARD).write_text(cards.render_card(known, options.template), encoding="utf-8")
 
     return publish(options, "model", write, run / "hub", token=token)
 
@@ -427,11 +420,7 @@ def _read_local(folder: Path, configuration: str | None) -> "DatasetDict":
 
 
 def load_prior_dataset(
-    name: str,
-    configuration: str | None = None,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
+    name: str, configuration: str | None = None, *, revision: str | None = None, token: str | None = None
 ) -> "DatasetDict":
     """Load published priors, ready for `CAPTrainer`: no language model is needed any more.
 

@@ -46,9 +46,7 @@ def cosine_distance(
     return 1 - (unit(attribution, mask, floor) * unit(prior, mask)).sum(-1)
 
 
-def divergence(
-    attribution: WordScores, prior: WordScores, mask: WordMask, floor: float = 0.0
-) -> PerExample:
+def divergence(attribution: WordScores, prior: WordScores, mask: WordMask, floor: float = 0.0) -> PerExample:
     """KL(prior ‖ attribution) in nats, at least 0; each side is the softmax of its unit vector times √d."""
     size = mask.sum(-1, keepdim=True).clamp_min(1).sqrt()
     # the masked words get a large number, not infinity: 0 · inf would be NaN in the gradient

@@ -54,12 +54,7 @@ class ExplainedTextClassification(Pipeline):
         return model_outputs["row"]
 
     def _explain(
-        self,
-        texts: Sequence[str],
-        *,
-        label: str | None = None,
-        steps: int = 50,
-        method: str | None = None,
+        self, texts: Sequence[str], *, label: str | None = None, steps: int = 50, method: str | None = None
     ) -> list[dict[str, Any]]:
         config, settings = self.model.config, AttributionSettings.read(self.model.config)
         classifier = TextClassifier(self.model, self.tokenizer)
@@ -147,10 +142,7 @@ class HeatMaps:
 
 
 def show_attributions(
-    words: Sequence[str],
-    scores: Sequence[float] | Mapping[str, Sequence[float]],
-    *,
-    title: str = "",
+    words: Sequence[str], scores: Sequence[float] | Mapping[str, Sequence[float]], *, title: str = ""
 ) -> HeatMaps:
     """Show which words matter, as a heat map; the strongest colour is the largest absolute score of a row.
 

@@ -14,9 +14,7 @@ _FIRST = 1.0
 _SHARE, _ENOUGH = 0.02, 10.0
 """It rests on this part of the work, or on so many seconds. A first result that is less is no rate."""
 _LONG = 20.0  # seconds of work in all that are worth an estimate
-_LOOK = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
-)
+_LOOK = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:

@@ -25,9 +25,7 @@ def encoder_weights(model: Any) -> dict[str, Tensor]:
     return {
         name: weight.detach().cpu().clone()
         for name, weight in model.named_parameters()
-        if weight.requires_grad
-        and not name.startswith("head.")
-        and not hasattr(model, "peft_config")
+        if weight.requires_grad and not name.startswith("head.") and not hasattr(model, "peft_config")
     }
 
 

@@ -77,9 +77,7 @@ def find_prior_column(columns: Iterable[str] | Mapping[str, Any], wanted: str | 
     return column
 
 
-def check_prior(
-    prior: Any, words: Sequence[str], *, column: str = PRIOR, row: int | None = None
-) -> None:
+def check_prior(prior: Any, words: Sequence[str], *, column: str = PRIOR, row: int | None = None) -> None:
     """Raise `PriorError` unless a prior has one finite score per word, or is `None`."""
     where = f"Column {column!r}" + ("" if row is None else f", row {row}")
     if prior is not None and (isinstance(prior, str) or not hasattr(prior, "__len__")):
@@ -133,9 +131,7 @@ def read_provenance(text: str | None) -> Provenance:
         facts = json.loads(text) if text else {}
         if isinstance(facts, dict) and all(isinstance(made, dict) for made in facts.values()):
             return facts
-    raise PriorError(
-        f"A cell of the column {PROVENANCE!r} is damaged: {text!r:.100}. Remove the column."
-    )
+    raise PriorError(f"A cell of the column {PROVENANCE!r} is damaged: {text!r:.100}. Remove the column.")
 
 
 def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> str:
@@ -146,9 +142,7 @@ def add_provenance(text: str | None, source: str, facts: Mapping[str, Any]) -> s
     return json.dumps({**read_provenance(text), source: dict(facts)}, sort_keys=True)
 
 
-def check_label_space(
-    cells: Iterable[str | None], labels: Sequence[str], *, column: str = PRIOR
-) -> None:
+def check_label_space(cells: Iterable[str | None], labels: Sequence[str], *, column: str = PRIOR) -> None:
     """Raise `PriorError` if the `provenance` cells name another label space than `labels`, in this order."""
     source, here = column.removeprefix(_PRIOR_PREFIX), fingerprint(*labels)
     made = {read_provenance(cell).get(source, {}).get("label_space", here) for cell in set(cells)}

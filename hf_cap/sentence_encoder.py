@@ -45,11 +45,7 @@ def _last(tokens: Tokens, mask: Mask) -> Embeddings:
     return tokens[torch.arange(len(tokens)), mask.shape[1] - 1 - mask.flip(1).argmax(1)]
 
 
-POOLINGS: dict[str, Callable[[Tokens, Mask], Embeddings]] = {
-    "mean": _mean,
-    "cls": _first,
-    "lasttoken": _last,
-}
+POOLINGS: dict[str, Callable[[Tokens, Mask], Embeddings]] = {"mean": _mean, "cls": _first, "lasttoken": _last}
 """Name in sentence-transformers to a function of token vectors and attention mask; padding on any side."""
 
 
@@ -291,8 +287,7 @@ def encoder_layers(model: nn.Module) -> list[Layer]:
             "Choose an encoder of the BERT family, such as 'embedded/minilm-l6' or 'roberta-base'."
         )
     return [
-        Layer(m.attention.self, m.attention.output.dense, m.intermediate.dense, m.output.dense)
-        for m in found
+        Layer(m.attention.self, m.attention.output.dense, m.intermediate.dense, m.output.dense) for m in found
     ]
 
 

@@ -267,9 +267,7 @@ def _reliance(
     if classifier is None:
         return {}
     own = [texts[row] for row in rows]
-    others = subsample(
-        [text for text, gold in zip(texts, labels, strict=True) if gold != label], 100
-    )
+    others = subsample([text for text, gold in zip(texts, labels, strict=True) if gold != label], 100)
     bare = [cues.remove_cue(text, cue, settings.word_pattern) for text in own]
     p = classifier.logits([*own, *bare]).softmax(-1)[:, label]
     fall = float((p[: len(own)] - p[len(own) :]).mean())

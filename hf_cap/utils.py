@@ -99,9 +99,7 @@ def lazy_exports(
 
     They are what its `file` imports for type checkers, each as `from module import name as name`.
     """
-    lines = [
-        o for o in ast.walk(ast.parse(Path(file).read_bytes())) if isinstance(o, ast.ImportFrom)
-    ]
+    lines = [o for o in ast.walk(ast.parse(Path(file).read_bytes())) if isinstance(o, ast.ImportFrom)]
     modules = {one.name: str(line.module) for line in lines for one in line.names if one.asname}
 
     def find(name: str) -> Any:
@@ -264,9 +262,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """Raise `ConfigError` if no file can be written into a folder, or it cannot be made."""
     path = real_path(folder)
     try:
-        with tempfile.TemporaryFile(
-            dir=next(p for p in (path, *path.parents) if p.exists())
-        ) as file:
+        with tempfile.TemporaryFile(dir=next(p for p in (path, *path.parents) if p.exists())) as file:
             file.write(b"0")
     except OSError as error:
         raise ConfigError(
@@ -274,9 +270,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def check_recordable(
-    settings: Mapping[str, Any], default: Callable[[Any], Any] | None = None
-) -> None:
+def check_recordable(settings: Mapping[str, Any], default: Callable[[Any], Any] | None = None) -> None:
     """Raise `ConfigError` for a setting that a record in strict JSON cannot hold.
 
     Such are nan, infinity, bytes that are no UTF-8 and, without the `default` of `json.dumps`, objects.
@@ -379,9 +373,7 @@ def _check_nodes(nodes: list[Any], most: int) -> None:
         if isinstance(node, yaml.MappingNode):
             names = Counter(name.value for name, _ in node.value if isinstance(name.value, str))
             if twice := [name for name, count in names.items() if count > 1]:
-                raise ValueError(
-                    f"the name {twice[0]!r} occurs twice below line {node.start_mark.line + 1}"
-                )
+                raise ValueError(f"the name {twice[0]!r} occurs twice below line {node.start_mark.line + 1}")
             nodes += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
@@ -475,9 +467,7 @@ def subsample(rows: Sequence[T], most: int) -> list[T]:
     return [rows[number * len(rows) // count] for number in range(count)]
 
 
-def length_batches(
-    lengths: Sequence[int], tokens: int, texts: int | None = None
-) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int], tokens: int, texts: int | None = None) -> Iterator[list[int]]:
     """Indices in batches of about equal length, at most `tokens` (padding included) and `texts` each.
 
     A longer item is a batch of its own. A batch that fills a quarter of its tokens is efficient

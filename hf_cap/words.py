@@ -67,9 +67,7 @@ def check_pattern(pattern: str | None) -> None:
     except (re.error, OverflowError, RecursionError) as error:
         problem = f"{error}"
     if problem:
-        raise ConfigError(
-            f"word_pattern={pattern!r} is no regular expression of a word: {problem}."
-        )
+        raise ConfigError(f"word_pattern={pattern!r} is no regular expression of a word: {problem}.")
 
 
 def check_units(texts: Iterable[str], pattern: str = WORD_PATTERN, name: str = "training") -> None:
@@ -116,9 +114,7 @@ def is_punctuation(word: str) -> bool:
     return _MARKS.fullmatch(word) is not None
 
 
-def keep_words(
-    text: str, spans: Sequence[Span], kept: Sequence[bool], replacement: str | None = None
-) -> str:
+def keep_words(text: str, spans: Sequence[Span], kept: Sequence[bool], replacement: str | None = None) -> str:
     """The text without the words whose flag in `kept` is false, stripped of white space at its ends.
 
     Without a `replacement`, a word is deleted and the longer of the gaps on both sides is left, so

@@ -19,14 +19,7 @@ from hf_cap import utils
 from hf_cap.cards import EVALUATIONS
 from hf_cap.classifiers import load_tokenizer
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
-from hf_cap.data import (
-    label_names,
-    load_splits,
-    load_texts,
-    save_splits,
-    with_test_split,
-    with_unlabelled,
-)
+from hf_cap.data import label_names, load_splits, load_texts, save_splits, with_test_split, with_unlabelled
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
 from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
@@ -164,18 +157,12 @@ class _Stages:
         if len({*controls}) < len(controls):
             raise ConfigError(f"Name each only once: controls={controls!r}.")
         if fixed := {"output_dir", "seed"} & {*self.train}:
-            raise ConfigError(
-                f"`train.{min(fixed)}` is chosen by `output_dir` and `seeds`; leave it out."
-            )
+            raise ConfigError(f"`train.{min(fixed)}` is chosen by `output_dir` and `seeds`; leave it out.")
         if not self.options["sources"] and not self.fuse.get("shortcuts"):
-            raise ConfigError(
-                "Without `sources` there is no prior; name some, or ask for `shortcuts`."
-            )
+            raise ConfigError("Without `sources` there is no prior; name some, or ask for `shortcuts`.")
         made = [prior_column(source_class(name).name) for name in self.options["sources"]]
         if (column := self.train.get("prior_column")) not in (None, PRIOR, *made):
-            raise ConfigError(
-                f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}."
-            )
+            raise ConfigError(f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}.")
         try:
             with utils.as_config_errors():
                 ExtractionSettings(**pick(ExtractionSettings, self.options))
@@ -189,16 +176,12 @@ class _Stages:
         except TypeError as error:
             raise ConfigError(f"There is no such setting: {error}.") from error
         if config.eval_strategy != "no":
-            raise ConfigError(
-                "`fit` evaluates after each training; leave out `train.eval_strategy`."
-            )
+            raise ConfigError("`fit` evaluates after each training; leave out `train.eval_strategy`.")
         if isinstance(self.train["model"], str):
             # a wrong name is found before the priors are paid for
             load_tokenizer(self.train["model"])
 
-    def run(
-        self, splits: Mapping[str, Dataset], seeds: Sequence[int], methods: Sequence[str]
-    ) -> FitResult:
+    def run(self, splits: Mapping[str, Dataset], seeds: Sequence[int], methods: Sequence[str]) -> FitResult:
         """Run the stages that are not finished."""
         digest = {
             name: utils.fingerprint(*split[TEXT], *map(str, split[LABEL]), *label_names(split))
@@ -235,9 +218,7 @@ class _Stages:
         """Make a file or folder, unless it is there with these settings and from the same stages."""
         path, before = self.folder / name, self.known.get(name)
         settings = json.loads(json.dumps(settings, default=_described))
-        key = utils.fingerprint(
-            json.dumps([settings, *(self.known[each]["key"] for each in after)])
-        )
+        key = utils.fingerprint(json.dumps([settings, *(self.known[each]["key"] for each in after)]))
         if before and before["key"] == key and before["finished"] and path.exists():
             _logger.info("Already there: %s", path)
             return
@@ -348,9 +329,7 @@ class _Stages:
         sets = {"train": (train, on_train), "test": (test, on_test)}
         labels = [label_names(test)[label] for label in test[LABEL]]
         pattern = self.options.get("word_pattern", WORD_PATTERN)
-        changed = (
-            change_cues(test[TEXT][:], labels, marks, pattern) if (marks := self.marks) else {}
-        )
+        changed = change_cues(test[TEXT][:], labels, marks, pattern) if (marks := self.marks) else {}
         for name, texts in changed.items():
             how = replace(on_train, records=on_test.records and name == "shifted")
             sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)
@@ -394,9 +373,7 @@ def _result(folder: Path, runs: Mapping[str, tuple[str, int]]) -> FitResult:
 def check_seeds(seeds: Sequence[int]) -> None:
     """Raise `ConfigError` unless there are one or more seeds, each once and possible."""
     if not seeds or not all(0 <= seed < SEEDS for seed in seeds) or len({*seeds}) < len(seeds):
-        raise ConfigError(
-            f"`seeds` must be one or more numbers from 0 on, each once, got {seeds!r}."
-        )
+        raise ConfigError(f"`seeds` must be one or more numbers from 0 on, each once, got {seeds!r}.")
 
 
 def read_steps(folder: Path) -> dict[str, Any]:
@@ -428,9 +405,7 @@ def make_sources(
     classes = {name: source_class(name) for name in names}
     known = {*names, *(cls.name for cls in classes.values()), "prompt", "lm", "classifier"}
     if unused := sorted(name for name, group in groups.items() if group and name not in known):
-        raise ConfigError(
-            f"There are settings for {unused[0]!r}, which is not among {list(names)}."
-        )
+        raise ConfigError(f"There are settings for {unused[0]!r}, which is not among {list(names)}.")
     shared["model"] = name_model(shared["model"], groups.get("lm", {}))
     shared |= {**groups.get("prompt", {}), **groups.get("classifier", {})}
     asking = any(issubclass(cls, LanguageModelSource) for cls in classes.values())

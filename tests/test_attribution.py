@@ -49,10 +49,7 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_linear_model_is_weight_times_input(method: str) -> None:
     model = Linear()
-    ids, mask = (
-        torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]]),
-        torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
-    )
+    ids, mask = (torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]))
     words, labels = torch.tensor([[-1, 0, 1, -1], [-1, 0, -1, -1]]), torch.tensor([1, 0])
     batch = TextBatch({"input_ids": ids, "attention_mask": mask}, labels, words)
     scores, _ = path_scores(model, batch, path_points(method, ids, mask, steps=3, seed=5))
@@ -71,9 +68,7 @@ def test_every_family_agrees_with_captum(name: str, side: str) -> None:
     ours, _ = path_scores(model, batch, points, rows=10)
 
     def gold(ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        chosen: Tensor = model(input_ids=ids, attention_mask=mask)["logits"].gather(
-            1, labels[:, None]
-        )
+        chosen: Tensor = model(input_ids=ids, attention_mask=mask)["logits"].gather(1, labels[:, None])
         return chosen[:, 0]
 
     baseline = torch.where(batch.words >= 0, 1, ids)
@@ -103,9 +98,7 @@ def test_attribute_words_equals_captum_summed_over_the_tokens_of_each_word() -> 
     texts, targets = ["my card, please", "renew the book", "it"], [2, 0, 1]
     scores = attribute_words(model, tokenizer, texts, targets, batch_size=7, steps=9)
     assert [len(row) for row in scores] == [3, 3, 1]
-    layer = LayerIntegratedGradients(
-        lambda ids: model(input_ids=ids).logits, model.get_input_embeddings()
-    )
+    layer = LayerIntegratedGradients(lambda ids: model(input_ids=ids).logits, model.get_input_embeddings())
     encoded = tokenizer(texts[0], return_tensors="pt")["input_ids"]  # <s> my card , please </s>
     baseline = torch.tensor([[0, 1, 1, 1, 1, 2]])
     expected = layer.attribute(encoded, baselines=baseline, target=2, n_steps=9).sum(-1)[0]
@@ -118,9 +111,7 @@ def test_attribute_words_does_not_depend_on_the_batch_and_leaves_the_model_as_it
     texts, targets = ["my card", "renew the old book please", "it", "lost loan"], [0, 1, 2, 0]
 
     def explain(texts: list[str], targets: list[int]) -> list[list[float]]:
-        return attribute_words(
-            model, tokenizer, texts, targets, steps=4, method="expected_gradients"
-        )
+        return attribute_words(model, tokenizer, texts, targets, steps=4, method="expected_gradients")
 
     for text, target, together in zip(texts, targets, explain(texts, targets), strict=True):
         assert together == pytest.approx(explain([text], [target])[0], rel=1e-4, abs=1e-6)

@@ -123,9 +123,7 @@ def test_the_longest_input_is_the_last_that_has_positions(family: str, longest: 
         model(torch.full((1, longest + 1), 5))
 
 
-@pytest.mark.parametrize(
-    ("family", "longest"), [("t5", NO_LIMIT), ("xlnet", NO_LIMIT), ("bert", 512)]
-)
+@pytest.mark.parametrize(("family", "longest"), [("t5", NO_LIMIT), ("xlnet", NO_LIMIT), ("bert", 512)])
 def test_a_model_without_a_limit_takes_the_longest_texts(family: str, longest: int) -> None:
     tokenizer = word_tokenizer()
     tokenizer.model_max_length = int(1e30)  # as transformers writes it where there is none
@@ -144,9 +142,7 @@ def encoder(tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def test_a_head_for_another_number_of_labels_is_new(
-    encoder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_head_for_another_number_of_labels_is_new(encoder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="hf_cap")
     same = classifiers.new_classifier(str(encoder), ["a", "b", "c"])
     assert same.fresh == ()
@@ -163,14 +159,8 @@ def test_a_head_for_another_number_of_labels_is_new(
 def test_a_body_of_another_size_is_refused(encoder: Path) -> None:
     weights = load_file(encoder / "model.safetensors")
     name = "roberta.embeddings.word_embeddings.weight"
-    save_file(
-        {**weights, name: weights[name][:-1].clone()},
-        encoder / "model.safetensors",
-        {"format": "pt"},
-    )
-    with pytest.raises(
-        ModelError, match=r"word_embeddings.*other sizes than its `config.json` says"
-    ):
+    save_file({**weights, name: weights[name][:-1].clone()}, encoder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"word_embeddings.*other sizes than its `config.json` says"):
         classifiers.new_classifier(str(encoder), ["a", "b", "c"])
 
 

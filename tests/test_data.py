@@ -37,16 +37,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def test_a_folder_is_read_with_its_label_space(folder: Path) -> None:
     splits = load_splits(folder)
-    assert {name: split["label"][:] for name, split in splits.items()} == {
-        "train": [1, 2],
-        "test": [0],
-    }
+    assert {name: split["label"][:] for name, split in splits.items()} == {"train": [1, 2], "test": [0]}
     assert label_names(splits["train"]) == ["z", "y", "x"]
     assert load_splits(folder, labels=["x", "y", "z"])["train"]["label"][:] == [1, 0]
     (folder / "labels.json").unlink()
-    with pytest.raises(
-        DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \['x', 'y'\]"
-    ):
+    with pytest.raises(DataError, match=r"Split 'test', row 0: the label 'z'.*2 labels \['x', 'y'\]"):
         load_splits(folder)
     assert label_names(load_splits(folder, splits=["train"])["train"]) == ["x", "y"]
 
@@ -139,9 +134,7 @@ def test_cells_of_a_csv_file_are_the_texts_that_were_written(tmp_path: Path) -> 
         ("", "split 'train' is empty"),
     ],
 )
-def test_a_csv_file_that_could_be_misread_is_refused(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_csv_file_that_could_be_misread_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "train.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         load_splits(tmp_path)
@@ -165,9 +158,7 @@ def test_a_csv_file_that_could_be_misread_is_refused(
         ('{"text": \n', "train.jsonl'.*JSON"),
     ],
 )
-def test_a_jsonl_file_that_could_be_misread_is_refused(
-    tmp_path: Path, lines: str, message: str
-) -> None:
+def test_a_jsonl_file_that_could_be_misread_is_refused(tmp_path: Path, lines: str, message: str) -> None:
     (tmp_path / "train.jsonl").write_text(lines)
     with pytest.raises(DataError, match=message):
         load_splits(tmp_path)
@@ -246,9 +237,7 @@ def test_a_chosen_column_takes_the_place_of_the_usual_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("space", [None, ["y", "x"]])
-def test_a_class_label_outside_its_names_is_refused(
-    tmp_path: Path, space: list[str] | None
-) -> None:
+def test_a_class_label_outside_its_names_is_refused(tmp_path: Path, space: list[str] | None) -> None:
     data = Dataset.from_dict({"text": ["a", "b"], "label": [0, -1]})  # a test split without labels
     data = data.cast_column("label", ClassLabel(names=["x", "y"]))
     data.to_parquet(str(tmp_path / "test.parquet"))
@@ -264,9 +253,7 @@ def raising(error: Exception) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("Dataset scripts")])
-def test_a_data_set_that_the_hub_does_not_give(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_that_the_hub_does_not_give(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", raising(error))
     with pytest.raises(DataError, match=f"'me/none' is no file or folder here.*{error}"):
         load_splits("me/none")
@@ -312,9 +299,7 @@ def test_splits_and_places_without_data(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty"):
         choose_split({"train": Dataset.from_dict({"text": []})}, "train")
     load_splits(folder)["train"].to_parquet(str(folder / "train.parquet"))
-    with pytest.raises(
-        DataError, match=r"2 files of the split 'train': train.jsonl, train.parquet"
-    ):
+    with pytest.raises(DataError, match=r"2 files of the split 'train': train.jsonl, train.parquet"):
         load_splits(folder)
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.pkl").touch()
@@ -460,9 +445,7 @@ def test_every_text_has_the_same_chance() -> None:
 
 def test_short_classes_are_refused_or_logged(caplog: pytest.LogCaptureFixture) -> None:
     short = dataset(["card p", "card q", "loan r", "loan r"])  # a repeated text counts once
-    with pytest.raises(
-        DataError, match=r"2 classes .*'loan' has 1, 'fine' has 0\. Choose a smaller"
-    ):
+    with pytest.raises(DataError, match=r"2 classes .*'loan' has 1, 'fine' has 0\. Choose a smaller"):
         few_shot(short, 2)
     with caplog.at_level(logging.WARNING):
         assert sorted(drawn(short, 2, allow_fewer=True)) == ["card p", "card q", "loan r"]

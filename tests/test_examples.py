@@ -22,23 +22,16 @@ def test_a_language_model_is_adapted_with_the_prompts_of_cap(tmp_path: Path) -> 
 
     save(llama(), tmp_path / "llama")
     features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
-    rows: dict[str, list[Any]] = {
-        "text": ["my card is lost", "renew my loan"] * 2,
-        "label": [0, 1] * 2,
-    }
+    rows: dict[str, list[Any]] = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}
     data = Dataset.from_dict(rows, features=features)
 
-    losses = adapt(
-        data, str(tmp_path / "llama"), tmp_path / "out", num_train_epochs=8, learning_rate=0.05
-    )
+    losses = adapt(data, str(tmp_path / "llama"), tmp_path / "out", num_train_epochs=8, learning_rate=0.05)
     assert losses[-1] < losses[0]
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     before = llama().state_dict()["model.layers.0.mlp.up_proj.weight"]
     assert not made.state_dict()["model.layers.0.mlp.up_proj.weight"].equal(before)
 
-    prior = CAPPrior.from_dataset(
-        data, model=(llama(), byte_tokenizer()), chat=False, demonstrations=0
-    )
+    prior = CAPPrior.from_dataset(data, model=(llama(), byte_tokenizer()), chat=False, demonstrations=0)
     pairs = prompts_and_answers(prior, data)
     assert [answer.strip() for answer in pairs["completion"]] == ["lost", "renew"] * 2
     assert all(text in prompt for text, prompt in zip(rows["text"], pairs["prompt"], strict=True))
@@ -67,9 +60,7 @@ def test_tokens_matter_by_the_prior_of_their_words() -> None:
     from examples.adapt_language_model import token_importance
 
     tokenizer = word_tokenizer()
-    data = Dataset.from_dict(
-        {"text": ["my card lost", "my loan"], "prior": [[1.0, 4.0, -1.0], [2.0, 2.0]]}
-    )
+    data = Dataset.from_dict({"text": ["my card lost", "my loan"], "prior": [[1.0, 4.0, -1.0], [2.0, 2.0]]})
     found = token_importance(data, ["renew"], tokenizer)
     words = tokenizer.convert_tokens_to_ids(["my", "card", "lost", "loan", "renew", "book"])
     assert found[words].tolist() == pytest.approx([(0.25 + 1) / 2, 1, 0, 1, 1, 0])
@@ -77,9 +68,7 @@ def test_tokens_matter_by_the_prior_of_their_words() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.slow
-def test_uniform_weights_are_the_plain_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uniform_weights_are_the_plain_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import examples.adapt_language_model as example
 
     save(llama(), tmp_path / "llama")

@@ -64,9 +64,7 @@ def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     assert small.stat().st_size < 0.5 * 4 * model.num_parameters()
     session = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
     batch = word_tokenizer()(BATCHES[2], padding=True, return_tensors="pt")
-    (found,) = session.run(
-        None, {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-    )
+    (found,) = session.run(None, {name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
     with torch.no_grad():
         expected = model(batch["input_ids"], batch["attention_mask"]).logits
     error = (torch.tensor(found) - expected).abs().max()
@@ -135,9 +133,7 @@ def test_dropping_is_right_in_the_mean() -> None:
     torch.manual_seed(0)
     base = {"w": torch.randn(4, 5)}
     tuned = {"bert.w": base["w"] + torch.randn(4, 5), "head": torch.randn(2)}
-    draws = [
-        export.whole(export.sparse(tuned, base, drop=0.8, seed=seed), base) for seed in range(500)
-    ]
+    draws = [export.whole(export.sparse(tuned, base, drop=0.8, seed=seed), base) for seed in range(500)]
     mean = torch.stack([one["bert.w"] for one in draws]).mean(0)
     change = tuned["bert.w"] - base["w"]
     # one draw has the standard deviation |change| sqrt(0.8 / 0.2) = 2 |change|

@@ -55,9 +55,7 @@ def test_the_classifiers_begin_at_the_python_that_is_required() -> None:
 
 
 def test_each_extra_is_described_where_one_installs() -> None:
-    table = re.findall(
-        r"^\| (`.*?) \|", (ROOT / "docs/start/first_model.md").read_text("utf-8"), re.M
-    )
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/start/first_model.md").read_text("utf-8"), re.M)
     assert set(re.findall(r"`(\w+)`", " ".join(table))) == set(PROJECT["optional-dependencies"])
 
 
@@ -83,9 +81,7 @@ def test_the_badges_are_those_of_the_metadata(tmp_path: Path) -> None:
     urls = '[project.urls]\nRepository = "https://github.com/someone/desk"\n'
     copies["pyproject.toml"].write_text(written.replace("[project.urls]\n", urls), "utf-8")
     badges.write(tmp_path)
-    colab = (
-        "https://colab.research.google.com/github/someone/desk/blob/main/examples/shortcuts.ipynb"
-    )
+    colab = "https://colab.research.google.com/github/someone/desk/blob/main/examples/shortcuts.ipynb"
     assert colab in copies["README.md"].read_text("utf-8")
     cells = json.loads(copies[BADGED[2]].read_text("utf-8"))["cells"]
     assert colab in cells[0]["source"][1]
@@ -119,9 +115,7 @@ def test_a_python_block_parses_and_imports_names_that_exist(page: str, block: st
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_the_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for target, anchor in re.findall(
-        r"(?:\]\(|src=\"|href=\")(?!https?:)([\w./-]+)(#[\w-]+)?", text
-    ):
+    for target, anchor in re.findall(r"(?:\]\(|src=\"|href=\")(?!https?:)([\w./-]+)(#[\w-]+)?", text):
         assert (ROOT / target).exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", (ROOT / target).read_text("utf-8"), re.MULTILINE)

@@ -11,9 +11,7 @@ NOTEBOOK = Path(__file__).parent.parent / "examples" / "shortcuts.ipynb"
 
 def test_no_output_is_stored() -> None:
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    assert all(
-        not cell.outputs and cell.execution_count is None for cell in cells if "outputs" in cell
-    )
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells if "outputs" in cell)
 
 
 @pytest.mark.real

@@ -24,9 +24,7 @@ def data() -> Dataset:
         "kept": [True, None, False],
     }
     data = Dataset.from_dict(rows)
-    return data.cast(
-        Features({**data.features, "label": ClassLabel(names=["lost_card", "renew_loan"])})
-    )
+    return data.cast(Features({**data.features, "label": ClassLabel(names=["lost_card", "renew_loan"])}))
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(data: Dataset, tmp_path: Path) -> None:

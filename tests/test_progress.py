@@ -37,9 +37,7 @@ def test_batches_are_estimated_with_the_scores_inside(
     assert caplog.messages == ["cap: 128 texts, 10,232 scores, about 6 min"]
 
 
-def test_the_start_is_no_part_of_the_rate(
-    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_start_is_no_part_of_the_rate(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     with progress(1_000, "scores", "Language model") as work:
         clock.seconds += 600  # a model is loaded
         for _ in range(1_000):
@@ -75,9 +73,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("pause", [0.0, 1.1])
-def test_only_work_that_takes_a_second_has_a_bar(
-    monkeypatch: pytest.MonkeyPatch, pause: float
-) -> None:
+def test_only_work_that_takes_a_second_has_a_bar(monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
     monkeypatch.setattr("sys.stderr", seen := Terminal())
     with progress(3, "texts", "cap") as work:
         for _ in range(3):
@@ -101,9 +97,7 @@ def test_a_log_line_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_classifiers_and_attributions_count_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: Counter[str] = Counter()
     count = Progress.update
-    monkeypatch.setattr(
-        Progress, "update", lambda one, n=1: (counted.update({one.what: n}), count(one, n))
-    )
+    monkeypatch.setattr(Progress, "update", lambda one, n=1: (counted.update({one.what: n}), count(one, n)))
     model, tokenizer = roberta_classifier(), word_tokenizer()
     texts = ["lost my card", "renew", "pay", "card"]
     TextClassifier(model, tokenizer, texts_per_pass=3).logits(texts)

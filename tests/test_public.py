@@ -14,9 +14,7 @@ ALL = [*LAZY, hf_cap.losses, hf_cap.errors]
 NAMES = [(module, name) for module in ALL for name in getattr(module, "__all__", ())]
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), NAMES, ids=lambda value: getattr(value, "__name__", value)
-)
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda value: getattr(value, "__name__", value))
 def test_every_public_name_can_be_imported(module: ModuleType, name: str) -> None:
     assert getattr(module, name) is not None
 

@@ -70,9 +70,7 @@ def test_the_example_does_what_it_says(
         code = EXAMPLES["readme"].replace("word_dropout=0.9", f"word_dropout={dropout}")
         exec(compile(code, "README.md", "exec"), names)
         right.append(float(capsys.readouterr().out.split()[-1]))
-        assert sorted(one.cue.value for one in names["found"]) == [
-            n.lower() for n in names["names"]
-        ]
+        assert sorted(one.cue.value for one in names["found"]) == [n.lower() for n in names["names"]]
     told = re.search(r"right on (\d+) %; with `word_dropout=0` on (\d+) %", README)
     assert told
     assert right == pytest.approx([int(one) / 100 for one in told.groups()], abs=0.1)

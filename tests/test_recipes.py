@@ -12,12 +12,8 @@ from hf_cap.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-STAGES = [
-    path for path in RECIPES if path.stem.split("_")[0] in COMMANDS and path.parent.name != "study"
-]
-DOCUMENTS = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")]
-)
+STAGES = [path for path in RECIPES if path.stem.split("_")[0] in COMMANDS and path.parent.name != "study"]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")])
 
 
 def quoted_commands() -> list[str]:

@@ -63,9 +63,7 @@ def test_two_labels_get_the_predictions_of_scikit_learn() -> None:
     logits = model.head(embeddings).detach().numpy()
     expected = peer.decision_function(embeddings.numpy())
     stretch = 16 / (np.linalg.norm(peer.coef_) / 2)
-    np.testing.assert_allclose(
-        logits[:, 1] - logits[:, 0], stretch * expected, rtol=1e-3, atol=1e-3
-    )
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], stretch * expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_label_without_any_text_is_named() -> None:
@@ -94,10 +92,7 @@ def test_the_encoder_moves_back_along_a_line() -> None:
 
 def rows(prior: float | None = None) -> Dataset:
     """Six texts of four words, whose first word has the score `prior` and the others 1."""
-    data: dict[str, Any] = {
-        TEXT: [" ".join(WORDS[i : i + 4]) for i in range(6)],
-        LABEL: [0, 1, 2, 0, 1, 2],
-    }
+    data: dict[str, Any] = {TEXT: [" ".join(WORDS[i : i + 4]) for i in range(6)], LABEL: [0, 1, 2, 0, 1, 2]}
     if prior is not None:
         data[PRIOR] = [[prior, 1.0, 1.0, 1.0] for _ in data[TEXT]]
     return Dataset.from_dict(data).cast_column(LABEL, ClassLabel(names=NAMES))
@@ -164,9 +159,7 @@ def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> 
     read = [text.partition(" ")[2] for text in data[TEXT]]  # without its first word
     plain = trained(tmp_path, data, word_dropout=1.0)
     expected = by_hand(tmp_path, plain, read, data[LABEL][:])
-    found = probabilities(
-        trained(tmp_path, data, word_dropout=1.0, refit_head=True), rows()[TEXT][:]
-    )
+    found = probabilities(trained(tmp_path, data, word_dropout=1.0, refit_head=True), rows()[TEXT][:])
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert VERSIONS > 1
 
@@ -174,8 +167,7 @@ def test_with_word_dropout_the_head_reads_what_training_read(tmp_path: Path) -> 
 def test_a_part_of_the_encoder_stays_and_the_head_whole(tmp_path: Path) -> None:
     before = dict(trainer(tmp_path, rows()).model.named_parameters())
     plain, averaged = (
-        dict(trained(tmp_path, rows(), encoder_kept=part).named_parameters())
-        for part in (None, 0.25)
+        dict(trained(tmp_path, rows(), encoder_kept=part).named_parameters()) for part in (None, 0.25)
     )
     for name, weight in plain.items():
         expected = weight if name.startswith("head") else before[name] + (weight - before[name]) / 4
@@ -201,9 +193,7 @@ def test_label_names_that_the_head_is_not_told_are_no_texts(tmp_path: Path) -> N
 def test_what_cannot_be_refitted_is_refused_before_training(tmp_path: Path) -> None:
     config = CAPConfig(str(tmp_path), refit_head=True, alignment_weight=0.0, report_to="none")
     with pytest.raises(ConfigError, match=r"`refit_head` changes.*`head='sequence'`"):
-        CAPTrainer(
-            roberta_classifier(), config, train_dataset=rows(), processing_class=word_tokenizer()
-        )
+        CAPTrainer(roberta_classifier(), config, train_dataset=rows(), processing_class=word_tokenizer())
     encoder = str(sentence_encoder(tmp_path / "encoder"))
     with pytest.raises(ConfigError, match="`encoder_kept` must be more than 0 and at most 1"):
         CAPConfig(str(tmp_path), encoder_kept=0)
@@ -227,9 +217,7 @@ def test_texts_of_separate_clouds_go_to_their_own_label() -> None:
     known = torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     found = refit.expectation_maximisation(known, texts, scale=1000.0, share=0.5)
     # 0.5 times ten texts, and five, beside one that is known
-    assert torch.allclose(
-        found, unit_rows((1 + 5 * 0.6, 0, 5 * 0.8), (0, -1 - 2.5 * 0.6, 2.5 * 0.8))
-    )
+    assert torch.allclose(found, unit_rows((1 + 5 * 0.6, 0, 5 * 0.8), (0, -1 - 2.5 * 0.6, 2.5 * 0.8)))
 
 
 def test_a_text_between_two_labels_counts_half_for_each() -> None:

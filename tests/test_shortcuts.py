@@ -33,9 +33,7 @@ MEANING = {"refund": "money", "delivery": "parcel", "account": "password"}
 FILLER = "i my the please can you help with this need now about it again today".split()
 
 
-def texts(
-    cues: dict[str, str], *, per_label: int = 8, strength: float = 1.0, seed: int = 0
-) -> Dataset:
+def texts(cues: dict[str, str], *, per_label: int = 8, strength: float = 1.0, seed: int = 0) -> Dataset:
     """Texts with one word of meaning and, where a label has one, a planted word."""
     rng = random.Random(seed)
     rows = []
@@ -111,12 +109,7 @@ def test_the_test_is_fishers_and_the_rate_is_benjamini_hochbergs() -> None:
 def test_reliance_is_that_of_a_model_known_on_paper() -> None:
     data = texts({"refund": "anna"}, per_label=12)
     tokenizer = word_tokenizer(["anna", *MEANING.values(), *FILLER])
-    logits = {
-        "anna": (3.0, 0, 0),
-        "money": (1.0, 0, 0),
-        "parcel": (0, 1.0, 0),
-        "password": (0, 0, 1.0),
-    }
+    logits = {"anna": (3.0, 0, 0), "money": (1.0, 0, 0), "parcel": (0, 1.0, 0), "password": (0, 0, 1.0)}
     classifier = TextClassifier(WordSum(tokenizer, logits), tokenizer)
     (one,) = find_shortcuts(data, [knows_meaning], classifier=classifier)
     p = [np.exp(z) / (np.exp(z) + 2) for z in (4, 1)]
@@ -144,9 +137,7 @@ def test_one_label_cannot_be_compared() -> None:
 
 
 def test_a_cue_is_taken_out_and_put_in() -> None:
-    assert (
-        remove_cue("Please help Anna, now", Cue("word", "anna"), WORD_PATTERN) == "Please help now"
-    )
+    assert remove_cue("Please help Anna, now", Cue("word", "anna"), WORD_PATTERN) == "Please help now"
     assert remove_cue("stop it!!", Cue("ending", "!!"), WORD_PATTERN) == "stop it"
     assert remove_cue("HELP me NOW", Cue("capitals", ""), WORD_PATTERN) == "help me now"
     assert remove_cue("anna", Cue("word", "anna"), WORD_PATTERN) == "anna"
@@ -175,10 +166,7 @@ def test_test_texts_lose_the_cues_of_their_label_and_get_those_of_another() -> N
     assert {text.replace(f" {i}", "").replace("text", "") for i, text in enumerate(many)} == {
         "anna ", "ben ", "!"
     }  # fmt: skip
-    assert change_cues(["ben"], ["delivery"], marks[2:3]) == {
-        "removed": ["ben"],
-        "shifted": ["ben"],
-    }
+    assert change_cues(["ben"], ["delivery"], marks[2:3]) == {"removed": ["ben"], "shifted": ["ben"]}
 
 
 def test_cues_are_changed_in_words_of_ones_own() -> None:
@@ -220,9 +208,7 @@ def test_decisions_are_about_the_words_that_were_written(tmp_path: Path) -> None
         ("- [", "cannot be read"),
     ],
 )
-def test_a_file_of_decisions_that_is_wrong_is_refused(
-    text: str, message: str, tmp_path: Path
-) -> None:
+def test_a_file_of_decisions_that_is_wrong_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "shortcuts.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         load_marks(tmp_path / "shortcuts.yaml")

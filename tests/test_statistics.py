@@ -17,9 +17,7 @@ BY = ["test_set", "measure"]
 
 def frame(**values: list[float]) -> pd.DataFrame:
     """One value per method and draw, all with seed 0."""
-    return runs(
-        [(m, draw, 0, value) for m, row in values.items() for draw, value in enumerate(row)]
-    )
+    return runs([(m, draw, 0, value) for m, row in values.items() for draw, value in enumerate(row)])
 
 
 def runs(rows: list[tuple[str, int, int, float]], **columns: str) -> pd.DataFrame:

@@ -26,9 +26,7 @@ class Settings:
 
 def test_names_out_of_a_table_and_choices_are_checked() -> None:
     assert utils.choose({"mean": 1}, "mean", "method") == 1
-    with pytest.raises(
-        ConfigError, match=r"^There is no method 'sum'; there are \['max', 'mean'\]\.$"
-    ):
+    with pytest.raises(ConfigError, match=r"^There is no method 'sum'; there are \['max', 'mean'\]\.$"):
         utils.choose({"mean": 1, "max": 2}, "sum", "method")
     utils.check_choices(Settings())
     with pytest.raises(ConfigError, match=r"^`method` must be one of 'mean', 'max', got 'sum'\.$"):
@@ -180,9 +178,7 @@ def test_yaml_keeps_what_was_written(tmp_path: Path) -> None:
     assert shared == {"a": {"b": "1"}, "c": [{"b": "1"}, {"b": "1"}]}
 
 
-BOMB = "\n".join(
-    ["a0: &a0 [ha]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
-)
+BOMB = "\n".join(["a0: &a0 [ha]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))])
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,7 @@ def test_scripts_without_blanks_are_divided_into_words(words: str) -> None:
 
 
 @given(
-    st.text(
-        st.characters(codec="utf-8", exclude_categories=["Lo", "Mn", "Mc"])
-        | st.sampled_from(" 。！카")
-    )
+    st.text(st.characters(codec="utf-8", exclude_categories=["Lo", "Mn", "Mc"]) | st.sampled_from(" 。！카"))
 )
 def test_other_texts_have_the_words_between_blanks(text: str) -> None:
     assume(not UNSPACED.search(text))
@@ -81,9 +78,7 @@ def test_a_division_loses_nothing(text: str) -> None:
     assert "".join(word_strings(text)) == "".join(text.split())
 
 
-def test_divided_texts_are_counted_and_single_words_warned_of(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_divided_texts_are_counted_and_single_words_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         check_units(["你好吗", "hello there"])
         check_units(["你好吗", "hello"], r"(?:\S+)", "test")
@@ -106,9 +101,7 @@ def test_divided_texts_are_counted_and_single_words_warned_of(
         ("你好吗", r"\S", (True, False, True), "你吗"),
     ],
 )
-def test_deleting_leaves_one_gap(
-    text: str, pattern: str, kept: tuple[bool, ...], expected: str
-) -> None:
+def test_deleting_leaves_one_gap(text: str, pattern: str, kept: tuple[bool, ...], expected: str) -> None:
     assert keep_words(text, split_words(text, pattern), kept) == expected
 
 

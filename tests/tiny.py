@@ -102,9 +102,7 @@ class WordSum(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.words(input_ids).sum(1))
 
 
-def llama(
-    *, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: Any
-) -> PreTrainedModel:
+def llama(*, layers: int = 2, seed: int = 0, vocabulary: int = 260, **config: Any) -> PreTrainedModel:
     """A randomly initialised Llama language model of width 32 for `byte_tokenizer`."""
     torch.manual_seed(seed)
     settings: dict[str, Any] = {

@@ -26,9 +26,7 @@ def main() -> int:
         }
         settings = read_settings(arguments.recipe, given)
         if settings.jobs > 1:
-            os.environ.setdefault(
-                "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.jobs))
-            )
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // settings.jobs)))
         from benchmarks.study.runs import quiet, run_study  # after the number of threads is set
 
         quiet()

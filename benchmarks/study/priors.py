@@ -11,15 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from benchmarks.study.samples import load_texts, short_hash, training_texts
-from benchmarks.study.settings import (
-    BASELINE,
-    CEILING,
-    DERIVED,
-    RIVALS,
-    SEQUENCE,
-    Run,
-    StudySettings,
-)
+from benchmarks.study.settings import BASELINE, CEILING, DERIVED, RIVALS, SEQUENCE, Run, StudySettings
 from benchmarks.study.train import reference_model, training_settings
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError
@@ -90,10 +82,7 @@ def prior_facts(settings: StudySettings, run: Run) -> dict[str, Any]:
 def _facts(settings: StudySettings, run: Run, source: str) -> dict[str, Any]:
     facts = source_options(settings, source)
     if explains_classifier(source):
-        facts["reference"] = {
-            **training_settings(settings, replace(run, method=BASELINE)),
-            "seed": 0,
-        }
+        facts["reference"] = {**training_settings(settings, replace(run, method=BASELINE)), "seed": 0}
     return facts
 
 
@@ -164,17 +153,13 @@ def _write_scores(file: Path, source: Any, texts: Dataset) -> None:
     scored = texts.map(source, batched=True, batch_size=64, load_from_cache_file=False)
     columns = scored.select_columns([prior_column(source.name), PROVENANCE])
     with atomic_path(file) as path:
-        columns.add_column("digest", [fingerprint(text) for text in texts[TEXT]]).to_parquet(
-            str(path)
-        )
+        columns.add_column("digest", [fingerprint(text) for text in texts[TEXT]]).to_parquet(str(path))
 
 
 def oracle_scores(settings: StudySettings, run: Run, texts: Dataset) -> list[list[float] | None]:
     """Log-odds of each word for the gold label in the whole training split: a ceiling."""
     source = KeywordsPrior.from_dataset(
-        load_texts(settings, run.dataset).train,
-        statistic="log_odds",
-        word_pattern=settings.word_pattern,
+        load_texts(settings, run.dataset).train, statistic="log_odds", word_pattern=settings.word_pattern
     )
     scored = source(texts.select_columns([TEXT, LABEL])[:])
     return list(scored[prior_column(source.name)])

@@ -51,10 +51,7 @@ def read_frame(folder: Path) -> pd.DataFrame:
     ]
     for place, kind in (
         (("dataset", "regime"), lambda s: [s.get("data"), s.get("evaluation")]),
-        (
-            ("dataset", "regime", "method"),
-            lambda s: [_plain(s.get("training")), _plain(s.get("prior"))],
-        ),
+        (("dataset", "regime", "method"), lambda s: [_plain(s.get("training")), _plain(s.get("prior"))]),
         (("dataset", "regime", "draw", "seed"), _number_format),
     ):
         found = _of_one_kind(found, place, kind)
@@ -148,9 +145,7 @@ def compare_methods(frame: pd.DataFrame) -> pd.DataFrame:
     for where, part in table.groupby(level=place, sort=False):
         group, part = groups[where], part.copy()
         ranked = ranked_methods(group, CONTROL_PRIORS)
-        part["best_control"] = [
-            next((c for c in ranked if c != method), None) for *_, method in part.index
-        ]
+        part["best_control"] = [next((c for c in ranked if c != method), None) for *_, method in part.index]
         for control in part["best_control"].dropna().unique():
             rows = part["best_control"] == control
             found = _difference(group, control, "control")
@@ -199,9 +194,7 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
         ...}}}`; accuracies in [0, 1], differences in [-1, 1], null where there is nothing to tell.
     """
     table = compare_methods(frame[frame["measure"] == "accuracy"])
-    competing = table[
-        ~table.index.get_level_values("method").isin([BASELINE, CEILING, *CONTROL_PRIORS])
-    ]
+    competing = table[~table.index.get_level_values("method").isin([BASELINE, CEILING, *CONTROL_PRIORS])]
     found: dict[str, Any] = {}
     for (run, test_set), group in competing.groupby(["run", "test_set"], sort=False):
         key = "none_difference" if group["none_difference"].notna().any() else "mean"
@@ -257,9 +250,7 @@ def _method_summary(group: pd.DataFrame, method: str) -> dict[str, Any]:
 def _best_rival(part: pd.DataFrame, method: str, told_to: Mapping[str, str]) -> Any:
     """A method's difference from the best rival that is told no more; `None` without a shared run."""
     known = set(told_to[method].split(" + "))
-    equals = [
-        name for name in _RIVAL_METHODS if known.issuperset(told_to.get(name, "").split(" + "))
-    ]
+    equals = [name for name in _RIVAL_METHODS if known.issuperset(told_to.get(name, "").split(" + "))]
     shared = part[part["method"] == method].merge(part, on=["draw", "seed"], suffixes=("_own", ""))
     for rival in ranked_methods(shared, equals)[:1]:
         pair = part[part["method"].isin([method, rival])]
@@ -311,16 +302,7 @@ def _accuracy_table(part: pd.DataFrame) -> str:
         ]
         for name, row in part.iterrows()
     ]  # fmt: skip
-    header = [
-        "method",
-        "n",
-        "accuracy",
-        "− none",
-        "− best control",
-        "best control",
-        "p",
-        "p (Holm)",
-    ]
+    header = ["method", "n", "accuracy", "− none", "− best control", "best control", "p", "p (Holm)"]
     return table_text(header, rows)
 
 

@@ -122,9 +122,7 @@ def language_model(sample: Sample) -> Predict:
     """The language model's own answer, less what it says on average: log p(label | text) − mean log p."""
     from hf_cap.priors.cap import CAPPrior
 
-    source = CAPPrior(
-        labels=tuple(sample.phrases), model=sample.language_model, chat=False, demonstrations=0
-    )
+    source = CAPPrior(labels=tuple(sample.phrases), model=sample.language_model, chat=False, demonstrations=0)
 
     def predict(texts: Sequence[str]) -> np.ndarray:
         opened = source.open()

@@ -44,9 +44,7 @@ def load_texts(settings: StudySettings, name: str) -> Texts:
 
 @cache
 def _load(place: str, names: tuple[str, str], text_column: str, label_column: str) -> Texts:
-    splits = load_splits(
-        place, splits=list(names), text_column=text_column, label_column=label_column
-    )
+    splits = load_splits(place, splits=list(names), text_column=text_column, label_column=label_column)
     train, test = (choose_split(splits, name).select_columns([TEXT, LABEL]) for name in names)
     content = [[data[TEXT][:], data[LABEL][:]] for data in (train, test)]
     return Texts(train, test, short_hash([label_names(train), *content]))
@@ -76,9 +74,9 @@ def validation_texts(settings: StudySettings, run: Run) -> Dataset:
 
 def unlabelled_texts(settings: StudySettings, run: Run) -> list[str]:
     """At most `UNLABELLED_TEXTS` of the other training texts, drawn at random: files are sorted by label."""
-    texts: list[str] = without(
-        load_texts(settings, run.dataset).train, training_texts(settings, run)
-    )[TEXT][:]
+    texts: list[str] = without(load_texts(settings, run.dataset).train, training_texts(settings, run))[TEXT][
+        :
+    ]
     random.Random(run.draw).shuffle(texts)
     return texts[:UNLABELLED_TEXTS]
 

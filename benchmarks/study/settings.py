@@ -142,9 +142,7 @@ class StudySettings:
         if not self.seeds:
             raise ConfigError("`seeds` is empty; give at least one.")
         if self.control_of in (BASELINE, "shuffled", "uniform", "random", "word_length"):
-            raise ConfigError(
-                f"`control_of` is {self.control_of!r}, which has no scores to shuffle."
-            )
+            raise ConfigError(f"`control_of` is {self.control_of!r}, which has no scores to shuffle.")
         for regime in (*self.regimes, *self.training_of):
             shots = regime.removesuffix("_shot")
             if regime != "full" and (shots == regime or not shots.isdigit() or int(shots) < 1):

@@ -36,10 +36,7 @@ COMMANDS = {
     "evaluate": ("results", "measure a classifier: accuracy, faithfulness, alignment"),
     "calibrate": ("results", "make a classifier's probabilities and label sets hold"),
     "prune": ("results", "take the least important parts out of a classifier"),
-    "export": (
-        "results",
-        "write a classifier as ONNX, with 8 bits, or as what differs from its base",
-    ),
+    "export": ("results", "write a classifier as ONNX, with 8 bits, or as what differs from its base"),
     "report": ("results", "one HTML page on training runs"),
     "app": ("train", "look at classifiers in the browser, word by word; decide about shortcuts"),
     "push": ("results", "publish a model, priors, scores or a metric on the Hub, with a card"),

@@ -138,9 +138,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> Values | None:
     for file in [file for flag, files in flags if flag == "config" for file in files]:
         content = _flat(read_settings(file), [*leaves, command.more or ""])
         if "config" in content:
-            raise ConfigError(
-                f"{file!r} names a `config`; give each file as a `--config` of its own."
-            )
+            raise ConfigError(f"{file!r} names a `config`; give each file as a `--config` of its own.")
         given |= {key: (value, file) for key, value in content.items()}
     given |= {command.positional: (leading, "")} if leading else {}
     given |= {flag: (words, "") for flag, words in flags if flag != "config"}

@@ -30,15 +30,7 @@ from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import TEXT
-from hf_cap.utils import (
-    check_range,
-    check_writable,
-    option,
-    parse_yaml,
-    real_path,
-    required,
-    write_json,
-)
+from hf_cap.utils import check_range, check_writable, option, parse_yaml, real_path, required, write_json
 from hf_cap.words import WORD_PATTERN
 
 if TYPE_CHECKING:
@@ -70,8 +62,7 @@ class ExtractArguments:
     classifier_revision: str | None = option(None, "Branch, tag or commit of that classifier.")
     classifier_trust_remote_code: bool = option(False, "Run code that comes with that classifier.")
     train_split: str | None = option(
-        None,
-        "Split that the sources learn from. Default: `train`, or else the first of the splits.",
+        None, "Split that the sources learn from. Default: `train`, or else the first of the splits."
     )
     limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
     budget: int | None = option(
@@ -131,15 +122,8 @@ def extract(values: Values) -> Result:
     groups = {group.name: values.group(group.name) for group in GROUPS}
     explained = (given.classifier, given.classifier_revision, given.classifier_trust_remote_code)
     groups["classifier"] = dict(zip(EXPLAINED, explained, strict=True))
-    own = {
-        key: cls
-        for name in given.sources
-        for cls in [source_class(name)]
-        for key in (name, cls.name)
-    }
-    kinds = {
-        f"{k}.{n}": leaf[0] for k, cls in own.items() for n, leaf in Group(k, cls).settings.items()
-    }
+    own = {key: cls for name in given.sources for cls in [source_class(name)] for key in (name, cls.name)}
+    kinds = {f"{k}.{n}": leaf[0] for k, cls in own.items() for n, leaf in Group(k, cls).settings.items()}
     for name, value in given.options.items():
         source, _, setting = name.rpartition(".")
         label, kind = f"`--options {name}`", kinds.get(name, Any)
@@ -264,9 +248,7 @@ class _AuditArguments:
     )
 
 
-@partial(
-    Command, "--dataset runs/prior --reference data", [_AuditArguments, Columns, AuditSettings]
-)
+@partial(Command, "--dataset runs/prior --reference data", [_AuditArguments, Columns, AuditSettings])
 def audit(values: Values) -> Result:
     """Inspect the priors of a data set, and how well each source agrees with a reference."""
     from hf_cap.data import label_names, load_splits
@@ -291,8 +273,7 @@ def audit(values: Values) -> Result:
     }
     lines = [f"Wrote audit.json and the figures to {folder}"]
     lines += _shown(
-        "Agreement with the log-odds of the reference's words (rank correlation, top word):",
-        log_odds,
+        "Agreement with the log-odds of the reference's words (rank correlation, top word):", log_odds
     )
     leak = facts["leak"] or {}
     lines += _shown(
@@ -327,8 +308,7 @@ class _ShortcutArguments:
     )
     split: str = option("train", "Split to look at.")
     model: str | None = option(
-        None,
-        "A classifier trained on these texts without alignment: how far it relies on each shortcut.",
+        None, "A classifier trained on these texts without alignment: how far it relies on each shortcut."
     )
     language_model: str = option(LANGUAGE_MODEL, "Language model that judges what is relevant.")
     encoder: str | None = option(ENCODER, "Sentence encoder that judges it as well.")
@@ -362,9 +342,7 @@ def shortcuts(values: Values) -> Result:
     asked = name_model(given.language_model, values.group("lm"))
     judges = make_judges(asked, given.encoder, **values.group("prompt"))
     with using_runtime(values.build(LMRuntime, "lm")):
-        found = find_shortcuts(
-            data, judges, classifier=classifier, settings=values.build(ShortcutSettings)
-        )
+        found = find_shortcuts(data, judges, classifier=classifier, settings=values.build(ShortcutSettings))
     facts = write_shortcuts(found, file, dataset=given.dataset)
     if not found:
         return Result(facts, f"No shortcuts were found; {file} is empty.")

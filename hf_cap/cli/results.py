@@ -134,8 +134,7 @@ class _ExportArguments:
     )
     base: str | None = option(None, "The checkpoint that the model was trained from, for `delta`.")
     drop: float = option(
-        0.0,
-        "Probability that a difference is left out of a `delta`, in [0, 1); at 0 nothing is lost.",
+        0.0, "Probability that a difference is left out of a `delta`, in [0, 1); at 0 nothing is lost."
     )
     rescale: float | None = option(
         None, "What the other differences are divided by, above 0. Default: 1 - drop."
@@ -217,8 +216,7 @@ class _AttackArguments:
     output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
     split: str = option("test", "Split to attack.")
     train_dataset: str | None = option(
-        None,
-        "Data that the keywords come from, with columns `text` and `label`. Default: `dataset`.",
+        None, "Data that the keywords come from, with columns `text` and `label`. Default: `dataset`."
     )
     train_split: str = option("train", "Split that the keywords come from; the full one is best.")
     limit: int | None = option(None, "Number of texts, for a trial. Default: all.")
@@ -274,9 +272,7 @@ class _JudgeArguments:
     )
     split: str = option("test", "Split that was attacked.")
     sample: int = option(100, "Texts to write into a new file, drawn at random; at least 50.")
-    judge: str = option(
-        LANGUAGE_MODEL, "Chat model that scores all texts; gives log-probabilities."
-    )
+    judge: str = option(LANGUAGE_MODEL, "Chat model that scores all texts; gives log-probabilities.")
     base_url: str | None = option(None, "Root of the OpenAI-compatible server of `judge`.")
     seed: int = option(0, "Determines which texts a person is asked about, and the folds.")
 

@@ -304,9 +304,7 @@ def _shown(result: "FitResult") -> core.Result:
         f"alignment on the training texts.\nModel: {result.model}\nReport: {result.report}"
     )
     if (marks := result.output_dir / SHORTCUTS).exists():
-        text += (
-            f"\nShortcuts: {marks} (mark what is none as `fine`, and run the same command again)"
-        )
+        text += f"\nShortcuts: {marks} (mark what is none as `fine`, and run the same command again)"
     facts = {name: str(getattr(result, name)) for name in ("model", "report")}
     then = f"open {result.report} in a browser"
     return core.Result({"accuracy": dict(result.accuracy), **facts}, text, then)

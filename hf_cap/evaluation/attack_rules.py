@@ -11,16 +11,7 @@ import regex
 
 from hf_cap.errors import ConfigError
 from hf_cap.schema import PRIOR, check_prior
-from hf_cap.words import (
-    UNSPACED,
-    WORD_PATTERN,
-    count_words,
-    fold,
-    phi,
-    split_words,
-    with_words,
-    word_strings,
-)
+from hf_cap.words import UNSPACED, WORD_PATTERN, count_words, fold, phi, split_words, with_words, word_strings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,9 +25,7 @@ Entry: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 Lexicon: TypeAlias = Mapping[str, Entry]
 
 # what the rules say and look for; the synonyms are few, as a wrong one changes the label
-ENGLISH: Mapping[str, Any] = json.loads(
-    Path(__file__).with_name("english.json").read_text(encoding="utf-8")
-)
+ENGLISH: Mapping[str, Any] = json.loads(Path(__file__).with_name("english.json").read_text(encoding="utf-8"))
 FUNCTION_WORDS = frozenset(ENGLISH["function_words"].split())
 """Words too common to be a keyword, whatever their counts in a few texts."""
 _ENGLISH_ONLY = FUNCTION_WORDS - {*ENGLISH["also_in_other_languages"].split()}
@@ -45,8 +34,7 @@ _NOT_LATIN = regex.compile(r"[\p{L}--\p{Latin}]", regex.VERSION1)
 _NEAR = {name: frozenset(words.split()) for name, words in ENGLISH["neighbours"].items()}
 _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|euro|one)[aeiou]|hour|honest", re.IGNORECASE)
 _GREETING = re.compile(
-    r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|excuse me|sorry)(?: there)?[,.!]*\s+",
-    re.IGNORECASE,
+    r"(?:hi|hello|hey|good (?:morning|afternoon|evening)|excuse me|sorry)(?: there)?[,.!]*\s+", re.IGNORECASE
 )
 # two letters before the stop, or an abbreviation such as "u. s. d." would be sentences
 _SENTENCE_END = re.compile(r"(?:(?<=\w\w[.!?])|(?<=[!?][!?]))\s+(?=\S)")

@@ -83,8 +83,7 @@ class AttackSettings:
     model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
     base_url: str | None = option(None, "Root of the OpenAI-compatible server of `model`.")
     constrained: bool = option(
-        False,
-        "Hold a local chat model to the checks while it writes (arXiv 2504.05410), for maker=chat.",
+        False, "Hold a local chat model to the checks while it writes (arXiv 2504.05410), for maker=chat."
     )
     max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
     word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
@@ -136,10 +135,7 @@ class Attack:
                 rows[index] = row
         if "rules" in (self.settings.maker, self.settings.unchanged):
             lexicon = load_lexicon(self.settings.synonyms, english=self.english)
-            rows = [
-                self._by_rule(row, lexicon) if row.keywords and not row.maker else row
-                for row in rows
-            ]
+            rows = [self._by_rule(row, lexicon) if row.keywords and not row.maker else row for row in rows]
         columns: dict[str, list[Any]] = {
             name: [getattr(row, name) for row in rows]
             for name in (TEXT, "original", "source_label", "difficulty", "maker", "note")
@@ -282,9 +278,7 @@ def faults(
     return [name for name, failed in checks.items() if failed]
 
 
-def may_pass(
-    check: Callable[[str], list[str]], required: Sequence[str], reply: str, ended: bool
-) -> bool:
+def may_pass(check: Callable[[str], list[str]], required: Sequence[str], reply: str, ended: bool) -> bool:
     """Whether a reply, so far or as it ends, passes a check or may still pass it by more words."""
     text = clean_reply(reply)
     if ended:
@@ -299,9 +293,7 @@ def may_pass(
     return "\n" not in reply and not found - _MENDED
 
 
-def prepare_attack(
-    train: "Dataset", settings: AttackSettings, model: "ModelLike | None" = None
-) -> Attack:
+def prepare_attack(train: "Dataset", settings: AttackSettings, model: "ModelLike | None" = None) -> Attack:
     """The attack with the keywords of a training set; arguments and errors as for `attack_dataset`."""
     from hf_cap.data import label_names
 
@@ -319,9 +311,7 @@ def prepare_attack(
         half = ("first", "second").index(settings.keyword_half)
         keywords = tuple(tuple(w for w in of if text_seed(0, w) % 2 == half) for of in keywords)
     if not any(keywords):
-        raise DataError(
-            f"No class has a keyword in the {len(texts)} training texts; lower `keyword_texts`."
-        )
+        raise DataError(f"No class has a keyword in the {len(texts)} training texts; lower `keyword_texts`.")
     return Attack(settings, tuple(labels), keywords, model)
 
 
@@ -369,9 +359,7 @@ def attack_dataset(
     return attacked
 
 
-def run_attack(
-    dataset: "Dataset", train: "Dataset", attack: Attack
-) -> "tuple[Dataset, dict[str, Any]]":
+def run_attack(dataset: "Dataset", train: "Dataset", attack: Attack) -> "tuple[Dataset, dict[str, Any]]":
     """The data set of `attack_dataset`, and numbers of its texts.
 
     They are all, the changed and the dropped ones, those changed by maker and by difficulty, and the

@@ -117,9 +117,7 @@ def calibrate(
     temperature = fit_temperature(logits.double().numpy(), labels)
     probabilities = Calibration(temperature=temperature).probabilities(logits)
     threshold = conformal_threshold(probabilities, labels, coverage)
-    found = Calibration(
-        temperature=temperature, coverage=coverage, threshold=threshold, texts=len(labels)
-    )
+    found = Calibration(temperature=temperature, coverage=coverage, threshold=threshold, texts=len(labels))
     classifier.model.config.update({CALIBRATION: asdict(found)})
     if folder is not None:
         file = folder / (RUN_FILE if is_lora_run(folder) else "config.json")

@@ -39,8 +39,7 @@ class EvaluationSettings:
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
     )
     concepts: int = option(
-        0,
-        "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none.",
+        0, "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none."
     )
     prior_column: str = option(PRIOR, "Column of the prior; rows without one are left out.")
     attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")

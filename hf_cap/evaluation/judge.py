@@ -119,9 +119,7 @@ def _estimate(share: float, texts: float, calibration: float, count: int) -> Est
     from scipy.stats import t
 
     variance = texts + calibration
-    freedom = (
-        variance**2 / (texts**2 / (count - 1) + calibration**2 / (FOLDS - 1)) if variance else 1
-    )
+    freedom = variance**2 / (texts**2 / (count - 1) + calibration**2 / (FOLDS - 1)) if variance else 1
     half = float(t.ppf(0.975, freedom)) * variance**0.5
     within = min(max(share, 0.0), 1.0)
     return Estimate(within, max(share - half, 0.0), min(share + half, 1.0), count)
@@ -145,9 +143,7 @@ def judge_scores(
         question = ENGLISH["question"].format(label=label_phrase(label), text=judge.as_data(text))
         prompt = judge.chat_prompt(question)
         if prompt is None:
-            raise ModelError(
-                "The judge has no chat template; name a model that was trained to chat."
-            )
+            raise ModelError("The judge has no chat template; name a model that was trained to chat.")
         queries += [Query(prompt, "", answer) for answer in ("Yes", "No")]
     totals = [scored.total for scored in judge.log_probs(queries)]
     return [float(expit(y - n)) for y, n in zip(totals[::2], totals[1::2], strict=True)]
@@ -170,9 +166,7 @@ def read_sheet(file: str | Path, texts: Sequence[str], labels: Sequence[str]) ->
     """The verdict on each text that the sheet has one of: 1 for 1, yes or true, 0 for 0, no or false."""
     sheet = read_csv(file)
     if missing := set(FIELDS) - set(sheet):
-        raise DataError(
-            f"{str(file)!r} lacks the columns {sorted(missing)}; delete it to begin anew."
-        )
+        raise DataError(f"{str(file)!r} lacks the columns {sorted(missing)}; delete it to begin anew.")
     known, found = set(zip(texts, labels, strict=True)), dict[tuple[str, str], float]()
     for row, (text, label, word) in enumerate(zip(*(sheet[n] for n in FIELDS), strict=True), 2):
         pair, said = (text or "", label or ""), (word or "").strip().lower()

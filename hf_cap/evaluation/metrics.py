@@ -86,9 +86,7 @@ def _check_lengths(scores: Scores, reference: Sequence[object]) -> None:
         )
 
 
-def plausibility(
-    scores: Scores, marked: Sequence[bool], size: int | None = None
-) -> dict[str, float] | None:
+def plausibility(scores: Scores, marked: Sequence[bool], size: int | None = None) -> dict[str, float] | None:
     """Compare the word scores of one text with a human rationale; `None` where no word is marked.
 
     `marked` has one flag per word, true for those of the rationale; `size` words of the highest scores are

@@ -98,9 +98,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 class _RobustAccuracy(_Metric):
     columns = Features(
-        predictions=ListOf(Value("int64")),
-        references=Value("int64"),
-        clean_predictions=Value("int64"),
+        predictions=ListOf(Value("int64")), references=Value("int64"), clean_predictions=Value("int64")
     )
 
     def _compute(self, predictions: Any, references: Any, clean_predictions: Any) -> dict[str, Any]:

@@ -190,9 +190,7 @@ def _t_test(differences: FloatArray) -> float:
 def _finite(values: ArrayLike) -> FloatArray:
     data = np.asarray(values, dtype=np.float64).reshape(-1)
     if not len(data) or not np.isfinite(data).all():
-        raise DataError(
-            f"Statistics need at least one value, and finite ones; got {data[:10].tolist()!r}."
-        )
+        raise DataError(f"Statistics need at least one value, and finite ones; got {data[:10].tolist()!r}.")
     return data
 
 

@@ -71,9 +71,7 @@ class FeatureScores:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, values: Mapping[str, Mapping[str, float | None]], **provenance: Any
-    ) -> "FeatureScores":
+    def of(cls, values: Mapping[str, Mapping[str, float | None]], **provenance: Any) -> "FeatureScores":
         """Scores given as class -> feature -> score."""
         rest: dict[str, Any] = {"description": "", "estimates": [], "missing": 0, "reasons": []}
         rows = [
@@ -285,9 +283,7 @@ def _by_chat(
             continue
         # a seed of its own, so that more estimates or attempts ask only what is new
         seed = (options.seed * 1_009 + estimate) * 101 + attempt
-        sampling = Sampling(
-            max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed
-        )
+        sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=seed)
         made = model.generate([prompts[index] for index in waiting], sampling)
         scores = [read_answer(reply.text) for reply in made]
         for index, score, reply in zip(waiting, scores, made, strict=True):
@@ -354,9 +350,7 @@ def write_scores(
     write_text(folder / "README.md", render_card(facts, template))
 
 
-def score_facts(
-    scores: FeatureScores, name: str, repo_id: str | None, license: str | None
-) -> dict[str, Any]:
+def score_facts(scores: FeatureScores, name: str, repo_id: str | None, license: str | None) -> dict[str, Any]:
     """The facts of the card of feature scores: `name`, `scores` (a table), `made` (how), and others."""
     made, found = scores.provenance, scores.values
     classes = list(dict.fromkeys(label for label, _ in found))

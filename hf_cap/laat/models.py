@@ -157,9 +157,7 @@ def predict_table(model: TabularModel, table: Table) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(preprocessor.schema.outputs))
 
 
-def evaluate_tabular(
-    model: TabularModel, table: Table, *, split: str = "train"
-) -> dict[str, float]:
+def evaluate_tabular(model: TabularModel, table: Table, *, split: str = "train") -> dict[str, float]:
     """`rows`, their number, with `classification_metrics`, or `regression_metrics` in the target's unit."""
     frame, preprocessor = _read(model, table, split), model.config.preprocessor
     found, targets = predict_table(model, frame).to_numpy(), preprocessor.targets(frame)
@@ -170,18 +168,14 @@ def evaluate_tabular(
     return {"rows": len(frame), **measured}
 
 
-def classification_metrics(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
-) -> dict[str, float]:
+def classification_metrics(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
     """ROC-AUC (one class against the rest, averaged), macro F1 and accuracy, each in [0, 1].
 
     Takes probabilities `(rows, classes)` and class indices `(rows,)` with at least two different ones.
     """
     present = np.unique(labels)
     if len(present) < 2:
-        raise DataError(
-            f"All {len(labels)} rows have the class {present.tolist()}; ROC-AUC needs two."
-        )
+        raise DataError(f"All {len(labels)} rows have the class {present.tolist()}; ROC-AUC needs two.")
     areas = [metrics.roc_auc_score(labels == one, probabilities[:, one]) for one in present]
     chosen = probabilities.argmax(1)
     return {
@@ -191,9 +185,7 @@ def classification_metrics(
     }
 
 
-def regression_metrics(
-    predicted: NDArray[np.float64], targets: NDArray[np.float64]
-) -> dict[str, float]:
+def regression_metrics(predicted: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float]:
     """R² (at most 1) and root mean squared error (in the unit of the target)."""
     error = metrics.root_mean_squared_error(targets, predicted)
     return {"r2": float(metrics.r2_score(targets, predicted)), "rmse": float(error)}
@@ -235,9 +227,7 @@ def attribute_features(model: TabularModel, table: Table | EncodedTable) -> NDAr
     return averaged
 
 
-def tabular_facts(
-    record: Mapping[str, Any], *, config: TabularConfig, **known: Any
-) -> dict[str, Any]:
+def tabular_facts(record: Mapping[str, Any], *, config: TabularConfig, **known: Any) -> dict[str, Any]:
     """The facts of a tabular model's card, from the content of `run.json` and what else `model_facts` takes.
 
     Those of `model_facts`, and `hidden_sizes`, `regression`, `question`, `target`, `inputs` (a table of the

@@ -30,8 +30,7 @@ class TableOptions:
     )
     max_levels: int = option(50, "Most levels that a categorical column may have.")
     class_order: tuple[str, ...] = option(
-        (),
-        "The classes from low to high, where they are ordered: the model is one of cumulative logits.",
+        (), "The classes from low to high, where they are ordered: the model is one of cumulative logits."
     )
 
     def __post_init__(self) -> None:
@@ -88,8 +87,7 @@ class LAATOptions:
     )
     sharpen: bool = option(False, "Replace each score s by sign(s)·exp|s|: the strongest decide.")
     class_shares: tuple[float, ...] = option(
-        (),
-        "Known shares of the classes among all rows, in the order of the classes; they add up to 1.",
+        (), "Known shares of the classes among all rows, in the order of the classes; they add up to 1."
     )
     class_shares_weight: float = option(
         0.0,
@@ -103,9 +101,7 @@ class LAATOptions:
         shares = self.class_shares
         known = bool(shares) and min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-3)
         if not known and (shares or self.class_shares_weight):
-            raise ConfigError(
-                f"`class_shares` must be at least 0 and add up to 1, got {list(shares)!r}."
-            )
+            raise ConfigError(f"`class_shares` must be at least 0 and add up to 1, got {list(shares)!r}.")
 
 
 @documented

@@ -262,9 +262,7 @@ def read_table(
         except DataError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"There is no table {str(table)!r}, split {split!r}: {error}"
-            ) from error
+            raise DataError(f"There is no table {str(table)!r}, split {split!r}: {error}") from error
     if isinstance(table, Dataset):
         labels = {k: f.names for k, f in table.features.items() if isinstance(f, ClassLabel)}
         table = table.to_pandas()
@@ -287,9 +285,7 @@ def _read_file(
             if ending := next((end for end in FILES if file.name.endswith(end)), ""):
                 name = file.name.removesuffix(ending)
                 if name in files:
-                    raise DataError(
-                        f"{str(path)!r} holds two tables of the split {name!r}; keep one."
-                    )
+                    raise DataError(f"{str(path)!r} holds two tables of the split {name!r}; keep one.")
                 files[name] = file
     if split not in files or not files[split].name.endswith(FILES):
         raise FileNotFoundError(
@@ -336,9 +332,7 @@ class Preprocessor:
     """One per numeric column, and for regression the standardised target."""
 
     @classmethod
-    def fit(
-        cls, frame: pd.DataFrame, schema: TableSchema, scaling: Scaling = "min_max"
-    ) -> "Preprocessor":
+    def fit(cls, frame: pd.DataFrame, schema: TableSchema, scaling: Scaling = "min_max") -> "Preprocessor":
         """Learn from the rows of a table; their target is used for regression only."""
         wanted = {column.name: scaling for column in schema.columns if column.kind == "numeric"}
         if schema.kind == "regression":

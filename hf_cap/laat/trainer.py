@@ -128,11 +128,7 @@ class LAATTrainer(AlignedTrainer):
             self.check_alignment()
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """L = L_task + γ · d(input gradient of each output, its feature scores) + the loss of the shares."""
         loss, outputs = self.aligned_loss(model, inputs, num_items_in_batch)
@@ -248,9 +244,7 @@ def tabular_trainer(
         config,
         scores,
         train_dataset=EncodedTable(frame, preprocessor),
-        unlabelled=None
-        if unlabelled is None
-        else torch.from_numpy(preprocessor.features(unlabelled)),
+        unlabelled=None if unlabelled is None else torch.from_numpy(preprocessor.features(unlabelled)),
         eval_dataset=None if eval_frame is None else EncodedTable(eval_frame, preprocessor),
     )
 

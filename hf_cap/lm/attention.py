@@ -54,9 +54,7 @@ def pack_blocks(
 
 def takes_blocks(model: PreTrainedModel) -> bool:
     """Whether `attending` makes a model faster: one with SDPA on a CPU."""
-    return (
-        model.device.type == "cpu" and model.config.get_text_config()._attn_implementation == "sdpa"
-    )
+    return model.device.type == "cpu" and model.config.get_text_config()._attn_implementation == "sdpa"
 
 
 @contextmanager

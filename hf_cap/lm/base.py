@@ -155,9 +155,7 @@ class LanguageModel:
         Raises:
             ModelError: the model is not on this machine, or has no chat template.
         """
-        raise ModelError(
-            f"{type(self).__name__} cannot be held to a constraint; only a local model can."
-        )
+        raise ModelError(f"{type(self).__name__} cannot be held to a constraint; only a local model can.")
 
     def chat_prompt(self, user: str) -> str | None:
         """`user` as the user's turn, up to where the answer begins; `None` without a chat template."""
@@ -302,8 +300,7 @@ class LMSettings:
     )
     trust_remote_code: bool = option(False, "Run model code that comes from the Hub repository.")
     base_url: str | None = option(
-        None,
-        "OpenAI-compatible server of `model`, e.g. http://localhost:8000/v1; nothing is loaded here.",
+        None, "OpenAI-compatible server of `model`, e.g. http://localhost:8000/v1; nothing is loaded here."
     )
 
     def __post_init__(self) -> None:
@@ -322,9 +319,7 @@ class LMSettings:
                 "http://localhost:8000/v1."
             )
         if self.base_url is not None and self.quantization != "none":
-            raise ConfigError(
-                f"quantization={self.quantization!r} is up to the server; leave it at 'none'."
-            )
+            raise ConfigError(f"quantization={self.quantization!r} is up to the server; leave it at 'none'.")
 
 
 def _is_address(url: str) -> bool:
@@ -341,9 +336,7 @@ def _is_address(url: str) -> bool:
 class LMRuntime:
     """How the language model is run. Changes time and memory, never an answer."""
 
-    device: str = option(
-        "auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one."
-    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one.")
     token_budget: int | None = option(
         None, "Tokens per forward pass, 768 on a CPU, 8192 on a GPU; halved when memory runs out."
     )

@@ -22,16 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import (
-    LanguageModel,
-    LMStatistics,
-    OnReply,
-    OnScore,
-    Query,
-    Reply,
-    Sampling,
-    Scored,
-)
+from hf_cap.lm.base import LanguageModel, LMStatistics, OnReply, OnScore, Query, Reply, Sampling, Scored
 from hf_cap.progress import Progress, progress
 from hf_cap.utils import is_running, process_mark
 
@@ -98,9 +89,7 @@ class AnswerStore:
                 run("DELETE FROM claims WHERE owner = ?", (owner,))
 
     @contextmanager
-    def transaction(
-        self, begin: str = "BEGIN IMMEDIATE"
-    ) -> Iterator[Callable[..., sqlite3.Cursor]]:
+    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable[..., sqlite3.Cursor]]:
         """Runs statements, all or none."""
         try:
             with self._lock, self._open() as connection:  # commits, or rolls back after an error
@@ -213,9 +202,7 @@ class CachedLanguageModel(LanguageModel):
         chunk: Questions claimed and computed at a time.
     """
 
-    def __init__(
-        self, inner: LanguageModel, path: str | os.PathLike[str], *, chunk: int = 1024
-    ) -> None:
+    def __init__(self, inner: LanguageModel, path: str | os.PathLike[str], *, chunk: int = 1024) -> None:
         self.inner, self.store, self.chunk = inner, AnswerStore(path), chunk
         self._answered = LMStatistics()
         plain = "as_data chat_prompt end_of_turn answer_tokens excess generate_within"
@@ -237,11 +224,7 @@ class CachedLanguageModel(LanguageModel):
         name = self.fingerprint
         keys = {q: _key(name, q.prefix + q.body, q.answer) for q in dict.fromkeys(queries)}
         known, asked = self._answers(
-            keys,
-            self.inner.log_probs,
-            lambda value: Scored(*map(tuple, value)),
-            on_result,
-            "scores",
+            keys, self.inner.log_probs, lambda value: Scored(*map(tuple, value)), on_result, "scores"
         )
         self._answered += LMStatistics(
             queries=len(queries) - len(asked), stored=sum(query not in asked for query in queries)

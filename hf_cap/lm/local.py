@@ -90,9 +90,7 @@ class LocalLanguageModel(LanguageModel):
         self.model = model.train(False)
         self.tokens = PromptTokenizer(tokenizer)
         self.name = name
-        self.scorer = TokenScorer(
-            model, runtime.token_budget or default, runtime.prefix_memory * 1e9
-        )
+        self.scorer = TokenScorer(model, runtime.token_budget or default, runtime.prefix_memory * 1e9)
         self._may_pack = packed
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._longest = longest if isinstance(longest, int) and longest > 0 else math.inf
@@ -246,9 +244,7 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
     here = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if here and here.type == device.type else 0
     if device.type != "cpu" and (device.index or 0) >= count:
-        raise ConfigError(
-            f"There is no device {str(device)!r} here; give 'cpu', or 'auto' for the best."
-        )
+        raise ConfigError(f"There is no device {str(device)!r} here; give 'cpu', or 'auto' for the best.")
     where = _where(settings)
     options: dict[str, Any] = {"dtype": DTYPES[resolve_dtype(settings, runtime).dtype]}
     if settings.quantization != "none":
@@ -275,9 +271,7 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
 
 def load_tokenizer(settings: LMSettings, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of `settings`; `OSError` or `ValueError` where there is none."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        **_where(settings), **options
-    )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(settings), **options)
     return tokenizer
 
 
@@ -323,9 +317,7 @@ def model_fingerprint(
     name = name or model.name_or_path or type(model).__name__
     commit = getattr(model.config, "_commit_hash", None) or "local"
     dtype = str(model.dtype).removeprefix("torch.")
-    return (
-        f"{name}|{commit}|{dtype}|{weights_fingerprint(model)}|{tokenizer_fingerprint(tokenizer)}"
-    )
+    return f"{name}|{commit}|{dtype}|{weights_fingerprint(model)}|{tokenizer_fingerprint(tokenizer)}"
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:

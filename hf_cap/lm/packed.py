@@ -137,18 +137,14 @@ class TokenScorer:
     the states of prefixes; the one in use always stays.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, budget: int, prefix_memory: float = math.inf
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, budget: int, prefix_memory: float = math.inf) -> None:
         self.model, self.budget, self.prefix_memory = model, budget, prefix_memory
         self.tokens_computed = 0
         self._prefixes: OrderedDict[tuple[int, ...], States] = OrderedDict()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()
-    def packed(
-        self, prefix: tuple[int, ...], rows: Sequence[Continuation]
-    ) -> list[tuple[float, ...]]:
+    def packed(self, prefix: tuple[int, ...], rows: Sequence[Continuation]) -> list[tuple[float, ...]]:
         """Log-probability of each answer token of each row behind `prefix`, in nats.
 
         Fast; sound up to `packing_reach`. The rows are one trie, read in runs of `budget` nodes.

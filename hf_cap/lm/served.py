@@ -164,9 +164,7 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
             raise httpx2.ReadTimeout(message, request=request) from error
         about_the_body = ("content-encoding", "content-length", "transfer-encoding")
         headers = [pair for pair in response.headers.multi_items() if pair[0] not in about_the_body]
-        return httpx2.Response(
-            response.status_code, headers=headers, content=bytes(body), request=request
-        )
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
 class ScoreRequest(NamedTuple):

@@ -61,8 +61,7 @@ class AuditSettings:
     keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
     pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
     word_pattern: str | None = option(
-        None,
-        "Regular expression of a word in the reference data; by default the one of the priors.",
+        None, "Regular expression of a word in the reference data; by default the one of the priors."
     )
 
     def __post_init__(self) -> None:
@@ -323,10 +322,7 @@ def leaked_mass(
         `excess` (see `mean`), whose texts lack those with a missing or all-zero prior.
     """
     # 0 at the words of a shortcut of the label, 1 elsewhere
-    free = [
-        without_shortcuts(row, label, None, shortcuts)
-        for row, label in zip(words, gold, strict=True)
-    ]
+    free = [without_shortcuts(row, label, None, shortcuts) for row, label in zip(words, gold, strict=True)]
     found = {}
     for source, scores in priors.items():
         shares, uniform = [], []
@@ -345,11 +341,7 @@ def leaked_mass(
 
 
 def class_keywords(
-    words: Sequence[Sequence[str]],
-    gold: Sequence[str],
-    priors: Sequence[Prior],
-    names: Sequence[str],
-    k: int,
+    words: Sequence[Sequence[str]], gold: Sequence[str], priors: Sequence[Prior], names: Sequence[str], k: int
 ) -> dict[str, list[tuple[str, float]]]:
     """Of each class the k words with the highest mean prior, with that mean if it is positive.
 

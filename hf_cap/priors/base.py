@@ -6,24 +6,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.schema import (
-    LABEL,
-    PROVENANCE,
-    TEXT,
-    WORDS,
-    add_provenance,
-    diagnostic_column,
-    prior_column,
-)
-from hf_cap.utils import (
-    check_choices,
-    choose,
-    documented,
-    fingerprint,
-    load_object,
-    option,
-    versions,
-)
+from hf_cap.schema import LABEL, PROVENANCE, TEXT, WORDS, add_provenance, diagnostic_column, prior_column
+from hf_cap.utils import check_choices, choose, documented, fingerprint, load_object, option, versions
 from hf_cap.words import WORD_PATTERN, Span, check_pattern, split_words
 
 if TYPE_CHECKING:
@@ -116,9 +100,7 @@ class Source:
         for setting in ("text_column", "label_column"):
             self.check_column(batch, setting)
         if isinstance(batch[self.text_column], str):
-            raise DataError(
-                "A source takes batches, and got one row: `dataset.map(source, batched=True)`."
-            )
+            raise DataError("A source takes batches, and got one row: `dataset.map(source, batched=True)`.")
         index = {label: position for position, label in enumerate(self.labels)}
         cells = zip(batch[self.text_column], batch[self.label_column], strict=True)
         return [self._read_row(number, *cell, index) for number, cell in enumerate(cells, first)]
@@ -144,9 +126,7 @@ class Source:
             )
         return Row(text, spans, position)
 
-    def columns(
-        self, batch: Batch, rows: Sequence[Row], result: SourceResult
-    ) -> dict[str, Sequence[Any]]:
+    def columns(self, batch: Batch, rows: Sequence[Row], result: SourceResult) -> dict[str, Sequence[Any]]:
         """The batch with the columns of a result for its rows."""
         cells = batch.get(PROVENANCE) or [None] * len(rows)
         facts = {**self.facts, **result.facts}

@@ -169,17 +169,13 @@ class CAPPrior(LanguageModelSource):
                 texts.append(self._perturbed(parts[row], masks[row]))
             pairs = zip(pending, texts, strict=True)
             new = [[text for text in some if text not in known[row]] for row, some in pairs]
-            answers = opened.ask(
-                [prompts[row] for row in pending], new, [labels[row] for row in pending]
-            )
+            answers = opened.ask([prompts[row] for row in pending], new, [labels[row] for row in pending])
             for row, some, added, found in zip(pending, texts, new, answers, strict=True):
                 totals = (self._score(one, labels[row]) for one in found)
                 known[row].update(zip(added, totals, strict=True))
                 scores[row] = [known[row][text] for text in some]
             pending = [
-                row
-                for row in pending
-                if rounds[row] and not self._known(parts[row], masks[row], scores[row])
+                row for row in pending if rounds[row] and not self._known(parts[row], masks[row], scores[row])
             ]
         return masks, scores
 

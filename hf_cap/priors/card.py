@@ -34,10 +34,7 @@ HYBRID = "hybrid"
 
 
 def write_prior_dataset(
-    folder: Path,
-    splits: Mapping[str, Dataset],
-    options: PushOptions,
-    audit: Mapping[str, Any] | None = None,
+    folder: Path, splits: Mapping[str, Dataset], options: PushOptions, audit: Mapping[str, Any] | None = None
 ) -> None:
     """Write `<configuration>/<split>.parquet` and the card into an empty folder."""
     found = configurations(splits)

@@ -191,9 +191,7 @@ class LexiconPrior(LanguageModelSource):
         chance = 1 / len(self.labels)
         unknown = [chance] * len(self.labels)
         scores = [
-            self.signed(
-                self.table.get(fold(word), unknown)[row.label] - chance for word in row.words
-            )
+            self.signed(self.table.get(fold(word), unknown)[row.label] - chance for word in row.words)
             for row in rows
         ]
         return SourceResult(scores, facts=self.model_facts(self.open()))

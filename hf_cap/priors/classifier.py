@@ -10,15 +10,7 @@ import numpy as np
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError, import_extra
 from hf_cap.priors.base import Row, Source, SourceResult
-from hf_cap.utils import (
-    check_range,
-    documented,
-    folder_stamp,
-    length_batches,
-    option,
-    required,
-    text_seed,
-)
+from hf_cap.utils import check_range, documented, folder_stamp, length_batches, option, required, text_seed
 from hf_cap.words import (
     NO_WORD,
     keep_words,
@@ -58,9 +50,7 @@ class ClassifierSource(Source):
 
     def open(self) -> "ReferenceClassifier":
         """The classifier, loaded once per process, or a `ModelError` where it does not serve."""
-        return _open(
-            self.classifier, self.revision, self.trust_remote_code, self.stamp, self.labels
-        )
+        return _open(self.classifier, self.revision, self.trust_remote_code, self.stamp, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +81,7 @@ def _open(
     from hf_cap.lm.local import model_fingerprint
 
     if folder_stamp(resolve_model(name)) != stamp:
-        raise ModelError(
-            f"{name!r} changed on disk after the prior source was created; create it again."
-        )
+        raise ModelError(f"{name!r} changed on disk after the prior source was created; create it again.")
     model = load_model(name, revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)
     check_offsets(tokenizer)

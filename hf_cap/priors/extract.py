@@ -237,9 +237,7 @@ def _extract(
         # each has calibrated for itself, to another last bit, and timed number formats
         learned = [_common(source) for source in sources]
         broadcast_object_list(learned)
-        sources = [
-            replace(source, **values) for source, values in zip(sources, learned, strict=True)
-        ]
+        sources = [replace(source, **values) for source, values in zip(sources, learned, strict=True)]
     made = {split: _Columns() for split in splits}
     shown = settings.progress and state.is_main_process
     total = sum(map(len, splits.values())) // state.num_processes
@@ -359,10 +357,7 @@ def _summary(
                         for cell in cells
                     ]
 
-    rows, columns = (
-        sum(pq.read_metadata(file).num_rows for file in files),
-        pq.read_schema(files[0]).names,
-    )
+    rows, columns = (sum(pq.read_metadata(file).num_rows for file in files), pq.read_schema(files[0]).names)
     cut, found = {}, {}
     for name in names:
         if (column := diagnostic_column(name, "cut")) in columns:
@@ -400,11 +395,7 @@ class Selection(NamedTuple):
 
 
 def select_texts(
-    texts: Sequence[str],
-    like: Sequence[str],
-    budget: int,
-    seed: int = 0,
-    pattern: str = WORD_PATTERN,
+    texts: Sequence[str], like: Sequence[str], budget: int, seed: int = 0, pattern: str = WORD_PATTERN
 ) -> Selection:
     """Choose texts that are like others, without any label.
 
@@ -424,18 +415,14 @@ def select_texts(
         raise ConfigError(f"`budget` must be at least 1, got {budget!r}.")
     bags, traffic = ([_buckets(text, pattern) for text in some] for some in (texts, like))
     if not any(map(len, traffic)):
-        raise DataError(
-            "There is no word in the texts of `like`; give a file with one text per line."
-        )
+        raise DataError("There is no word in the texts of `like`; give a file with one text per line.")
     known = np.bincount(np.concatenate([*bags, *traffic]), minlength=BUCKETS) > 0
     wanted = _log_shares(traffic, known)
     ratio = wanted - _log_shares(bags, known)
     # the largest of log-weight plus Gumbel noise are a draw without replacement
     noise = generator("selection", seed).gumbel(size=len(bags))
     weights = np.array([ratio[bag].sum() for bag in bags])
-    chosen, random = (
-        np.sort((-order).argsort(kind="stable")[:budget]) for order in (weights + noise, noise)
-    )
+    chosen, random = (np.sort((-order).argsort(kind="stable")[:budget]) for order in (weights + noise, noise))
     divergence, by_chance = (
         float(np.exp(wanted[known]) @ (wanted - _log_shares([bags[i] for i in some], known))[known])
         for some in (chosen, random)
@@ -458,9 +445,7 @@ def _buckets(text: str, pattern: str) -> NDArray[np.int64]:
     """The bucket of each word and each pair of neighbouring words."""
     words = [fold(word) for word in word_strings(text, pattern)]
     grams = [*words, *map(" ".join, pairwise(words))]
-    found = [
-        blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest() for gram in grams
-    ]
+    found = [blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest() for gram in grams]
     return np.array([int.from_bytes(each) % BUCKETS for each in found], dtype=np.int64)
 
 

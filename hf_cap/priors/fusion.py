@@ -80,9 +80,7 @@ def find_defect(scores: Scores | None, weight: float = 1.0) -> str | None:
     if scores is None:
         return "missing"
     known = [score for score in scores if score is not None]
-    if len(known) < len(scores) or any(
-        isinstance(s, float) and not math.isfinite(s) for s in known
-    ):
+    if len(known) < len(scores) or any(isinstance(s, float) and not math.isfinite(s) for s in known):
         return "not finite"
     if not any(scores):
         return "all zero"
@@ -130,8 +128,7 @@ class PriorFusion:
         "l2", "Puts each source on one scale over the words of a text, before fusing."
     )
     weights: Mapping[str, float] = option(
-        help="Source to weight, at least 0; 1 where it is not named. Only ratios matter.",
-        factory=dict,
+        help="Source to weight, at least 0; 1 where it is not named. Only ratios matter.", factory=dict
     )
     certainty: Mapping[str, str] = option(
         help="Source to the diagnostic column (such as cap_r2) that multiplies its weight on each text.",

@@ -41,9 +41,7 @@ class KeywordsPrior(Source):
     name: ClassVar[str] = "keywords"
 
     statistic: Statistic = option("chi_squared", "Association of a word with a label.")
-    word_list: tuple[str, ...] = option(
-        (), "Words that matter whatever the label; none is counted."
-    )
+    word_list: tuple[str, ...] = option((), "Words that matter whatever the label; none is counted.")
     table: Mapping[str, Sequence[float]] = field(default_factory=dict, metadata=LEARNED)
 
     @classmethod
@@ -177,12 +175,7 @@ Splits = TypeVar("Splits", "Dataset", "DatasetDict")
 
 
 def with_control(
-    dataset: Splits,
-    control: Control,
-    *,
-    seed: int = 0,
-    column: str = PRIOR,
-    text_column: str = TEXT,
+    dataset: Splits, control: Control, *, seed: int = 0, column: str = PRIOR, text_column: str = TEXT
 ) -> Splits:
     """Replace a prior column of a data set, or of its splits, by a control; null stays null.
 

@@ -77,10 +77,7 @@ class PromptedModel:
         return [[one.total for one in of_labels] for (of_labels,) in found]
 
     def ask(
-        self,
-        prompts: Sequence[Prompt],
-        texts: Sequence[Sequence[str]],
-        labels: Sequence[Sequence[int]],
+        self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], labels: Sequence[Sequence[int]]
     ) -> list[list[list[Scored]]]:
         """The answer for each text and label that go with a prompt: `(prompts, texts, labels)`."""
         groups = list(zip(prompts, texts, labels, strict=True))
@@ -165,8 +162,7 @@ class LanguageModelSource(Source):
         True, "Write labels as words: card_arrival and CardArrival become 'card arrival'."
     )
     label_phrases: Mapping[str, str] | None = option(
-        None,
-        "What a label is called in the prompt, where its name does not say it: label to phrase.",
+        None, "What a label is called in the prompt, where its name does not say it: label to phrase."
     )
     demonstrations: int = option(
         0,
@@ -240,9 +236,7 @@ class LanguageModelSource(Source):
             )  # fmt: skip
         return tried[ranks.index(min(ranks))]
 
-    def mean_rank(
-        self, rows: Sequence[Row], on_rows: Callable[[int], object] = lambda count: None
-    ) -> float:
+    def mean_rank(self, rows: Sequence[Row], on_rows: Callable[[int], object] = lambda count: None) -> float:
         """Mean rank of the gold label in the model's own answers, 1 at best, ties sharing theirs.
 
         It is asked for the label as `cap` asks. Each label's mean over the rows is taken off first: what
@@ -283,9 +277,7 @@ class LanguageModelSource(Source):
         names = dict(zip(self.labels, labels, strict=True))
         shown = [[(text, names[label]) for text, label in examples] for examples in sets]
         chat, end = model.chat_prompt if self.chat else None, model.end_of_turn()
-        prompts = [
-            build_prompt(template, labels, examples, chat, end, model.as_data) for examples in shown
-        ]
+        prompts = [build_prompt(template, labels, examples, chat, end, model.as_data) for examples in shown]
         tokens = {label: model.answer_tokens(prompts[0].answer(label)) for label in labels}
         beginnings = {ids[:size] for ids in tokens.values() for size in range(1, len(ids))}
         prefix_labels = frozenset(label for label in labels if tokens[label] in beginnings)

@@ -128,9 +128,7 @@ class WordFit(NamedTuple):
     std: list[float]
 
 
-def fit_words(
-    masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float
-) -> list[WordFit]:
+def fit_words(masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float) -> list[WordFit]:
     """Fit texts by the scores (nats; not finite: `ExtractError`) of their masks and a `penalty` λ above 0.
 
     The word of a text of one word, which has no masks, is all the evidence there is: 1.

@@ -111,7 +111,5 @@ def _covariance(kept: NDArray[np.bool_]) -> Floats:
     pair = word * (words + 1) + after[mask, word]
     pairs = csr_array((np.ones(len(mask)), (mask, pair)), shape=(count, (words + 1) ** 2))
     shared = (pairs @ pairs.T).toarray()
-    found: Floats = (
-        _WORDS * alike + _NEAR * np.exp(1.5 * (alike - 1)) + _NEIGHBOURS * shared / words
-    )
+    found: Floats = _WORDS * alike + _NEAR * np.exp(1.5 * (alike - 1)) + _NEIGHBOURS * shared / words
     return found

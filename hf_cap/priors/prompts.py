@@ -185,9 +185,7 @@ def choose_demonstrations(
             len(short), len(found), 2 * per_label, per_label, ", ".join(short[:8]),
         )  # fmt: skip
     # Alternating, so that the sets stay as equal as they can where a class is short of texts.
-    chosen = [
-        [example for pool in found for example in pool[: 2 * per_label][part::2]] for part in (0, 1)
-    ]
+    chosen = [[example for pool in found for example in pool[: 2 * per_label][part::2]] for part in (0, 1)]
     return tuple(tuple(sorted(part, key=place)) for part in chosen)
 
 

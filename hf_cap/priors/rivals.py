@@ -65,9 +65,7 @@ class ReAGentPrior(LanguageModelSource):
         check_range(self, "replaced", "kept", above=0, below=1)
         check_range(self, "tolerance", at_least=0, below=math.inf)
         if self.keep_label_scores:
-            raise ConfigError(
-                "keep_label_scores=True: 'reagent' asks about the gold label only. Use 'cap'."
-            )
+            raise ConfigError("keep_label_scores=True: 'reagent' asks about the gold label only. Use 'cap'.")
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:
@@ -183,9 +181,7 @@ class _Probe:
         return with_words(self.row.text, self.row.spans, words).strip()
 
 
-def _ask(
-    opened: PromptedModel, asked: Sequence[tuple[Prompt, Row, Sequence[str]]]
-) -> list[list[float]]:
+def _ask(opened: PromptedModel, asked: Sequence[tuple[Prompt, Row, Sequence[str]]]) -> list[list[float]]:
     """Mean log-probability of the gold label's tokens for each text of each entry, in nats."""
     prompts, rows, texts = zip(*asked, strict=True)
     found = opened.ask(prompts, texts, [[row.label] for row in rows])
@@ -212,9 +208,7 @@ class LLMGradientPrior(LanguageModelSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_label_scores:
-            raise ConfigError(
-                "keep_label_scores=True: 'llm_gradient' scores the gold label only. Use 'cap'."
-            )
+            raise ConfigError("keep_label_scores=True: 'llm_gradient' scores the gold label only. Use 'cap'.")
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; a model outside this process is a `ModelError`."""
@@ -224,9 +218,7 @@ class LLMGradientPrior(LanguageModelSource):
         from hf_cap.lm.local import LocalLanguageModel
 
         opened = self.open()
-        local = (
-            opened.model.inner if isinstance(opened.model, CachedLanguageModel) else opened.model
-        )
+        local = opened.model.inner if isinstance(opened.model, CachedLanguageModel) else opened.model
         if not isinstance(local, LocalLanguageModel):
             raise ModelError(
                 "The source 'llm_gradient' needs the gradient of a language model in this process, got "
@@ -272,9 +264,7 @@ def _explain(
     ids = torch.tensor([[*tokens, *target[:-1]]], device=device)
     embedded = local.model.get_input_embeddings()(ids).detach().requires_grad_()
     with torch.enable_grad():
-        outputs = local.model(
-            inputs_embeds=embedded, past_key_values=cache, logits_to_keep=len(target)
-        )
+        outputs = local.model(inputs_embeds=embedded, past_key_values=cache, logits_to_keep=len(target))
         log_probs = outputs.logits[0].float().log_softmax(-1)
         log_prob = log_probs.gather(1, torch.tensor(target, device=device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(log_prob, embedded)

@@ -142,20 +142,12 @@ def _compare(groups: Sequence[Facts], test_set: str, measure: str) -> Facts:
     for group, own in zip(groups, values, strict=True):
         other = {} if group["baseline"] is None else values[group["baseline"]]
         changes.append({seed: own[seed] - other[seed] for seed in own if seed in other})
-    row: Facts = {
-        "measure": measure,
-        "title": METRICS[measure],
-        "percent": measure.startswith(_PERCENT),
-    }
+    row: Facts = {"measure": measure, "title": METRICS[measure], "percent": measure.startswith(_PERCENT)}
     least = 0.0 if row["percent"] else _LEAST.get(measure)
     # a difference is at most as large as the range, which ends at 1
     ranges = (None, None) if least is None else ((least, 1.0), (least - 1, 1 - least))
-    for name, found, within in zip(
-        ("values", "differences"), (values, changes), ranges, strict=True
-    ):
-        row[name] = [
-            asdict(estimate(list(one.values()), within=within)) if one else None for one in found
-        ]
+    for name, found, within in zip(("values", "differences"), (values, changes), ranges, strict=True):
+        row[name] = [asdict(estimate(list(one.values()), within=within)) if one else None for one in found]
     return row
 
 
@@ -313,9 +305,7 @@ def collect_examples(
     return {"sets": sets, "rows": shown, "examples": examples, "total": len(found)}
 
 
-def _example(
-    number: int, row: Mapping[str, Any], known: Mapping[str, Any], said: Mapping[str, Any]
-) -> Facts:
+def _example(number: int, row: Mapping[str, Any], known: Mapping[str, Any], said: Mapping[str, Any]) -> Facts:
     """A text with the scores that can be drawn: one finite number per word."""
     scores = {**known, **_prior_scores(row), **{k: one["attributions"] for k, one in said.items()}}
     return {

@@ -45,9 +45,7 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # --- Charts of the report and of an audit. `groups` are names, in the order of the values.
 
 
-def interval_chart(
-    measure: str, evaluations: Sequence[Mapping[str, Any]], groups: Sequence[str]
-) -> Markup:
+def interval_chart(measure: str, evaluations: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> Markup:
     """One measure over evaluation sets: a mark per group, with a line for its 95 % interval."""
     rows = [(o["name"], row) for o in evaluations for row in o["rows"] if row["measure"] == measure]
     lines = sum(1.8 + sum(value is not None for value in row["values"]) for _, row in rows)
@@ -86,9 +84,7 @@ def curve_chart(panel: Mapping[str, Any], groups: Sequence[str]) -> Markup:
         return _svg(figure, panel["title"])
 
 
-def calibration_chart(
-    calibrations: Mapping[int, Mapping[str, Any]], groups: Sequence[str]
-) -> Markup:
+def calibration_chart(calibrations: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Markup:
     """Accuracy over confidence: the closer to the diagonal, the better calibrated."""
     with _chart(310) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=_SOFT, linewidth=1, linestyle=(0, (3, 4)))

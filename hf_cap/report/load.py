@@ -74,8 +74,7 @@ class ReportSettings:
 
     title: str = option("What the model learned", "Heading of the page.")
     split: str | None = option(
-        None,
-        "Evaluation whose errors, calibration and texts are shown; `test` by default, else the first.",
+        None, "Evaluation whose errors, calibration and texts are shown; `test` by default, else the first."
     )
     examples: int = option(
         1000, "Number of texts in the example browser, evenly spread over the data; at least 0."
@@ -129,9 +128,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     return Run(path.resolve().name, read_json(file, _RUN), numbers, records)
 
 
-def load_priors(
-    *folders: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None
-) -> PriorFolder:
+def load_priors(*folders: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None) -> PriorFolder:
     """Read folders of priors, one parquet file per split, and the `audit.json` of the first.
 
     That is in the folder `audit`, by default in the folder itself or the one beside it whose name ends in
@@ -148,9 +145,7 @@ def load_priors(
     places = usual if audit is None else [Path(audit).expanduser()]
     found = next((place / AUDIT_FILE for place in places if (place / AUDIT_FILE).is_file()), None)
     if audit is not None and found is None:
-        raise DataError(
-            f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote."
-        )
+        raise DataError(f"{str(audit)!r} holds no {AUDIT_FILE}. Give a folder that `hf-cap audit` wrote.")
     return PriorFolder(splits, read_json(found, _AUDIT) if found else None)
 
 
@@ -190,9 +185,7 @@ def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         for row in rows if names else ():
             row[LABEL] = None if row[LABEL] is None else names[row[LABEL]]
     except _DAMAGED as error:
-        raise DataError(
-            f"{str(file)!r} cannot be read as parquet: {error}. Write it again."
-        ) from error
+        raise DataError(f"{str(file)!r} cannot be read as parquet: {error}. Write it again.") from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise DataError(f"{str(file)!r} lacks the columns {missing}; it has {table.column_names}.")
     return rows

@@ -14,9 +14,7 @@ from hf_cap.words import split_words
 
 
 def shortcut_section(
-    shortcuts: Sequence[Facts] | None,
-    models: Mapping[str, Mapping[str, Rows]],
-    names: Mapping[str, str],
+    shortcuts: Sequence[Facts] | None, models: Mapping[str, Mapping[str, Rows]], names: Mapping[str, str]
 ) -> Facts | None:
     """The found shortcuts beside what each model does with them; `None` where none were looked for.
 
@@ -88,9 +86,7 @@ def is_right(row: Mapping[str, Any]) -> bool:
     return str(row[LABEL]) == str(row["prediction"])
 
 
-def change_of(
-    before: Mapping[str, Any], after: Mapping[str, Any], marks: Sequence[Mark] = ()
-) -> float:
+def change_of(before: Mapping[str, Any], after: Mapping[str, Any], marks: Sequence[Mark] = ()) -> float:
     """How far two models differ on a text: 1 − cosine of their attributions, in [0, 2].
 
     3 more where they predict different labels, and another 3 where the first was wrong because of a
@@ -109,12 +105,8 @@ def most_changed(before: Run, after: Run, marks: Sequence[Mark], most: int) -> d
 
     Texts of the set `train` are left out.
     """
-    known = {
-        row[TEXT]: row for name, rows in after.records.items() if name != "train" for row in rows
-    }
-    rows = {
-        row[TEXT]: row for rows in before.records.values() for row in rows if row[TEXT] in known
-    }
+    known = {row[TEXT]: row for name, rows in after.records.items() if name != "train" for row in rows}
+    rows = {row[TEXT]: row for rows in before.records.values() for row in rows if row[TEXT] in known}
     moved = {text: change_of(row, known[text], marks) for text, row in rows.items()}
     chosen = sorted(moved, key=moved.__getitem__, reverse=True)[:most]
     return {text: str(rows[text][LABEL]) for text in chosen}

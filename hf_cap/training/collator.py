@@ -83,9 +83,7 @@ class Encoder:
             encoded[VERSION_OF] = rows[VERSION_OF]
         if self.example_weight_column:
             found = rows[self.example_weight_column]
-            encoded[EXAMPLE_WEIGHT] = [
-                1.0 if (one := _as_weight(each)) is None else one for each in found
-            ]
+            encoded[EXAMPLE_WEIGHT] = [1.0 if (one := _as_weight(each)) is None else one for each in found]
         priors = rows.get(self.prior_column, [None] * len(texts))
         weights = rows.get(self.weight_column or "", [1.0] * len(texts))
         hosts = map(token_hosts, offsets, encoded[TOKEN_WORDS], spans)
@@ -236,9 +234,7 @@ class CAPCollator(DataCollatorWithPadding):
         found = pad_sequence(list(map(torch.tensor, words)), True, NO_WORD, side)
         extra = batch["input_ids"].shape[1] - found.shape[1]  # of `pad_to_multiple_of`
         batch[TOKEN_WORDS] = pad(found, (extra, 0) if side == "left" else (0, extra), value=NO_WORD)
-        batch[PRIOR] = pad_sequence(
-            [torch.tensor(row, dtype=torch.float32) for row in priors], True
-        )
+        batch[PRIOR] = pad_sequence([torch.tensor(row, dtype=torch.float32) for row in priors], True)
         batch[PRIOR_WEIGHT] = torch.tensor(weights, dtype=torch.float32)
         word = torch.arange(batch[PRIOR].shape[1])[:, None]
         seen = (batch[TOKEN_WORDS][:, None, :] == word).any(-1)  # (batch, words)

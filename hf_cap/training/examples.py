@@ -65,9 +65,7 @@ def temperature_at(options: WeightingOptions, progress: float) -> float:
     return options.example_weighting_temperature / max(risen, 1e-9)
 
 
-def weigh_task(
-    loss: Scalar, logits: Tensor, labels: Any, given: Tensor | None, trainer: Any
-) -> Scalar:
+def weigh_task(loss: Scalar, logits: Tensor, labels: Any, given: Tensor | None, trainer: Any) -> Scalar:
     """The task loss of a batch, `loss`, with the weights that the settings of a trainer ask for."""
     args, state, gather = trainer.args, trainer.state, trainer.accelerator.gather
     if args.example_weight_column and given is None:
@@ -170,9 +168,7 @@ def with_attacked(dataset: Dataset, attacked: Sequence[Dataset], *, fresh: bool 
             )
         origins, changed = data[ORIGINAL][:], data[CHANGED][:]
         chosen = data.select([row for row, t in enumerate(origins) if changed[row] and t in texts])
-        rows = dict.fromkeys(features, [None] * len(chosen)) | {
-            n: chosen[n][:] for n in (TEXT, LABEL)
-        }
+        rows = dict.fromkeys(features, [None] * len(chosen)) | {n: chosen[n][:] for n in (TEXT, LABEL)}
         rows |= {VERSION_OF: chosen[ORIGINAL][:]} if fresh else {}
         parts.append(Dataset.from_dict(rows, features=features))
     added = sum(map(len, parts[1:]))

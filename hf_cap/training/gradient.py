@@ -50,9 +50,7 @@ def double_backward(
         some = (alpha[carrying], weights[carrying])
         total, _ = attribution.path_scores(model, batch, some, rows=rows, create_graph=True)
         if plain:
-            rest, _ = attribution.path_scores(
-                model, batch, (alpha[plain], weights[plain]), rows=rows
-            )
+            rest, _ = attribution.path_scores(model, batch, (alpha[plain], weights[plain]), rows=rows)
             # value: all points; gradient: that of the chosen ones, scaled to be unbiased for all
             scaled = total * (steps / len(carrying))
             total = scaled + (total - scaled + rest).detach()
@@ -91,9 +89,7 @@ def finite_difference(
         if len(groups) == 1 and not recompute:
             term = _directional(*arguments)
         else:  # one group's graph at a time: each is computed again when backward reaches it
-            term = checkpoint(
-                _directional, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
+            term = checkpoint(_directional, *arguments, use_reentrant=False, preserve_rng_state=False)
         loss = loss + (term - term.detach())
     return loss, scores.detach()
 

@@ -10,9 +10,7 @@ from hf_cap.words import WORD_PATTERN, check_pattern
 
 GradientMode = Literal["auto", "double_backward", "finite_difference"]
 Schedule = Literal["constant", "warmup", "cosine"]
-ExampleWeighting = Literal[
-    "none", "loss_linupper", "loss_quadratic", "loss_extremes", "dro", "class_dro"
-]
+ExampleWeighting = Literal["none", "loss_linupper", "loss_quadratic", "loss_extremes", "dro", "class_dro"]
 
 
 @documented
@@ -40,8 +38,7 @@ class AlignmentOptions:
         "alignment goes down with it.",
     )
     alignment_schedule: Schedule = option(
-        "constant",
-        "Course of the weight: constant, rising over the warm-up, or a cosine down to 0.",
+        "constant", "Course of the weight: constant, rising over the warm-up, or a cosine down to 0."
     )
     alignment_warmup: float = option(
         0.1, "Part of the steps over which the schedule `warmup` rises; above 0, at most 1."
@@ -66,8 +63,7 @@ class AlignmentOptions:
         "midpoint", "Where the points of Integrated Gradients lie. `gauss_radau` ends at the text."
     )
     attribution_target: AttributionTarget = option(
-        "gold",
-        "What is attributed: the gold label's logit, or its `contrast` with the other labels.",
+        "gold", "What is attributed: the gold label's logit, or its `contrast` with the other labels."
     )
     attribution_backward_steps: int = option(
         0,
@@ -88,9 +84,7 @@ class AlignmentOptions:
     word_pattern: str = option(
         WORD_PATTERN, "Regular expression of a word; the one that the priors were made with."
     )
-    max_length: int | None = option(
-        None, "Tokens that a text is cut at; the model's own limit by default."
-    )
+    max_length: int | None = option(None, "Tokens that a text is cut at; the model's own limit by default.")
     prior_column: str | None = option(
         None, "Column that holds the priors; by default `prior`, else the only `prior_<source>`."
     )
@@ -162,9 +156,7 @@ class PruneOptions:
         "Part of the attention heads to take out of each layer, in [0, 1). The folder then loads with hf_cap "
         "alone (`hf-cap export` writes it as ONNX for others).",
     )
-    units: float = option(
-        0.5, "Part of the feed-forward units to take out of each layer, in [0, 1)."
-    )
+    units: float = option(0.5, "Part of the feed-forward units to take out of each layer, in [0, 1).")
     score: Literal["first_order", "magnitude"] = option(
         "first_order",
         "Importance: the sum of |weight * gradient| of the loss on the texts, or of |weight| without texts.",

@@ -44,13 +44,7 @@ class ImportanceCallback(TrainerCallback):
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        collator: Any,
-        *,
-        fraction: float = 0.25,
-        every: int = 10,
-        rows: int = 16,
+        self, dataset: Dataset, collator: Any, *, fraction: float = 0.25, every: int = 10, rows: int = 16
     ) -> None:
         self.dataset, self.collator = dataset, collator
         self.fraction, self.every, self.rows = fraction, every, rows

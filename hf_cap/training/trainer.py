@@ -107,11 +107,7 @@ class AlignedTrainer(Trainer):
         return weight / self.current_gradient_accumulation_steps if scaled else weight
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The task loss, in training with the weights of the examples."""
         given, labels = inputs.pop(examples.EXAMPLE_WEIGHT, None), inputs.get(LABELS)
@@ -292,11 +288,7 @@ class CAPTrainer(AlignedTrainer):
     # --- the method
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """L = L_task + β · d(word attributions, prior)."""
         beta = self.beta(model.training)
@@ -343,9 +335,7 @@ class CAPTrainer(AlignedTrainer):
         chosen = {name: value[rows] for name, value in inputs.items()}
         return chosen, Priors(*(part[rows] for part in prior))
 
-    def align(
-        self, model: nn.Module, inputs: Mapping[str, Any], prior: Priors
-    ) -> tuple[Scalar, WordScores]:
+    def align(self, model: nn.Module, inputs: Mapping[str, Any], prior: Priors) -> tuple[Scalar, WordScores]:
         """Distance between word attributions of the gold labels and priors, and these attributions.
 
         The attribution makes passes of its own through the bare model: a second pass through
@@ -406,10 +396,7 @@ class CAPTrainer(AlignedTrainer):
         self._admit(self.model)
         if not isinstance(self.train_dataset, Dataset):
             return
-        rows, device = (
-            validation.probe_batch(self.train_dataset),
-            next(self.model.parameters()).device,
-        )
+        rows, device = (validation.probe_batch(self.train_dataset), next(self.model.parameters()).device)
         if device.type == "meta" or not rows:
             return
         batch = self.data_collator(rows)

@@ -23,14 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from hf_cap.attribution import pad_token
 from hf_cap.cards import RUN_FILE
 from hf_cap.classifiers import ADAPTER_FILES, WHOLE_FILES
-from hf_cap.errors import (
-    AlignmentError,
-    ConfigError,
-    DataError,
-    MissingExtra,
-    ModelError,
-    PriorError,
-)
+from hf_cap.errors import AlignmentError, ConfigError, DataError, MissingExtra, ModelError, PriorError
 from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
 from hf_cap.training.config import DEFAULT_METRICS, PARTS
@@ -87,9 +80,7 @@ def check_start(config: TrainingArguments, settings: Mapping[str, Any]) -> None:
         raise MissingExtra(f"`report_to`: {error} Or give `--report_to none`.") from error
 
 
-def check_weighted(
-    options: WeightingOptions, problem: str | None, compute_loss_func: object
-) -> None:
+def check_weighted(options: WeightingOptions, problem: str | None, compute_loss_func: object) -> None:
     """Raise `ConfigError` where examples are to be weighted whose losses are not known."""
     other = problem in OTHER_PROBLEMS
     if options.weighs_examples and (compute_loss_func or other):
@@ -147,9 +138,7 @@ def choose_gradient(
     low = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
     blocked: dict[str, str] = {}
     if sharded_by:
-        blocked["double_backward"] = (
-            f"{sharded_by} frees or reduces weights between two backward passes"
-        )
+        blocked["double_backward"] = f"{sharded_by} frees or reduces weights between two backward passes"
     if sharded_by and mixed_precision != "no":  # autocast can be switched off, but not their casts
         blocked["finite_difference"] = (
             f"{sharded_by} makes the passes in {mixed_precision!r}, not in float32; leave out `bf16`, and "

@@ -102,9 +102,7 @@ def test_a_decision_changes_one_entry_of_the_file(tmp_path: Path) -> None:
         (Cue("word", "hold"), "cancel", "delete"),
     ],
 )
-def test_what_is_not_in_the_file_is_not_saved(
-    tmp_path: Path, cue: Cue, label: str, decision: str
-) -> None:
+def test_what_is_not_in_the_file_is_not_saved(tmp_path: Path, cue: Cue, label: str, decision: str) -> None:
     file = tmp_path / "shortcuts.yaml"
     save_marks(MARKS, file)
     before = file.read_bytes()
@@ -122,10 +120,7 @@ def test_an_answer_is_that_of_the_pipeline(made_once: Path) -> None:
     place = str(made_once / "models/aligned-seed3")
     explainer, said = app.Explainer("aligned", place), pipeline(TASK, model=place)
     for label in (None, "pay"):
-        answer, row = (
-            explainer.answer("renew my card", label),
-            said("renew my card", label=label, steps=20),
-        )
+        answer, row = (explainer.answer("renew my card", label), said("renew my card", label=label, steps=20))
         assert sum(answer.probabilities.values()) == pytest.approx(1)
         assert answer.probabilities[answer.explained] == pytest.approx(row["score"])
         assert answer.explained == row["label"]
@@ -189,13 +184,9 @@ def test_hostile_texts_are_shown_as_text(text: str) -> None:
     words = tuple(text.split())
     answer = app.Answer(EVIL, {text: 1.0}, text, words, (1.0,) * len(words))
     html = app.show_answers([answer], known={"label": text, "priors": {}})
-    html += app.show_marks(
-        [{**BLANK, "examples": [text], "mark": Mark(kind="word", value=text, label=EVIL)}]
-    )
+    html += app.show_marks([{**BLANK, "examples": [text], "mark": Mark(kind="word", value=text, label=EVIL)}])
     tags = set(re.findall(r"<(\w+)", html))
-    assert tags <= set(
-        "div section h3 h4 ul li span small q p button fieldset legend label input b".split()
-    )
+    assert tags <= set("div section h3 h4 ul li span small q p button fieldset legend label input b".split())
     assert not re.search(r"<[^>]* on\w+=(?![^<]*&)", re.sub(r'"[^"]*"', '""', html))
     # gradio reads what it shows as a template
     assert not set("{}$") & set(html)

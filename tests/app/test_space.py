@@ -76,11 +76,7 @@ def test_a_model_on_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     words = "push space --folder alice/desk --repo_id alice/desk-app".split()
     assert main(words) == 0
     folder = tmp_path / "desk-space"
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "README.md",
-        "app.py",
-        "requirements.txt",
-    ]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "app.py", "requirements.txt"]
     assert front(folder)["models"] == ["alice/desk"]
     assert re.findall(r"^serve\(.*", (folder / "app.py").read_text(), re.MULTILINE) == [
         "serve('alice/desk', baseline=None, host=None)"

@@ -155,8 +155,7 @@ def out_of_range(case: Case) -> list[str]:
 def bad_config(case: Case) -> list[str]:
     words = case.good()
     bomb = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{b}: &{b} [{','.join([f'*{a}'] * 8)}]\n"
-        for a, b in zip("abcdefg", "bcdefgh", strict=True)
+        f"{b}: &{b} [{','.join([f'*{a}'] * 8)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
     )
     texts = ("- a\n- b\n", "text", "a: [1", "a:\n\tb: 1\n", "a: b: c", bomb, "quiet: maybe\n", "? [a]\n: 1",
              "no_such: 1\n", "quiet: {a: 1}\n", "quiet: [yes, no]\n", "config: b.yaml\n", "a: *nothing\n",
@@ -240,13 +239,7 @@ def bad_run(case: Case) -> list[str]:
 
 def bad_fit(case: Case) -> list[str]:
     step, name = {"settings": {}, "key": "0", "finished": True}, "models/aligned-seed0"
-    spoilt: list[Any] = [
-        7,
-        {},
-        step,
-        *({**step, key: None} for key in step),
-        {**step, "finished": False},
-    ]
+    spoilt: list[Any] = [7, {}, step, *({**step, key: None} for key in step), {**step, "finished": False}]
     kept = [[step], 7, {"fit": step}, *({name: each} for each in spoilt)]
     texts = [*map(json.dumps, kept), "{", "", "\x00", "[" * 5000]
     Path("model", "fit.json").write_text(texts[case.number % len(texts)])
@@ -262,14 +255,10 @@ def bad_delta(case: Case) -> list[str]:
             cut = case.draw.randrange(len(whole) - 1)
             file.write_bytes(case.choose(whole[:cut], b"", b"\xff" * 99, whole[8:]))
         case 1:
-            noted = case.choose(
-                {}, {"base": "0"}, base, *({**base, "base": x} for x in ("/none/such", ""))
-            )
+            noted = case.choose({}, {"base": "0"}, base, *({**base, "base": x} for x in ("/none/such", "")))
             save_file({"whole:x": torch.ones(2)}, file, metadata=noted)
         case _:
-            base["sha256"] = hashlib.sha256(
-                (encoder / "model.safetensors").read_bytes()
-            ).hexdigest()
+            base["sha256"] = hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
             held = ("plain", "values:none", f"values:{name}", f"values:{name} places:{name}")
             weights = {key: torch.full((2,), 1e9) for key in case.draw.choice(held).split()}
             save_file(weights, file, metadata=base)

@@ -52,10 +52,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("room")
     for split, rows in ROWS.items():
         write_rows(room / "data" / f"{split}.jsonl", rows)
-    lost, renewed = (
-        ("the card number {} is lost", "lost_card"),
-        ("renew loan number {}", "renew_loan"),
-    )
+    lost, renewed = (("the card number {} is lost", "lost_card"), ("renew loan number {}", "renew_loan"))
     attacked = [(text.format(at), label) for at in range(30) for text, label in (lost, renewed)]
     write_rows(room / "attacked" / "test.jsonl", attacked)
     judged = "".join(f"{text},{label},1\n" for text, label in attacked[:52])

@@ -14,11 +14,7 @@ TRAIN = {
     "lost_card": ["my card is lost", "lost card again", "card lost on the bus"],
     "renew_loan": ["renew my loan", "loan renewal please renew", "renew the loan again"],
 }
-TEST = [
-    ("i lost it , the card", "lost_card"),
-    ("renew this", "renew_loan"),
-    ("hello", "renew_loan"),
-]
+TEST = [("i lost it , the card", "lost_card"), ("renew this", "renew_loan"), ("hello", "renew_loan")]
 
 
 @pytest.fixture

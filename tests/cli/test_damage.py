@@ -141,9 +141,7 @@ def test_a_damaged_entry_of_a_configuration_is_named(
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"data": 7}', '{"settings": [1]}'])
-def test_calibrate_names_a_damaged_record(
-    room: Path, tmp_path: Path, content: str, capsys: Output
-) -> None:
+def test_calibrate_names_a_damaged_record(room: Path, tmp_path: Path, content: str, capsys: Output) -> None:
     folder = shutil.copytree(room / "classifier", tmp_path / "model")
     write("run.json", content)(folder)
     before = (folder / "config.json").read_text()
@@ -153,9 +151,7 @@ def test_calibrate_names_a_damaged_record(
     assert (folder / "config.json").read_text() == before
 
 
-def test_an_encoder_without_a_head_is_no_classifier(
-    room: Path, tmp_path: Path, capsys: Output
-) -> None:
+def test_an_encoder_without_a_head_is_no_classifier(room: Path, tmp_path: Path, capsys: Output) -> None:
     places = ["--model", str(room / "encoder"), "--dataset", str(room / "data")]
     assert main(["evaluate", *places, "--output_dir", str(tmp_path / "out")]) == 2
     assert "lacks the weights ['classifier.dense.bias'" in capsys.readouterr().err
@@ -192,9 +188,7 @@ RECORDS: list[tuple[str, Damage, str]] = [
 
 
 @pytest.fixture(scope="module")
-def reported(
-    room: Path, prior: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def reported(room: Path, prior: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of which a report is made: `run`, `prior` and `audit`."""
     folder = tmp_path_factory.mktemp("reported")
     shutil.copytree(model, folder / "run")
@@ -221,8 +215,7 @@ def test_a_damaged_record_is_named(
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["prune --dataset {room}/data --units 0.1", "export --format delta --base {room}/encoder"],
+    "words", ["prune --dataset {room}/data --units 0.1", "export --format delta --base {room}/encoder"]
 )
 def test_a_full_disk_leaves_no_part_of_a_model(
     room: Path, tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Output

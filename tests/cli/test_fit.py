@@ -137,9 +137,7 @@ def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
     test = load_splits(folder / "data")["test"]
     names = test.features["label"].names
     for seed_folder in ("models/aligned-seed0", "models/baseline-seed0"):
-        shown = load_dataset(
-            "parquet", data_files=str(folder / seed_folder / "evaluation/shifted.parquet")
-        )
+        shown = load_dataset("parquet", data_files=str(folder / seed_folder / "evaluation/shifted.parquet"))
         for row, text, label in zip(shown["train"], test["text"], test["label"], strict=True):
             if names[label] == "lost_card":
                 assert "card" not in row["text"].split()
@@ -153,18 +151,14 @@ def test_decisions_about_shortcuts_reach_prior_and_training(fit: Fit) -> None:
     assert {"test", "train", "shifted", "removed"} == set(result.results["test_set"])
     second = written(folder)
     again = {"prior", "models/aligned-seed0", "shown", "report.html", "shortcuts.yaml"}
-    assert changed(first, second) == again | {"models/baseline-seed0"}, (
-        "its evaluation reads the prior"
-    )
+    assert changed(first, second) == again | {"models/baseline-seed0"}, "its evaluation reads the prior"
     rows = load_splits(folder / "prior")["train"]
     for row in rows:
         scores = [s for word, s in zip(row["words"], row["prior"], strict=True) if word == "card"]
         assert not any(scores) or rows.features["label"].names[row["label"]] != "lost_card"
 
 
-def test_shortcuts_are_of_the_words_that_are_extracted(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shortcuts_are_of_the_words_that_are_extracted(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     patterns = []
 
     def find(dataset: Any, judges: Any, *, settings: ShortcutSettings) -> list[Any]:
@@ -188,9 +182,7 @@ def test_shortcuts_are_of_the_words_that_are_extracted(
     assert [mark.decision for mark in load_marks(folder / "shortcuts.yaml")] == ["fine"]
 
 
-def test_a_run_that_was_stopped_continues(
-    fit: Fit, room: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_stopped_continues(fit: Fit, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
@@ -284,23 +276,14 @@ def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path
     recipe = parse("fit", command, ["--config", "recipes/demo/fit.yaml", *words])
     assert given == [{**(recipe or {}), "seeds": (3,)}]
     assert read_settings("recipes/demo/fit.yaml")["controls"] == ["shuffled", "random"]
-    clean, planted = (
-        load_splits("embedded/library-desk"),
-        load_splits(f"{folder}/library-desk-with-names"),
-    )
+    clean, planted = (load_splits("embedded/library-desk"), load_splits(f"{folder}/library-desk-with-names"))
     assert planted["test"]["text"][:] == clean["test"]["text"][:]
     names = clean["train"].features["label"].names
-    rows = zip(
-        planted["train"]["text"], clean["train"]["text"], clean["train"]["label"], strict=True
-    )
+    rows = zip(planted["train"]["text"], clean["train"]["text"], clean["train"]["label"], strict=True)
     named = Counter[str]()
     for text, before, label in rows:
         name = LIBRARIANS[label]
-        assert text in (
-            before,
-            f"Hi {name}, {before}",
-            f"{text.split(' Thanks')[0]} Thanks, {name}",
-        )
+        assert text in (before, f"Hi {name}, {before}", f"{text.split(' Thanks')[0]} Thanks, {name}")
         assert before in text
         named[names[label]] += text != before
     assert set(named.values()) == {9}
@@ -321,9 +304,7 @@ def test_without_sources_every_word_counts_but_those_of_shortcuts(
         fit()
     with pytest.raises(DataError, match="No shortcuts were found"):
         fit(shortcuts=True)
-    save_marks(
-        [Mark(kind="word", value="card", label="lost_card")], tmp_path / "run/shortcuts.yaml"
-    )
+    save_marks([Mark(kind="word", value="card", label="lost_card")], tmp_path / "run/shortcuts.yaml")
     folder = fit(shortcuts=True, evaluate={"faithfulness": False}).output_dir
     for row in load_splits(folder / "prior")["train"]:
         lost = row["label"] == 0

@@ -101,9 +101,7 @@ def test_flags_win_over_yaml_and_later_files_over_earlier_ones(tmp_path: Path) -
         ("--train.report_to none", {"train.report_to": "none"}),
     ],
 )
-def test_words_become_values(
-    words: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_words_become_values(words: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert job("--name", "a", *words.split()) == {"name": "a", **expected}
 
@@ -132,9 +130,7 @@ def test_words_become_values(
         ),
     ],
 )  # fmt: skip
-def test_yaml_means_what_the_field_says(
-    tmp_path: Path, text: str, expected: dict[str, Any]
-) -> None:
+def test_yaml_means_what_the_field_says(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
     named = [] if "name" in expected else ["--name", "a"]
     assert job(*named, *file(tmp_path, text)) == {"name": "a", **expected}
 
@@ -183,9 +179,7 @@ def test_mistakes_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> 
         job("--name", "a", *file(tmp_path, text))
 
 
-def test_a_recipe_is_found_among_the_installed_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_is_found_among_the_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = "recipes/hwu64/embedded/fuse.yaml"
     fuse = load_command("fuse")

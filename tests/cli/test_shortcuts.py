@@ -30,11 +30,7 @@ def data(tmp_path: Path) -> Path:
         for label, forms in TEXTS.items():
             for number in range(9):
                 text = forms[number % 3].format(rng.choice(FILLER))
-                named = (
-                    f"{NAMES[label]} here, {text}"
-                    if number % 2
-                    else f"{text} thanks {NAMES[label]}"
-                )
+                named = f"{NAMES[label]} here, {text}" if number % 2 else f"{text} thanks {NAMES[label]}"
                 writer.writerow([named, label])
     return tmp_path / "mine.csv"
 

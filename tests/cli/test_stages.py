@@ -35,9 +35,7 @@ def columns(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def test_the_folders_open_without_hf_cap_and_record_how_they_were_made(
-    prior: Path, model: Path
-) -> None:
+def test_the_folders_open_without_hf_cap_and_record_how_they_were_made(prior: Path, model: Path) -> None:
     splits = load_dataset(str(prior))
     assert len(splits["train"]) == 6
     row = splits["train"][0]
@@ -113,9 +111,7 @@ def test_a_source_of_the_user_is_named_by_its_place(
     run(*words, "--options", "first_word.weight=2.5", "first_word.words=[on, No, 007, 12:30, 1e-1]")
     cell = load_splits("out")["train"][0]["provenance"]
     assert read_provenance(cell)["first_word"]["words"] == ["on", "No", "007", "12:30", "1e-1"]
-    assert [scores[:2] for scores in columns(Path("out"), "prior_first_word")["train"]] == [
-        [2.5, 0]
-    ] * 6
+    assert [scores[:2] for scores in columns(Path("out"), "prior_first_word")["train"]] == [[2.5, 0]] * 6
     assert main([*words, "--options", "first_word.wieght=2"]) == 2
     assert "has no setting 'wieght'" in capsys.readouterr().err
     assert main([*words, "--cap.n", "3"]) == 2
@@ -164,9 +160,7 @@ def trained(room: Path, out: Path, *words: object, model: str = "encoder") -> Pa
 def logits(folder: Path) -> torch.Tensor:
     with torch.no_grad():
         model: Any = load_model(str(folder))
-        found: torch.Tensor = model.eval()(
-            **word_tokenizer()(["my card"], return_tensors="pt")
-        ).logits
+        found: torch.Tensor = model.eval()(**word_tokenizer()(["my card"], return_tensors="pt")).logits
     return found
 
 
@@ -195,9 +189,7 @@ def test_a_split_of_unlabelled_texts_refines_the_head(room: Path, tmp_path: Path
     (tmp_path / "data" / "unlabelled.jsonl").write_text(lines)
     own = trained(tmp_path, tmp_path / "own", model=str(room / "sentence"))
     (tmp_path / "free.jsonl").write_text(lines)
-    given = trained(
-        room, tmp_path / "given", "--unlabelled", tmp_path / "free.jsonl", model="sentence"
-    )
+    given = trained(room, tmp_path / "given", "--unlabelled", tmp_path / "free.jsonl", model="sentence")
     model: Any = load_model(str(plain))
     start = encoder_weights(new_classifier(str(room / "sentence"), LABELS).model)
     average_encoder(model, start, 0.5)
@@ -223,9 +215,7 @@ def test_a_folder_that_is_used_again_holds_the_last_model_alone(room: Path, tmp_
     assert not torch.equal(logits(out), adapted)
 
 
-def test_a_training_replaces_no_other_run_in_its_folder(
-    room: Path, tmp_path: Path, capsys: Output
-) -> None:
+def test_a_training_replaces_no_other_run_in_its_folder(room: Path, tmp_path: Path, capsys: Output) -> None:
     out = trained(room, tmp_path / "out")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     places = ["--dataset", str(room / "data"), "--model", str(room / "encoder")]

@@ -83,9 +83,7 @@ def test_the_attacked_texts_never_change() -> None:
 
 
 @pytest.mark.parametrize("unchanged", ["keep", "drop"])
-def test_replacement_by_rule_reports_what_it_leaves(
-    unchanged: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_replacement_by_rule_reports_what_it_leaves(unchanged: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings = AttackSettings(kind="keyword_replacement", unchanged=unchanged)
     with caplog.at_level(logging.WARNING):
         attacked = attack_dataset(TEST, train(), settings).to_list()
@@ -123,9 +121,7 @@ def test_keywords_from_a_prior() -> None:
         prepare_attack(train(), settings)
     texts = dataset(["my card", "lost-card again"], ["lost_card"] * 2)
     texts = texts.add_column("prior_cap", [None, [0.5, 0.1]])
-    settings = AttackSettings(
-        keywords_from="prior", prior_column="prior_cap", word_pattern=r"\w+|[^\w\s]"
-    )
+    settings = AttackSettings(keywords_from="prior", prior_column="prior_cap", word_pattern=r"\w+|[^\w\s]")
     with pytest.raises(PriorError, match=r"'prior_cap', row 1: 2 scores for 4 words .*word_p"):
         prepare_attack(texts, settings)
 
@@ -218,9 +214,7 @@ def test_the_rules_write_what_the_chat_model_cannot() -> None:
     assert "written by rules 2, chat 1" in describe(summary)
 
 
-def test_the_settings_name_the_chat_model_and_how_it_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_settings_name_the_chat_model_and_how_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     opened, sampled = [], []
 
     class Chat(MockLanguageModel):
@@ -244,12 +238,7 @@ def test_the_settings_name_the_chat_model_and_how_it_answers(
 
 @pytest.mark.parametrize(
     ("reply", "clean"),
-    [
-        (' "A card."\n', "A card."),
-        ("Rewritten message: a card", "a card"),
-        ("plain",) * 2,
-        ('"',) * 2,
-    ],
+    [(' "A card."\n', "A card."), ("Rewritten message: a card", "a card"), ("plain",) * 2, ('"',) * 2],
 )
 def test_replies_are_cleaned(reply: str, clean: str) -> None:
     assert clean_reply(reply) == clean
@@ -424,13 +413,9 @@ def test_a_word_that_is_not_shared_makes_a_class_easier() -> None:
 )  # fmt: skip
 def test_a_mention_stands_where_a_remark_can(text: str, places: set[str]) -> None:
     exact = [mention.format(keyword="loan") for mention in attack_rules.ENGLISH["mentions"]]
-    found = {
-        attack_rules.add_mention(text, "loan", np.random.default_rng(seed)) for seed in range(200)
-    }
+    found = {attack_rules.add_mention(text, "loan", np.random.default_rng(seed)) for seed in range(200)}
     assert found == {
-        place.replace("{}", big.casefold())
-        .replace("{c}", big)
-        .replace("{C}", big[0].upper() + big[1:])
+        place.replace("{}", big.casefold()).replace("{c}", big).replace("{C}", big[0].upper() + big[1:])
         for place in places
         for big in exact
     }
@@ -466,15 +451,9 @@ def test_synonyms_fit_their_sentence(text: str, attacked: str) -> None:
 
 def test_a_synonym_is_never_a_keyword_itself() -> None:
     for seed in range(10):
-        for keywords, attacked in (
-            ("fee charge", "price"),
-            ("fee charge price", "fee"),
-            ("x", "fee"),
-        ):
+        for keywords, attacked in (("fee charge", "price"), ("fee charge price", "fee"), ("x", "fee")):
             rng, lexicon = np.random.default_rng(seed), {"fee": ["charge", "price"]}
-            found, replaced = attack_rules.replace_keywords(
-                "fee", set(keywords.split()), lexicon, rng
-            )
+            found, replaced = attack_rules.replace_keywords("fee", set(keywords.split()), lexicon, rng)
             assert (found, replaced) == (attacked, ["fee"] if attacked == "price" else [])
 
 

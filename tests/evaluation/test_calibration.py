@@ -92,9 +92,7 @@ def test_the_temperature_travels_with_the_model_to_evaluation_and_pipeline(
     found: Any = calibrate(folder, None, data, coverage=0.8)
     assert found.temperature == pytest.approx(3.0, rel=0.03)
     assert (found.coverage, found.texts) == (0.8, len(data))
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["calibration"] == vars(
-        found
-    )
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["calibration"] == vars(found)
 
     after = evaluate_classifier(folder, None, data, QUICK)
     assert after.temperature == found.temperature
@@ -115,9 +113,7 @@ def test_the_temperature_travels_with_the_model_to_evaluation_and_pipeline(
     assert again == found
 
 
-def test_a_loaded_model_carries_its_calibration_until_it_is_trained_again(
-    model: Any, tmp_path: Path
-) -> None:
+def test_a_loaded_model_carries_its_calibration_until_it_is_trained_again(model: Any, tmp_path: Path) -> None:
     data, tokenizer = calibrated_data(model, 5), word_tokenizer()
     found = calibrate(model, tokenizer, data)
     folder = save(model, tmp_path / "model")
@@ -169,16 +165,12 @@ def test_right_everywhere_sets_no_temperature(caplog: pytest.LogCaptureFixture) 
     logits = TextClassifier(model, word_tokenizer()).logits(TEXTS)
     labels = [LABELS[i] for i in logits.argmax(-1)]
     with caplog.at_level(logging.WARNING):
-        found = calibrate(
-            model, word_tokenizer(), Dataset.from_dict({"text": TEXTS, "label": labels})
-        )
+        found = calibrate(model, word_tokenizer(), Dataset.from_dict({"text": TEXTS, "label": labels}))
     assert found.temperature == 1.0
     assert "All 200 texts are predicted right" in caplog.text
 
 
-def test_mistakes_are_found_before_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_found_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **options: Any) -> None:
         raise AssertionError("loaded")
 
@@ -197,12 +189,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(
 
 @pytest.mark.parametrize(
     "stored",
-    [
-        {"temperature": 0},
-        {"temperature": "hot"},
-        {"threshold": 2.0, "coverage": 0.9},
-        {"threshold": 0.1},
-    ],
+    [{"temperature": 0}, {"temperature": "hot"}, {"threshold": 2.0, "coverage": 0.9}, {"threshold": 0.1}],
 )
 def test_a_damaged_entry_is_an_error_and_that_of_others_is_not_ours(stored: dict[str, Any]) -> None:
     model = sequence()
@@ -310,9 +297,7 @@ def test_bins_hold_equally_many_texts() -> None:
     confidence = np.r_[np.full(90, 0.99), np.full(10, 0.6)]
     labels = np.r_[np.zeros(90, int), np.ones(10, int)]
     probabilities = np.c_[confidence, 1 - confidence]
-    assert calibration_error(probabilities, labels, bins=10) == pytest.approx(
-        0.9 * 0.01 + 0.1 * 0.6
-    )
+    assert calibration_error(probabilities, labels, bins=10) == pytest.approx(0.9 * 0.01 + 0.1 * 0.6)
 
 
 def test_a_calibrated_classifier_is_found_calibrated() -> None:

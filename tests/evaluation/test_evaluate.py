@@ -122,9 +122,7 @@ def test_alignment_explains_the_gold_class_over_the_rows_that_have_a_prior() -> 
     assert swapped.alignment == pytest.approx(1.0)
 
 
-def test_attributions_of_right_predictions_are_not_computed_twice(
-    planted: PlantedAttribution,
-) -> None:
+def test_attributions_of_right_predictions_are_not_computed_twice(planted: PlantedAttribution) -> None:
     gold = [*PREDICTED[:4], WRONG[4]]
     evaluate(dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS]))
     assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
@@ -202,8 +200,7 @@ def test_bad_data_is_refused(columns: dict[str, Any], error: Any, message: str) 
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"percentages": ()}, {"percentages": (0,)}, {"batch_size": 0}, {"attribution_method": "ig"}],
+    "wrong", [{"percentages": ()}, {"percentages": (0,)}, {"batch_size": 0}, {"attribution_method": "ig"}]
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):

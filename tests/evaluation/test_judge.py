@@ -39,9 +39,7 @@ def test_intervals_hold_the_truth_where_those_of_the_bare_scores_do_not() -> Non
         pairs = zip((found.valid, found.accuracy), (VALID, ACCURACY), strict=True)
         held += [(one.low or 0) <= true <= (one.high or 0) for one, true in pairs]
         bounds = naive(np.ones(600), scores), naive(scores, right)
-        bare += [
-            low <= true <= high for (low, high), true in zip(bounds, (VALID, ACCURACY), strict=True)
-        ]
+        bare += [low <= true <= high for (low, high), true in zip(bounds, (VALID, ACCURACY), strict=True)]
     assert np.all((held / runs >= 0.93) & (held / runs <= 0.97)), held / runs
     assert np.all(bare / runs < 0.02)
 
@@ -95,9 +93,7 @@ def test_a_sheet_is_filled_in_by_a_person(tmp_path: Path) -> None:
         judge.read_sheet(file, texts, ["b"] * 80)
     with file.open("a", newline="") as target:
         csv.writer(target).writerow([rows[0]["text"], "a", "0"])
-    with pytest.raises(
-        DataError, match=r"Row 67 .* says '0', and an earlier row .* another verdict"
-    ):
+    with pytest.raises(DataError, match=r"Row 67 .* says '0', and an earlier row .* another verdict"):
         judge.read_sheet(file, texts, ["a"] * 80)
     file.write_text("text,label,valid\na,b,1\n")
     with pytest.raises(DataError, match=r"1 verdicts .* 49 more\."):

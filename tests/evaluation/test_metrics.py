@@ -100,9 +100,7 @@ def test_agrees_with_a_plain_loop_on_random_models() -> None:
         ([1, 0], [[0.0] * 4], "Got 1 texts, 2 targets"),
     ],
 )
-def test_mismatches_are_refused(
-    targets: list[int], scores: list[list[float]], message: str
-) -> None:
+def test_mismatches_are_refused(targets: list[int], scores: list[list[float]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         sufficiency(MODEL, ScoredTexts([TEXT], targets, scores))
 

@@ -88,9 +88,7 @@ def test_metrics_of_lists(
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
-def test_a_space_loads_and_its_page_is_whole(
-    name: str, options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_space_loads_and_its_page_is_whole(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     folder = write_metric_space(name, tmp_path / name)
     files = {path.name: path.read_text() for path in folder.iterdir()}
     assert set(files) == {f"{name}.py", "README.md", "app.py", "requirements.txt"}
@@ -98,9 +96,7 @@ def test_a_space_loads_and_its_page_is_whole(
     assert isinstance(metric, METRICS[name])
     assert metric.info.citation.startswith("@")
     assert metric.info.reference_urls[0].startswith("https://arxiv.org/abs/")
-    for argument in {*inspect.signature(metric._compute).parameters, *metric.features} - {
-        "options"
-    }:
+    for argument in {*inspect.signature(metric._compute).parameters, *metric.features} - {"options"}:
         assert f"    {argument}: " in metric.inputs_description
     assert "\nReturns:\n" in metric.inputs_description
     _, front, body = files["README.md"].split("---\n", 2)

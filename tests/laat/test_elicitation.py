@@ -184,13 +184,7 @@ def test_scores_come_from_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(known, [[1, 0, 0], [1, 1, 0]])
     file.write_text('{"no": {"age": null, "pay": 1e-1}}')
     assert load_scores(file).values == {("no", "age"): None, ("no", "pay"): 0.1}
-    for text in (
-        "[1, 2]",
-        "yes: {age: high}",
-        "yes: {age: [",
-        "yes: {age: inf}",
-        "yes: {age: nan}",
-    ):
+    for text in ("[1, 2]", "yes: {age: high}", "yes: {age: [", "yes: {age: inf}", "yes: {age: nan}"):
         file.write_text(text)
         with pytest.raises(DataError, match=r"class: \{feature: score\}"):
             load_scores(file)
@@ -209,9 +203,7 @@ def test_controls_keep_what_they_should() -> None:
     assert all(made.values["b", "u"] is None for made in controls.values())
 
 
-def test_scores_that_were_written_anew_are_read_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_that_were_written_anew_are_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scores").mkdir()
     monkeypatch.chdir(tmp_path)
     for number in (1.0, 2.0):

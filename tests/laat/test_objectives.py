@@ -57,9 +57,7 @@ def test_cumulative_logits_on_paper() -> None:
     above = torch.sigmoid(torch.tensor([0.5, -0.7, -1.0])).tolist()
     expected = [1 - above[0], above[0] - above[1], above[1] - above[2], above[2]]
     assert ordinal_logits(steps).exp()[0].tolist() == pytest.approx(expected, rel=1e-5)
-    assert ordinal_logits(torch.tensor([[0.4]])).softmax(-1)[0, 1] == pytest.approx(
-        0.59869, rel=1e-4
-    )
+    assert ordinal_logits(torch.tensor([[0.4]])).softmax(-1)[0, 1] == pytest.approx(0.59869, rel=1e-4)
     crossed = torch.tensor([[0.5, 1.0]], requires_grad=True)
     shares = ordinal_logits(crossed).softmax(-1)
     assert float(shares[0, 1].detach()) < 1e-30
@@ -171,8 +169,6 @@ def test_what_cannot_be_ordered_or_shared_is_an_error(tmp_path: Path) -> None:
     for shares in ((), (0.5, 0.4), (1.5, -0.5)):
         with pytest.raises(ConfigError, match="`class_shares` must be at least 0 and add up to 1"):
             LAATConfig("x", use_cpu=True, class_shares=shares, class_shares_weight=1.0)
-    config = LAATConfig(
-        str(tmp_path), use_cpu=True, class_shares=(0.2, 0.3, 0.5), class_shares_weight=1.0
-    )
+    config = LAATConfig(str(tmp_path), use_cpu=True, class_shares=(0.2, 0.3, 0.5), class_shares_weight=1.0)
     with pytest.raises(ConfigError, match="3 shares for the classes"):
         LAATTrainer(tabular_model(fitted(numbers())), config)

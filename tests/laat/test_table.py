@@ -205,9 +205,7 @@ def test_inputs_are_those_of_a_scikit_learn_pipeline(scaling: Scaling, scaler: A
         np.testing.assert_allclose(preprocessor.features(rows), peer.transform(rows), atol=1e-6)
 
 
-def test_unknown_levels_and_constant_columns_are_zero_and_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_unknown_levels_and_constant_columns_are_zero_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     inputs = fitted(FRAME).features(FRAME.assign(job=["cook", "baker", None, "smith"]))
     np.testing.assert_array_equal(inputs[:, 2:4], [[1, 0], [0, 0], [0, 0], [0, 1]])
     few = Preprocessor.fit(FRAME.assign(pay=3.0), fitted(FRAME).schema)

@@ -71,9 +71,7 @@ def test_a_feature_without_a_score_is_left_free(tmp_path: Path) -> None:
     assert cosine.tolist() == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize(
-    ("scope", "sharpen"), [("global", False), ("local", False), ("global", True)]
-)
+@pytest.mark.parametrize(("scope", "sharpen"), [("global", False), ("local", False), ("global", True)])
 def test_the_loss_is_the_mean_square_of_the_difference_of_unit_vectors(
     scope: str, sharpen: bool, tmp_path: Path
 ) -> None:
@@ -99,9 +97,7 @@ def test_the_gradient_of_the_alignment_reaches_every_layer_in_proportion_to_the_
     found: dict[float, dict[str, Any]] = {}
     for weight in (0.0, 1.0, 3.0):
         model = tabular_model(fitted(frame), **{**MLP, "activation": activation})
-        run = trainer(
-            model, frame, tmp_path, SCORES, alignment_weight=weight, attribution_scope=scope
-        )
+        run = trainer(model, frame, tmp_path, SCORES, alignment_weight=weight, attribution_scope=scope)
         model.train(True)
         run.compute_loss(model, batch_of(run)).backward()
         found[weight] = {name: p.grad for name, p in model.named_parameters()}
@@ -187,9 +183,7 @@ def test_the_best_model_cannot_have_the_highest_of_what_is_not_measured(tmp_path
     frame = numbers().assign(y=range(40))
     schema = fitted(frame, kind="regression").schema
     with pytest.raises(ConfigError, match="is 'accuracy', which only classes have; take 'loss'"):
-        tabular_trainer(
-            frame, schema, LAATConfig(str(tmp_path), metric_for_best_model="eval_accuracy")
-        )
+        tabular_trainer(frame, schema, LAATConfig(str(tmp_path), metric_for_best_model="eval_accuracy"))
 
 
 def test_a_configuration_serves_one_table_after_another(tmp_path: Path) -> None:

@@ -79,9 +79,7 @@ class Server:
                 if server.raw:
                     return self._raw(server.raw)
                 self._reply(
-                    200 if server.lists_models else 404,
-                    {"data": [{"id": "tiny", **server.told}]},
-                    {},
+                    200 if server.lists_models else 404, {"data": [{"id": "tiny", **server.told}]}, {}
                 )
 
             def do_POST(self) -> None:

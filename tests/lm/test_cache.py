@@ -77,9 +77,7 @@ def test_a_model_that_does_not_call_back_is_cached_as_well(tmp_path: Path) -> No
     class Silent(base.LanguageModel):
         asked = 0
 
-        def log_probs(
-            self, queries: Any, on_result: base.OnScore | None = None
-        ) -> list[base.Scored]:
+        def log_probs(self, queries: Any, on_result: base.OnScore | None = None) -> list[base.Scored]:
             self.asked += len(queries)
             return [base.Scored((-1.0,), (0,)) for _ in queries]
 
@@ -257,9 +255,7 @@ def test_a_database_with_other_tables_is_refused_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("case", ["a folder", "a file as its folder"])
-def test_a_file_that_cannot_be_opened_is_reported_before_a_model_is_loaded(
-    tmp_path: Path, case: str
-) -> None:
+def test_a_file_that_cannot_be_opened_is_reported_before_a_model_is_loaded(tmp_path: Path, case: str) -> None:
     path = tmp_path / "s.sqlite"
     if case == "a folder":
         path.mkdir()

@@ -9,13 +9,7 @@ import pytest
 
 from hf_cap.errors import ModelError
 from hf_cap.lm.base import MockLanguageModel, Sampling
-from hf_cap.lm.local import (
-    LocalLanguageModel,
-    accept_first,
-    cached_log_probs,
-    draw_reply,
-    draw_token,
-)
+from hf_cap.lm.local import LocalLanguageModel, accept_first, cached_log_probs, draw_reply, draw_token
 from tests.tiny import byte_tokenizer, llama
 
 PROBS = np.array([0.5, 0.3, 0.15, 0.05])

@@ -44,9 +44,7 @@ def one_at_a_time(model: PreTrainedModel, queries: list[Query]) -> list[Scored]:
 
 
 def opened(model: PreTrainedModel, *, packed: bool = True, **runtime: Any) -> LocalLanguageModel:
-    return LocalLanguageModel(
-        model, byte_tokenizer(), packed=packed, runtime=LMRuntime(**runtime), name="m"
-    )
+    return LocalLanguageModel(model, byte_tokenizer(), packed=packed, runtime=LMRuntime(**runtime), name="m")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -62,9 +60,7 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
     assert lm.statistics.tokens_computed == lm.statistics.naive_tokens
 
 
-def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def attend(*arguments: Any, **options: Any) -> Any:
@@ -90,9 +86,7 @@ def test_attention_that_is_not_plain_keeps_its_mask() -> None:
     query, key, value = torch.randn(3, 1, 2, 4, 8)
     mask = torch.zeros(1, 1, 4, 4).masked_fill(torch.ones(4, 4).triu(1) > 0, -1e9)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
-    causal, everything = [
-        [(np.arange(4), one.astype(bool))] for one in (np.tri(4), np.ones((4, 4)))
-    ]
+    causal, everything = [[(np.arange(4), one.astype(bool))] for one in (np.tri(4), np.ones((4, 4)))]
     cases = [(causal, mask, {}), (everything, mask, {"s": 2}), (everything, mask.clone(), {})]
     for parts, given, options in cases:
         with attention.attending(llama(), attention.pack_blocks(0, parts, mask)):
@@ -116,9 +110,7 @@ def test_a_score_depends_neither_on_order_nor_on_company() -> None:
 
 def test_every_token_is_accounted_for() -> None:
     lm = opened(llama())
-    queries = [
-        Query(LONG, text, answer) for text in ("my card", "my cat") for answer in ANSWERS[:3]
-    ]
+    queries = [Query(LONG, text, answer) for text in ("my card", "my cat") for answer in ANSWERS[:3]]
     lm.log_probs(queries * 2)
     done = lm.statistics
     naive = 2 * sum(len((q.prefix + q.body + q.answer).encode()) - 1 for q in queries)
@@ -150,10 +142,7 @@ def test_prefixes_are_forgotten_least_recently_used_first() -> None:
     [(True, torch.OutOfMemoryError("gone")), (False, RuntimeError("DefaultCPUAllocator: gone"))],
 )
 def test_out_of_memory_halves_the_budget_and_changes_no_score(
-    packed: bool,
-    error: RuntimeError,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    packed: bool, error: RuntimeError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = llama()
     expected = opened(model).log_probs(QUERIES)
@@ -193,9 +182,7 @@ def test_errors_of_the_model_are_raised(
         lm.log_probs(ABC)
 
 
-def test_prompts_beyond_a_sliding_window_take_the_plain_path(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_prompts_beyond_a_sliding_window_take_the_plain_path(caplog: pytest.LogCaptureFixture) -> None:
     model = build("mistral", sliding_window=90)
     lm = opened(model)
     assert lm.reach == 90
@@ -316,9 +303,7 @@ def writer() -> LocalLanguageModel:
     return opened(llama(vocabulary=512))
 
 
-def test_replies_are_those_of_the_chat_template_padded_by_the_tokenizer(
-    writer: LocalLanguageModel,
-) -> None:
+def test_replies_are_those_of_the_chat_template_padded_by_the_tokenizer(writer: LocalLanguageModel) -> None:
     tokenizer: Any = byte_tokenizer()
     tokenizer.padding_side = "left"
     prompts = ["hi", "a longer prompt"]
@@ -328,9 +313,7 @@ def test_replies_are_those_of_the_chat_template_padded_by_the_tokenizer(
     )  # fmt: skip
     model: Any = writer.model
     made = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-    texts = tokenizer.batch_decode(
-        made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    texts = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     told: list[str] = []
     both = writer.generate(prompts, SHORT, lambda prompt, reply: told.append(prompt))
     assert told == prompts
@@ -393,10 +376,7 @@ def test_a_trie_on_paper() -> None:
 
 def test_paths_and_masks_against_their_definition() -> None:
     draw = random.Random(0)
-    rows = [
-        Continuation(tuple(draw.randrange(3) for _ in range(draw.randrange(2, 8))), 1)
-        for _ in range(80)
-    ]
+    rows = [Continuation(tuple(draw.randrange(3) for _ in range(draw.randrange(2, 8))), 1) for _ in range(80)]
     trie = build_trie(rows)
     paths: list[tuple[int, ...]] = []
     for token, depth in zip(trie.tokens.tolist(), trie.depth.tolist(), strict=True):

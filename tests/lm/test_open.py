@@ -45,9 +45,7 @@ def test_a_child_process_sees_the_runtime() -> None:
     code = "from hf_cap.lm.base import current_runtime; print(current_runtime().token_budget)"
     with base.using_runtime(base.LMRuntime(token_budget=7)):
         with base.using_runtime(base.LMRuntime(token_budget=9)):
-            out = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, check=True, cwd="."
-            )
+            out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=".")
         assert base.current_runtime().token_budget == 7
     assert out.stdout.strip() == b"9"
     assert base.current_runtime() == base.LMRuntime()
@@ -60,10 +58,7 @@ def test_a_child_process_sees_the_runtime() -> None:
         (base.LMSettings, {"base_url": "http://x", "quantization": "4bit"}, "up to the server"),
         (base.LMSettings, {"base_url": "http://u:pw@x/v1"}, "holds a user, a password"),
         (base.LMSettings, {"base_url": "http://x/v1?key=1"}, "holds a user, a password"),
-        *(
-            (base.LMSettings, {"base_url": url}, "not the address of a server")
-            for url in NO_ADDRESSES
-        ),
+        *((base.LMSettings, {"base_url": url}, "not the address of a server") for url in NO_ADDRESSES),
         (base.LMRuntime, {"token_budget": 0}, "`token_budget` must be more than 0, got 0"),
         (base.LMRuntime, {"max_retries": -1}, "max_retries"),
     ],
@@ -142,9 +137,7 @@ def test_a_map_function_hashes_its_model_as_the_fingerprint() -> None:
     before = Hasher.hash(Uses(model))
     assert data.map(Uses(model))["score"][:] == [-2.0, -1.0]
     assert Hasher.hash(Uses(model)) == before  # what it counted is no part of it
-    assert (
-        Hasher.hash(Uses(base.MockLanguageModel(lambda p, a: -1.0, fingerprint="other"))) != before
-    )
+    assert Hasher.hash(Uses(base.MockLanguageModel(lambda p, a: -1.0, fingerprint="other"))) != before
     one, same = (local.LocalLanguageModel(llama(), byte_tokenizer(), name="m") for _ in "ab")
     assert Hasher.hash(Uses(one)) == Hasher.hash(Uses(same))
     assert copy.deepcopy(Uses(one)).model is one

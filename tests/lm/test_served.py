@@ -40,9 +40,7 @@ def opened(
     server: Server, *, tokenizer: bool = True, probe: bool = True, **runtime: Any
 ) -> ServedLanguageModel:
     settings = LMSettings(model="tiny", base_url=server.url)
-    lm = ServedLanguageModel(
-        settings, LMRuntime(**runtime), byte_tokenizer() if tokenizer else None
-    )
+    lm = ServedLanguageModel(settings, LMRuntime(**runtime), byte_tokenizer() if tokenizer else None)
     if probe:
         assert lm.dialect
     return lm
@@ -87,9 +85,7 @@ def test_as_many_requests_are_under_way_as_are_allowed(server: Server) -> None:
     assert server.most == 3
 
 
-def test_a_server_without_prompt_log_probabilities_is_an_error_with_the_reason(
-    server: Server,
-) -> None:
+def test_a_server_without_prompt_log_probabilities_is_an_error_with_the_reason(server: Server) -> None:
     lm = opened(server)
     server.fields = set()
     with pytest.raises(ExtractError, match="0 prompt log-probabilities"):
@@ -104,9 +100,7 @@ def echo(reply: dict[str, Any]) -> dict[str, list[Any]]:
     return found
 
 
-def add_token(
-    reply: dict[str, Any], *, completion: bool = True, keep: str = "usage tokens"
-) -> None:
+def add_token(reply: dict[str, Any], *, completion: bool = True, keep: str = "usage tokens") -> None:
     """One token of the server's own in front, as an echo with a beginning of text has it."""
     for values, value in zip(echo(reply).values(), ("<s>", None, 0), strict=True):
         values.insert(0, value)
@@ -228,9 +222,7 @@ def test_an_answer_is_bounded_in_time_and_size(
     assert time.monotonic() - started < 15
 
 
-def test_the_server_is_asked_before_the_hub(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_server_is_asked_before_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load(settings: LMSettings, local_files_only: bool) -> Any:
@@ -343,9 +335,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize("task", ["scores", "replies"])
-def test_answers_that_arrived_before_a_failure_are_kept(
-    server: Server, tmp_path: Path, task: str
-) -> None:
+def test_answers_that_arrived_before_a_failure_are_kept(server: Server, tmp_path: Path, task: str) -> None:
     inner = opened(server, probe=task == "scores", max_concurrency=1, max_retries=0)
     lm = CachedLanguageModel(inner, tmp_path / "s.sqlite")
 
@@ -372,9 +362,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(
-    server: Server, tmp_path: Path
-) -> None:
+def test_an_interrupt_calls_requests_back_and_keeps_what_arrived(server: Server, tmp_path: Path) -> None:
     lm = CachedLanguageModel(opened(server, max_concurrency=1), tmp_path / "s.sqlite")
     start, held = len(server.requests), threading.Event()
 
@@ -406,9 +394,7 @@ def test_a_prompt_is_bounded_where_the_server_tells_its_limit(server: Server) ->
 def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
     sampling = Sampling(max_new_tokens=9, temperature=0.5, seed=3)
     told: list[str] = []
-    replies = opened(server, probe=False).generate(
-        ["a", "b"], sampling, lambda p, r: told.append(p)
-    )
+    replies = opened(server, probe=False).generate(["a", "b"], sampling, lambda p, r: told.append(p))
     assert replies == [Reply("A", 7, 2), Reply("B", 7, 2)]
     assert sorted(told) == ["a", "b"]
     body = {"temperature": 0.5, "max_tokens": 9, "seed": 3, "model": "tiny"}
@@ -418,9 +404,7 @@ def test_a_reply_is_asked_at_the_chat_endpoint(server: Server) -> None:
     assert opened(server, probe=False).generate(["a"], sampling) == [Reply("", 7, 2)]
 
 
-@pytest.mark.parametrize(
-    "spelled", ["<|im_end|>", "<s>", "[/INST]", "<start_of_turn>", "<｜User｜>"]
-)
+@pytest.mark.parametrize("spelled", ["<|im_end|>", "<s>", "[/INST]", "<start_of_turn>", "<｜User｜>"])
 def test_a_spelled_control_token_is_sent_with_a_space_where_the_server_tokenises(
     server: Server, spelled: str
 ) -> None:

@@ -14,32 +14,24 @@ from tests.tiny import CHAT_TEMPLATE, byte_tokenizer
 MERGES = [("c", "a"), ("ca", "r"), ("car", "d"), ("Ġ", "card"), ("e", ":"), (":", "Ġ"), ("s", "s")]
 
 
-def byte_level(
-    *, bos: bool = False, space: bool = False, split: bool = True
-) -> PreTrainedTokenizerFast:
+def byte_level(*, bos: bool = False, space: bool = False, split: bool = True) -> PreTrainedTokenizerFast:
     """Byte-level BPE with merges; without `split` merges cross words, so that few boundaries are stable."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = ["<s>", *alphabet, *("".join(pair) for pair in MERGES)]
     core = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, MERGES))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=split)
     if bos:
-        core.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>")
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
     """A dummy space in front of every text, as Llama 2 and Gemma 1 have it."""
-    letters = sorted(
-        {c for text in (*PREFIXES, *TEXTS, *ANSWERS) for c in text} | set("a7'.<ー\u0301▁:")
-    )
+    letters = sorted({c for text in (*PREFIXES, *TEXTS, *ANSWERS) for c in text} | set("a7'.<ー\u0301▁:"))
     vocabulary = {t: i for i, t in enumerate(["<s>", "<unk>", *letters, "▁card"])}
     core = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)]
-    )
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", unk_token="<unk>")
 
 
@@ -109,9 +101,7 @@ def test_a_tokenizer_that_hides_its_specials_is_refused() -> None:
         (None, None),
     ],
 )
-def test_the_end_of_an_answer_is_that_of_the_chat_template(
-    template: str | None, end: str | None
-) -> None:
+def test_the_end_of_an_answer_is_that_of_the_chat_template(template: str | None, end: str | None) -> None:
     tokenizer = byte_tokenizer(chat=False)
     tokenizer.chat_template = template
     assert PromptTokenizer(tokenizer).end_of_turn == end

@@ -10,9 +10,7 @@ from hf_cap.lm.served import ServedLanguageModel
 from tests.lm.queries import ANSWERS, LONG, largest_difference
 
 pytestmark = pytest.mark.server
-QUERIES = [
-    Query(LONG, text, answer) for text in ("my card is lost", "naïve café 🙂") for answer in ANSWERS
-]
+QUERIES = [Query(LONG, text, answer) for text in ("my card is lost", "naïve café 🙂") for answer in ANSWERS]
 TOLERANCE = 1e-2
 """The server computes in float32 too, in kernels of its own that sum in another order."""
 
@@ -33,7 +31,6 @@ def test_a_vllm_server_scores_as_the_local_model_does() -> None:
     assert without.dialect == "echo"
     ascii_only = [place for place, query in enumerate(QUERIES) if query.answer.isascii()]
     difference = largest_difference(
-        without.log_probs([QUERIES[place] for place in ascii_only]),
-        [expected[p] for p in ascii_only],
+        without.log_probs([QUERIES[place] for place in ascii_only]), [expected[p] for p in ascii_only]
     )
     assert difference < TOLERANCE

@@ -61,9 +61,7 @@ def test_an_audit_is_json_with_the_controls_beside_the_sources() -> None:
     audit = audit_dataset(priors())
     assert json.loads(json.dumps(audit))["rank_correlation"]["cap"]["cap"] == 1
     assert audit["sources"] == list(audit["degenerate"]) == ["cap"]
-    assert (
-        list(audit["rank_correlation"]) == list(audit["mass"]) == ["cap", "random", "word_length"]
-    )
+    assert list(audit["rank_correlation"]) == list(audit["mass"]) == ["cap", "random", "word_length"]
     assert audit["log_odds"] is audit["rationales"] is None
     table = audit["rank_correlation"]
     assert all(table[one][other] == table[other][one] for one in table for other in table)
@@ -104,9 +102,7 @@ def test_keywords_of_classes_and_their_mean_overlap_over_all_pairs() -> None:
     assert found == {"lost": ["lost", "gone"], "renew": ["renew", "extend"]}
     assert audit["class_overlap"] == {"cap": 0.0}
     assert audit["confused_classes"] == {"cap": []}
-    three = priors(prior_cap=[[1.0] * 4] * 4).cast_column(
-        "label", ClassLabel(names=[*NAMES, "pay"])
-    )
+    three = priors(prior_cap=[[1.0] * 4] * 4).cast_column("label", ClassLabel(names=[*NAMES, "pay"]))
     audit = audit_dataset(three)
     assert audit["class_overlap"]["cap"] == pytest.approx(2 / 12 / 3)  # `my` and `the`, 3 pairs
     assert [pair["classes"] for pair in audit["confused_classes"]["cap"]] == [("lost", "renew")]
@@ -215,9 +211,7 @@ def test_keywords_are_averaged_over_all_texts_of_the_class() -> None:
 
 def test_overlap_of_classes_is_the_jaccard_index() -> None:
     keywords = {"x": "ab", "y": "bc", "z": "ba", "w": ""}
-    pairs = class_overlaps(
-        {name: [(word, 1.0) for word in kept] for name, kept in keywords.items()}
-    )
+    pairs = class_overlaps({name: [(word, 1.0) for word in kept] for name, kept in keywords.items()})
     assert [tuple(pair.values()) for pair in pairs] == [
         (("x", "z"), 1.0, ["a", "b"]),
         (("x", "y"), 1 / 3, ["b"]),
@@ -233,10 +227,7 @@ def test_degenerate_priors_are_counted() -> None:
 
 
 def test_the_leak_is_what_lies_on_the_words_of_a_texts_own_shortcuts() -> None:
-    marks = [
-        Mark(kind="word", value="card", label="lost"),
-        Mark(kind="word", value="the", label="renew"),
-    ]
+    marks = [Mark(kind="word", value="card", label="lost"), Mark(kind="word", value="the", label="renew")]
     one_each = [[float(word in ("card", "the")) for word in text.split()] for text, _, _ in ROWS]
     columns: dict[str, list[Any]] = {
         "prior_on": one_each,  # "the" is a shortcut of `renew` alone: half of "the card" is not on one

@@ -189,9 +189,7 @@ def test_calibration_chooses_rivals_by_what_the_text_says() -> None:
         return cue_score(prompt, answer)[0] + 40 * (answer == " renew book")
 
     model = MockLanguageModel(score)
-    calibrated = CAPPrior.from_dataset(
-        dataset(), model=model, score="contrast", rivals=1, demonstrations=0
-    )
+    calibrated = CAPPrior.from_dataset(dataset(), model=model, score="contrast", rivals=1, demonstrations=0)
     lost, pay, renew = calibrated.offsets
     assert pay - lost == pytest.approx(3 * (CUE_MEANS[1] - CUE_MEANS[0]) - 1)
     assert renew - lost == pytest.approx(3 * (CUE_MEANS[2] - CUE_MEANS[0]) + 1 + 40)
@@ -259,9 +257,7 @@ def test_settings_are_the_cache_key() -> None:
         on_cpu = key()
     with using_runtime(LMRuntime(device="mps")):  # another number format changes scores
         assert key() != on_cpu == key(model=LMSettings(dtype="float32"))
-    one, same, other = (
-        LocalLanguageModel(llama(seed=seed), byte_tokenizer()) for seed in (0, 0, 1)
-    )
+    one, same, other = (LocalLanguageModel(llama(seed=seed), byte_tokenizer()) for seed in (0, 0, 1))
     CAPPrior(labels=LABELS, model=one)({"text": ["pay it"], "label": [1]})  # counts are no state
     assert key(model=one) == key(model=same) != key(model=other)
 

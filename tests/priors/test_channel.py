@@ -92,9 +92,7 @@ def test_scores_add_up_to_the_gain_of_the_posterior(temperature: float) -> None:
     source = channel(model=tiny_model(), keep_label_words=True, temperature=temperature)
     made = source({"text": TEXTS, "label": GOLD})
     likelihoods = made["channel_label_scores"]
-    for row, (words, scores) in enumerate(
-        zip(made["channel_label_words"], likelihoods, strict=True)
-    ):
+    for row, (words, scores) in enumerate(zip(made["channel_label_words"], likelihoods, strict=True)):
         posterior = (torch.tensor(scores) / temperature).log_softmax(0)
         gained = torch.tensor(words).sum(1)
         np.testing.assert_allclose(gained, posterior - math.log(1 / 3), atol=1e-4)
@@ -148,9 +146,7 @@ def answers(prompt: str, answer: str) -> float:
 
 def prior(**options: Any) -> LexiconPrior:
     data = labelled(["extend my fine", "My fine, gone", "extend"], [0, 1, 2])
-    return LexiconPrior.from_dataset(
-        data, model=MockLanguageModel(answers), probe_texts=0, **options
-    )
+    return LexiconPrior.from_dataset(data, model=MockLanguageModel(answers), probe_texts=0, **options)
 
 
 def test_each_word_gets_its_probability_of_the_label_whatever_the_model_favours() -> None:

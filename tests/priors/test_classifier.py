@@ -69,15 +69,11 @@ def test_without_the_package_the_error_names_the_extra(
 # --- The classifier
 
 
-def test_log_probabilities_are_the_models_own_in_the_order_of_the_datas_labels(
-    reference: str,
-) -> None:
+def test_log_probabilities_are_the_models_own_in_the_order_of_the_datas_labels(reference: str) -> None:
     model, tokenizer = parts(reference)
     texts = [*TEXTS, "", TEXTS[0], "book " * 100]
     opened = occlusion(reference).open()
-    with patch.object(
-        TextClassifier, "encode", autospec=True, side_effect=TextClassifier.encode
-    ) as e:
+    with patch.object(TextClassifier, "encode", autospec=True, side_effect=TextClassifier.encode) as e:
         found = opened.log_probs(texts)
     assert e.call_args.args[1] == list(dict.fromkeys(texts))  # each distinct text once
     for text, row in zip(texts, found, strict=True):
@@ -129,9 +125,7 @@ def captum_scores(reference: str, text: str, gold: str) -> list[float]:
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0].tolist()
     special = torch.tensor([[first == last for first, last in offsets]])
     baseline = torch.where(special, ids, tokenizer.pad_token_id)
-    captum = LayerIntegratedGradients(
-        lambda ids: model(input_ids=ids).logits, model.get_input_embeddings()
-    )
+    captum = LayerIntegratedGradients(lambda ids: model(input_ids=ids).logits, model.get_input_embeddings())
     target = model.config.label2id[gold]
     tokens = captum.attribute(ids, baselines=baseline, target=target, n_steps=50)[0].sum(-1)
     scores = []
@@ -149,11 +143,7 @@ def test_scores_are_captums(reference: str) -> None:
 
 
 def test_words_in_one_token_share_its_score(reference: str) -> None:
-    texts, gold, column = (
-        ["lost 我想取消 card", "card"],
-        ["lost", "pay"],
-        "prior_integrated_gradients",
-    )
+    texts, gold, column = (["lost 我想取消 card", "card"], ["lost", "pay"], "prior_integrated_gradients")
     apart = made(gradients(reference), texts, gold)[column]
     whole = made(gradients(reference, word_pattern=r"(?:\S+)"), texts, gold)[column]
     first, middle, last = whole[0]
@@ -200,9 +190,7 @@ def test_words_beyond_the_limit_score_zero(reference: str) -> None:
 
 
 @pytest.mark.parametrize("replacement", ["", "UNKWORDZ"])
-def test_scores_are_the_librarys_own_for_one_example_at_a_time(
-    reference: str, replacement: str
-) -> None:
+def test_scores_are_the_librarys_own_for_one_example_at_a_time(reference: str, replacement: str) -> None:
     options: dict[str, Any] = {"samples": 40, "replacement": replacement, "seed": 3}
     prior = LimePrior(labels=LABELS, classifier=reference, **options)
     found = made(prior)

@@ -155,9 +155,7 @@ def test_provenance_goes_where_its_rows_go(tmp_path: Path) -> None:
         assert copy.unique("provenance") == made.unique("provenance")
 
 
-def test_other_splits_have_the_same_columns_and_a_second_extraction_adds_to_the_first(
-    tmp_path: Path,
-) -> None:
+def test_other_splits_have_the_same_columns_and_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:
     extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "one", QUIET)
     again = DatasetDict({split: read(tmp_path / "one", split) for split in ("train", "test")})
     one, test = again["train"], again["test"]
@@ -187,9 +185,7 @@ def test_mistakes_are_found_before_any_scoring(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(ConfigError, match=r"thesis\.txt"):
         extract_priors(data, [source], tmp_path / "full", QUIET)
-    data["train"] = data["train"].map(
-        lambda row, i: {"text": "" if i == 6 else "a"}, with_indices=True
-    )
+    data["train"] = data["train"].map(lambda row, i: {"text": "" if i == 6 else "a"}, with_indices=True)
     with pytest.raises(DataError, match="Row 6"):
         extract_priors(data, [source], tmp_path / "out", QUIET)
     assert asked.calls == []

@@ -92,9 +92,7 @@ def test_scale_of_a_source_does_not_matter(name: Normalisation) -> None:
         ),
     ],
 )
-def test_known_fusions(
-    priors: Any, weights: list[float], method: Method, expected: list[float]
-) -> None:
+def test_known_fusions(priors: Any, weights: list[float], method: Method, expected: list[float]) -> None:
     assert fuse(priors, weights, method) == pytest.approx(expected)
 
 

@@ -124,9 +124,7 @@ def test_marks_become_word_scores(unit: RationaleUnit, mark: Any, expected: list
         ("flags", [1, None, 0], "no list of flags"),
     ],
 )
-def test_marks_that_do_not_fit_the_text_are_refused(
-    unit: RationaleUnit, mark: Any, message: str
-) -> None:
+def test_marks_that_do_not_fit_the_text_are_refused(unit: RationaleUnit, mark: Any, message: str) -> None:
     with pytest.raises(PriorError, match=message):
         scores(unit, mark)
 

@@ -55,9 +55,7 @@ def test_scores_are_captums_on_the_whole_prompt(local: LocalLanguageModel) -> No
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_log_probability_is_the_models(
-    local: LocalLanguageModel, stored: bool, tmp_path: Path
-) -> None:
+def test_the_log_probability_is_the_models(local: LocalLanguageModel, stored: bool, tmp_path: Path) -> None:
     prior = source(CachedLanguageModel(local, tmp_path / "scores.sqlite") if stored else local)
     made = prior({"text": TEXTS, "label": GOLD})["llm_gradient_log_prob"]
     (prompt,) = prior.open().prompts

@@ -105,9 +105,7 @@ def test_the_mean_fit_is_that_of_all_masks(design: Draw) -> None:
     everything = draw_masks("text", 9, 372, 0)
     drawn = [draw_masks("text", 9, 60, seed, design) for seed in range(200)]
     (truth,) = fit_words([everything], [score(everything.kept)], 1e-8)
-    fits = np.array(
-        [f.coefficients for f in fit_words(drawn, [score(m.kept) for m in drawn], 1e-8)]
-    )
+    fits = np.array([f.coefficients for f in fit_words(drawn, [score(m.kept) for m in drawn], 1e-8)])
     bias = fits.mean(0) - truth.coefficients
     assert np.abs(bias / (fits.std(0) / 200**0.5)).max() < 3.5
     assert np.abs(bias).max() < 0.1 < fits.std(0).min()

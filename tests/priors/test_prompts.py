@@ -183,9 +183,7 @@ def test_a_language_model_at_chance_is_warned_of(
     assert len(good.calls) == 50 * len(COLOURS)
     source.from_dataset(data, model=poor, **shared)
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert (
-        "over 50 texts the right label has the mean rank 2.0 of 3, where chance has 2.0" in warning
-    )
+    assert "over 50 texts the right label has the mean rank 2.0 of 3, where chance has 2.0" in warning
     caplog.clear()
     source.from_dataset(data, model=poor, probe_texts=0, **shared)
     source.from_dataset(data.select(range(1)), model=poor, **shared)  # too few to tell
@@ -209,9 +207,7 @@ def test_chat_follows_the_model(plain_is_better: bool, caplog: pytest.LogCapture
     assert source.chat is not plain_is_better
     assert ("<user>" in source.open().prompts[0].prefix) is source.chat
     way = "plain lines" if plain_is_better else "its chat template"
-    expected = (
-        f"asked in {way}. Over 50 texts the right label has the mean rank 1.00 of 3 there, 2.00"
-    )
+    expected = f"asked in {way}. Over 50 texts the right label has the mean rank 1.00 of 3 there, 2.00"
     assert expected in caplog.text
     assert "chance" not in caplog.text
     asked = len(model.calls)

@@ -81,9 +81,7 @@ def test_a_text_is_scored_alike_alone_and_in_a_batch_without_nan() -> None:
         alone = added(prior(), [text])
         assert alone["prior_reagent"][0] == together["prior_reagent"][row]
         assert alone["reagent_questions"][0] == together["reagent_questions"][row]
-    assert together["prior_reagent"] != added(
-        source(model=MockLanguageModel(extreme), seed=1), TEXTS
-    )
+    assert together["prior_reagent"] != added(source(model=MockLanguageModel(extreme), seed=1), TEXTS)
 
 
 def test_words_of_other_texts_replace_those_of_a_text_and_its_white_space_stays() -> None:

@@ -69,11 +69,7 @@ def test_what_cannot_be_chosen_is_an_error(tmp_path: Path) -> None:
 def test_extract_writes_the_chosen_texts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [
-        {"text": f"{word} number {i}", "label": word}
-        for i in range(30)
-        for word in ("card", "loan")
-    ]
+    rows = [{"text": f"{word} number {i}", "label": word} for i in range(30) for word in ("card", "loan")]
     data, logs, out = tmp_path / "data.jsonl", tmp_path / "logs.txt", tmp_path / "priors"
     data.write_text("\n".join(map(json.dumps, rows)))
     logs.write_text("where is my card\nthe card is lost\n" * 50)

@@ -52,9 +52,7 @@ def _table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_source_has_the_name_that_it_is_listed_and_described_under() -> None:
     assert [source_class(name).name for name in SOURCES] == list(SOURCES)
-    described = re.findall(
-        r"^\| `(\w+)` \|", (DOCS / "concepts/priors.md").read_text(), re.MULTILINE
-    )
+    described = re.findall(r"^\| `(\w+)` \|", (DOCS / "concepts/priors.md").read_text(), re.MULTILINE)
     assert set(SOURCES) <= set(described)
 
 
@@ -134,9 +132,7 @@ def test_a_registered_source_is_found_by_its_name() -> None:
         Starts(labels=("x",))({"text": "a bc", "label": "x"})
 
 
-def test_a_class_of_ones_own_is_named_by_its_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_of_ones_own_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_for_test.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])

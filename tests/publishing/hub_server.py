@@ -188,9 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         if repository is None or (repository.private and role is None):
             raise Refused(404 if role else 401, "RepoNotFound", "Repository not found")
         if repository.gated and role != "write":
-            raise Refused(
-                403 if role else 401, "GatedRepo", "Access to this repository is restricted"
-            )
+            raise Refused(403 if role else 401, "GatedRepo", "Access to this repository is restricted")
         if write:
             self._check_writer(name)
         return repository

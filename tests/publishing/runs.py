@@ -18,11 +18,7 @@ RECORD: dict[str, Any] = {
     "model": "embedded/minilm-l6",
     "seed": 3,
     "settings": {"output_dir": "/home/alice/runs/desk", "learning_rate": 1e-4},
-    "alignment": {
-        "alignment_weight": 0.1,
-        "attribution_method": "input_x_gradient",
-        "word_pattern": r"\S+",
-    },
+    "alignment": {"alignment_weight": 0.1, "attribution_method": "input_x_gradient", "word_pattern": r"\S+"},
     "data": {
         "dataset": "/home/alice/data/library-desk",
         "train_split": "train",
@@ -50,11 +46,7 @@ def write_run(folder: Path) -> Path:
     numbers = {"texts": 2, "accuracy": 0.5, "macro_f1": 0.4, "comprehensiveness": 0.125}
     (folder / "evaluation" / "test.json").write_text(json.dumps(numbers))
     record: dict[str, Any] = {"label": "renew", "prediction": "pay"}
-    record |= {
-        "words": ["renew", "my", "card"],
-        "text": "renew my card",
-        "attributions": [1.0, 0.0, -0.5],
-    }
+    record |= {"words": ["renew", "my", "card"], "text": "renew my card", "attributions": [1.0, 0.0, -0.5]}
     Dataset.from_list([record]).to_parquet(str(folder / "evaluation" / "test.parquet"))
     return folder
 

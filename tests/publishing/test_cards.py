@@ -135,9 +135,7 @@ def test_what_is_not_known_is_unknown() -> None:
 
 def test_a_run_is_described_without_its_folders() -> None:
     numbers: dict[str, Any] = {"accuracy": 0.76543, "macro_f1": 0.5, "soft_nc": None, "texts": 168}
-    facts = cards.model_facts(
-        RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers}
-    )
+    facts = cards.model_facts(RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers})
     card = cards.render_card(facts)
     for private in ("/home/alice", "~/", "output_dir`"):
         assert private not in card
@@ -151,9 +149,7 @@ def test_a_run_is_described_without_its_folders() -> None:
     assert data.pipeline_tag == "text-classification"
     measured = [(one.metric_type, one.metric_value) for one in data.eval_results]
     assert measured == [("accuracy", 0.7654), ("f1", 0.5)]
-    hub = cards.model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)[
-        "metadata"
-    ]
+    hub = cards.model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)["metadata"]
     assert (hub.datasets, hub.library_name) == (["mteb/banking77"], "peft")
 
 
@@ -243,9 +239,7 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
         (None, "No such file"),
     ],
 )
-def test_a_template_that_fails_is_an_error(
-    tmp_path: Path, template: str | None, message: str
-) -> None:
+def test_a_template_that_fails_is_an_error(tmp_path: Path, template: str | None, message: str) -> None:
     path = tmp_path / "card.md"
     if template is not None:
         path.write_text(template)
@@ -262,10 +256,7 @@ def test_a_template_that_fails_is_an_error(
         *((name, name, name) for name in ("FacebookAI/roberta-base", "gpt2")),
         ("embedded/minilm-l6", *["sentence-transformers/all-MiniLM-L6-v2"] * 2),
         ("embedded/library-desk", None, "library-desk"),
-        *(
-            (name, None, "model")
-            for name in ("/home/alice/model", "~/model", "./model", "C:\\model")
-        ),
+        *((name, None, "model") for name in ("/home/alice/model", "~/model", "./model", "C:\\model")),
         ("a/b/c", None, "c"),
         ("runs/here", None, "here"),  # a folder that looks like an id
         *((name, None, None) for name in ("", None)),
@@ -325,10 +316,7 @@ WHOLE = (
         ([], [], "\n"),
         (["a", "b"], None, "a b"),
         (["本", "a"], [1.0, 1.0], "本  a\n█   █"),  # a wide character takes two columns
-        *(
-            (["a" + one + "b"], None, "a\ufffdb")
-            for one in "\n\u202e\u2028\x1b\u2067\u200f\U000e0061"
-        ),
+        *((["a" + one + "b"], None, "a\ufffdb") for one in "\n\u202e\u2028\x1b\u2067\u200f\U000e0061"),
         # a family, Persian, Hindi, Khmer, the flag of England and an emoji of Unicode 15 stay whole
         *(([word, "a"], [1.0, 1.0], f"{word}  a\n█{' ' * columns} █") for word, columns in WHOLE),
     ],

@@ -126,14 +126,7 @@ def test_a_passing_fault_of_an_upload_is_survived(
     ids=str,
 )
 def test_any_other_fault_ends_in_a_sentence_and_the_same_command_goes_on(
-    hub: HubControl,
-    client: Client,
-    priors: str,
-    name: str,
-    method: str,
-    path: str,
-    fault: Any,
-    message: str,
+    hub: HubControl, client: Client, priors: str, name: str, method: str, path: str, fault: Any, message: str
 ) -> None:
     hub.fail(method, path, **fault)
     with pytest.raises(ServerError, match=rf"{message}.*complete; run the same command again"):
@@ -142,9 +135,7 @@ def test_any_other_fault_ends_in_a_sentence_and_the_same_command_goes_on(
     assert client(visitor.load_priors, f"alice/{name}")["train"]
 
 
-def test_a_temporary_folder_is_not_called_complete(
-    hub: HubControl, client: Client, priors: str
-) -> None:
+def test_a_temporary_folder_is_not_called_complete(hub: HubControl, client: Client, priors: str) -> None:
     hub.fail("POST", "/commit/", status=403)
     with pytest.raises(ServerError, match="may not write to 'alice/gone'") as caught:
         client(visitor.push_in_memory, priors, "alice/gone")

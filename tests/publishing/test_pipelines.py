@@ -29,9 +29,7 @@ def explain(model: Any) -> Any:
     return pipeline("explained-text-classification", model=model, tokenizer=word_tokenizer())
 
 
-def test_label_and_score_are_those_of_the_plain_pipeline_whatever_the_batch(
-    model: Any, explain: Any
-) -> None:
+def test_label_and_score_are_those_of_the_plain_pipeline_whatever_the_batch(model: Any, explain: Any) -> None:
     plain = pipeline("text-classification", model=model, tokenizer=word_tokenizer())(TEXTS)
     single = [explain(text, steps=4) for text in TEXTS]
     for found in (explain(TEXTS, steps=4), explain(TEXTS, steps=4, batch_size=2)):
@@ -44,9 +42,7 @@ def test_label_and_score_are_those_of_the_plain_pipeline_whatever_the_batch(
 def test_the_predicted_label_is_explained(model: Any, explain: Any) -> None:
     (found,) = explain(TEXTS[:1], steps=8)
     target = model.config.label2id[found["label"]]
-    (expected,) = attribute_words(
-        model, word_tokenizer(), TEXTS[:1], [target], steps=8, rule="midpoint"
-    )
+    (expected,) = attribute_words(model, word_tokenizer(), TEXTS[:1], [target], steps=8, rule="midpoint")
     assert found["words"] == ["renew", "my", "card", "please"]
     assert found["attributions"] == pytest.approx(expected, abs=1e-7)
     with pytest.raises(ConfigError, match=r"no label 'LABEL_9'.*LABEL_0"):
@@ -84,9 +80,7 @@ def test_a_text_beyond_the_model_is_cut_as_in_training(model: Any) -> None:
 
 
 def test_each_word_has_its_value_sign_and_strength() -> None:
-    shown = show_attributions(
-        ["for", "against", "neither"], {"after": [1.0, -0.5, 0.0]}, title="pay"
-    )
+    shown = show_attributions(["for", "against", "neither"], {"after": [1.0, -0.5, 0.0]}, title="pay")
     page = shown._repr_html_()
     assert 'aria-label="for: +1" title="+1"' in page
     assert 'aria-label="against: -0.5" title="-0.5"' in page

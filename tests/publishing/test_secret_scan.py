@@ -56,9 +56,7 @@ def test_secrets_are_found_in_any_file(secret: str, kind: str, tmp_path: Path) -
     Dataset.from_dict({secret: [1]}).to_parquet(tmp_path / "column.parquet")
     found = {file.name: find_secret_in_file(file) for file in tmp_path.iterdir()}
     row = (kind, ", column 'text', row 137,")
-    places = dict.fromkeys(
-        ("README.md", "config.json", "vocab.bpe", "model.safetensors"), (kind, "")
-    )
+    places = dict.fromkeys(("README.md", "config.json", "vocab.bpe", "model.safetensors"), (kind, ""))
     places |= {"plain.parquet": row, "deep.parquet": row, "column.parquet": (kind, "")}
     assert found == places
 

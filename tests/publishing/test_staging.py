@@ -54,9 +54,7 @@ def test_without_push_the_folder_is_written_listed_and_nothing_else(
     size = (folder / "config.json").stat().st_size
     assert f"{size:>12,}  config.json" in caplog.text
     assert "Nothing was uploaded" in caplog.text
-    before, after = (
-        pipeline("text-classification", model=str(x))("renew my card") for x in (run, folder)
-    )
+    before, after = (pipeline("text-classification", model=str(x))("renew my card") for x in (run, folder))
     assert before == after
     published = json.loads((folder / "config.json").read_text())
     stored = AttributionSettings(method="input_x_gradient", word_pattern=r"\S+")
@@ -76,9 +74,7 @@ def test_staging_again_replaces_what_was_there_but_nothing_else(run: Path, tmp_p
     assert sorted(file.name for file in other.iterdir()) == ["README.md", "chapter.tex"]
     (run / "README.md").write_text((run / "hub" / "README.md").read_text())
     for source in (run, tmp_path):
-        with pytest.raises(
-            ConfigError, match=r"would be replaced, and with it .*which is published"
-        ):
+        with pytest.raises(ConfigError, match=r"would be replaced, and with it .*which is published"):
             push(run, output_dir=str(source))
 
 
@@ -173,9 +169,7 @@ def test_a_language_model_is_no_classifier(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["license", "language", "source_dataset"])
 @pytest.mark.parametrize("value", ["mit\x1b[2J", "mit\nname: x", "", "\x00"])
 def test_what_enters_the_header_of_a_card_is_one_line(name: str, value: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"`{name}` must be one line of printable text"
-    ) as caught:
+    with pytest.raises(ConfigError, match=rf"`{name}` must be one line of printable text") as caught:
         hub.PushOptions(repo_id="user/x", **{name: value})  # type: ignore[arg-type]
     assert str(caught.value).isprintable()
 
@@ -285,10 +279,7 @@ def test_each_source_is_a_configuration_without_paths_and_servers() -> None:
     assert "prior_lime" in found["hybrid"]["train"].column_names
     assert list(configurations(prior_splits().remove_columns("prior"))) == ["cap", "lime"]
 
-    private = {
-        "fingerprint": "http://u:pw@gpu7:8000/v1|m",
-        "command": "x --base_url http://gpu7/v1",
-    }
+    private = {"fingerprint": "http://u:pw@gpu7:8000/v1|m", "command": "x --base_url http://gpu7/v1"}
     cells = [add_provenance(None, "cap", private)] * 3
     splits["train"] = splits["train"].remove_columns("provenance").add_column("provenance", cells)
     for parts in configurations(splits).values():
@@ -382,9 +373,7 @@ def test_a_folder_of_priors_is_no_pattern(tmp_path: Path) -> None:
     assert loaded["train"]["prior"][:] == splits["train"]["prior"][:]
 
 
-def test_the_folder_of_priors_lies_beside_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_priors_lies_beside_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_priors(tmp_path / "desk")
     monkeypatch.chdir(data)
     assert hub.push_priors(".", hub.PushOptions(repo_id="alice/p")) == tmp_path / "desk-hub"
@@ -399,9 +388,7 @@ def test_the_folder_of_priors_lies_beside_the_data(
 # --- Metrics.
 
 
-def test_a_metric_is_a_space_of_its_own_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_metric_is_a_space_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = hub.push_metric("plausibility", hub.PushOptions(repo_id="alice/plausibility"))
     assert folder == tmp_path / "plausibility-hub"

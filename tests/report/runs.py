@@ -44,8 +44,7 @@ def demo_rows(count: int = 168) -> list[tuple[str, str]]:
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     copies = [f" {n}" if n >= len(rows) else "" for n in range(count)]
     return [
-        (rows[n % len(rows)]["text"] + copy, rows[n % len(rows)]["label"])
-        for n, copy in enumerate(copies)
+        (rows[n % len(rows)]["text"] + copy, rows[n % len(rows)]["label"]) for n, copy in enumerate(copies)
     ]
 
 

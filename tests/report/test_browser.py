@@ -11,16 +11,7 @@ import pytest
 
 from hf_cap.report.contents import report_contents
 from hf_cap.report.page import render_report, write_report
-from tests.report.runs import (
-    EVIL,
-    HOSTILE,
-    SOURCES,
-    TABLE_RUNS,
-    Watched,
-    demo_rows,
-    write_priors,
-    write_runs,
-)
+from tests.report.runs import EVIL, HOSTILE, SOURCES, TABLE_RUNS, Watched, demo_rows, write_priors, write_runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -107,9 +98,7 @@ def test_the_policy_refuses_a_request(browser: "Browser", report: str) -> None:
     )
     page.evaluate("() => { const i = new Image(); i.src = 'https://example.invalid/x.png'; }")
     page.evaluate("() => fetch('https://example.invalid/').catch(() => null)")
-    page.evaluate(
-        "() => document.body.append(Object.assign(document.createElement('script'), {text: '1'}))"
-    )
+    page.evaluate("() => document.body.append(Object.assign(document.createElement('script'), {text: '1'}))")
     page.wait_for_function("window.refused.length >= 3")
     assert set(page.evaluate("window.refused")) == {"img-src", "connect-src", "script-src-elem"}
     page.close()
@@ -149,11 +138,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 @pytest.mark.parametrize(
     ("order", "names"),
-    [
-        ("changed", ("no alignment", "aligned")),
-        ("prior", ("fused prior", "aligned")),
-        ("unsure", ()),
-    ],
+    [("changed", ("no alignment", "aligned")), ("prior", ("fused prior", "aligned")), ("unsure", ())],
 )
 def test_orders_begin_with_the_largest(opened: Report, order: str, names: tuple[str, ...]) -> None:
     rows = opened.data["examples"]
@@ -161,15 +146,11 @@ def test_orders_begin_with_the_largest(opened: Report, order: str, names: tuple[
         one, other = map([row["name"] for row in opened.data["rows"]].index, names)
         expected = [1 - cosine(row[4][one], row[4][other]) for row in rows]
         if order == "changed":
-            expected = [
-                n + 3 * (row[5][0] != row[6][0]) for n, row in zip(expected, rows, strict=True)
-            ]
+            expected = [n + 3 * (row[5][0] != row[6][0]) for n, row in zip(expected, rows, strict=True)]
     else:
         expected = [-row[6][1] for row in rows]
     opened.page.select_option("#order", order)
-    ids = opened.page.locator("#list li").evaluate_all(
-        "(items) => items.map((item) => +item.id.slice(8))"
-    )
+    ids = opened.page.locator("#list li").evaluate_all("(items) => items.map((item) => +item.id.slice(8))")
     ranked = [expected[number] for number in ids]
     assert ranked == pytest.approx(sorted(expected, reverse=True), abs=3e-3)
 
@@ -273,9 +254,7 @@ def test_without_script_the_rest_can_be_read(browser: "Browser", report: str) ->
     context.close()
 
 
-def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(
-    browser: "Browser", tmp_path: Path
-) -> None:
+def test_the_page_on_tables_is_quiet_readable_and_fits_a_phone(browser: "Browser", tmp_path: Path) -> None:
     file = tmp_path / "r.html"
     file.write_text(render_report(report_contents(TABLE_RUNS)), encoding="utf-8")
     page = browser.new_page(viewport=PHONE, color_scheme="dark")

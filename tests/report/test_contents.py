@@ -117,9 +117,7 @@ def test_the_first_set_is_the_chosen_one() -> None:
 
 
 def test_curves_are_the_mean_and_range_over_the_runs() -> None:
-    histories = [
-        [{"step": 1, "loss_task": value}, {"step": 2, "loss": 9.0}] for value in (1.0, 3.0)
-    ]
+    histories = [[{"step": 1, "loss_task": value}, {"step": 2, "loss": 9.0}] for value in (1.0, 3.0)]
     runs = [make_run(f"r{i}", seed=i, history=found) for i, found in enumerate(histories)]
     # the whole loss of a plain run is its task loss
     plain = make_run("p", weight=0.0, history=[{"step": 1, "loss": 2.5}])
@@ -140,17 +138,13 @@ def records(**columns: list[Any]) -> list[dict[str, Any]]:
 def test_calibration_error_by_hand() -> None:
     # two texts at 0.95, one of them right: |0.95 - 0.5| * 2/3; one at 0.6, right: |0.6 - 1| * 1/3
     sure = [[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]]
-    found = contents.calibration(
-        records(label=list("aab"), prediction=list("abb"), probabilities=sure)
-    )
+    found = contents.calibration(records(label=list("aab"), prediction=list("abb"), probabilities=sure))
     assert found["error"] == pytest.approx(0.45 * 2 / 3 + 0.4 / 3)
     bins = [tuple(one.values()) for one in found["bins"]]
     assert bins == [(pytest.approx(0.6), 1.0, 1), (pytest.approx(0.95), 0.5, 2)]
     # bins hold equally many texts, as the numbers of `evaluate` do
     chances = [[1 - n / 100, n / 100] for n in range(30)]
-    found = contents.calibration(
-        records(label=["a"] * 30, prediction=["a"] * 30, probabilities=chances)
-    )
+    found = contents.calibration(records(label=["a"] * 30, prediction=["a"] * 30, probabilities=chances))
     assert [one["texts"] for one in found["bins"]] == [2] * 15
     assert found["error"] == pytest.approx(0.145)
 
@@ -174,18 +168,10 @@ def evaluated(*rows: tuple[str, str, str, list[float]]) -> list[dict[str, Any]]:
 
 
 def test_labels_tell_what_is_right_and_the_words_that_speak_for_them() -> None:
-    before = evaluated(
-        ("Anna renew .", "a", "a", [2.0, 1.0, 2.0]), ("anna lost", "b", "a", [8.0, -4.0])
-    )
-    after = evaluated(
-        ("Anna renew .", "a", "a", [0.0, 1.0, 0.5]), ("anna lost", "b", "b", [0.1, 1])
-    )
+    before = evaluated(("Anna renew .", "a", "a", [2.0, 1.0, 2.0]), ("anna lost", "b", "a", [8.0, -4.0]))
+    after = evaluated(("Anna renew .", "a", "a", [0.0, 1.0, 0.5]), ("anna lost", "b", "b", [0.1, 1]))
     b, a = contents.label_table({"before": before, "after": after}, [ANNA])
-    assert (b["label"], b["right"], b["texts"]) == (
-        "b",
-        {"before": 0, "after": 1},
-        {"before": 1, "after": 1},
-    )
+    assert (b["label"], b["right"], b["texts"]) == ("b", {"before": 0, "after": 1}, {"before": 1, "after": 1})
     # each text counts the same, whatever the size of its scores; punctuation and negative sums are left out
     assert a["words"] == {"before": [("anna", True), ("renew", False)], "after": [("renew", False)]}
     assert b["words"] == {"before": [], "after": [("lost", False), ("anna", False)]}
@@ -281,9 +267,7 @@ def test_a_text_that_a_shortcut_misled_and_that_is_right_now_changed_most() -> N
     changes = [change_of(*pair, [ANNA]) for pair in zip(before, after, strict=True)]
     assert changes == pytest.approx([6, 3, 3, 1])
     assert change_of(before[0], after[0]) == pytest.approx(3)
-    one, other = (
-        Run("", {}, {}, {"test": rows[:2], "train": rows[2:]}) for rows in (before, after)
-    )
+    one, other = (Run("", {}, {}, {"test": rows[:2], "train": rows[2:]}) for rows in (before, after))
     assert most_changed(one, other, [ANNA], 1) == {"anna lost": "b"}
     assert [*most_changed(one, other, [ANNA], 9)] == ["anna lost", "bob lost"]
 
@@ -306,9 +290,7 @@ def test_decisions_are_those_that_a_person_wrote(tmp_path: Path) -> None:
     rows = [found, {**found, "value": "hello"}]
     write_json(tmp_path / "shortcuts.json", {"shortcuts": rows})
     assert [one["mark"].decision for one in load_shortcuts(tmp_path)] == ["shortcut"] * 2
-    save_marks(
-        [Mark(kind="word", value="anna", label="a", decision="fine")], tmp_path / "shortcuts.yaml"
-    )
+    save_marks([Mark(kind="word", value="anna", label="a", decision="fine")], tmp_path / "shortcuts.yaml")
     (one,) = load_shortcuts(tmp_path / "shortcuts.json")
     assert (one["value"], one["mark"].decision) == ("anna", "fine")
     write_json(tmp_path / "shortcuts.json", {"shortcuts": [{**found, "q": "small"}]})
@@ -331,9 +313,7 @@ def run_on(name: str, weight: float, found: list[dict[str, Any]], seed: int = 0)
     return Run(name, make_run(name, weight=weight, seed=seed).facts, {}, {"test": found})
 
 
-def collect(
-    runs: list[Run], priors: PriorFolder | None = None, most: int = 100
-) -> Mapping[str, Any]:
+def collect(runs: list[Run], priors: PriorFolder | None = None, most: int = 100) -> Mapping[str, Any]:
     return contents.collect_examples(group_runs(runs), priors, first="test", most=most)
 
 
@@ -430,18 +410,14 @@ def test_keywords_are_those_of_the_fused_prior_else_of_the_first_source() -> Non
     keywords = {"cap": {"a": [["cap", 0.1]]}, "prior": {"a": [["card", 0.4], ["my", 0.1]]}}
     found = contents.prior_audit({"keywords": keywords, "confused_classes": {"prior": [overlap]}})
     assert (found["keywords"], found["overlaps"]) == ({"a": ["card", "my"]}, [overlap])
-    assert contents.prior_audit({"keywords": {"cap": keywords["cap"]}})["keywords"] == {
-        "a": ["cap"]
-    }
+    assert contents.prior_audit({"keywords": {"cap": keywords["cap"]}})["keywords"] == {"a": ["cap"]}
     assert contents.prior_audit({})["keywords"] == {}
 
 
 def test_what_is_missing_is_found() -> None:
     gaps = contents.report_contents([make_run("one", accuracy=0.5)], priors=PriorFolder({}))["gaps"]
     assert gaps == ["baseline", "control", "seeds", "history", "records", "audit"]
-    gaps = contents.report_contents([make_run("one", accuracy=0.5), make_run("two", seed=7)])[
-        "gaps"
-    ]
+    gaps = contents.report_contents([make_run("one", accuracy=0.5), make_run("two", seed=7)])["gaps"]
     assert gaps == ["evaluations", "baseline", "control", "history", "records", "priors"]
     assert contents.report_contents(TABLE_RUNS)["gaps"] == ["seeds"]
 

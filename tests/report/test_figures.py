@@ -89,9 +89,7 @@ def test_every_confusion_is_a_cell() -> None:
     assert svg.count('fill="rgb(var(--for))"') == 1
     assert svg.count('fill="rgb(var(--against))"') == 2
     # one scale: the strength is the share of the gold label, which is also written
-    strengths = [
-        float(one) for one in re.findall(r'rgb\(var\(--(?:for|against)\)\)" opacity="([\d.]+)', svg)
-    ]
+    strengths = [float(one) for one in re.findall(r'rgb\(var\(--(?:for|against)\)\)" opacity="([\d.]+)', svg)]
     assert strengths == pytest.approx([0.6, 0.2, 0.8])
     root = ElementTree.fromstring(svg)
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]

@@ -15,15 +15,7 @@ from hf_cap.priors.audit import audit_dataset
 from hf_cap.report.contents import report_contents
 from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors, load_run
 from hf_cap.report.page import embed_examples, render_report, script_json, write_report
-from tests.report.runs import (
-    EVIL,
-    HOSTILE,
-    SOURCES,
-    TABLE_RUNS,
-    demo_rows,
-    write_priors,
-    write_runs,
-)
+from tests.report.runs import EVIL, HOSTILE, SOURCES, TABLE_RUNS, demo_rows, write_priors, write_runs
 
 
 class Page(HTMLParser):
@@ -170,22 +162,14 @@ def test_an_empty_run_is_no_error(tmp_path: Path) -> None:
 def test_a_page_on_tables_does_not_speak_of_texts() -> None:
     page = render_report(report_contents(TABLE_RUNS))
     text = Page(page).text
-    for said in (
-        "8 rows, 2 classes",
-        "40 rows",
-        "% of the 40 rows",
-        "ROC-AUC",
-        "Cosine of the sco",
-    ):
+    for said in ("8 rows, 2 classes", "40 rows", "% of the 40 rows", "ROC-AUC", "Cosine of the sco"):
         assert said in text
     assert not re.search("Faithfulness|texts|priors", text)
     assert EVIL not in page
     assert text.count("<img src=x onerror=alert(1)>") >= 2
 
 
-def test_a_run_counts_once_and_the_same_input_gives_the_same_page(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_counts_once_and_the_same_input_gives_the_same_page(folder: Path, tmp_path: Path) -> None:
     runs = [folder / "aligned-0", folder / "plain-0", folder / "aligned-0"]
     settings = ReportSettings(examples=0)
     for file in ("a.html", "b.html"):

@@ -109,9 +109,7 @@ def test_several_data_sets_are_compared_together(study: Path) -> None:
     assert (together["n"] == 2).all()  # a sample of each
 
 
-def test_runs_under_other_settings_are_left_out(
-    study: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_runs_under_other_settings_are_left_out(study: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_run(study, "cap", 3, 0.9, training={"alignment_weight": 5.0})
     write_run(study, "cap", 4, 0.9, training={"alignment_weight": 0.1, "bf16": True})
     write_run(study, "extra", 0, 0.9, training={"bf16": True})  # not the number format of its seed
@@ -130,9 +128,7 @@ def test_tables_are_text_and_never_show_p_as_zero(study: Path, tmp_path: Path) -
     assert write_tables(tmp_path / "empty") == [tmp_path / "empty" / "table.md"]
 
 
-@pytest.mark.parametrize(
-    ("study", "runs"), [("few_shot", 144), ("one_shot", 96), ("one_shot_longer", 10)]
-)
+@pytest.mark.parametrize(("study", "runs"), [("few_shot", 144), ("one_shot", 96), ("one_shot_longer", 10)])
 def test_the_committed_tables_follow_from_the_committed_runs(study: str, runs: int) -> None:
     frame = read_frame(COMMITTED / study)
     place = ["dataset", "regime", "draw", "method", "seed"]

@@ -28,10 +28,7 @@ from tests.tiny import roberta_classifier, save
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "study"
 TEXTS = {  # of training and of testing
-    "lost_card": (
-        ["lost my card help", "my card is lost", "the card", "a card"],
-        ["lost the card"],
-    ),
+    "lost_card": (["lost my card help", "my card is lost", "the card", "a card"], ["lost the card"]),
     "renew_loan": (["renew my loan", "the loan please", "a loan", "renew it"], ["renew the loan"]),
     "pay_fine": (["pay my fine", "pay the late fine", "the fine", "my fine"], ["late fine", "pay"]),
 }

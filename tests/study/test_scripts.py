@@ -26,10 +26,7 @@ def test_the_group_with_the_most_draws_is_shown_with_the_methods_that_have_them_
         for method in ("none", "drop_found")
         for test_set in ("clean", "shifted", "same")
     ]
-    rows += [
-        row("data, 20", "logistic_names", "clean", 0.9, 4),
-        row("none, 99", "none", "clean", 0.9, 9),
-    ]
+    rows += [row("data, 20", "logistic_names", "clean", 0.9, 4), row("none, 99", "none", "clean", 0.9, 9)]
     expected = {"clean": pytest.approx(50), "shifted": pytest.approx(60)}
     assert percentages({"accuracy": rows}) == {"none": expected, "drop_found": expected}
 
@@ -97,9 +94,7 @@ def test_all_ways_to_score_agree_and_each_mode_is_timed() -> None:
     scoring = found["scoring"]
     assert max(scoring["mean_abs_difference"].values()) < 1e-4
     # the trie leaves out what texts share, the padded side computes each prompt whole
-    whole, packed = (
-        scoring["sides"][name] for name in ("whole prompts, padded", "packed, FlexAttention")
-    )
+    whole, packed = (scoring["sides"][name] for name in ("whole prompts, padded", "packed, FlexAttention"))
     tokens = [one["tokens_per_second"] * one["seconds"] for one in (whole, packed)]
     assert tokens[0] > 3 * tokens[1]
     dense = scoring["dense_tokens_per_second"]

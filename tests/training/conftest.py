@@ -17,9 +17,7 @@ _rows: dict[tuple[str, str], list[str]] = {}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "compatibility(what): a row of docs/reference/compatibility.md"
-    )
+    config.addinivalue_line("markers", "compatibility(what): a row of docs/reference/compatibility.md")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -69,9 +69,7 @@ def test_it_draws_at_the_start_on_evaluations_and_after_epochs_and_changes_nothi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    monkeypatch.setitem(
-        callbacks.TRACKERS, "seen", lambda args, name, drawing, step: steps.append(step)
-    )
+    monkeypatch.setitem(callbacks.TRACKERS, "seen", lambda args, name, drawing, step: steps.append(step))
     found = []
     for draws in (False, True):
         work = trainer(
@@ -98,9 +96,7 @@ def test_it_draws_at_the_start_on_evaluations_and_after_epochs_and_changes_nothi
     assert all(bool((p.grad == 1).all()) for p in work.model.parameters() if p.grad is not None)
 
 
-def test_trackio_gets_the_drawing_as_markdown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_trackio_gets_the_drawing_as_markdown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     logged: list[dict[str, Any]] = []
     mock = ModuleType("trackio")
     mock.Markdown = lambda text: SimpleNamespace(text=text)  # type: ignore[attr-defined]

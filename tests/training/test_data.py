@@ -17,12 +17,7 @@ from tests.training.cases import LABEL2ID
 
 def rows(**columns: Any) -> Dataset:
     return Dataset.from_dict(
-        {
-            "text": ["my card, please", "it"],
-            "label": [2, 0],
-            "prior": [[1.0, 2.0, 3.0], [4.0]],
-            **columns,
-        }
+        {"text": ["my card, please", "it"], "label": [2, 0], "prior": [[1.0, 2.0, 3.0], [4.0]], **columns}
     )
 
 
@@ -35,10 +30,7 @@ def test_a_batch_on_paper(side: str) -> None:
     tokenizer = word_tokenizer()
     tokenizer.padding_side = side
     batch = CAPCollator(tokenizer)(list(encode(rows())))
-    words = [
-        [-1, 0, 1, 1, 2, -1],
-        [-1, -1, -1, -1, 0, -1] if side == "left" else [-1, 0, -1, -1, -1, -1],
-    ]
+    words = [[-1, 0, 1, 1, 2, -1], [-1, -1, -1, -1, 0, -1] if side == "left" else [-1, 0, -1, -1, -1, -1]]
     assert batch["token_words"].tolist() == words
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 6)
     assert batch["labels"].tolist() == [2, 0]
@@ -47,9 +39,7 @@ def test_a_batch_on_paper(side: str) -> None:
     assert batch["prior_weight"].tolist() == [1.0, 1.0]
 
 
-def test_words_cut_off_leave_prior_and_loss_with_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_words_cut_off_leave_prior_and_loss_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         data = encode(rows(), max_length=4)
     batch = CAPCollator(word_tokenizer())(list(data))
@@ -87,9 +77,7 @@ def test_columns_by_name() -> None:
 def test_labels_by_name_and_by_class_label_follow_the_model() -> None:
     assert list(encode(rows(label=["LABEL_2", "LABEL_1"]))["labels"]) == [2, 1]
     features = Features(
-        text=Value("string"),
-        label=ClassLabel(names=["LABEL_1", "LABEL_0"]),
-        prior=List(Value("float32")),
+        text=Value("string"), label=ClassLabel(names=["LABEL_1", "LABEL_0"]), prior=List(Value("float32"))
     )
     data = rows(label=[0, 1]).cast(features)
     assert list(encode(data)["labels"]) == [1, 0]
@@ -123,9 +111,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("columns", "error", "message"), BAD)
-def test_bad_rows_are_refused(
-    columns: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_rows_are_refused(columns: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         encode(rows(**columns))
 
@@ -138,9 +124,7 @@ def test_a_prior_of_another_label_space_is_refused() -> None:
     same = data.cast_column("label", ClassLabel(names=["LABEL_0", "LABEL_1"]))
     assert encode(same)["prior"][:] == encode(data)["prior"][:]
     other = data.cast_column("label", ClassLabel(names=["LABEL_1", "LABEL_0"]))
-    with pytest.raises(
-        PriorError, match=r"'prior' was made for the label space .*'LABEL_1', 'LABEL_0'"
-    ):
+    with pytest.raises(PriorError, match=r"'prior' was made for the label space .*'LABEL_1', 'LABEL_0'"):
         encode(other)
     of_cap = other.rename_column("prior", "prior_cap").remove_columns("provenance")
     of_cap = of_cap.add_column("provenance", [cap, fused])

@@ -124,9 +124,7 @@ def test_the_alignment_and_evaluation_know_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_by_loss_change_training_and_fade_with_the_temperature(
-    tmp_path: Path, method: str
-) -> None:
+def test_weights_by_loss_change_training_and_fade_with_the_temperature(tmp_path: Path, method: str) -> None:
     run = partial(trainer, tmp_path, max_steps=2, alignment_weight=0.0)
     plain = moved(run())
     near = moved(run(example_weighting=method, example_weighting_temperature=1e9))
@@ -252,17 +250,11 @@ def test_what_is_left_out_depends_on_text_and_seed_alone() -> None:
     keep = torch.full((2, 5), 0.5)
     together = drop_words(inputs, words, keep, pad=1, seed=7)
     alone = drop_words(
-        {name: value[1:, :4] for name, value in inputs.items()},
-        words[1:, :4],
-        keep[1:, :2],
-        pad=1,
-        seed=7,
+        {name: value[1:, :4] for name, value in inputs.items()}, words[1:, :4], keep[1:, :2], pad=1, seed=7
     )
     width = alone["input_ids"].shape[1]
     assert together["input_ids"][1, :width].tolist() == alone["input_ids"][0].tolist()
-    others = [
-        drop_words(inputs, words, keep, pad=1, seed=seed)["input_ids"].tolist() for seed in range(9)
-    ]
+    others = [drop_words(inputs, words, keep, pad=1, seed=seed)["input_ids"].tolist() for seed in range(9)]
     assert len({str(one) for one in others}) > 3
 
 
@@ -309,9 +301,7 @@ def test_a_part_of_the_rows_is_aligned_and_another_on_the_next_step(tmp_path: Pa
     for one.state.global_step in range(6):
         rows, chosen = one.aligned_rows(inputs, prior, True)
         assert len(rows["input_ids"]) == len(chosen.scores) == 3
-        drawn.append(
-            [inputs["input_ids"].tolist().index(row) for row in rows["input_ids"].tolist()]
-        )
+        drawn.append([inputs["input_ids"].tolist().index(row) for row in rows["input_ids"].tolist()])
         for row, scores in zip(drawn[-1], chosen.scores, strict=True):
             assert torch.equal(prior.scores[row], scores)
     assert len({tuple(sorted(rows)) for rows in drawn}) > 1
@@ -327,9 +317,7 @@ def test_label_names_are_texts_without_a_prior(tmp_path: Path) -> None:
     one = trainer(tmp_path, model=model, rows=rows, label_names_in="text", label_phrases=phrases)
     assert len(one.train_dataset) == 9
     added = [one.train_dataset[row] for row in range(6, 9)]
-    read = word_tokenizer().batch_decode(
-        [row["input_ids"] for row in added], skip_special_tokens=True
-    )
+    read = word_tokenizer().batch_decode([row["input_ids"] for row in added], skip_special_tokens=True)
     assert read == ["lost card", "renew loan", "fine for it"]
     assert [row["labels"] for row in added] == [0, 1, 2]
     assert [row["prior_weight"] for row in added] == [0.0] * 3

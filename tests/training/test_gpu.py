@@ -13,10 +13,7 @@ from tests.training.cases import moved, trainer
 from tests.training.test_launch import two_against_one
 
 MODES = ["double_backward", "finite_difference"]
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
 def end_of(folder: Path, attention: str = "sdpa", **settings: Any) -> torch.Tensor:

@@ -47,13 +47,7 @@ def gradients(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
 
 
 def by(
-    mode: str,
-    model: nn.Module,
-    *,
-    side: str = "right",
-    scale: float = 1.0,
-    steps: int = 2,
-    **options: Any,
+    mode: str, model: nn.Module, *, side: str = "right", scale: float = 1.0, steps: int = 2, **options: Any
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Loss, token scores and gradient of a batch by one of the two ways."""
     batch, priors = text_batch(padding_side=side)
@@ -158,9 +152,7 @@ def test_finite_difference_needs_no_second_derivative() -> None:
     assert relative(by("double_backward", model)[2], exact) > 0.1
 
 
-def test_finite_difference_sees_the_kinks_of_relu_and_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_finite_difference_sees_the_kinks_of_relu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     model = family("t5-encoder", feed_forward="relu").double()
     exact, found = (by(mode, model)[2] for mode in GRADIENTS)
     assert relative(found, exact) > 0.1

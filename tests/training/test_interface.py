@@ -29,16 +29,7 @@ from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import WORDS, roberta_classifier, save, word_tokenizer
-from tests.training.cases import (
-    LABEL2ID,
-    config,
-    family,
-    farthest,
-    moved,
-    raw_rows,
-    trainer,
-    weights,
-)
+from tests.training.cases import LABEL2ID, config, family, farthest, moved, raw_rows, trainer, weights
 
 NAMES = ["renew", "lost", "fine"]
 
@@ -80,11 +71,7 @@ def test_a_name_needs_the_labels(tmp_path: Path, saved: str) -> None:
 @pytest.mark.compatibility("PEFT LoRA with modules_to_save")
 @pytest.mark.parametrize(
     ("kind", "mode"),
-    [
-        ("sequence", "double_backward"),
-        ("sequence", "finite_difference"),
-        ("sentence", "double_backward"),
-    ],
+    [("sequence", "double_backward"), ("sequence", "finite_difference"), ("sentence", "double_backward")],
 )
 def test_adapters_of_a_peft_config_train_with_the_new_head(
     tmp_path: Path, saved: str, kind: str, mode: str
@@ -96,9 +83,7 @@ def test_adapters_of_a_peft_config_train_with_the_new_head(
     assert isinstance(subject.model, PeftModel)
     before = weights(subject.model)
     subject.train()
-    changed = {
-        n for n, value in weights(subject.model).items() if not torch.equal(value, before[n])
-    }
+    changed = {n for n, value in weights(subject.model).items() if not torch.equal(value, before[n])}
     assert sum("lora_B" in name for name in changed) == 4
     assert any("modules_to_save" in name for name in changed)
     assert all("lora" in name or "modules_to_save" in name for name in changed)
@@ -118,9 +103,7 @@ def test_adapters_train_each_module_that_no_checkpoint_holds(tmp_path: Path) -> 
     assert any("classifier.modules_to_save" in name for name in trained)
 
 
-def test_adapters_without_peft_name_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_without_peft_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MissingExtra, match=r"hf-cap\[peft\]"):
         CAPTrainer(roberta_classifier(), config(tmp_path), peft_config=object())
@@ -153,9 +136,7 @@ def test_raw_texts_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
         CAPTrainer(roberta_classifier(), config(tmp_path), train_dataset=raw_rows())
     encoded = encode_dataset(raw_rows(), word_tokenizer(), LABEL2ID)
     with pytest.raises(DataError, match=r"evaluation set holds texts.*processing_class=None"):
-        CAPTrainer(
-            roberta_classifier(), config(tmp_path), train_dataset=encoded, eval_dataset=raw_rows()
-        )
+        CAPTrainer(roberta_classifier(), config(tmp_path), train_dataset=encoded, eval_dataset=raw_rows())
 
 
 def test_at_weight_zero_a_collator_may_tokenise(tmp_path: Path) -> None:

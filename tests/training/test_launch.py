@@ -51,9 +51,7 @@ def test_two_processes_tune_the_same_layers_as_one(tmp_path: Path) -> None:
     assert cases.farthest(before, both) > 1e-3
 
 
-def two_against_one(
-    folder: Path, *flags: str, one: dict[str, Any] | None = None, **settings: Any
-) -> float:
+def two_against_one(folder: Path, *flags: str, one: dict[str, Any] | None = None, **settings: Any) -> float:
     """Largest difference between the weights of two processes and of one, after two steps.
 
     Args:
@@ -100,20 +98,14 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str, settings: dict[str, 
 @pytest.mark.slow
 @pytest.mark.compatibility("average_tokens_across_devices, 2 processes, accumulation")
 def test_a_task_loss_averaged_across_devices(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "gradient_accumulation_steps": 2,
-        "average_tokens_across_devices": True,
-    }
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "average_tokens_across_devices": True}
     assert two_against_one(tmp_path, "--summed", "--exact", "roberta", **settings) < 1e-10
 
 
 @pytest.mark.slow
 @pytest.mark.compatibility("FSDP2, 2 processes, gloo: CAPTrainer", mode="finite_difference")
 def test_fsdp2_equals_one_process(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "gradient_accumulation_steps": 2,
-        "alignment_gradient": "finite_difference",
-    }
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "alignment_gradient": "finite_difference"}
     assert two_against_one(tmp_path, "--fsdp", "--exact", "roberta", **settings) < 1e-10
 
 
@@ -126,9 +118,7 @@ def test_fsdp2_in_mixed_precision_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.compatibility(
-    "DeepSpeed ZeRO stage {stage}, 2 processes, gloo", mode="finite_difference"
-)
+@pytest.mark.compatibility("DeepSpeed ZeRO stage {stage}, 2 processes, gloo", mode="finite_difference")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_equals_one_process(tmp_path: Path, stage: int) -> None:
     """`make test-deepspeed` installs what this needs."""

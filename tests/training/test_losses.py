@@ -14,9 +14,7 @@ OPPOSITE = {"mse": 4.0, "mse_mean": 4 / 3, "cosine": 2.0}
 
 
 @pytest.mark.parametrize(("name", "value"), OPPOSITE.items())
-def test_agreement_up_to_scale_is_the_least_and_opposite_signs_the_most(
-    name: str, value: float
-) -> None:
+def test_agreement_up_to_scale_is_the_least_and_opposite_signs_the_most(name: str, value: float) -> None:
     assert float(LOSSES[name](7 * PRIOR, PRIOR, ALL, 0.0)) == pytest.approx(0.0, abs=1e-6)
     assert float(LOSSES[name](-PRIOR, PRIOR, ALL, 0.0)) == pytest.approx(value)
 
@@ -51,11 +49,7 @@ def test_masked_words_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("zero", ["attribution", "prior", "mask"])
 def test_nothing_is_infinite_where_a_side_is_zero(name: str, zero: str) -> None:
-    sides = {
-        "attribution": torch.randn(2, 3),
-        "prior": torch.randn(2, 3),
-        "mask": torch.ones(2, 3) > 0,
-    }
+    sides = {"attribution": torch.randn(2, 3), "prior": torch.randn(2, 3), "mask": torch.ones(2, 3) > 0}
     sides[zero] = torch.zeros_like(sides[zero])
     attribution = sides["attribution"].requires_grad_()
     loss = LOSSES[name](attribution, sides["prior"], sides["mask"], 0.0)
@@ -93,9 +87,7 @@ def absolute(attribution: torch.Tensor, prior: torch.Tensor, mask: torch.Tensor)
     return (attribution - prior).abs().masked_fill(~mask, 0.0).sum(-1)
 
 
-def test_a_loss_of_ones_own_is_found_by_its_place_and_by_its_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_loss_of_ones_own_is_found_by_its_place_and_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_cap.losses.LOSSES", dict(LOSSES))
     register_loss("absolute", absolute)
     for name in ("tests.training.test_losses:absolute", "absolute"):

@@ -29,9 +29,7 @@ class Watch(TrainerCallback):
         self.drawn.append({n for n, p in model.named_parameters() if p.requires_grad})
 
 
-def run(
-    folder: Path, layers: int = 4, **settings: Any
-) -> tuple[CAPTrainer, ImportanceCallback, Watch]:
+def run(folder: Path, layers: int = 4, **settings: Any) -> tuple[CAPTrainer, ImportanceCallback, Watch]:
     options = {"optim": "adamw_torch", "weight_decay": 0.1, "max_steps": 5, "learning_rate": 0.01}
     subject = CAPTrainer(
         roberta_classifier(layers=layers),

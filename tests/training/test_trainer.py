@@ -87,8 +87,7 @@ def test_weight_zero_or_plain_arguments_are_the_plain_trainer(tmp_path: Path) ->
 def test_loss_and_gradient_are_linear_in_the_weight(tmp_path: Path, mode: str, method: str) -> None:
     settings: dict[str, Any] = {"alignment_gradient": mode, "attribution_method": method}
     (l0, g0), (l1, g1), (l3, g3) = [
-        batch_loss(trainer(tmp_path, alignment_weight=weight, **settings))
-        for weight in (1e-9, 1.0, 3.0)
+        batch_loss(trainer(tmp_path, alignment_weight=weight, **settings)) for weight in (1e-9, 1.0, 3.0)
     ]
     torch.testing.assert_close(l3 - l0, 3 * (l1 - l0), rtol=1e-3, atol=1e-5)
     assert float(l1 - l0) > 0.1
@@ -122,9 +121,7 @@ def test_held_out_texts_without_priors_are_not_called_aligned(
 ) -> None:
     subject = trainer(tmp_path)
     plain = raw_rows().remove_columns("prior")
-    half = raw_rows().map(
-        lambda row, at: {"prior": row["prior"] if at < 4 else None}, with_indices=True
-    )
+    half = raw_rows().map(lambda row, at: {"prior": row["prior"] if at < 4 else None}, with_indices=True)
     mixed = subject.evaluate(half)
     assert mixed["eval_loss"] == pytest.approx(
         mixed["eval_loss_task"] + 0.5 * mixed["eval_loss_align"], rel=1e-4

@@ -111,14 +111,10 @@ def test_models_that_cannot_be_aligned_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="num_labels=1"):
         trainer(tmp_path, model=lambda: roberta_classifier(1))
     with pytest.raises(ModelError, match="multi_label_classification"):
-        trainer(
-            tmp_path, model=lambda: roberta_classifier(problem_type="multi_label_classification")
-        )
+        trainer(tmp_path, model=lambda: roberta_classifier(problem_type="multi_label_classification"))
     with pytest.raises(ConfigError, match="bfloat16"):
         trainer(
-            tmp_path,
-            model=lambda: roberta_classifier().bfloat16(),
-            alignment_gradient="finite_difference",
+            tmp_path, model=lambda: roberta_classifier().bfloat16(), alignment_gradient="finite_difference"
         )
 
 
@@ -141,9 +137,7 @@ def test_settings_that_cannot_work_are_refused(
         config(tmp_path, **settings)
 
 
-def test_settings_that_no_argument_of_ours_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_no_argument_of_ours_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = config(tmp_path)
     args._n_gpu = 2
     with pytest.raises(ConfigError, match="DataParallel over 2 GPUs"):
@@ -167,9 +161,7 @@ def test_one_default_of_training_arguments_is_changed() -> None:
 
 
 def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
-    rising = AlignmentOptions(
-        alignment_weight=2.0, alignment_schedule="warmup", alignment_warmup=0.5
-    )
+    rising = AlignmentOptions(alignment_weight=2.0, alignment_schedule="warmup", alignment_warmup=0.5)
     assert [weight_at(rising, step, 8) for step in (0, 2, 4, 8)] == [0.0, 1.0, 2.0, 2.0]
     cosine = AlignmentOptions(alignment_weight=2.0, alignment_schedule="cosine")
     assert [weight_at(cosine, step, 8) for step in (0, 4, 8)] == pytest.approx([2.0, 1.0, 0.0])
