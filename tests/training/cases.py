@@ -165,8 +165,10 @@ def trainer(
     rows: Dataset | None = None,
     **settings: Any,
 ) -> CAPTrainer:
-    """A trainer of a tiny classifier on the random rows."""
+    """A trainer of a tiny classifier on the random rows; a column `weight`, where asked for, is 0 to 3."""
     data = raw_rows() if rows is None else rows
+    if settings.get("example_weight_column") == "weight":
+        data = data.add_column("weight", [row % 4 for row in range(len(data))])
     functions = {name: settings.pop(name, None) for name in OF_THE_TRAINER}
     return CAPTrainer(
         model=model(), args=config(folder, **settings), train_dataset=data, eval_dataset=data,

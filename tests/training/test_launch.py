@@ -87,9 +87,10 @@ def two_against_one(folder: Path, *flags: str, one: dict[str, Any] | None = None
         ("roberta", {"attribution_method": "expected_gradients"}),
         ("roberta", {"alignment_gradient": "finite_difference"}),
         ("roberta", {"example_weighting": "class_dro"}),
+        ("roberta", {"example_weighting": "loss_linupper", "example_weight_column": "weight"}),
         ("sentence", {"attribution_method": "expected_gradients"}),
     ],
-    ids=["expected_gradients", "finite_difference", "class_dro", "sentence"],
+    ids=["expected_gradients", "finite_difference", "class_dro", "weights", "sentence"],
 )
 def test_two_processes_equal_one(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
     assert two_against_one(tmp_path, "--exact", kind, **settings) < 1e-10

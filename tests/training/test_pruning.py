@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForSequenceClassification, RobertaForSequenceClassification
 
@@ -87,6 +88,20 @@ def test_the_smaller_folder_loads_and_trains(tmp_path: Path, kind: str) -> None:
     subject.train()
     assert not torch.equal(query, encoder_layers(subject.model)[0].attention.query.weight)
     assert start is None or not torch.equal(start, subject.model.head.weight)
+
+
+def test_general_texts_add_their_importance_by_the_models_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(pruning, "prune", lambda model, total, **parts: found.append(total))
+    model, options = with_dead_parts("roberta"), PruneOptions(heads=0.5, units=0.25)
+    answers = logits(model, *TEXTS).argmax(-1).tolist()
+    rest = Dataset.from_dict({"text": list(TEXTS), "label": answers})
+    for data, general in ((raw_rows(), ()), (rest, ()), (raw_rows(), list(TEXTS))):
+        pruning.prune_classifier(model, word_tokenizer(), data, options, general=general)
+    task, own, both = found
+    torch.testing.assert_close(both.heads, task.heads + own.heads)
+    torch.testing.assert_close(both.units, task.units + own.units)
+    assert float(own.heads.max()) > 0
 
 
 def test_without_heads_any_library_loads_it_and_with_them_it_raises(tmp_path: Path) -> None:
