@@ -377,6 +377,7 @@ def summarise_runs(output_dir: str) -> dict[str, Any]:
     """Means over the draws, paired differences from `none`, and what the finder listed, as JSON values."""
     found = [json.loads(file.read_text()) for file in sorted(Path(output_dir).rglob("find.found"))]
     listed = [{**one.pop("setting"), **one} for one in found]
+    listed = [{**one, "data": Path(one["data"]).name} for one in listed]
     frame = table(output_dir)
     if frame.empty:
         return {"found": listed}
