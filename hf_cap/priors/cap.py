@@ -191,11 +191,11 @@ class CAPPrior(LanguageModelSource):
     def _fitted(
         self, parts: Sequence[Row], masks: Sequence[Masks], scores: Sequence[Sequence[float]]
     ) -> list[WordFit]:
-        fits = fit_words(masks, scores, self.penalty)
-        for place, part in enumerate(parts):
-            if plan := self._plan(part):
-                fits[place] = plan.fit([*scores[place]])
-        return fits
+        plans = [self._plan(part) for part in parts]
+        drawn = [place for place, plan in enumerate(plans) if plan is None]
+        fits = fit_words([masks[at] for at in drawn], [scores[at] for at in drawn], self.penalty)
+        rest = iter(fits)
+        return [plan.fit(each) if plan else next(rest) for plan, each in zip(plans, scores, strict=True)]
 
     def _plan(self, row: Row) -> Plan | None:
         """The planned masks, in the order in which they are asked; `None` where all are."""

@@ -128,6 +128,14 @@ class WordFit(NamedTuple):
     std: list[float]
 
 
+def as_scores(values: Sequence[float]) -> NDArray[np.float64]:
+    """Scores of perturbed texts as an array; an `ExtractError` where one is not finite."""
+    scores = np.array(values, dtype=float)
+    if not np.isfinite(scores).all():
+        raise ExtractError("The score of a perturbed text is NaN or infinite.")
+    return scores
+
+
 def fit_words(masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty: float) -> list[WordFit]:
     """Fit texts by the scores (nats; not finite: `ExtractError`) of their masks and a `penalty` λ above 0.
 
@@ -143,10 +151,8 @@ def fit_words(masks: Sequence[Masks], scores: Sequence[Sequence[float]], penalty
     for texts in by_length.values():
         kept = [torch.from_numpy(masks[text].kept).double() for text in texts]
         weights = [torch.from_numpy(masks[text].weights) for text in texts]
-        values = [torch.tensor(scores[text], dtype=torch.float64) for text in texts]
+        values = [torch.from_numpy(as_scores(scores[text])) for text in texts]
         x, z, w = (pad_sequence(each, batch_first=True) for each in (kept, values, weights))
-        if not z.isfinite().all():
-            raise ExtractError("The score of a perturbed text is NaN or infinite.")
         solved = [part.tolist() for part in _solve_ridge(x, z, w, penalty)]
         for text, coefficients, r2, std in zip(texts, *solved, strict=True):
             fits[text] = WordFit(coefficients, None if isnan(r2) else r2, std)

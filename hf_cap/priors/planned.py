@@ -10,13 +10,14 @@ The weights of the covariance were fitted to 18 texts of Banking77; that of sing
 so that their scores are hardly shrunk. Ours.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_cap.priors.masks import WordFit, draw_masks
+from hf_cap.priors.masks import WordFit, as_scores, draw_masks
 
 _WORDS, _NEAR, _NEIGHBOURS, _NOISE = 10.0, 2.0, 3.5, 0.05
 _MOST = 1000
@@ -41,9 +42,9 @@ class Plan(NamedTuple):
     reach: Floats
     variance: Floats
 
-    def fit(self, scores: list[float]) -> WordFit:
-        """The coefficients given the scores (nats, finite) of the first masks, at least one."""
-        count, values = len(scores), np.array(scores)
+    def fit(self, scores: Sequence[float]) -> WordFit:
+        """The coefficients given the scores (nats) of the first masks; an `ExtractError` if not finite."""
+        count, values = len(scores), as_scores(scores)
         inverse = np.linalg.inv(self.covariance[:count, :count])
         ones = inverse.sum(0)
         inverse -= np.outer(ones, ones) / ones.sum()  # the mean of the scores is not known

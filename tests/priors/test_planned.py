@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hf_cap.errors import ExtractError
 from hf_cap.priors import planned
 from hf_cap.priors.masks import draw_masks, fit_words, masked_counts
 from hf_cap.priors.planned import Plan, plan_masks
@@ -98,6 +99,11 @@ def test_the_standard_deviation_is_that_of_the_error() -> None:
         found = own.fit((scores[places] + extra).tolist())
         ratios.append((np.array(found.coefficients) - fitted(scores)) / found.std)
     assert np.square(ratios).mean() == pytest.approx(1, abs=0.15)
+
+
+def test_scores_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(ExtractError, match="NaN or infinite"):
+        plan().fit([-2.0, float("nan"), -1.0])
 
 
 @pytest.mark.parametrize("scores", [[-2.0], [-2.0] * 20])
