@@ -34,7 +34,7 @@ from benchmarks.study.rivals import RIVALS, Sample
 from benchmarks.study.runs import quiet
 from hf_cap import CAPConfig, CAPTrainer, fuse_priors, load_splits
 from hf_cap.classifiers import TextClassifier
-from hf_cap.cues import Mark, without_shortcuts
+from hf_cap.cues import Kind, Mark, without_shortcuts
 from hf_cap.data import label_names
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.evaluation import few_shot
@@ -70,6 +70,9 @@ CUES: dict[str, tuple[str, Callable[[str, str, int], str]]] = {
     "ending": (ENDINGS, lambda text, cue, i: text.rstrip(".?!") + cue),
 }
 """Kind of cue to its values, one per class, and how a value enters the i-th text."""
+
+KINDS: dict[str, Kind] = {"ending": "ending", "template": "phrase"}
+"""Kind of cue to what it is to the finder, where that is no word."""
 
 _TRAINING: dict[str, Any] = {
     "learning_rate": 3e-4,
@@ -230,13 +233,11 @@ def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method
     """The training texts with the prior of a method."""
     if method.prior is None:
         return train
-    known = [Mark(kind="word", value=cue.lower(), label=label) for label, cue in cues.items()]
-    if setting.cue == "ending":
-        known = [Mark(kind="ending", value=cue, label=label) for label, cue in cues.items()]
-    if setting.cue == "template":
-        pairs = ((cue.replace("_", " "), label) for label, cue in cues.items())
-        known = [Mark(kind="phrase", value=pair, label=label) for pair, label in pairs]
-    marks: Sequence[Mark] = known if method.prior in ("known", "best") else ()
+    marks: list[Mark] = []
+    if method.prior in ("known", "best"):
+        kind = KINDS.get(setting.cue, "word")
+        values = {label: cue.lower().replace("_", " ") for label, cue in cues.items()}
+        marks = [Mark(kind=kind, value=value, label=label) for label, value in values.items()]
     if method.prior == "found" or method.found:
         marks = [one.mark for one in find_shortcuts(train, setting.judges)]
     names = label_names(train)
@@ -376,8 +377,7 @@ def table(output_dir: str) -> pd.DataFrame:
 def summarise_runs(output_dir: str) -> dict[str, Any]:
     """Means over the draws, paired differences from `none`, and what the finder listed, as JSON values."""
     found = [json.loads(file.read_text()) for file in sorted(Path(output_dir).rglob("find.found"))]
-    listed = [{**one.pop("setting"), **one} for one in found]
-    listed = [{**one, "data": Path(one["data"]).name} for one in listed]
+    listed = [{**(setting := one.pop("setting")), **one, "data": Path(setting["data"]).name} for one in found]
     frame = table(output_dir)
     if frame.empty:
         return {"found": listed}
