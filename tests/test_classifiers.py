@@ -1,6 +1,5 @@
 """What holds for every classifier, whatever stage runs it."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +39,6 @@ def logits_and_gradient(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str) -> None:
     model = tiny(family).double()  # so that rounding, which differs by processor, is out of sight
-    assert type(model).__name__ in classifiers.READ_FIRST_TOKEN
     widths: list[int] = []
     feed_forward = model.base_model.encoder.layer[-1].intermediate
     feed_forward.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[1]))
@@ -68,18 +66,12 @@ def test_other_models_are_left_alone() -> None:
     assert widths == [6]
 
 
-@pytest.fixture
-def decoder(tmp_path: Path) -> Path:
-    """A language model that knows no pad token."""
-    tokenizer = byte_tokenizer()
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path / "decoder")
-    llama(pad_token_id=None).save_pretrained(tmp_path / "decoder")
-    return tmp_path / "decoder"
-
-
-def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> None:
-    model, tokenizer, _ = classifiers.new_classifier(str(decoder), ["no", "yes", "so"])
+def test_a_decoder_without_a_pad_token_becomes_a_classifier_that_takes_batches(tmp_path: Path) -> None:
+    language_tokenizer = byte_tokenizer()
+    language_tokenizer.pad_token = None
+    language_tokenizer.save_pretrained(tmp_path)
+    llama(pad_token_id=None).save_pretrained(tmp_path)
+    model, tokenizer, _ = classifiers.new_classifier(str(tmp_path), ["no", "yes", "so"])
     assert model.config.id2label == {0: "no", 1: "yes", 2: "so"}
     assert model.config.label2id == {"no": 0, "yes": 1, "so": 2}
     texts = ["a", "longer text"]
@@ -87,31 +79,6 @@ def test_a_decoder_becomes_a_classifier_that_takes_batches(decoder: Path) -> Non
     for text, logits in zip(texts, together, strict=True):
         alone = model(**tokenizer(text, return_tensors="pt")).logits[0]
         torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_a_missing_model_is_told_with_one_that_is_at_hand(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="embedded/minilm-l6"):
-        classifiers.new_classifier(str(tmp_path / "none"), ["no", "yes"])
-
-
-# peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_a_lora_run_is_loaded_merged_with_its_labels(decoder: Path, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    labels, run = ["no", "yes", "so"], tmp_path / "run"
-    base, tokenizer, _ = classifiers.new_classifier(str(decoder), labels)
-    adapters = LoraConfig(task_type="SEQ_CLS", r=2, init_lora_weights=False)
-    adapted = get_peft_model(base, adapters).eval()
-    adapted.save_pretrained(str(run))
-    assert not classifiers.is_lora_run(run)
-    record = {"model": str(decoder), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
-    (run / "run.json").write_text(json.dumps(record))
-    found = classifiers.load_model(str(run)).eval()
-    assert not any("lora" in name for name, _ in found.named_parameters())
-    assert found.config.label2id["so"] == 2
-    batch = tokenizer(["a", "longer text"], padding=True, return_tensors="pt")
-    torch.testing.assert_close(found(**batch).logits, adapted(**batch).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 32), ("roberta", 30)])
@@ -161,12 +128,6 @@ def test_a_body_of_another_size_is_refused(encoder: Path) -> None:
     name = "roberta.embeddings.word_embeddings.weight"
     save_file({**weights, name: weights[name][:-1].clone()}, encoder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"word_embeddings.*other sizes than its `config.json` says"):
-        classifiers.new_classifier(str(encoder), ["a", "b", "c"])
-
-
-def test_a_model_that_is_no_classifier_is_refused(encoder: Path) -> None:
-    (encoder / "config.json").write_text(json.dumps({"model_type": "vit", "hidden_size": 8}))
-    with pytest.raises(ModelError, match="cannot be loaded: Unrecognized conf"):
         classifiers.new_classifier(str(encoder), ["a", "b", "c"])
 
 

@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,8 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from hf_cap.cli import load_command
-from hf_cap.data import read_parquet
-from hf_cap.errors import DataError
 
 GOOD = {
     "fit": "fit data --output_dir out --extract.model {llm} --train.model {encoder}",
@@ -276,21 +273,6 @@ def bad_verdicts(case: Case) -> list[str]:
     return case.good("judge")
 
 
-def flipped_bit(case: Case) -> list[str]:
-    """Anywhere; a flip of what is not read, such as a statistic, is drawn again."""
-    file = Path("prior", "train.parquet")
-    whole, data = file.read_bytes(), read_parquet(file)
-    with suppress(DataError):
-        while True:
-            spoilt = bytearray(whole)
-            spoilt[case.draw.randrange(len(whole))] ^= 1 << case.draw.randrange(8)
-            file.write_bytes(spoilt)
-            found = read_parquet(file)
-            if found.to_list() != data.to_list() or found.features != data.features:
-                break
-    return case.good(*READS_PRIOR)
-
-
 def bad_name(case: Case) -> list[str]:
     Path("full").mkdir()
     Path("full", "notes.txt").write_text("mine")
@@ -368,7 +350,7 @@ KINDS: dict[str, Callable[[Case], list[str]]] = {
     each.__name__: each
     for each in (
         bad_flag, out_of_range, bad_config, bad_data, bad_labels, bad_run, bad_fit, bad_delta, bad_verdicts,
-        flipped_bit, bad_name, bad_pattern, bad_marks, bad_prior, bad_template,
+        bad_name, bad_pattern, bad_marks, bad_prior, bad_template,
     )
 }  # fmt: skip
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}

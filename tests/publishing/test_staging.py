@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from hf_cap import hub
 from hf_cap.cards import escape
+from hf_cap.classifiers import is_lora_run
 from hf_cap.data import read_parquet, save_splits
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.parquet import write_parquet
@@ -181,8 +182,6 @@ def test_an_audit_that_is_not_there_is_missed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# peft 0.21 asks transformers 5.23 by the old name; goes when peft asks by the new one
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_the_calibration_is_published_with_the_model(run: Path) -> None:
     stored = {"temperature": 2.5, "coverage": 0.9, "threshold": 0.2, "texts": 200}
     config = json.loads((run / "config.json").read_text())
@@ -201,16 +200,20 @@ def test_an_adapter_is_merged_into_its_base(tmp_path: Path) -> None:
     adapted = get_peft_model(roberta_classifier(), lora)
     adapted.save_pretrained(str(run))
     word_tokenizer().save_pretrained(run)
-    labels = [f"LABEL_{index}" for index in range(3)]
+    assert not is_lora_run(run)
+    labels = ["no", "yes", "so"]
     record = {"model": str(base), "data": {"labels": labels}, "settings": {"lora_rank": 2}}
     (run / "run.json").write_text(json.dumps(record))
     folder = push(run)
     assert not (folder / "adapter_config.json").exists()
+    assert json.loads((folder / "config.json").read_text())["label2id"] == {"no": 0, "yes": 1, "so": 2}
     assert "library_name: transformers" in (folder / "README.md").read_text()
     texts = word_tokenizer()(["renew my card"], return_tensors="pt")
-    expected = adapted.eval()(**texts).logits.softmax(-1).max().item()
-    (found,) = pipeline("text-classification", model=str(folder))("renew my card")
-    assert found["score"] == pytest.approx(expected, abs=1e-6)
+    expected = adapted.eval()(**texts).logits.softmax(-1)[0].tolist()
+    classify: Any = pipeline("text-classification", model=str(folder), top_k=None)
+    (found,) = classify(["renew my card"])
+    shown = {one["label"]: one["score"] for one in found}
+    assert shown == pytest.approx(dict(zip(labels, expected, strict=True)), abs=1e-6)
 
 
 # --- What stops a publication.

@@ -66,8 +66,6 @@ def test_a_name_needs_the_labels(tmp_path: Path, saved: str) -> None:
         CAPTrainer(str(tmp_path / "none"), config(tmp_path), train_dataset=named_rows())
 
 
-# peft 0.21 reads the old name of `is_activation_checkpointing` when it wraps a model
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.compatibility("PEFT LoRA with modules_to_save")
 @pytest.mark.parametrize(
     ("kind", "mode"),
@@ -90,7 +88,6 @@ def test_adapters_of_a_peft_config_train_with_the_new_head(
     assert adapters.modules_to_save is None  # the caller's own is left as it was
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_adapters_train_each_module_that_no_checkpoint_holds(tmp_path: Path) -> None:
     bare = AutoModel.from_config(family("deberta-v2").config)  # without its classifier's pooler
     save(bare, tmp_path / "bare")

@@ -419,7 +419,6 @@ def test_only_what_differs_from_the_defaults_is_told(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_answers_by_its_card_as_it_was_trained(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
