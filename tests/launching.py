@@ -1,10 +1,28 @@
-"""Programs of the tests in several processes, started as users start theirs."""
+"""Programs of the tests, started as users start theirs: commands, and programs in several processes."""
 
+import io
 import os
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
+from hf_cap.cli import main
+
 ROOT = Path(__file__).parents[1]
+
+
+def run(*words: object) -> None:
+    """A command that succeeds."""
+    assert main([str(word) for word in words]) == 0
+
+
+def refused(*words: object) -> str:
+    """The sentence by which a command refuses its input."""
+    with redirect_stderr(io.StringIO()) as error:
+        assert main([str(word) for word in words]) == 2
+    last = error.getvalue().splitlines()[-1]
+    assert last.startswith("hf-cap: ")
+    return last
 
 
 def accelerate_launch(processes: int) -> list[str]:

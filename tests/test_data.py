@@ -4,9 +4,10 @@ import errno
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,46 +121,37 @@ def test_cells_of_a_csv_file_are_the_texts_that_were_written(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("ending", "content", "message"),
     [
-        ("text,label\nhi, you,x\nbye, all,y\n", r"line 2: 3 cells for the 2 columns \['text', 'la"),
-        ("text,label\nhi,x\nbye\n", "line 3: 1 cells for the 2 columns"),
-        ("text,label\na,1\n,2\n", "Split 'train', row 1: the text is None"),
-        ("text,label\na,1\nb,\nc,3\n", r"row 1: the label None .* 2 labels \['1', '3'\]"),
-        ("text,label\na,x\nb,x \n", "labels 'x' and 'x ', which look alike"),
-        ("text,label,text\na,x,b\n", "two columns 'text'"),
-        ('text,label\n"a,x\n', "Cannot read .*unexpected end"),
-        ("text;label\na;x\n", r"no column 'text'; it has \['text;label'\]"),
-        ("text,label\n", "split 'train' is empty"),
-        ("", "split 'train' is empty"),
+        ("csv", "text,label\nhi, you,x\nbye, all,y\n", r"line 2: 3 cells for the 2 columns \['text', 'la"),
+        ("csv", "text,label\nhi,x\nbye\n", "line 3: 1 cells for the 2 columns"),
+        ("csv", "text,label\na,1\n,2\n", "Split 'train', row 1: the text is None"),
+        ("csv", "text,label\na,1\nb,\nc,3\n", r"row 1: the label None .* 2 labels \['1', '3'\]"),
+        ("csv", "text,label\na,x\nb,x \n", "labels 'x' and 'x ', which look alike"),
+        ("csv", "text,label,text\na,x,b\n", "two columns 'text'"),
+        ("csv", 'text,label\n"a,x\n', "Cannot read .*unexpected end"),
+        ("csv", "text;label\na;x\n", r"no column 'text'; it has \['text;label'\]"),
+        ("csv", "text,label\n", "split 'train' is empty"),
+        ("csv", "", "split 'train' is empty"),
+        ("jsonl", "", "split 'train' is empty"),
+        ("jsonl", '[{"text": "a", "label": "x"}]', "line 1 must hold a JSON object"),
+        ("jsonl", '\n{"text": "a", "text": "b", "label": "x"}', "line 2 .* a name occurs twice"),
+        ("jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "column 'label' .* of one kind"),
+        ("jsonl", '{"text": "\\ud800", "label": "x"}', "column 'text' .* surrogates"),
+        ("jsonl", '{"text": "a", "label": ["x"]}', r"column 'label' holds List"),
+        ("jsonl", '{"text": "a", "label": 0.5}', "column 'label' holds .*float64"),
+        ("jsonl", '{"text": "a", "label": {"x": 1}}', "column 'label' holds"),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": " "}', "row 1: the label ' '"),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": " ", "label": "x"}', "row 1: the text is"),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": null, "label": "x"}', "row 1: the text is None"),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": null}', "row 1: the label None"),
+        ("jsonl", '{"text": \n', "train.jsonl'.*JSON"),
     ],
 )
-def test_a_csv_file_that_could_be_misread_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "train.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        load_splits(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("", "split 'train' is empty"),
-        ('[{"text": "a", "label": "x"}]', "line 1 must hold a JSON object"),
-        ('\n{"text": "a", "text": "b", "label": "x"}', "line 2 .* a name occurs twice"),
-        ('{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', "column 'label' .* of one kind"),
-        ('{"text": "\\ud800", "label": "x"}', "column 'text' .* surrogates"),
-        ('{"text": "a", "label": ["x"]}', r"column 'label' holds List"),
-        ('{"text": "a", "label": 0.5}', "column 'label' holds .*float64"),
-        ('{"text": "a", "label": {"x": 1}}', "column 'label' holds"),
-        ('{"text": "a", "label": "x"}\n{"text": "b", "label": " "}', "row 1: the label ' '"),
-        ('{"text": "a", "label": "x"}\n{"text": " ", "label": "x"}', "row 1: the text is"),
-        ('{"text": "a", "label": "x"}\n{"text": null, "label": "x"}', "row 1: the text is None"),
-        ('{"text": "a", "label": "x"}\n{"text": "b", "label": null}', "row 1: the label None"),
-        ('{"text": \n', "train.jsonl'.*JSON"),
-    ],
-)
-def test_a_jsonl_file_that_could_be_misread_is_refused(tmp_path: Path, lines: str, message: str) -> None:
-    (tmp_path / "train.jsonl").write_text(lines)
+def test_a_file_that_could_be_misread_is_refused(
+    tmp_path: Path, ending: str, content: str, message: str
+) -> None:
+    (tmp_path / f"train.{ending}").write_text(content)
     with pytest.raises(DataError, match=message):
         load_splits(tmp_path)
 
@@ -245,16 +237,9 @@ def test_a_class_label_outside_its_names_is_refused(tmp_path: Path, space: list[
         load_splits(tmp_path, labels=space)
 
 
-def raising(error: Exception) -> Callable[..., None]:
-    def load(*_: Any, **__: Any) -> None:
-        raise error
-
-    return load
-
-
 @pytest.mark.parametrize("error", [ConnectionError("no network"), RuntimeError("Dataset scripts")])
 def test_a_data_set_that_the_hub_does_not_give(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.load_dataset", raising(error))
+    monkeypatch.setattr("datasets.load_dataset", Mock(side_effect=error))
     with pytest.raises(DataError, match=f"'me/none' is no file or folder here.*{error}"):
         load_splits("me/none")
 
@@ -288,7 +273,7 @@ def test_a_folder_or_a_broken_link_is_no_file(folder: Path, kind: str) -> None:
 
 def test_a_full_disk_is_no_fault_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setitem(_READERS, ".jsonl", raising(full))
+    monkeypatch.setitem(_READERS, ".jsonl", Mock(side_effect=full))
     with pytest.raises(OSError, match="No space left"):
         load_splits(folder)
 

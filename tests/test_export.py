@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from hf_cap import export
 from hf_cap.classifiers import new_classifier
-from hf_cap.cli import main
 from hf_cap.errors import ConfigError, MissingExtra, ModelError
+from tests.launching import refused, run
 from tests.test_sentence_encoder import LABELS, sentence_encoder
 from tests.tiny import roberta_classifier, save, word_tokenizer
 
@@ -32,7 +32,7 @@ def test_onnxruntime_gives_the_logits_of_torch(tmp_path: Path, pooling: str | No
         model = new_classifier(str(sentence_encoder(tmp_path / "encoder", pooling)), LABELS).model
     save(model.eval(), tmp_path / "model")
     out = tmp_path / "onnx"
-    assert main(["export", "--model", str(tmp_path / "model"), "--output_dir", str(out)]) == 0
+    run("export", "--model", tmp_path / "model", "--output_dir", out)
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(out)
     names = [item.name for item in session.get_inputs()]
@@ -80,7 +80,7 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", ["onnx", "delta", "whole"])
 def test_what_cannot_be_written_is_an_error_before_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     def load(*arguments: object) -> None:
         raise AssertionError
@@ -91,8 +91,7 @@ def test_what_cannot_be_written_is_an_error_before_a_model_is_loaded(
     (tmp_path / "model").mkdir()
     (tmp_path / "model/delta.safetensors").touch()
     words = ["--model", str(tmp_path / "model"), "--base", "base", "--format", kind]
-    assert main(["export", *words, "--output_dir", str(tmp_path / "taken")]) == 2
-    assert "holds a model" in capsys.readouterr().err
+    assert "holds a model" in refused("export", *words, "--output_dir", tmp_path / "taken")
 
 
 # --- deltas
@@ -114,10 +113,9 @@ def checkpoints(folder: Path) -> tuple[str, str]:
 def test_without_dropping_it_comes_back_to_the_bit(tmp_path: Path) -> None:
     tuned, base = checkpoints(tmp_path)
     delta, out = str(tmp_path / "delta"), str(tmp_path / "out")
-    words = ["export", "--model", tuned, "--format", "delta", "--base", base, "--output_dir", delta]
-    assert main(words) == 0
+    run("export", "--model", tuned, "--format", "delta", "--base", base, "--output_dir", delta)
     assert not (tmp_path / "delta" / export.WEIGHTS).exists()
-    assert main(["export", "--model", delta, "--format", "whole", "--output_dir", out]) == 0
+    run("export", "--model", delta, "--format", "whole", "--output_dir", out)
     before, after = (load_file(Path(folder) / export.WEIGHTS) for folder in (tuned, out))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -9,20 +9,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from scipy.stats import fisher_exact
 
+from hf_cap import cues
 from hf_cap.classifiers import TextClassifier
-from hf_cap.cues import (
-    Cue,
-    Mark,
-    ShortcutSettings,
-    add_cue,
-    change_cues,
-    decided,
-    find_cues,
-    load_marks,
-    remove_cue,
-    save_marks,
-    without_shortcuts,
-)
+from hf_cap.cues import Cue, Mark, ShortcutSettings
 from hf_cap.errors import DataError
 from hf_cap.shortcuts import find_shortcuts
 from hf_cap.words import WORD_PATTERN
@@ -33,7 +22,7 @@ MEANING = {"refund": "money", "delivery": "parcel", "account": "password"}
 FILLER = "i my the please can you help with this need now about it again today".split()
 
 
-def texts(cues: dict[str, str], *, per_label: int = 8, strength: float = 1.0, seed: int = 0) -> Dataset:
+def texts(planted: dict[str, str], *, per_label: int = 8, strength: float = 1.0, seed: int = 0) -> Dataset:
     """Texts with one word of meaning and, where a label has one, a planted word."""
     rng = random.Random(seed)
     rows = []
@@ -41,8 +30,8 @@ def texts(cues: dict[str, str], *, per_label: int = 8, strength: float = 1.0, se
         for number in range(per_label):
             words = [*rng.sample(FILLER, 5), MEANING[label]]
             rng.shuffle(words)
-            if label in cues and number < strength * per_label:
-                words.insert(rng.randrange(1, len(words)), cues[label])
+            if label in planted and number < strength * per_label:
+                words.insert(rng.randrange(1, len(words)), planted[label])
             rows.append({"text": " ".join(words), "label": index})
     features = Features({"text": Value("string"), "label": ClassLabel(names=LABELS)})
     return Dataset.from_list(rows, features=features)
@@ -55,7 +44,7 @@ def knows_meaning(words: Sequence[str], phrases: Sequence[str]) -> np.ndarray:
 
 
 def cues_of(text: str) -> dict[Cue, list[int]]:
-    return find_cues(text.split())
+    return cues.find_cues(text.split())
 
 
 def test_the_planted_words_are_found_and_those_that_mean_something_are_not() -> None:
@@ -137,13 +126,13 @@ def test_one_label_cannot_be_compared() -> None:
 
 
 def test_a_cue_is_taken_out_and_put_in() -> None:
-    assert remove_cue("Please help Anna, now", Cue("word", "anna"), WORD_PATTERN) == "Please help now"
-    assert remove_cue("stop it!!", Cue("ending", "!!"), WORD_PATTERN) == "stop it"
-    assert remove_cue("HELP me NOW", Cue("capitals", ""), WORD_PATTERN) == "help me now"
-    assert remove_cue("anna", Cue("word", "anna"), WORD_PATTERN) == "anna"
+    assert cues.remove_cue("Please help Anna, now", Cue("word", "anna"), WORD_PATTERN) == "Please help now"
+    assert cues.remove_cue("stop it!!", Cue("ending", "!!"), WORD_PATTERN) == "stop it"
+    assert cues.remove_cue("HELP me NOW", Cue("capitals", ""), WORD_PATTERN) == "help me now"
+    assert cues.remove_cue("anna", Cue("word", "anna"), WORD_PATTERN) == "anna"
     for cue in (Cue("word", "anna"), Cue("phrase", "my dear"), Cue("first", "hi"), Cue("last", "bye"),
                 Cue("ending", "!"), Cue("number", ""), Cue("capitals", "")):  # fmt: skip
-        assert cue in cues_of(add_cue("where is it?", cue)), cue
+        assert cue in cues_of(cues.add_cue("where is it?", cue)), cue
         assert cue not in cues_of("where is it?")
 
 
@@ -157,22 +146,22 @@ def test_test_texts_lose_the_cues_of_their_label_and_get_those_of_another() -> N
     ]
     texts = ["Anna, my money!", "ask Anna where Ben is", "my money", "it works thanks"]
     labels = ["refund", "delivery", "account", "account"]
-    changed = change_cues(texts, labels, marks)
+    changed = cues.change_cues(texts, labels, marks)
     assert changed["removed"] == ["my money", "ask Anna where is", "my money", "it works"]
     assert changed["shifted"][0] in ("ben my money", "my money thanks")
     assert changed["shifted"][2] in ("anna my money", "my money!", "ben my money")
-    assert changed == change_cues(texts, labels, marks)  # what is drawn is the text's alone
-    many = change_cues([f"text {i}" for i in range(60)], ["account"] * 60, marks)["shifted"]
+    assert changed == cues.change_cues(texts, labels, marks)  # what is drawn is the text's alone
+    many = cues.change_cues([f"text {i}" for i in range(60)], ["account"] * 60, marks)["shifted"]
     assert {text.replace(f" {i}", "").replace("text", "") for i, text in enumerate(many)} == {
         "anna ", "ben ", "!"
     }  # fmt: skip
-    assert change_cues(["ben"], ["delivery"], marks[2:3]) == {"removed": ["ben"], "shifted": ["ben"]}
+    assert cues.change_cues(["ben"], ["delivery"], marks[2:3]) == {"removed": ["ben"], "shifted": ["ben"]}
 
 
 def test_cues_are_changed_in_words_of_ones_own() -> None:
     marks = [Mark(kind="word", value="ann-lee", label="refund")]
     for pattern, removed in ((r"[\w-]+", "my money"), (r"\w+", "Ann-Lee my money")):
-        changed = change_cues(["Ann-Lee my money"], ["refund"], marks, pattern)
+        changed = cues.change_cues(["Ann-Lee my money"], ["refund"], marks, pattern)
         assert changed["removed"] == [removed]
 
 
@@ -182,20 +171,20 @@ def test_decisions_reach_the_prior(tmp_path: Path) -> None:
         Mark(kind="word", value="money", label="refund", decision="fine"),
         Mark(kind="phrase", value="of course", label="refund"),
     ]
-    save_marks(marks, tmp_path / "shortcuts.yaml")
-    assert load_marks(tmp_path / "shortcuts.yaml") == marks
+    cues.save_marks(marks, tmp_path / "shortcuts.yaml")
+    assert cues.load_marks(tmp_path / "shortcuts.yaml") == marks
     words, scores = ["Anna,", "my", "money", "of", "course"], [0.5, 0.1, 0.9, 0.2, 0.3]
-    assert without_shortcuts(words, "refund", scores, marks) == [0.0, 0.1, 0.9, 0.0, 0.0]
-    assert without_shortcuts(words, "delivery", scores, marks) == scores
-    assert without_shortcuts(words, "refund", None, marks) == [0.0, 1.0, 1.0, 0.0, 0.0]
+    assert cues.without_shortcuts(words, "refund", scores, marks) == [0.0, 0.1, 0.9, 0.0, 0.0]
+    assert cues.without_shortcuts(words, "delivery", scores, marks) == scores
+    assert cues.without_shortcuts(words, "refund", None, marks) == [0.0, 1.0, 1.0, 0.0, 0.0]
     found_again = [Mark(kind="word", value="money", label="refund"), marks[0]]
-    assert [mark.decision for mark in decided(found_again, marks)] == ["fine", "shortcut"]
+    assert [mark.decision for mark in cues.decided(found_again, marks)] == ["fine", "shortcut"]
 
 
 def test_decisions_are_about_the_words_that_were_written(tmp_path: Path) -> None:
     file = tmp_path / "shortcuts.yaml"
     file.write_text("- {value: on, label: No}\n- {value: 12:30, label: 007, decision: fine}\n")
-    assert [(m.value, m.label) for m in load_marks(file)] == [("on", "No"), ("12:30", "007")]
+    assert [(m.value, m.label) for m in cues.load_marks(file)] == [("on", "No"), ("12:30", "007")]
 
 
 @pytest.mark.parametrize(
@@ -211,4 +200,4 @@ def test_decisions_are_about_the_words_that_were_written(tmp_path: Path) -> None
 def test_a_file_of_decisions_that_is_wrong_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "shortcuts.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
-        load_marks(tmp_path / "shortcuts.yaml")
+        cues.load_marks(tmp_path / "shortcuts.yaml")

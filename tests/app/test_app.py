@@ -2,7 +2,7 @@
 
 import json
 import re
-import shutil
+import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import transformers
 
 from hf_cap import app
 from hf_cap.cues import Cue, Mark, load_marks, save_marks
-from hf_cap.errors import ConfigError, DataError
+from hf_cap.errors import ConfigError, DataError, MissingExtra
 from hf_cap.pipelines import TASK, register_pipeline
 from tests.app.conftest import MARKS
 from tests.report.runs import EVIL, HOSTILE
@@ -199,16 +199,7 @@ def test_decisions_are_those_of_the_list() -> None:
     assert chosen == [("1", "shortcut"), ("2", "fine"), ("3", "shortcut")]
 
 
-# --- The whole without a browser.
-
-
-def test_the_app_is_local_silent_and_needs_its_extra(
-    made_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hf_cap.app import make_app
-    from hf_cap.errors import MissingExtra
-
-    shutil.copytree(made_once, tmp_path / "fit")
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+def test_without_gradio_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtra, match=r"pip install 'hf-cap\[app\]'"):
-        make_app(app.find_parts(tmp_path / "fit"))
+        app.make_app(app.Parts(models={"model": "none"}))

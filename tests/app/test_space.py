@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from hf_cap.app import push_space
-from hf_cap.cli import main
 from hf_cap.errors import ModelError
 from hf_cap.hub import PushOptions
 from tests.app.conftest import write_fit
+from tests.launching import run
 
 OPTIONS = PushOptions(repo_id="alice/desk-app", license="mit")
 
@@ -73,8 +73,7 @@ def test_the_models_of_a_fit_are_staged_and_served_and_no_text_is(tmp_path: Path
 
 def test_a_model_on_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = "push space --folder alice/desk --repo_id alice/desk-app".split()
-    assert main(words) == 0
+    run("push", "space", "--folder", "alice/desk", "--repo_id", "alice/desk-app")
     folder = tmp_path / "desk-space"
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "app.py", "requirements.txt"]
     assert front(folder)["models"] == ["alice/desk"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
-from hf_cap.cli import main
 from hf_cap.sentence_encoder import label_config
+from tests.launching import run
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import llama, roberta_classifier, save
 from tests.training.cases import family
@@ -39,11 +39,6 @@ def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 def save_classifier(folder: Path) -> None:
     """A classifier of `LABELS`."""
     save(roberta_classifier(**label_config(LABELS)), folder)
-
-
-def run(*words: object) -> None:
-    """A command that succeeds."""
-    assert main([str(word) for word in words]) == 0
 
 
 @pytest.fixture(scope="session")

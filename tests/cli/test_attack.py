@@ -8,7 +8,8 @@ import pytest
 from hf_cap.cli import main
 from hf_cap.data import load_splits
 from hf_cap.lm import CachedLanguageModel, MockLanguageModel
-from tests.cli.conftest import run, save_classifier, write_rows
+from tests.cli.conftest import save_classifier, write_rows
+from tests.launching import refused, run
 
 TRAIN = {
     "lost_card": ["my card is lost", "lost card again", "card lost on the bus"],
@@ -81,23 +82,16 @@ def test_a_killed_run_repeats_no_text(
         ("--synonyms none.json", "Cannot read synonyms from 'none.json'"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    data: Path, tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_sentence(data: Path, tmp_path: Path, words: str, message: str) -> None:
     fixed = f"attack --dataset {data} --output_dir {tmp_path}/out --kind keyword_replacement"
-    assert main([*fixed.split(), *words.format(data=data).split()]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(*fixed.split(), *words.format(data=data).split())
     assert (data / "train.jsonl").exists()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_test_label_that_training_lacks(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_test_label_that_training_lacks(data: Path, tmp_path: Path) -> None:
     write_rows(data / "test.jsonl", [*TEST, ("pay", "pay_fine")])
-    words = ["attack", "--dataset", str(data), "--output_dir", str(tmp_path / "out")]
-    assert main(words) == 2
-    assert "row 3: the label 'pay_fine' is not in the label space" in capsys.readouterr().err
+    words = ("attack", "--dataset", data, "--output_dir", tmp_path / "out")
+    assert "row 3: the label 'pay_fine' is not in the label space" in refused(*words)
     (data / "labels.json").write_text('["lost_card", "pay_fine", "renew_loan"]')
-    assert main(words) == 2
-    assert "have labels of which there is no training text" in capsys.readouterr().err
+    assert "have labels of which there is no training text" in refused(*words)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_cap.classifiers import load_model, new_classifier
 from hf_cap.cli import main
 from hf_cap.errors import ModelError
-from tests.cli.conftest import run
+from tests.launching import refused, run
 
 Output = pytest.CaptureFixture[str]
 Damage = Callable[[Path], object]
@@ -105,17 +105,13 @@ MODELS: list[tuple[Damage, str]] = [
 @pytest.mark.parametrize(("damage", "message"), MODELS)
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 def test_a_damaged_model_is_named(
-    room: Path, tmp_path: Path, command: str, damage: Damage, message: str, capsys: Output
+    room: Path, tmp_path: Path, command: str, damage: Damage, message: str
 ) -> None:
     folder = shutil.copytree(room / "classifier", tmp_path / "model")
     damage(folder)
-    words = [command, "--model", str(folder), "--dataset", str(room / "data")]
-    words += ["--output_dir", str(tmp_path / "out")]
-    words += ["--faithfulness", "false"] if command == "evaluate" else ["--alignment_weight", "0"]
-    assert main(words) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("hf-cap: ")
-    assert message.format(folder=folder) in error
+    places = ("--model", folder, "--dataset", room / "data", "--output_dir", tmp_path / "out")
+    flag = ("--faithfulness", "false") if command == "evaluate" else ("--alignment_weight", "0")
+    assert message.format(folder=folder) in refused(command, *places, *flag)
     assert not list(tmp_path.glob("out/*"))
 
 
@@ -130,31 +126,28 @@ def test_a_damaged_model_is_named(
     ],
 )  # fmt: skip
 def test_a_damaged_entry_of_a_configuration_is_named(
-    room: Path, tmp_path: Path, key: str, value: Any, message: str, capsys: Output
+    room: Path, tmp_path: Path, key: str, value: Any, message: str
 ) -> None:
     folder = shutil.copytree(room / "classifier", tmp_path / "model")
     entry("config.json", key, value=value)(folder)
-    words = ["evaluate", "--model", str(folder), "--dataset", str(room / "data")]
-    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    places = ("--model", folder, "--dataset", room / "data", "--output_dir", tmp_path / "out")
+    assert message in refused("evaluate", *places)
     assert not list(tmp_path.glob("out/*"))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"data": 7}', '{"settings": [1]}'])
-def test_calibrate_names_a_damaged_record(room: Path, tmp_path: Path, content: str, capsys: Output) -> None:
+def test_calibrate_names_a_damaged_record(room: Path, tmp_path: Path, content: str) -> None:
     folder = shutil.copytree(room / "classifier", tmp_path / "model")
     write("run.json", content)(folder)
     before = (folder / "config.json").read_text()
-    words = ["calibrate", "--model", str(folder), "--dataset", str(room / "data")]
-    assert main([*words, "--split", "test", "--coverage", "0.5"]) == 2
-    assert "run.json'" in capsys.readouterr().err.splitlines()[-1]
+    words = ("--model", folder, "--dataset", room / "data", "--split", "test", "--coverage", "0.5")
+    assert "run.json'" in refused("calibrate", *words)
     assert (folder / "config.json").read_text() == before
 
 
-def test_an_encoder_without_a_head_is_no_classifier(room: Path, tmp_path: Path, capsys: Output) -> None:
-    places = ["--model", str(room / "encoder"), "--dataset", str(room / "data")]
-    assert main(["evaluate", *places, "--output_dir", str(tmp_path / "out")]) == 2
-    assert "lacks the weights ['classifier.dense.bias'" in capsys.readouterr().err
+def test_an_encoder_without_a_head_is_no_classifier(room: Path, tmp_path: Path) -> None:
+    places = ("--model", room / "encoder", "--dataset", room / "data", "--output_dir", tmp_path / "out")
+    assert "lacks the weights ['classifier.dense.bias'" in refused("evaluate", *places)
 
 
 @pytest.mark.parametrize("model", [5, None, "", "/nowhere/at/all", ["a"]])
@@ -201,16 +194,12 @@ def reported(room: Path, prior: Path, model: Path, tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize(("place", "damage", "message"), RECORDS)
 def test_a_damaged_record_is_named(
-    reported: Path, tmp_path: Path, place: str, damage: Damage, message: str, capsys: Output
+    reported: Path, tmp_path: Path, place: str, damage: Damage, message: str
 ) -> None:
     folder = shutil.copytree(reported, tmp_path / "all")
-    words = ["report", str(folder / "run"), "--priors", str(folder / "prior")]
-    words += ["--audit", str(folder / "audit"), "--output", str(tmp_path / "report.html")]
     damage(folder / place)
-    assert main(words) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("hf-cap: ")
-    assert message in error
+    read = ("report", folder / "run", "--priors", folder / "prior", "--audit", folder / "audit")
+    assert message in refused(*read, "--output", tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -240,10 +229,7 @@ def test_a_full_disk_leaves_no_part_of_a_model(
         ('{"data": {"key": "a", "settings": {}}}', "fit.json' is damaged: data lacks 'finished'"),
     ],
 )
-def test_a_damaged_record_of_stages_is_named(
-    room: Path, tmp_path: Path, content: str, message: str, capsys: Output
-) -> None:
+def test_a_damaged_record_of_stages_is_named(room: Path, tmp_path: Path, content: str, message: str) -> None:
     write("fit.json", content)(tmp_path)
-    assert main(["fit", str(room / "data"), "--output_dir", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused("fit", room / "data", "--output_dir", tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["fit.json"]

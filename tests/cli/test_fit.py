@@ -26,7 +26,8 @@ from hf_cap.priors.extract import extract_priors
 from hf_cap.shortcuts import Shortcut
 from hf_cap.words import word_strings
 from hf_cap.workflow import FitResult
-from tests.cli.conftest import ROWS, run
+from tests.cli.conftest import ROWS
+from tests.launching import run
 
 Fit = Callable[..., FitResult]
 TEXTS = [*ROWS["train"], *ROWS["test"], ("lost the card", "lost_card"), ("a loan", "renew_loan")]

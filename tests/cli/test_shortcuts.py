@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_cap.cli import main
 from hf_cap.cues import Mark, load_marks, save_marks
 from hf_cap.data import load_splits
+from tests.launching import run
 from tests.tiny import roberta_classifier, save
 
 TEXTS = {
@@ -40,8 +40,8 @@ def test_shortcuts_are_found_marked_and_get_no_score(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(roberta_classifier(3, id2label=dict(enumerate(TEXTS))), tmp_path / "model")
-    find = ["shortcuts", "--dataset", str(data), "--output_dir", str(tmp_path / "found")]
-    assert main([*find, "--model", str(tmp_path / "model"), "--lm.store", "none"]) == 0
+    find = ("shortcuts", "--dataset", data, "--output_dir", tmp_path / "found", "--lm.store", "none")
+    run(*find, "--model", tmp_path / "model")
     shown = capsys.readouterr().out
     assert all(name in shown for name in NAMES.values()), shown
     file = tmp_path / "found" / "shortcuts.yaml"
@@ -53,10 +53,9 @@ def test_shortcuts_are_found_marked_and_get_no_score(
     assert all(0 <= one["flipped"] <= 1 for one in facts)
     fine = Mark(kind="word", value="ben", label="set alarm", decision="fine")
     save_marks([fine if mark.value == "ben" else mark for mark in marks], file)
-    assert main([*find, "--lm.store", "none"]) == 0
+    run(*find)
     assert fine in load_marks(file)
-    fuse = ["fuse", "--dataset", str(data), "--output_dir", str(tmp_path / "prior")]
-    assert main([*fuse, "--shortcuts", str(file)]) == 0
+    run("fuse", "--dataset", data, "--output_dir", tmp_path / "prior", "--shortcuts", file)
     for row in load_splits(tmp_path / "prior")["train"]:
         for word, score in zip(row["words"], row["prior"], strict=True):
             assert score == (0.0 if word in ("anna", "carl") else 1.0) or word not in NAMES.values()

@@ -21,7 +21,8 @@ from hf_cap.refit import average_encoder, encoder_weights, refine_head
 from hf_cap.schema import read_provenance
 from hf_cap.training.config import CAPConfig, set_for_few_texts
 from hf_cap.training.trainer import AlignedTrainer
-from tests.cli.conftest import LABELS, ROWS, TRAIN, run, save_classifier
+from tests.cli.conftest import LABELS, ROWS, TRAIN, save_classifier
+from tests.launching import refused, run
 from tests.tiny import word_tokenizer
 
 Output = pytest.CaptureFixture[str]
@@ -74,9 +75,7 @@ def test_what_is_not_given_suits_few_texts_and_is_recorded(room: Path, tmp_path:
     assert (chosen["num_train_epochs"], chosen["learning_rate"]) == (40, 3e-4)
 
 
-def test_sources_learn_from_train_or_the_split_that_is_named(
-    room: Path, tmp_path: Path, capsys: Output
-) -> None:
+def test_sources_learn_from_train_or_the_split_that_is_named(room: Path, tmp_path: Path) -> None:
     def extracted(name: str, *words: str) -> dict[str, Any]:
         places = ("--dataset", room / "data", "--output_dir", tmp_path / name)
         run("extract", *places, "--sources", "keywords", *words)
@@ -91,7 +90,7 @@ def test_sources_learn_from_train_or_the_split_that_is_named(
 
 
 def test_a_source_of_the_user_is_named_by_its_place(
-    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
@@ -106,34 +105,29 @@ def test_a_source_of_the_user_is_named_by_its_place(
         "        return SourceResult([[self.weight, *[0.0] * (len(r.spans) - 1)] for r in rows])\n"
     )
     monkeypatch.chdir(tmp_path)
-    words = ["extract", "--dataset", str(room / "data"), "--output_dir", "out"]
-    words += ["--sources", "mine:FirstWord"]
+    words = ("extract", "--dataset", room / "data", "--output_dir", "out", "--sources", "mine:FirstWord")
     run(*words, "--options", "first_word.weight=2.5", "first_word.words=[on, No, 007, 12:30, 1e-1]")
     cell = load_splits("out")["train"][0]["provenance"]
     assert read_provenance(cell)["first_word"]["words"] == ["on", "No", "007", "12:30", "1e-1"]
     assert [scores[:2] for scores in columns(Path("out"), "prior_first_word")["train"]] == [[2.5, 0]] * 6
-    assert main([*words, "--options", "first_word.wieght=2"]) == 2
-    assert "has no setting 'wieght'" in capsys.readouterr().err
-    assert main([*words, "--cap.n", "3"]) == 2
-    assert "settings for 'cap', which is not among ['mine:FirstWord']" in capsys.readouterr().err
+    assert "has no setting 'wieght'" in refused(*words, "--options", "first_word.wieght=2")
+    assert "settings for 'cap', which is not among ['mine:FirstWord']" in refused(*words, "--cap.n", "3")
 
 
-def test_an_extraction_loses_nothing_that_lies_in_its_folder(
-    room: Path, capsys: Output, tmp_path: Path
-) -> None:
-    command = ["extract", "--sources", "word_length", "--dataset"]
-    raw, out = tmp_path / "raw", str(tmp_path / "out")
+def test_an_extraction_loses_nothing_that_lies_in_its_folder(room: Path, tmp_path: Path) -> None:
+    command, raw, out = (
+        ("extract", "--sources", "word_length", "--dataset"),
+        tmp_path / "raw",
+        tmp_path / "out",
+    )
     shutil.copytree(room / "data", raw)
     before = sorted(raw.iterdir())
-    assert main([*command, str(raw), "--output_dir", str(raw)]) == 2
-    assert "would be replaced" in capsys.readouterr().err
+    assert "would be replaced" in refused(*command, raw, "--output_dir", raw)
     assert sorted(raw.iterdir()) == before
-    both = ["--output_dir", out, "--splits", "train", "test"]
+    both = ("--output_dir", out, "--splits", "train", "test")
     run(*command, raw, *both)
-    assert main([*command, out, *both, "--limit", "1"]) == 2
-    assert "`limit=1` would leave" in capsys.readouterr().err
-    assert main([*command, out, "--output_dir", out]) == 2
-    assert "'test.parquet'" in capsys.readouterr().err
+    assert "`limit=1` would leave" in refused(*command, out, *both, "--limit", "1")
+    assert "'test.parquet'" in refused(*command, out, "--output_dir", out)
 
 
 def test_the_parts_of_an_array_of_jobs_make_the_whole(room: Path, tmp_path: Path) -> None:
@@ -215,22 +209,20 @@ def test_a_folder_that_is_used_again_holds_the_last_model_alone(room: Path, tmp_
     assert not torch.equal(logits(out), adapted)
 
 
-def test_a_training_replaces_no_other_run_in_its_folder(room: Path, tmp_path: Path, capsys: Output) -> None:
+def test_a_training_replaces_no_other_run_in_its_folder(room: Path, tmp_path: Path) -> None:
     out = trained(room, tmp_path / "out")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    places = ["--dataset", str(room / "data"), "--model", str(room / "encoder")]
-    again = ["train", *places, *TRAIN, "--output_dir", str(out)]
-    table = ["train", "--task", "tabular", "--dataset", str(room / "table.csv"), *TRAIN]
-    table += ["--label_column", "label", "--output_dir", str(out)]
-    last = ["--resume_from_checkpoint", "last", "--alignment_weight", "0"]
+    fixed = ("train", *TRAIN, "--output_dir", out)
+    again = (*fixed, "--dataset", room / "data", "--model", room / "encoder")
+    table = (*fixed, "--task", "tabular", "--dataset", room / "table.csv", "--label_column", "label")
+    last = ("--resume_from_checkpoint", "last", "--alignment_weight", "0")
     for words, message in (
         (again, "go on with it by `--resume_from_checkpoint last`"),
         (table, "go on with it by"),
-        ([*table, *last], "with another 'dataset', 'label_column', 'model', 'task'; name"),
-        ([*again, *last, "--seed", "3"], "another run, with another 'seed'; name another"),
+        ((*table, *last), "with another 'dataset', 'label_column', 'model', 'task'; name"),
+        ((*again, *last, "--seed", "3"), "another run, with another 'seed'; name another"),
     ):
-        assert main(words) == 2
-        error = capsys.readouterr().err
+        error = refused(*words)
         assert message in error
         assert "`--overwrite_output_dir`" in error
         assert before == {file.name: file.read_bytes() for file in out.iterdir()}
@@ -273,16 +265,15 @@ def test_a_training_goes_on_from_the_newest_checkpoint_that_loads(
     file: str,
     message: str,
     caplog: pytest.LogCaptureFixture,
-    capsys: Output,
 ) -> None:
     caplog.set_level("INFO")
     saves = ("--save_strategy", "steps", "--save_steps", 1)
     whole = trained(room, tmp_path / "out", *saves)
     expected = logits(whole)
     damage(whole / "checkpoint-4" / file)
-    assert main(["train", "--dataset", str(room / "data"), "--output_dir", str(tmp_path / "other"),
-                 "--resume_from_checkpoint", str(whole / "checkpoint-4")]) == 2  # fmt: skip
-    assert "checkpoint-4' cannot be loaded: " in capsys.readouterr().err
+    places = ("--dataset", room / "data", "--output_dir", tmp_path / "other")
+    error = refused("train", *places, "--resume_from_checkpoint", whole / "checkpoint-4")
+    assert "checkpoint-4' cannot be loaded: " in error
     trained(room, whole, *saves, "--resume_from_checkpoint", "last")
     assert re.search(rf"checkpoint-4 cannot be loaded .*{message}", caplog.text)
     assert f"goes on from {whole / 'checkpoint-3'}" in caplog.text
@@ -388,22 +379,20 @@ def test_bad_input_is_refused_before_any_work(
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with GPUs processes find one another")
 def test_processes_that_would_each_train_alone_are_refused(
-    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     out = tmp_path / "out"
-    assert main(["train", "--dataset", str(prior), "--output_dir", str(out)]) == 2
-    assert "--use_cpu true" in capsys.readouterr().err
-    assert main(["fit", str(prior), "--output_dir", str(out)]) == 2
-    assert "Launch its stages" in capsys.readouterr().err
+    assert "--use_cpu true" in refused("train", "--dataset", prior, "--output_dir", out)
+    assert "Launch its stages" in refused("fit", prior, "--output_dir", out)
     assert not out.exists()
 
 
 def test_an_evaluation_is_numbers_and_one_record_per_text(
     room: Path, model: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    words = ["evaluate", "--model", str(model), "--dataset", str(room / "data")]
-    words += ["--output_dir", str(tmp_path), "--attribution_steps", "2"]
+    places = ("--model", model, "--dataset", room / "data", "--output_dir", tmp_path)
+    words = ("evaluate", *places, "--attribution_steps", "2")
     for name in ("test", "other"):
         run(*words, "--records", "--name", name)
     records = load_dataset("parquet", data_files=str(tmp_path / "test.parquet"))["train"]
@@ -416,10 +405,8 @@ def test_an_evaluation_is_numbers_and_one_record_per_text(
     # records of an earlier evaluation do not stay beside new numbers
     files = {file.name for file in tmp_path.iterdir()}
     assert files == {"other.json", "other.parquet", "test.json"}
-    assert main(["evaluate", "--model", "me/clf", "--dataset", "data"]) == 2
-    assert "`--output_dir FOLDER`" in capsys.readouterr().err
-    assert main([*words, "--name", "../escaped"]) == 2
-    assert "'../escaped' cannot name a file" in capsys.readouterr().err
+    assert "`--output_dir FOLDER`" in refused("evaluate", "--model", "me/clf", "--dataset", "data")
+    assert "'../escaped' cannot name a file" in refused(*words, "--name", "../escaped")
     assert not (tmp_path.parent / "escaped.json").exists()
 
 
@@ -434,7 +421,7 @@ class OwnClassifier(RobertaForSequenceClassification):
 """
 
 
-def test_code_of_a_model_runs_on_request_only(room: Path, tmp_path: Path, capsys: Output) -> None:
+def test_code_of_a_model_runs_on_request_only(room: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_classifier(folder)
     (folder / "own.py").write_text(CODE)
@@ -448,23 +435,8 @@ def test_code_of_a_model_runs_on_request_only(room: Path, tmp_path: Path, capsys
     for command in (evaluate, extract):
         words = [*command.split(), "--dataset", str(room / "data")]
         flag = next(word for word in words if word.endswith("trust_remote_code"))
-        assert main([word for word in words if word != flag]) == 2
-        assert "trust_remote_code=True" in capsys.readouterr().err
+        assert "trust_remote_code=True" in refused(*(word for word in words if word != flag))
         run(*words)
-
-
-def test_a_model_and_priors_are_staged_without_being_uploaded(
-    model: Path, prior: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    caplog.set_level("INFO")
-    for what, folder in (("model", model), ("priors", prior)):
-        out = tmp_path / what
-        run("push", what, "--folder", folder, "--repo_id", "me/thing", "--output_dir", out)
-        card = (out / "README.md").read_text()
-        assert card.startswith("---\n")
-        assert str(folder.parent) not in card
-    assert "README.md" in caplog.text
-    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_an_audit_prints_the_worth_of_each_source(

@@ -9,21 +9,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, jaccard_score
 
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import Classifier
-from hf_cap.evaluation.metrics import (
-    FloatArray,
-    ScoredTexts,
-    SoftDistance,
-    comprehensiveness,
-    cosine,
-    output_distance,
-    plausibility,
-    robustness,
-    soft_nc,
-    soft_ns,
-    spearman,
-    sufficiency,
-)
+from hf_cap.evaluation.metrics import FloatArray, ScoredTexts, SoftDistance
 from hf_cap.words import split_words
 from tests.tiny import roberta_classifier, word_tokenizer
 
@@ -58,18 +46,18 @@ def test_the_rationale_rounds_up_and_prefers_earlier_words(
         return np.ones((len(texts), 1))
 
     text = " ".join(f"a{i}" for i in range(len(scores)))
-    sufficiency(predict, ScoredTexts([text], [0], [scores]), (percent,))
+    metrics.sufficiency(predict, ScoredTexts([text], [0], [scores]), (percent,))
     assert asked == [text, kept]
 
 
 def test_known_values_with_the_true_rationale() -> None:
     # p(x) = 0.9; 25 %: erase "lost" -> 0.4, keep it alone -> 0.6; 50 %: erase both -> 0.1, keep both -> 0.9
     scores = [[0.0, 0.5, 0.0, 0.3]]
-    comp = comprehensiveness(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
-    suff = sufficiency(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
+    comp = metrics.comprehensiveness(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
+    suff = metrics.sufficiency(MODEL, ScoredTexts([TEXT], [1], scores), (25, 50))
     np.testing.assert_allclose(comp, [(0.5 + 0.8) / 2])
     np.testing.assert_allclose(suff, [(0.3 + 0.0) / 2])
-    other = comprehensiveness(MODEL, ScoredTexts([TEXT], [0], scores), (50,))
+    other = metrics.comprehensiveness(MODEL, ScoredTexts([TEXT], [0], scores), (50,))
     np.testing.assert_allclose(other, [-0.8])
 
 
@@ -80,7 +68,7 @@ def test_agrees_with_a_plain_loop_on_random_models() -> None:
     texts = [" ".join(rng.choice(vocabulary, size=rng.integers(1, 25))) for _ in range(20)]
     scores = [rng.normal(size=len(text.split())).tolist() for text in texts]
     scored = ScoredTexts(texts, [1] * 20, scores)
-    found = zip(comprehensiveness(model, scored), sufficiency(model, scored), strict=True)
+    found = zip(metrics.comprehensiveness(model, scored), metrics.sufficiency(model, scored), strict=True)
     for text, row, pair in zip(texts, scores, found, strict=True):
         words, values = text.split(), []
         for share in (0.01, 0.05, 0.1, 0.2, 0.5):
@@ -102,7 +90,7 @@ def test_agrees_with_a_plain_loop_on_random_models() -> None:
 )
 def test_mismatches_are_refused(targets: list[int], scores: list[list[float]], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        sufficiency(MODEL, ScoredTexts([TEXT], targets, scores))
+        metrics.sufficiency(MODEL, ScoredTexts([TEXT], targets, scores))
 
 
 TEXTS = ["i lost my card", "renew the loan please", "close"]
@@ -113,12 +101,12 @@ def test_distances_on_paper() -> None:
     whole = np.array([[0.5, 0.5], [1.0, 0.0], [0.2, 0.8]])
     other = np.array([[0.5, 0.5], [0.0, 1.0], [0.6, 0.4]])
     for target, drop in ((0, [0.0, 1.0, 0.0]), (1, [0.0, 0.0, 0.4])):
-        found = output_distance("probability", whole, other, [target] * 3)
+        found = metrics.output_distance("probability", whole, other, [target] * 3)
         np.testing.assert_allclose(found, drop)
     expected = [0.0, 1.0, np.sqrt(1 - (np.sqrt(0.12) + np.sqrt(0.32)))]
-    np.testing.assert_allclose(output_distance("hellinger", whole, other, []), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.output_distance("hellinger", whole, other, []), expected, atol=1e-12)
     with pytest.raises(ConfigError, match=r"must be one of .*, got 'helinger'"):
-        output_distance("helinger", whole, other, [])  # type: ignore[arg-type]
+        metrics.output_distance("helinger", whole, other, [])  # type: ignore[arg-type]
 
 
 class Planted:
@@ -157,47 +145,47 @@ def test_a_planted_word_that_carries_the_decision(
     # single elements are erased: were it whole tokens, a word would be there or not in each of 4 masks
     planted: typing.Any = Planted()
     scored = ScoredTexts(["i lost my card"], [1], [scores])
-    assert soft_nc(planted, scored, distance=distance)[0] == pytest.approx(nc, abs=0.01)
-    assert soft_ns(planted, scored, distance=distance)[0] == pytest.approx(ns, abs=0.01)
+    assert metrics.soft_nc(planted, scored, distance=distance)[0] == pytest.approx(nc, abs=0.01)
+    assert metrics.soft_ns(planted, scored, distance=distance)[0] == pytest.approx(ns, abs=0.01)
 
 
 def test_a_token_of_several_words_is_kept_by_their_mean_importance() -> None:
     planted: typing.Any = Planted()
     letters = [0.0, *[1.0] * 4, 0.2, 0.8, *[1.0, 0.6] * 2]  # of "i", "lost", "my", "card"
     scored = ScoredTexts(["i lost my card"], [1], [letters], word_pattern=r"\w")
-    assert soft_nc(planted, scored, distance="probability")[0] == pytest.approx(0.925, abs=0.01)
+    assert metrics.soft_nc(planted, scored, distance="probability")[0] == pytest.approx(0.925, abs=0.01)
 
 
 def test_masks_depend_on_seed_and_text_only() -> None:
     scores = [[0.1, 0.5, 0.2, 0.9], [0.4, 0.3, 0.2, 0.1], [1.0]]
     targets = CLASSIFIER(TEXTS).argmax(1).tolist()
     scored = ScoredTexts(TEXTS, targets, scores)
-    together = soft_nc(CLASSIFIER, scored, distance="hellinger")
+    together = metrics.soft_nc(CLASSIFIER, scored, distance="hellinger")
     second = ScoredTexts(TEXTS[1:2], targets[1:2], scores[1:2])
-    alone = soft_nc(CLASSIFIER, second, distance="hellinger")
+    alone = metrics.soft_nc(CLASSIFIER, second, distance="hellinger")
     np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
-    other = soft_nc(CLASSIFIER, scored, distance="hellinger", seed=1)
+    other = metrics.soft_nc(CLASSIFIER, scored, distance="hellinger", seed=1)
     assert np.abs(together - other).max() > 1e-4
     # the class that the model likes least can only gain: no drop to normalise by
     least = ScoredTexts(TEXTS, CLASSIFIER(TEXTS).argmin(1).tolist(), scores)
-    assert np.isnan(soft_nc(CLASSIFIER, least)).any()
+    assert np.isnan(metrics.soft_nc(CLASSIFIER, least)).any()
 
 
 def test_cosine_and_spearman() -> None:
-    assert cosine([3.0, 4.0], [4.0, 3.0]) == pytest.approx(24 / 25)
-    assert cosine([1.0, 0.0], [-2.0, 0.0]) == pytest.approx(-1.0)
-    assert cosine([0.0, 0.0], [1.0, 1.0]) == spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
-    assert spearman([], []) == 0.0
+    assert metrics.cosine([3.0, 4.0], [4.0, 3.0]) == pytest.approx(24 / 25)
+    assert metrics.cosine([1.0, 0.0], [-2.0, 0.0]) == pytest.approx(-1.0)
+    assert metrics.cosine([0.0, 0.0], [1.0, 1.0]) == metrics.spearman([1.0, 1.0], [1.0, 2.0]) == 0.0
+    assert metrics.spearman([], []) == 0.0
     rng = np.random.default_rng(0)
     for _ in range(20):
         left, right = rng.integers(0, 4, 12), rng.integers(0, 4, 12)
         expected = spearmanr(left, right).statistic
-        assert spearman(left.tolist(), right.tolist()) == pytest.approx(expected)
+        assert metrics.spearman(left.tolist(), right.tolist()) == pytest.approx(expected)
 
 
 def test_plausibility_on_paper() -> None:
     # marked: words 1 and 3; the two best scores are words 1 and 2
-    found = plausibility([0.0, 0.9, 0.5, 0.4], [False, True, False, True])
+    found = metrics.plausibility([0.0, 0.9, 0.5, 0.4], [False, True, False, True])
     assert found is not None
     assert found["token_f1"] == pytest.approx(0.5)
     assert found["iou"] == pytest.approx(1 / 3)
@@ -211,22 +199,22 @@ def test_plausibility_agrees_with_scikit_learn() -> None:
         scores, marked = rng.normal(size=15), rng.random(15) < 0.4
         size = int(rng.integers(1, 8))
         chosen = np.argsort(np.argsort(-scores)) < size
-        found = plausibility(scores.tolist(), marked.tolist(), size)
+        found = metrics.plausibility(scores.tolist(), marked.tolist(), size)
         assert found is not None
         assert found["token_f1"] == pytest.approx(f1_score(marked, chosen))
         assert found["iou"] == pytest.approx(jaccard_score(marked, chosen))
-    assert plausibility([1.0, 2.0], [False, False]) is None
+    assert metrics.plausibility([1.0, 2.0], [False, False]) is None
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cosine([1.0, 2.0], [1.0]), "2 word scores but 1 of the reference"),
-        (lambda: spearman([1.0, 2.0], [1.0]), "2 word scores but 1 of the reference"),
-        (lambda: plausibility([1.0], [True, False]), "1 word scores but 2 of the reference"),
-        (lambda: plausibility([1.0], [True], 0), "at least 1 word, got 0"),
-        (lambda: robustness([[1]], [1, 1], [1, 1]), "for 1, 2 and 2 texts"),
-        (lambda: robustness([[1], []], [1, 1], [1, 1]), "1 without a version"),
+        (lambda: metrics.cosine([1.0, 2.0], [1.0]), "2 word scores but 1 of the reference"),
+        (lambda: metrics.spearman([1.0, 2.0], [1.0]), "2 word scores but 1 of the reference"),
+        (lambda: metrics.plausibility([1.0], [True, False]), "1 word scores but 2 of the reference"),
+        (lambda: metrics.plausibility([1.0], [True], 0), "at least 1 word, got 0"),
+        (lambda: metrics.robustness([[1]], [1, 1], [1, 1]), "for 1, 2 and 2 texts"),
+        (lambda: metrics.robustness([[1], []], [1, 1], [1, 1]), "1 without a version"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
@@ -235,11 +223,11 @@ def test_lists_that_do_not_fit_are_refused(call: Callable[[], object], message: 
 
 
 def test_robustness_on_paper() -> None:
-    found = robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
+    found = metrics.robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
     assert found == {
         "clean_accuracy": 0.5,
         "robust_accuracy": 0.5,
         "mean_attacked_accuracy": 0.625,
         "attack_success": 0.5,
     }
-    assert robustness([[0]], [1], [2])["attack_success"] is None
+    assert metrics.robustness([[0]], [1], [2])["attack_success"] is None

@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_cap import hub
-from hf_cap.cli import main
 from hf_cap.laat.elicitation import FeatureScores, load_scores
 from hf_cap.laat.models import attribute_features, load_tabular_model, predict_table
+from tests import launching
 from tests.laat.cases import numbers
 from tests.tiny import llama, save
 
@@ -31,11 +31,11 @@ def write(folder: Path, change: Any = None, **options: Any) -> list[str]:
 def train(run: Path, *words: str) -> dict[str, Any]:
     """Train on a table, and give the evaluation, which the saved model must give again."""
     quiet = ["--disable_tqdm", "true", "--use_cpu", "true", "--eval_split", "test"]
-    assert main(["train", "--task", "tabular", *words, *quiet, "--output_dir", str(run)]) == 0
+    launching.run("train", "--task", "tabular", *words, *quiet, "--output_dir", run)
     measured: dict[str, Any] = json.loads((run / "evaluation" / "test.json").read_text())
     data = words[words.index("--dataset") + 1]
-    assert main(["evaluate", "--model", str(run), "--dataset", data, "--split", "test",
-                 "--output_dir", str(run.parent / "again")]) == 0  # fmt: skip
+    places = ("--model", run, "--dataset", data, "--output_dir", run.parent / "again")
+    launching.run("evaluate", *places, "--split", "test")
     assert json.loads((run.parent / "again" / "test.json").read_text()) == measured
     return measured
 
@@ -46,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("home")
     table = write(place / "table")
     save(llama(vocabulary=512), place / "lm")
-    asked = ["--model", str(place / "lm"), "--lm.store", "none", "--lm.device", "cpu"]
-    assert main(["elicit", *table, *asked, "--output_dir", str(place / "scores")]) == 0
+    asked = ("--model", place / "lm", "--lm.store", "none", "--lm.device", "cpu")
+    launching.run("elicit", *table, *asked, "--output_dir", place / "scores")
     settings = ["--scores", str(place / "scores"), "--num_train_epochs", "30"]
     assert "roc_auc" in train(place / "run", *table, *settings)
     return place
@@ -71,13 +71,10 @@ def test_scores_are_elicited_and_a_model_is_aligned_with_them(folder: Path) -> N
     assert not (folder / "run" / "training_args.bin").exists()
 
 
-def test_a_folder_in_use_is_refused_before_anything_is_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_in_use_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     table = write(tmp_path / "table")
-    words = ["elicit", *table, "--model", "./nothing", "--output_dir", str(tmp_path / "table")]
-    assert main(words) == 2
-    assert "would be replaced" in capsys.readouterr().err
+    places = ("--model", "./nothing", "--output_dir", tmp_path / "table")
+    assert "would be replaced" in launching.refused("elicit", *table, *places)
 
 
 def test_the_staged_model_is_the_model_and_its_card_names_no_path(
@@ -85,8 +82,7 @@ def test_the_staged_model_is_the_model_and_its_card_names_no_path(
 ) -> None:
     caplog.set_level("INFO")
     run = folder / "run"
-    words = ["push", "model", "--folder", str(run), "--repo_id", "alice/desk", "--license", "mit"]
-    assert main(words) == 0
+    launching.run("push", "model", "--folder", run, "--repo_id", "alice/desk", "--license", "mit")
     assert "Nothing was uploaded" in caplog.text
     staged = run / "hub"
     files = ["README.md", "config.json", "model.safetensors"]
@@ -118,7 +114,7 @@ def test_without_scores_the_task_alone_is_trained(tmp_path: Path) -> None:
     assert json.loads((run / "run.json").read_text())["alignment"]["alignment_weight"] == 0
     assert not list(run.glob("checkpoint-*"))
     assert f"| test | 40 | {measured['accuracy']:.4g} |" in (run / "README.md").read_text()
-    assert main(["push", "model", "--folder", str(run), "--repo_id", "alice/desk"]) == 0
+    launching.run("push", "model", "--folder", run, "--repo_id", "alice/desk")
     assert "hf_cap" not in json.loads((run / "hub" / "config.json").read_text())
 
 
@@ -160,10 +156,10 @@ def test_scores_are_published_with_their_card_and_without_places(
     scores = FeatureScores.of({"c1": {"x0": 3.0, "x1": None}}, **made, command=command)
     (tmp_path / "s").mkdir()
     scores.to_dataset().to_parquet(str(tmp_path / "s" / "train.parquet"))
-    words = ["push", "scores", "--folder", str(tmp_path / "s"), "--repo_id", "alice/elicited"]
-    assert main([*words, "--license", "mit"]) == 0
+    there = ("--folder", tmp_path / "s", "--repo_id", "alice/elicited", "--license", "mit")
+    launching.run("push", "scores", *there)
     assert not sent
-    assert main([*words, "--license", "mit", "--push"]) == 0
+    launching.run("push", "scores", *there, "--push")
     assert sent == [("alice/elicited", "dataset", True, ["README.md", "train.parquet"])]
     staged = load_scores(tmp_path / "s-hub")
     assert staged.rows == scores.rows

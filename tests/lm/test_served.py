@@ -162,17 +162,12 @@ def test_scores_that_are_not_those_of_the_answer_are_refused(
         lm.log_probs([QUERY])
 
 
-def test_offsets_find_the_answer_behind_a_token_of_the_servers_own(server: Server) -> None:
+def test_a_token_of_the_servers_own_and_a_rounding_error_above_zero_are_no_trouble(server: Server) -> None:
     server.fields = {"echo"}
     lm = opened(server, tokenizer=False)
     expected = lm.log_probs([QUERY])
     server.spoil = add_token
     assert lm.log_probs([QUERY]) == expected
-
-
-def test_a_rounding_error_above_zero_is_a_probability_of_one(server: Server) -> None:
-    server.fields = {"echo"}
-    lm = opened(server)
     server.spoil = set_value(1e-6)
     assert lm.log_probs([QUERY])[0].log_probs[-1] == 0.0
 
@@ -233,14 +228,9 @@ def test_the_server_is_asked_before_the_hub(server: Server, monkeypatch: pytest.
     settings = LMSettings(model="tiny", base_url=server.url)
     assert ServedLanguageModel(settings).tokens is None
     assert asked == [True, False]
-    with pytest.raises(ServerError, match="does not serve"):
+    with pytest.raises(ServerError, match=r"does not serve 'other'; it serves \['tiny'\]"):
         ServedLanguageModel(replace(settings, model="other")).fingerprint
     assert asked == [True, False, True]
-
-
-def test_a_model_that_is_not_served_is_refused(server: Server) -> None:
-    with pytest.raises(ServerError, match=r"does not serve 'other'; it serves \['tiny'\]"):
-        ServedLanguageModel(LMSettings(model="other", base_url=server.url)).dialect
 
 
 def test_a_server_that_lists_no_models_is_used(server: Server) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import psutil
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
@@ -143,16 +143,6 @@ def test_columns_are_not_held_in_memory(tmp_path: Path) -> None:
     extract_priors(splits(200), [Wide(labels=LABELS)], tmp_path / "out", QUIET)
     assert len(held) == 100
     assert held[-1] - held[2] < 80_000  # the columns of five batches, of 100
-
-
-def test_provenance_goes_where_its_rows_go(tmp_path: Path) -> None:
-    extract_priors(splits(), [WordLengthPrior(labels=LABELS)], tmp_path / "out", QUIET)
-    made = read(tmp_path / "out")
-    made.save_to_disk(tmp_path / "disk")
-    mapped = made.map(lambda row: {"length": len(row["text"])}).shuffle(seed=0)
-    copies = [load_from_disk(str(tmp_path / "disk")), mapped]
-    for copy in [*copies, concatenate_datasets([made, made.select(range(2))])]:
-        assert copy.unique("provenance") == made.unique("provenance")
 
 
 def test_other_splits_have_the_same_columns_and_a_second_extraction_adds_to_the_first(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from hf_cap.cli import main
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.priors.extract import read_lines, select_texts
+from tests.launching import refused, run
 
 CORPUS = ["card", "card", "loan", "loan"]
 TRAFFIC = ["Card!", "card", "card"]
@@ -66,22 +66,19 @@ def test_what_cannot_be_chosen_is_an_error(tmp_path: Path) -> None:
             read_lines(tmp_path / name)
 
 
-def test_extract_writes_the_chosen_texts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_extract_writes_the_chosen_texts(tmp_path: Path) -> None:
     rows = [{"text": f"{word} number {i}", "label": word} for i in range(30) for word in ("card", "loan")]
     data, logs, out = tmp_path / "data.jsonl", tmp_path / "logs.txt", tmp_path / "priors"
     data.write_text("\n".join(map(json.dumps, rows)))
     logs.write_text("where is my card\nthe card is lost\n" * 50)
-    command = ["extract", "--dataset", str(data), "--sources", "keywords", "--output_dir"]
-    choice = ["--budget", "10", "--like", str(logs)]
-    assert main([*command, str(out), *choice]) == 0
+    command = ("extract", "--dataset", data, "--sources", "keywords", "--output_dir")
+    choice = ("--budget", "10", "--like", logs)
+    run(*command, out, *choice)
     made = load_dataset("parquet", data_files=str(out / "*.parquet"), split="train")
     assert len(made) == 10
     assert sum("card" in text for text in made["text"]) >= 7
     for wrong, message in (
-        (["--budget", "10"], "`budget` and `like` go together"),
-        ([*choice, "--limit", "3"], "both choose the texts; leave one out"),
+        (("--budget", "10"), "`budget` and `like` go together"),
+        ((*choice, "--limit", "3"), "both choose the texts; leave one out"),
     ):
-        assert main([*command, str(tmp_path / "no"), *wrong]) == 2
-        assert message in " ".join(capsys.readouterr().err.split())
+        assert message in refused(*command, tmp_path / "no", *wrong)

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from torch import nn
 from transformers import AutoModelForSequenceClassification, RobertaForSequenceClassification
 
 from hf_cap.classifiers import load_model, new_classifier
-from hf_cap.cli import main
 from hf_cap.data import save_splits
 from hf_cap.errors import ConfigError, ModelError, PriorError
 from hf_cap.progress import progress
 from hf_cap.sentence_encoder import KEPT_HEADS, encoder_layers
 from hf_cap.training import pruning
 from hf_cap.training.options import PruneOptions
+from tests.launching import run
 from tests.tiny import llama, save, word_tokenizer
 from tests.training.cases import LABEL2ID, family, raw_rows, trainer
 
@@ -172,17 +172,12 @@ def test_what_cannot_be_pruned_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
-    from datasets import ClassLabel
-
     model = with_dead_parts()
     save(model, tmp_path / "model")
     data = raw_rows().cast_column("label", ClassLabel(names=list(LABEL2ID)))
     save_splits({"train": data}, tmp_path / "data")
-    words = [
-        "prune", "--model", tmp_path / "model", "--dataset", tmp_path / "data", "--alignment", 1,
-    ]  # fmt: skip
-    words += ["--heads", 0.5, "--output_dir", tmp_path / "out"]
-    assert main([*map(str, words)]) == 0
+    places = ("--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out")
+    run("prune", *places, "--alignment", 1, "--heads", 0.5)
     smaller: Any = load_model(str(tmp_path / "out"))
     for layer, head in zip(encoder_layers(smaller), DEAD_HEADS, strict=True):
         alive = slice(8 - 8 * head, 16 - 8 * head)
