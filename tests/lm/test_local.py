@@ -110,7 +110,7 @@ def test_a_score_depends_neither_on_order_nor_on_company() -> None:
 
 def test_every_token_is_accounted_for() -> None:
     lm = opened(llama())
-    queries = [Query(LONG, text, answer) for text in ("my card", "my cat") for answer in ANSWERS[:3]]
+    queries = [Query(LONG, text, answer) for answer in ANSWERS[:3] for text in ("my card", "my cat")]
     lm.log_probs(queries * 2)
     done = lm.statistics
     naive = 2 * sum(len((q.prefix + q.body + q.answer).encode()) - 1 for q in queries)
