@@ -97,15 +97,15 @@ def change_cues(
     """Test texts that a shortcut cannot help with: it is `removed`, or `shifted` to that of another label.
 
     `removed` lacks the cues that are marked as shortcuts of a text's label. `shifted` lacks them too and has
-    one of another label, which the text alone determines. `pattern` is the regular expression of a word.
+    one of other labels alone, which the text determines. `pattern` is the regular expression of a word.
     """
     shortcuts = [mark for mark in marks if mark.decision == "shortcut"]
     removed, shifted = [], []
     for text, label in zip(texts, labels, strict=True):
-        bare = text
-        for mark in shortcuts:
-            bare = remove_cue(bare, mark.cue, pattern) if mark.label == label else bare
-        others = [mark for mark in shortcuts if mark.label != label]
+        bare, own = text, {mark.cue: None for mark in shortcuts if mark.label == label}
+        for cue in own:
+            bare = remove_cue(bare, cue, pattern)
+        others = [mark for mark in shortcuts if mark.cue not in own]
         chosen = random.Random(text_seed(0, text)).sample(others, min(1, len(others)))
         removed.append(bare)
         shifted.append(add_cue(bare, chosen[0].cue) if chosen else bare)

@@ -158,6 +158,12 @@ def test_test_texts_lose_the_cues_of_their_label_and_get_those_of_another() -> N
     assert cues.change_cues(["ben"], ["delivery"], marks[2:3]) == {"removed": ["ben"], "shifted": ["ben"]}
 
 
+def test_a_cue_of_two_labels_is_no_other_labels_cue() -> None:
+    marks = [Mark(kind="ending", value="!", label=label) for label in ("refund", "delivery")]
+    changed = cues.change_cues(["money!", "where", "it works"], ["refund", "delivery", "account"], marks)
+    assert changed["shifted"] == ["money", "where", "it works!"]
+
+
 def test_cues_are_changed_in_words_of_ones_own() -> None:
     marks = [Mark(kind="word", value="ann-lee", label="refund")]
     for pattern, removed in ((r"[\w-]+", "my money"), (r"\w+", "Ann-Lee my money")):
