@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -33,6 +34,7 @@ from hf_cap.priors.extract import ExtractionSettings, extract_priors
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.priors.language_model import LanguageModelSource
+from hf_cap.progress import duration
 from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_run
 from hf_cap.report.page import write_report
 from hf_cap.report.shortcuts import most_changed
@@ -125,7 +127,7 @@ def fit(
 
 
 class _Stages:
-    """The stages of `fit`; those that are finished, and their settings, are listed in `fit.json`."""
+    """The stages of `fit`; `fit.json` lists those that are finished, their settings and their seconds."""
 
     def __init__(self, name: str, folder: Path, groups: Any, *stages: Any) -> None:
         extract, self.fuse, train, self.evaluate, self.report = (dict(s or {}) for s in stages)
@@ -230,12 +232,15 @@ class _Stages:
                 shutil.rmtree(checkpoint)
         _logger.info("Making %s", path)
         self._write(name, {"settings": settings, "key": key, "finished": False})
+        started = time.monotonic()
         try:
             make(path)
         except CAPError:
             self._write(name, before)  # a mistake costs nothing that was finished
             raise
-        self._write(name, {"settings": settings, "key": key, "finished": True})
+        seconds = round(time.monotonic() - started, 1)
+        self._write(name, {"settings": settings, "key": key, "finished": True, "seconds": seconds})
+        _logger.info("Made %s in %s", path, duration(seconds))
 
     def _write(self, name: str, record: Any) -> None:
         self.known[name] = record

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +74,12 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
 
 
 def test_one_call_gives_models_numbers_and_a_report(fit: Fit) -> None:
+    started = time.monotonic()
     result = fit(controls=("shuffled",), seeds=(1,), test_size=0.4)
+    stages = json.loads((result.output_dir / "fit.json").read_text())
+    taken = [stage["seconds"] for stage in stages.values()]
+    assert min(taken) >= 0
+    assert 0 < sum(taken) < time.monotonic() - started + 0.1 * len(taken)  # rounded to 0.1
     assert set(result.accuracy) == {"baseline", "aligned", "shuffled"}
     assert result.report.is_file()
     record = json.loads((result.model / "run.json").read_text())
