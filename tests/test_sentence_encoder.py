@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer, RobertaConfig, pipeline
+from transformers import AutoModel, AutoTokenizer, RobertaConfig
 
 from hf_cap.classifiers import load_model, load_tokenizer, new_classifier
 from hf_cap.embedded import ENCODER, resolve_model
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.labels import ClassifierOptions, label_phrase, label_phrases, without_meaning
-from hf_cap.pipelines import TASK, register_pipeline
 from hf_cap.sentence_encoder import POOLINGS, SentenceEncoderClassifier, read_sentence_encoder
 from tests.tiny import save
 
@@ -156,19 +155,6 @@ def test_a_saved_classifier_is_one_for_hf_cap_and_for_sentence_transformers(tmp_
     assert other.fresh == ("head",)
     body = zip(other.model.encoder.parameters(), model.encoder.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in body)
-
-
-def test_the_pipeline_loads_it(tmp_path: Path) -> None:
-    model, tokenizer, _ = new(str(sentence_encoder(tmp_path / "encoder")), LABELS)
-    model.save_pretrained(tmp_path / "saved")
-    tokenizer.save_pretrained(tmp_path / "saved")
-    register_pipeline()
-    explain: Any = pipeline(TASK, str(tmp_path / "saved"), device="cpu")  # type: ignore[call-overload]
-    found = explain(TEXTS[0])
-    model.eval()
-    best = model(**encoded(tokenizer)).logits[0].softmax(-1).max().item()
-    assert found["score"] == pytest.approx(best, abs=1e-6)
-    assert len(found["attributions"]) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,15 @@
 """Settings, files, batches and memory: what several rooms share."""
 
 import json
-import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from hf_cap import utils
 from hf_cap.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Settings:
-    method: Literal["mean", "max"] = "mean"
-    order: Literal[1, 2] = 1
-    note: str = ""
-    n: float | None = 1
-    share: float = 0.5
-
-
-def test_names_out_of_a_table_and_choices_are_checked() -> None:
-    assert utils.choose({"mean": 1}, "mean", "method") == 1
-    with pytest.raises(ConfigError, match=r"^There is no method 'sum'; there are \['max', 'mean'\]\.$"):
-        utils.choose({"mean": 1, "max": 2}, "sum", "method")
-    utils.check_choices(Settings())
-    with pytest.raises(ConfigError, match=r"^`method` must be one of 'mean', 'max', got 'sum'\.$"):
-        utils.check_choices(Settings(method="sum"))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"^`order` must be one of 1, 2, got 3\.$"):
-        utils.check_choices(Settings(order=3))  # type: ignore[arg-type]
-
-
-def test_ranges_admit_what_they_say_and_a_default() -> None:
-    utils.check_range(Settings(n=0.5), "n", "share", at_least=0.5)
-    utils.check_range(Settings(n=None), "n", "share", at_least=0.5)
-    utils.check_range(Settings(share=1), "share", above=0, at_most=1)
-    utils.check_range(Settings(share=0), "share", at_least=0, below=1)
-    for n in (0, -1, math.nan):
-        with pytest.raises(ConfigError, match=rf"^`n` must be at least 1, got {n}\.$"):
-            utils.check_range(Settings(n=n), "n", at_least=1)
-    with pytest.raises(ConfigError, match="must be more than 0 and at most 1, got 0"):
-        utils.check_range(Settings(share=0), "share", above=0, at_most=1)
-    with pytest.raises(ConfigError, match="must be at least 0 and less than 1, got 1"):
-        utils.check_range(Settings(share=1), "share", at_least=0, below=1)
-    with pytest.raises(ConfigError, match="less than inf, got inf"):
-        utils.check_range(Settings(n=math.inf), "share", "n", at_least=0, below=math.inf)
-
-
-# --- Files
 
 
 def test_a_write_is_whole_or_leaves_what_was_there(tmp_path: Path) -> None:

@@ -67,14 +67,6 @@ def test_a_model_comes_back_from_its_folder_without_pickle(tmp_path: Path) -> No
     assert found_kinds == [True, False, False, False]
 
 
-def test_a_number_as_target_is_learned_and_predicted_in_its_unit(tmp_path: Path) -> None:
-    frame = numbers(rows=60)
-    frame["y"] = 100 + 30 * frame["x0"] - 10 * frame["x1"]
-    model = tabular_model(fitted(frame, kind="regression"))
-    trainer(model, frame, tmp_path, max_steps=300, learning_rate=0.05).train()
-    np.testing.assert_allclose(predict_table(model, frame)["y"], frame["y"], atol=2)
-
-
 def test_metrics_are_those_on_paper() -> None:
     second = np.array([0.1, 0.4, 0.35, 0.8])  # of the four pairs one is the wrong way round
     found = classification_metrics(np.stack([1 - second, second], 1), np.array([0, 0, 1, 1]))

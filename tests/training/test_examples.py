@@ -23,17 +23,7 @@ from hf_cap.training.examples import (
 from hf_cap.training.options import WeightingOptions
 from hf_cap.training.trainer import CAPTrainer
 from tests.tiny import roberta_classifier, word_tokenizer
-from tests.training.cases import (
-    batch_of,
-    config,
-    exact_classifier,
-    farthest,
-    moved,
-    raw_rows,
-    summed_loss,
-    trainer,
-    weights,
-)
+from tests.training.cases import batch_of, config, exact_classifier, moved, raw_rows, summed_loss, trainer
 
 # --- Weights, on losses whose weights are known on paper.
 
@@ -131,19 +121,6 @@ def test_weights_by_loss_change_training_and_fade_with_the_temperature(tmp_path:
     far = moved(run(example_weighting=method, example_weighting_temperature=0.1))
     assert float((near - plain).abs().max()) < 1e-5
     assert float((far - plain).abs().max()) > 1e-3
-
-
-def test_accumulation_changes_nothing_for_a_column(tmp_path: Path) -> None:
-    rows = raw_rows().add_column("sure", [0.1 * at for at in range(16)])
-    ends = []
-    for size, steps in ((8, 1), (2, 4)):
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
-        subject = trainer(
-            tmp_path, model=exact_classifier, rows=rows, example_weight_column="sure", max_steps=2, **sizes
-        )  # fmt: skip
-        subject.train()
-        ends.append(weights(subject.model))
-    assert farthest(*ends) < 1e-10
 
 
 @pytest.mark.parametrize(

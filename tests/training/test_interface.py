@@ -12,24 +12,17 @@ from datasets import ClassLabel, Dataset
 from peft import LoraConfig, PeftModel
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
-from transformers import (
-    AutoModel,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    hyperparameter_search,
-)
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, hyperparameter_search
 from transformers.trainer_utils import HPSearchBackend
 
 from hf_cap.errors import ConfigError, DataError, MissingExtra, ModelError, PriorError
-from hf_cap.refit import average_encoder, encoder_weights, refine_head
 from hf_cap.schema import AttributionSettings
 from hf_cap.training.collator import encode_dataset
 from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
 from tests.test_sentence_encoder import sentence_encoder
-from tests.tiny import WORDS, roberta_classifier, save, word_tokenizer
-from tests.training.cases import LABEL2ID, config, family, farthest, moved, raw_rows, trainer, weights
+from tests.tiny import roberta_classifier, save, word_tokenizer
+from tests.training.cases import LABEL2ID, config, farthest, moved, raw_rows, trainer, weights
 
 NAMES = ["renew", "lost", "fine"]
 
@@ -88,41 +81,10 @@ def test_adapters_of_a_peft_config_train_with_the_new_head(
     assert adapters.modules_to_save is None  # the caller's own is left as it was
 
 
-def test_adapters_train_each_module_that_no_checkpoint_holds(tmp_path: Path) -> None:
-    bare = AutoModel.from_config(family("deberta-v2").config)  # without its classifier's pooler
-    save(bare, tmp_path / "bare")
-    adapters = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query_proj"])
-    subject = CAPTrainer(
-        str(tmp_path / "bare"), config(tmp_path), train_dataset=named_rows(), peft_config=adapters
-    )
-    trained = {name for name, p in subject.model.named_parameters() if p.requires_grad}
-    assert any("pooler.modules_to_save" in name for name in trained)
-    assert any("classifier.modules_to_save" in name for name in trained)
-
-
 def test_adapters_without_peft_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(MissingExtra, match=r"hf-cap\[peft\]"):
         CAPTrainer(roberta_classifier(), config(tmp_path), peft_config=object())
-
-
-def test_unlabelled_texts_refine_the_head_after_training(tmp_path: Path) -> None:
-    encoder, free = str(sentence_encoder(tmp_path / "encoder")), tmp_path / "free.csv"
-    texts = [" ".join(words) for words in zip(WORDS, reversed(WORDS), strict=True)]
-    free.write_text("words\n" + "\n".join(texts) + "\n")
-    subjects = []
-    for place in (None, str(free)):
-        args = config(tmp_path, unlabelled=place, max_steps=2)
-        subjects.append(CAPTrainer(encoder, args, train_dataset=named_rows()))
-        subjects[-1].train()
-    plain, refined = subjects
-    fresh = CAPTrainer(encoder, config(tmp_path), train_dataset=named_rows()).model
-    average_encoder(plain.model, encoder_weights(fresh), 0.5)
-    refine_head(plain.model, word_tokenizer(), texts)
-    assert farthest(weights(refined.model), weights(plain.model)) == 0.0
-    wrong = config(tmp_path, unlabelled=str(free))
-    with pytest.raises(ConfigError, match="`head='sequence'`"):
-        CAPTrainer(roberta_classifier(), wrong, train_dataset=raw_rows())
 
 
 # --- the data

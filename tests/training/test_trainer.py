@@ -148,6 +148,7 @@ def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
     {"attribution_method": "expected_gradients", "attribution_steps": 3, "attribution_backward_steps": 1},
     {"alignment_gradient": "finite_difference"},
     {"compute_loss_func": summed_loss},
+    {"example_weight_column": "weight"},
 ])  # fmt: skip
 def test_accumulation_changes_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
     ends = []
