@@ -7,7 +7,7 @@ The facts of a card are one dictionary. Its keys are those that the function tha
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from hf_cap.labels import class_names
 from hf_cap.secret_scan import refuse_secrets, without_secrets
 from hf_cap.utils import (
     bundled,
-    check_range,
-    documented,
+    check_settings,
     option,
     printable,
     required,
+    settings_class,
     subsample,
     versions,
     write_text,
@@ -40,8 +40,7 @@ PAPER, PLAIN = "2512.14719", "without alignment"
 TAGS = ("hf_cap", "class-aware-attribution-priors", "explainability", f"arxiv:{PAPER}")
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class PushOptions:
     """Where something is published, and how it is described there."""
 
@@ -63,12 +62,13 @@ class PushOptions:
         None,
         "Texts that the card shows with their scores; they become as public as the card. Default: none for "
         "a model, 3 per configuration of priors.",
+        at_least=0,
     )
     audit: str | None = option(None, "For priors: JSON file that `hf-cap audit` wrote.")
     source_dataset: str | None = option(None, "For priors: Hub id of the data set that the texts are from.")
 
     def __post_init__(self) -> None:
-        check_range(self, "examples", at_least=0)
+        check_settings(self)
         for name in ("license", "language", "source_dataset"):
             value = getattr(self, name)
             if value is not None and not (value.strip() and value.isprintable()):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.utils import check_range, documented, option, read_yaml, text_seed, write_text
+from hf_cap.utils import option, read_yaml, settings_class, text_seed, write_text
 from hf_cap.words import WORD_PATTERN, check_pattern, fold, split_words, without_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
@@ -112,31 +112,26 @@ def change_cues(
     return {"removed": removed, "shifted": shifted}
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ShortcutSettings:
     """What counts as a shortcut."""
 
     false_discovery_rate: float = option(
-        0.01, "Expected part of the associations that are chance, in (0, 1)."
+        0.01, "Expected part of the associations that are chance, in (0, 1).", above=0, below=1
     )
     relevant: float = option(
         0.98,
         "A cue is no shortcut if a judge ranks it for the label above this part of the words, in (0, 1].",
+        above=0,
+        at_most=1,
     )
-    fewest_texts: int = option(3, "Texts of the label that have the cue, at least 1.")
+    fewest_texts: int = option(3, "Texts of the label that have the cue, at least 1.", at_least=1)
     background: int = option(
-        500, "Words of the data, drawn at random, that a cue is ranked among; at least 1."
+        500, "Words of the data, drawn at random, that a cue is ranked among; at least 1.", at_least=1
     )
-    top: int = option(200, "Most shortcuts that are listed.")
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
+    top: int = option(200, "Most shortcuts that are listed.", at_least=1)
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.", check=check_pattern)
     label_phrases: dict[str, str] | None = option(None, "Label to what it is called in words.")
-
-    def __post_init__(self) -> None:
-        check_pattern(self.word_pattern)
-        check_range(self, "false_discovery_rate", above=0, below=1)
-        check_range(self, "relevant", above=0, at_most=1)
-        check_range(self, "fewest_texts", "background", "top", at_least=1)
 
 
 # --- What was decided about cues.

@@ -12,12 +12,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from numbers import Real
 from typing import Any, Literal
 
 from hf_cap.errors import ConfigError, ModelError, PriorError
-from hf_cap.utils import check_choices, check_range, fingerprint
+from hf_cap.utils import fingerprint, option, settings_class
 from hf_cap.words import WORD_PATTERN, check_pattern, word_strings
 
 TEXT = "text"
@@ -165,15 +165,15 @@ CALIBRATION = "calibration"
 """Entry of `config.json` with the temperature and label sets of a calibrated classifier."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class AttributionSettings:
     """Arguments of `attribute_words` that belong to a model."""
 
     method: AttributionMethod = "integrated_gradients"
     rule: Quadrature = "midpoint"
     target: AttributionTarget = "gold"
-    word_pattern: str = WORD_PATTERN
-    max_length: int | None = None
+    word_pattern: str = option(WORD_PATTERN, check=check_pattern)
+    max_length: int | None = option(None, at_least=1)
 
     @classmethod
     def of_alignment(cls, options: Mapping[str, Any]) -> "AttributionSettings":
@@ -188,17 +188,13 @@ class AttributionSettings:
         """What is stored in a model's configuration, the defaults where nothing is."""
         stored = getattr(config, CONFIG_KEY, None)
         stored = stored if isinstance(stored, dict) else {}
-        found = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
         try:
-            check_choices(found)
-            check_pattern(found.word_pattern)
-            check_range(found, "max_length", at_least=1)
+            return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
         except (ConfigError, TypeError) as error:
             raise ModelError(
                 f"The entry {CONFIG_KEY!r} of the model's configuration cannot be used: "
                 f"{str(error).rstrip('.')}. Save the model again, or remove the entry."
             ) from error
-        return found
 
     def entry(self) -> dict[str, dict[str, Any]]:
         """What to add to a model's configuration."""

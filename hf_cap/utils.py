@@ -16,10 +16,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 import regex
 import yaml
@@ -35,9 +35,21 @@ T = TypeVar("T")
 # --- Settings: dataclass fields whose help text is written once.
 
 
-def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING) -> Any:
-    """A dataclass field with a help text; `factory` makes the default where it is mutable."""
-    return field(default=default, default_factory=factory, metadata={"help": help})
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    factory: Any = MISSING,
+    check: Callable[[Any], object] | None = None,
+    **limits: float,
+) -> Any:
+    """A dataclass field with a help text; `factory` makes the default where it is mutable.
+
+    `check_settings` calls `check` with the value, and holds it to the `limits`, which are those of
+    `check_range`.
+    """
+    told = {"help": help, "check": check, "limits": limits}
+    return field(default=default, default_factory=factory, metadata=told)
 
 
 def required(help: str) -> Any:
@@ -53,11 +65,32 @@ def documented(cls: type[T]) -> type[T]:
     return cls
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def settings_class(cls: type[T]) -> type[T]:
+    """A frozen dataclass of options, given by name, that is documented and checked when it is made.
+
+    A class with a `__post_init__` calls `check_settings` there.
+    """
+    if not hasattr(cls, "__post_init__"):
+        cls.__post_init__ = check_settings  # type: ignore[attr-defined]
+    return documented(dataclass(frozen=True, kw_only=True)(cls))
+
+
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
     """The entry of a table of some kind, or a `ConfigError` that lists the names in it."""
     if name not in table:
         raise ConfigError(f"There is no {what} {name!r}; there are {sorted(table)}.")
     return table[name]
+
+
+def check_settings(settings: Any) -> None:
+    """Raise `ConfigError` if an option of a dataclass has a value that it cannot have."""
+    check_choices(settings)
+    for item in fields(settings):
+        if limits := item.metadata.get("limits"):
+            check_range(settings, item.name, **limits)
+        if check := item.metadata.get("check"):
+            check(getattr(settings, item.name))
 
 
 def check_choices(settings: Any) -> None:

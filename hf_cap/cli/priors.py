@@ -30,7 +30,7 @@ from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import TEXT
-from hf_cap.utils import check_range, check_writable, option, parse_yaml, real_path, required, write_json
+from hf_cap.utils import check_writable, option, parse_yaml, real_path, required, settings_class, write_json
 from hf_cap.words import WORD_PATTERN
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ SHARED = (*PROMPT, "word_pattern", "text_column", "label_column", "model")
 EXPLAINED = ("classifier", "revision", "trust_remote_code")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ExtractArguments:
     """What is read and written, and by which sources."""
 
@@ -64,9 +64,9 @@ class ExtractArguments:
     train_split: str | None = option(
         None, "Split that the sources learn from. Default: `train`, or else the first of the splits."
     )
-    limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.")
+    limit: int | None = option(None, "Number of texts per split, for a trial. Default: all.", at_least=1)
     budget: int | None = option(
-        None, "Number of texts per split that get priors and are written: those most like `like`."
+        None, "Number of texts per split that get priors and are written: those most like `like`.", at_least=1
     )
     like: str | None = option(
         None, "File of unlabelled texts, one per line, such as a day's traffic; with `budget`."
@@ -143,7 +143,6 @@ def extract(values: Values) -> Result:
 
 def _check_part(given: ExtractArguments) -> None:
     """Raise `ConfigError` for settings by which the wrong texts would get priors, or texts would be lost."""
-    check_range(given, "limit", "budget", at_least=1)
     _shard(given)
     if (given.budget is None) != (given.like is None):
         raise ConfigError(

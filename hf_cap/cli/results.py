@@ -35,6 +35,7 @@ from hf_cap.utils import (
     real_path,
     refuse_folder,
     required,
+    settings_class,
     versions,
     write_json,
 )
@@ -210,7 +211,7 @@ def prune(values: Values) -> Result:
     return Result({**facts, "output_dir": given.output_dir}, then=then)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class _AttackArguments:
     dataset: str = required(DATA)
     output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
@@ -219,7 +220,7 @@ class _AttackArguments:
         None, "Data that the keywords come from, with columns `text` and `label`. Default: `dataset`."
     )
     train_split: str = option("train", "Split that the keywords come from; the full one is best.")
-    limit: int | None = option(None, "Number of texts, for a trial. Default: all.")
+    limit: int | None = option(None, "Number of texts, for a trial. Default: all.", at_least=1)
 
 
 ATTACK = "--dataset data --output_dir runs/attacked --kind keyword_addition"
@@ -236,7 +237,6 @@ def attack(values: Values) -> Result:
     from hf_cap.lm.base import using_runtime
 
     given, settings = values.build(_AttackArguments), values.build(AttackSettings)
-    check_range(given, "limit", at_least=1)
     output, split, learned = Path(given.output_dir), given.split, given.train_split
     if real_path(output) in {real_path(given.dataset), real_path(given.train_dataset or "")}:
         raise ConfigError(

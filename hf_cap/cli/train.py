@@ -21,7 +21,7 @@ from hf_cap.priors.fusion import PriorFusion
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.training.options import AlignmentOptions, WeightingOptions
-from hf_cap.utils import atomic_path, check_range, option, read_json, refuse_loss, required
+from hf_cap.utils import atomic_path, option, read_json, refuse_loss, required, settings_class
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,17 +61,13 @@ class _TrainArguments:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LoraArguments:
     """Adapters that are trained instead of all weights."""
 
-    rank: int = option(0, "Rank of LoRA adapters; 0 trains all weights.")
-    alpha: int = option(16, "Scale of the LoRA adapters; their update is times alpha / rank.")
+    rank: int = option(0, "Rank of LoRA adapters; 0 trains all weights.", at_least=0)
+    alpha: int = option(16, "Scale of the LoRA adapters; their update is times alpha / rank.", at_least=1)
     targets: tuple[str, ...] = option((), "Layers that get adapters. Default: those peft knows.")
-
-    def __post_init__(self) -> None:
-        check_range(self, "rank", at_least=0)
-        check_range(self, "alpha", at_least=1)
 
 
 LORA, TABULAR = core.Group("lora", LoraArguments), (TableOptions, TabularModelOptions, LAATOptions)

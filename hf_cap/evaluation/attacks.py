@@ -26,7 +26,7 @@ from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Reply, Sampling
 from hf_cap.progress import progress
 from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
-from hf_cap.utils import check_choices, check_range, documented, generator, option, text_seed
+from hf_cap.utils import check_settings, generator, option, settings_class, text_seed
 from hf_cap.words import WORD_PATTERN, check_pattern, fold, word_strings
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ _REFUSALS = tuple(ENGLISH["refusals"])
 _ECHO = re.compile(rf"\b(?:{'|'.join(ENGLISH['echoes'])})\b", re.IGNORECASE)
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class AttackSettings:
     """Which attack, who writes it, and where its keywords come from."""
 
@@ -62,8 +61,8 @@ class AttackSettings:
         "method, prior the words with the highest sum of prior scores.",
     )
     prior_column: str = option(PRIOR, "Column of the prior, for keywords_from=prior.")
-    keywords: int = option(10, "Most keywords per class; at least 1.")
-    keyword_texts: int = option(2, "Training texts of its class that a keyword must occur in.")
+    keywords: int = option(10, "Most keywords per class; at least 1.", at_least=1)
+    keyword_texts: int = option(2, "Training texts of its class that a keyword must occur in.", at_least=1)
     keyword_half: Literal["both", "first", "second"] = option(
         "both",
         "Which keywords to use: both halves, or one of two that have no word in common: train on attacks "
@@ -85,14 +84,12 @@ class AttackSettings:
     constrained: bool = option(
         False, "Hold a local chat model to the checks while it writes (arXiv 2504.05410), for maker=chat."
     )
-    max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.")
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.")
+    max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.", at_least=1)
+    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.", check=check_pattern)
     seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_pattern(self.word_pattern)
-        check_range(self, "keywords", "keyword_texts", "max_new_tokens", at_least=1)
+        check_settings(self)
         LMSettings(model=self.model, base_url=self.base_url)  # checks them
         if self.unchanged == self.maker == "rules":
             raise ConfigError("unchanged='rules' is for maker='chat'; choose 'keep' or 'drop'.")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation import metrics
 from hf_cap.schema import PRIOR, TEXT, AttributionMethod, check_prior
-from hf_cap.utils import check_choices, check_range, documented, option
+from hf_cap.utils import check_settings, option, settings_class
 from hf_cap.words import check_pattern, check_units, word_strings
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from hf_cap.evaluation.classifier import Classifier
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class EvaluationSettings:
     """What `evaluate_classifier` measures, and how."""
 
@@ -32,34 +31,38 @@ class EvaluationSettings:
         "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are their mean.",
     )
     soft: bool = option(False, "Measure Soft-NC and Soft-NS too.")
-    soft_samples: int = option(metrics.SOFT_SAMPLES, "Random embedding masks per text; at least 1.")
+    soft_samples: int = option(
+        metrics.SOFT_SAMPLES, "Random embedding masks per text; at least 1.", at_least=1
+    )
     soft_distance: metrics.SoftDistance = option(
         "probability",
         "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
         "`hellinger` distance of the whole output (arXiv 2402.00794).",
     )
     concepts: int = option(
-        0, "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none."
+        0,
+        "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none.",
+        at_least=0,
     )
     prior_column: str = option(PRIOR, "Column of the prior; rows without one are left out.")
     attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")
-    attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.")
-    batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.")
+    attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.", at_least=1)
+    batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.", at_least=1)
     max_length: int | None = option(
-        None, "Most tokens of a text. Default: as stored with the model, else what the model takes."
+        None,
+        "Most tokens of a text. Default: as stored with the model, else what the model takes.",
+        at_least=1,
     )
     word_pattern: str | None = option(
-        None, "Regular expression of a word, that of the prior. Default: as stored with the model."
+        None,
+        "Regular expression of a word, that of the prior. Default: as stored with the model.",
+        check=check_pattern,
     )
     records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
     seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_pattern(self.word_pattern)
-        counts = ("soft_samples", "attribution_steps", "batch_size", "max_length")
-        check_range(self, *counts, at_least=1)
-        check_range(self, "concepts", at_least=0)
+        check_settings(self)
         if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
             raise ConfigError(f"`percentages` must be in (0, 100], got {self.percentages!r}.")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_cap.errors import ConfigError
-from hf_cap.utils import check_choices, check_range, documented, option
+from hf_cap.utils import check_range, check_settings, documented, option, settings_class
 
 TargetKind = Literal["classification", "regression"]
 Scaling = Literal["min_max", "standard", "none"]
@@ -13,8 +13,7 @@ Scaling = Literal["min_max", "standard", "none"]
 MISSING_VALUES = ("?", "NA", "NaN", "nan")
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class TableOptions:
     """How a table is read."""
 
@@ -28,24 +27,22 @@ class TableOptions:
     missing_values: tuple[str, ...] = option(
         MISSING_VALUES, "Cells of a csv file that mean a missing value, beside empty ones."
     )
-    max_levels: int = option(50, "Most levels that a categorical column may have.")
+    max_levels: int = option(50, "Most levels that a categorical column may have.", at_least=1)
     class_order: tuple[str, ...] = option(
         (), "The classes from low to high, where they are ordered: the model is one of cumulative logits."
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_settings(self)
         order = self.class_order
         if len(set(order)) < len(order) or (order and self.target_kind == "regression"):
             raise ConfigError(
                 f"`class_order` names each class of a classification once, got {list(order)!r} for "
                 f"target_kind={self.target_kind!r}."
             )
-        check_range(self, "max_levels", at_least=1)
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class TabularModelOptions:
     """The small model and its input."""
 
@@ -63,6 +60,8 @@ class TabularModelOptions:
         0.1,
         "With `class_order`: weight of the L1 norm of the differences between the weights of adjacent "
         "thresholds. The larger, the nearer to proportional odds; 0 leaves each its own weights.",
+        at_least=0,
+        below=math.inf,
     )
     scores: str | None = option(
         None,
@@ -71,10 +70,9 @@ class TabularModelOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_settings(self)
         if bad := [size for size in self.hidden_sizes if size < 1]:
             raise ConfigError(f"`hidden_sizes` must be at least 1, got {bad[0]!r}.")
-        check_range(self, "threshold_shrinkage", at_least=0, below=math.inf)
 
 
 @documented
@@ -104,8 +102,7 @@ class LAATOptions:
             raise ConfigError(f"`class_shares` must be at least 0 and add up to 1, got {list(shares)!r}.")
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ElicitOptions:
     """How the language model is asked for scores."""
 
@@ -122,14 +119,8 @@ class ElicitOptions:
         "For `expectation`: divide the probability of each integer by its geometric mean over all features, "
         "because a language model prefers some integers whatever the feature.",
     )
-    estimates: int = option(5, "For `chat`: answers that are averaged.")
-    attempts: int = option(3, "For `chat`: times that an answer without a score is asked again.")
-    temperature: float = option(1.0, "For `chat`: sampling temperature; above 0.")
-    max_new_tokens: int = option(512, "For `chat`: most tokens of an answer.")
+    estimates: int = option(5, "For `chat`: answers that are averaged.", at_least=1)
+    attempts: int = option(3, "For `chat`: times that an answer without a score is asked again.", at_least=0)
+    temperature: float = option(1.0, "For `chat`: sampling temperature; above 0.", above=0)
+    max_new_tokens: int = option(512, "For `chat`: most tokens of an answer.", at_least=1)
     seed: int = option(0, "For `chat`: seed of the sampling.")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_range(self, "estimates", "max_new_tokens", at_least=1)
-        check_range(self, "attempts", at_least=0)
-        check_range(self, "temperature", above=0)

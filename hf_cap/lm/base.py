@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from hf_cap.embedded import LANGUAGE_MODEL, cache_folder
 from hf_cap.errors import ConfigError, ExtractError, ModelError
-from hf_cap.utils import check_choices, check_range, documented, option
+from hf_cap.utils import check_settings, option, settings_class
 
 if TYPE_CHECKING:
     from hf_cap.lm.tokens import PromptTokenizer
@@ -281,8 +281,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RUNTIME_VARIABLE = "HF_CAP_LM_RUNTIME"
 
 
-@documented
-@dataclass(frozen=True)
+@settings_class
 class LMSettings:
     """Which language model answers. Frozen and hashable: equal settings give equal answers."""
 
@@ -304,7 +303,7 @@ class LMSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_settings(self)
         if not self.model:
             raise ConfigError("`model` is empty; give a Hub id, a folder or an embedded name.")
         if set("@?#") & set(self.base_url or ""):
@@ -331,34 +330,32 @@ def _is_address(url: str) -> bool:
         return False
 
 
-@documented
-@dataclass(frozen=True)
+@settings_class
 class LMRuntime:
     """How the language model is run. Changes time and memory, never an answer."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one.")
     token_budget: int | None = option(
-        None, "Tokens per forward pass, 768 on a CPU, 8192 on a GPU; halved when memory runs out."
+        None, "Tokens per forward pass, 768 on a CPU, 8192 on a GPU; halved when memory runs out.", above=0
     )
     prefix_memory: float = option(
-        2.0, "Gigabytes for caches of prompt prefixes; the least recently used goes first."
+        2.0, "Gigabytes for caches of prompt prefixes; the least recently used goes first.", above=0
     )
     store: str | None = option(
         "default",
         "File that keeps all answers, so that nothing is asked twice: default is scores.sqlite in "
         "hf_cap's cache folder, none switches it off.",
     )
-    max_concurrency: int = option(32, "Requests in flight at a time to a served model.")
-    max_retries: int = option(6, "Times that a request to a served model is tried again.")
-    timeout: float = option(300.0, "Seconds until a request to a served model counts as failed.")
+    max_concurrency: int = option(32, "Requests in flight at a time to a served model.", above=0)
+    max_retries: int = option(6, "Times that a request to a served model is tried again.", at_least=0)
+    timeout: float = option(300.0, "Seconds until a request to a served model counts as failed.", above=0)
     api_key_env: str = option(
         "OPENAI_API_KEY",
         "Environment variable that holds the key of a served model, or `Basic USER:PASSWORD`; may be unset.",
     )
 
     def __post_init__(self) -> None:
-        check_range(self, "token_budget", "prefix_memory", "max_concurrency", "timeout", above=0)
-        check_range(self, "max_retries", at_least=0)
+        check_settings(self)
         if not _VARIABLE.fullmatch(self.api_key_env):
             raise ConfigError(
                 "`api_key_env` is not the name of an environment variable; put the key or password into a "

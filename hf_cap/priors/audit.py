@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from operator import mul, sub
@@ -32,7 +31,7 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
-from hf_cap.utils import check_range, documented, option
+from hf_cap.utils import option, settings_class
 from hf_cap.words import WORD_PATTERN, check_pattern, count_words, fold, log_odds
 
 if TYPE_CHECKING:
@@ -52,21 +51,18 @@ KINDS = ("stop word", "number", "punctuation", "other")
 DEGENERATE = ("missing", "single_word", "constant", "one_word", "label_copied")
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class AuditSettings:
     """Settings of the audit of priors."""
 
-    top_k: int = option(3, "Highest words of a text that are compared between two sources.")
-    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.")
-    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.")
+    top_k: int = option(3, "Highest words of a text that are compared between two sources.", at_least=1)
+    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.", at_least=1)
+    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.", at_least=1)
     word_pattern: str | None = option(
-        None, "Regular expression of a word in the reference data; by default the one of the priors."
+        None,
+        "Regular expression of a word in the reference data; by default the one of the priors.",
+        check=check_pattern,
     )
-
-    def __post_init__(self) -> None:
-        check_pattern(self.word_pattern)
-        check_range(self, "top_k", "keywords", "pairs", at_least=1)
 
 
 def audit_dataset(

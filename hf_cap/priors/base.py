@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, WORDS, add_provenance, diagnostic_column, prior_column
-from hf_cap.utils import check_choices, choose, documented, fingerprint, load_object, option, versions
+from hf_cap.utils import choose, fingerprint, load_object, option, settings_class, versions
 from hf_cap.words import WORD_PATTERN, Span, check_pattern, split_words
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class SourceResult(NamedTuple):
     """More facts for the provenance, such as the model that was explained."""
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Source:
     """A prior source: a map function for `Dataset.map(batched=True)`.
 
@@ -64,14 +63,12 @@ class Source:
 
     name: ClassVar[str]  # the prior is the column `prior_<name>`
 
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word, the unit of a score.")
+    word_pattern: str = option(
+        WORD_PATTERN, "Regular expression of a word, the unit of a score.", check=check_pattern
+    )
     text_column: str = option(TEXT, "Column with the texts.")
     label_column: str = option(LABEL, "Column with the gold labels, as names or class indices.")
     labels: tuple[str, ...] = field(metadata=LEARNED)
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_pattern(self.word_pattern)
 
     @classmethod
     def from_dataset(cls, dataset: "Dataset", **options: Any) -> Self:

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from operator import mul
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -20,7 +20,7 @@ from hf_cap.priors.masks import Draw, Masks, WordFit, draw_masks, fit_words
 from hf_cap.priors.planned import Plan, plan_masks
 from hf_cap.priors.prompts import Prompt
 from hf_cap.schema import LABEL
-from hf_cap.utils import check_range, documented, option, subsample
+from hf_cap.utils import option, settings_class, subsample
 from hf_cap.words import keep_words
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ Masking = Literal["delete", "replace"]
 Design = Literal["iid", "balanced", "planned"]
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class CAPPrior(LanguageModelSource):
     """Adds the prior `cap`: `dataset.map(CAPPrior.from_dataset(dataset), batched=True)`.
 
@@ -54,7 +53,7 @@ class CAPPrior(LanguageModelSource):
     name: ClassVar[str] = "cap"
     wording: ClassVar[str] = "cap"
 
-    n: int = option(100, "Perturbations per text, at least 1; all of them where fewer exist.")
+    n: int = option(100, "Perturbations per text, at least 1; all of them where fewer exist.", at_least=1)
     design: Design = option(
         "iid",
         "Whether perturbations are independent, mask each word of a text equally often, or are planned: "
@@ -64,14 +63,15 @@ class CAPPrior(LanguageModelSource):
         None,
         "Standard error in nats, more than 0, from which on a text is asked about no further: root mean "
         "square of its `cap_std`. `n` stays the most perturbations. Default: always `n`.",
+        above=0,
     )
-    penalty: float = option(0.1, "Ridge penalty λ, more than 0.")
+    penalty: float = option(0.1, "Ridge penalty λ, more than 0.", above=0)
     score: Score = option(
         "log_prob", "Log-probability of the gold label, per token, or contrast with rival labels."
     )
-    rivals: int = option(5, "Rival labels that `contrast` compares with, at least 1.")
+    rivals: int = option(5, "Rival labels that `contrast` compares with, at least 1.", at_least=1)
     calibration_texts: int = option(
-        200, "Texts from which `contrast` learns how much the model favours each label; 0: none."
+        200, "Texts from which `contrast` learns how much the model favours each label; 0: none.", at_least=0
     )
     masking: Masking = option("delete", "Whether a masked word is deleted or replaced.")
     replacement: str = option("...", "What stands in for a masked word when masking is `replace`.")
@@ -79,9 +79,6 @@ class CAPPrior(LanguageModelSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "n", "rivals", at_least=1)
-        check_range(self, "calibration_texts", at_least=0)
-        check_range(self, "penalty", "target_std", above=0)
         if self.offsets and len(self.offsets) != len(self.labels):
             raise ConfigError(
                 f"{len(self.offsets)} offsets for {len(self.labels)} labels; call `calibrated`."

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from hf_cap.lm.base import Query, Scored
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, rank_of
 from hf_cap.priors.prompts import Prompt
-from hf_cap.utils import check_range, documented, option
+from hf_cap.utils import option, settings_class
 from hf_cap.words import Span, fold, share_scores, token_hosts, token_words
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def word_evidence(
     return pooled if evidence == "posterior" else pooled.log_softmax(0) + math.log(len(pooled))
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ChannelPrior(LanguageModelSource):
     """Adds the prior `channel`: `dataset.map(ChannelPrior.from_dataset(dataset), batched=True)`.
 
@@ -78,12 +77,8 @@ class ChannelPrior(LanguageModelSource):
         "What a word under the gold label is compared with: the labels weighted by what the words "
         "before it say, or all labels alike.",
     )
-    temperature: float = option(1.0, "Divides log-probabilities, more than 0; above 1 tempers.")
+    temperature: float = option(1.0, "Divides log-probabilities, more than 0; above 1 tempers.", above=0)
     keep_label_words: bool = option(False, "Also keep the word scores of every label.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "temperature", above=0)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
@@ -144,8 +139,7 @@ def _query(prompt: Prompt, text: str, label: str) -> Query:
     return Query(prompt.prefix, prompt.body(label), prompt.answer(text.strip()))
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LexiconPrior(LanguageModelSource):
     """Adds the prior `lexicon`: how far each word by itself speaks for the label.
 

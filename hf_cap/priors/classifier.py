@@ -10,7 +10,15 @@ import numpy as np
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError, import_extra
 from hf_cap.priors.base import Row, Source, SourceResult
-from hf_cap.utils import check_range, documented, folder_stamp, length_batches, option, required, text_seed
+from hf_cap.utils import (
+    check_settings,
+    folder_stamp,
+    length_batches,
+    option,
+    required,
+    settings_class,
+    text_seed,
+)
 from hf_cap.words import (
     NO_WORD,
     keep_words,
@@ -30,8 +38,7 @@ if TYPE_CHECKING:
     from hf_cap.classifiers import Encoded, TextClassifier
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ClassifierSource(Source):
     """A source that explains a classifier, best one trained on the same split without alignment.
 
@@ -45,7 +52,7 @@ class ClassifierSource(Source):
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_settings(self)
         object.__setattr__(self, "stamp", folder_stamp(resolve_model(self.classifier)))
 
     def open(self) -> "ReferenceClassifier":
@@ -100,8 +107,7 @@ def _open(
     return ReferenceClassifier(TextClassifier(model, tokenizer), outputs, identity)
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class IntegratedGradientsPrior(ClassifierSource):
     """Scores each word by its part of the gold logit, in logits.
 
@@ -113,11 +119,7 @@ class IntegratedGradientsPrior(ClassifierSource):
 
     name: ClassVar[str] = "integrated_gradients"
 
-    steps: int = option(50, "Points on the path from the baseline to the text, at least 1.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "steps", at_least=1)
+    steps: int = option(50, "Points on the path from the baseline to the text, at least 1.", at_least=1)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
@@ -180,8 +182,7 @@ def _text_batch(
     return TextBatch(inputs, gold.to(ids.device), words.to(ids.device))
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class OcclusionPrior(ClassifierSource):
     """Scores each word by the gold label's log-probability with the word minus that without it, in nats.
 
@@ -210,8 +211,7 @@ class OcclusionPrior(ClassifierSource):
 # --- The sources `lime` and `shap`, which explain a classifier by the packages of these names.
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LimePrior(ClassifierSource):
     """Scores each word by its weight in a linear model of the gold label's probability.
 
@@ -221,13 +221,9 @@ class LimePrior(ClassifierSource):
 
     name: ClassVar[str] = "lime"
 
-    samples: int = option(500, "Perturbed texts per text, at least 2; more for long documents.")
+    samples: int = option(500, "Perturbed texts per text, at least 2; more for long documents.", at_least=2)
     replacement: str = option("", "What replaces a word that is taken out; empty deletes it.")
     seed: int = option(0, "Determines, together with the text, which words are taken out.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "samples", at_least=2)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; without the package this is a `MissingExtra`."""
@@ -286,8 +282,7 @@ class _DeferredModel:
         return [float(weight) for _, weight in sorted(weights)], float(r2)
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ShapPrior(ClassifierSource):
     """Scores each word by its Owen value for the gold label's log-probability, in nats.
 
@@ -296,12 +291,8 @@ class ShapPrior(ClassifierSource):
 
     name: ClassVar[str] = "shap"
 
-    evaluations: int = option(500, "Most perturbed texts per text, at least 2 per word.")
+    evaluations: int = option(500, "Most perturbed texts per text, at least 2 per word.", at_least=2)
     replacement: str = option("", "What replaces a word that is taken out; empty deletes it.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "evaluations", at_least=2)
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows; without the package this is a `MissingExtra`."""

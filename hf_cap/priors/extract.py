@@ -28,14 +28,14 @@ from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import (
-    check_range,
+    check_settings,
     check_writable,
-    documented,
     file_name,
     fingerprint,
     generator,
     option,
     real_path,
+    settings_class,
 )
 from hf_cap.words import WORD_PATTERN, check_units, fold, word_strings
 
@@ -49,8 +49,7 @@ _SOON = 4
 _PART = 1000  # rows that are read at a time where they are only looked at
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ExtractionSettings:
     """How the stage `extract` goes through a data set. Changes no score."""
 
@@ -58,12 +57,14 @@ class ExtractionSettings:
         ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
     )
     batch_size: int = option(
-        32, "Texts that are scored together, at least 1; the first four go alone, for an estimate."
+        32,
+        "Texts that are scored together, at least 1; the first four go alone, for an estimate.",
+        at_least=1,
     )
     progress: bool = option(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        check_range(self, "batch_size", at_least=1)
+        check_settings(self)
         if not self.splits:
             raise ConfigError("`splits` is empty; name one or more.")
 

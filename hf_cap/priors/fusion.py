@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hf_cap.cues import Mark, load_marks, without_shortcuts
@@ -22,7 +22,7 @@ from hf_cap.schema import (
     prior_sources,
     read_provenance,
 )
-from hf_cap.utils import check_choices, documented, fingerprint, option
+from hf_cap.utils import check_settings, fingerprint, option, settings_class
 from hf_cap.words import is_punctuation, word_strings
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def fuse(
 # --- The priors of a data set.
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class PriorFusion:
     """How several priors become one: a map function that adds the column `prior`."""
 
@@ -147,7 +146,7 @@ class PriorFusion:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_settings(self)
         if self.shortcuts is not None:
             loaded = load_marks(self.shortcuts, self.labels)
             object.__setattr__(self, "marks", [*self.marks, *loaded])

@@ -3,13 +3,13 @@
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.priors.base import LEARNED, Batch, Row, Source, SourceResult
 from hf_cap.schema import PRIOR, PROVENANCE, TEXT, add_provenance
-from hf_cap.utils import choose, documented, option, text_seed
+from hf_cap.utils import choose, option, settings_class, text_seed
 from hf_cap.words import WordCounts, count_words, fold, log_odds, phi, tfidf
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ STATISTICS: Mapping[Statistic, Callable[[WordCounts, str], list[float]]] = {
 }
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class KeywordsPrior(Source):
     """Scores each word by its association with the gold label in the training data.
 
@@ -71,8 +70,7 @@ class KeywordsPrior(Source):
         )
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class WordLengthPrior(Source):
     """Scores each word by its length in characters, whatever the label: a control."""
 
@@ -83,8 +81,7 @@ class WordLengthPrior(Source):
         return SourceResult([[end - start for start, end in row.spans] for row in rows])
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class RationalePrior(Source):
     """Scores each word by how far people marked it: 1 for a whole word, 0 for an unmarked one.
 

@@ -24,7 +24,7 @@ from hf_cap.priors.prompts import (
     load_template,
 )
 from hf_cap.progress import progress
-from hf_cap.utils import check_range, documented, fingerprint, option, subsample
+from hf_cap.utils import check_settings, fingerprint, option, settings_class, subsample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,8 +135,7 @@ class PromptedModel:
         return fitting
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LanguageModelSource(Source):
     """A source that asks a language model about the rows.
 
@@ -169,6 +168,7 @@ class LanguageModelSource(Source):
         "Labelled training texts per label in the prompt, at least 0. What goes with a label by accident in "
         "them leaks into the scores. There are two disjoint sets, and no text is scored under a set that it "
         "is in.",
+        at_least=0,
     )
     sign: Sign = option("positive", "Keep evidence for the label only, all scores, or their size.")
     keep_label_scores: bool = option(
@@ -178,14 +178,14 @@ class LanguageModelSource(Source):
         50,
         "Most training texts of which the model is asked every label, to choose `chat` and to warn where it "
         "is at chance on the task; at least 0.",
+        at_least=0,
     )
     seed: int = option(0, "Determines the demonstrations and the perturbations of every text.")
     demonstration_sets: DemonstrationSets = field(default=NO_DEMONSTRATIONS, metadata=LEARNED)
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "demonstrations", "probe_texts", at_least=0)
+        check_settings(self)
         self.phrases()  # labels that cannot be written are found before any work
         object.__setattr__(self, "model", settings_or_model(self.model, current_runtime()))
         object.__setattr__(self, "stamp", self._stamp())

@@ -12,7 +12,7 @@ scores that are never put through a softmax and its inverse, which lose their la
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from hf_cap.lm.base import without_marks
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel
 from hf_cap.priors.prompts import Prompt
-from hf_cap.utils import check_range, documented, generator, option
+from hf_cap.utils import generator, option, settings_class
 from hf_cap.words import Span, fold, share_scores, token_hosts, token_words, with_words
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ _FIRST_STEPS = 3
 """Steps per word before the stop rule: fewer leave words that were always replaced together."""
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ReAGentPrior(LanguageModelSource):
     """Scores each word by what the label loses when it is replaced, compared with the text's other words.
 
@@ -51,19 +50,19 @@ class ReAGentPrior(LanguageModelSource):
     name: ClassVar[str] = "reagent"
     wording: ClassVar[str] = "cap"
 
-    probes: int = option(3, "Repetitions from the start, whose scores are averaged, at least 1.")
-    n: int = option(100, "Steps per probe, at least 2; the stop rule may end it earlier.")
-    replaced: float = option(0.3, "Share of the words that a step replaces, above 0 and below 1.")
-    kept: float = option(0.3, "Share of the words that must do for the stop rule, above 0.")
-    tolerance: float = option(0.1, "Nats per token that the label may lose by it, at least 0.")
+    probes: int = option(3, "Repetitions from the start, whose scores are averaged, at least 1.", at_least=1)
+    n: int = option(100, "Steps per probe, at least 2; the stop rule may end it earlier.", at_least=2)
+    replaced: float = option(
+        0.3, "Share of the words that a step replaces, above 0 and below 1.", above=0, below=1
+    )
+    kept: float = option(0.3, "Share of the words that must do for the stop rule, above 0.", above=0, below=1)
+    tolerance: float = option(
+        0.1, "Nats per token that the label may lose by it, at least 0.", at_least=0, below=math.inf
+    )
     pool: tuple[str, ...] = field(default=(), metadata=LEARNED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "probes", at_least=1)
-        check_range(self, "n", at_least=2)
-        check_range(self, "replaced", "kept", above=0, below=1)
-        check_range(self, "tolerance", at_least=0, below=math.inf)
         if self.keep_label_scores:
             raise ConfigError("keep_label_scores=True: 'reagent' asks about the gold label only. Use 'cap'.")
 
@@ -192,8 +191,7 @@ def _ask(opened: PromptedModel, asked: Sequence[tuple[Prompt, Row, Sequence[str]
 # input (Shrikumar et al., arXiv 1605.01713) of the gold label's log-probability, under `cap`'s prompt.
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LLMGradientPrior(LanguageModelSource):
     """Scores each word by the gradient of the gold label's log-probability times its embeddings.
 

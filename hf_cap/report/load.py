@@ -13,7 +13,7 @@ from typing import Any
 from hf_cap.cues import Cue, Mark, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
-from hf_cap.utils import check_range, documented, option, read_json
+from hf_cap.utils import option, read_json, settings_class
 
 AUDIT_FILE, SHORTCUTS_FILE = "audit.json", "shortcuts.json"
 _RECORD_COLUMNS = (TEXT, LABEL, "prediction", "probabilities", WORDS, "attributions")
@@ -67,8 +67,7 @@ Facts = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]  # column name to value, for each text
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ReportSettings:
     """What goes into a report, and how much of it."""
 
@@ -77,15 +76,11 @@ class ReportSettings:
         None, "Evaluation whose errors, calibration and texts are shown; `test` by default, else the first."
     )
     examples: int = option(
-        1000, "Number of texts in the example browser, evenly spread over the data; at least 0."
+        1000, "Number of texts in the example browser, evenly spread over the data; at least 0.", at_least=0
     )
     megabytes: float = option(
-        4.0, "Room for the texts and their scores; fewer texts are shown where they need more."
+        4.0, "Room for the texts and their scores; fewer texts are shown where they need more.", above=0
     )
-
-    def __post_init__(self) -> None:
-        check_range(self, "examples", at_least=0)
-        check_range(self, "megabytes", above=0)
 
 
 @dataclass(frozen=True)
