@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from hf_cap.classifiers import evaluation_mode, longest_input
+from hf_cap.classifiers import evaluation_mode, first_token_only, longest_input
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.progress import progress
 from hf_cap.schema import AttributionMethod
@@ -296,6 +296,7 @@ def attribute_words(
     word_pattern: str = WORD_PATTERN,
     max_length: int | None = None,
     seed: int = 0,
+    on_batch: Callable[[list[int], TextBatch], object] = lambda rows, batch: None,
 ) -> list[list[float]]:
     """Attribution scores of the words of some texts, without a graph; a token's words share its score.
 
@@ -306,6 +307,7 @@ def attribute_words(
             captum's `LayerIntegratedGradients` of the word embeddings, summed over each word.
         batch_size: Path points (texts · steps) in one pass.
         word_pattern, max_length: Of a word and, in tokens, of a text; words cut off score 0.
+        on_batch: Called with the places of some texts and their tokens.
 
     Returns:
         One list per text, one score per word, in logits; positive speaks for the target.
@@ -330,6 +332,7 @@ def attribute_words(
             points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
             scores = _word_scores(model, batch, points, hosts, batch_size)
             found |= dict(zip(rows, scores, strict=True))
+            on_batch(rows, batch)
             work.update(len(rows))
     return [found[row] for row in range(len(texts))]
 
@@ -337,7 +340,7 @@ def attribute_words(
 def _word_scores(
     model: nn.Module, batch: TextBatch, points: Points, hosts: Sequence[Sequence[int]], rows: int
 ) -> Iterator[list[float]]:
-    with evaluation_mode(model), torch.enable_grad():
+    with evaluation_mode(model), first_token_only(model), torch.enable_grad():
         scores, _ = path_scores(model, batch, points, rows=rows)
     pooled = pool_words(scores, batch.words, max(map(len, hosts))).tolist()
     for one, words in zip(pooled, hosts, strict=True):

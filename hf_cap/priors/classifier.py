@@ -10,32 +10,15 @@ import numpy as np
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ModelError, import_extra
 from hf_cap.priors.base import Row, Source, SourceResult
-from hf_cap.utils import (
-    check_settings,
-    folder_stamp,
-    length_batches,
-    option,
-    required,
-    settings_class,
-    text_seed,
-)
-from hf_cap.words import (
-    NO_WORD,
-    keep_words,
-    share_scores,
-    token_hosts,
-    token_words,
-    without_words,
-    word_strings,
-)
+from hf_cap.utils import check_settings, folder_stamp, option, required, settings_class, text_seed
+from hf_cap.words import keep_words, without_words, word_strings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from hf_cap.attribution import TextBatch
-    from hf_cap.classifiers import Encoded, TextClassifier
+    from hf_cap.classifiers import TextClassifier
 
 
 @settings_class
@@ -123,63 +106,35 @@ class IntegratedGradientsPrior(ClassifierSource):
 
     def score_words(self, rows: Sequence[Row]) -> SourceResult:
         """Score the words of some rows."""
-        opened = self.open()
-        classifier = opened.text_classifier
-        encoded = classifier.encode([row.text for row in rows], return_offsets_mapping=True)
-        offsets: list[Any] = [one.pop("offset_mapping") for one in encoded]
-        spans = [row.spans for row in rows]
-        owners = list(map(token_words, offsets, spans, [row.text for row in rows]))
-        hosts = list(map(token_hosts, offsets, owners, spans))
-        scores: list[list[float]] = [[]] * len(rows)
-        gaps = [0.0] * len(rows)
-        lengths = [len(one["input_ids"]) * self.steps for one in encoded]
-        for batch in length_batches(lengths, classifier.tokens_per_pass):
-            some = [(rows[index], encoded[index], owners[index]) for index in batch]
-            widest = max(len(spans[index]) for index in batch)
-            pooled, some_gaps = self._integrate(classifier, _text_batch(opened, some), widest)
-            for index, row_scores, gap in zip(batch, pooled, some_gaps, strict=True):
-                scores[index] = share_scores(row_scores[: len(spans[index])], hosts[index])
-                gaps[index] = gap
-        return SourceResult(scores, {"gap": gaps}, {"identity": opened.identity})
-
-    def _integrate(
-        self, classifier: "TextClassifier", batch: "TextBatch", words: int
-    ) -> tuple[list[list[float]], list[float]]:
-        """Scores of so many words of each text, and what the tokens' scores fail to add up to."""
         import torch
 
-        from hf_cap.attribution import path_points, path_scores, pool_words, score_points
-        from hf_cap.classifiers import first_token_only
+        from hf_cap.attribution import TextBatch, attribute_words, score_points
 
-        model, method = classifier.model, "integrated_gradients"
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        points = path_points(method, ids, mask, steps=self.steps, rule="gauss_legendre")
-        passes = classifier.tokens_per_pass // ids.shape[1]
-        with first_token_only(model):
-            with torch.enable_grad():
-                tokens, _ = path_scores(model, batch, points, rows=passes)
+        opened = self.open()
+        classifier, texts = opened.text_classifier, [row.text for row in rows]
+        risen: dict[int, float] = {}
+
+        def measure(places: list[int], batch: TextBatch) -> None:
+            """By how much the logits of some texts are higher than those of their baselines."""
+            ends = torch.tensor([[0.0], [1.0]], device=batch.labels.device).expand(-1, len(places))
             with torch.no_grad():
-                ends = torch.tensor([[0.0], [1.0]], device=ids.device).expand(-1, len(ids))
-                baseline, text = score_points(model, batch, ends)[0]
-        gaps = tokens.sum(1) - (text - baseline)
-        return pool_words(tokens, batch.words, words).tolist(), gaps.tolist()
+                baseline, text = score_points(classifier.model, batch, ends)[0]
+            risen.update(zip(places, (text - baseline).tolist(), strict=True))
 
-
-def _text_batch(
-    classifier: ReferenceClassifier, some: Sequence[tuple[Row, "Encoded", list[int]]]
-) -> "TextBatch":
-    """Some rows, their tokens, padded, and the word of each token."""
-    import torch
-
-    from hf_cap.attribution import TextBatch
-
-    inputs = classifier.text_classifier.pad([encoded for _, encoded, _ in some])
-    ids = inputs["input_ids"]
-    words = torch.full(ids.shape, NO_WORD)
-    for number, (_, _, owners) in enumerate(some):
-        words[number, : len(owners)] = torch.tensor(owners)
-    gold = torch.tensor([classifier.outputs[row.label] for row, _, _ in some])
-    return TextBatch(inputs, gold.to(ids.device), words.to(ids.device))
+        longest = max(len(one["input_ids"]) for one in classifier.encode(texts))
+        scores = attribute_words(
+            classifier.model,
+            classifier.tokenizer,
+            texts,
+            [opened.outputs[row.label] for row in rows],
+            steps=self.steps,
+            batch_size=max(1, classifier.tokens_per_pass // longest),
+            word_pattern=self.word_pattern,
+            max_length=classifier.max_length,
+            on_batch=measure,
+        )
+        gaps = [sum(of_text) - risen[place] for place, of_text in enumerate(scores)]
+        return SourceResult(scores, {"gap": gaps}, {"identity": opened.identity})
 
 
 @settings_class
