@@ -8,18 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_cap.cli.core import (
-    DATA,
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    beside,
-    command_line,
-    converted,
-    next_command,
-)
+from hf_cap.cli import core
 from hf_cap.cues import ShortcutSettings, load_marks
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
@@ -50,7 +39,7 @@ EXPLAINED = ("classifier", "revision", "trust_remote_code")
 class ExtractArguments:
     """What is read and written, and by which sources."""
 
-    dataset: str = required(f"{DATA} Priors that it has are kept.")
+    dataset: str = required(f"{core.DATA} Priors that it has are kept.")
     output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
     sources: tuple[str, ...] = option(
         ("cap",), f"Prior sources: {', '.join(SOURCES)}, or your own as `module:Class`."
@@ -84,24 +73,24 @@ class ExtractArguments:
     )
 
 
-def source_groups(*without: type) -> list[Group]:
+def source_groups(*without: type) -> list[core.Group]:
     """One group of settings per source, but for the subclasses of `without`."""
     classes = [source_class(name) for name in SOURCES]
     offered = [cls for cls in classes if not issubclass(cls, without)]
-    groups = [Group(cls.name, cls, without=(*SHARED, *EXPLAINED)) for cls in offered]
+    groups = [core.Group(cls.name, cls, without=(*SHARED, *EXPLAINED)) for cls in offered]
     return [group for group in groups if group.settings]
 
 
 LM_GROUPS = [
-    Group("prompt", LanguageModelSource, only=PROMPT),
-    Group("lm", LMSettings, LMRuntime, without=("model",)),
+    core.Group("prompt", LanguageModelSource, only=PROMPT),
+    core.Group("lm", LMSettings, LMRuntime, without=("model",)),
 ]
 GROUPS = [*LM_GROUPS, *source_groups()]
 EXTRACT = "--dataset data --output_dir runs/priors --sources cap lime --cap.n 50"
 
 
-@partial(Command, EXTRACT, [ExtractArguments, Columns, ExtractionSettings, *GROUPS])
-def extract(values: Values) -> Result:
+@partial(core.Command, EXTRACT, [ExtractArguments, core.Columns, ExtractionSettings, *GROUPS])
+def extract(values: core.Values) -> core.Result:
     """Add prior columns to a labelled data set.
 
     `accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
@@ -123,22 +112,22 @@ def extract(values: Values) -> Result:
     explained = (given.classifier, given.classifier_revision, given.classifier_trust_remote_code)
     groups["classifier"] = dict(zip(EXPLAINED, explained, strict=True))
     own = {key: cls for name in given.sources for cls in [source_class(name)] for key in (name, cls.name)}
-    kinds = {f"{k}.{n}": leaf[0] for k, cls in own.items() for n, leaf in Group(k, cls).settings.items()}
+    kinds = {f"{k}.{n}": leaf[0] for k, cls in own.items() for n, leaf in core.Group(k, cls).settings.items()}
     for name, value in given.options.items():
         source, _, setting = name.rpartition(".")
         label, kind = f"`--options {name}`", kinds.get(name, Any)
-        groups.setdefault(source, {})[setting] = converted(label, parse_yaml(value, label), kind)
+        groups.setdefault(source, {})[setting] = core.converted(label, parse_yaml(value, label), kind)
     named: dict[str, Any] = {"model": given.model, "word_pattern": given.word_pattern}
     with using_runtime(values.build(LMRuntime, "lm")):
         # making a source may already ask the language model: `contrast` calibrates
         sources = make_sources(given.sources, found[learn_from], groups, **named)
-        facts = {"command": command_line(), "dataset": given.dataset}
+        facts = {"command": core.command_line(), "dataset": given.dataset}
         summary = extract_priors(chosen, sources, given.output_dir, settings, **facts)
     output = given.output_dir
     then = train_next(output)
     if len(given.sources) > 1:
-        then = next_command("fuse", dataset=output, output_dir=beside(output, "prior"))
-    return Result({"output_dir": output}, f"{summary}\nWrote the priors to {output}", then)
+        then = core.next_command("fuse", dataset=output, output_dir=core.beside(output, "prior"))
+    return core.Result({"output_dir": output}, f"{summary}\nWrote the priors to {output}", then)
 
 
 def _check_part(given: ExtractArguments) -> None:
@@ -202,8 +191,8 @@ def _chosen(data: "Dataset", split: str, given: ExtractArguments) -> "Dataset":
 
 def train_next(dataset: str, **settings: Any) -> str:
     """The command that trains on a folder with priors."""
-    place = {"dataset": dataset, "output_dir": beside(dataset, "model")}
-    return next_command("train", **place, model=ENCODER, **settings)
+    place = {"dataset": dataset, "output_dir": core.beside(dataset, "model")}
+    return core.next_command("train", **place, model=ENCODER, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +201,8 @@ class _FuseArguments:
     output_dir: str = required("Folder to write, one parquet file per split; may be the same.")
 
 
-@partial(Command, "--dataset runs/priors --output_dir runs/prior", [_FuseArguments, PriorFusion])
-def fuse(values: Values) -> Result:
+@partial(core.Command, "--dataset runs/priors --output_dir runs/prior", [_FuseArguments, PriorFusion])
+def fuse(values: core.Values) -> core.Result:
     """Add the column `prior`, one prior from several, to every split."""
     from hf_cap.data import check_output, load_splits, save_splits
 
@@ -226,7 +215,7 @@ def fuse(values: Values) -> Result:
     output = given.output_dir
     marked = {"alignment_weight": "0", "word_dropout": 0.9, "shortcuts": how.shortcuts}
     then = train_next(output, **(marked if how.shortcuts else {}))
-    return Result({"output_dir": output}, f"Wrote the prior to {output}", then)
+    return core.Result({"output_dir": output}, f"Wrote the prior to {output}", then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +236,10 @@ class _AuditArguments:
     )
 
 
-@partial(Command, "--dataset runs/prior --reference data", [_AuditArguments, Columns, AuditSettings])
-def audit(values: Values) -> Result:
+@partial(
+    core.Command, "--dataset runs/prior --reference data", [_AuditArguments, core.Columns, AuditSettings]
+)
+def audit(values: core.Values) -> core.Result:
     """Inspect the priors of a data set, and how well each source agrees with a reference."""
     from hf_cap.data import label_names, load_splits
     from hf_cap.priors.audit import audit_dataset
@@ -287,7 +278,7 @@ def audit(values: Values) -> Result:
                 "equal scores have %.0f %%. Fuse it with `--shortcuts %s`.", source,
                 100 * leak[source]["share"], 100 * leak[source]["uniform"], given.shortcuts,
             )  # fmt: skip
-    return Result(facts, "\n".join(lines), train_next(given.dataset))
+    return core.Result(facts, "\n".join(lines), train_next(given.dataset))
 
 
 def _shown(heading: str, table: Mapping[str, Sequence[float | None]]) -> list[str]:
@@ -301,7 +292,7 @@ def _shown(heading: str, table: Mapping[str, Sequence[float | None]]) -> list[st
 
 @dataclass(frozen=True, kw_only=True)
 class _ShortcutArguments:
-    dataset: str = required(DATA)
+    dataset: str = required(core.DATA)
     output_dir: str = required(
         "Folder for `shortcuts.json` and for `shortcuts.yaml`, which you edit; decisions in it are kept."
     )
@@ -316,8 +307,8 @@ class _ShortcutArguments:
 SHORTCUTS = "--dataset data --output_dir runs/shortcuts"
 
 
-@partial(Command, SHORTCUTS, [_ShortcutArguments, Columns, ShortcutSettings, *LM_GROUPS])
-def shortcuts(values: Values) -> Result:
+@partial(core.Command, SHORTCUTS, [_ShortcutArguments, core.Columns, ShortcutSettings, *LM_GROUPS])
+def shortcuts(values: core.Values) -> core.Result:
     """Find words and other cues that go with a label in the texts though its meaning does not.
 
     Edit `shortcuts.yaml`, then: `hf-cap fuse --shortcuts runs/shortcuts/shortcuts.yaml ...` and
@@ -344,11 +335,11 @@ def shortcuts(values: Values) -> Result:
         found = find_shortcuts(data, judges, classifier=classifier, settings=values.build(ShortcutSettings))
     facts = write_shortcuts(found, file, dataset=given.dataset)
     if not found:
-        return Result(facts, f"No shortcuts were found; {file} is empty.")
+        return core.Result(facts, f"No shortcuts were found; {file} is empty.")
     text = f"{_listed(found)}\n\nWrote {file}: mark what is no shortcut as `fine` in it."
-    marked = beside(given.output_dir, "marked")
-    then = next_command("fuse", dataset=given.dataset, output_dir=marked, shortcuts=file)
-    return Result(facts, text, then)
+    marked = core.beside(given.output_dir, "marked")
+    then = core.next_command("fuse", dataset=given.dataset, output_dir=marked, shortcuts=file)
+    return core.Result(facts, text, then)
 
 
 def _listed(found: "list[Shortcut]") -> str:

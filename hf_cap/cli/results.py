@@ -7,17 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from hf_cap.cli.core import (
-    DATA,
-    Columns,
-    Command,
-    Group,
-    Result,
-    Values,
-    command_line,
-    free_folder,
-    next_command,
-)
+from hf_cap.cli import core
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import AttackSettings
@@ -50,7 +40,7 @@ PACKAGES = (
 @dataclass(frozen=True, kw_only=True)
 class _EvaluateArguments:
     model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
-    dataset: str = required(DATA)
+    dataset: str = required(core.DATA)
     split: str = option("test", "Split to measure on.")
     name: str | None = option(None, "Name of the result. Default: that of the split.")
     output_dir: str | None = option(
@@ -65,8 +55,8 @@ class _EvaluateArguments:
 EVALUATE = "--model runs/model --dataset data --split test"
 
 
-@partial(Command, EVALUATE, [_EvaluateArguments, Columns, EvaluationSettings])
-def evaluate(values: Values) -> Result:
+@partial(core.Command, EVALUATE, [_EvaluateArguments, core.Columns, EvaluationSettings])
+def evaluate(values: core.Values) -> core.Result:
     """Measure a classifier of texts or of a table on a labelled split."""
     from hf_cap.cards import EVALUATIONS
     from hf_cap.classifiers import load_model, load_tokenizer
@@ -90,22 +80,22 @@ def evaluate(values: Values) -> Result:
         model = load_model(name, revision=revision, trust_remote_code=code)
         tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=code)
         found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
-    then = next_command("report", name) if folder == Path(name) / EVALUATIONS else ""
-    return Result(write_evaluation(found, folder, result), then=then)
+    then = core.next_command("report", name) if folder == Path(name) / EVALUATIONS else ""
+    return core.Result(write_evaluation(found, folder, result), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CalibrateArguments:
     model: str = required("Folder written by `hf-cap train`; its configuration gets the result.")
-    dataset: str = required(DATA)
+    dataset: str = required(core.DATA)
     split: str = option("valid", "Split to fit on; the model must not be trained on it.")
     coverage: float = option(
         0.9, "Probability, in (0, 1), that the label set of a new text holds the right label."
     )
 
 
-@partial(Command, "--model runs/model --dataset data --split valid", [_CalibrateArguments, Columns])
-def calibrate(values: Values) -> Result:
+@partial(core.Command, "--model runs/model --dataset data --split valid", [_CalibrateArguments, core.Columns])
+def calibrate(values: core.Values) -> core.Result:
     """Fit the temperature and label sets of a classifier of texts on a held-out split.
 
     They travel with the model: `evaluate` and the pipeline of hf_cap use them.
@@ -120,8 +110,8 @@ def calibrate(values: Values) -> Result:
     calibration.check_model_folder(Path(given.model))
     data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
     found = calibration.calibrate(given.model, None, data, given.coverage)
-    then = next_command("evaluate", model=given.model, dataset=given.dataset)
-    return Result(asdict(found), then=then)
+    then = core.next_command("evaluate", model=given.model, dataset=given.dataset)
+    return core.Result(asdict(found), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +132,8 @@ class _ExportArguments:
     )
 
 
-@partial(Command, "--model runs/model --output_dir runs/onnx", [_ExportArguments])
-def export(values: Values) -> Result:
+@partial(core.Command, "--model runs/model --output_dir runs/onnx", [_ExportArguments])
+def export(values: core.Values) -> core.Result:
     """Write a classifier of texts as ONNX, or as a delta; of ONNX adapters are merged into it."""
     from hf_cap.classifiers import load_model, load_tokenizer
     from hf_cap.export import check_export, export_onnx, restore, save_delta
@@ -159,18 +149,18 @@ def export(values: Values) -> Result:
         parts = load_model(given.model), load_tokenizer(given.model)
         file = export_onnx(*parts, given.output_dir, int8=given.format == "int8")
     size = file.stat().st_size / 1e6
-    whole = free_folder(f"{given.output_dir}-whole")
+    whole = core.free_folder(f"{given.output_dir}-whole")
     back = {"model": given.output_dir, "format": "whole", "output_dir": whole}
-    then = {"whole": "", "delta": next_command("export", **back)}
+    then = {"whole": "", "delta": core.next_command("export", **back)}
     loads = f"load it by onnxruntime.InferenceSession({str(file)!r})"
     told = f"Wrote {file}: {size:.1f} MB"
-    return Result({"output": str(file), "mb": size}, told, then.get(given.format, loads))
+    return core.Result({"output": str(file), "mb": size}, told, then.get(given.format, loads))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PruneArguments:
     model: str = required("Folder written by `hf-cap train`, or Hub id: of the BERT family.")
-    dataset: str = required(f"{DATA} With priors if `alignment` is above 0.")
+    dataset: str = required(f"{core.DATA} With priors if `alignment` is above 0.")
     output_dir: str = required("Folder for the smaller model.")
     split: str = option("train", "Split to measure the importance on.")
     general: str | None = option(
@@ -183,8 +173,8 @@ class _PruneArguments:
 PRUNE = "--model runs/model --dataset data --output_dir runs/pruned --units 0.5"
 
 
-@partial(Command, PRUNE, [_PruneArguments, Columns, PruneOptions])
-def prune(values: Values) -> Result:
+@partial(core.Command, PRUNE, [_PruneArguments, core.Columns, PruneOptions])
+def prune(values: core.Values) -> core.Result:
     """Take the attention heads and feed-forward units that matter least out of a classifier.
 
     Train the result for a few epochs to recover.
@@ -206,14 +196,14 @@ def prune(values: Values) -> Result:
         tokenizer.save_pretrained(folder)
     facts = {"weights_before": before, "weights": model.num_parameters()}
     place = {"model": given.output_dir, "dataset": given.dataset}
-    recovered = free_folder(f"{given.output_dir}-recovered")
-    then = next_command("train", **place, output_dir=recovered)
-    return Result({**facts, "output_dir": given.output_dir}, then=then)
+    recovered = core.free_folder(f"{given.output_dir}-recovered")
+    then = core.next_command("train", **place, output_dir=recovered)
+    return core.Result({**facts, "output_dir": given.output_dir}, then=then)
 
 
 @settings_class
 class _AttackArguments:
-    dataset: str = required(DATA)
+    dataset: str = required(core.DATA)
     output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
     split: str = option("test", "Split to attack.")
     train_dataset: str | None = option(
@@ -226,8 +216,8 @@ class _AttackArguments:
 ATTACK = "--dataset data --output_dir runs/attacked --kind keyword_addition"
 
 
-@partial(Command, ATTACK, [_AttackArguments, Columns, AttackSettings, Group("lm", LMRuntime)])
-def attack(values: Values) -> Result:
+@partial(core.Command, ATTACK, [_AttackArguments, core.Columns, AttackSettings, core.Group("lm", LMRuntime)])
+def attack(values: core.Values) -> core.Result:
     """Make an adversarial test set, the original text beside the attacked one.
 
     Replies of a chat model are stored as they come, so a run that was stopped asks nothing twice.
@@ -257,10 +247,10 @@ def attack(values: Values) -> Result:
     facts = {"kind": "attack", "settings": asdict(settings), "summary": summary}
     facts |= {"places": {**asdict(given), **values.columns()}, "versions": versions()}
     keywords = dict(zip(prepared.labels, prepared.keywords, strict=True))
-    write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": command_line()})
+    write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": core.command_line()})
     text = f"{describe(summary)}\nWrote the attacked split {split!r} to {output}"
     place = {"dataset": output, "split": split, "name": settings.kind}
-    return Result(summary, text, next_command("evaluate", model="MODEL", **place))
+    return core.Result(summary, text, core.next_command("evaluate", model="MODEL", **place))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,8 +270,8 @@ class _JudgeArguments:
 JUDGE = "--model runs/model --dataset runs/attacked --verdicts runs/verdicts.csv"
 
 
-@partial(Command, JUDGE, [_JudgeArguments, Group("lm", LMRuntime)])
-def judge(values: Values) -> Result:
+@partial(core.Command, JUDGE, [_JudgeArguments, core.Group("lm", LMRuntime)])
+def judge(values: core.Values) -> core.Result:
     """Measure robust accuracy on those attacked texts that still carry their label.
 
     The first run writes a file for a person to fill in: 1 where the text still carries its label, else 0.
@@ -308,7 +298,7 @@ def judge(values: Values) -> Result:
             f"write 1 or 0 into the column `valid` of {given.verdicts}, from the top, for {judging.FEWEST} "
             "texts at least, and run the same command again"
         )
-        return Result({"output": given.verdicts, "texts": count}, then=todo)
+        return core.Result({"output": given.verdicts, "texts": count}, then=todo)
     verdicts = judging.read_sheet(given.verdicts, texts, labels)
     named = LMSettings(model=given.judge, base_url=given.base_url)
     with using_runtime(values.build(LMRuntime, "lm")):
@@ -322,7 +312,7 @@ def judge(values: Values) -> Result:
     parts = {"texts that carry their label": found.valid, "accuracy on these": found.accuracy}
     shown = [f"{what}: {p.mean:.3f} ({p.low:.3f} to {p.high:.3f})" for what, p in parts.items()]
     head = f"{len(texts)} attacked texts, {found.verdicts} of them judged by a person"
-    return Result(facts, "\n".join([head, *shown, f"accuracy on all: {right.mean():.3f}"]))
+    return core.Result(facts, "\n".join([head, *shown, f"accuracy on all: {right.mean():.3f}"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,8 +335,8 @@ class _ReportArguments:
 REPORT = "runs/a runs/b --output report.html"
 
 
-@partial(Command, REPORT, [_ReportArguments, ReportSettings], positional="runs")
-def report(values: Values) -> Result:
+@partial(core.Command, REPORT, [_ReportArguments, ReportSettings], positional="runs")
+def report(values: core.Values) -> core.Result:
     """Write one HTML page on training runs."""
     from hf_cap.report.page import write_report
 
@@ -356,7 +346,7 @@ def report(values: Values) -> Result:
     check_writable(Path(output).parent)
     write_report(runs, output, baselines=baselines, **given)
     shown = f"open {Path(output).absolute()} in a browser"
-    return Result({"output": output}, f"Wrote the report to {output}", shown)
+    return core.Result({"output": output}, f"Wrote the report to {output}", shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,8 +364,8 @@ class _PushArguments:
 PUSH = "model --folder runs/model --repo_id me/model"
 
 
-@partial(Command, PUSH, [_PushArguments, PushOptions], positional="what")
-def push(values: Values) -> Result:
+@partial(core.Command, PUSH, [_PushArguments, PushOptions], positional="what")
+def push(values: core.Values) -> core.Result:
     """Write and list the files of a model, priors, scores, a metric or a Space; --push uploads them."""
     from hf_cap import hub
     from hf_cap.laat.elicitation import load_scores, write_scores
@@ -402,12 +392,12 @@ def push(values: Values) -> Result:
         folder = hub.push_model(source, options, facts=facts)
     else:
         folder = hub.push_model(source, options)
-    then = "" if options.push else f"{command_line()} --push"
-    return Result({"folder": str(folder), "repo_id": options.repo_id}, "", then)
+    then = "" if options.push else f"{core.command_line()} --push"
+    return core.Result({"folder": str(folder), "repo_id": options.repo_id}, "", then)
 
 
-@partial(Command, "--json", [])
-def env(values: Values) -> Result:
+@partial(core.Command, "--json", [])
+def env(values: core.Values) -> core.Result:
     """Print versions and devices, for a bug report: no path, token or host name."""
     import torch
 
@@ -415,4 +405,4 @@ def env(values: Values) -> Result:
     facts |= {name: version or "not installed" for name, version in versions(PACKAGES).items()}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["devices"] = ", ".join(gpus) or f"cpu ({torch.get_num_threads()} threads)"
-    return Result(facts)
+    return core.Result(facts)
