@@ -238,17 +238,7 @@ def _draw(part: str, **values: Any) -> str:
 # --- The page.
 
 _DECISION = ("kind", "value", "label", "decision")
-_CLICKS = """
-element.addEventListener('click', (event) => {
-  const word = event.target.closest('[data-word]'), text = event.target.closest('[data-example]');
-  if (word) trigger('click', {word: +word.dataset.word});
-  if (text) trigger('select', {example: text.dataset.example});
-});
-element.addEventListener('change', (event) => {
-  const row = event.target.closest('[data-kind]');
-  if (row) trigger('apply', {...row.dataset, decision: event.target.value});
-});
-"""
+_CLICKS = (PAGE / "app.js").read_text("utf-8")
 _NO_TEXT = '<p class="audit soft">Type a text, or pick one.</p>'
 _NO_MARKS = (
     '<p class="audit soft">There is no list of shortcuts. <code>hf-cap shortcuts</code> writes one; give it '
@@ -419,24 +409,6 @@ def serve(
 # --- The app as a Space of the Hub.
 
 
-_APP = '''"""Shows a classifier in the audit app of hf_cap."""
-
-from pathlib import Path
-from typing import Any
-
-from hf_cap.app import serve
-
-HERE = Path(__file__).parent
-serve({model}, baseline={baseline}, host=None)
-'''
-_ABOUT = """
-# {name}
-
-Type a text, leave words out, and see what the classifier makes of it and which words speak for its label.
-Made with [hf_cap](https://arxiv.org/abs/2512.14719) by `hf-cap push space`.
-"""
-
-
 def push_space(model: str, options: PushOptions, *, token: str | None = None) -> Path:
     """Stage a Space with the audit app of a model and, if `options.push` is set, upload it.
 
@@ -462,10 +434,10 @@ def push_space(model: str, options: PushOptions, *, token: str | None = None) ->
         metadata = {name: value for name, value in facts.items() if value}
         metadata |= {"tags": list(TAGS)} | ({} if is_local else {"models": [model]})
         front = yaml.safe_dump(metadata, sort_keys=False)
-        card = f"---\n{front}---\n{_ABOUT.format(name=facts['title'])}"
+        about, code = ((PAGE / f"space.{kind}.in").read_text("utf-8") for kind in ("md", "py"))
+        card = f"---\n{front}---\n{about.format(name=facts['title'])}"
         (target / CARD).write_text(card, encoding="utf-8")
-        code = _APP.format(model=shown, baseline=baseline)
-        (target / "app.py").write_text(code, encoding="utf-8")
+        (target / "app.py").write_text(code.format(model=shown, baseline=baseline), encoding="utf-8")
         (target / "requirements.txt").write_text("hf-cap[app]\n", encoding="utf-8")
 
     place = folder / "space" if is_local else Path(f"{folder.name}-space").absolute()
