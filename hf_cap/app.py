@@ -29,7 +29,7 @@ from hf_cap.pipelines import ExplainedTextClassification
 from hf_cap.report.load import found_shortcuts, load_priors, read_rows
 from hf_cap.report.page import PAGE, TEMPLATES
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, AttributionSettings, prior_column, prior_sources
-from hf_cap.utils import read_json, subsample, versions
+from hf_cap.utils import Place, read_json, subsample, versions
 from hf_cap.words import WORD_PATTERN, split_words, without_words
 from hf_cap.workflow import ALIGNED, BASELINE, SHORTCUTS, read_steps
 
@@ -61,11 +61,7 @@ class Parts:
 
 
 def find_parts(
-    run: str | os.PathLike[str],
-    *,
-    baseline: str | None = None,
-    priors: str | os.PathLike[str] | None = None,
-    shortcuts: str | os.PathLike[str] | None = None,
+    run: Place, *, baseline: str | None = None, priors: Place | None = None, shortcuts: Place | None = None
 ) -> Parts:
     """What is in a folder of `hf-cap fit` (or `DataError`), or a classifier and what is given beside it."""
     models, folder = {BASELINE: baseline, "model": os.fspath(run)}, Path(run).expanduser()
@@ -358,11 +354,11 @@ def _page(session: _Session) -> Any:
 
 
 def serve(
-    run: str | os.PathLike[str],
+    run: Place,
     *,
     baseline: str | None = None,
-    priors: str | os.PathLike[str] | None = None,
-    shortcuts: str | os.PathLike[str] | None = None,
+    priors: Place | None = None,
+    shortcuts: Place | None = None,
     host: str | None = "127.0.0.1",
     port: int | None = None,
     share: bool = False,

@@ -21,6 +21,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.labels import class_names
 from hf_cap.secret_scan import refuse_secrets, without_secrets
 from hf_cap.utils import (
+    Place,
     bundled,
     check_settings,
     option,
@@ -372,7 +373,7 @@ def write_trainer_card(
     write_card(args.output_dir, facts)
 
 
-def write_card(folder: str | Path, facts: Mapping[str, Any]) -> None:
+def write_card(folder: Place, facts: Mapping[str, Any]) -> None:
     """Write the card of a trained model into its folder, which is about to be published, and check it.
 
     The pickled training arguments leave it: they hold local paths, and the card tells the settings.

@@ -3,7 +3,6 @@
 A cue with a label is a candidate for a shortcut. What a person decides about it is kept in a YAML file.
 """
 
-import os
 import random
 import re
 from collections import defaultdict
@@ -14,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from hf_cap.errors import ConfigError, DataError
-from hf_cap.utils import option, read_yaml, settings_class, text_seed, write_text
+from hf_cap.utils import Place, option, read_yaml, settings_class, text_seed, write_text
 from hf_cap.words import WORD_PATTERN, check_pattern, fold, split_words, without_words
 
 Kind = Literal["word", "phrase", "first", "last", "ending", "number", "capitals", "length"]
@@ -158,13 +157,13 @@ _HEAD = """\
 """
 
 
-def save_marks(marks: Iterable[Mark], file: str | os.PathLike[str]) -> None:
+def save_marks(marks: Iterable[Mark], file: Place) -> None:
     """Write decisions to a YAML file that a person edits."""
     rows = [asdict(mark) for mark in marks]
     write_text(file, _HEAD + yaml.safe_dump(rows, sort_keys=False, allow_unicode=True))
 
 
-def load_marks(file: str | os.PathLike[str], labels: Collection[str] = ()) -> list[Mark]:
+def load_marks(file: Place, labels: Collection[str] = ()) -> list[Mark]:
     """Read decisions.
 
     Raises:

@@ -26,7 +26,7 @@ from hf_cap.embedded import resolve_data
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.parquet import Rows, read_table, write_parquet
 from hf_cap.schema import LABEL, TEXT
-from hf_cap.utils import atomic_path, file_name, rank, refuse_loss
+from hf_cap.utils import Place, atomic_path, file_name, rank, refuse_loss
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
 def load_splits(
-    name: str | os.PathLike[str],
+    name: Place,
     *,
     splits: Sequence[str] | None = None,
     text_column: str = TEXT,
@@ -73,7 +73,7 @@ def load_splits(
     return DatasetDict({split: _with_labels(data, split, space) for split, data in renamed.items()})
 
 
-def load_texts(name: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
+def load_texts(name: Place, *, revision: str | None = None) -> list[str]:
     """Texts without labels: of the split `unlabelled` or the only one, the column `text` or the only one."""
     found, _ = _read(name, revision)
     split = UNLABELLED if UNLABELLED in found or len(found) > 1 else next(iter(found))
@@ -82,7 +82,7 @@ def load_texts(name: str | os.PathLike[str], *, revision: str | None = None) -> 
     return list(_with_columns(data, split, columns[0] if len(columns) == 1 else TEXT)[TEXT])
 
 
-def with_unlabelled(name: str | os.PathLike[str]) -> str | None:
+def with_unlabelled(name: Place) -> str | None:
     """The name of a data set if it has a split `unlabelled`, else `None`; files are not read for it."""
     path = resolve_data(str(name)) or Path(name).expanduser()
     splits = _folder_files(path) if path.exists() else _read(name, None)[0]
@@ -98,7 +98,7 @@ def choose_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
     return splits[split]
 
 
-def read_parquet(file: str | os.PathLike[str]) -> Dataset:
+def read_parquet(file: Place) -> Dataset:
     """A parquet file, as it is now; its name is no pattern, nor a key of a cache. Damage is a `DataError`.
 
     Not `load_dataset(folder)`, which caches a folder with a card by its path alone (datasets 5.2).
@@ -106,7 +106,7 @@ def read_parquet(file: str | os.PathLike[str]) -> Dataset:
     return Dataset(read_table(file))
 
 
-def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
+def read_csv(file: Place) -> dict[str, list[str | None]]:
     """The columns of a `.csv` or `.csv.gz` file: each cell is the text that was written, `None` if empty."""
     csv.field_size_limit(2**31 - 1)
     opened = gzip.open if str(file).endswith(".gz") else open
@@ -128,7 +128,7 @@ def read_csv(file: str | os.PathLike[str]) -> dict[str, list[str | None]]:
     return {name: [row[at] or None for row, _ in rows] for at, name in enumerate(header)}
 
 
-def _read_jsonl(file: str | os.PathLike[str]) -> dict[str, list[Any]]:
+def _read_jsonl(file: Place) -> dict[str, list[Any]]:
     with open(file, encoding="utf-8-sig") as text:
         lines = [(line, f"{str(file)!r}, line {n}") for n, line in enumerate(text, 1)]
     rows = [_json_object(*pair) for pair in lines if pair[0].strip()]
@@ -151,7 +151,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _as_dataset(columns: Mapping[str, Sequence[Any]], file: str | os.PathLike[str]) -> Dataset:
+def _as_dataset(columns: Mapping[str, Sequence[Any]], file: Place) -> Dataset:
     arrays = {}
     for name, cells in columns.items():
         try:
@@ -236,9 +236,7 @@ def add_label_texts(dataset: Dataset, phrases: Sequence[str]) -> Dataset:
     return datasets.concatenate_datasets([dataset, Dataset.from_dict(rows, dataset.features)])
 
 
-def check_output(
-    folder: str | os.PathLike[str], splits: Iterable[str], *, beside: Collection[str] = ()
-) -> None:
+def check_output(folder: Place, splits: Iterable[str], *, beside: Collection[str] = ()) -> None:
     """Raise `ConfigError` if a folder for `splits` is a file or holds more than them and `beside`."""
     refuse_loss(folder, [*beside, *(f"{file_name(split)}.parquet" for split in splits)])
 
@@ -264,9 +262,7 @@ def with_test_split(splits: Mapping[str, Dataset], test_size: float, seed: int) 
     return {name: train.select(sorted(rows)) for name, rows in parts.items()}
 
 
-def save_splits(
-    splits: Mapping[str, Rows], folder: str | os.PathLike[str], *, beside: Collection[str] = ()
-) -> None:
+def save_splits(splits: Mapping[str, Rows], folder: Place, *, beside: Collection[str] = ()) -> None:
     """Write one parquet file per split, atomically: the folder is complete or as it was before.
 
     Raises:
@@ -279,7 +275,7 @@ def save_splits(
             write_parquet(data, path / f"{split}.parquet")
 
 
-def _read(name: str | os.PathLike[str], revision: str | None) -> tuple[dict[str, Dataset], list[str] | None]:
+def _read(name: Place, revision: str | None) -> tuple[dict[str, Dataset], list[str] | None]:
     path = resolve_data(str(name)) or Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)

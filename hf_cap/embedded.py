@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_cap.errors import MissingExtra, ModelError, import_extra
 from hf_cap.loading import no_bars
-from hf_cap.utils import atomic_path, choose
+from hf_cap.utils import Place, atomic_path, choose
 
 PREFIX = "embedded/"
 LANGUAGE_MODEL = "embedded/smollm2-135m-instruct"
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 
 
-def resolve_model(name: str | os.PathLike[str]) -> str:
+def resolve_model(name: Place) -> str:
     """Folder of an embedded model, or `name` itself where it is not an embedded one.
 
     Raises:

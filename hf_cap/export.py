@@ -24,6 +24,7 @@ from hf_cap.cards import EVALUATIONS, RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, ModelError, import_extra
 from hf_cap.training.validation import refuse_other_model, whole_folder
+from hf_cap.utils import Place
 
 ONNX_FILE = "model.onnx"
 
@@ -52,14 +53,14 @@ def _only_errors() -> Iterator[None]:
         root.setLevel(level)
 
 
-def check_export(output_dir: str | Path) -> None:
+def check_export(output_dir: Place) -> None:
     """Raise an error where `export_onnx` could not write; done before a model is loaded."""
     import_extra("onnx", "The export needs", "onnx", "onnxscript", "onnxruntime.quantization")
     refuse_other_model(output_dir, ONNX_FILE)
 
 
 def export_onnx(
-    model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path, *, int8: bool = False
+    model: Any, tokenizer: PreTrainedTokenizerBase, output_dir: Place, *, int8: bool = False
 ) -> Path:
     """Write `model.onnx`, for batches and lengths of any size, the tokenizer and `config.json`.
 
@@ -178,7 +179,7 @@ def best_rescale(
 
 
 def save_delta(
-    model: str, base: str | None, output_dir: str | Path, *, drop: float = 0, rescale: float | None = None
+    model: str, base: str | None, output_dir: Place, *, drop: float = 0, rescale: float | None = None
 ) -> Path:
     """Write what differs from the base, with the configuration and the tokenizer; see `sparse`.
 
@@ -197,7 +198,7 @@ def save_delta(
     return folder / DELTA_FILE
 
 
-def restore(delta: str, output_dir: str | Path) -> Path:
+def restore(delta: str, output_dir: Place) -> Path:
     """Write the checkpoint that a delta was made of; the base must be where it was, and unchanged."""
     if not (file := Path(delta) / DELTA_FILE).is_file():
         raise ModelError(f"{delta!r} is no delta: it has no {DELTA_FILE}. Name one, or use `onnx`.")

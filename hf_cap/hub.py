@@ -21,7 +21,7 @@ from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorErr
 from hf_cap.loading import no_bars
 from hf_cap.schema import CALIBRATION, CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
-from hf_cap.utils import atomic_path, check_writable, read_json, real_path, refuse_loss
+from hf_cap.utils import Place, atomic_path, check_writable, read_json, real_path, refuse_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -192,7 +192,7 @@ def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
 
 
 def push_model(
-    folder: str | Path,
+    folder: Place,
     options: PushOptions,
     *,
     facts: Callable[..., dict[str, Any]] = cards.model_facts,
@@ -332,7 +332,7 @@ def push_metric(name: str, options: PushOptions, *, token: str | None = None) ->
 
 
 def push_priors(
-    folder: str | Path,
+    folder: Place,
     options: PushOptions,
     *,
     splits: "Mapping[str, Dataset] | None" = None,

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import mmap
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_cap.errors import DataError
+from hf_cap.utils import Place
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +26,7 @@ Rows: TypeAlias = "Dataset | Iterable[pa.Table]"
 """A data set, or tables of one schema, at least one."""
 
 
-def write_parquet(rows: Rows, file: str | os.PathLike[str]) -> None:
+def write_parquet(rows: Rows, file: Place) -> None:
     """Write rows, metadata such as label names included, as a parquet file that is checked when read."""
     from datasets import Dataset
 
@@ -55,7 +55,7 @@ def _parts(dataset: "Dataset") -> Iterator[pa.Table]:
         yield rows[start : start + _ROWS].replace_schema_metadata(metadata)
 
 
-def read_table(file: str | os.PathLike[str]) -> pa.Table:
+def read_table(file: Place) -> pa.Table:
     """Read a parquet file; its name is no pattern.
 
     Raises:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, field, fields
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_transform, get_args, get_origin
 
 import regex
 import yaml
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+Place: TypeAlias = str | os.PathLike[str]
+"""Of a file or folder."""
 
 
 # --- Settings: dataclass fields whose help text is written once.
@@ -193,7 +195,7 @@ def bundled(name: str) -> Path:
     return package / name if (package / name).exists() else package.parent / name
 
 
-def real_path(place: str | os.PathLike[str]) -> Path:
+def real_path(place: Place) -> Path:
     """The absolute path, with `~` and links followed."""
     return Path(place).expanduser().resolve()
 
@@ -214,7 +216,7 @@ def file_name(name: object) -> str:
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: Place) -> Iterator[Path]:
     """Path to write a file or folder to, beside the target; it replaces the target at the end.
 
     When the body raises, or the process dies in it, the target stays as it was. Parent folders that are
@@ -273,7 +275,7 @@ def is_running(mark: str) -> bool:
         return False
 
 
-def refuse_folder(file: str | os.PathLike[str]) -> None:
+def refuse_folder(file: Place) -> None:
     """Raise `ConfigError` if a file to write is a folder or a device, which it would replace."""
     path = real_path(file)
     if path.exists() and not path.is_file():
@@ -291,7 +293,7 @@ def as_config_errors() -> Iterator[None]:
         raise ConfigError(f"The settings cannot be used: {' '.join(str(error).split())}") from error
 
 
-def check_writable(folder: str | os.PathLike[str]) -> None:
+def check_writable(folder: Place) -> None:
     """Raise `ConfigError` if no file can be written into a folder, or it cannot be made."""
     path = real_path(folder)
     try:
@@ -318,7 +320,7 @@ def check_recordable(settings: Mapping[str, Any], default: Callable[[Any], Any] 
             ) from error
 
 
-def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
+def refuse_loss(folder: Place, written: Iterable[str]) -> None:
     """Raise `ConfigError` if a folder to replace is a file, read-only, or holds more than `written`."""
     path = real_path(folder)
     if path.exists() and not path.is_dir():
@@ -333,7 +335,7 @@ def refuse_loss(folder: str | os.PathLike[str], written: Iterable[str]) -> None:
         )
 
 
-def folder_stamp(folder: str | os.PathLike[str]) -> str:
+def folder_stamp(folder: Place) -> str:
     """Fingerprint of the names, sizes and times of a folder's own files; empty without a folder."""
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -342,13 +344,13 @@ def folder_stamp(folder: str | os.PathLike[str]) -> str:
     return fingerprint(*sorted(f"{name!r} {s.st_size} {s.st_mtime_ns}" for name, s in files))
 
 
-def write_text(target: str | os.PathLike[str], text: str) -> None:
+def write_text(target: Place, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(target) as path:
         path.write_text(text, encoding="utf-8")
 
 
-def write_json(target: str | os.PathLike[str], value: Any) -> None:
+def write_json(target: Place, value: Any) -> None:
     """Write JSON atomically, with sorted keys; a number that is not finite is a `ValueError`."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_text(target, text + "\n")
@@ -416,7 +418,7 @@ def _check_nodes(nodes: list[Any], most: int) -> None:
             raise ValueError("its aliases make it too large")
 
 
-def read_yaml(file: str | os.PathLike[str], *, typed: bool = False) -> Any:
+def read_yaml(file: Place, *, typed: bool = False) -> Any:
     """The content of a YAML (or JSON) file, as `parse_yaml` reads it."""
     try:
         text = Path(file).expanduser().read_bytes()

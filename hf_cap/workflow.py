@@ -43,6 +43,7 @@ from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
 from hf_cap.training.config import CAPConfig
 from hf_cap.training.run import train_classifier
 from hf_cap.training.validation import SEEDS, check_start
+from hf_cap.utils import Place
 from hf_cap.words import WORD_PATTERN
 
 _logger = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ class FitResult:
 
 
 def fit(
-    dataset: str | os.PathLike[str],
-    output_dir: str | os.PathLike[str],
+    dataset: Place,
+    output_dir: Place,
     *,
     text_column: str = TEXT,
     label_column: str = LABEL,

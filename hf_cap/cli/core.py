@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from hf_cap.errors import ConfigError
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.secret_scan import without_secrets
-from hf_cap.utils import as_config_errors, bundled, check_recordable, option, parse_yaml, read_yaml
+from hf_cap.utils import Place, as_config_errors, bundled, check_recordable, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
@@ -165,13 +165,13 @@ def next_command(name: str, /, *words: str, **settings: Any) -> str:
     return shlex.join(["hf-cap", name, *words, *flags])
 
 
-def free_folder(folder: str | Path) -> str:
+def free_folder(folder: Place) -> str:
     """A folder that is not there yet: the one named, else the first of `-2`, `-3`, ... behind it."""
     names = chain([str(folder)], (f"{folder}-{number}" for number in count(2)))
     return next(name for name in names if not Path(name).exists())
 
 
-def beside(folder: str | Path, name: str) -> str:
+def beside(folder: Place, name: str) -> str:
     """A new folder beside another one, for the next command."""
     return free_folder(Path(folder).parent / name)
 

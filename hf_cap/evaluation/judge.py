@@ -10,7 +10,6 @@ holds the uncertainty of the calibration beside that of the texts.
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,7 @@ from hf_cap.errors import DataError, ModelError
 from hf_cap.evaluation.attack_rules import ENGLISH
 from hf_cap.evaluation.results import Estimate
 from hf_cap.labels import label_phrase
-from hf_cap.utils import atomic_path, generator
+from hf_cap.utils import Place, atomic_path, generator
 
 if TYPE_CHECKING:
     from hf_cap.lm.open import ModelLike
@@ -149,9 +148,7 @@ def judge_scores(
     return [float(expit(y - n)) for y, n in zip(totals[::2], totals[1::2], strict=True)]
 
 
-def write_sheet(
-    file: str | Path, texts: Sequence[str], labels: Sequence[str], most: int, seed: int = 0
-) -> int:
+def write_sheet(file: Place, texts: Sequence[str], labels: Sequence[str], most: int, seed: int = 0) -> int:
     """Write a random part of the texts, in random order, for a person to fill in `valid`; how many."""
     _check_count(len(texts), "attacked texts")
     chosen = generator(seed, "verdicts", len(texts)).permutation(len(texts))[:most]
@@ -162,7 +159,7 @@ def write_sheet(
     return len(chosen)
 
 
-def read_sheet(file: str | Path, texts: Sequence[str], labels: Sequence[str]) -> list[float | None]:
+def read_sheet(file: Place, texts: Sequence[str], labels: Sequence[str]) -> list[float | None]:
     """The verdict on each text that the sheet has one of: 1 for 1, yes or true, 0 for 0, no or false."""
     sheet = read_csv(file)
     if missing := set(FIELDS) - set(sheet):

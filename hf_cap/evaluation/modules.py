@@ -3,7 +3,6 @@
 load_metric("plausibility").compute(predictions=word_scores, references=rationales)
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from datasets import Sequence as ListOf
 from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import load_classifier
 from hf_cap.evaluation.evaluate import mean_defined
-from hf_cap.utils import choose, read_yaml, write_text
+from hf_cap.utils import Place, choose, read_yaml, write_text
 
 _HERE = Path(__file__).parent
 _SCORES = ListOf(Value("float64"))
@@ -124,7 +123,7 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     return choose(METRICS, name, "metric")(**options)
 
 
-def write_metric_space(name: str, folder: str | os.PathLike[str]) -> Path:
+def write_metric_space(name: str, folder: Place) -> Path:
     """Write the files of a metric's Space; `evaluate.load(folder)` loads it too.
 
     Args:

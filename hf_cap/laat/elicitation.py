@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from hf_cap.lm.base import LanguageModel, Query, Reply, Sampling
 from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.parquet import write_parquet
 from hf_cap.schema import PROVENANCE
-from hf_cap.utils import generator, read_yaml, versions, write_text
+from hf_cap.utils import Place, generator, read_yaml, versions, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -132,7 +131,7 @@ def _score(value: Any) -> float | None:
     return score
 
 
-def load_scores(name: str | os.PathLike[str]) -> FeatureScores:
+def load_scores(name: Place) -> FeatureScores:
     """Scores from a YAML or JSON file (class: {feature: score}), a folder of `hf-cap elicit`, or the Hub.
 
     Raises:

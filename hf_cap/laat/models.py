@@ -1,7 +1,6 @@
 """The small models: logistic (or linear) regression and a network with a few hidden layers."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
@@ -27,6 +26,7 @@ from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, TAGS
 from hf_cap.laat.settings import TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, Table, read_table
 from hf_cap.loading import check_finite, check_missing, loading
+from hf_cap.utils import Place
 
 Features = Float[Tensor, "batch features"]
 
@@ -114,7 +114,7 @@ class TabularModel(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def is_tabular_model(folder: str | Path) -> bool:
+def is_tabular_model(folder: Place) -> bool:
     """Whether a folder holds a tabular model, whatever else may be wrong with it."""
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def is_tabular_model(folder: str | Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == TabularConfig.model_type
 
 
-def load_tabular_model(name: str | os.PathLike[str]) -> TabularModel:
+def load_tabular_model(name: Place) -> TabularModel:
     """A model that `hf-cap train --task tabular` or `save_pretrained` wrote, or one on the Hub."""
     with loading(f"The tabular model {str(name)!r}"):
         auto: Any = TabularModel

@@ -22,11 +22,11 @@ from torch.utils.data import StackDataset
 from hf_cap.data import read_csv, read_parquet
 from hf_cap.errors import CAPError, ConfigError, DataError
 from hf_cap.laat.settings import MISSING_VALUES, Scaling, TableOptions, TargetKind
-from hf_cap.utils import read_yaml
+from hf_cap.utils import Place, read_yaml
 
 _logger = logging.getLogger(__name__)
 
-Table: TypeAlias = pd.DataFrame | Dataset | str | os.PathLike[str]
+Table: TypeAlias = pd.DataFrame | Dataset | Place
 Cells: TypeAlias = "pd.Series[Any]"
 Floats = NDArray[np.float32]
 FILES = (".csv", ".csv.gz", ".parquet")

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LanguageModel, LMStatistics, OnReply, OnScore, Query, Reply, Sampling, Scored
 from hf_cap.progress import Progress, progress
-from hf_cap.utils import is_running, process_mark
+from hf_cap.utils import Place, is_running, process_mark
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,7 +42,7 @@ _SCHEMA = {
 class AnswerStore:
     """Answers by key, in an SQLite file. A value that cannot be read is reported and counts as absent."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
         self._process = 0
@@ -202,7 +202,7 @@ class CachedLanguageModel(LanguageModel):
         chunk: Questions claimed and computed at a time.
     """
 
-    def __init__(self, inner: LanguageModel, path: str | os.PathLike[str], *, chunk: int = 1024) -> None:
+    def __init__(self, inner: LanguageModel, path: Place, *, chunk: int = 1024) -> None:
         self.inner, self.store, self.chunk = inner, AnswerStore(path), chunk
         self._answered = LMStatistics()
         plain = "as_data chat_prompt end_of_turn answer_tokens excess generate_within"

@@ -28,6 +28,7 @@ from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.utils import (
+    Place,
     check_settings,
     check_writable,
     file_name,
@@ -108,7 +109,7 @@ class ExtractionSummary:
 def extract_priors(
     splits: "Mapping[str, Dataset]",
     sources: Sequence[Source],
-    output_dir: str | Path,
+    output_dir: Place,
     settings: ExtractionSettings | None = None,
     *,
     command: str | None = None,
@@ -431,7 +432,7 @@ def select_texts(
     return Selection(chosen.tolist(), divergence, by_chance)
 
 
-def read_lines(file: str | Path) -> list[str]:
+def read_lines(file: Place) -> list[str]:
     """The texts of a file, one per line; a `DataError` where it cannot be read or has none."""
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8").split("\n")

@@ -4,7 +4,6 @@ Imports nothing heavy, since the command line reads `ReportSettings`.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from hf_cap.cues import Cue, Mark, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
-from hf_cap.utils import option, read_json, settings_class
+from hf_cap.utils import Place, option, read_json, settings_class
 
 AUDIT_FILE, SHORTCUTS_FILE = "audit.json", "shortcuts.json"
 _RECORD_COLUMNS = (TEXT, LABEL, "prediction", "probabilities", WORDS, "attributions")
@@ -107,7 +106,7 @@ class PriorFolder:
     audit: Mapping[str, Any] | None = None
 
 
-def load_run(folder: str | os.PathLike[str]) -> Run:
+def load_run(folder: Place) -> Run:
     """Read a run folder."""
     from hf_cap.cards import EVALUATIONS, RUN_FILE
 
@@ -123,7 +122,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     return Run(path.resolve().name, read_json(file, _RUN), numbers, records)
 
 
-def load_priors(*folders: str | os.PathLike[str], audit: str | os.PathLike[str] | None = None) -> PriorFolder:
+def load_priors(*folders: Place, audit: Place | None = None) -> PriorFolder:
     """Read folders of priors, one parquet file per split, and the `audit.json` of the first.
 
     That is in the folder `audit`, by default in the folder itself or the one beside it whose name ends in
@@ -144,7 +143,7 @@ def load_priors(*folders: str | os.PathLike[str], audit: str | os.PathLike[str] 
     return PriorFolder(splits, read_json(found, _AUDIT) if found else None)
 
 
-def load_shortcuts(place: str | os.PathLike[str]) -> list[Facts]:
+def load_shortcuts(place: Place) -> list[Facts]:
     """The shortcuts in `shortcuts.json`, or in a folder that has it, with the `mark` of each.
 
     Decisions are those of the YAML file beside it; what it does not have is no longer listed.

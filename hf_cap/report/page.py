@@ -16,24 +16,23 @@ from hf_cap.errors import ConfigError
 from hf_cap.report import figures
 from hf_cap.report.contents import number_text, report_contents
 from hf_cap.report.load import SHORTCUTS_FILE, ReportSettings, load_priors, load_run, load_shortcuts
-from hf_cap.utils import real_path, subsample, write_text
+from hf_cap.utils import Place, real_path, subsample, write_text
 
 PAGE = Path(__file__).parent / "page"
 TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
 """What is written into them is escaped; a name that is missing is an error."""
 # `</script>` and `<!--` must not end or change the element, nor old line separators a string in it
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-_Folder = str | os.PathLike[str]
 
 
 def write_report(
-    runs: Sequence[_Folder],
-    output: _Folder,
+    runs: Sequence[Place],
+    output: Place,
     *,
-    baselines: Sequence[_Folder] = (),
-    priors: _Folder | Sequence[_Folder] | None = None,
-    audit: _Folder | None = None,
-    shortcuts: _Folder | None = None,
+    baselines: Sequence[Place] = (),
+    priors: Place | Sequence[Place] | None = None,
+    audit: Place | None = None,
+    shortcuts: Place | None = None,
     settings: ReportSettings | None = None,
 ) -> None:
     """Write one self-contained HTML page on some training runs.

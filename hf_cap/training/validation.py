@@ -28,7 +28,7 @@ from hf_cap.schema import PRIOR
 from hf_cap.training.collator import PRIOR_WEIGHT, TOKEN_WORDS
 from hf_cap.training.config import DEFAULT_METRICS, PARTS
 from hf_cap.training.options import WeightingOptions
-from hf_cap.utils import atomic_path, check_range, check_recordable, check_writable
+from hf_cap.utils import Place, atomic_path, check_range, check_recordable, check_writable
 
 _logger = logging.getLogger(__name__)
 OTHER_PROBLEMS = ("regression", "multi_label_classification")
@@ -262,7 +262,7 @@ def drop_other_kind(folder: Path, *, adapter: bool) -> None:
             file.unlink()
 
 
-def refuse_other_model(folder: str | Path, own_file: str | None = None) -> None:
+def refuse_other_model(folder: Place, own_file: str | None = None) -> None:
     """Raise `ConfigError` if a folder cannot be written, or holds a model and not `own_file`."""
     check_writable(folder)
     kept = any(any(Path(folder).glob(name)) for name in (*WHOLE_FILES, *ADAPTER_FILES))
@@ -274,7 +274,7 @@ def refuse_other_model(folder: str | Path, own_file: str | None = None) -> None:
 
 
 @contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
+def whole_folder(folder: Place) -> Iterator[Path]:
     """Path to write the files of a folder to: a new folder, or an empty one, gets all of them or none."""
     if Path(folder).is_dir() and any(Path(folder).iterdir()):
         yield Path(folder)
