@@ -378,14 +378,21 @@ def load_tokenizer(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off; afterwards the model is as it was."""
-    training = model.training
-    model.train(False)
+def temporarily(objects: Sequence[Any], name: str, value: Any) -> Iterator[None]:
+    """Some objects with another value of an attribute, for a while."""
+    before = [getattr(item, name) for item in objects]
+    for item in objects:
+        setattr(item, name, value)
     try:
         yield
     finally:
-        model.train(training)
+        for item, old in zip(objects, before, strict=True):
+            setattr(item, name, old)
+
+
+def evaluation_mode(model: nn.Module) -> AbstractContextManager[None]:
+    """Every module as in evaluation, without dropout and checkpointing; afterwards each is as it was."""
+    return temporarily([module for module in model.modules() if module.training], "training", False)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from hf_cap.attribution import (
     random_points,
     target_score,
 )
+from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionTarget, Quadrature
-from hf_cap.training.gradient import without_dropout
 from tests.tiny import roberta_classifier, word_tokenizer
 from tests.training.cases import ENCODER_EMBEDDINGS, FAMILIES, family, text_batch
 
@@ -158,12 +158,12 @@ def test_words_that_share_a_token_share_its_score() -> None:
     assert apart == pytest.approx([whole[0] / 3] * 3 + [whole[1]])
 
 
-def test_without_dropout_puts_everything_back() -> None:
+def test_evaluation_mode_puts_everything_back() -> None:
     model = roberta_classifier(hidden_dropout_prob=0.5).train()
     model.roberta.encoder.layer[0].eval()
     before = [m.training for m in model.modules()]
     ids = torch.tensor([[0, 5, 6, 2]])
-    with without_dropout(model):
+    with evaluation_mode(model):
         assert torch.equal(model(ids).logits, model(ids).logits)
     assert [m.training for m in model.modules()] == before
 

@@ -53,8 +53,6 @@ def settings_or_model(model: ModelLike, runtime: LMRuntime) -> LMSettings | Lang
     if isinstance(model, str | Path):
         model = LMSettings(model=str(model))
     if isinstance(model, LMSettings):
-        if model.dtype != "auto" or model.base_url is not None:
-            return model
         from hf_cap.lm.local import resolve_dtype  # imports torch
 
         return resolve_dtype(model, runtime)

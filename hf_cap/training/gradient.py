@@ -14,7 +14,6 @@ Each returns the loss, which carries the gradient with respect to the weights, a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from hf_cap import attribution
+from hf_cap.classifiers import evaluation_mode, temporarily
 
 Distance = Callable[[attribution.TokenScores], attribution.Scalar]
 
@@ -46,7 +46,7 @@ def double_backward(
     carrying = list(range(steps) if chosen is None else chosen)
     plain = [k for k in range(steps) if k not in carrying]
     # attention by the kernel that has a second derivative
-    with common_attention(model), sdpa_kernel(SDPBackend.MATH), without_dropout(model):
+    with common_attention(model), sdpa_kernel(SDPBackend.MATH), evaluation_mode(model):
         some = (alpha[carrying], weights[carrying])
         total, _ = attribution.path_scores(model, batch, some, rows=rows, create_graph=True)
         if plain:
@@ -137,13 +137,14 @@ def _directional(
 def difference_passes(model: nn.Module) -> Iterator[None]:
     """Without dropout, foreign attention and autocast, also where accelerate put that round `forward`.
 
+    A difference of two scores needs the same network twice, and checkpointing would run layers outside of it.
     In bfloat16 a difference of two nearly equal scores has no correct digit left. The casts of FSDP and
     DeepSpeed cannot be switched off; `choose_gradient` rejects them.
     """
     original = model.__dict__.get("_original_forward")
-    plain = _set([model] if original is not None else [], "forward", original)
+    plain = temporarily([model] if original is not None else [], "forward", original)
     autocast = torch.autocast(next(model.parameters()).device.type, enabled=False)
-    with plain, without_dropout(model), common_attention(model), autocast:
+    with plain, evaluation_mode(model), common_attention(model), autocast:
         yield
 
 
@@ -152,25 +153,4 @@ def common_attention(model: nn.Module) -> AbstractContextManager[None]:
     configs = [getattr(module, "config", None) for module in model.modules()]
     own = ("eager", "sdpa", None)
     foreign = [one for one in configs if getattr(one, "_attn_implementation", None) not in own]
-    return _set(foreign, "_attn_implementation", "eager")
-
-
-def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
-    """Every module as in evaluation: a difference of two scores needs the same network twice.
-
-    It also switches off checkpointing, which would run the layers again outside of this context.
-    """
-    return _set([module for module in model.modules() if module.training], "training", False)
-
-
-@contextmanager
-def _set(objects: Sequence[Any], name: str, value: Any) -> Iterator[None]:
-    """Some objects with another value of an attribute, for a while."""
-    before = [getattr(item, name) for item in objects]
-    for item in objects:
-        setattr(item, name, value)
-    try:
-        yield
-    finally:
-        for item, old in zip(objects, before, strict=True):
-            setattr(item, name, old)
+    return temporarily(foreign, "_attn_implementation", "eager")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import set_seed
 
-from hf_cap.classifiers import TextClassifier
+from hf_cap.classifiers import TextClassifier, evaluation_mode
 from hf_cap.errors import ConfigError, PriorError
 from hf_cap.labels import class_names
 from hf_cap.progress import progress
@@ -20,7 +20,6 @@ from hf_cap.schema import LABEL, TEXT
 from hf_cap.sentence_encoder import encoder_layers, keep
 from hf_cap.training.collator import take_priors
 from hf_cap.training.config import CAPConfig
-from hf_cap.training.gradient import without_dropout
 from hf_cap.training.options import PruneOptions
 from hf_cap.training.trainer import CAPTrainer
 
@@ -63,7 +62,7 @@ def first_order(trainer: CAPTrainer, term: Term = "task", batches: int = 16) -> 
     with progress(min(batches, len(loader)), "batches", f"Importance for the {term}") as work:
         for batch in islice(loader, batches):
             model.zero_grad()
-            with without_dropout(model):
+            with evaluation_mode(model):
                 _loss(trainer, term, batch).backward()
             parts.append(_over_structures(model, gradient=True))
             work.update()

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, import_extra
 from hf_cap.training.collator import take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
@@ -117,10 +118,8 @@ class ImportanceCallback(TrainerCallback):
         device = next(model.parameters()).device
         batch = {n: value.to(device) for n, value in batch.items() if n != EXAMPLE_WEIGHT}
         weak = [self._draw(-self.importance, half, (seed, step, n)) for n in range(_ROUNDS)]
-        training = model.training
-        model.eval()
-        losses = torch.stack([self._loss(model, batch, chosen) for chosen in weak])
-        model.train(training)
+        with evaluation_mode(model):
+            losses = torch.stack([self._loss(model, batch, chosen) for chosen in weak])
         losses = reduce(losses, "mean").cpu()
         self.importance = updated(self.importance, torch.stack(weak), losses)
 
