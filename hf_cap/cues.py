@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
@@ -227,6 +228,12 @@ def cue_mass(scores: Sequence[float], marked: Mapping[str, Sequence[int]]) -> fl
     carried = {index for indices in marked.values() for index in indices}
     total = sum(map(abs, scores))
     return sum(abs(scores[index]) for index in carried) / total if carried and total else None
+
+
+def mean_cue_mass(texts: Iterable[tuple[Sequence[float], Mapping[str, Sequence[int]]]]) -> float | None:
+    """Mean of `cue_mass` over the scores of some texts and what is marked in them; `None` without any."""
+    known = [mass for one in texts if (mass := cue_mass(*one)) is not None]
+    return fmean(known) if known else None
 
 
 def without_shortcuts(

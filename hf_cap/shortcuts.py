@@ -8,8 +8,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,170 +109,144 @@ def find_shortcuts(
         DataError: there are fewer than two labels with texts.
     """
     settings = settings or cues.ShortcutSettings()
-    texts, names, labels = dataset[TEXT][:], label_names(dataset), list(dataset[LABEL])
-    if len(set(labels)) < 2:
+    data = _Texts(dataset[TEXT][:], list(dataset[LABEL]), label_names(dataset), settings, classifier)
+    texts, labels, totals = data.texts, data.labels, Counter(data.labels)
+    if len(totals) < 2:
         raise DataError("Shortcuts are found by comparing labels, and the texts have only one.")
-    has = _carriers(texts, settings.word_pattern)
-    candidates, totals = _associated(has, labels, settings), Counter(labels)
-    relevance = _relevance(candidates, has, names, judges, settings)
+    candidates = data.associated()
+    relevance = data.relevance(candidates, judges)
     suspicious = [one for one in candidates if relevance.get(one[:2], 0.0) < settings.relevant]
     chosen = [
-        (cue, label, q, [row for row in has[cue] if labels[row] == label])
-        for cue, label, q in _simplest(suspicious, has)
+        (cue, label, q, [row for row in data.has[cue] if labels[row] == label])
+        for cue, label, q in data.simplest(suspicious)
     ]
-    own = sorted({row for *_, rows in chosen for row in rows})
-    scores = _attributions(classifier, own, texts, labels, settings)
+    scores = data.attributions(sorted({row for *_, rows in chosen for row in rows}))
     found = [
         Shortcut(
             cue=cue,
-            label=names[label],
+            label=data.names[label],
             texts=len(rows),
             of=totals[label],
-            elsewhere=len(has[cue]) - len(rows),
-            log_odds=log_odds_ratio(len(rows), totals[label], len(has[cue]), len(texts)),
+            elsewhere=len(data.has[cue]) - len(rows),
+            log_odds=log_odds_ratio(len(rows), totals[label], len(data.has[cue]), len(texts)),
             q=q,
             relevance=relevance.get((cue, label), 0.0),
             examples=tuple(texts[row] for row in rows[:3]),
-            mass=_mass(cue, rows, texts, scores, settings),
-            **_reliance(cue, label, texts, labels, rows, classifier, settings),
+            mass=data.mass(cue, [row for row in rows if row in scores], scores),
+            **data.reliance(cue, label, rows),
         )
         for cue, label, q, rows in chosen
     ]
     return sorted(found, key=lambda one: -one.score)[: settings.top]
 
 
-def _carriers(texts: Sequence[str], pattern: str) -> dict[cues.Cue, list[int]]:
-    """Cue to the rows of the texts that have it."""
-    has = defaultdict[cues.Cue, list[int]](list)
-    for row, text in enumerate(texts):
-        for cue in cues.find_cues(word_strings(text, pattern)):
-            has[cue].append(row)
-    return has
+Association = tuple[cues.Cue, int, float]  # a cue, a label, and the q at which they go together
 
 
-def _associated(
-    has: Mapping[cues.Cue, list[int]], labels: Sequence[int], settings: cues.ShortcutSettings
-) -> list[tuple[cues.Cue, int, float]]:
-    """Cue, label and q of the associations beyond chance, the clearest first."""
-    totals, count = Counter(labels), len(labels)
-    pairs, counts = [], []
-    for cue, rows in has.items():
-        for label, inside in Counter(labels[row] for row in rows).items():
-            pairs.append((cue, label))
-            counts.append((inside, len(rows), totals[label]))
-    inside, having, of = np.array(counts).T
-    p = hypergeom.sf(inside - 1, count, having, of)
-    # all pairs that never meet have p = 1
-    tests = len(has) * len(totals)
-    q = false_discovery_control(np.r_[p, np.ones(tests - len(p))])[: len(p)]
-    kept = [
-        (*pair, float(value))
-        for pair, value, number in zip(pairs, q, inside, strict=True)
-        if value <= settings.false_discovery_rate and number >= settings.fewest_texts
-    ]
-    return sorted(kept, key=lambda one: (one[2], one[0].kind != "word", one[0]))
+@dataclass(frozen=True)
+class _Texts:
+    """Labelled texts, what is looked for in them, and a classifier that was trained on them."""
 
+    texts: list[str]
+    labels: list[int]
+    names: list[str]
+    settings: cues.ShortcutSettings
+    classifier: "TextClassifier | None"
 
-def _simplest(
-    candidates: Sequence[tuple[cues.Cue, int, float]], has: Mapping[cues.Cue, list[int]]
-) -> Iterator[tuple[cues.Cue, int, float]]:
-    """Of several cues of a label in the same texts, or with the same word, only the first.
+    @cached_property
+    def has(self) -> Mapping[cues.Cue, list[int]]:
+        """Cue to the rows of the texts that have it."""
+        has = defaultdict[cues.Cue, list[int]](list)
+        for row, text in enumerate(self.texts):
+            for cue in cues.find_cues(word_strings(text, self.settings.word_pattern)):
+                has[cue].append(row)
+        return has
 
-    Two words that always come together, as in "Hi Anna", are both kept: each alone gives the label away.
-    """
-    listed: dict[int, list[cues.Cue]] = defaultdict(list)
-    for cue, label, q in candidates:
-        rows, words = set(has[cue]), set(cue.value.split())
-        for other in listed[label]:
-            more = set(has[other])
-            as_many = cue.kind != "word" and len(rows) >= len(more) - 1
-            if rows <= more and (as_many or words & set(other.value.split())):
-                break
-        else:
-            listed[label].append(cue)
-            yield cue, label, q
+    def associated(self) -> list[Association]:
+        """The associations beyond chance, the clearest first."""
+        totals, count = Counter(self.labels), len(self.labels)
+        pairs, counts = [], []
+        for cue, rows in self.has.items():
+            for label, inside in Counter(self.labels[row] for row in rows).items():
+                pairs.append((cue, label))
+                counts.append((inside, len(rows), totals[label]))
+        inside, having, of = np.array(counts).T
+        p = hypergeom.sf(inside - 1, count, having, of)
+        # all pairs that never meet have p = 1
+        tests = len(self.has) * len(totals)
+        q = false_discovery_control(np.r_[p, np.ones(tests - len(p))])[: len(p)]
+        kept = [
+            (*pair, float(value))
+            for pair, value, number in zip(pairs, q, inside, strict=True)
+            if value <= self.settings.false_discovery_rate and number >= self.settings.fewest_texts
+        ]
+        return sorted(kept, key=lambda one: (one[2], one[0].kind != "word", one[0]))
 
+    def simplest(self, candidates: Sequence[Association]) -> Iterator[Association]:
+        """Of several cues of a label in the same texts, or with the same word, only the first.
 
-def _relevance(
-    candidates: Sequence[tuple[cues.Cue, int, float]],
-    has: Mapping[cues.Cue, list[int]],
-    names: Sequence[str],
-    judges: Sequence[Relevance],
-    settings: cues.ShortcutSettings,
-) -> dict[tuple[cues.Cue, int], float]:
-    """The highest rank of each candidate among words drawn from the data, over the judges, in [0, 1]."""
-    worded = ("word", "phrase", "first", "last")
-    asked = list(dict.fromkeys(cue.value for cue, *_ in candidates if cue.kind in worded))
-    vocabulary = [cue.value for cue in has if cue.kind == "word"]
-    words = list(dict.fromkeys([*asked, *subsample(sorted(vocabulary), settings.background)]))
-    place = {word: row for row, word in enumerate(words)}
-    phrases = label_phrases(names, settings.label_phrases)
-    ranks = np.zeros((len(words), len(names)))
-    for judge in judges:
-        scores = judge(words, phrases)
-        ranks = np.maximum(ranks, (rankdata(scores, axis=0) - 1) / max(len(words) - 1, 1))
-    return {
-        (cue, label): float(ranks[place[cue.value], label])
-        for cue, label, _ in candidates
-        if cue.kind in worded
-    }
+        Two words that always come together, as in "Hi Anna", are both kept: each alone gives the label away.
+        """
+        listed: dict[int, list[cues.Cue]] = defaultdict(list)
+        for cue, label, q in candidates:
+            rows, words = set(self.has[cue]), set(cue.value.split())
+            for other in listed[label]:
+                more = set(self.has[other])
+                as_many = cue.kind != "word" and len(rows) >= len(more) - 1
+                if rows <= more and (as_many or words & set(other.value.split())):
+                    break
+            else:
+                listed[label].append(cue)
+                yield cue, label, q
 
+    def relevance(
+        self, candidates: Sequence[Association], judges: Sequence[Relevance]
+    ) -> dict[tuple[cues.Cue, int], float]:
+        """The highest rank of each candidate among words drawn from the data, over the judges, in [0, 1]."""
+        worded = ("word", "phrase", "first", "last")
+        asked = list(dict.fromkeys(cue.value for cue, *_ in candidates if cue.kind in worded))
+        vocabulary = sorted(cue.value for cue in self.has if cue.kind == "word")
+        words = list(dict.fromkeys([*asked, *subsample(vocabulary, self.settings.background)]))
+        place = {word: row for row, word in enumerate(words)}
+        phrases = label_phrases(self.names, self.settings.label_phrases)
+        ranks = np.zeros((len(words), len(self.names)))
+        for judge in judges:
+            scores = judge(words, phrases)
+            ranks = np.maximum(ranks, (rankdata(scores, axis=0) - 1) / max(len(words) - 1, 1))
+        return {
+            (cue, label): float(ranks[place[cue.value], label])
+            for cue, label, _ in candidates
+            if cue.kind in worded
+        }
 
-def _attributions(
-    classifier: "TextClassifier | None",
-    rows: Sequence[int],
-    texts: Sequence[str],
-    labels: Sequence[int],
-    settings: cues.ShortcutSettings,
-) -> dict[int, list[float]]:
-    """Row to the classifier's attributions of its words for its label; empty without a classifier."""
-    if classifier is None or not rows:
-        return {}
-    from hf_cap.attribution import attribute_words
+    def attributions(self, rows: Sequence[int]) -> dict[int, list[float]]:
+        """Row to the classifier's attributions of its words for its label; empty without a classifier."""
+        if self.classifier is None or not rows:
+            return {}
+        from hf_cap.attribution import attribute_words
 
-    explained = [texts[row] for row in rows], [labels[row] for row in rows]
-    how: dict[str, Any] = {"steps": _STEPS, "word_pattern": settings.word_pattern}
-    found = attribute_words(classifier.model, classifier.tokenizer, *explained, **how)
-    return dict(zip(rows, found, strict=True))
+        explained = [self.texts[row] for row in rows], [self.labels[row] for row in rows]
+        how: dict[str, Any] = {"steps": _STEPS, "word_pattern": self.settings.word_pattern}
+        found = attribute_words(self.classifier.model, self.classifier.tokenizer, *explained, **how)
+        return dict(zip(rows, found, strict=True))
 
+    def mass(self, cue: cues.Cue, rows: Sequence[int], scores: Mapping[int, Sequence[float]]) -> float | None:
+        """Mean part of the attributions of some texts that is on the words which carry a cue."""
+        words = {row: word_strings(self.texts[row], self.settings.word_pattern) for row in rows}
+        return cues.mean_cue_mass((scores[row], {"": cues.find_cues(words[row])[cue]}) for row in rows)
 
-def _mass(
-    cue: cues.Cue,
-    rows: Sequence[int],
-    texts: Sequence[str],
-    scores: Mapping[int, Sequence[float]],
-    settings: cues.ShortcutSettings,
-) -> float | None:
-    """Mean part of the attributions of some texts that is on the words which carry a cue."""
-    carried = {
-        row: cues.find_cues(word_strings(texts[row], settings.word_pattern))[cue]
-        for row in rows
-        if row in scores
-    }
-    masses = (cues.cue_mass(scores[row], {"": words}) for row, words in carried.items())
-    known = [mass for mass in masses if mass is not None]
-    return fmean(known) if known else None
-
-
-def _reliance(
-    cue: cues.Cue,
-    label: int,
-    texts: Sequence[str],
-    labels: Sequence[int],
-    rows: Sequence[int],
-    classifier: "TextClassifier | None",
-    settings: cues.ShortcutSettings,
-) -> dict[str, float]:
-    """How a classifier answers where the cue is taken out, and where it is put in."""
-    if classifier is None:
-        return {}
-    own = [texts[row] for row in rows]
-    others = subsample([text for text, gold in zip(texts, labels, strict=True) if gold != label], 100)
-    bare = [cues.remove_cue(text, cue, settings.word_pattern) for text in own]
-    p = classifier.logits([*own, *bare]).softmax(-1)[:, label]
-    fall = float((p[: len(own)] - p[len(own) :]).mean())
-    with_cue = classifier.logits([cues.add_cue(text, cue) for text in others]).argmax(-1)
-    return {"removed": fall, "flipped": float((with_cue == label).float().mean())}
+    def reliance(self, cue: cues.Cue, label: int, rows: Sequence[int]) -> dict[str, float]:
+        """How the classifier answers where the cue is taken out, and where it is put in."""
+        if self.classifier is None:
+            return {}
+        own = [self.texts[row] for row in rows]
+        pairs = zip(self.texts, self.labels, strict=True)
+        others = subsample([text for text, gold in pairs if gold != label], 100)
+        bare = [cues.remove_cue(text, cue, self.settings.word_pattern) for text in own]
+        p = self.classifier.logits([*own, *bare]).softmax(-1)[:, label]
+        fall = float((p[: len(own)] - p[len(own) :]).mean())
+        with_cue = self.classifier.logits([cues.add_cue(text, cue) for text in others]).argmax(-1)
+        return {"removed": fall, "flipped": float((with_cue == label).float().mean())}
 
 
 def write_shortcuts(found: Sequence[Shortcut], file: Path, **facts: Any) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from hf_cap.cues import Cue, Mark, cue_mass, find_cues, find_marked
+from hf_cap.cues import Cue, Mark, find_cues, find_marked, mean_cue_mass
 from hf_cap.report.load import Facts, Rows, Run
 from hf_cap.schema import LABEL, TEXT, WORDS
 from hf_cap.words import split_words
@@ -58,12 +57,10 @@ def follow(rows: Rows, marks: Sequence[Mark]) -> Facts:
         another label only. `mass` is `None` where no word carries one.
     """
     marked = [(row, found) for row in rows if (found := find_marked(row[WORDS], marks))]
-    known = (cue_mass(row["attributions"], found) for row, found in marked)
-    masses = [mass for mass in known if mass is not None]
     others = [(row, found) for row, found in marked if str(row[LABEL]) not in found]
     return {
         "texts": len(marked),
-        "mass": fmean(masses) if masses else None,
+        "mass": mean_cue_mass((row["attributions"], found) for row, found in marked),
         "misled": sum(str(row["prediction"]) in found for row, found in others),
         "of": len(others),
     }

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from html import escape
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import table
 from hf_cap.classifiers import evaluation_mode, text_embeddings
-from hf_cap.cues import Mark, cue_mass, find_cues
+from hf_cap.cues import Mark, find_cues, mean_cue_mass
 from hf_cap.data import label_ids, label_names, load_texts
 from hf_cap.errors import ConfigError
 from hf_cap.labels import class_names, head_phrases
@@ -128,10 +127,9 @@ class HeatMapCallback(TrainerCallback):
         known = dict(zip(read, scores, strict=True))
         rows = [["Cue", "Label", "Texts", "Mass, %"]]
         for mark, places in zip(self.marks, self.carriers, strict=True):
-            masses = [cue_mass(known[row], {mark.label: at}) for row, at in places.items()]
-            kept = [mass for mass in masses if mass is not None]
-            mean = f"{100 * fmean(kept):.1f}" if kept else "–"
-            rows.append([str(mark.cue), mark.label, str(len(places)), mean])
+            mass = mean_cue_mass((known[row], {mark.label: at}) for row, at in places.items())
+            shown = "–" if mass is None else f"{100 * mass:.1f}"
+            rows.append([str(mark.cue), mark.label, str(len(places)), shown])
         return str(table(rows))
 
     def _find_carriers(self, pattern: str) -> list[dict[int, list[int]]]:
