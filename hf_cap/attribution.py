@@ -351,7 +351,8 @@ def _encode(
     tokenizer: Any, texts: list[str], pattern: str, max_length: int
 ) -> tuple[BatchEncoding, TokenWords, list[list[int]]]:
     """The tokenised texts, the word of each token, and for each word the one whose tokens it shares."""
-    options = {"truncation": True, "max_length": max_length, "padding": True}
+    # on the right, as the head may read the first token
+    options = {"truncation": True, "max_length": max_length, "padding": True, "padding_side": "right"}
     encoded = tokenizer(texts, return_offsets_mapping=True, return_tensors="pt", **options)
     offsets = encoded.pop("offset_mapping").tolist()
     spans = [split_words(text, pattern) for text in texts]
