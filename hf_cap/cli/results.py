@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from hf_cap import utils
 from hf_cap.cli import core
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
@@ -17,18 +18,6 @@ from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.options import PruneOptions
-from hf_cap.utils import (
-    check_range,
-    check_writable,
-    file_name,
-    option,
-    real_path,
-    refuse_folder,
-    required,
-    settings_class,
-    versions,
-    write_json,
-)
 
 ATTACK_FILE = "attack.json"
 PACKAGES = (
@@ -39,17 +28,17 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class _EvaluateArguments:
-    model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
-    dataset: str = required(core.DATA)
-    split: str = option("test", "Split to measure on.")
-    name: str | None = option(None, "Name of the result. Default: that of the split.")
-    output_dir: str | None = option(
+    model: str = utils.required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
+    dataset: str = utils.required(core.DATA)
+    split: str = utils.option("test", "Split to measure on.")
+    name: str | None = utils.option(None, "Name of the result. Default: that of the split.")
+    output_dir: str | None = utils.option(
         None,
         "Folder for `<name>.json` and, with --records, `<name>.parquet`; without, an earlier one is removed. "
         "Default: `MODEL/evaluation`, where MODEL is a folder.",
     )
-    model_revision: str | None = option(None, "Branch, tag or commit of a model on the Hub.")
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    model_revision: str | None = utils.option(None, "Branch, tag or commit of a model on the Hub.")
+    trust_remote_code: bool = utils.option(False, "Run code that comes with the model.")
 
 
 EVALUATE = "--model runs/model --dataset data --split test"
@@ -67,11 +56,11 @@ def evaluate(values: core.Values) -> core.Result:
 
     given = values.build(_EvaluateArguments)
     name, split, settings = given.model, given.split, values.build(EvaluationSettings)
-    result = file_name(given.name or split)
+    result = utils.file_name(given.name or split)
     if not given.output_dir and not Path(name).is_dir():
         raise ConfigError(f"{name!r} is not a local folder; give `--output_dir FOLDER`.")
     folder = Path(given.output_dir or Path(name) / EVALUATIONS)
-    check_writable(folder)
+    utils.check_writable(folder)
     if is_tabular_model(name):
         found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
     else:
@@ -86,10 +75,10 @@ def evaluate(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _CalibrateArguments:
-    model: str = required("Folder written by `hf-cap train`; its configuration gets the result.")
-    dataset: str = required(core.DATA)
-    split: str = option("valid", "Split to fit on; the model must not be trained on it.")
-    coverage: float = option(
+    model: str = utils.required("Folder written by `hf-cap train`; its configuration gets the result.")
+    dataset: str = utils.required(core.DATA)
+    split: str = utils.option("valid", "Split to fit on; the model must not be trained on it.")
+    coverage: float = utils.option(
         0.9, "Probability, in (0, 1), that the label set of a new text holds the right label."
     )
 
@@ -116,18 +105,18 @@ def calibrate(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _ExportArguments:
-    model: str = required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
-    output_dir: str = required("Folder to write.")
-    format: Literal["onnx", "int8", "delta", "whole"] = option(
+    model: str = utils.required("Folder written by `hf-cap train`, Hub id, or `embedded/...` name.")
+    output_dir: str = utils.required("Folder to write.")
+    format: Literal["onnx", "int8", "delta", "whole"] = utils.option(
         "onnx",
         "`onnx`: with equal logits. `int8`: ONNX with weights of 8 bits. `delta`: the weights that differ "
         "from those of `base`. `whole`: what such a delta was made of.",
     )
-    base: str | None = option(None, "The checkpoint that the model was trained from, for `delta`.")
-    drop: float = option(
+    base: str | None = utils.option(None, "The checkpoint that the model was trained from, for `delta`.")
+    drop: float = utils.option(
         0.0, "Probability that a difference is left out of a `delta`, in [0, 1); at 0 nothing is lost."
     )
-    rescale: float | None = option(
+    rescale: float | None = utils.option(
         None, "What the other differences are divided by, above 0. Default: 1 - drop."
     )
 
@@ -159,11 +148,11 @@ def export(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _PruneArguments:
-    model: str = required("Folder written by `hf-cap train`, or Hub id: of the BERT family.")
-    dataset: str = required(f"{core.DATA} With priors if `alignment` is above 0.")
-    output_dir: str = required("Folder for the smaller model.")
-    split: str = option("train", "Split to measure the importance on.")
-    general: str | None = option(
+    model: str = utils.required("Folder written by `hf-cap train`, or Hub id: of the BERT family.")
+    dataset: str = utils.required(f"{core.DATA} With priors if `alignment` is above 0.")
+    output_dir: str = utils.required("Folder for the smaller model.")
+    split: str = utils.option("train", "Split to measure the importance on.")
+    general: str | None = utils.option(
         None,
         "File, folder or Hub id of other texts, without labels, whose importance counts as much as that "
         "of the task's; of several splits `unlabelled` is read.",
@@ -201,16 +190,16 @@ def prune(values: core.Values) -> core.Result:
     return core.Result({**facts, "output_dir": given.output_dir}, then=then)
 
 
-@settings_class
+@utils.settings_class
 class _AttackArguments:
-    dataset: str = required(core.DATA)
-    output_dir: str = required("Folder to write: the attacked split as parquet, `attack.json`.")
-    split: str = option("test", "Split to attack.")
-    train_dataset: str | None = option(
+    dataset: str = utils.required(core.DATA)
+    output_dir: str = utils.required("Folder to write: the attacked split as parquet, `attack.json`.")
+    split: str = utils.option("test", "Split to attack.")
+    train_dataset: str | None = utils.option(
         None, "Data that the keywords come from, with columns `text` and `label`. Default: `dataset`."
     )
-    train_split: str = option("train", "Split that the keywords come from; the full one is best.")
-    limit: int | None = option(None, "Number of texts, for a trial. Default: all.", at_least=1)
+    train_split: str = utils.option("train", "Split that the keywords come from; the full one is best.")
+    limit: int | None = utils.option(None, "Number of texts, for a trial. Default: all.", at_least=1)
 
 
 ATTACK = "--dataset data --output_dir runs/attacked --kind keyword_addition"
@@ -228,7 +217,10 @@ def attack(values: core.Values) -> core.Result:
 
     given, settings = values.build(_AttackArguments), values.build(AttackSettings)
     output, split, learned = Path(given.output_dir), given.split, given.train_split
-    if real_path(output) in {real_path(given.dataset), real_path(given.train_dataset or "")}:
+    if utils.real_path(output) in {
+        utils.real_path(given.dataset),
+        utils.real_path(given.train_dataset or ""),
+    }:
         raise ConfigError(
             f"output_dir={given.output_dir!r} is the folder of the data, which would be replaced by the "
             "attacked split alone; choose another one."
@@ -245,9 +237,9 @@ def attack(values: core.Values) -> core.Result:
         attacked, summary = run_attack(test, train, prepared)
     save_splits({split: attacked}, output, beside=[ATTACK_FILE])
     facts = {"kind": "attack", "settings": asdict(settings), "summary": summary}
-    facts |= {"places": {**asdict(given), **values.columns()}, "versions": versions()}
+    facts |= {"places": {**asdict(given), **values.columns()}, "versions": utils.versions()}
     keywords = dict(zip(prepared.labels, prepared.keywords, strict=True))
-    write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": core.command_line()})
+    utils.write_json(output / ATTACK_FILE, {**facts, "keywords": keywords, "command": core.command_line()})
     text = f"{describe(summary)}\nWrote the attacked split {split!r} to {output}"
     place = {"dataset": output, "split": split, "name": settings.kind}
     return core.Result(summary, text, core.next_command("evaluate", model="MODEL", **place))
@@ -255,16 +247,16 @@ def attack(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _JudgeArguments:
-    model: str = required("Classifier: folder written by `hf-cap train`, or Hub id.")
-    dataset: str = required("Folder that `hf-cap attack` wrote.")
-    verdicts: str = required(
+    model: str = utils.required("Classifier: folder written by `hf-cap train`, or Hub id.")
+    dataset: str = utils.required("Folder that `hf-cap attack` wrote.")
+    verdicts: str = utils.required(
         "CSV file with the verdicts of a person; where there is none, it is written to be filled in."
     )
-    split: str = option("test", "Split that was attacked.")
-    sample: int = option(100, "Texts to write into a new file, drawn at random; at least 50.")
-    judge: str = option(LANGUAGE_MODEL, "Chat model that scores all texts; gives log-probabilities.")
-    base_url: str | None = option(None, "Root of the OpenAI-compatible server of `judge`.")
-    seed: int = option(0, "Determines which texts a person is asked about, and the folds.")
+    split: str = utils.option("test", "Split that was attacked.")
+    sample: int = utils.option(100, "Texts to write into a new file, drawn at random; at least 50.")
+    judge: str = utils.option(LANGUAGE_MODEL, "Chat model that scores all texts; gives log-probabilities.")
+    base_url: str | None = utils.option(None, "Root of the OpenAI-compatible server of `judge`.")
+    seed: int = utils.option(0, "Determines which texts a person is asked about, and the folds.")
 
 
 JUDGE = "--model runs/model --dataset runs/attacked --verdicts runs/verdicts.csv"
@@ -284,15 +276,15 @@ def judge(values: core.Values) -> core.Result:
     from hf_cap.lm.open import open_language_model
 
     given = values.build(_JudgeArguments)
-    check_range(given, "sample", at_least=judging.FEWEST)
-    refuse_folder(given.verdicts)
+    utils.check_range(given, "sample", at_least=judging.FEWEST)
+    utils.refuse_folder(given.verdicts)
     data = choose_split(load_splits(given.dataset, splits=[given.split]), given.split)
     if CHANGED in data.column_names:
         data = data.filter(lambda row: row[CHANGED])
     names, texts = label_names(data), data[TEXT][:]
     labels = [names[label] for label in data[LABEL]]
     if not Path(given.verdicts).exists():
-        check_writable(Path(given.verdicts).parent)
+        utils.check_writable(Path(given.verdicts).parent)
         count = judging.write_sheet(given.verdicts, texts, labels, given.sample, given.seed)
         todo = (
             f"write 1 or 0 into the column `valid` of {given.verdicts}, from the top, for {judging.FEWEST} "
@@ -317,19 +309,19 @@ def judge(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _ReportArguments:
-    runs: tuple[str, ...] = required(
+    runs: tuple[str, ...] = utils.required(
         "Folders that `hf-cap train` wrote; those with an alignment weight of 0 are the baseline."
     )
-    baseline: tuple[str, ...] = option((), "Further runs that are the baseline.")
-    priors: tuple[str, ...] = option((), "Folders with prior columns, to draw.")
-    audit: str | None = option(
+    baseline: tuple[str, ...] = utils.option((), "Further runs that are the baseline.")
+    priors: tuple[str, ...] = utils.option((), "Folders with prior columns, to draw.")
+    audit: str | None = utils.option(
         None, "Folder that `hf-cap audit` wrote. Default: that of the priors or the one beside it."
     )
-    shortcuts: str | None = option(
+    shortcuts: str | None = utils.option(
         None,
         "What `hf-cap shortcuts` wrote: a folder, or its `shortcuts.json`. Default: that in a run's folder.",
     )
-    output: str = option("report.html", "HTML file to write.")
+    output: str = utils.option("report.html", "HTML file to write.")
 
 
 REPORT = "runs/a runs/b --output report.html"
@@ -342,8 +334,8 @@ def report(values: core.Values) -> core.Result:
 
     given = {**vars(values.build(_ReportArguments)), "settings": values.build(ReportSettings)}
     runs, output, baselines = (given.pop(name) for name in ("runs", "output", "baseline"))
-    refuse_folder(output)
-    check_writable(Path(output).parent)
+    utils.refuse_folder(output)
+    utils.check_writable(Path(output).parent)
     write_report(runs, output, baselines=baselines, **given)
     shown = f"open {Path(output).absolute()} in a browser"
     return core.Result({"output": output}, f"Wrote the report to {output}", shown)
@@ -351,11 +343,11 @@ def report(values: core.Values) -> core.Result:
 
 @dataclass(frozen=True, kw_only=True)
 class _PushArguments:
-    what: Literal["model", "priors", "scores", "metric", "space"] = required(
+    what: Literal["model", "priors", "scores", "metric", "space"] = utils.required(
         "What is published: a `model` of texts or a table, `priors`, feature `scores`, a `metric`, or "
         "the audit app as a `space`."
     )
-    folder: str = required(
+    folder: str = utils.required(
         "The folder that `hf-cap train`, `extract`, `fuse` or `elicit` wrote; of a metric its name; of a "
         "space a model: the folder that `fit` or `train` wrote, or a Hub id."
     )
@@ -402,7 +394,7 @@ def env(values: core.Values) -> core.Result:
     import torch
 
     facts = {"python": platform.python_version(), "system": platform.platform(terse=True)}
-    facts |= {name: version or "not installed" for name, version in versions(PACKAGES).items()}
+    facts |= {name: version or "not installed" for name, version in utils.versions(PACKAGES).items()}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["devices"] = ", ".join(gpus) or f"cpu ({torch.get_num_threads()} threads)"
     return core.Result(facts)

@@ -14,15 +14,8 @@ from transformers import set_seed
 
 from hf_cap.cards import changed_settings, write_card
 from hf_cap.errors import ConfigError, DataError, ModelError
+from hf_cap.laat import models
 from hf_cap.laat.elicitation import CLASS, FEATURE, SCORE, FeatureScores
-from hf_cap.laat.models import (
-    TabularConfig,
-    TabularModel,
-    attribute_features,
-    input_gradients,
-    share_divergence,
-    tabular_facts,
-)
 from hf_cap.laat.settings import LAATOptions, TabularModelOptions
 from hf_cap.laat.table import EncodedTable, Preprocessor, TableSchema
 from hf_cap.losses import unit
@@ -99,14 +92,14 @@ class LAATTrainer(AlignedTrainer):
 
     def __init__(
         self,
-        model: TabularModel,
+        model: models.TabularModel,
         args: LAATConfig,
         scores: FeatureScores | None = None,
         train_dataset: EncodedTable | None = None,
         unlabelled: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(model, TabularModel):
+        if not isinstance(model, models.TabularModel):
             raise ModelError(
                 f"LAATTrainer trains a TabularModel, got {type(model).__name__}; use CAPTrainer for texts."
             )
@@ -136,7 +129,7 @@ class LAATTrainer(AlignedTrainer):
         if weight and model.training:
             rows = self.unlabelled
             logits = outputs.logits if rows is None else model(features=rows.to(loss.device)).logits
-            loss = loss + weight * share_divergence(logits, torch.tensor(self.args.class_shares))
+            loss = loss + weight * models.share_divergence(logits, torch.tensor(self.args.class_shares))
         return (loss, outputs) if return_outputs else loss
 
     def aligned_loss(
@@ -159,7 +152,7 @@ class LAATTrainer(AlignedTrainer):
         """Distance between input gradients and feature scores, and their cosines `(n,)` in [-1, 1]."""
         prior, known = self.prior
         scored = known.any(1)
-        attribution = input_gradients(logits, features, differentiable=training)[:, scored]
+        attribution = models.input_gradients(logits, features, differentiable=training)[:, scored]
         if self.args.attribution_scope == "global":
             attribution = attribution.mean(0, keepdim=True)
         repeats, attribution = len(attribution), attribution.flatten(0, 1)
@@ -199,7 +192,7 @@ class LAATTrainer(AlignedTrainer):
         """Write the card of the model into the output folder. Arguments: those of `Trainer` by name."""
         if self.is_world_process_zero():
             folder = str(self.args.output_dir)
-            facts = tabular_facts(
+            facts = models.tabular_facts(
                 tabular_record(self, dataset=kwargs.get("dataset")),
                 config=self.model.config,
                 name=kwargs.get("model_name") or Path(folder).name,
@@ -240,7 +233,7 @@ def tabular_trainer(
     fitted_on = frame if unlabelled is None else unlabelled
     preprocessor = Preprocessor.fit(fitted_on, schema, options.scaling)
     return LAATTrainer(
-        TabularModel(TabularConfig.of(preprocessor, options)),
+        models.TabularModel(models.TabularConfig.of(preprocessor, options)),
         config,
         scores,
         train_dataset=EncodedTable(frame, preprocessor),
@@ -259,7 +252,7 @@ def tabular_record(trainer: LAATTrainer, *, dataset: str | None = None) -> dict[
     schema = trainer.model.config.preprocessor.schema
     names = [item.name for item in fields(args) if item.name.startswith("alignment_")]
     elicited = scores.values if scores else {}
-    gradients = attribute_features(trainer.model, rows).tolist()
+    gradients = models.attribute_features(trainer.model, rows).tolist()
     return {
         "seed": args.seed,
         "settings": changed_settings(args),

@@ -24,20 +24,7 @@ from transformers import (
 
 from hf_cap.embedded import require_gguf, resolve_model
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ModelError
-from hf_cap.lm.base import (
-    Constraint,
-    Dtype,
-    LanguageModel,
-    LMRuntime,
-    LMSettings,
-    LMStatistics,
-    OnReply,
-    OnScore,
-    Query,
-    Reply,
-    Sampling,
-    Scored,
-)
+from hf_cap.lm import base
 from hf_cap.lm.packed import Continuation, TokenScorer, packing_reach
 from hf_cap.lm.tokens import PromptTokenizer, tokenizer_fingerprint
 from hf_cap.loading import check_finite, check_missing, loading
@@ -62,7 +49,7 @@ class _Prompt(NamedTuple):
     rest: Continuation
 
 
-class LocalLanguageModel(LanguageModel):
+class LocalLanguageModel(base.LanguageModel):
     """Scores and generates with a causal language model of `transformers`.
 
     Queries are packed where that is sound (`packing_reach`), else scored as whole prompts, with the same
@@ -82,10 +69,10 @@ class LocalLanguageModel(LanguageModel):
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str | None = None,
-        runtime: LMRuntime | None = None,
+        runtime: base.LMRuntime | None = None,
         packed: bool = True,
     ) -> None:
-        runtime = runtime or LMRuntime()
+        runtime = runtime or base.LMRuntime()
         default = _CPU_BUDGET if model.device.type == "cpu" else _ACCELERATOR_BUDGET
         self.model = model.train(False)
         self.tokens = PromptTokenizer(tokenizer)
@@ -105,14 +92,16 @@ class LocalLanguageModel(LanguageModel):
         """Longest prompt that is packed; 0 sends every query down the plain path."""
         return packing_reach(self.model) if self._may_pack else 0
 
-    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+    def log_probs(
+        self, queries: Sequence[base.Query], on_result: base.OnScore | None = None
+    ) -> list[base.Scored]:
         """Score each query; equal ones once."""
         started = time.perf_counter()
         prompts = {query: self._prompt(query) for query in dict.fromkeys(queries)}
-        groups: dict[tuple[tuple[int, ...], bool], list[Query]] = {}
+        groups: dict[tuple[tuple[int, ...], bool], list[base.Query]] = {}
         for query, prompt in prompts.items():
             groups.setdefault(prompt[:2], []).append(query)
-        before, results = self.scorer.tokens_computed, dict[Query, Scored]()
+        before, results = self.scorer.tokens_computed, dict[base.Query, base.Scored]()
         for (prefix, packed), members in groups.items():
             rows = [prompts[query].rest for query in members]
             values = self.scorer.packed(prefix, rows) if packed else self.scorer.whole(rows)
@@ -120,7 +109,7 @@ class LocalLanguageModel(LanguageModel):
                 results[query] = self._scored(query, log_probs)
                 if on_result:
                     on_result(query, results[query])
-        self.statistics += LMStatistics(
+        self.statistics += base.LMStatistics(
             queries=len(queries),
             distinct=len(prompts),
             naive_tokens=sum(len(prompts[q].prefix + prompts[q].rest.ids) - 1 for q in queries),
@@ -130,10 +119,10 @@ class LocalLanguageModel(LanguageModel):
         return [results[query] for query in queries]
 
     def generate(
-        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
-    ) -> list[Reply]:
+        self, prompts: Sequence[str], sampling: base.Sampling, on_result: base.OnReply | None = None
+    ) -> list[base.Reply]:
         """Reply to each prompt as a user's turn, without special tokens."""
-        replies: list[Reply] = []
+        replies: list[base.Reply] = []
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
             replies += self._replies(batch, sampling)
@@ -143,15 +132,15 @@ class LocalLanguageModel(LanguageModel):
         return replies
 
     def generate_within(
-        self, prompts: Sequence[str], sampling: Sampling, constraints: Sequence[Constraint]
-    ) -> list[Reply | None]:
+        self, prompts: Sequence[str], sampling: base.Sampling, constraints: Sequence[base.Constraint]
+    ) -> list[base.Reply | None]:
         """Of `DRAWS` replies within the constraint, one drawn by their weights."""
         tokenizer: Any = self.tokens.tokenizer
         ends = self.model.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         barred = {*tokenizer.all_special_ids} - ends
         decode = partial(tokenizer.decode, skip_special_tokens=True)
-        most, replies = sampling.max_new_tokens, list[Reply | None]()
+        most, replies = sampling.max_new_tokens, list[base.Reply | None]()
         for prompt, allowed in zip(prompts, constraints, strict=True):
             (row,) = self._turns([prompt])
             rng = generator(sampling.seed, "constrained", prompt)
@@ -161,28 +150,28 @@ class LocalLanguageModel(LanguageModel):
             weights = np.array([weight for _, weight in drawn])
             at = rng.choice(len(drawn), p=weights / weights.sum()) if drawn else None
             ids = [] if at is None else drawn[at][0]
-            replies.append(Reply(decode(ids), len(row), len(ids)) if ids else None)
+            replies.append(base.Reply(decode(ids), len(row), len(ids)) if ids else None)
         return replies
 
-    def excess(self, query: Query) -> int:
+    def excess(self, query: base.Query) -> int:
         """Tokens by which a query is longer than the model can read; 0 or less where it fits."""
         if self._longest == math.inf:
             return 0
         return sum(map(len, self._tokens(query))) - int(self._longest)
 
-    def _scored(self, query: Query, log_probs: tuple[float, ...]) -> Scored:
+    def _scored(self, query: base.Query, log_probs: tuple[float, ...]) -> base.Scored:
         if not all(map(math.isfinite, log_probs)):
             raise ExtractError(
                 f"The model gave {log_probs!r} for the answer {query.answer!r}. Where the number format "
                 "overflows, dtype='float32' or 'bfloat16' helps."
             )
-        return Scored(log_probs, self.tokens.answer(query.answer).starts)
+        return base.Scored(log_probs, self.tokens.answer(query.answer).starts)
 
-    def _tokens(self, query: Query) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    def _tokens(self, query: base.Query) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         prefix, body = self.tokens.prefix(query.prefix), self.tokens.body(query.prefix, query.body)
         return prefix.ids, body, self.tokens.answer(query.answer).ids
 
-    def _prompt(self, query: Query) -> _Prompt:
+    def _prompt(self, query: base.Query) -> _Prompt:
         prefix, body, answer = self._tokens(query)
         if not prefix + body:
             raise ExtractError(f"The prompt of {query!r} has no tokens; give a prefix or a body.")
@@ -208,7 +197,7 @@ class LocalLanguageModel(LanguageModel):
         return [self.tokens.plain(turn) for turn in turns if turn is not None]
 
     @torch.no_grad()
-    def _replies(self, prompts: Sequence[str], sampling: Sampling) -> list[Reply]:
+    def _replies(self, prompts: Sequence[str], sampling: base.Sampling) -> list[base.Reply]:
         rows = self._turns(prompts)
         tokenizer: Any = self.tokens.tokenizer
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -232,13 +221,13 @@ class LocalLanguageModel(LanguageModel):
             )[:, width:]
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
         written = (generated != pad).sum(1).tolist()
-        return [Reply(*one) for one in zip(texts, map(len, rows), written, strict=True)]
+        return [base.Reply(*one) for one in zip(texts, map(len, rows), written, strict=True)]
 
 
 # --- Loading
 
 
-def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
+def load_local(settings: base.LMSettings, runtime: base.LMRuntime) -> LocalLanguageModel:
     """The local model of `settings`."""
     device = choose_device(runtime.device)
     here = torch.accelerator.current_accelerator(check_available=True)
@@ -269,13 +258,13 @@ def load_local(settings: LMSettings, runtime: LMRuntime) -> LocalLanguageModel:
     return LocalLanguageModel(model, tokenizer, name=name, runtime=runtime)
 
 
-def load_tokenizer(settings: LMSettings, **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: base.LMSettings, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of `settings`; `OSError` or `ValueError` where there is none."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_where(settings), **options)
     return tokenizer
 
 
-def _where(settings: LMSettings) -> dict[str, Any]:
+def _where(settings: base.LMSettings) -> dict[str, Any]:
     """What `from_pretrained` is given to find the files."""
     where = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     if not settings.model.endswith(".gguf"):
@@ -298,12 +287,12 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"device={name!r} is no device of torch: {error}") from error
 
 
-def resolve_dtype(settings: LMSettings, runtime: LMRuntime) -> LMSettings:
+def resolve_dtype(settings: base.LMSettings, runtime: base.LMRuntime) -> base.LMSettings:
     """The settings with the number format that `auto` stands for; a server chooses its own."""
     if settings.dtype != "auto" or settings.base_url is not None:
         return settings
     # by the kind of device alone: asking a GPU what it can do would bar forked workers from using it
-    dtype: Dtype = "float32" if choose_device(runtime.device).type == "cpu" else "bfloat16"
+    dtype: base.Dtype = "float32" if choose_device(runtime.device).type == "cpu" else "bfloat16"
     return replace(settings, dtype=dtype)
 
 
@@ -384,7 +373,7 @@ def draw_reply(
     decode: Callable[[list[int]], str],
     ends: Collection[int],
     barred: Collection[int],
-    allowed: Constraint,
+    allowed: base.Constraint,
     most: int,
     rng: np.random.Generator,
 ) -> tuple[list[int] | None, float]:

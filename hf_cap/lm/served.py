@@ -17,22 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from hf_cap.errors import ConfigError, ExtractError, MissingExtra, ServerError
-from hf_cap.lm.base import (
-    MARK,
-    LanguageModel,
-    LMRuntime,
-    LMSettings,
-    LMStatistics,
-    OnReply,
-    OnScore,
-    Query,
-    Reply,
-    Sampling,
-    Scored,
-    current_runtime,
-    split_tokens,
-    without_marks,
-)
+from hf_cap.lm import base
 from hf_cap.lm.local import load_tokenizer
 from hf_cap.lm.tokens import AnswerTokens, PromptTokenizer, tokenizer_fingerprint
 
@@ -117,12 +102,12 @@ class Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
-    def reply(self) -> Reply:
+    def reply(self) -> base.Reply:
         """The message; one without content is an empty text."""
         message, usage = self.choices[0].message, self.usage or _Usage()
         if message is None:
             raise ServerError("The server's answer holds no message. Has it /chat/completions?")
-        return Reply(message.content or "", usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        return base.Reply(message.content or "", usage.prompt_tokens or 0, usage.completion_tokens or 0)
 
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -174,7 +159,7 @@ class ScoreRequest(NamedTuple):
     answer: str
     tokens: AnswerTokens | None  # the last ones of the prompt; None where text is sent
 
-    def read(self, completion: Completion, dialect: Dialect) -> Scored:
+    def read(self, completion: Completion, dialect: Dialect) -> base.Scored:
         """The score of the answer.
 
         `prompt_logprobs` has an entry per prompt token, `{token id: {"logprob": ...}}`, `null` for the first;
@@ -193,7 +178,7 @@ class ScoreRequest(NamedTuple):
             )
         if self.tokens is None:
             places = self._by_offset(echoed, len(values))
-            starts = tuple(len(without_marks(self.answer[: max(0, at)])) for at in places.values())
+            starts = tuple(len(base.without_marks(self.answer[: max(0, at)])) for at in places.values())
         else:
             self._check_count(len(values), usage.prompt_tokens)
             end, starts = len(self.prompt), self.tokens.starts
@@ -203,7 +188,7 @@ class ScoreRequest(NamedTuple):
         numbers = [min(value, 0.0) for value in found if value is not None]
         if not numbers or len(numbers) != len(found):
             raise ExtractError(f"The server gave {found} for an answer of {len(starts)} tokens.")
-        return Scored(tuple(numbers), starts)
+        return base.Scored(tuple(numbers), starts)
 
     def _by_id(self, entries: Sequence[dict[str, _Entry] | None]) -> list[float | None]:
         size = len(self.prompt)
@@ -255,7 +240,7 @@ class ScoreRequest(NamedTuple):
 # --- The language model.
 
 
-class ServedLanguageModel(LanguageModel):
+class ServedLanguageModel(base.LanguageModel):
     """Scores and generates through the server at `settings.base_url`.
 
     Args:
@@ -266,12 +251,12 @@ class ServedLanguageModel(LanguageModel):
 
     def __init__(
         self,
-        settings: LMSettings,
-        runtime: LMRuntime | None = None,
+        settings: base.LMSettings,
+        runtime: base.LMRuntime | None = None,
         tokenizer: PreTrainedTokenizerBase | Literal["auto"] | None = "auto",
     ) -> None:
         self._tokenizer = tokenizer
-        self.settings, self.runtime = settings, runtime or current_runtime()
+        self.settings, self.runtime = settings, runtime or base.current_runtime()
         self.model, self.base_url = settings.model, str(settings.base_url).rstrip("/")
 
     @cached_property
@@ -298,11 +283,13 @@ class ServedLanguageModel(LanguageModel):
         _logger.warning("No tokenizer for %r here (%s); text is sent.", self.model, reason)
         return None
 
-    def log_probs(self, queries: Sequence[Query], on_result: OnScore | None = None) -> list[Scored]:
+    def log_probs(
+        self, queries: Sequence[base.Query], on_result: base.OnScore | None = None
+    ) -> list[base.Scored]:
         """Score each query; equal ones once."""
         started, distinct = time.perf_counter(), list(dict.fromkeys(queries))
         requests = [self._request(query) for query in distinct]
-        results: dict[Query, Scored] = {}
+        results: dict[base.Query, base.Scored] = {}
 
         def arrived(number: int, answer: Completion) -> None:
             query = distinct[number]
@@ -313,12 +300,12 @@ class ServedLanguageModel(LanguageModel):
         bodies = [self._body(request, self.dialect) for request in requests]
         self._ask("/completions", Completion, bodies, arrived)
         seconds = time.perf_counter() - started
-        self.statistics += LMStatistics(len(queries), distinct=len(distinct), seconds=seconds)
+        self.statistics += base.LMStatistics(len(queries), distinct=len(distinct), seconds=seconds)
         return [results[query] for query in queries]
 
     def generate(
-        self, prompts: Sequence[str], sampling: Sampling, on_result: OnReply | None = None
-    ) -> list[Reply]:
+        self, prompts: Sequence[str], sampling: base.Sampling, on_result: base.OnReply | None = None
+    ) -> list[base.Reply]:
         """Reply to each prompt through `/chat/completions`."""
         options = {
             "model": self.model,
@@ -326,9 +313,9 @@ class ServedLanguageModel(LanguageModel):
             "max_tokens": sampling.max_new_tokens,
             "seed": sampling.seed,
         }
-        turns = [split_tokens(prompt, _LIKELY_TOKENS).replace(MARK, " ") for prompt in prompts]
+        turns = [base.split_tokens(prompt, _LIKELY_TOKENS).replace(base.MARK, " ") for prompt in prompts]
         bodies = [{**options, "messages": [{"role": "user", "content": turn}]} for turn in turns]
-        replies: dict[int, Reply] = {}
+        replies: dict[int, base.Reply] = {}
 
         def arrived(number: int, answer: Completion) -> None:
             replies[number] = answer.reply()
@@ -340,9 +327,9 @@ class ServedLanguageModel(LanguageModel):
 
     def as_data(self, text: str) -> str:
         """`text` with marks; where the server tokenises, a space is sent for each."""
-        return super().as_data(text) if self.tokens else split_tokens(text, _LIKELY_TOKENS)
+        return super().as_data(text) if self.tokens else base.split_tokens(text, _LIKELY_TOKENS)
 
-    def excess(self, query: Query) -> int:
+    def excess(self, query: base.Query) -> int:
         """Tokens by which a query is longer than the server reads; 0 where that is not known."""
         if self.tokens is None or self._longest is None:
             return 0
@@ -352,7 +339,7 @@ class ServedLanguageModel(LanguageModel):
     def dialect(self) -> Dialect:
         """The first dialect in which the server gives usable log-probabilities of a prompt."""
         _ = self._longest  # checks that the model is served
-        request, reasons = self._request(Query("", "The sky is", " blue")), []
+        request, reasons = self._request(base.Query("", "The sky is", " blue")), []
         for name in DIALECTS:
             try:
                 body = self._body(request, name)
@@ -382,10 +369,10 @@ class ServedLanguageModel(LanguageModel):
             )
         return served.get(self.model)
 
-    def _request(self, query: Query) -> ScoreRequest:
+    def _request(self, query: base.Query) -> ScoreRequest:
         text = query.prefix + query.body
         if self.tokens is None:
-            shown = (text + query.answer).replace(MARK, " ")
+            shown = (text + query.answer).replace(base.MARK, " ")
             return ScoreRequest(shown, query.answer, None)
         answer = self.tokens.answer(query.answer)
         prompt = self.tokens.prefix(query.prefix).ids + self.tokens.body(query.prefix, query.body)

@@ -14,23 +14,12 @@ from operator import mul, sub
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from hf_cap import schema
 from hf_cap.cues import Mark, without_shortcuts
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.labels import label_phrase
 from hf_cap.priors.fusion import NORMALISATIONS
 from hf_cap.priors.keywords import control_scores
-from hf_cap.schema import (
-    LABEL,
-    PRIOR,
-    PROVENANCE,
-    TEXT,
-    WORDS,
-    check_found,
-    check_prior,
-    prior_column,
-    prior_sources,
-    read_provenance,
-)
 from hf_cap.utils import option, settings_class
 from hf_cap.words import WORD_PATTERN, check_pattern, count_words, fold, log_odds
 
@@ -93,8 +82,8 @@ def audit_dataset(
     from hf_cap.data import label_names
 
     settings, priors = settings or AuditSettings(), _read_priors(dataset)
-    words, names = list(dataset[WORDS]), label_names(dataset)
-    gold, compared = [names[label] for label in dataset[LABEL]], _with_controls(priors, words)
+    words, names = list(dataset[schema.WORDS]), label_names(dataset)
+    gold, compared = [names[label] for label in dataset[schema.LABEL]], _with_controls(priors, words)
     keywords = {s: class_keywords(words, gold, priors[s], names, settings.keywords) for s in priors}
     confused = {source: class_overlaps(found) for source, found in keywords.items()}
     pairs = max(1, math.comb(len(names), 2))
@@ -118,20 +107,20 @@ def audit_dataset(
 
 
 def _read_priors(dataset: "Dataset") -> dict[str, list[Prior]]:
-    columns = {source: prior_column(source) for source in prior_sources(dataset.features)}
-    if PRIOR in dataset.column_names:
-        columns[PRIOR] = PRIOR
-    if not columns or WORDS not in dataset.column_names:
+    columns = {source: schema.prior_column(source) for source in schema.prior_sources(dataset.features)}
+    if schema.PRIOR in dataset.column_names:
+        columns[schema.PRIOR] = schema.PRIOR
+    if not columns or schema.WORDS not in dataset.column_names:
         raise DataError(
             f"There are no priors to audit: the data set has the columns {dataset.column_names}, but "
-            f"needs {WORDS!r} and a column prior_<source>. Run `hf-cap extract` first."
+            f"needs {schema.WORDS!r} and a column prior_<source>. Run `hf-cap extract` first."
         )
-    texts = dataset[TEXT] if TEXT in dataset.column_names else ()
-    for row, (text, words) in enumerate(zip(texts, dataset[WORDS], strict=False)):
-        check_found(text, words or (), row=row)
+    texts = dataset[schema.TEXT] if schema.TEXT in dataset.column_names else ()
+    for row, (text, words) in enumerate(zip(texts, dataset[schema.WORDS], strict=False)):
+        schema.check_found(text, words or (), row=row)
     for column in columns.values():
-        for row, (prior, words) in enumerate(zip(dataset[column], dataset[WORDS], strict=True)):
-            check_prior(prior, words, column=column, row=row)
+        for row, (prior, words) in enumerate(zip(dataset[column], dataset[schema.WORDS], strict=True)):
+            schema.check_prior(prior, words, column=column, row=row)
     return {source: list(dataset[column]) for source, column in columns.items()}
 
 
@@ -176,8 +165,8 @@ def _reference_scores(
             f"The reference has other labels than the priors: {sorted(set(others) ^ set(names))[:5]!r} "
             "are in only one of them. Give a split of this data."
         )
-    cells = set(dataset[PROVENANCE]) if PROVENANCE in dataset.column_names else set()
-    facts = [made for cell in cells for made in read_provenance(cell).values()]
+    cells = set(dataset[schema.PROVENANCE]) if schema.PROVENANCE in dataset.column_names else set()
+    facts = [made for cell in cells for made in schema.read_provenance(cell).values()]
     made_by = {made["word_pattern"] for made in facts if "word_pattern" in made}
     patterns = {asked} if asked else made_by or {WORD_PATTERN}
     if len(patterns) > 1 or (made_by and not patterns <= made_by):
@@ -185,12 +174,12 @@ def _reference_scores(
             f"word_pattern={asked!r} does not tell the words of the reference: those of the priors are "
             f"found by {sorted(made_by)}. Name one of these, or leave it out where there is one."
         )
-    labels = [names.index(others[label]) for label in reference[LABEL]]
-    counts = count_words(reference[TEXT], labels, len(names), *patterns)
-    table = {word: log_odds(counts, word) for row in dataset[WORDS] for word in map(fold, row)}
+    labels = [names.index(others[label]) for label in reference[schema.LABEL]]
+    counts = count_words(reference[schema.TEXT], labels, len(names), *patterns)
+    table = {word: log_odds(counts, word) for row in dataset[schema.WORDS] for word in map(fold, row)}
     return [
         [table[fold(word)][label] for word in row]
-        for row, label in zip(dataset[WORDS], dataset[LABEL], strict=True)
+        for row, label in zip(dataset[schema.WORDS], dataset[schema.LABEL], strict=True)
     ]
 
 

@@ -8,24 +8,11 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCardData
 
-from hf_cap import cards
+from hf_cap import cards, schema
 from hf_cap.cards import PushOptions
 from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.parquet import write_parquet
-from hf_cap.schema import (
-    LABEL,
-    PRIOR,
-    PROVENANCE,
-    TEXT,
-    WORDS,
-    add_provenance,
-    check_prior,
-    diagnostic_column,
-    prior_column,
-    prior_sources,
-    read_provenance,
-)
 from hf_cap.utils import file_name
 from hf_cap.words import WORD_PATTERN, word_strings
 
@@ -50,19 +37,19 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
     """Configuration name to splits, the default one and `train` first. Each has a column `prior`."""
     splits = dict(sorted(splits.items(), key=lambda item: item[0] != "train"))
     columns = next(iter(splits.values())).features
-    if TEXT not in columns:
-        raise DataError(f"There is no column {TEXT!r}, but {sorted(columns)}.")
+    if schema.TEXT not in columns:
+        raise DataError(f"There is no column {schema.TEXT!r}, but {sorted(columns)}.")
     label_names(next(iter(splits.values())))
-    names = [HYBRID] * (PRIOR in columns) + prior_sources(columns)
+    names = [HYBRID] * (schema.PRIOR in columns) + schema.prior_sources(columns)
     if not names:
         raise PriorError(
             f"There is no prior to publish: no column 'prior' or 'prior_<source>' among {sorted(columns)}. "
             "Run `hf-cap extract` first."
         )
-    for name in map(file_name, prior_sources(columns)):
+    for name in map(file_name, schema.prior_sources(columns)):
         if name in (HYBRID, cards.CARD):
             raise ConfigError(
-                f"A published data set has another {name!r}; rename the column {prior_column(name)!r}."
+                f"A published data set has another {name!r}; rename the column {schema.prior_column(name)!r}."
             )
     for split, data in splits.items():
         file_name(split)
@@ -80,21 +67,21 @@ def configurations(splits: Mapping[str, Dataset]) -> dict[str, DatasetDict]:
 def _configuration(data: Dataset, name: str) -> Dataset:
     """The columns of one configuration, with the public part of its provenance."""
     if name != HYBRID:
-        column, prefix = prior_column(name), diagnostic_column(name, "")
+        column, prefix = schema.prior_column(name), schema.diagnostic_column(name, "")
         diagnostics = [one for one in data.column_names if one.startswith(prefix)]
-        wanted = [TEXT, LABEL, WORDS, column, *diagnostics, PROVENANCE]
+        wanted = [schema.TEXT, schema.LABEL, schema.WORDS, column, *diagnostics, schema.PROVENANCE]
         data = data.select_columns([one for one in wanted if one in data.column_names])
-        data = data.rename_column(column, PRIOR)
-    if PROVENANCE not in data.column_names:
+        data = data.rename_column(column, schema.PRIOR)
+    if schema.PROVENANCE not in data.column_names:
         return data
     public: dict[str | None, str | None] = {}
-    for cell in data.unique(PROVENANCE):
+    for cell in data.unique(schema.PROVENANCE):
         public[cell] = None
-        for source, made in read_provenance(cell).items():
+        for source, made in schema.read_provenance(cell).items():
             if name in (HYBRID, source):
-                public[cell] = add_provenance(public[cell], source, cards.public_provenance(made))
+                public[cell] = schema.add_provenance(public[cell], source, cards.public_provenance(made))
     return data.map(
-        lambda batch: {PROVENANCE: [public[cell] for cell in batch[PROVENANCE]]},
+        lambda batch: {schema.PROVENANCE: [public[cell] for cell in batch[schema.PROVENANCE]]},
         batched=True,
         features=data.features,
         load_from_cache_file=False,
@@ -125,7 +112,7 @@ def prior_dataset_facts(
         "template": "priors.md.jinja",
         **options.named(),
         "source_dataset": cards.public_name(options.source_dataset),
-        "labels": next(iter(splits.values())).features[LABEL].names,
+        "labels": next(iter(splits.values())).features[schema.LABEL].names,
         "splits": {split: len(data) for split, data in splits.items()},
         "audit": {k: v for k, v in figures.items() if isinstance(v, int | float)},
         "command": cards.public_text("\n".join(commands)) or None,
@@ -161,8 +148,8 @@ def _metadata(facts: Mapping[str, Any], source: str | None) -> DatasetCardData:
 def _made_by(splits: DatasetDict, name: str) -> dict[str, Any]:
     """Provenance of a configuration; empty where there is none."""
     for data in splits.values():
-        for cell in data.unique(PROVENANCE) if PROVENANCE in data.column_names else ():
-            if made := read_provenance(cell).get(PRIOR if name == HYBRID else name):
+        for cell in data.unique(schema.PROVENANCE) if schema.PROVENANCE in data.column_names else ():
+            if made := schema.read_provenance(cell).get(schema.PRIOR if name == HYBRID else name):
                 return made
     return {}
 
@@ -171,17 +158,17 @@ def _configuration_facts(
     name: str, splits: DatasetDict, made: Mapping[str, Any], examples: int
 ) -> dict[str, Any]:
     first = next(iter(splits.values()))
-    column, labels = PRIOR if name == HYBRID else prior_column(name), label_names(first)
+    column, labels = schema.PRIOR if name == HYBRID else schema.prior_column(name), label_names(first)
     pattern, priors = made.get("word_pattern", WORD_PATTERN), []
     shown: list[dict[str, Any]] = []
     for data in splits.values():
         for number, row in enumerate(data):
-            words = row.get(WORDS) or word_strings(row[TEXT], pattern)
-            check_prior(row[PRIOR], words, column=column, row=number)
-            priors.append(row[PRIOR])
-            if row[PRIOR] and len(shown) < examples and data is first:
-                label = labels[row[LABEL]] if row[LABEL] in range(len(labels)) else None
-                shown.append({"label": label, "words": words, "scores": row[PRIOR]})
-    (facts,) = cards.prior_facts({PRIOR if name == HYBRID else name: made})
+            words = row.get(schema.WORDS) or word_strings(row[schema.TEXT], pattern)
+            schema.check_prior(row[schema.PRIOR], words, column=column, row=number)
+            priors.append(row[schema.PRIOR])
+            if row[schema.PRIOR] and len(shown) < examples and data is first:
+                label = labels[row[schema.LABEL]] if row[schema.LABEL] in range(len(labels)) else None
+                shown.append({"label": label, "words": words, "scores": row[schema.PRIOR]})
+    (facts,) = cards.prior_facts({schema.PRIOR if name == HYBRID else name: made})
     numbers = {"rows": len(priors), "with_prior": sum(prior is not None for prior in priors)}
     return facts | numbers | {"name": name, "columns": first.column_names, "examples": shown}

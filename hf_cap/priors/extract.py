@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_cap import utils
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMSettings, LMStatistics
@@ -27,17 +28,6 @@ from hf_cap.priors.base import Batch, Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
-from hf_cap.utils import (
-    Place,
-    check_settings,
-    check_writable,
-    file_name,
-    fingerprint,
-    generator,
-    option,
-    real_path,
-    settings_class,
-)
 from hf_cap.words import WORD_PATTERN, check_units, fold, word_strings
 
 if TYPE_CHECKING:
@@ -50,22 +40,22 @@ _SOON = 4
 _PART = 1000  # rows that are read at a time where they are only looked at
 
 
-@settings_class
+@utils.settings_class
 class ExtractionSettings:
     """How the stage `extract` goes through a data set. Changes no score."""
 
-    splits: tuple[str, ...] = option(
+    splits: tuple[str, ...] = utils.option(
         ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
     )
-    batch_size: int = option(
+    batch_size: int = utils.option(
         32,
         "Texts that are scored together, at least 1; the first four go alone, for an estimate.",
         at_least=1,
     )
-    progress: bool = option(True, "Show a progress bar.")
+    progress: bool = utils.option(True, "Show a progress bar.")
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        utils.check_settings(self)
         if not self.splits:
             raise ConfigError("`splits` is empty; name one or more.")
 
@@ -109,7 +99,7 @@ class ExtractionSummary:
 def extract_priors(
     splits: "Mapping[str, Dataset]",
     sources: Sequence[Source],
-    output_dir: Place,
+    output_dir: utils.Place,
     settings: ExtractionSettings | None = None,
     *,
     command: str | None = None,
@@ -136,10 +126,10 @@ def extract_priors(
     from hf_cap.data import check_output, choose_split
 
     settings, started = settings or ExtractionSettings(), time.monotonic()
-    output = real_path(output_dir)
+    output = utils.real_path(output_dir)
     check_output(output, splits)
     chosen = {split: choose_split(splits, split) for split in settings.splits}
-    names = [file_name(source.name) for source in sources]  # of folders when they are published
+    names = [utils.file_name(source.name) for source in sources]  # of folders when they are published
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"Give one or more sources of different names; got {names!r}.")
     _check_rows(chosen, sources)
@@ -174,7 +164,7 @@ def _room(name: str) -> Path:
     """A folder of the cache, out of the user's sight; that for temporary files where it cannot be."""
     folder = cache_folder() / name
     try:
-        check_writable(folder)
+        utils.check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except ConfigError:  # without a store nothing else needs a cache
         return Path(tempfile.gettempdir())
@@ -185,7 +175,7 @@ def _lock(output: Path) -> "BaseFileLock":
     """Two commands may end at once."""
     from filelock import FileLock
 
-    return FileLock(_room("locks") / fingerprint(str(output)))
+    return FileLock(_room("locks") / utils.fingerprint(str(output)))
 
 
 class _Columns:
@@ -422,7 +412,7 @@ def select_texts(
     wanted = _log_shares(traffic, known)
     ratio = wanted - _log_shares(bags, known)
     # the largest of log-weight plus Gumbel noise are a draw without replacement
-    noise = generator("selection", seed).gumbel(size=len(bags))
+    noise = utils.generator("selection", seed).gumbel(size=len(bags))
     weights = np.array([ratio[bag].sum() for bag in bags])
     chosen, random = (np.sort((-order).argsort(kind="stable")[:budget]) for order in (weights + noise, noise))
     divergence, by_chance = (
@@ -432,7 +422,7 @@ def select_texts(
     return Selection(chosen.tolist(), divergence, by_chance)
 
 
-def read_lines(file: Place) -> list[str]:
+def read_lines(file: utils.Place) -> list[str]:
     """The texts of a file, one per line; a `DataError` where it cannot be read or has none."""
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8").split("\n")

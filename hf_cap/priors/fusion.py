@@ -7,21 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from hf_cap import schema
 from hf_cap.cues import Mark, load_marks, without_shortcuts
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.schema import (
-    LABEL,
-    PRIOR,
-    PROVENANCE,
-    TEXT,
-    WORDS,
-    add_provenance,
-    check_found,
-    check_prior,
-    prior_column,
-    prior_sources,
-    read_provenance,
-)
 from hf_cap.utils import check_settings, fingerprint, option, settings_class
 from hf_cap.words import is_punctuation, word_strings
 
@@ -166,13 +154,13 @@ class PriorFusion:
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """The columns `prior` and `provenance` of these rows."""
         fused = []
-        for row, words in enumerate(batch[WORDS]):
-            if TEXT in batch:
-                check_found(batch[TEXT][row], words, row=row)
-            priors = [batch[prior_column(source)][row] for source in self.sources]
+        for row, words in enumerate(batch[schema.WORDS]):
+            if schema.TEXT in batch:
+                schema.check_found(batch[schema.TEXT][row], words, row=row)
+            priors = [batch[schema.prior_column(source)][row] for source in self.sources]
             for source, prior in zip(self.sources, priors, strict=True):
                 if find_defect(prior) != "not finite":
-                    check_prior(prior, words, column=prior_column(source), row=row)
+                    schema.check_prior(prior, words, column=schema.prior_column(source), row=row)
             weights = self.row_weights(batch, row)
             kept = [i for i, w in enumerate(words) if self.punctuation or not is_punctuation(w)]
             parts = [prior and [prior[i] for i in kept] for prior in priors]
@@ -181,11 +169,11 @@ class PriorFusion:
                 scores = dict(zip(kept, prior, strict=True))
                 prior = [scores.get(i, 0.0) for i in range(len(words))]
             if self.marks and (prior or not self.sources):
-                prior = without_shortcuts(words, self.labels[batch[LABEL][row]], prior, self.marks)
+                prior = without_shortcuts(words, self.labels[batch[schema.LABEL][row]], prior, self.marks)
             fused.append(prior)
-        cells = batch.get(PROVENANCE) or [None] * len(fused)
+        cells = batch.get(schema.PROVENANCE) or [None] * len(fused)
         with_facts = {cell: self._provenance(cell) for cell in set(cells)}
-        return {PRIOR: fused, PROVENANCE: [with_facts[cell] for cell in cells]}
+        return {schema.PRIOR: fused, schema.PROVENANCE: [with_facts[cell] for cell in cells]}
 
     def row_weights(self, batch: Mapping[str, list[Any]], row: int) -> list[float]:
         """Weight of each source on one row: its own times its certainty, 0 where that is unknown."""
@@ -199,7 +187,7 @@ class PriorFusion:
 
     def _provenance(self, cell: str | None) -> str:
         """The provenance `cell` with the settings of the fusion and what its sources share."""
-        made = read_provenance(cell)
+        made = schema.read_provenance(cell)
         left_out = ("marks", "labels", "shortcuts")
         facts = {name: value for name, value in asdict(self).items() if name not in left_out}
         if self.marks:  # what was decided, not where the file is
@@ -213,7 +201,7 @@ class PriorFusion:
                 )
             if found:
                 facts[fact] = next(iter(found.values()))
-        return add_provenance(cell, PRIOR, facts)
+        return schema.add_provenance(cell, schema.PRIOR, facts)
 
 
 def fuse_priors(
@@ -242,15 +230,15 @@ def fuse_priors(
 
     splits: Any = dataset if isinstance(dataset, DatasetDict) else {"": dataset}
     first = next(iter(splits.values()))
-    names: tuple[str, ...] = tuple(sources or prior_sources(first.features))
+    names: tuple[str, ...] = tuple(sources or schema.prior_sources(first.features))
     if settings.get("shortcuts") or settings.get("marks"):
         settings["labels"] = tuple(label_names(first))
         splits = {name: _with_words(split) for name, split in splits.items()}
     fusion: PriorFusion = PriorFusion(sources=names, method=method, **settings)
     if not names and not fusion.marks:
         names = ("<source>",)
-    needed = [WORDS, *map(prior_column, names), *fusion.certainty.values()]
-    added = {PRIOR: List(Value("float64")), PROVENANCE: Value("string")}
+    needed = [schema.WORDS, *map(schema.prior_column, names), *fusion.certainty.values()]
+    added = {schema.PRIOR: List(Value("float64")), schema.PROVENANCE: Value("string")}
     fused = DatasetDict()
     for name, split in splits.items():
         if missing := [column for column in needed if column not in split.column_names]:
@@ -266,22 +254,22 @@ def fuse_priors(
 
 def _with_words(split: "Dataset") -> "Dataset":
     """A split that has the column `words`: that of the sources, else made here."""
-    if WORDS in split.column_names:
+    if schema.WORDS in split.column_names:
         return split
-    return split.add_column(WORDS, [word_strings(text) for text in split[TEXT]])
+    return split.add_column(schema.WORDS, [word_strings(text) for text in split[schema.TEXT]])
 
 
 def _log_left_out(splits: "DatasetDict", fusion: PriorFusion) -> None:
     left_out: Counter[tuple[str, str]] = Counter()
     empty = 0
     for split in splits.values():
-        columns = {PRIOR, *map(prior_column, fusion.sources), *fusion.certainty.values()}
+        columns = {schema.PRIOR, *map(schema.prior_column, fusion.sources), *fusion.certainty.values()}
         batch = {column: split[column][:] for column in columns}
-        empty += sum(prior is None for prior in batch[PRIOR])
+        empty += sum(prior is None for prior in batch[schema.PRIOR])
         for row in range(len(split)):
             row_weights = fusion.row_weights(batch, row)
             for source, weight in zip(fusion.sources, row_weights, strict=True):
-                if defect := find_defect(batch[prior_column(source)][row], weight):
+                if defect := find_defect(batch[schema.prior_column(source)][row], weight):
                     left_out[source, defect] += 1
     if empty or left_out:
         _logger.info(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from hf_cap import refit
 from hf_cap.attribution import attribute_words
 from hf_cap.cards import table
 from hf_cap.classifiers import evaluation_mode, text_embeddings
@@ -24,15 +25,6 @@ from hf_cap.data import label_ids, label_names, load_texts
 from hf_cap.errors import ConfigError
 from hf_cap.labels import class_names, head_phrases
 from hf_cap.progress import progress
-from hf_cap.refit import (
-    KEPT_TO_REFINE,
-    KEPT_TO_REFIT,
-    average_encoder,
-    check_refinable,
-    encoder_weights,
-    refine_head,
-    refit_head,
-)
 from hf_cap.schema import LABEL, PRIOR, TEXT, check_prior
 from hf_cap.training.collator import LABELS, take_priors
 from hf_cap.training.examples import EXAMPLE_WEIGHT
@@ -238,7 +230,7 @@ class FinishClassifier(TrainerCallback):
         config, model = trainer.args, trainer.model
         asked = [name for name in SETTINGS if getattr(config, name)]
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        check_refinable(model, asked[0], sharded=sharded)
+        refit.check_refinable(model, asked[0], sharded=sharded)
         if asked[0] != "unlabelled" and hasattr(model, "peft_config"):
             raise ConfigError(
                 f"`{asked[0]}` takes the encoder back towards its start, and adapters leave it there; use "
@@ -246,7 +238,7 @@ class FinishClassifier(TrainerCallback):
             )
         self.trainer = trainer
         self.texts = load_texts(config.unlabelled) if config.unlabelled else []
-        self.start = encoder_weights(model)
+        self.start = refit.encoder_weights(model)
 
     @classmethod
     def is_asked(cls, settings: Any) -> bool:
@@ -256,11 +248,11 @@ class FinishClassifier(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Change the trained, or the best, weights."""
         model, tokenizer, config = kwargs["model"], kwargs["processing_class"], self.trainer.args
-        default = KEPT_TO_REFIT if config.refit_head else KEPT_TO_REFINE if self.texts else 1.0
-        average_encoder(model, self.start, config.encoder_kept or default)
+        default = refit.KEPT_TO_REFIT if config.refit_head else refit.KEPT_TO_REFINE if self.texts else 1.0
+        refit.average_encoder(model, self.start, config.encoder_kept or default)
         if config.refit_head:
-            refit_head(model, *self.known_texts(model, tokenizer))
-        refine_head(model, tokenizer, self.texts)
+            refit.refit_head(model, *self.known_texts(model, tokenizer))
+        refit.refine_head(model, tokenizer, self.texts)
 
     def known_texts(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, ...]:
         """Embeddings, labels and weights of the training texts and of the label names that the head is told.
