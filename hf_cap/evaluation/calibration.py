@@ -4,7 +4,8 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from hf_cap.data import load_splits
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.evaluation.classifier import gold_labels, load_classifier
 from hf_cap.schema import CALIBRATION, LABEL, TEXT
-from hf_cap.utils import read_json, write_text
+from hf_cap.utils import option, read_json, settings_class, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +39,7 @@ BINS = 15
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Calibration:
     """How logits become probabilities, and these label sets; by default by a plain softmax, without sets.
 
@@ -49,9 +50,9 @@ class Calibration:
         texts: Number of texts that these were fit on.
     """
 
-    temperature: float = 1.0
+    temperature: float = option(1.0, above=0, below=math.inf)
     coverage: float | None = None
-    threshold: float | None = None
+    threshold: float | None = option(None, at_least=0, at_most=1)
     texts: int = 0
 
     @classmethod
@@ -63,17 +64,14 @@ class Calibration:
         """
         stored = getattr(config, CALIBRATION, None)
         stored = stored if isinstance(stored, dict) else {}
-        found = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
-        try:
-            fits = 0 < found.temperature < math.inf and 0 <= (found.threshold or 0.0) <= 1
-        except TypeError:
-            fits = False
-        if not fits or (found.threshold is None) != (found.coverage is None):
-            raise ModelError(
-                f"The entry {CALIBRATION!r} of the model's configuration is {stored!r}, which is no "
-                "calibration; calibrate the model again, or remove the entry."
-            )
-        return found
+        with suppress(ConfigError, TypeError):
+            found = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+            if found.temperature and (found.threshold is None) == (found.coverage is None):
+                return found
+        raise ModelError(
+            f"The entry {CALIBRATION!r} of the model's configuration is {stored!r}, which is no "
+            "calibration; calibrate the model again, or remove the entry."
+        )
 
     def probabilities(self, logits: Tensor) -> Probabilities:
         """Calibrated class probabilities, rows summing to 1."""
