@@ -339,14 +339,12 @@ def _summary(
         """The columns of a part of the rows; lists as `(rows, length)`."""
         for file in files:
             with pq.ParquetFile(file) as opened:
-                for group in range(opened.num_row_groups):
-                    part = opened.read_row_group(group, [*columns])
-                    cells = [part[name].combine_chunks() for name in columns]
+                for part in opened.iter_batches(columns=[*columns]):
                     yield [
-                        cell.flatten().to_numpy().reshape(len(part), -1)
-                        if pa.types.is_list(cell.type)
-                        else cell.to_numpy(zero_copy_only=False)
-                        for cell in cells
+                        part[name].flatten().to_numpy().reshape(len(part), -1)
+                        if pa.types.is_list(part[name].type)
+                        else part[name].to_numpy(zero_copy_only=False)
+                        for name in columns
                     ]
 
     rows, columns = (sum(pq.read_metadata(file).num_rows for file in files), pq.read_schema(files[0]).names)
