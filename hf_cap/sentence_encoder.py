@@ -155,19 +155,15 @@ def write_modules(folder: Path, config: PretrainedConfig, state: Mapping[str, Te
     dense |= {"activation_function": "torch.nn.modules.linear.Identity"}  # type: ignore[dict-item]
     for name in (_POOLING, _NORMALIZE, _DENSE):
         (folder / name).mkdir(exist_ok=True)
-    write_json(folder / _POOLING / "config.json", _pooling_config(pooling, hidden))
+    flags = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}
+    modes = {f"pooling_mode_{flag}": name == pooling for name, flag in flags.items()}
+    write_json(folder / _POOLING / "config.json", {"word_embedding_dimension": hidden, **modes})
     write_json(folder / _DENSE / "config.json", dense)
     tensors = {"linear.weight": (scale * weight).contiguous(), "linear.bias": bias}
     save_file(tensors, folder / _DENSE / "model.safetensors", metadata={"format": "pt"})
     length = getattr(config, CONFIG_ENTRY).get("max_length")
     write_json(folder / _LENGTHS, {"max_seq_length": length, "do_lower_case": False})
     write_json(folder / _MODULES, modules)  # the last: without it the folder is no such model
-
-
-def _pooling_config(pooling: str, hidden: int) -> dict[str, Any]:
-    names = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}
-    modes = {f"pooling_mode_{name}": key == pooling for key, name in names.items()}
-    return {"word_embedding_dimension": hidden, **modes}
 
 
 # --- From a sentence encoder of the Hub to a classifier.
@@ -279,8 +275,8 @@ class Layer(NamedTuple):
 
 def encoder_layers(model: nn.Module) -> list[Layer]:
     """The layers of a BERT, RoBERTa, ELECTRA or the like."""
-    parts = ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
-    found: list[Any] = [m for m in model.modules() if all(map(_has(m), parts))]
+    parts = {"attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"}
+    found: list[Any] = [m for m in model.modules() if parts <= {name for name, _ in m.named_modules()}]
     if not found:
         raise ModelError(
             f"Heads and units of {type(model).__name__} cannot be taken out: it has no layers like BERT's. "
@@ -289,11 +285,6 @@ def encoder_layers(model: nn.Module) -> list[Layer]:
     return [
         Layer(m.attention.self, m.attention.output.dense, m.intermediate.dense, m.output.dense) for m in found
     ]
-
-
-def _has(module: nn.Module) -> Any:
-    names = {name for name, _ in module.named_modules()}
-    return lambda name: name in names
 
 
 def keep(model: nn.Module, heads: Sequence[Tensor], units: Sequence[Tensor]) -> None:
