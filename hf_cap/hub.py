@@ -13,18 +13,23 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from huggingface_hub import DatasetCard, HfApi, constants, errors
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_cap import cards
 from hf_cap.cards import PushOptions as PushOptions
+from hf_cap.classifiers import is_lora_run, merged_lora
+from hf_cap.data import load_splits, read_parquet
 from hf_cap.errors import CAPError, ConfigError, DataError, ModelError, PriorError, ServerError
 from hf_cap.loading import no_bars
+from hf_cap.priors.card import write_prior_dataset
 from hf_cap.schema import CALIBRATION, CONFIG_KEY, PRIOR, AttributionSettings
 from hf_cap.secret_scan import refuse_secrets
+from hf_cap.training.validation import weights_problem
 from hf_cap.utils import Place, atomic_path, check_writable, read_json, real_path, refuse_loss
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 _logger = logging.getLogger(__name__)
 
@@ -61,8 +66,6 @@ def publish(
         token: Access token; by default the one of `HF_TOKEN` or `hf auth login`.
         keep: Whether `folder` outlives the call, so that a failed upload can go on from it.
     """
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
     with hub_errors(options.repo_id):
         validate_repo_id(options.repo_id)
     private, folder = folder.parent, Path(options.output_dir or folder)
@@ -113,8 +116,6 @@ def _check_folder(folder: Path, private: Path) -> None:
 
 def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None = None) -> str:
     """Upload a folder as one commit and return the address; files that are there are not sent again."""
-    from huggingface_hub import HfApi
-
     hub = HfApi(token=token)
     repository: Any = {"repo_id": options.repo_id, "repo_type": kind}
     address = hub.create_repo(
@@ -131,8 +132,6 @@ def upload(folder: Path, options: PushOptions, kind: Kind, *, token: str | None 
 
 def check_access(repo_id: str, kind: Kind = "model", *, token: str | None = None) -> None:
     """Check that the token may write to a repository, or create it, before any work is done."""
-    from huggingface_hub import HfApi
-
     hub = HfApi(token=token)
     with hub_errors(repo_id):
         account = hub.whoami()
@@ -165,8 +164,6 @@ _REFUSALS = {
 @contextmanager
 def hub_errors(repo_id: str, kept: Path | None = None) -> Iterator[None]:
     """Turn errors of the Hub into errors that say what to do; `kept` is the complete local folder."""
-    from huggingface_hub import errors
-
     http: Any = errors.HTTPError  # type: ignore[attr-defined]
     rest = f" Nothing is lost: {str(kept)!r} is complete; run the same command again." * bool(kept)
     try:
@@ -273,9 +270,6 @@ def write_model(run: Path, target: Path, record: Mapping[str, Any]) -> None:
 
 def _write_weights(run: Path, target: Path) -> None:
     """Write what a classifier needs; pickles, optimizer states and run records stay on this machine."""
-    from hf_cap.classifiers import is_lora_run, merged_lora
-    from hf_cap.training.validation import weights_problem
-
     if is_lora_run(run):  # an adapter alone names its base by a path that may be local
         with no_bars():
             merged_lora(run).save_pretrained(target)
@@ -295,8 +289,6 @@ def _write_weights(run: Path, target: Path) -> None:
 
 
 def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
-    from hf_cap.data import read_parquet
-
     files = _evaluation_files(run, "parquet")
     if count and not files:
         raise DataError(
@@ -335,7 +327,7 @@ def push_priors(
     folder: Place,
     options: PushOptions,
     *,
-    splits: "Mapping[str, Dataset] | None" = None,
+    splits: Mapping[str, Dataset] | None = None,
     audit: Mapping[str, Any] | None = None,
     token: str | None = None,
     keep: bool = True,
@@ -347,9 +339,6 @@ def push_priors(
         splits: Instead of those in the folder.
         audit: Figures for the card, instead of those of the file `options.audit`.
     """
-    from hf_cap.data import load_splits
-    from hf_cap.priors.card import write_prior_dataset
-
     if options.audit:
         audit = read_json(Path(options.audit).expanduser())
     found = splits or load_splits(folder)
@@ -359,7 +348,7 @@ def push_priors(
 
 
 def push_prior_dataset(
-    dataset: "Dataset | Mapping[str, Dataset]",
+    dataset: Dataset | Mapping[str, Dataset],
     repo_id: str,
     *,
     audit: Mapping[str, Any] | None = None,
@@ -382,8 +371,6 @@ def push_prior_dataset(
         PriorError: there is no prior to publish.
         ConfigError, ServerError: see `publish`.
     """
-    from huggingface_hub import constants
-
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     known = PushOptions(repo_id=repo_id, push=True, **options)
     with TemporaryDirectory() as room:
@@ -392,13 +379,8 @@ def push_prior_dataset(
     return f"{constants.ENDPOINT}/datasets/{repo_id}"
 
 
-def _read_local(folder: Path, configuration: str | None) -> "DatasetDict":
+def _read_local(folder: Path, configuration: str | None) -> DatasetDict:
     """Not `load_dataset(folder)`: that takes the name for a pattern, and caches by it alone."""
-    from datasets import DatasetDict, concatenate_datasets
-    from huggingface_hub import DatasetCard
-
-    from hf_cap.data import load_splits, read_parquet
-
     card = folder / cards.CARD
     entries = DatasetCard.load(card).data.to_dict().get("configs") if card.is_file() else None
     if not entries:
@@ -421,7 +403,7 @@ def _read_local(folder: Path, configuration: str | None) -> "DatasetDict":
 
 def load_prior_dataset(
     name: str, configuration: str | None = None, *, revision: str | None = None, token: str | None = None
-) -> "DatasetDict":
+) -> DatasetDict:
     """Load published priors, ready for `CAPTrainer`: no language model is needed any more.
 
     Args:
@@ -435,8 +417,6 @@ def load_prior_dataset(
         PriorError: it has no column `prior`.
         ServerError: the Hub cannot be reached or refuses.
     """
-    from datasets import load_dataset
-
     local = Path(name).expanduser()
     try:
         with hub_errors(name):

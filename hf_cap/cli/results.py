@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from hf_cap import utils
+from hf_cap.cards import PushOptions
 from hf_cap.cli import core
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import AttackSettings
 from hf_cap.evaluation.evaluate import EvaluationSettings
-from hf_cap.hub import PushOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import CHANGED, LABEL, TEXT
