@@ -10,26 +10,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from jaxtyping import Float
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
 from hf_cap import cues
+from hf_cap.attribution import attribute_words
+from hf_cap.classifiers import TextClassifier, embed_texts
 from hf_cap.data import label_names
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import DataError
 from hf_cap.labels import label_phrases
+from hf_cap.priors.channel import LexiconPrior
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.sentence_encoder import read_sentence_encoder
 from hf_cap.utils import subsample, write_json
 from hf_cap.words import log_odds_ratio, word_strings
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from hf_cap.classifiers import TextClassifier
 
 Relevance = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, "words labels"]]
 """Words and label phrases to how much each word speaks for each label; only the order in a column counts."""
@@ -91,10 +90,10 @@ class Shortcut:
 
 
 def find_shortcuts(
-    dataset: "Dataset",
+    dataset: Dataset,
     judges: Sequence[Relevance] = (),
     *,
-    classifier: "TextClassifier | None" = None,
+    classifier: TextClassifier | None = None,
     settings: cues.ShortcutSettings | None = None,
 ) -> list[Shortcut]:
     """The shortcuts of a training set, the strongest first.
@@ -151,7 +150,7 @@ class _Texts:
     labels: list[int]
     names: list[str]
     settings: cues.ShortcutSettings
-    classifier: "TextClassifier | None"
+    classifier: TextClassifier | None
 
     @cached_property
     def has(self) -> Mapping[cues.Cue, list[int]]:
@@ -223,8 +222,6 @@ class _Texts:
         """Row to the classifier's attributions of its words for its label; empty without a classifier."""
         if self.classifier is None or not rows:
             return {}
-        from hf_cap.attribution import attribute_words
-
         explained = [self.texts[row] for row in rows], [self.labels[row] for row in rows]
         how: dict[str, Any] = {"steps": _STEPS, "word_pattern": self.settings.word_pattern}
         found = attribute_words(self.classifier.model, self.classifier.tokenizer, *explained, **how)
@@ -292,8 +289,6 @@ def language_model_judge(model: Any, **options: Any) -> Relevance:
     """
 
     def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
-        from hf_cap.priors.channel import LexiconPrior
-
         source = LexiconPrior(labels=tuple(phrases), model=model, **options)
         return np.array([*source.probabilities(words).values()])
 
@@ -304,8 +299,6 @@ def encoder_judge(model: str) -> Relevance:
     """Cosine of a word and a label's phrase in a sentence encoder, less the word's mean over the labels."""
 
     def judge(words: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "words labels"]:
-        from hf_cap.classifiers import embed_texts
-
         vectors = embed_texts(model, [*words, *phrases])  # the model is loaded once
         cosines = vectors[: len(words)] @ vectors[len(words) :].T
         centred: Float[np.ndarray, "words labels"] = cosines - cosines.mean(1, keepdims=True)

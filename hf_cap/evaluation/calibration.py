@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_cap.cards import RUN_FILE
 from hf_cap.classifiers import is_lora_run
@@ -22,10 +24,6 @@ from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.evaluation.classifier import gold_labels, load_classifier
 from hf_cap.schema import CALIBRATION, LABEL, TEXT
 from hf_cap.utils import option, read_json, settings_class, write_text
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Probabilities = Float[np.ndarray, "texts labels"]
 Logits = Float[np.ndarray, "texts labels"]
@@ -84,9 +82,9 @@ class Calibration:
 
 
 def calibrate(
-    model: "PreTrainedModel | str | Path",
-    tokenizer: "PreTrainedTokenizerBase | str | None",
-    dataset: "Dataset",
+    model: PreTrainedModel | str | Path,
+    tokenizer: PreTrainedTokenizerBase | str | None,
+    dataset: Dataset,
     coverage: float = 0.9,
 ) -> Calibration:
     """Fit the temperature and the label sets of a classifier on labelled texts it was not trained on.

@@ -10,20 +10,21 @@ holds the uncertainty of the calibration beside that of the texts.
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.special import expit
+from scipy.stats import t
 
 from hf_cap.data import read_csv
 from hf_cap.errors import DataError, ModelError
 from hf_cap.evaluation.attack_rules import ENGLISH
 from hf_cap.evaluation.results import Estimate
 from hf_cap.labels import label_phrase
+from hf_cap.lm.base import LMSettings, Query
+from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.utils import Place, atomic_path, generator
-
-if TYPE_CHECKING:
-    from hf_cap.lm.open import ModelLike
 
 Floats = NDArray[np.float64]
 FEWEST = 50  # verdicts of a person that an interval needs
@@ -52,8 +53,6 @@ def isotonic(scores: Floats, verdicts: Floats, at: Floats) -> Floats:
 
     The mean over the scores that it is fitted on is that of the verdicts; equal scores share a value.
     """
-    from scipy.optimize import isotonic_regression
-
     places, row, counts = np.unique(scores, return_inverse=True, return_counts=True)
     means = np.bincount(row, verdicts) / counts
     found: Floats = np.interp(at, places, isotonic_regression(means, weights=counts).x)
@@ -115,8 +114,6 @@ def _shares(
 
 def _estimate(share: float, texts: float, calibration: float, count: int) -> Estimate:
     """A share with its interval; the freedom of the sum of two variances is that of Satterthwaite."""
-    from scipy.stats import t
-
     variance = texts + calibration
     freedom = variance**2 / (texts**2 / (count - 1) + calibration**2 / (FOLDS - 1)) if variance else 1
     half = float(t.ppf(0.975, freedom)) * variance**0.5
@@ -124,18 +121,11 @@ def _estimate(share: float, texts: float, calibration: float, count: int) -> Est
     return Estimate(within, max(share - half, 0.0), min(share + half, 1.0), count)
 
 
-def judge_scores(
-    texts: Sequence[str], labels: Sequence[str], model: "ModelLike | None" = None
-) -> list[float]:
+def judge_scores(texts: Sequence[str], labels: Sequence[str], model: ModelLike | None = None) -> list[float]:
     """How sure a chat model is that each text has the topic of its label, in (0, 1).
 
     It is the probability of the answer "Yes" where "No" is the only other one.
     """
-    from scipy.special import expit
-
-    from hf_cap.lm.base import LMSettings, Query
-    from hf_cap.lm.open import open_language_model
-
     judge = open_language_model(LMSettings() if model is None else model)
     queries = []
     for text, label in zip(texts, labels, strict=True):
