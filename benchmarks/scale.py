@@ -27,8 +27,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from benchmarks.alignment import resident
 from hf_cap.lm.cache import _SCHEMA, AnswerStore
-from hf_cap.priors.base import Row, Source, SourceResult
-from hf_cap.priors.extract import ExtractionSettings, extract_priors
+from hf_cap.priors.base import ExtractionSettings, Row, Source, SourceResult
+from hf_cap.priors.extract import extract_priors
 from hf_cap.utils import write_json
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"

@@ -27,10 +27,10 @@ from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.lm.open import check_language_model
 from hf_cap.parquet import write_parquet
-from hf_cap.priors.base import Source, source_class
+from hf_cap.priors.base import ExtractionSettings, Source, source_class
 from hf_cap.priors.cap import CAPPrior, choose_dtype
 from hf_cap.priors.classifier import ClassifierSource
-from hf_cap.priors.extract import ExtractionSettings, extract_priors
+from hf_cap.priors.extract import extract_priors
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.keywords import CONTROLS, with_control
 from hf_cap.priors.language_model import LanguageModelSource

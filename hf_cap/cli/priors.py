@@ -13,9 +13,7 @@ from hf_cap.cues import ShortcutSettings, load_marks
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LMRuntime, LMSettings
-from hf_cap.priors.audit import AuditSettings
-from hf_cap.priors.base import SOURCES, source_class
-from hf_cap.priors.extract import ExtractionSettings
+from hf_cap.priors.base import SOURCES, AuditSettings, ExtractionSettings, source_class
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.schema import TEXT

@@ -15,8 +15,8 @@ from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings
+from hf_cap.priors.base import ExtractionSettings
 from hf_cap.priors.classifier import ClassifierSource
-from hf_cap.priors.extract import ExtractionSettings
 from hf_cap.priors.fusion import PriorFusion
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import LABEL, TEXT

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from hf_cap.utils import lazy_exports
 
 if TYPE_CHECKING:
-    from hf_cap.priors.audit import AuditSettings as AuditSettings
     from hf_cap.priors.audit import audit_dataset as audit_dataset
     from hf_cap.priors.base import LEARNED as LEARNED
     from hf_cap.priors.base import SOURCES as SOURCES
+    from hf_cap.priors.base import AuditSettings as AuditSettings
+    from hf_cap.priors.base import ExtractionSettings as ExtractionSettings
     from hf_cap.priors.base import Row as Row
     from hf_cap.priors.base import Source as Source
     from hf_cap.priors.base import SourceResult as SourceResult
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from hf_cap.priors.classifier import LimePrior as LimePrior
     from hf_cap.priors.classifier import OcclusionPrior as OcclusionPrior
     from hf_cap.priors.classifier import ShapPrior as ShapPrior
-    from hf_cap.priors.extract import ExtractionSettings as ExtractionSettings
     from hf_cap.priors.extract import ExtractionSummary as ExtractionSummary
     from hf_cap.priors.extract import Selection as Selection
     from hf_cap.priors.extract import extract_priors as extract_priors

@@ -12,19 +12,22 @@ from functools import partial
 from itertools import combinations
 from operator import mul, sub
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score
 
 from hf_cap import schema
 from hf_cap.cues import Mark, without_shortcuts
+from hf_cap.data import label_names
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.labels import label_phrase
+from hf_cap.priors.base import AuditSettings
 from hf_cap.priors.fusion import NORMALISATIONS
 from hf_cap.priors.keywords import control_scores
-from hf_cap.utils import option, settings_class
-from hf_cap.words import WORD_PATTERN, check_pattern, count_words, fold, log_odds
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from hf_cap.words import WORD_PATTERN, count_words, fold, log_odds
 
 Prior = Sequence[float] | None
 
@@ -40,23 +43,9 @@ KINDS = ("stop word", "number", "punctuation", "other")
 DEGENERATE = ("missing", "single_word", "constant", "one_word", "label_copied")
 
 
-@settings_class
-class AuditSettings:
-    """Settings of the audit of priors."""
-
-    top_k: int = option(3, "Highest words of a text that are compared between two sources.", at_least=1)
-    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.", at_least=1)
-    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.", at_least=1)
-    word_pattern: str | None = option(
-        None,
-        "Regular expression of a word in the reference data; by default the one of the priors.",
-        check=check_pattern,
-    )
-
-
 def audit_dataset(
-    dataset: "Dataset",
-    reference: "Dataset | None" = None,
+    dataset: Dataset,
+    reference: Dataset | None = None,
     settings: AuditSettings | None = None,
     *,
     shortcuts: Sequence[Mark] = (),
@@ -79,8 +68,6 @@ def audit_dataset(
         DataError: a column is missing, or the reference has other labels.
         PriorError: a prior has not one finite score per word.
     """
-    from hf_cap.data import label_names
-
     settings, priors = settings or AuditSettings(), _read_priors(dataset)
     words, names = list(dataset[schema.WORDS]), label_names(dataset)
     gold, compared = [names[label] for label in dataset[schema.LABEL]], _with_controls(priors, words)
@@ -106,7 +93,7 @@ def audit_dataset(
     }
 
 
-def _read_priors(dataset: "Dataset") -> dict[str, list[Prior]]:
+def _read_priors(dataset: Dataset) -> dict[str, list[Prior]]:
     columns = {source: schema.prior_column(source) for source in schema.prior_sources(dataset.features)}
     if schema.PRIOR in dataset.column_names:
         columns[schema.PRIOR] = schema.PRIOR
@@ -152,11 +139,9 @@ def _agreements(
 
 
 def _reference_scores(
-    dataset: "Dataset", reference: "Dataset | None", asked: str | None
+    dataset: Dataset, reference: Dataset | None, asked: str | None
 ) -> list[list[float]] | None:
     """Log-odds of each word for the gold class of its text, counted in the reference, if there is one."""
-    from hf_cap.data import label_names
-
     if reference is None:
         return None
     names, others = label_names(dataset), label_names(reference)
@@ -183,10 +168,8 @@ def _reference_scores(
     ]
 
 
-def _certainty(dataset: "Dataset", sources: Iterable[str]) -> dict[str, dict[str, list[float]]]:
+def _certainty(dataset: Dataset, sources: Iterable[str]) -> dict[str, dict[str, list[float]]]:
     """Of the numeric columns `<source>_<what>`: minimum, quartiles and maximum, and a histogram."""
-    import numpy as np
-
     found = {}
     prefixes = tuple(f"{source}_" for source in sources)
     for column, feature in dataset.features.items():
@@ -210,9 +193,6 @@ def spearman(first: Prior, second: Prior) -> float | None:
 
     `None` where a prior is missing or the same for every word.
     """
-    import numpy as np
-    from scipy.stats import rankdata
-
     if first is None or second is None or len(set(first)) < 2 or len(set(second)) < 2:
         return None
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
@@ -242,8 +222,6 @@ def average_precision(prior: Prior, marked: Prior) -> float | None:
 
     Tied words enter the ranking together. `None` where a prior is missing, or no word or all are marked.
     """
-    from sklearn.metrics import average_precision_score
-
     if prior is None or marked is None or len({score > 0 for score in marked}) < 2:
         return None
     return float(average_precision_score([score > 0 for score in marked], prior))

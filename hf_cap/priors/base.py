@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.schema import LABEL, PROVENANCE, TEXT, WORDS, add_provenance, diagnostic_column, prior_column
-from hf_cap.utils import choose, fingerprint, load_object, option, settings_class, versions
+from hf_cap.utils import check_settings, choose, fingerprint, load_object, option, settings_class, versions
 from hf_cap.words import WORD_PATTERN, Span, check_pattern, split_words
 
 if TYPE_CHECKING:
@@ -190,3 +190,40 @@ def source_class(name: str) -> type[Source]:
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise ConfigError(f"{name!r} is no prior source: {cls!r} does not derive from `Source`.")
     return cls
+
+
+# --- Settings of the stages, beside those of the sources; their modules are heavy.
+
+
+@settings_class
+class ExtractionSettings:
+    """How the stage `extract` goes through a data set. Changes no score."""
+
+    splits: tuple[str, ...] = option(
+        ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
+    )
+    batch_size: int = option(
+        32,
+        "Texts that are scored together, at least 1; the first four go alone, for an estimate.",
+        at_least=1,
+    )
+    progress: bool = option(True, "Show a progress bar.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not self.splits:
+            raise ConfigError("`splits` is empty; name one or more.")
+
+
+@settings_class
+class AuditSettings:
+    """Settings of the audit of priors."""
+
+    top_k: int = option(3, "Highest words of a text that are compared between two sources.", at_least=1)
+    keywords: int = option(10, "Keywords of a class: its words with the highest mean prior.", at_least=1)
+    pairs: int = option(15, "Pairs of classes with the most shared keywords that are reported.", at_least=1)
+    word_pattern: str | None = option(
+        None,
+        "Regular expression of a word in the reference data; by default the one of the priors.",
+        check=check_pattern,
+    )

@@ -14,50 +14,32 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import chain, count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset, Features
+from filelock import BaseFileLock, FileLock
 from numpy.typing import NDArray
+from torch import accelerator
 
 from hf_cap import utils
+from hf_cap.data import check_output, choose_split, save_splits
 from hf_cap.embedded import cache_folder
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMSettings, LMStatistics
 from hf_cap.lm.open import open_language_model
-from hf_cap.priors.base import Batch, Source
+from hf_cap.priors.base import Batch, ExtractionSettings, Source
 from hf_cap.priors.language_model import LanguageModelSource
 from hf_cap.progress import progress
 from hf_cap.schema import LABEL, PROVENANCE, add_provenance, diagnostic_column, read_provenance
 from hf_cap.words import WORD_PATTERN, check_units, fold, word_strings
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from accelerate import PartialState
-    from datasets import Dataset
-    from filelock import BaseFileLock
-
 _SOON = 4
 _PART = 1000  # rows that are read at a time where they are only looked at
-
-
-@utils.settings_class
-class ExtractionSettings:
-    """How the stage `extract` goes through a data set. Changes no score."""
-
-    splits: tuple[str, ...] = utils.option(
-        ("train",), "Splits whose texts get priors. `hf-cap extract` reads and writes no others."
-    )
-    batch_size: int = utils.option(
-        32,
-        "Texts that are scored together, at least 1; the first four go alone, for an estimate.",
-        at_least=1,
-    )
-    progress: bool = utils.option(True, "Show a progress bar.")
-
-    def __post_init__(self) -> None:
-        utils.check_settings(self)
-        if not self.splits:
-            raise ConfigError("`splits` is empty; name one or more.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class ExtractionSummary:
 
 
 def extract_priors(
-    splits: "Mapping[str, Dataset]",
+    splits: Mapping[str, Dataset],
     sources: Sequence[Source],
     output_dir: utils.Place,
     settings: ExtractionSettings | None = None,
@@ -119,12 +101,6 @@ def extract_priors(
         ConfigError: the sources have no different names, or the folder holds what would be lost.
         DataError: a split, column, text or label is missing. Nothing is scored then.
     """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object
-    from torch import accelerator
-
-    from hf_cap.data import check_output, choose_split
-
     settings, started = settings or ExtractionSettings(), time.monotonic()
     output = utils.real_path(output_dir)
     check_output(output, splits)
@@ -148,7 +124,7 @@ def extract_priors(
     return summaries[0]  # type: ignore[no-any-return]
 
 
-def _check_rows(splits: "Mapping[str, Dataset]", sources: Sequence[Source]) -> None:
+def _check_rows(splits: Mapping[str, Dataset], sources: Sequence[Source]) -> None:
     """Read all rows once, before any of them is scored."""
     for source in sources:
         for data in splits.values():
@@ -171,10 +147,8 @@ def _room(name: str) -> Path:
     return folder
 
 
-def _lock(output: Path) -> "BaseFileLock":
+def _lock(output: Path) -> BaseFileLock:
     """Two commands may end at once."""
-    from filelock import FileLock
-
     return FileLock(_room("locks") / utils.fingerprint(str(output)))
 
 
@@ -185,26 +159,20 @@ class _Columns:
     """
 
     def __init__(self) -> None:
-        import pyarrow as pa
-
         # not where temporary files lie, which may be memory
         self.file, self.batches = tempfile.TemporaryFile(dir=_room("columns")), 0
         weakref.finalize(self, self.file.close)  # Python warns of one that is only dropped
         self.schema = pa.schema([])
 
-    def append(self, table: "pa.Table") -> None:
+    def append(self, table: pa.Table) -> None:
         """Add the columns of the next batch."""
-        import pyarrow as pa
-
         with pa.ipc.new_stream(self.file, table.schema) as stream:
             stream.write_table(table)
         self.batches += 1
         # a batch without any value for a column has it without a type
         self.schema = pa.unify_schemas([self.schema, table.schema], promote_options="permissive")
 
-    def __iter__(self) -> "Iterator[pa.Table]":
-        import pyarrow as pa
-
+    def __iter__(self) -> Iterator[pa.Table]:
         self.file.seek(0)
         return (pa.ipc.open_stream(self.file).read_all() for _ in range(self.batches))
 
@@ -216,15 +184,13 @@ def _bounds(rows: int, size: int) -> list[tuple[int, int]]:
 
 
 def _extract(
-    splits: "Mapping[str, Dataset]",
+    splits: Mapping[str, Dataset],
     sources: Sequence[Source],
     settings: ExtractionSettings,
-    state: "PartialState",
+    state: PartialState,
     facts: Mapping[str, str | None],
 ) -> dict[str, _Columns]:
     """The columns that all sources make of this process's batches of each split."""
-    from accelerate.utils import broadcast_object_list
-
     if state.num_processes > 1:
         # each has calibrated for itself, to another last bit, and timed number formats
         learned = [_common(source) for source in sources]
@@ -244,12 +210,8 @@ def _extract(
     return made
 
 
-def _run(
-    source: Source, batch: Batch, earlier: "pa.Table | None", facts: Mapping[str, str | None]
-) -> "pa.Table":
+def _run(source: Source, batch: Batch, earlier: pa.Table | None, facts: Mapping[str, str | None]) -> pa.Table:
     """The columns of a source for a batch behind those of earlier ones; `facts` join the provenance."""
-    import pyarrow as pa
-
     known = {name: earlier[name] for name in earlier.column_names} if earlier else {}
     batch = {**batch, **{name: column.to_pylist() for name, column in known.items()}}
     done = source(batch)
@@ -275,19 +237,9 @@ def _work(sources: Sequence[Source]) -> LMStatistics:
 
 
 def _save(
-    splits: "Mapping[str, Dataset]",
-    made: Mapping[str, _Columns],
-    state: "PartialState",
-    size: int,
-    output: Path,
+    splits: Mapping[str, Dataset], made: Mapping[str, _Columns], state: PartialState, size: int, output: Path
 ) -> None:
     """Write all splits with the same columns; the main process writes as it takes the batches of all."""
-    import pyarrow as pa
-    from accelerate.utils import gather_object
-    from datasets import Features
-
-    from hf_cap.data import save_splits
-
     schemas = gather_object([columns.schema for columns in made.values()])
     new = pa.unify_schemas(schemas, promote_options="permissive")
     features = dict(splits[next(iter(made))].features)
@@ -305,16 +257,9 @@ def _save(
 
 
 def _tables(
-    data: "Dataset",
-    bounds: Sequence[tuple[int, int]],
-    made: _Columns | None,
-    processes: int,
-    schema: "pa.Schema",
-) -> "Iterator[pa.Table]":
+    data: Dataset, bounds: Sequence[tuple[int, int]], made: _Columns | None, processes: int, schema: pa.Schema
+) -> Iterator[pa.Table]:
     """The batches of a split by a schema, in order: old columns, new ones, nulls where there are neither."""
-    import pyarrow as pa
-    from accelerate.utils import gather_object
-
     data, mine = data.with_format("arrow"), iter(made or ())
     for first in range(0, len(bounds), processes):
         found = gather_object([next(mine, None)]) if made else [None] * processes
@@ -332,8 +277,6 @@ def _summary(
     files: Sequence[Path], names: Sequence[str], seconds: float, statistics: LMStatistics
 ) -> ExtractionSummary:
     """What the files that were written hold, read part by part."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     def parts(*columns: str) -> Iterator[list[Any]]:
         """The columns of a part of the rows; lists as `(rows, length)`."""

@@ -17,10 +17,10 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.lm.base import LMRuntime, LMStatistics, MockLanguageModel, using_runtime
-from hf_cap.priors.base import Batch, Row, Source, SourceResult
+from hf_cap.priors.base import Batch, ExtractionSettings, Row, Source, SourceResult
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.channel import ChannelPrior
-from hf_cap.priors.extract import ExtractionSettings, ExtractionSummary, _lock, extract_priors
+from hf_cap.priors.extract import ExtractionSummary, _lock, extract_priors
 from hf_cap.priors.keywords import WordLengthPrior
 from hf_cap.schema import read_provenance
 from tests.launching import accelerate_launch, environment
