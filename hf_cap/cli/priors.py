@@ -12,7 +12,7 @@ from hf_cap.cli import core
 from hf_cap.cues import ShortcutSettings, load_marks
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
-from hf_cap.lm.base import LMRuntime, LMSettings
+from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.priors.base import SOURCES, AuditSettings, ExtractionSettings, source_class
 from hf_cap.priors.fusion import PriorFusion, fuse_priors
 from hf_cap.priors.language_model import LanguageModelSource
@@ -94,7 +94,6 @@ def extract(values: core.Values) -> core.Result:
     `accelerate launch -m hf_cap extract --config ...` splits the texts over several devices.
     """
     from hf_cap.data import check_output, load_splits
-    from hf_cap.lm.base import using_runtime
     from hf_cap.priors.extract import extract_priors
     from hf_cap.workflow import make_sources
 
@@ -314,7 +313,6 @@ def shortcuts(values: core.Values) -> core.Result:
     """
     from hf_cap.classifiers import TextClassifier, load_model, load_tokenizer
     from hf_cap.data import load_splits
-    from hf_cap.lm.base import using_runtime
     from hf_cap.shortcuts import find_shortcuts, make_judges, write_shortcuts
     from hf_cap.workflow import SHORTCUTS, name_model
 

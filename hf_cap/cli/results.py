@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from hf_cap import utils
-from hf_cap.cards import PushOptions
+from hf_cap.cards import EVALUATIONS, PushOptions
 from hf_cap.cli import core
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
 from hf_cap.evaluation.attacks import AttackSettings
 from hf_cap.evaluation.evaluate import EvaluationSettings
-from hf_cap.lm.base import LMRuntime, LMSettings
+from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import CHANGED, LABEL, TEXT
 from hf_cap.training.options import PruneOptions
@@ -47,7 +47,6 @@ EVALUATE = "--model runs/model --dataset data --split test"
 @partial(core.Command, EVALUATE, [_EvaluateArguments, core.Columns, EvaluationSettings])
 def evaluate(values: core.Values) -> core.Result:
     """Measure a classifier of texts or of a table on a labelled split."""
-    from hf_cap.cards import EVALUATIONS
     from hf_cap.classifiers import load_model, load_tokenizer
     from hf_cap.data import load_splits
     from hf_cap.evaluation.evaluate import evaluate_classifier
@@ -213,7 +212,6 @@ def attack(values: core.Values) -> core.Result:
     """
     from hf_cap.data import check_output, label_names, load_splits, save_splits
     from hf_cap.evaluation.attacks import describe, prepare_attack, run_attack
-    from hf_cap.lm.base import using_runtime
 
     given, settings = values.build(_AttackArguments), values.build(AttackSettings)
     output, split, learned = Path(given.output_dir), given.split, given.train_split
@@ -272,7 +270,6 @@ def judge(values: core.Values) -> core.Result:
     from hf_cap.data import choose_split, label_names, load_splits
     from hf_cap.evaluation import judge as judging
     from hf_cap.evaluation.classifier import gold_labels, load_classifier
-    from hf_cap.lm.base import using_runtime
     from hf_cap.lm.open import open_language_model
 
     given = values.build(_JudgeArguments)

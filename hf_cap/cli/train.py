@@ -14,7 +14,7 @@ from hf_cap.errors import import_extra
 from hf_cap.evaluation.evaluate import EvaluationSettings
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
-from hf_cap.lm.base import LMRuntime, LMSettings
+from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.priors.base import ExtractionSettings
 from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.fusion import PriorFusion
@@ -196,7 +196,6 @@ def elicit(values: core.Values) -> core.Result:
     """
     from hf_cap.laat.elicitation import elicit_scores, write_scores
     from hf_cap.laat.table import read_schema
-    from hf_cap.lm.base import using_runtime
 
     given = values.build(_ElicitArguments)
     folder = Path(given.output_dir)

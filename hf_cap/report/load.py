@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_cap.cards import EVALUATIONS, RUN_FILE, public_name, public_settings, public_text
 from hf_cap.cues import Cue, Mark, load_marks
 from hf_cap.errors import DataError
 from hf_cap.schema import CONTROL_PRIORS, LABEL, TEXT, WORDS
@@ -108,8 +109,6 @@ class PriorFolder:
 
 def load_run(folder: Place) -> Run:
     """Read a run folder."""
-    from hf_cap.cards import EVALUATIONS, RUN_FILE
-
     path = Path(folder).expanduser()
     file = path / RUN_FILE
     if not file.is_file():
@@ -193,8 +192,6 @@ def group_runs(runs: Sequence[Run], baselines: Sequence[Run] = ()) -> list[Facts
     and `baseline`, the position of the group to compare with. Names hold the settings that tell
     groups apart, or a number where these settings must not be shown.
     """
-    from hf_cap.cards import public_name, public_settings, public_text
-
     members = [("baseline", "no alignment", run) for run in baselines]
     members += [(*_role(run), run) for run in runs]
     found: dict[Any, Facts] = {}
