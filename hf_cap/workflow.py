@@ -23,7 +23,8 @@ from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
 from hf_cap.data import label_names, load_splits, load_texts, save_splits, with_test_split, with_unlabelled
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
-from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
+from hf_cap.evaluation.evaluate import evaluate_classifier
+from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.lm.open import check_language_model
 from hf_cap.parquet import write_parquet

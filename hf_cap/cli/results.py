@@ -12,8 +12,7 @@ from hf_cap.cards import EVALUATIONS, PushOptions
 from hf_cap.cli import core
 from hf_cap.embedded import LANGUAGE_MODEL
 from hf_cap.errors import ConfigError
-from hf_cap.evaluation.attacks import AttackSettings
-from hf_cap.evaluation.evaluate import EvaluationSettings
+from hf_cap.evaluation.settings import AttackSettings, EvaluationSettings
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.report.load import ReportSettings
 from hf_cap.schema import CHANGED, LABEL, TEXT

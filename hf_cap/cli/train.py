@@ -11,7 +11,7 @@ from hf_cap.cli.priors import LM_GROUPS, ExtractArguments, source_groups
 from hf_cap.cues import load_marks
 from hf_cap.embedded import DEMO_DATA, ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import import_extra
-from hf_cap.evaluation.evaluate import EvaluationSettings
+from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.laat.settings import ElicitOptions, LAATOptions, TableOptions, TabularModelOptions
 from hf_cap.labels import ClassifierOptions
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from hf_cap.embedded import LANGUAGE_MODEL
-from hf_cap.errors import ConfigError, DataError
+from datasets import Dataset, Features, Value
+
+from hf_cap.data import label_names
+from hf_cap.errors import DataError
 from hf_cap.evaluation.attack_rules import (
     ENGLISH,
     Keywords,
@@ -22,19 +24,15 @@ from hf_cap.evaluation.attack_rules import (
     load_lexicon,
     replace_keywords,
 )
+from hf_cap.evaluation.settings import AttackSettings
 from hf_cap.labels import label_phrase
 from hf_cap.lm.base import LMSettings, Reply, Sampling
+from hf_cap.lm.open import ModelLike, open_language_model
 from hf_cap.progress import progress
-from hf_cap.schema import CHANGED, LABEL, ORIGINAL, PRIOR, TEXT
-from hf_cap.utils import check_settings, generator, option, settings_class, text_seed
-from hf_cap.words import WORD_PATTERN, check_pattern, fold, word_strings
+from hf_cap.schema import CHANGED, LABEL, ORIGINAL, TEXT
+from hf_cap.utils import generator, text_seed
+from hf_cap.words import fold, word_strings
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from hf_cap.lm.open import ModelLike
-
-Kind = Literal["keyword_addition", "keyword_replacement"]
 COLUMNS = (ORIGINAL, "keyword", "source_label", "difficulty", CHANGED, "maker", "note")
 """What an attack adds beside `text` and `label`."""
 _logger = logging.getLogger(__name__)
@@ -43,61 +41,6 @@ _logger = logging.getLogger(__name__)
 _MENDED = frozenset(("empty reply", "nothing changed", "too short", "keyword missing"))
 _REFUSALS = tuple(ENGLISH["refusals"])
 _ECHO = re.compile(rf"\b(?:{'|'.join(ENGLISH['echoes'])})\b", re.IGNORECASE)
-
-
-@settings_class
-class AttackSettings:
-    """Which attack, who writes it, and where its keywords come from."""
-
-    kind: Kind = option(
-        "keyword_addition",
-        "keyword_addition brings a word of another class into the text, keyword_replacement puts "
-        "other words in the place of the class's own keywords; the label stays right in both.",
-    )
-    maker: Literal["rules", "chat"] = option("rules", "Fixed rules, or a chat model with checks.")
-    keywords_from: Literal["training", "prior"] = option(
-        "training",
-        "training takes keywords by chi-squared from the training texts alone, which favours no "
-        "method, prior the words with the highest sum of prior scores.",
-    )
-    prior_column: str = option(PRIOR, "Column of the prior, for keywords_from=prior.")
-    keywords: int = option(10, "Most keywords per class; at least 1.", at_least=1)
-    keyword_texts: int = option(2, "Training texts of its class that a keyword must occur in.", at_least=1)
-    keyword_half: Literal["both", "first", "second"] = option(
-        "both",
-        "Which keywords to use: both halves, or one of two that have no word in common: train on attacks "
-        "with the first and test on those with the second.",
-    )
-    difficulty: Literal["any", "easy", "medium", "hard"] = option(
-        "any",
-        "Which classes added keywords come from, by overlap of their keywords with the text's class: "
-        "the most similar third (hard), the least similar (easy), the middle (medium), or any.",
-    )
-    synonyms: str | None = option(None, "JSON file of synonyms, word to list of words.")
-    unchanged: Literal["keep", "drop", "rules"] = option(
-        "keep",
-        "A text that the attack cannot change, or whose version by the chat model fails a check: "
-        "keep it as it is, drop it, or let the rules write it (for maker=chat).",
-    )
-    model: str = option(LANGUAGE_MODEL, "Chat model for maker=chat.")
-    base_url: str | None = option(None, "Root of the OpenAI-compatible server of `model`.")
-    constrained: bool = option(
-        False, "Hold a local chat model to the checks while it writes (arXiv 2504.05410), for maker=chat."
-    )
-    max_new_tokens: int = option(96, "Longest reply of the chat model, in tokens.", at_least=1)
-    word_pattern: str = option(WORD_PATTERN, "Regular expression of a word.", check=check_pattern)
-    seed: int = option(0, "Seed of every choice; a choice depends on it and the text alone.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        LMSettings(model=self.model, base_url=self.base_url)  # checks them
-        if self.unchanged == self.maker == "rules":
-            raise ConfigError("unchanged='rules' is for maker='chat'; choose 'keep' or 'drop'.")
-        if self.constrained and (self.maker == "rules" or self.base_url is not None):
-            raise ConfigError(
-                "`constrained` is for maker='chat' by a local model, whose tokens can be chosen here; got "
-                f"maker={self.maker!r}, base_url={self.base_url!r}. Leave it out."
-            )
 
 
 class Attacked(NamedTuple):
@@ -120,7 +63,7 @@ class Attack:
     settings: AttackSettings
     labels: tuple[str, ...]
     keywords: Keywords
-    model: "ModelLike | None" = None
+    model: ModelLike | None = None
     english: bool = True
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -181,8 +124,6 @@ class Attack:
 
     def _by_chat(self, rows: Sequence[Attacked]) -> list[Attacked]:
         """Let the model rewrite texts, check the replies, and let a second call confirm the labels."""
-        from hf_cap.lm.open import open_language_model
-
         settings = self.settings
         named = LMSettings(model=settings.model, base_url=settings.base_url)
         model = open_language_model(named if self.model is None else self.model)
@@ -290,10 +231,8 @@ def may_pass(check: Callable[[str], list[str]], required: Sequence[str], reply: 
     return "\n" not in reply and not found - _MENDED
 
 
-def prepare_attack(train: "Dataset", settings: AttackSettings, model: "ModelLike | None" = None) -> Attack:
+def prepare_attack(train: Dataset, settings: AttackSettings, model: ModelLike | None = None) -> Attack:
     """The attack with the keywords of a training set; arguments and errors as for `attack_dataset`."""
-    from hf_cap.data import label_names
-
     labels, column = label_names(train), settings.prior_column
     if settings.keywords_from == "prior" and column not in train.column_names:
         raise DataError(
@@ -330,11 +269,8 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def attack_dataset(
-    dataset: "Dataset",
-    train: "Dataset",
-    settings: AttackSettings | None = None,
-    model: "ModelLike | None" = None,
-) -> "Dataset":
+    dataset: Dataset, train: Dataset, settings: AttackSettings | None = None, model: ModelLike | None = None
+) -> Dataset:
     """Attack test texts. A warning counts those that are unchanged, and says why.
 
     Args:
@@ -356,14 +292,12 @@ def attack_dataset(
     return attacked
 
 
-def run_attack(dataset: "Dataset", train: "Dataset", attack: Attack) -> "tuple[Dataset, dict[str, Any]]":
+def run_attack(dataset: Dataset, train: Dataset, attack: Attack) -> tuple[Dataset, dict[str, Any]]:
     """The data set of `attack_dataset`, and numbers of its texts.
 
     They are all, the changed and the dropped ones, those changed by maker and by difficulty, and the
     notes on those that are unchanged or that the rules had to write.
     """
-    from datasets import Dataset, Features, Value
-
     _check_labels(dataset, train)
     pattern = attack.settings.word_pattern
     english = is_english(train[TEXT][:], pattern) and is_english(dataset[TEXT][:], pattern)
@@ -416,9 +350,7 @@ def _check_language(settings: AttackSettings, english: bool) -> None:
         )
 
 
-def _check_labels(dataset: "Dataset", train: "Dataset") -> None:
-    from hf_cap.data import label_names
-
+def _check_labels(dataset: Dataset, train: Dataset) -> None:
     labels, found, known = label_names(train), label_names(dataset), set(train[LABEL])
     if found != labels:
         raise DataError(

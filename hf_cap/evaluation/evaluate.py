@@ -2,69 +2,23 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_cap.errors import ConfigError
+from hf_cap.attribution import attribute_words
+from hf_cap.classifiers import warn_unknown
 from hf_cap.evaluation import metrics
-from hf_cap.schema import PRIOR, TEXT, AttributionMethod, check_prior
-from hf_cap.utils import check_settings, option, settings_class
-from hf_cap.words import check_pattern, check_units, word_strings
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from hf_cap.evaluation.calibration import Calibration
-    from hf_cap.evaluation.classifier import Classifier
-
-
-@settings_class
-class EvaluationSettings:
-    """What `evaluate_classifier` measures, and how."""
-
-    faithfulness: bool = option(True, "Measure comprehensiveness and sufficiency.")
-    percentages: tuple[int, ...] = option(
-        metrics.PERCENTAGES,
-        "Sizes of the rationale in percent of the words, in (0, 100]; the metrics are their mean.",
-    )
-    soft: bool = option(False, "Measure Soft-NC and Soft-NS too.")
-    soft_samples: int = option(
-        metrics.SOFT_SAMPLES, "Random embedding masks per text; at least 1.", at_least=1
-    )
-    soft_distance: metrics.SoftDistance = option(
-        "probability",
-        "What soft erasure moves: `probability` of the predicted class (arXiv 2305.10496) or the "
-        "`hellinger` distance of the whole output (arXiv 2402.00794).",
-    )
-    concepts: int = option(
-        0,
-        "Most concepts to find per label, with their words (CRAFT, arXiv 2211.10154); 0 for none.",
-        at_least=0,
-    )
-    prior_column: str = option(PRIOR, "Column of the prior; rows without one are left out.")
-    attribution_method: AttributionMethod = option("integrated_gradients", "Attribution method.")
-    attribution_steps: int = option(20, "Path points of Integrated Gradients; at least 1.", at_least=1)
-    batch_size: int = option(32, "Texts per forward pass; changes the speed, not the result.", at_least=1)
-    max_length: int | None = option(
-        None,
-        "Most tokens of a text. Default: as stored with the model, else what the model takes.",
-        at_least=1,
-    )
-    word_pattern: str | None = option(
-        None,
-        "Regular expression of a word, that of the prior. Default: as stored with the model.",
-        check=check_pattern,
-    )
-    records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
-    seed: int = option(0, "Seed of the random masks of the soft metrics.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if not self.percentages or not all(0 < percent <= 100 for percent in self.percentages):
-            raise ConfigError(f"`percentages` must be in (0, 100], got {self.percentages!r}.")
+from hf_cap.evaluation.calibration import Calibration, confidence_scores
+from hf_cap.evaluation.classifier import Classifier, gold_labels, load_classifier
+from hf_cap.evaluation.concepts import concept_audit
+from hf_cap.evaluation.settings import EvaluationSettings
+from hf_cap.schema import TEXT, check_prior
+from hf_cap.words import check_units, word_strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +83,9 @@ class Evaluation:
 
 
 def evaluate_classifier(
-    model: "PreTrainedModel | str",
-    tokenizer: "PreTrainedTokenizerBase | str | None",
-    dataset: "Dataset",
+    model: PreTrainedModel | str,
+    tokenizer: PreTrainedTokenizerBase | str | None,
+    dataset: Dataset,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
     """Evaluate a sequence classifier on labelled texts.
@@ -148,13 +102,6 @@ def evaluate_classifier(
         PriorError: a prior does not fit its text.
         ModelError: concepts are asked for, and the model's last layer is not linear in one vector.
     """
-    from sklearn.metrics import f1_score
-
-    from hf_cap.classifiers import warn_unknown
-    from hf_cap.evaluation.calibration import Calibration
-    from hf_cap.evaluation.classifier import gold_labels, load_classifier
-    from hf_cap.evaluation.concepts import concept_audit
-
     settings = settings or EvaluationSettings()
     sizes = {"batch_size": settings.batch_size, "max_length": settings.max_length}
     classifier = load_classifier(model, tokenizer, **sizes)
@@ -181,11 +128,9 @@ def evaluate_classifier(
 
 
 def _confidence(
-    calibration: "Calibration", probabilities: metrics.FloatArray, gold: NDArray[np.intp]
+    calibration: Calibration, probabilities: metrics.FloatArray, gold: NDArray[np.intp]
 ) -> dict[str, Any]:
     """How far the probabilities can be used, and the label sets of a calibrated model."""
-    from hf_cap.evaluation.calibration import confidence_scores
-
     scores: dict[str, Any] = confidence_scores(probabilities, gold)
     if sets := calibration.label_sets(probabilities):
         held = [label in labels for labels, label in zip(sets, gold, strict=True)]
@@ -194,7 +139,7 @@ def _confidence(
     return {"temperature": calibration.temperature, **scores}
 
 
-def _priors(dataset: "Dataset", column: str, pattern: str) -> list[list[float] | None]:
+def _priors(dataset: Dataset, column: str, pattern: str) -> list[list[float] | None]:
     """The prior of each row; `None` where there is none, or it is all zero."""
     if column not in dataset.column_names:
         return [None] * len(dataset)
@@ -205,7 +150,7 @@ def _priors(dataset: "Dataset", column: str, pattern: str) -> list[list[float] |
 
 
 def _explained(
-    classifier: "Classifier",
+    classifier: Classifier,
     texts: list[str],
     gold: list[int],
     probabilities: metrics.FloatArray,
@@ -214,8 +159,6 @@ def _explained(
     pattern: str,
 ) -> dict[str, Any]:
     """What needs attributions: faithfulness of the predicted class, alignment of the gold, records."""
-    from hf_cap.attribution import attribute_words
-
     known: dict[tuple[int, int], list[float]] = {}
 
     def explain(pairs: list[tuple[int, int]]) -> list[list[float]]:
@@ -257,7 +200,7 @@ def _explained(
 
 
 def _faithfulness(
-    classifier: "Classifier", scored: metrics.ScoredTexts, settings: EvaluationSettings
+    classifier: Classifier, scored: metrics.ScoredTexts, settings: EvaluationSettings
 ) -> dict[str, float | None]:
     values: dict[str, metrics.FloatArray] = {}
     if settings.faithfulness:

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import auc, precision_recall_curve
 
 from hf_cap.errors import ConfigError, DataError
+from hf_cap.evaluation.classifier import Classifier
+from hf_cap.evaluation.settings import PERCENTAGES, SOFT_SAMPLES, SoftDistance
 from hf_cap.utils import generator
 from hf_cap.words import (
     NO_WORD,
@@ -21,18 +25,11 @@ from hf_cap.words import (
     token_words,
 )
 
-if TYPE_CHECKING:
-    from hf_cap.evaluation.classifier import Classifier
-
 FloatArray: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = Sequence[float]
 """One score per word; positive = evidence for the explained class."""
 Predict: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Texts to class probabilities, `(texts, labels)`; a row depends on its own text only."""
-SoftDistance = Literal["probability", "hellinger"]
-
-PERCENTAGES = (1, 5, 10, 20, 50)
-SOFT_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,6 @@ def cosine(scores: Scores, reference: Scores) -> float:
 
 def spearman(scores: Scores, reference: Scores) -> float:
     """Spearman's rank correlation, in [-1, 1], ties sharing a rank; 0 where one list is constant."""
-    from scipy.stats import rankdata
-
     left, right = (rankdata(values) - (len(values) + 1) / 2 for values in (scores, reference))
     return cosine(left, right)
 
@@ -93,8 +88,6 @@ def plausibility(scores: Scores, marked: Sequence[bool], size: int | None = None
     chosen, by default as many as are marked. Returns `token_f1` and `iou` (intersection over union) of chosen
     and marked words, and `auprc`, the area under the precision-recall curve by trapezoids; each in [0, 1].
     """
-    from sklearn.metrics import auc, precision_recall_curve
-
     _check_lengths(scores, marked)
     if size is not None and size < 1:
         raise DataError(f"`size` must be at least 1 word, got {size!r}.")
@@ -160,7 +153,7 @@ def _of_target(probabilities: FloatArray, targets: Sequence[int]) -> FloatArray:
 
 
 def soft_nc(
-    classifier: "Classifier",
+    classifier: Classifier,
     scored: ScoredTexts,
     samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
@@ -186,7 +179,7 @@ def soft_nc(
 
 
 def soft_ns(
-    classifier: "Classifier",
+    classifier: Classifier,
     scored: ScoredTexts,
     samples: int = SOFT_SAMPLES,
     distance: SoftDistance = "probability",
@@ -210,7 +203,7 @@ def _importance(scores: Scores) -> FloatArray:
 
 
 def _soft_distance(
-    classifier: "Classifier",
+    classifier: Classifier,
     scored: ScoredTexts,
     samples: int,
     distance: SoftDistance,

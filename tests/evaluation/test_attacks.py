@@ -18,8 +18,6 @@ from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.evaluation import attack_rules
 from hf_cap.evaluation.attacks import (
     Attack,
-    AttackSettings,
-    Kind,
     attack_dataset,
     clean_reply,
     describe,
@@ -28,6 +26,7 @@ from hf_cap.evaluation.attacks import (
     prepare_attack,
     run_attack,
 )
+from hf_cap.evaluation.settings import AttackSettings, Kind
 from hf_cap.lm.base import LMSettings, MockLanguageModel, Reply, Sampling
 from hf_cap.words import WORD_PATTERN, fold
 
@@ -226,7 +225,7 @@ def test_the_settings_name_the_chat_model_and_how_it_answers(monkeypatch: pytest
         opened.append(model)
         return Chat(reply=lambda prompt: "Gone, my pass, truly.")
 
-    monkeypatch.setattr("hf_cap.lm.open.open_language_model", open_language_model)
+    monkeypatch.setattr("hf_cap.evaluation.attacks.open_language_model", open_language_model)
     settings = AttackSettings(
         kind="keyword_replacement", maker="chat", model="m", base_url="http://x/v1", seed=7,
         max_new_tokens=5, unchanged="rules",

@@ -12,6 +12,7 @@ from transformers import BertConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.errors import ConfigError, ModelError
+from hf_cap.evaluation import EvaluationSettings, evaluate_classifier
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.concepts import (
     LastLayer,
@@ -21,7 +22,6 @@ from hf_cap.evaluation.concepts import (
     directions,
     find_concepts,
 )
-from hf_cap.evaluation.evaluate import EvaluationSettings, evaluate_classifier
 from hf_cap.report.contents import report_contents
 from hf_cap.report.page import render_report
 from hf_cap.sentence_encoder import CosineHead, label_config

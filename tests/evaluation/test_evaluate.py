@@ -15,13 +15,9 @@ from sklearn.metrics import f1_score, recall_score
 
 from hf_cap.errors import ConfigError, DataError, ModelError, PriorError
 from hf_cap.evaluation.classifier import Classifier, load_classifier
-from hf_cap.evaluation.evaluate import (
-    Evaluation,
-    EvaluationSettings,
-    evaluate_classifier,
-    worst_class_accuracy,
-)
+from hf_cap.evaluation.evaluate import Evaluation, evaluate_classifier, worst_class_accuracy
 from hf_cap.evaluation.metrics import ScoredTexts, comprehensiveness, sufficiency
+from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.schema import AttributionSettings
 from hf_cap.sentence_encoder import label_config
 from hf_cap.training.collator import encode_dataset
@@ -55,7 +51,7 @@ class PlantedAttribution:
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch) -> PlantedAttribution:
     attribute = PlantedAttribution()
-    monkeypatch.setattr("hf_cap.attribution.attribute_words", attribute)
+    monkeypatch.setattr("hf_cap.evaluation.evaluate.attribute_words", attribute)
     return attribute
 
 

@@ -11,7 +11,8 @@ from sklearn.metrics import f1_score, jaccard_score
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation import metrics
 from hf_cap.evaluation.classifier import Classifier
-from hf_cap.evaluation.metrics import FloatArray, ScoredTexts, SoftDistance
+from hf_cap.evaluation.metrics import FloatArray, ScoredTexts
+from hf_cap.evaluation.settings import SoftDistance
 from hf_cap.words import split_words
 from tests.tiny import roberta_classifier, word_tokenizer
 

@@ -11,7 +11,6 @@ from hf_cap.cues import Mark
 from hf_cap.errors import ConfigError, DataError, PriorError
 from hf_cap.priors.audit import (
     DEGENERATE,
-    AuditSettings,
     audit_dataset,
     average_precision,
     class_keywords,
@@ -22,6 +21,7 @@ from hf_cap.priors.audit import (
     spearman,
     top_agreement,
 )
+from hf_cap.priors.base import AuditSettings
 from hf_cap.words import count_words, log_odds
 
 NAMES = ["lost", "renew"]

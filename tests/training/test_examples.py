@@ -11,7 +11,8 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.evaluation.attacks import AttackSettings, attack_dataset, prepare_attack
+from hf_cap.evaluation import AttackSettings
+from hf_cap.evaluation.attacks import attack_dataset, prepare_attack
 from hf_cap.training.examples import (
     VersionSampler,
     drop_words,
