@@ -5,16 +5,14 @@ import io
 import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from hf_cap.errors import DataError
 from hf_cap.utils import Place
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _DIGEST = b"hf_cap.sha256"
 _BLANK = _DIGEST.ljust(64, b".")  # what is written where the digest will be
@@ -22,14 +20,12 @@ _ROWS = 1000  # rows of a group, about; a group is held in memory while it is wr
 _CHUNK = 2**20  # bytes that are read at a time
 
 
-Rows: TypeAlias = "Dataset | Iterable[pa.Table]"
+Rows: TypeAlias = Dataset | Iterable[pa.Table]
 """A data set, or tables of one schema, at least one."""
 
 
 def write_parquet(rows: Rows, file: Place) -> None:
     """Write rows, metadata such as label names included, as a parquet file that is checked when read."""
-    from datasets import Dataset
-
     tables = _parts(rows) if isinstance(rows, Dataset) else iter(rows)
     held = [next(tables)]
     with pq.ParquetWriter(file, held[0].schema, write_page_checksum=True) as writer:
@@ -48,7 +44,7 @@ def write_parquet(rows: Rows, file: Place) -> None:
         written.write(digest)
 
 
-def _parts(dataset: "Dataset") -> Iterator[pa.Table]:
+def _parts(dataset: Dataset) -> Iterator[pa.Table]:
     """A data set in parts of some rows; one without rows is one part."""
     metadata, rows = dataset.features.arrow_schema.metadata, dataset.with_format("arrow")
     for start in range(0, len(rows) or 1, _ROWS):

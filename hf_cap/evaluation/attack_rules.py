@@ -5,16 +5,14 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import regex
 
 from hf_cap.errors import ConfigError
 from hf_cap.schema import PRIOR, check_prior
 from hf_cap.words import UNSPACED, WORD_PATTERN, count_words, fold, phi, split_words, with_words, word_strings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Difficulty = Literal["easy", "medium", "hard"]
 Keywords: TypeAlias = tuple[tuple[str, ...], ...]
@@ -116,7 +114,7 @@ def difficulties(label: int, keywords: Keywords) -> Mapping[int, Difficulty]:
     }
 
 
-def add_mention(text: str, keyword: str, rng: "np.random.Generator") -> str:
+def add_mention(text: str, keyword: str, rng: np.random.Generator) -> str:
     """The text with a denied mention of `keyword`, in the text's capitals.
 
     It stands in front (but behind a greeting), between sentences, or at the end; the words of the
@@ -141,7 +139,7 @@ def replace_keywords(
     text: str,
     keywords: Collection[str],
     lexicon: Lexicon,
-    rng: "np.random.Generator",
+    rng: np.random.Generator,
     pattern: str = WORD_PATTERN,
     *,
     avoided: Collection[str] = (),

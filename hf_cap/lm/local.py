@@ -414,7 +414,6 @@ def cached_log_probs(
 
     What is returned is called with no token for a new reply, then each time with one more.
     """
-    import torch
 
     def read(ids: Sequence[int], cache: Any) -> tuple[FloatArray, Any]:
         rows = torch.tensor([ids], device=model.device)

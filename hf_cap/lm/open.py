@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError
 from hf_cap.lm.base import LanguageModel, LMRuntime, LMSettings, current_runtime
+from hf_cap.lm.cache import AnswerStore, CachedLanguageModel
 from hf_cap.utils import folder_stamp
 
 if TYPE_CHECKING:
@@ -97,8 +98,6 @@ def check_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> 
     """Raise `ConfigError` or `ModelError` for a store, device or embedded name that cannot be used."""
     runtime = runtime or current_runtime()
     if runtime.store_path:
-        from hf_cap.lm.cache import AnswerStore
-
         AnswerStore(runtime.store_path).get(())
     name = model.model if isinstance(model, LMSettings) else model
     if isinstance(name, str | Path) and getattr(model, "base_url", None) is None:
@@ -109,7 +108,5 @@ def check_language_model(model: ModelLike, runtime: LMRuntime | None = None) -> 
 
 
 def _stored(model: LanguageModel, runtime: LMRuntime) -> LanguageModel:
-    from hf_cap.lm.cache import CachedLanguageModel
-
     path = runtime.store_path
     return model if path is None else CachedLanguageModel(model, path)

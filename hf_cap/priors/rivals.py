@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hf_cap.errors import ConfigError, DataError, ModelError
 from hf_cap.lm.base import without_marks
+from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.priors.base import LEARNED, Row, SourceResult
 from hf_cap.priors.language_model import LanguageModelSource, PromptedModel
 from hf_cap.priors.prompts import Prompt
@@ -212,7 +213,6 @@ class LLMGradientPrior(LanguageModelSource):
         """Score the words of some rows; a model outside this process is a `ModelError`."""
         import torch
 
-        from hf_cap.lm.cache import CachedLanguageModel
         from hf_cap.lm.local import LocalLanguageModel
 
         opened = self.open()
