@@ -46,11 +46,9 @@ EVALUATE = "--model runs/model --dataset data --split test"
 @partial(core.Command, EVALUATE, [_EvaluateArguments, core.Columns, EvaluationSettings])
 def evaluate(values: core.Values) -> core.Result:
     """Measure a classifier of texts or of a table on a labelled split."""
-    from hf_cap.classifiers import load_model, load_tokenizer
-    from hf_cap.data import load_splits
+    from hf_cap import classifiers, data, workflow
     from hf_cap.evaluation.evaluate import evaluate_classifier
     from hf_cap.laat.models import evaluate_tabular, is_tabular_model, load_tabular_model
-    from hf_cap.workflow import write_evaluation
 
     given = values.build(_EvaluateArguments)
     name, split, settings = given.model, given.split, values.build(EvaluationSettings)
@@ -62,13 +60,13 @@ def evaluate(values: core.Values) -> core.Result:
     if is_tabular_model(name):
         found = evaluate_tabular(load_tabular_model(name), given.dataset, split=split)
     else:
-        data = load_splits(given.dataset, splits=[split], **values.columns())[split]
+        texts = data.load_splits(given.dataset, splits=[split], **values.columns())[split]
         revision, code = given.model_revision, given.trust_remote_code
-        model = load_model(name, revision=revision, trust_remote_code=code)
-        tokenizer = load_tokenizer(name, revision=revision, trust_remote_code=code)
-        found = evaluate_classifier(model, tokenizer, data, settings=settings).to_dict()
+        model = classifiers.load_model(name, revision=revision, trust_remote_code=code)
+        tokenizer = classifiers.load_tokenizer(name, revision=revision, trust_remote_code=code)
+        found = evaluate_classifier(model, tokenizer, texts, settings=settings).to_dict()
     then = core.next_command("report", name) if folder == Path(name) / EVALUATIONS else ""
-    return core.Result(write_evaluation(found, folder, result), then=then)
+    return core.Result(workflow.write_evaluation(found, folder, result), then=then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,19 +164,17 @@ def prune(values: core.Values) -> core.Result:
 
     Train the result for a few epochs to recover.
     """
-    from hf_cap.classifiers import load_model, load_tokenizer
-    from hf_cap.data import load_splits, load_texts
-    from hf_cap.training.pruning import prune_classifier
-    from hf_cap.training.validation import refuse_other_model, whole_folder
+    from hf_cap import classifiers, data
+    from hf_cap.training import pruning, validation
 
     given, options = values.build(_PruneArguments), values.build(PruneOptions)
-    refuse_other_model(given.output_dir)
-    data = load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
-    model, tokenizer = load_model(given.model), load_tokenizer(given.model)
+    validation.refuse_other_model(given.output_dir)
+    texts = data.load_splits(given.dataset, splits=[given.split], **values.columns())[given.split]
+    model, tokenizer = classifiers.load_model(given.model), classifiers.load_tokenizer(given.model)
     before = model.num_parameters()
-    general = load_texts(given.general) if given.general else ()
-    prune_classifier(model, tokenizer, data, options, general)
-    with whole_folder(given.output_dir) as folder:
+    general = data.load_texts(given.general) if given.general else ()
+    pruning.prune_classifier(model, tokenizer, texts, options, general)
+    with validation.whole_folder(given.output_dir) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     facts = {"weights_before": before, "weights": model.num_parameters()}

@@ -99,15 +99,14 @@ def _train_text(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
     import torch
 
     from hf_cap.data import label_names, load_splits
+    from hf_cap.training import run, validation
     from hf_cap.training.config import CAPConfig
     from hf_cap.training.examples import with_attacked
-    from hf_cap.training.run import train_classifier
-    from hf_cap.training.validation import check_folder, check_start
 
     # pinned memory is for copies to a GPU; without one torch warns of it on every epoch
     config = values.build(CAPConfig, dataloader_pin_memory=torch.cuda.is_available())
-    check_start(config, values)
-    check_folder(config, values, given.overwrite_output_dir)
+    validation.check_start(config, values)
+    validation.check_folder(config, values, given.overwrite_output_dir)
     split, adapters = given.eval_split, None
     names = [given.train_split, *([split] if split else [])]
     splits = load_splits(given.dataset, splits=names, **values.columns())
@@ -122,7 +121,7 @@ def _train_text(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
         read = [load_splits(one, splits=[name], labels=label_names(train))[name] for one in folders]
         train = with_attacked(train, read, fresh=given.attacked_versions == "fresh")
         data["attacked"] = list(folders)
-    train_classifier(
+    run.train_classifier(
         train,
         config,
         given.model,
@@ -137,36 +136,34 @@ def _train_text(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
 
 
 def _train_table(given: _TrainArguments, values: core.Values) -> dict[str, Any]:
+    from hf_cap import laat
     from hf_cap.cards import EVALUATIONS, write_card
-    from hf_cap.laat import trainer as laat
-    from hf_cap.laat.elicitation import load_scores
-    from hf_cap.laat.models import evaluate_tabular, tabular_facts
-    from hf_cap.laat.table import read_schema, read_table
-    from hf_cap.training.run import train_and_save, write_run
-    from hf_cap.training.validation import check_folder, check_start
+    from hf_cap.laat.models import tabular_facts
+    from hf_cap.laat.trainer import tabular_record
+    from hf_cap.training import run, validation
     from hf_cap.workflow import write_evaluation
 
     table, options = values.build(TableOptions), values.build(TabularModelOptions)
     config, split, folder = values.build(laat.LAATConfig), given.eval_split, Path(given.output_dir)
     target = values.get("label_column")
-    check_start(config, values)
-    check_folder(config, values, given.overwrite_output_dir)
-    frame, schema = read_schema(given.dataset, table, target=target, split=given.train_split)
-    scores = load_scores(options.scores) if options.scores else None
+    validation.check_start(config, values)
+    validation.check_folder(config, values, given.overwrite_output_dir)
+    frame, schema = laat.read_schema(given.dataset, table, target=target, split=given.train_split)
+    scores = laat.load_scores(options.scores) if options.scores else None
     how: Any = {"missing_values": table.missing_values, "texts": schema.texts}
-    rows = read_table(given.dataset, split=split, **how) if split else None
+    rows = laat.read_table(given.dataset, split=split, **how) if split else None
     shared: Any = {"options": options, "scores": scores, "eval_frame": rows}
     trainer = laat.tabular_trainer(frame, schema, config, **shared)
-    train_and_save(trainer, values)
+    run.train_and_save(trainer, values)
     if not trainer.is_world_process_zero():
         return {}
-    record = laat.tabular_record(trainer, dataset=given.dataset)
+    record = tabular_record(trainer, dataset=given.dataset)
     record["data"]["train_split"] = given.train_split
     record |= {"kind": "train_tabular", "settings": values, "command": core.command_line()}
-    write_run(folder, record)
+    run.write_run(folder, record)
     numbers: dict[str, Any] = {}
     if split:
-        found = evaluate_tabular(trainer.model, given.dataset, split=split)
+        found = laat.evaluate_tabular(trainer.model, given.dataset, split=split)
         numbers = write_evaluation(found, folder / EVALUATIONS, split)
     facts = {"config": trainer.model.config, "name": folder.name, "repo_id": None}
     evaluations = {split: numbers} if split else {}
