@@ -56,7 +56,7 @@ def test_a_killed_run_repeats_no_text(
 
     chat = MockLanguageModel(reply=reply)
     cached = CachedLanguageModel(chat, tmp_path / "replies.sqlite")
-    monkeypatch.setattr("hf_cap.lm.open.open_language_model", lambda settings: cached)
+    monkeypatch.setattr("hf_cap.evaluation.attacks.open_language_model", lambda settings: cached)
     out = tmp_path / "attacked"
     words = ["attack", "--dataset", str(data), "--output_dir", str(out), "--maker", "chat"]
     assert main(words) == 130
