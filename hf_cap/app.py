@@ -24,11 +24,10 @@ from hf_cap.errors import CAPError, ConfigError, DataError, import_extra
 from hf_cap.evaluation.calibration import Calibration
 from hf_cap.hub import publish, write_model
 from hf_cap.laat.models import is_tabular_model
-from hf_cap.labels import class_names
 from hf_cap.pipelines import ExplainedTextClassification
 from hf_cap.report.load import found_shortcuts, load_priors, read_rows
 from hf_cap.report.page import PAGE, TEMPLATES
-from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, AttributionSettings, prior_column, prior_sources
+from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import Place, read_json, subsample, versions
 from hf_cap.words import WORD_PATTERN, split_words, without_words
 from hf_cap.workflow import ALIGNED, BASELINE, SHORTCUTS, read_steps
@@ -166,7 +165,6 @@ class Explainer:
         tokenizer: Any = load_tokenizer(place)
         self.pipeline = ExplainedTextClassification(model=self.model, tokenizer=tokenizer)
         self.classifier = TextClassifier(self.model, tokenizer)
-        self.labels = class_names(self.model.config)
         self.answer: Callable[[str, str | None], Answer] = functools.lru_cache(256)(self._answer)
         # attribution puts hooks on the model
         self.lock = threading.Lock()
@@ -177,7 +175,7 @@ class Explainer:
             logits = self.classifier.logits([text])
         (p,) = Calibration.read(self.model.config).probabilities(logits).tolist()
         explained, words, scores = said["label"], said["words"], said["attributions"]
-        probabilities = dict(zip(self.labels, p, strict=True))
+        probabilities = dict(zip(self.classifier.labels, p, strict=True))
         return Answer(self.name, probabilities, explained, tuple(words), tuple(scores))
 
 
@@ -251,8 +249,9 @@ class _Session:
         self.by_text = {row["text"]: row for row in self.rows}
         self.listed()  # a damaged file is found before the models are loaded
         self.models = [Explainer(name, place) for name, place in parts.models.items()]
-        self.labels = self.models[0].labels
-        if any(set(model.labels) != set(self.labels) for model in self.models):
+        self.classifier = self.models[0].classifier
+        self.labels = self.classifier.labels
+        if any(set(model.classifier.labels) != set(self.labels) for model in self.models):
             raise ConfigError("The models have different labels; give a baseline of the same ones.")
 
     def marks(self) -> list[Mark]:
@@ -281,8 +280,7 @@ class _Session:
         return text[:_LONGEST], text[:_LONGEST]
 
     def drop(self, word: int, text: str) -> str:
-        pattern = AttributionSettings.read(self.models[0].model.config).word_pattern
-        return leave_out(text, word, pattern)
+        return leave_out(text, word, self.classifier.word_pattern)
 
     def decide(self, mark: Mapping[str, str]) -> str:
         if self.file is None:

@@ -24,7 +24,7 @@ from transformers import (
 from hf_cap.cards import RUN_FILE
 from hf_cap.embedded import resolve_model
 from hf_cap.errors import ConfigError, ModelError, import_extra
-from hf_cap.labels import ClassifierOptions, head_phrases, label_phrases, warn_of_unclear
+from hf_cap.labels import ClassifierOptions, class_names, head_phrases, label_phrases, warn_of_unclear
 from hf_cap.loading import NO_LIMIT, check_finite, check_missing, check_tokens, loading
 from hf_cap.progress import progress
 from hf_cap.schema import CALIBRATION, AttributionSettings
@@ -69,7 +69,9 @@ class TextClassifier:
         tokenizer: Its tokenizer.
         max_length: Longest input in tokens, special ones included; longer ones are cut. By default the one
             stored with the model, else what the model takes.
-        texts_per_pass: Most texts of one forward pass; `None` for as many as `tokens_per_pass` allows.
+        batch_size: Most texts of one forward pass; `None` for as many as `tokens_per_pass` allows.
+        labels: Label names in the order of the outputs.
+        word_pattern: Regular expression of a word that is stored with the model.
     """
 
     def __init__(
@@ -78,13 +80,12 @@ class TextClassifier:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int | None = None,
-        texts_per_pass: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        stored = AttributionSettings.read(model.config).max_length
-        self.max_length = max_length or stored or longest_input(model, tokenizer)
-        self.texts_per_pass = texts_per_pass
+        stored = AttributionSettings.read(model.config)
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.max_length = max_length or stored.max_length or longest_input(model, tokenizer)
+        self.labels, self.word_pattern = class_names(model.config), stored.word_pattern
 
     @property
     def tokens_per_pass(self) -> int:
@@ -116,7 +117,7 @@ class TextClassifier:
         lengths = [len(one["input_ids"]) for one in encoded]
         begun = progress(len(encoded), "texts", "Classifier")
         with begun as work, torch.inference_mode(), evaluation_mode(self.model):
-            for rows in length_batches(lengths, self.tokens_per_pass, self.texts_per_pass):
+            for rows in length_batches(lengths, self.tokens_per_pass, self.batch_size):
                 inputs = self.pad([encoded[row] for row in rows])
                 with around(rows, inputs):
                     found[rows] = answer(inputs).float().cpu()

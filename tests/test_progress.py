@@ -100,7 +100,7 @@ def test_classifiers_and_attributions_count_their_texts(monkeypatch: pytest.Monk
     monkeypatch.setattr(Progress, "update", lambda one, n=1: (counted.update({one.what: n}), count(one, n)))
     model, tokenizer = roberta_classifier(), word_tokenizer()
     texts = ["lost my card", "renew", "pay", "card"]
-    TextClassifier(model, tokenizer, texts_per_pass=3).logits(texts)
+    TextClassifier(model, tokenizer, batch_size=3).logits(texts)
     attribute_words(model, tokenizer, texts, [0, 1, 2, 0], steps=2, batch_size=2)
     assert counted == {"Classifier": 4, "Attributions": 4}
 

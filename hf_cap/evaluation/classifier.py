@@ -16,34 +16,19 @@ from hf_cap.attribution import check_offsets
 from hf_cap.classifiers import Encoded, TextClassifier, load_model, load_tokenizer
 from hf_cap.data import label_ids
 from hf_cap.errors import DataError, ModelError
-from hf_cap.labels import class_names
-from hf_cap.schema import LABEL, TEXT, AttributionSettings
+from hf_cap.schema import LABEL, TEXT
 
 FloatArray: TypeAlias = NDArray[np.float64]
 _logger = logging.getLogger(__name__)
 
 
 class Classifier(TextClassifier):
-    """Class probabilities of texts, with or without parts of the embeddings masked.
+    """Class probabilities of texts, with or without parts of the embeddings masked."""
 
-    Attributes:
-        labels: Label names in the order of the columns.
-        embedding_width: Size of a token embedding.
-        word_pattern: Regular expression of a word that is stored with the model.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        batch_size: int = 32,
-        max_length: int | None = None,
-    ) -> None:
-        super().__init__(model, tokenizer, max_length=max_length, texts_per_pass=batch_size)
-        self.labels = class_names(model.config)
-        self.word_pattern = AttributionSettings.read(model.config).word_pattern
-        self.embedding_width = int(cast(Tensor, model.get_input_embeddings().weight).shape[1])
+    @property
+    def embedding_width(self) -> int:
+        """Size of a token embedding."""
+        return int(cast(Tensor, self.model.get_input_embeddings().weight).shape[1])
 
     def __call__(self, texts: Sequence[str]) -> FloatArray:
         """Class probabilities, `(texts, labels)`, rows summing to 1."""

@@ -75,9 +75,8 @@ def _open(
     model = load_model(name, revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(name, revision, trust_remote_code=trust_remote_code)
     check_offsets(tokenizer)
-    names: dict[int, str] = model.config.id2label  # type: ignore[assignment]  # None in no classifier
-    output = {label: index for index, label in names.items()}
-    missing, extra = sorted(set(labels) - set(output)), sorted(set(output) - set(labels))
+    classifier = TextClassifier(model, tokenizer)
+    missing, extra = sorted({*labels} - {*classifier.labels}), sorted({*classifier.labels} - {*labels})
     if missing or extra:
         raise ModelError(
             f"The classifier {name!r} has other labels than the data: it lacks {missing[:5]!r} and "
@@ -85,9 +84,9 @@ def _open(
         )
     module: torch.nn.Module = model.requires_grad_(False).train(False)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    outputs = tuple(output[label] for label in labels)
+    outputs = tuple(map(classifier.labels.index, labels))
     identity = model_fingerprint(model, tokenizer, name)
-    return ReferenceClassifier(TextClassifier(model, tokenizer), outputs, identity)
+    return ReferenceClassifier(classifier, outputs, identity)
 
 
 @settings_class
