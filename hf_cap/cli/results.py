@@ -366,8 +366,7 @@ def push(values: core.Values) -> core.Result:
     elif given.what == "priors":
         folder = hub.push_priors(source, options)
     elif given.what == "scores":
-        card = {name: getattr(options, name) for name in ("repo_id", "license", "template")}
-        write = partial(write_scores, scores=load_scores(source), **card)
+        write = partial(write_scores, scores=load_scores(source), options=options)
         folder = hub.publish(
             options, "dataset", write, Path(f"{os.path.abspath(source.with_suffix(''))}-hub")
         )

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, List, Value, load_dataset
 from huggingface_hub import DatasetCardData
 from numpy.typing import NDArray
 
-from hf_cap.cards import public_provenance, public_text, render_card
+from hf_cap.cards import PushOptions, public_provenance, public_text, render_card
 from hf_cap.data import read_parquet
 from hf_cap.errors import DataError, ExtractError, PriorError
 from hf_cap.laat.settings import ElicitOptions
@@ -334,19 +334,13 @@ def read_answer(text: str) -> int | None:
 # --- Publishing.
 
 
-def write_scores(
-    folder: Path,
-    scores: FeatureScores,
-    *,
-    repo_id: str | None = None,
-    license: str | None = None,
-    template: str | None = None,
-) -> None:
+def write_scores(folder: Path, scores: FeatureScores, options: PushOptions | None = None) -> None:
     """Write scores as parquet, and their card, into a folder, without local paths, servers and secrets."""
     public = replace(scores, provenance=public_provenance(scores.provenance))
-    facts = score_facts(public, (repo_id or folder.name).split("/")[-1], repo_id, license)
+    known = (options.repo_id, options.license) if options else (None, None)
+    facts = score_facts(public, (known[0] or folder.name).split("/")[-1], *known)
     write_parquet(public.to_dataset(), folder / "train.parquet")
-    write_text(folder / "README.md", render_card(facts, template))
+    write_text(folder / "README.md", render_card(facts, options.template if options else None))
 
 
 def score_facts(scores: FeatureScores, name: str, repo_id: str | None, license: str | None) -> dict[str, Any]:
