@@ -71,7 +71,7 @@ class TextClassifier:
             stored with the model, else what the model takes.
         batch_size: Most texts of one forward pass; `None` for as many as `tokens_per_pass` allows.
         labels: Label names in the order of the outputs.
-        word_pattern: Regular expression of a word that is stored with the model.
+        word_pattern: Regular expression of a word, by default the one stored with the model.
     """
 
     def __init__(
@@ -81,11 +81,12 @@ class TextClassifier:
         *,
         max_length: int | None = None,
         batch_size: int | None = None,
+        word_pattern: str | None = None,
     ) -> None:
         stored = AttributionSettings.read(model.config)
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.max_length = max_length or stored.max_length or longest_input(model, tokenizer)
-        self.labels, self.word_pattern = class_names(model.config), stored.word_pattern
+        self.labels, self.word_pattern = class_names(model.config), word_pattern or stored.word_pattern
 
     @property
     def tokens_per_pass(self) -> int:

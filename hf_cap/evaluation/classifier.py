@@ -84,7 +84,7 @@ def load_classifier(
     Args:
         model: The model, or where it is.
         tokenizer: Its tokenizer, or where it is; `None` takes the one beside the model.
-        options: `batch_size` and `max_length` of `Classifier`.
+        options: `batch_size`, `max_length` and `word_pattern` of `Classifier`.
 
     Raises:
         ModelError: one cannot be loaded, or a loaded model comes without a tokenizer.

@@ -98,7 +98,7 @@ class LastLayer:
 
 
 def concept_audit(
-    classifier: Classifier, texts: Sequence[str], gold: Sequence[int], count: int, pattern: str
+    classifier: Classifier, texts: Sequence[str], gold: Sequence[int], count: int
 ) -> dict[str, Any]:
     """The concepts of each predicted label, and those by which labels are confused.
 
@@ -107,7 +107,6 @@ def concept_audit(
         texts: What it is asked about.
         gold: Index of the right label of each.
         count: Most concepts per label.
-        pattern: Regular expression of a word.
 
     Returns:
         `labels`: for each predicted label its `texts`, `left` (size of what the concepts leave over, as a
@@ -130,7 +129,7 @@ def concept_audit(
         added, _ = contributions(concepts, read[own], above)
         concepts = concepts[(-added.mean(axis=0)).argsort(kind="stable")]
         told = [texts[row] for row in np.flatnonzero(own).tolist()]
-        labels[names[label]] = _of_label(layer, concepts, read[own], told, above, pattern)
+        labels[names[label]] = _of_label(layer, concepts, read[own], told, above)
         found[names[label]] = directions(concepts)
         for other in sorted({*right[own].tolist()} - {label}):
             rows = own & (right == other)
@@ -147,18 +146,13 @@ def concept_audit(
 
 
 def _of_label(
-    layer: LastLayer,
-    concepts: FloatArray,
-    read: FloatArray,
-    texts: Sequence[str],
-    weight: FloatArray,
-    pattern: str,
+    layer: LastLayer, concepts: FloatArray, read: FloatArray, texts: Sequence[str], weight: FloatArray
 ) -> dict[str, Any]:
     """What is told of the concepts of a label, by the texts that are predicted as it."""
     given = amounts(concepts, read)
     added = contributions(concepts, read, weight)[0].mean(axis=0).tolist()
     left = np.linalg.norm(read - given @ directions(concepts)) / np.linalg.norm(read)
-    told = zip(added, _words(layer, concepts, texts, given, pattern), given.argmax(0), strict=True)
+    told = zip(added, _words(layer, concepts, texts, given), given.argmax(0), strict=True)
     rows = [
         {"importance": size, "words": words, "text": texts[most], "nearest": None}
         for size, words, most in told
@@ -167,13 +161,13 @@ def _of_label(
 
 
 def _words(
-    layer: LastLayer, concepts: FloatArray, texts: Sequence[str], given: FloatArray, pattern: str
+    layer: LastLayer, concepts: FloatArray, texts: Sequence[str], given: FloatArray
 ) -> list[list[str]]:
     """The words of each concept: those without which the texts with most of it have less."""
     top = (-given).argsort(axis=0, kind="stable")[:_TEXTS]
     lost: list[tuple[int, str, str]] = []
     for row in np.unique(top).tolist():
-        text, spans = texts[row], split_words(texts[row], pattern)
+        text, spans = texts[row], split_words(texts[row], layer.classifier.word_pattern)
         for place, (start, end) in enumerate(spans):
             if len(spans) > 1 and not is_punctuation(text[start:end]):
                 lost.append((row, fold(text[start:end]), without_words(text, spans, [place])))

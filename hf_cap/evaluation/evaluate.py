@@ -103,18 +103,18 @@ def evaluate_classifier(
         ModelError: concepts are asked for, and the model's last layer is not linear in one vector.
     """
     settings = settings or EvaluationSettings()
-    sizes = {"batch_size": settings.batch_size, "max_length": settings.max_length}
-    classifier = load_classifier(model, tokenizer, **sizes)
-    pattern = settings.word_pattern or classifier.word_pattern
+    names = ("batch_size", "max_length", "word_pattern")
+    how = {name: getattr(settings, name) for name in names}
+    classifier = load_classifier(model, tokenizer, **how)
     gold = gold_labels(dataset, classifier.labels)
     calibration = Calibration.read(classifier.model.config)
-    priors, texts = _priors(dataset, settings.prior_column, pattern), dataset[TEXT][:]
-    check_units(texts, pattern, "evaluation")
+    priors, texts = _priors(dataset, settings.prior_column, classifier.word_pattern), dataset[TEXT][:]
+    check_units(texts, classifier.word_pattern, "evaluation")
     tokens = classifier.tokenizer(texts, verbose=False)["input_ids"]
     warn_unknown(classifier.tokenizer, tokens, "evaluation")
     probabilities = calibration.probabilities(classifier.logits(texts))
     predicted, count = probabilities.argmax(axis=1), settings.concepts
-    found = concept_audit(classifier, texts, gold.tolist(), count, pattern) if count else None
+    found = concept_audit(classifier, texts, gold.tolist(), count) if count else None
     return Evaluation(
         texts=len(gold),
         accuracy=float(np.mean(predicted == gold)),
@@ -123,7 +123,7 @@ def evaluate_classifier(
         labels=tuple(classifier.labels),
         concepts=found,
         **_confidence(calibration, probabilities, gold),
-        **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings, pattern),
+        **_explained(classifier, texts, gold.tolist(), probabilities, priors, settings),
     )
 
 
@@ -156,10 +156,9 @@ def _explained(
     probabilities: metrics.FloatArray,
     priors: list[list[float] | None],
     settings: EvaluationSettings,
-    pattern: str,
 ) -> dict[str, Any]:
     """What needs attributions: faithfulness of the predicted class, alignment of the gold, records."""
-    known: dict[tuple[int, int], list[float]] = {}
+    known, pattern = dict[tuple[int, int], list[float]](), classifier.word_pattern
 
     def explain(pairs: list[tuple[int, int]]) -> list[list[float]]:
         """Word attributions for texts and classes, given by their numbers."""

@@ -62,9 +62,8 @@ class _Faithfulness(_Metric):
         per_text: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        classifier = load_classifier(model, tokenizer, batch_size=batch_size)
-        pattern = word_pattern or classifier.word_pattern
-        scored = metrics.ScoredTexts(texts, references, predictions, pattern)
+        classifier = load_classifier(model, tokenizer, batch_size=batch_size, word_pattern=word_pattern)
+        scored = metrics.ScoredTexts(texts, references, predictions, classifier.word_pattern)
         values = getattr(metrics, self.key)(classifier, scored, **options)
         result = {self.key: mean_defined(values)}
         return {**result, "per_text": values.tolist()} if per_text else result

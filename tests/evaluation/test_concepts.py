@@ -129,7 +129,7 @@ def test_the_last_layer_gives_the_logits(model: PreTrainedModel) -> None:
 
 
 def test_words_importance_and_confusions_of_a_linear_model() -> None:
-    found = concept_audit(Classifier(Sum(), TOKENIZER), TEXTS, GOLD, 2, r"\S+")
+    found = concept_audit(Classifier(Sum(), TOKENIZER), TEXTS, GOLD, 2)
     # logits of the last text: 2 + 2 + 0.5 and 4 - 0.5, so it is misread as `replace`
     of_replace, of_renew = (found["labels"][name] for name in LABELS)
     assert (of_replace["texts"], of_renew["texts"]) == (5, 2)
@@ -154,7 +154,7 @@ def test_a_last_layer_of_tokens_or_none_is_an_error() -> None:
     config.num_labels = 2
     decoder = Classifier(LlamaForSequenceClassification(config), TOKENIZER)
     with pytest.raises(ModelError, match="one vector per text"):
-        concept_audit(decoder, TEXTS, GOLD, 2, r"\S+")
+        concept_audit(decoder, TEXTS, GOLD, 2)
     model = Sum()
     model.head = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))  # type: ignore[assignment]
     with pytest.raises(ModelError, match="last layer is linear"):

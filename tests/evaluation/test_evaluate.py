@@ -208,7 +208,7 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
 MIXED = ["i lost my card", "renew", "", "please cancel the old loan with the late fine", "renew"]
 
 
-def classifier(**options: int) -> Classifier:
+def classifier(**options: Any) -> Classifier:
     return Classifier(roberta_classifier(), word_tokenizer(), **options)
 
 
