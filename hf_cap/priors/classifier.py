@@ -183,21 +183,16 @@ class LimePrior(ClassifierSource):
         """Score the words of some rows; without the package this is a `MissingExtra`."""
         library = import_extra("lime", "The source 'lime' needs", "lime.lime_text")
         classifier = self.open()
-        fits: list[tuple[list[float], float]] = []
-        together = 32  # rows: enough to share predictions, few enough to hold in memory
-        for start in range(0, len(rows), together):
-            some = rows[start : start + together]
-            models = [self._perturb(library, row) for row in some]
-            texts = [text for model in models for text in model.texts]
-            gold = [row.label for row in some for _ in range(self.samples)]
-            log_probs = classifier.log_probs(texts)[range(len(gold)), gold]
-            probs = log_probs.double().exp().split(self.samples)
-            fits += [model.fit(part.numpy()) for model, part in zip(models, probs, strict=True)]
+        fits = [self._fit(library, classifier, row) for row in rows]
         scores, r2 = [scores for scores, _ in fits], [r2 for _, r2 in fits]
         return SourceResult(scores, {"r2": r2}, {"identity": classifier.identity})
 
-    def _perturb(self, library: Any, row: Row) -> "_DeferredModel":
-        """Let the library draw the perturbations of a text; the linear model is fitted later."""
+    def _fit(self, library: Any, classifier: ReferenceClassifier, row: Row) -> tuple[list[float], float]:
+        """Weight of each word in order, and R²."""
+
+        def gold(texts: list[str]) -> "NDArray[np.float64]":
+            return classifier.log_probs(texts)[:, [row.label]].double().exp().numpy()
+
         explainer = library.LimeTextExplainer(
             bow=False,
             split_expression=lambda text: word_strings(text, self.word_pattern),
@@ -205,35 +200,9 @@ class LimePrior(ClassifierSource):
             feature_selection="none",
             random_state=text_seed(self.seed, row.text),
         )
-        model = explainer.base = _DeferredModel(explainer.base)
-        words, samples = len(row.spans), self.samples
-        explainer.explain_instance(
-            row.text, model.predict, labels=(0,), num_features=words, num_samples=samples
-        )
-        return model
-
-
-class _DeferredModel:
-    """Stands for the library's linear model until the texts of several rows are predicted."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def predict(self, texts: list[str]) -> "NDArray[np.float64]":
-        self.texts = texts
-        return np.zeros((len(texts), 1))
-
-    def explain_instance_with_data(self, *data: Any, **options: Any) -> tuple[float, ...]:
-        self.data, self.options = data, options
-        return (0.0,) * 4
-
-    def fit(self, probs: "NDArray[np.float64]") -> tuple[list[float], float]:
-        """Weight of each word in order, and R²."""
-        masks, _, *others = self.data
-        _, weights, r2, _ = self.model.explain_instance_with_data(
-            masks, probs[:, None], *others, **self.options
-        )
-        return [float(weight) for _, weight in sorted(weights)], float(r2)
+        size = {"num_features": len(row.spans), "num_samples": self.samples}
+        found = explainer.explain_instance(row.text, gold, labels=(0,), **size)
+        return [float(weight) for _, weight in sorted(found.local_exp[0])], float(found.score)
 
 
 @settings_class
