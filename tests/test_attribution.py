@@ -7,7 +7,6 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from hf_cap.attribution import (
     METHODS,
@@ -24,36 +23,26 @@ from hf_cap.attribution import (
 from hf_cap.classifiers import evaluation_mode
 from hf_cap.errors import ConfigError, ModelError
 from hf_cap.schema import AttributionTarget, Quadrature
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import WordSum, roberta_classifier, word_tokenizer
 from tests.training.cases import ENCODER_EMBEDDINGS, FAMILIES, family, text_batch
 
 
-class Linear(nn.Module):
-    """Logits linear in the summed embeddings: the attribution is weight times input, on paper."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(8, 3)
-        self.head = nn.Linear(3, 2)
-        self.config = PretrainedConfig()
-        self.config.pad_token_id = 1
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
-        return (self.head((self.embed(input_ids) * attention_mask[..., None]).sum(1)),)
+def random_sum() -> WordSum:
+    model = WordSum(word_tokenizer(), {"card": (0.0, 0.0)})
+    torch.nn.init.normal_(model.words.weight)
+    return model
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_linear_model_is_weight_times_input(method: str) -> None:
-    model = Linear()
+    """The logits of this model are linear in the embeddings, so the answer is known on paper."""
+    model = random_sum()
     ids, mask = (torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]))
     words, labels = torch.tensor([[-1, 0, 1, -1], [-1, 0, -1, -1]]), torch.tensor([1, 0])
     batch = TextBatch({"input_ids": ids, "attention_mask": mask}, labels, words)
     scores, _ = path_scores(model, batch, path_points(method, ids, mask, steps=3, seed=5))
-    difference = model.embed(ids) - model.embed.weight[1]
-    expected = (difference * model.head.weight[labels][:, None]).sum(-1) * (words >= 0)
+    difference = model.words(ids) - model.words.weight[1]
+    expected = difference[[0, 1], :, labels] * (words >= 0)
     torch.testing.assert_close(scores, expected)
 
 
@@ -182,7 +171,7 @@ def test_bad_choices_are_refused() -> None:
 
 
 def test_what_cannot_be_explained_is_refused() -> None:
-    model, ids = Linear(), torch.tensor([[0, 5, 2]])
+    model, ids = random_sum(), torch.tensor([[0, 5, 2]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     batch = TextBatch(inputs, torch.tensor([0]), ids - 1)
     points = path_points("input_x_gradient", ids, ids)

@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_cap import schema
 from hf_cap.data import _READERS, choose_split, label_ids, label_names, load_splits, save_splits
-from hf_cap.errors import ConfigError, DataError, PriorError
+from hf_cap.errors import ConfigError, DataError
 from hf_cap.evaluation import few_shot
 from hf_cap.priors.keywords import KeywordsPrior
 from hf_cap.report.load import read_rows
@@ -300,28 +299,6 @@ def test_splits_and_places_without_data(folder: Path, tmp_path: Path) -> None:
 # --- Priors and their provenance.
 
 
-@pytest.mark.parametrize(
-    ("prior", "message"),
-    [
-        ([0.5], r"'prior_cap', row 7: 1 scores for 2 words"),
-        ([0.5, math.nan], r"word 1 \('b'\)"),
-        ([0.5, math.inf], r"word 1 \('b'\)"),
-        ([0.5, None], r"word 1 \('b'\)"),
-    ],
-)
-def test_a_prior_has_a_finite_score_per_word(prior: Any, message: str) -> None:
-    schema.check_prior(None, ["a"])
-    schema.check_prior([0.5], ["a"])
-    with pytest.raises(PriorError, match=message):
-        schema.check_prior(prior, ["a", "b"], column="prior_cap", row=7)
-
-
-def test_words_of_another_splitter_are_refused() -> None:
-    schema.check_words("a, b", ["a,", "b"])
-    with pytest.raises(PriorError, match=r"'a', ',', 'b'"):
-        schema.check_words("a, b", ["a", ",", "b"], row=3)
-
-
 def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
     cell = schema.add_provenance(None, "cap", {"n": 100, "model": "m"})
     cell = schema.add_provenance(cell, "lime", {"seed": 0})
@@ -343,21 +320,6 @@ def test_provenance_grows_and_is_the_same_text_for_the_same_facts() -> None:
 )
 def test_the_prior_column_to_train_with(columns: list[str], wanted: str | None, found: str) -> None:
     assert schema.find_prior_column(columns, wanted) == found
-
-
-@pytest.mark.parametrize(
-    ("columns", "wanted", "message"),
-    [
-        (["prior_cap", "prior_lime"], None, r"\['prior_cap', 'prior_lime'\]. Fuse them"),
-        (["text", "label"], None, "no prior column 'prior'; found .*hf-cap extract"),
-        (["prior_cap"], "prior_lime", "no prior column 'prior_lime'; found"),
-    ],
-)
-def test_a_prior_column_that_is_missing_or_ambiguous(
-    columns: list[str], wanted: str | None, message: str
-) -> None:
-    with pytest.raises(PriorError, match=message):
-        schema.find_prior_column(columns, wanted)
 
 
 def test_columns_of_single_values_are_no_priors() -> None:

@@ -1,17 +1,18 @@
 """The scripts in examples/ run."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from hf_cap import CAPPrior
+from tests.priors.conftest import labelled
 from tests.tiny import byte_tokenizer, llama, save, word_tokenizer
 
 pytest.importorskip("trl")
+DATA = labelled(["my card is lost", "renew my loan"] * 2, [0, 1] * 2, ["lost", "renew"])
 
 
 # trl 1.16 still uses the former names of activation checkpointing, which transformers 5.23 deprecates
@@ -20,21 +21,17 @@ pytest.importorskip("trl")
 def test_a_language_model_is_adapted_with_the_prompts_of_cap(tmp_path: Path) -> None:
     from examples.adapt_language_model import adapt, prompts_and_answers
 
-    save(llama(), tmp_path / "llama")
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
-    rows: dict[str, list[Any]] = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}
-    data = Dataset.from_dict(rows, features=features)
-
-    losses = adapt(data, str(tmp_path / "llama"), tmp_path / "out", num_train_epochs=8, learning_rate=0.05)
+    place = save(llama(), tmp_path / "llama")
+    losses = adapt(DATA, place, tmp_path / "out", num_train_epochs=8, learning_rate=0.05)
     assert losses[-1] < losses[0]
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     before = llama().state_dict()["model.layers.0.mlp.up_proj.weight"]
     assert not made.state_dict()["model.layers.0.mlp.up_proj.weight"].equal(before)
 
-    prior = CAPPrior.from_dataset(data, model=(llama(), byte_tokenizer()), chat=False, demonstrations=0)
-    pairs = prompts_and_answers(prior, data)
+    prior = CAPPrior.from_dataset(DATA, model=(llama(), byte_tokenizer()), chat=False, demonstrations=0)
+    pairs = prompts_and_answers(prior, DATA)
     assert [answer.strip() for answer in pairs["completion"]] == ["lost", "renew"] * 2
-    assert all(text in prompt for text, prompt in zip(rows["text"], pairs["prompt"], strict=True))
+    assert all(text in prompt for text, prompt in zip(DATA["text"], pairs["prompt"], strict=True))
 
 
 def test_token_weights_on_paper() -> None:
@@ -71,17 +68,13 @@ def test_tokens_matter_by_the_prior_of_their_words() -> None:
 def test_uniform_weights_are_the_plain_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import examples.adapt_language_model as example
 
-    save(llama(), tmp_path / "llama")
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "renew"])})
-    features["prior"] = List(Value("float32"))
-    rows = {"text": ["my card is lost", "renew my loan"] * 2, "label": [0, 1] * 2}
-    rows["prior"] = [[0, 1, 0, 4], [2, 0, -1]] * 2
-    data = Dataset.from_dict(rows, features=features)
+    place = save(llama(), tmp_path / "llama")
+    data = DATA.add_column("prior", [[0.0, 1.0, 0.0, 4.0], [2.0, 0.0, -1.0]] * 2)
 
     def losses(weights: str) -> list[float]:
         options = {"num_train_epochs": 4, "learning_rate": 0.05, "gradient_accumulation_steps": 2}
         options |= {"per_device_train_batch_size": 2}
-        return example.adapt(data, str(tmp_path / "llama"), tmp_path / "out", weights, **options)
+        return example.adapt(data, place, tmp_path / "out", weights, **options)
 
     plain, reference = losses("uniform"), losses("reference")
     assert reference != pytest.approx(plain, abs=1e-6)

@@ -160,12 +160,6 @@ def test_yaml_that_is_broken_or_without_bound_is_an_error(text: str, message: st
 # --- Rows
 
 
-def test_subsamples_are_evenly_spread() -> None:
-    assert utils.subsample(range(10), 5) == [0, 2, 4, 6, 8]
-    assert utils.subsample("abc", 5) == ["a", "b", "c"]
-    assert utils.subsample([], 5) == utils.subsample(range(3), 0) == []
-
-
 def test_batches_are_about_equal_in_length_and_within_the_budget() -> None:
     lengths = [5, 1, 9, 1, 5, 30]
     assert list(utils.length_batches(lengths, 10)) == [[1, 3], [0, 4], [2], [5]]

@@ -337,22 +337,13 @@ def bad_prior(case: Case) -> list[str]:
     return [*case.good(name), "--dataset", "made"]
 
 
-def bad_template(case: Case) -> list[str]:
-    bad = ("{% for %}", "{{ name.__class__.__mro__ }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}",
-           "---\na: [\n---\n", "{% include '/etc/passwd' %}", "{{ x",
-           "{% for i in range(10**9) %}x{% endfor %}")  # fmt: skip
-    contents = [*map(str.encode, bad), b"\xff\xfe", b"\x00{{"]
-    Path("card.md").write_bytes(contents[case.number % len(contents)])
-    return [*case.good("push"), "--template", case.choose(*["card.md"] * 9, "none.md", "data")]
-
-
 KINDS: dict[str, Callable[[Case], list[str]]] = {
     each.__name__: each
     for each in (
         bad_flag, out_of_range, bad_config, bad_data, bad_labels, bad_run, bad_fit, bad_delta, bad_verdicts,
-        bad_name, bad_pattern, bad_marks, bad_prior, bad_template,
+        bad_name, bad_pattern, bad_marks, bad_prior,
     )
 }  # fmt: skip
 EACH = {kind: len(ALL_RANGES) if kind == "out_of_range" else 30 for kind in KINDS}
 EACH |= {"bad_fit": 13, "bad_delta": 24, "bad_verdicts": 12, "bad_name": 40, "bad_prior": 24}
-EACH |= dict.fromkeys(("bad_run", "bad_pattern", "bad_marks"), 20) | {"bad_template": 12}
+EACH |= dict.fromkeys(("bad_run", "bad_pattern", "bad_marks"), 20)

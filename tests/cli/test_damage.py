@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
@@ -161,6 +162,10 @@ def test_a_model_is_a_name(model: Any) -> None:
 RECORDS: list[tuple[str, Damage, str]] = [
     ("run", cut("run.json"), "run.json' is not valid JSON"),
     ("run", write("run.json", "[]"), "run.json' must hold a JSON object"),
+    ("run", remove("run.json"), "is not a run: it holds no run.json"),
+    ("run", lambda folder: Dataset.from_dict({"text": ["a"]}).to_parquet(folder / "evaluation/test.parquet"),
+     "lacks the columns"),
+    ("prior", remove("train.parquet"), "holds no parquet file"),
     ("run", entry("run.json", "data", value=7), "run.json' is damaged: data is int '7'"),
     ("run", entry("run.json", "data", "dataset", value=[1]), "data.dataset is list '[1]'"),
     ("run", entry("run.json", "data", "rows", value=True), "data.rows is bool 'True'"),

@@ -277,7 +277,7 @@ CHECK = partial(
 )  # fmt: skip
 
 
-def test_every_beginning_of_a_text_that_passes_may_pass() -> None:
+def test_every_beginning_of_a_text_that_passes_may_pass_and_only_what_passes_may_end() -> None:
     longest = " ".join(["my pass is gone"] * 4 + ["and the loan"])  # 19 words, of 18 at most
     assert CHECK(longest) == ["too long"]
     for text in ("my pass is gone, not the loan", "Planes lost my cards, no loan", longest[3:]):
@@ -285,22 +285,11 @@ def test_every_beginning_of_a_text_that_passes_may_pass() -> None:
         assert may_pass(CHECK, ["loan"], text, True)
         for end in range(len(text) + 1):
             assert may_pass(CHECK, ["loan"], text[:end], False), text[:end]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "my card ", "a plane t", "As an AI, ", "my\n", "rewritten a", "no " * 17 + "lot", "my loan " * 10,
-    ],
-)  # fmt: skip
-def test_what_no_word_mends_may_not_pass(text: str) -> None:
-    assert not may_pass(CHECK, ["loan"], text, False)
-
-
-def test_only_what_passes_may_end() -> None:
-    assert not may_pass(CHECK, ["loan"], "my pass is gone", True)
-    assert not may_pass(CHECK, ["loan"], "", True)
-    assert may_pass(CHECK, ["loan"], "my pass is gone", False)
+    for text in ("my pass is gone", ""):
+        assert not may_pass(CHECK, ["loan"], text, True)
+    beyond_repair = ("my card ", "a plane t", "As an AI, ", "my\n", "rewritten a", "no " * 17 + "lot")
+    for text in (*beyond_repair, "my loan " * 10):
+        assert not may_pass(CHECK, ["loan"], text, False), text
 
 
 def test_a_constrained_model_gets_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cap.errors import ConfigError, ModelError
@@ -27,7 +27,7 @@ from hf_cap.report.page import render_report
 from hf_cap.sentence_encoder import CosineHead, label_config
 from tests.report.runs import EVIL
 from tests.report.test_contents import make_run
-from tests.tiny import llama, roberta_classifier, word_tokenizer
+from tests.tiny import WordSum, llama, roberta_classifier, word_tokenizer
 
 TOKENIZER = word_tokenizer()
 LABELS = ["replace", "renew"]
@@ -37,26 +37,19 @@ VECTORS = {
 WEIGHT = np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 4.0]])
 
 
-class Sum(PreTrainedModel):
+class Sum(WordSum):
     """A linear classifier of the sum of the words' vectors, which are not zero for four words."""
 
-    config_class = BertConfig
-
     def __init__(self) -> None:
-        super().__init__(BertConfig(**label_config(LABELS)))
-        self.words, self.head = nn.Embedding(len(TOKENIZER), 3), nn.Linear(3, 2)
+        super().__init__(TOKENIZER, VECTORS)
+        self.config.update(label_config(LABELS))
+        self.head = nn.Linear(3, 2)
         with torch.no_grad():
-            self.words.weight.zero_()
-            for word, vector in VECTORS.items():
-                self.words.weight[TOKENIZER.get_vocab()[word]] = torch.tensor(vector)
             self.head.weight.copy_(torch.tensor(WEIGHT))
             self.head.bias.copy_(torch.tensor([0.5, -0.5]))
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.words
-
     def forward(self, input_ids: Tensor, **inputs: Any) -> SequenceClassifierOutput:
-        return SequenceClassifierOutput(logits=self.head(self.words(input_ids).sum(1)))
+        return SequenceClassifierOutput(logits=self.head(super().forward(input_ids).logits))
 
 
 TEXTS = [

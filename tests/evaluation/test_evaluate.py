@@ -118,7 +118,10 @@ def test_alignment_explains_the_gold_class_over_the_rows_that_have_a_prior() -> 
     assert swapped.alignment == pytest.approx(1.0)
 
 
-def test_attributions_of_right_predictions_are_not_computed_twice(planted: PlantedAttribution) -> None:
+def test_attributions_are_computed_once_and_only_where_they_are_wanted(planted: PlantedAttribution) -> None:
+    found = evaluate(dataset(PREDICTED), faithfulness=False)
+    assert planted.asked == []
+    assert (found.accuracy, found.comprehensiveness, found.alignment) == (1.0, None, None)
     gold = [*PREDICTED[:4], WRONG[4]]
     evaluate(dataset(gold, prior=[[1.0] * len(text.split()) for text in TEXTS]))
     assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
@@ -137,12 +140,6 @@ def test_words_and_length_are_those_of_the_model_unless_others_are_given() -> No
     given = evaluate_classifier(model, TOKENIZER, data, EvaluationSettings(**shared)).records
     assert given[0].words == ("i", "lost", "my", "card")
     assert given[0].probabilities == pytest.approx(Classifier(MODEL, TOKENIZER)(TEXTS)[0])
-
-
-def test_nothing_is_attributed_when_only_accuracy_is_wanted(planted: PlantedAttribution) -> None:
-    found = evaluate(dataset(PREDICTED), faithfulness=False)
-    assert planted.asked == []
-    assert (found.accuracy, found.comprehensiveness, found.alignment) == (1.0, None, None)
 
 
 def test_the_soft_metrics_follow_their_settings() -> None:

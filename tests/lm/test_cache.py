@@ -2,12 +2,10 @@
 
 import logging
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -121,24 +119,6 @@ model.log_probs(QUERIES)
 def run_python(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     return subprocess.Popen([sys.executable, "-c", *arguments], env=environment, **options)
-
-
-def test_a_killed_process_loses_only_the_query_in_flight(tmp_path: Path) -> None:
-    store, log = tmp_path / "s.sqlite", tmp_path / "calls"
-    log.touch()
-    for kills, target in enumerate((6, 17, 29)):
-        process = run_python(WORKER, store, log)
-        while len(log.read_text().splitlines()) < target + kills and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert run_python(WORKER, store, log).wait() == 0
-    calls = log.read_text().splitlines()
-    assert set(calls) == {query.prefix + query.body for query in QUERIES}
-    assert len(calls) <= len(QUERIES) + 3
-    model, inner = cached(store)
-    assert model.log_probs(QUERIES)[3].total == -len("prefix text 3")
-    assert inner.calls == []
 
 
 def test_two_processes_started_at_once_do_not_both_pay(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 SERVER = Path(__file__).with_name("hub_server.py")
 Client = Callable[..., Any]
-"""Calls a function of `visitor` with these arguments, in another process, and gives its result."""
+"""Calls a function with these arguments in another process, which imports it, and gives its result."""
 
 
 @dataclass(frozen=True)

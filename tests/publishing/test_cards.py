@@ -234,6 +234,8 @@ def test_numbers_are_written_short_and_on_the_right() -> None:
         ("{{ range(10 ** 9) | list }}", "Range too big"),
         ("{{ lipsum(n=10 ** 7) }}", "'lipsum' is undefined"),
         ("{{ 1 + name }}", "unsupported operand"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% include '/etc/passwd' %}", "no loader"),
         ("---\n{{ metadata }}\n---\n{{ 'x' * 10 ** 8 }}", "more than 10000000 characters"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
         (None, "No such file"),

@@ -4,26 +4,6 @@ from pathlib import Path
 from typing import Any
 
 
-def push(what: str, folder: str, repo_id: str, **options: Any) -> str:
-    """Push a `model`, `priors` or a `metric`; gives the folder."""
-    from hf_cap import hub
-
-    given = hub.PushOptions(repo_id=repo_id, push=True, **options)
-    return str(getattr(hub, f"push_{what}")(folder, given))
-
-
-def push_in_memory(folder: str, repo_id: str) -> str:
-    from hf_cap import load_splits, push_prior_dataset
-
-    return push_prior_dataset(load_splits(folder), repo_id, license="apache-2.0", private=False)
-
-
-def check(repo_id: str, kind: Any = "model", token: str | None = None) -> None:
-    from hf_cap.hub import check_access
-
-    check_access(repo_id, kind, token=token)
-
-
 def train(priors: str, folder: str, repo_id: str | None = None) -> tuple[Any, list[str]]:
     """Train on published priors, and push if `repo_id` is given.
 

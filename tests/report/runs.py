@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
+from scipy.special import softmax
 
 from hf_cap.embedded import DEMO_DATA, resolve_data
 from hf_cap.evaluation.evaluate import Record
@@ -48,26 +49,21 @@ def demo_rows(count: int = 168) -> list[tuple[str, str]]:
     ]
 
 
-def word_scores(words: Sequence[str], label: str, noise: float, seed: int) -> list[float]:
-    """Plausible scores: high for words that begin like a part of the label, noise for the others."""
-    random = np.random.default_rng([seed, len(words), *map(ord, words[0][:4])])
-    hits = [any(word.lower()[:3] == part[:3] for part in label.split("_")) for word in words]
-    return [float(2 * hit + noise * random.normal()) for hit in hits]
+def scores(words: Sequence[str], *seed: int) -> list[float]:
+    random = np.random.default_rng([*seed, *map(ord, words[0][:4])])
+    return [float(score) for score in random.normal(size=len(words))]
 
 
 def make_record(text: str, label: str, labels: Sequence[str], skill: float, seed: int) -> Record:
-    """What a model of some skill (the share of texts it gets right) says about a text."""
-    words = word_strings(text)
-    random = np.random.default_rng([seed, int(1000 * skill), *map(ord, text[:12])])
-    target = labels.index(label)
-    if random.random() > skill:
-        target = (target + 1 + int(random.integers(2))) % len(labels)
+    """What a model of some skill (the larger, the more texts it gets right) says about a text."""
+    words, key = word_strings(text), (seed, int(1000 * skill))
+    random = np.random.default_rng([*key, *map(ord, text[:12])])
     logits = random.normal(size=len(labels))
-    logits[target] = logits.max() + random.exponential(2.0)
-    probabilities = tuple((np.exp(logits) / np.exp(logits).sum()).tolist())
-    scores = tuple(word_scores(words, labels[target], 1.3 - skill, seed))
-    prior = tuple(word_scores(words, label, 0.2, 0))
-    return Record(text, label, labels[target], probabilities, tuple(words), scores, prior)
+    logits[labels.index(label)] += 4 * skill
+    said, chances = labels[int(logits.argmax())], softmax(logits).tolist()
+    return Record(
+        text, label, said, tuple(chances), tuple(words), tuple(scores(words, *key)), tuple(scores(words))
+    )
 
 
 def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int = 0) -> None:
@@ -137,7 +133,7 @@ def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequenc
         words = word_strings(text)
         row: dict[str, Any] = {"text": text, "label": labels.index(label), "words": words}
         for number, source in enumerate(sources):
-            row[f"prior_{source}"] = word_scores(words, label, 0.2 + 0.2 * number, number)
+            row[f"prior_{source}"] = scores(words, number)
         row["prior"] = row[f"prior_{sources[0]}"]
         for name, value in row.items():
             data.setdefault(name, []).append(value)

@@ -109,13 +109,6 @@ def test_two_runs_of_one_seed_both_count_and_one_has_no_interval() -> None:
     assert row["values"][0] == {"mean": 0.4, "low": None, "high": None, "n": 1}
 
 
-def test_the_first_set_is_the_chosen_one() -> None:
-    numbers = {"attacked": {"accuracy": 0.5}, "test": {"accuracy": 0.5, "macro_f1": float("nan")}}
-    sets = contents.evaluation_sets(group_runs([Run("one", {}, numbers)]), "test")
-    assert [found["name"] for found in sets] == ["test", "attacked"]
-    assert [row["measure"] for row in sets[0]["rows"]] == ["accuracy"]
-
-
 def test_curves_are_the_mean_and_range_over_the_runs() -> None:
     histories = [[{"step": 1, "loss_task": value}, {"step": 2, "loss": 9.0}] for value in (1.0, 3.0)]
     runs = [make_run(f"r{i}", seed=i, history=found) for i, found in enumerate(histories)]
@@ -423,11 +416,12 @@ def test_what_is_missing_is_found() -> None:
 
 
 def test_the_main_split_is_the_chosen_one_else_test_else_the_first() -> None:
-    attacked = {"test": {"accuracy": 0.5}, "attacked": {"accuracy": 0.4}}
+    attacked = {"test": {"accuracy": 0.5, "macro_f1": float("nan")}, "attacked": {"accuracy": 0.4}}
     run = Run("run", {}, attacked, {"attacked": texts_of("card", 1.0)})
     assert contents.report_contents([run])["split"] == "test"
     chosen = contents.report_contents([run], settings=ReportSettings(split="attacked"))
     assert [one["name"] for one in chosen["evaluations"]] == ["attacked", "test"]
+    assert [row["measure"] for row in chosen["evaluations"][1]["rows"]] == ["accuracy"]
     assert contents.report_contents([Run("run", {}, {"dev": {"accuracy": 0.5}})])["split"] == "dev"
     with pytest.raises(ConfigError, match="at least one run"):
         contents.report_contents([])

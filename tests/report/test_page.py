@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_cap.errors import DataError
 from hf_cap.priors.audit import audit_dataset
 from hf_cap.report.contents import report_contents
-from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors, load_run
+from hf_cap.report.load import PriorFolder, ReportSettings, Run, load_priors
 from hf_cap.report.page import embed_examples, render_report, script_json, write_report
 from tests.report.runs import EVIL, HOSTILE, SOURCES, TABLE_RUNS, demo_rows, write_priors, write_runs
 
@@ -195,26 +195,6 @@ def test_the_audit_is_found_beside_the_priors(tmp_path: Path) -> None:
     assert "have no prior" not in text
     with pytest.raises(DataError, match=r"holds no audit\.json"):
         load_priors(priors, audit=tmp_path)
-
-
-def test_mistakes_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a run: it holds no run\.json"):
-        load_run(tmp_path / "none")
-    for content, message in (("[1]", "must hold a JSON object, got list"), ("{", "not valid JSON")):
-        (tmp_path / "run.json").write_text(content)
-        with pytest.raises(DataError, match=message):
-            load_run(tmp_path)
-    with pytest.raises(DataError, match="holds no parquet file"):
-        load_priors(tmp_path)
-    run = tmp_path / "run"
-    (run / "evaluation").mkdir(parents=True)
-    (run / "run.json").write_text("{}")
-    (run / "evaluation" / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="cannot be read as parquet"):
-        load_run(run)
-    Dataset.from_dict({"text": ["a"]}).to_parquet(str(run / "evaluation" / "test.parquet"))
-    with pytest.raises(DataError, match=r"lacks the columns .*'prediction'"):
-        load_run(run)
 
 
 # --- The embedded examples

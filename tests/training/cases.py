@@ -1,7 +1,7 @@
 """Rows, classifiers of every family and trainers that the tests of this room share."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,7 @@ def trainer(
     *,
     model: Callable[[], nn.Module] = roberta_classifier,
     rows: Dataset | None = None,
+    evaluated: Mapping[str, Dataset] | None = None,
     **settings: Any,
 ) -> CAPTrainer:
     """A trainer of a tiny classifier on the random rows; a column `weight`, where asked for, is 0 to 3."""
@@ -171,8 +172,8 @@ def trainer(
         data = data.add_column("weight", [row % 4 for row in range(len(data))])
     functions = {name: settings.pop(name, None) for name in OF_THE_TRAINER}
     return CAPTrainer(
-        model=model(), args=config(folder, **settings), train_dataset=data, eval_dataset=data,
-        processing_class=word_tokenizer(), **functions,
+        model=model(), args=config(folder, **settings), train_dataset=data, processing_class=word_tokenizer(),
+        eval_dataset=evaluated or data, **functions,
     )  # fmt: skip
 
 
@@ -200,6 +201,11 @@ def summed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Ten
     """A task loss that is itself divided by the number of examples of all micro-batches and processes."""
     total = nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum")
     return total / num_items_in_batch
+
+
+def absolute(attribution: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
+    """A distance of one's own."""
+    return ((attribution - prior).abs() * mask).sum(-1)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

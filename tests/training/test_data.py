@@ -105,8 +105,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"label": ["refund", "LABEL_0"]}, DataError, r"the label 'refund' is outside"),
     ({"prior": [[1.0], [4.0]]}, PriorError, r"row 0: 1 scores for 3 words"),
     ({"prior": [[1.0, math.nan, 1.0], [4.0]]}, PriorError, r"word 1 \('card,'\) is nan"),
+    ({"prior": [[1.0, None, 1.0], [4.0]]}, PriorError, r"word 1 \('card,'\) is None"),
     ({"prior": [[1.0, 1.0, 1.0], [math.inf]]}, PriorError, r"row 1: the score of word 0 \('it'\) is inf"),
-    ({"words": [["my", "card", ",", "please"], ["it"]]}, PriorError, r"word_pattern"),
+    ({"words": [["my", "card", ", please"], ["it"]]}, PriorError, r"'card', ', please'.*word_pattern"),
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from hf_cap.training.config import accuracy_and_macro_f1
 from hf_cap.training.trainer import CAPTrainer
 from tests.test_sentence_encoder import sentence_encoder
 from tests.tiny import roberta_classifier, save, word_tokenizer
-from tests.training.cases import LABEL2ID, config, farthest, moved, raw_rows, trainer, weights
+from tests.training.cases import LABEL2ID, absolute, config, farthest, moved, raw_rows, trainer, weights
 
 NAMES = ["renew", "lost", "fine"]
 
@@ -124,8 +124,12 @@ def test_a_single_prior_column_is_the_prior(tmp_path: Path) -> None:
     assert subject.train_dataset["prior"][:] == trainer(tmp_path).train_dataset["prior"][:]
     assert "eval_loss_align" in subject.evaluate()
     two = rows.add_column("prior_lime", rows["prior_cap"][:])
-    with pytest.raises(PriorError, match="several priors"):
-        trainer(tmp_path, rows=two)
+    for wanted, message in (
+        (None, r"\['prior_cap', 'prior_lime'\]\. Fuse them"),
+        ("prior_shap", "no prior column 'prior_shap'; found"),
+    ):
+        with pytest.raises(PriorError, match=message):
+            trainer(tmp_path, rows=two, prior_column=wanted)
     trainer(tmp_path, rows=two, prior_column="prior_lime")
     trainer(tmp_path, rows=two, alignment_weight=0.0)
 
@@ -133,12 +137,8 @@ def test_a_single_prior_column_is_the_prior(tmp_path: Path) -> None:
 # --- the loss
 
 
-def absolute(attribution: Tensor, prior: Tensor, mask: Tensor) -> Tensor:
-    return ((attribution - prior).abs() * mask).sum(-1)
-
-
 def test_a_loss_of_ones_own_by_function_and_by_place(tmp_path: Path) -> None:
-    place = "tests.training.test_interface:absolute"
+    place = "tests.training.cases:absolute"
     by_function = moved(trainer(tmp_path, alignment_loss_func=absolute))
     assert torch.equal(by_function, moved(trainer(tmp_path, alignment_loss=place)))
     assert float((by_function - moved(trainer(tmp_path))).abs().max()) > 1e-3

@@ -7,6 +7,7 @@ import torch
 
 from hf_cap.errors import ConfigError
 from hf_cap.losses import LOSSES, alignment_loss, find_loss, register_loss, unit
+from tests.training.cases import absolute
 
 PRIOR = torch.tensor([[3.0, 4.0, 0.0]])
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -82,19 +83,14 @@ def test_the_batch_mean_counts_examples_without_a_prior() -> None:
     assert float(value) == pytest.approx(0.5 * 4.0 / 2)
 
 
-def absolute(attribution: torch.Tensor, prior: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """A loss of one's own."""
-    return (attribution - prior).abs().masked_fill(~mask, 0.0).sum(-1)
-
-
 def test_a_loss_of_ones_own_is_found_by_its_place_and_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_cap.losses.LOSSES", dict(LOSSES))
     register_loss("absolute", absolute)
-    for name in ("tests.training.test_losses:absolute", "absolute"):
+    for name in ("tests.training.cases:absolute", "absolute"):
         assert find_loss(name)(2 * PRIOR, PRIOR, ALL, 0.0).tolist() == [7.0]
     with pytest.raises(ConfigError, match="a loss 'absolute' already"):
         register_loss("absolute", absolute)
     with pytest.raises(ConfigError, match=r"no `alignment_loss` 'l1'; there are \['absolute', "):
         find_loss("l1")
     with pytest.raises(ConfigError, match="cannot be loaded as `module:name`"):
-        find_loss("tests.training.test_losses:nothing")
+        find_loss("tests.training.cases:nothing")

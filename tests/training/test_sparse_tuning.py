@@ -1,5 +1,6 @@
 """Sparse tuning trains the adapters of the drawn layers alone, and learns which layers matter."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import TrainerCallback
 from hf_cap.errors import ConfigError
 from hf_cap.training.sparse_tuning import ImportanceCallback, updated
 from hf_cap.training.trainer import CAPTrainer
-from tests.tiny import roberta_classifier, word_tokenizer
-from tests.training.cases import config, raw_rows
+from tests.tiny import roberta_classifier
+from tests.training.cases import trainer
 
 peft = pytest.importorskip("peft")
 
@@ -20,8 +21,8 @@ peft = pytest.importorskip("peft")
 class Watch(TrainerCallback):
     """Keeps the trained weights before each step, and what was drawn."""
 
-    def __init__(self, sparse: ImportanceCallback) -> None:
-        self.sparse, self.seen, self.drawn = sparse, [], []  # type: ignore[var-annotated]
+    def __init__(self) -> None:
+        self.seen, self.drawn = [], []  # type: ignore[var-annotated]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = kwargs["model"]
@@ -30,18 +31,14 @@ class Watch(TrainerCallback):
 
 
 def run(folder: Path, layers: int = 4, **settings: Any) -> tuple[CAPTrainer, ImportanceCallback, Watch]:
-    options = {"optim": "adamw_torch", "weight_decay": 0.1, "max_steps": 5, "learning_rate": 0.01}
-    subject = CAPTrainer(
-        roberta_classifier(layers=layers),
-        config(folder, **options),
-        train_dataset=raw_rows(),
-        processing_class=word_tokenizer(),
+    subject = trainer(
+        folder, model=partial(roberta_classifier, layers=layers), optim="adamw_torch", weight_decay=0.1,
+        max_steps=5, learning_rate=0.01,
         peft_config=peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS"),
-    )
+    )  # fmt: skip
     sparse = ImportanceCallback(subject.train_dataset, subject.data_collator, **settings)
-    watch = Watch(sparse)
     subject.add_callback(sparse)
-    subject.add_callback(watch)
+    subject.add_callback(watch := Watch())
     return subject, sparse, watch
 
 

@@ -294,14 +294,7 @@ def test_predicting_needs_no_labels(tmp_path: Path) -> None:
 
 
 def test_several_evaluation_sets(tmp_path: Path) -> None:
-    subject = CAPTrainer(
-        model=roberta_classifier(),
-        args=config(tmp_path),
-        train_dataset=raw_rows(),
-        eval_dataset={"a": raw_rows(4), "b": raw_rows(6, seed=2)},
-        processing_class=word_tokenizer(),
-    )
-    metrics = subject.evaluate()
+    metrics = trainer(tmp_path, evaluated={"a": raw_rows(4), "b": raw_rows(6, seed=2)}).evaluate()
     assert metrics["eval_a_loss_align"] != metrics["eval_b_loss_align"]
 
 
