@@ -153,7 +153,7 @@ def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
 def test_accumulation_changes_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
     ends = []
     for size, steps in ((8, 1), (2, 4)):
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        sizes: dict[str, Any] = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
         subject = trainer(tmp_path, model=exact_classifier, max_steps=2, **sizes, **settings)
         ends.append(moved(subject))
     assert float((ends[0] - ends[1]).abs().max()) < 1e-10
