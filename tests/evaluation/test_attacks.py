@@ -148,6 +148,8 @@ def test_bad_data_is_refused(test: Dataset, training: Dataset, message: str) -> 
         ({"unchanged": "rules"}, "unchanged='rules' is for maker='chat'"),
         ({"maker": "rule"}, "`maker` must be one of"),
         ({"keywords": 0}, "`keywords` must be at least 1"),
+        ({"constrained": True}, "constrained"),
+        ({"maker": "chat", "constrained": True, "base_url": "http://x/v1"}, "constrained"),
     ],
 )
 def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -292,7 +294,7 @@ def test_every_beginning_of_a_text_that_passes_may_pass_and_only_what_passes_may
         assert not may_pass(CHECK, ["loan"], text, False), text
 
 
-def test_a_constrained_model_gets_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constrained_model_gets_the_checks() -> None:
     asked = []
 
     class Local(MockLanguageModel):
@@ -308,10 +310,6 @@ def test_a_constrained_model_gets_the_checks(monkeypatch: pytest.MonkeyPatch) ->
     assert made["text"][0] == "my pass is gone"
     assert made["changed"][0]
     assert set(asked) == {Sampling(max_new_tokens=96, temperature=1.0, seed=3)}
-    with pytest.raises(ConfigError, match="constrained"):
-        AttackSettings(constrained=True)
-    with pytest.raises(ConfigError, match="constrained"):
-        AttackSettings(maker="chat", constrained=True, base_url="http://x/v1")
 
 
 # --- Keywords

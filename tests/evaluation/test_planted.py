@@ -42,10 +42,10 @@ GAIN = 0.5
 attributions over any words weakens the cue a little."""
 
 
-def planted(split: str, texts_per_label: int = 40) -> Dataset:
+def planted(split: str) -> Dataset:
     """Columns `text`, `label` and `prior` (1 at decisive words); in `shifted` the cue is another's."""
     rng = generator("planted", 0, split)
-    labels = [label for label in range(len(LABELS)) for _ in range(texts_per_label)]
+    labels = [label for label in range(len(LABELS)) for _ in range(40)]
     texts = [compose(LABELS[label], split, rng) for label in labels]
     priors = [[float(word in WORDS) for word in text.split()] for text in texts]
     data = Dataset.from_dict({"text": texts, "label": labels, "prior": priors})

@@ -43,14 +43,9 @@ def read(folder: Path, split: str = "train") -> Dataset:
     return load_dataset("parquet", data_files=str(folder / f"{split}.parquet"), split="train")
 
 
-def save_model(folder: Path, seed: int = 0) -> str:
-    save(llama(seed=seed), folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"))
+    return save(llama(), tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ WORDS, PENALTY = 9, 0.1
 EVERYTHING = draw_masks("text", WORDS, 1000, 0)
 
 
-def plan(n: int = 35, seed: int = 0, text: str = "text", words: int = WORDS) -> Plan:
-    found = plan_masks(text, words, n, seed, PENALTY)
+def plan(n: int = 35, seed: int = 0, words: int = WORDS) -> Plan:
+    found = plan_masks("text", words, n, seed, PENALTY)
     assert found is not None
     return found
 

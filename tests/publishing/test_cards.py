@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
-from huggingface_hub import ModelCard, RepoCard
+from huggingface_hub import RepoCard
 from markdown_it import MarkdownIt
 
 from hf_cap import cards
@@ -21,7 +21,6 @@ from hf_cap.laat.table import Preprocessor, infer_schema
 from hf_cap.priors.card import configurations, prior_dataset_facts
 from hf_cap.utils import bundled
 from hf_cap.words import heat_map
-from tests.publishing.runs import RECORD
 
 HOSTILE = "a|b <script>alert(1)</script> *x* [y](http://z) `c` $d$ ~~e~~ &lt; # f\n- g"
 EXAMPLES = bundled("model_cards") / "examples"
@@ -133,24 +132,9 @@ def test_what_is_not_known_is_unknown() -> None:
     assert "None" not in card
 
 
-def test_a_run_is_described_without_its_folders() -> None:
-    numbers: dict[str, Any] = {"accuracy": 0.76543, "macro_f1": 0.5, "soft_nc": None, "texts": 168}
-    facts = cards.model_facts(RECORD, name="desk", repo_id="alice/desk", evaluations={"test": numbers})
-    card = cards.render_card(facts)
-    for private in ("/home/alice", "~/", "output_dir`"):
-        assert private not in card
-    for line in ("hf-cap train --dataset library-desk --output_dir desk", "| test | 168 | 0.7654 | 0.5 |",
-                 "| 2 | 1 | 1 | 0.9 | 0.8 |", "`learning_rate` | `0.0001`"):  # fmt: skip
-        assert line in card
-    assert facts["dataset"] == "library-desk"
-    data: Any = ModelCard(card).data
-    assert data.datasets is None  # a local folder is not on the Hub
-    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
-    assert data.pipeline_tag == "text-classification"
-    measured = [(one.metric_type, one.metric_value) for one in data.eval_results]
-    assert measured == [("accuracy", 0.7654), ("f1", 0.5)]
-    hub = cards.model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)["metadata"]
-    assert (hub.datasets, hub.library_name) == (["mteb/banking77"], "peft")
+def test_a_data_set_on_the_hub_and_an_adapter_are_named() -> None:
+    metadata = cards.model_facts({"data": {"dataset": "mteb/banking77"}}, name="x", adapter=True)["metadata"]
+    assert (metadata.datasets, metadata.library_name) == (["mteb/banking77"], "peft")
 
 
 def test_confidence_is_a_table_of_its_own_with_directions() -> None:

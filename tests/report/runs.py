@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Dataset
 from scipy.special import softmax
 
 from hf_cap.embedded import DEMO_DATA, resolve_data
@@ -31,6 +31,7 @@ HOSTILE = (
 )
 """Texts that show as text, or break a page that was not written with care."""
 EVIL = "<img src=x onerror=alert(1)>\"'</style></script>"  # a name that tries to break the page
+Rows = Sequence[tuple[str, str]]
 SOURCES = ("cap", "channel", "lime", "integrated_gradients", "word_length")
 CHROMIUM_FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -38,15 +39,12 @@ CHROMIUM_FLAGS = (
 ).split()
 
 
-def demo_rows(count: int = 168) -> list[tuple[str, str]]:
-    """Texts and labels of the demo's test data, repeated with a number where more are wanted."""
+def demo_rows() -> list[tuple[str, str]]:
+    """Texts and labels of the demo's test data."""
     folder = resolve_data(DEMO_DATA)
     assert folder is not None
-    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
-    copies = [f" {n}" if n >= len(rows) else "" for n in range(count)]
-    return [
-        (rows[n % len(rows)]["text"] + copy, rows[n % len(rows)]["label"]) for n, copy in enumerate(copies)
-    ]
+    rows = map(json.loads, (folder / "test.jsonl").read_text().splitlines())
+    return [(row["text"], row["label"]) for row in rows]
 
 
 def scores(words: Sequence[str], *seed: int) -> list[float]:
@@ -66,81 +64,60 @@ def make_record(text: str, label: str, labels: Sequence[str], skill: float, seed
     )
 
 
-def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int = 0) -> None:
+def write_evaluation(folder: Path, name: str, records: Sequence[Record], seed: int) -> None:
     """The JSON and the parquet of one evaluation."""
     right = float(np.mean([record.label == record.prediction for record in records]))
     numbers = {
         "texts": len(records), "accuracy": right, "macro_f1": right - 0.01,
         "comprehensiveness": 0.3 * right + 0.005 * seed, "alignment": 0.6 * right,
     }  # fmt: skip
-    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation" / f"{name}.json").write_text(json.dumps(numbers))
-    rows = Dataset.from_list([asdict(record) for record in records])
-    rows.to_parquet(str(folder / "evaluation" / f"{name}.parquet"))
+    (folder / f"{name}.json").write_text(json.dumps(numbers))
+    Dataset.from_list([asdict(record) for record in records]).to_parquet(str(folder / f"{name}.parquet"))
 
 
-def write_run(
-    folder: Path, *, seed: int, weight: float, settings: Mapping[str, Any], labels: Sequence[str]
-) -> Path:
-    """`run.json` of a training run, with a history."""
-    folder.mkdir(parents=True, exist_ok=True)
+def run_record(seed: int, weight: float, **settings: Any) -> dict[str, Any]:
+    """What `run.json` holds of a training run."""
     aligned = {"loss_align": 1.0, "align_cosine": 0.5} if weight else {}
-    own = {"alignment_weight": weight, "learning_rate": 2e-5, "output_dir": str(folder)}
-    facts = {
+    losses = [(step, 2.5 * 0.97**step + 0.02 * seed) for step in range(5, 101, 5)]
+    return {
         "kind": "train",
         "model": "embedded/minilm-l6",
         "seed": seed,
-        "settings": {**own, "seed": seed, **settings},
-        "data": {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": list(labels)},
-        "history": [
-            {"step": step, "loss_task": 2.5 * 0.97**step + 0.02 * seed, **aligned}
-            for step in range(5, 101, 5)
-        ],
+        "settings": {"alignment_weight": weight, "learning_rate": 2e-5, "seed": seed, **settings},
+        "history": [{"step": step, "loss_task": loss, **aligned} for step, loss in losses],
         "versions": {"hf-cap": "0.1.0", "transformers": "5.23.0"},
         "command": f"hf-cap train --alignment_weight {weight} --seed {seed}",
     }
-    (folder / "run.json").write_text(json.dumps(facts))
-    return folder
 
 
-def write_runs(
-    root: Path, rows: Sequence[tuple[str, str]], *, seeds: Sequence[int] = (0, 1, 2)
-) -> list[Path]:
+def write_runs(root: Path, rows: Rows, *, seeds: Sequence[int] = (0, 1, 2)) -> list[Path]:
     """Runs without alignment, with a shuffled prior and with the prior, evaluated on two sets."""
     labels = sorted({label for _, label in rows})
-    kinds: list[tuple[str, float, float, dict[str, Any]]] = [
-        ("plain", 0.0, 0.74, {}),
-        ("shuffled", 0.1, 0.73, {"prior_column": "prior_shuffled"}),
-        ("aligned", 0.1, 0.8, {}),
-    ]
+    data = {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": labels}
+    shuffled = {"prior_column": "prior_shuffled"}
+    kinds = (("plain", 0.0, 0.74, {}), ("shuffled", 0.1, 0.73, shuffled), ("aligned", 0.1, 0.8, {}))
     folders = []
     for (name, weight, skill, settings), seed in product(kinds, seeds):
-        run = {"seed": seed, "weight": weight, "settings": settings, "labels": labels}
-        folders.append(write_run(root / f"{name}-{seed}", **run))
+        folders.append(folder := root / f"{name}-{seed}")
+        (folder / "evaluation").mkdir(parents=True)
+        record = run_record(seed, weight, output_dir=str(folder), **settings)
+        (folder / "run.json").write_text(json.dumps({**record, "data": data}))
         for split, loss in (("test", 0.0), ("keyword_addition", 0.12)):
             draw = 10 * seed + int(loss > 0)
             records = [make_record(*row, labels, skill - loss, draw) for row in rows]
-            write_evaluation(folders[-1], split, records, seed)
+            write_evaluation(folder / "evaluation", split, records, seed)
     return folders
 
 
-def write_priors(folder: Path, rows: Sequence[tuple[str, str]], sources: Sequence[str]) -> Path:
+def write_priors(folder: Path, rows: Rows, sources: Sequence[str]) -> Path:
     """A folder of priors with one column per source, and the fused one."""
+    words = [word_strings(text) for text, _ in rows]
+    data: dict[str, list[Any]] = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    for number, source in enumerate(sources):
+        data[f"prior_{source}"] = [scores(one, number) for one in words]
+    data |= {"words": words, "prior": data[f"prior_{sources[0]}"]}
     folder.mkdir(parents=True, exist_ok=True)
-    labels = sorted({label for _, label in rows})
-    data: dict[str, list[Any]] = {"text": [], "label": [], "words": []}
-    for text, label in rows:
-        words = word_strings(text)
-        row: dict[str, Any] = {"text": text, "label": labels.index(label), "words": words}
-        for number, source in enumerate(sources):
-            row[f"prior_{source}"] = scores(words, number)
-        row["prior"] = row[f"prior_{sources[0]}"]
-        for name, value in row.items():
-            data.setdefault(name, []).append(value)
-    features = {name: List(Value("float64")) for name in data}
-    features |= {"text": Value("string"), "label": ClassLabel(names=labels)}
-    features |= {"words": List(Value("string"))}
-    Dataset.from_dict(data, features=Features(features)).to_parquet(str(folder / "test.parquet"))
+    Dataset.from_dict(data).class_encode_column("label").to_parquet(str(folder / "test.parquet"))
     return folder
 
 

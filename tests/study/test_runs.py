@@ -148,7 +148,7 @@ def test_the_best_candidate_on_validation_texts_is_used(room: Path, tmp_path: Pa
         assert choice["chosen"] == best["settings"]
 
 
-def test_scores_of_other_texts_are_an_error(room: Path, done: Path, tmp_path: Path) -> None:
+def test_scores_of_other_texts_are_an_error(room: Path, tmp_path: Path) -> None:
     study, run = settings(room, tmp_path), Run("bank", "2_shot", 0, "keywords", 0)
     source_scores(study, run, "keywords")
     (file,) = (tmp_path / "scores").rglob("*.parquet")
@@ -184,7 +184,7 @@ def test_wrong_settings_are_refused_before_any_work(
         run_study(settings(room, tmp_path, **changes))
 
 
-def test_unknown_settings_are_refused(tmp_path: Path) -> None:
+def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="no setting 'datasets'"):
         read_settings(None, {"datasets": ["a"], "output_dir": "b"})
     with pytest.raises(ConfigError, match="'output_dir' is missing"):

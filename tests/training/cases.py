@@ -49,13 +49,11 @@ def batch_of(rows: Dataset, *, padding_side: str = "right") -> tuple[dict[str, T
     return inputs, priors
 
 
-def text_batch(
-    *, count: int = 4, padding_side: str = "right", target: str = "gold"
-) -> tuple[TextBatch, Priors]:
+def text_batch(padding_side: str = "right") -> tuple[TextBatch, Priors]:
     """A batch with a prior for each text."""
-    inputs, priors = batch_of(raw_rows(count + 1, seed=3, without=100).skip(1), padding_side=padding_side)
+    inputs, priors = batch_of(raw_rows(5, seed=3, without=100).skip(1), padding_side=padding_side)
     labels = inputs.pop("labels")
-    return TextBatch(inputs, labels, priors.token_words, target), priors
+    return TextBatch(inputs, labels, priors.token_words), priors
 
 
 _SMALL = {

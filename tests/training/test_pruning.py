@@ -187,9 +187,7 @@ def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
     assert smaller.config.intermediate_size == 16
 
 
-def test_the_importance_has_a_progress_bar_of_its_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_importance_has_a_progress_bar_of_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, str]] = []
 
     def shown(total: int, unit: str, what: str) -> Any:

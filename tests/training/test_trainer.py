@@ -40,10 +40,10 @@ from tests.training.cases import (
 MODES = ["double_backward", "finite_difference"]
 
 
-def batch_loss(subject: CAPTrainer, *, training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+def batch_loss(subject: CAPTrainer) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the whole training set as one batch, and its gradient."""
     batch = subject.data_collator(list(subject.train_dataset))
-    subject.model.train(training).zero_grad()
+    subject.model.train().zero_grad()
     loss = subject.compute_loss(subject.model, batch)
     loss.backward()
     return loss.detach(), {

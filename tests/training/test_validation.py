@@ -143,7 +143,7 @@ def test_one_default_of_training_arguments_is_changed() -> None:
     assert {f.name for f in dataclasses.fields(AlignmentOptions)} <= set(ours)
 
 
-def test_a_schedule_gives_its_weights(tmp_path: Path) -> None:
+def test_a_schedule_gives_its_weights() -> None:
     rising = AlignmentOptions(alignment_weight=2.0, alignment_schedule="warmup", alignment_warmup=0.5)
     assert [weight_at(rising, step, 8) for step in (0, 2, 4, 8)] == [0.0, 1.0, 2.0, 2.0]
     cosine = AlignmentOptions(alignment_weight=2.0, alignment_schedule="cosine")
