@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def main() -> None:
 
 def write(room: Path, page_file: Path, texts: int) -> dict[str, float]:
     """Seconds to write a report, and its size."""
-    rows = demo_rows(count=texts)
+    rows = [
+        (f"{text} {n}", label) for n, (text, label) in zip(range(texts), cycle(demo_rows()), strict=False)
+    ]
     runs = write_runs(room, rows, seeds=(0,))
     priors = write_priors(room / "priors", rows, SOURCES)
     start = time.perf_counter()

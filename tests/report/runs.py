@@ -95,7 +95,7 @@ def write_runs(root: Path, rows: Rows, *, seeds: Sequence[int] = (0, 1, 2)) -> l
     labels = sorted({label for _, label in rows})
     data = {"dataset": DEMO_DATA, "train_split": "train", "rows": 96, "labels": labels}
     shuffled = {"prior_column": "prior_shuffled"}
-    kinds = (("plain", 0.0, 0.74, {}), ("shuffled", 0.1, 0.73, shuffled), ("aligned", 0.1, 0.8, {}))
+    kinds: Any = (("plain", 0.0, 0.74, {}), ("shuffled", 0.1, 0.73, shuffled), ("aligned", 0.1, 0.8, {}))
     folders = []
     for (name, weight, skill, settings), seed in product(kinds, seeds):
         folders.append(folder := root / f"{name}-{seed}")
