@@ -79,10 +79,17 @@ class HelpTexts(griffe.Extension):
         """Set the default of each setting, and list the settings of each class in its docstring."""
         helps: dict[str, str] = {}
         classes = list(_classes(pkg))
+        # griffe itself knows a dataclass by the decorator of the standard library
+        plain = griffe.ExprName("dataclass", parent=pkg["utils"])
+        by_name = griffe.ExprCall(plain, [griffe.ExprKeyword("kw_only", "True")])
+        for decorator in (each for cls in classes for each in cls.decorators):
+            if str(decorator.value).endswith("settings_class"):
+                decorator.value = by_name
         for attribute in (each for cls in classes for each in cls.attributes.values()):
             call = attribute.value
             if isinstance(call, griffe.ExprCall) and str(call.function) in {"option", "required"}:
-                attribute.value, helps[attribute.path] = _default_and_help(attribute, call)
+                attribute.value, text = _default_and_help(attribute, call)
+                helps |= {attribute.path: text} if text else {}
         for cls in classes:
             family = [*reversed(cls.mro()), cls]
             own = {name: a.path for each in family for name, a in each.attributes.items()}

@@ -139,7 +139,7 @@ def find_shortcuts(
     return sorted(found, key=lambda one: -one.score)[: settings.top]
 
 
-Association = tuple[cues.Cue, int, float]  # a cue, a label, and the q at which they go together
+_Association = tuple[cues.Cue, int, float]  # a cue, a label, and the q at which they go together
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Texts:
                 has[cue].append(row)
         return has
 
-    def associated(self) -> list[Association]:
+    def associated(self) -> list[_Association]:
         """The associations beyond chance, the clearest first."""
         totals, count = Counter(self.labels), len(self.labels)
         pairs, counts = [], []
@@ -181,7 +181,7 @@ class _Texts:
         ]
         return sorted(kept, key=lambda one: (one[2], one[0].kind != "word", one[0]))
 
-    def simplest(self, candidates: Sequence[Association]) -> Iterator[Association]:
+    def simplest(self, candidates: Sequence[_Association]) -> Iterator[_Association]:
         """Of several cues of a label in the same texts, or with the same word, only the first.
 
         Two words that always come together, as in "Hi Anna", are both kept: each alone gives the label away.
@@ -199,7 +199,7 @@ class _Texts:
                 yield cue, label, q
 
     def relevance(
-        self, candidates: Sequence[Association], judges: Sequence[Relevance]
+        self, candidates: Sequence[_Association], judges: Sequence[Relevance]
     ) -> dict[tuple[cues.Cue, int], float]:
         """The highest rank of each candidate among words drawn from the data, over the judges, in [0, 1]."""
         worded = ("word", "phrase", "first", "last")
