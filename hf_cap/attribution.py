@@ -317,20 +317,17 @@ def attribute_words(
         ModelError: there is no pad token, the model embeds no `input_ids`, or the tokenizer is slow.
     """
     check_offsets(tokenizer)
-    max_length = max_length or longest_input(model, tokenizer)
+    max_length, device = max_length or longest_input(model, tokenizer), next(model.parameters()).device
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     size = max(1, batch_size // (1 if method == "input_x_gradient" else max(1, steps)))
-    device = next(model.parameters()).device
-    found: dict[int, list[float]] = {}
+    found, path = dict[int, list[float]](), {"steps": steps, "rule": rule, "seed": seed}
     with progress(len(order), "texts", "Attributions") as work:
         for rows in (order[start : start + size] for start in range(0, len(order), size)):
             some = [texts[row] for row in rows]
             inputs, words, hosts = _encode(tokenizer, some, word_pattern, max_length)
             labels = torch.tensor([targets[row] for row in rows], device=device)
             batch = TextBatch(inputs.to(device), labels, words.to(device), target)
-            tokens = (batch.inputs["input_ids"], batch.inputs["attention_mask"])
-            points = path_points(method, *tokens, steps=steps, rule=rule, seed=seed)
-            scores = _word_scores(model, batch, points, hosts, batch_size)
+            scores = _word_scores(model, batch, hosts, batch_size, method, **path)
             found |= dict(zip(rows, scores, strict=True))
             on_batch(rows, batch)
             work.update(len(rows))
@@ -338,8 +335,9 @@ def attribute_words(
 
 
 def _word_scores(
-    model: nn.Module, batch: TextBatch, points: Points, hosts: Sequence[Sequence[int]], rows: int
+    model: nn.Module, batch: TextBatch, hosts: Sequence[Sequence[int]], rows: int, method: str, **path: Any
 ) -> Iterator[list[float]]:
+    points = path_points(method, batch.inputs["input_ids"], batch.inputs["attention_mask"], **path)
     with evaluation_mode(model), first_token_only(model), torch.enable_grad():
         scores, _ = path_scores(model, batch, points, rows=rows)
     pooled = pool_words(scores, batch.words, max(map(len, hosts))).tolist()

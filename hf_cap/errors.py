@@ -3,6 +3,8 @@
 A message says what is wrong, what was got, and what to do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -51,3 +53,14 @@ def import_extra(extra: str, needs: str, *modules: str) -> Any:
         told = f"{needs} the extra `{extra}`: pip install 'hf-cap[{extra}]'."
         raise MissingExtra(told) from error
     return first
+
+
+@contextmanager
+def as_config_errors() -> Iterator[None]:
+    """Raise what transformers has to say of its settings as `ConfigError`."""
+    try:
+        yield
+    except CAPError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"The settings cannot be used: {' '.join(str(error).split())}") from error

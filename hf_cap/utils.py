@@ -24,34 +24,24 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_tr
 import regex
 import yaml
 
-from hf_cap.errors import CAPError, ConfigError, DataError
+from hf_cap.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
-Place: TypeAlias = str | os.PathLike[str]
-"""Of a file or folder."""
+Place: TypeAlias = str | os.PathLike[str]  # of a file or folder
 
 
 # --- Settings: dataclass fields whose help text is written once.
 
 
-def option(
-    default: Any = MISSING,
-    help: str = "",
-    *,
-    factory: Any = MISSING,
-    check: Callable[[Any], object] | None = None,
-    **limits: float,
-) -> Any:
+def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, **checks: Any) -> Any:
     """A dataclass field with a help text; `factory` makes the default where it is mutable.
 
-    `check_settings` calls `check` with the value, and holds it to the `limits`, which are those of
-    `check_range`.
+    `checks` are those of `check_settings`: limits of `check_range`, and `check`, a function of the value.
     """
-    told = {"help": help, "check": check, "limits": limits}
-    return field(default=default, default_factory=factory, metadata=told)
+    return field(default=default, default_factory=factory, metadata={"help": help, **checks})
 
 
 def required(help: str) -> Any:
@@ -89,7 +79,7 @@ def check_settings(settings: Any) -> None:
     """Raise `ConfigError` if an option of a dataclass has a value that it cannot have."""
     check_choices(settings)
     for item in fields(settings):
-        if limits := item.metadata.get("limits"):
+        if limits := {kind: item.metadata[kind] for kind in _LIMITS if kind in item.metadata}:
             check_range(settings, item.name, **limits)
         if check := item.metadata.get("check"):
             check(getattr(settings, item.name))
@@ -280,17 +270,6 @@ def refuse_folder(file: Place) -> None:
     path = real_path(file)
     if path.exists() and not path.is_file():
         raise ConfigError(f"{str(file)!r} is a folder or a device, no file. Name a file.")
-
-
-@contextmanager
-def as_config_errors() -> Iterator[None]:
-    """Raise what transformers has to say of its settings as `ConfigError`."""
-    try:
-        yield
-    except CAPError:
-        raise
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"The settings cannot be used: {' '.join(str(error).split())}") from error
 
 
 def check_writable(folder: Place) -> None:

@@ -22,7 +22,7 @@ from hf_cap.classifiers import load_tokenizer
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
 from hf_cap.data import label_names, load_splits, load_texts, save_splits, with_test_split, with_unlabelled
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
-from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra
+from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra, as_config_errors
 from hf_cap.evaluation.evaluate import evaluate_classifier
 from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
@@ -168,7 +168,7 @@ class _Stages:
         if (column := self.train.get("prior_column")) not in (None, PRIOR, *made):
             raise ConfigError(f"There will be no `train.prior_column` {column!r}, but {[PRIOR, *made]}.")
         try:
-            with utils.as_config_errors():
+            with as_config_errors():
                 ExtractionSettings(**pick(ExtractionSettings, self.options))
                 PriorFusion(**{**self.fuse, "shortcuts": None})
                 EvaluationSettings(**self.evaluate)

@@ -15,10 +15,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from hf_cap.errors import ConfigError
+from hf_cap.errors import ConfigError, as_config_errors
 from hf_cap.schema import LABEL, TEXT
 from hf_cap.secret_scan import without_secrets
-from hf_cap.utils import Place, as_config_errors, bundled, check_recordable, option, parse_yaml, read_yaml
+from hf_cap.utils import Place, bundled, check_recordable, option, parse_yaml, read_yaml
 
 T = TypeVar("T")
 DATA = "Labelled data: `embedded/...`, a folder, a file, or a Hub id."
