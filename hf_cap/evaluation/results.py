@@ -61,16 +61,12 @@ def estimate(
 
 
 def summarize(
-    frame: pd.DataFrame,
-    by: Sequence[str],
-    confidence: float = 0.95,
-    within: tuple[float, float] | None = None,
+    frame: pd.DataFrame, by: Sequence[str], within: tuple[float, float] | None = None
 ) -> pd.DataFrame:
-    """Mean and interval of each group of rows of a tidy frame.
+    """Mean and 95 % interval of each group of rows of a tidy frame.
 
     Args:
         by: Columns that tell the groups apart, usually with `method` and `measure` among them.
-        confidence: Of the intervals, in (0, 1).
         within: The lowest and highest possible value, which intervals do not leave; see `estimate`.
 
     Returns:
@@ -79,7 +75,7 @@ def summarize(
     """
     units = _units(_marked(frame, by), by, ["value"])
     rows = [
-        (*group, *astuple(estimate(rows["value"], confidence, within)))
+        (*group, *astuple(estimate(rows["value"], within=within)))
         for group, rows in units.groupby(list(by), sort=False, dropna=False)
     ]
     return _table(rows, by, ["mean", "low", "high", "n"])
@@ -92,7 +88,6 @@ def compare(
     pair_on: Sequence[str] = ("seed", "draw"),
     *,
     test: Literal["t", "bootstrap"] = "t",
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Paired difference of every method from a baseline, over the runs that both have.
 
@@ -100,10 +95,9 @@ def compare(
         by: Columns within whose groups methods are compared and p-values corrected.
         pair_on: Columns that make two runs a pair.
         test: Student's paired t test, or `paired_bootstrap`.
-        confidence: Of the intervals, in (0, 1).
 
     Returns:
-        Columns `difference` (positive where the method is higher), `low`, `high` (NaN for a single
+        Columns `difference` (positive where the method is higher), `low`, `high` (at 95 %; NaN for a single
         pair), `p` (two-sided), `p_holm` (corrected over the methods of the group) and `n` (paired
         units), indexed by `by` and `method`. A method without a pair is left out.
 
@@ -127,7 +121,7 @@ def compare(
     found = []
     for group, rows in units.groupby(groups, sort=False, dropna=False):
         differences = (rows["value"] - rows["value_baseline"]).to_numpy()
-        e = estimate(differences, confidence)
+        e = estimate(differences)
         found.append((*group, e.mean, e.low, e.high, p_value(differences), e.n))
     table = _table(found, groups, ["difference", "low", "high", "p", "n"])
     family = table.groupby(by, dropna=False)["p"] if by else table["p"]

@@ -171,22 +171,20 @@ def control_scores(control: Control, scores: Sequence[float], text: str, seed: i
 Splits = TypeVar("Splits", "Dataset", "DatasetDict")
 
 
-def with_control(
-    dataset: Splits, control: Control, *, seed: int = 0, column: str = PRIOR, text_column: str = TEXT
-) -> Splits:
-    """Replace a prior column of a data set, or of its splits, by a control; null stays null.
+def with_control(dataset: Splits, control: Control, *, seed: int = 0) -> Splits:
+    """Replace the priors of a data set, or of its splits, by a control; null stays null.
 
     `control` is one of those of `control_scores`, any other a `ConfigError`; `seed` and the text determine
     what is random.
     """
     choose(dict.fromkeys(CONTROLS), control, "control")
-    facts = {"control": control, "seed": seed, "column": column}
+    facts = {"control": control, "seed": seed, "column": PRIOR}
 
     def replace_prior(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        pairs = zip(batch[column], batch[text_column], strict=True)
+        pairs = zip(batch[PRIOR], batch[TEXT], strict=True)
         scores = [prior and control_scores(control, prior, text, seed) for prior, text in pairs]
         cells = batch.get(PROVENANCE) or [None] * len(scores)
         made = [add_provenance(cell, "control", facts) for cell in cells]
-        return {column: scores, PROVENANCE: made}
+        return {PRIOR: scores, PROVENANCE: made}
 
     return dataset.map(replace_prior, batched=True, desc=f"Control {control}")
