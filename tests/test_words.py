@@ -123,20 +123,21 @@ def test_the_kept_words_are_the_words_of_the_result(words: list[tuple[str, bool]
     assert word_strings(result) == [word for word, keep in words if keep]
 
 
-def test_a_token_belongs_to_the_first_word_that_its_span_touches() -> None:
-    text = "don't go  now"
-    spans = split_words(text)
-    offsets = [(0, 0), (0, 3), (3, 4), (4, 5), (5, 8), (8, 10), (9, 13), (0, 0)]
-    #         special   don     '       t     " go"   spaces  " now"   special
-    assert token_words(offsets, spans, text) == [NO_WORD, 0, 0, 0, 1, NO_WORD, 2, NO_WORD]
-
-
-def test_a_token_over_two_words_belongs_to_the_first_and_one_between_words_to_none() -> None:
-    assert token_words([(0, 4)], split_words("a bc"), "a bc") == [0]
-    text = "a , b"
-    assert token_words([(0, 1), (2, 3), (4, 5)], split_words(text, r"\w+"), text) == [0, NO_WORD, 1]
-    # as in the tokenizers of Llama 3 and Qwen
-    assert token_words([(0, 5), (5, 6)], split_words("(card)", r"\w+"), "(card)") == [0, NO_WORD]
+@pytest.mark.parametrize(
+    ("text", "pattern", "offsets", "owners"),
+    [
+        #                         special   don     '       t     " go"   spaces  " now"   special
+        ("don't go  now", r"\S+", [(0, 0), (0, 3), (3, 4), (4, 5), (5, 8), (8, 10), (9, 13), (0, 0)],
+         [NO_WORD, 0, 0, 0, 1, NO_WORD, 2, NO_WORD]),
+        ("a bc", r"\S+", [(0, 4)], [0]),
+        ("a , b", r"\w+", [(0, 1), (2, 3), (4, 5)], [0, NO_WORD, 1]),
+        ("(card)", r"\w+", [(0, 5), (5, 6)], [0, NO_WORD]),  # as in the tokenizers of Llama 3 and Qwen
+    ],
+)  # fmt: skip
+def test_a_token_belongs_to_the_first_word_that_its_span_touches(
+    text: str, pattern: str, offsets: list[tuple[int, int]], owners: list[int]
+) -> None:
+    assert token_words(offsets, split_words(text, pattern), text) == owners
 
 
 def test_words_in_one_token_share_its_score_and_pool_their_priors() -> None:

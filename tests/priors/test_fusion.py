@@ -90,15 +90,12 @@ def test_scale_of_a_source_does_not_matter(name: Normalisation) -> None:
             ([unusable, [3.0, 4.0]], [5.0, 1.0], "mean", [0.6, 0.8])
             for unusable in (None, [math.nan, 1.0], [math.inf, 0.0], [None, 1.0], [0.0, 0.0])
         ),
+        ([None, None], [1.0, 1.0], "mean", None),
+        ([[1.0, -1.0], [-1.0, 1.0]], [1.0, 1.0], "mean", None),  # they cancel
     ],
 )
-def test_known_fusions(priors: Any, weights: list[float], method: Method, expected: list[float]) -> None:
+def test_known_fusions(priors: Any, weights: list[float], method: Method, expected: Scores) -> None:
     assert fuse(priors, weights, method) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("priors", [[None, None], [[1.0, -1.0], [-1.0, 1.0]]])
-def test_sources_that_are_unusable_or_cancel_leave_no_prior(priors: list[Scores]) -> None:
-    assert fuse(priors, [1.0, 1.0]) is None
 
 
 def test_sources_are_normalised_as_the_settings_say() -> None:

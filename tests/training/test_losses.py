@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_cap.errors import ConfigError
-from hf_cap.losses import LOSSES, alignment_loss, find_loss, register_loss, unit
+from hf_cap.losses import LOSSES, alignment_loss, find_loss, register_loss
 from tests.training.cases import absolute
 
 PRIOR = torch.tensor([[3.0, 4.0, 0.0]])
@@ -68,11 +68,6 @@ def test_the_floor_bounds_the_gradient() -> None:
 
     assert steepness(0.0) > 1e5
     assert steepness(0.5) <= 2 / 0.5 + 1e-3
-
-
-def test_unit_has_norm_one_over_the_words_that_take_part() -> None:
-    assert unit(PRIOR, ALL).tolist() == [pytest.approx([0.6, 0.8, 0.0])]
-    assert unit(PRIOR, torch.tensor([[True, False, True]])).tolist() == [[1.0, 0.0, 0.0]]
 
 
 def test_the_batch_mean_counts_examples_without_a_prior() -> None:

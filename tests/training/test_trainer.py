@@ -136,13 +136,6 @@ def test_held_out_texts_without_priors_are_not_called_aligned(
     assert not {"eval_loss_align", "eval_align_cosine"} & set(found)
 
 
-def test_rows_without_a_prior_pull_at_nothing(tmp_path: Path) -> None:
-    none = raw_rows().map(lambda row: {"prior": None}, features=raw_rows().features)
-    _, with_weight = batch_loss(trainer(tmp_path, rows=none, alignment_weight=5.0))
-    _, without = batch_loss(trainer(tmp_path, rows=none, alignment_weight=0.0))
-    assert farthest(with_weight, without) < 1e-6
-
-
 @pytest.mark.compatibility("gradient accumulation")
 @pytest.mark.parametrize("settings", [
     {"attribution_method": "expected_gradients", "attribution_steps": 3, "attribution_backward_steps": 1},
