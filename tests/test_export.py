@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import onnxruntime
 import pytest
@@ -82,11 +83,8 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_cannot_be_written_is_an_error_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    def load(*arguments: object) -> None:
-        raise AssertionError
-
     for place in ("classifiers.load_model", "export._read", "export._hash"):
-        monkeypatch.setattr(f"hf_cap.{place}", load)
+        monkeypatch.setattr(f"hf_cap.{place}", Mock(side_effect=AssertionError))
     named_classifier().save_pretrained(tmp_path / "taken")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/delta.safetensors").touch()

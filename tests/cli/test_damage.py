@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -214,9 +215,7 @@ def test_a_damaged_record_is_named(
 def test_a_full_disk_leaves_no_part_of_a_model(
     room: Path, tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", full)
     monkeypatch.setattr("hf_cap.export.save_file", full)
     places = ["--model", str(room / "classifier"), "--output_dir", str(tmp_path / "out" / "model")]

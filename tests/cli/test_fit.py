@@ -190,11 +190,8 @@ def test_shortcuts_are_of_the_words_that_are_extracted(fit: Fit, monkeypatch: py
 
 
 def test_a_run_that_was_stopped_continues(fit: Fit, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*arguments: Any, **options: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "write_evaluation", interrupt)
+        patch.setattr(workflow, "write_evaluation", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(room / "data")
     extract = Mock(side_effect=extract_priors)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 from safetensors import SafetensorError
@@ -357,10 +358,7 @@ def raised_by(quoting: Exception, cause: OSError) -> Exception:
 def test_an_interrupt_and_a_bad_disk_have_a_status(
     error: BaseException, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    def run(values: Values) -> None:
-        raise error
-
-    monkeypatch.setattr(load_command("env"), "run", run)
+    monkeypatch.setattr(load_command("env"), "run", Mock(side_effect=error))
     assert main(["env"]) == status
     assert message in capsys.readouterr().err
 

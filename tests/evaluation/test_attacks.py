@@ -1,7 +1,6 @@
 """Attacks: keywords, rules, checks of a chat model's replies, and what happens to a data set."""
 
 import json
-import logging
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -84,8 +83,7 @@ def test_the_attacked_texts_never_change() -> None:
 @pytest.mark.parametrize("unchanged", ["keep", "drop"])
 def test_replacement_by_rule_reports_what_it_leaves(unchanged: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings = AttackSettings(kind="keyword_replacement", unchanged=unchanged)
-    with caplog.at_level(logging.WARNING):
-        attacked = attack_dataset(TEST, train(), settings).to_list()
+    attacked = attack_dataset(TEST, train(), settings).to_list()
     columns = ("text", "keyword", "source_label", "changed", "note")
     left = [("hello", "", "pay_fine", False, "no keyword")] if unchanged == "keep" else []
     assert [tuple(row[name] for name in columns) for row in attacked[2:]] == [
@@ -490,15 +488,14 @@ def test_the_rules_put_no_english_into_other_languages(
     )
     chat = MockLanguageModel(reply=lambda prompt: "yes")
     settings = AttackSettings(maker="chat")
-    with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="changes nothing"):
+    with pytest.raises(DataError, match="changes nothing"):
         attack_dataset(data, data, settings, chat)
     assert "the requests to the model are in English" in caplog.text
 
 
 def test_a_text_in_another_script_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     texts = ["カードを なくし card", "Где моя карта?", "où est ma carte 12", "12?"]
-    with caplog.at_level(logging.WARNING):
-        attacked = attack_dataset(dataset(texts, [NAMES[0]] * 4), train())
+    attacked = attack_dataset(dataset(texts, [NAMES[0]] * 4), train())
     assert attacked["changed"][:] == [False, False, True, True]
     assert attacked["text"][:2] == texts[:2]
     assert "notes: another script 2." in caplog.text

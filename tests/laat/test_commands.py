@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -142,14 +143,8 @@ def test_cells_that_meant_a_missing_value_in_training_mean_it_ever_after(tmp_pat
 def test_scores_are_published_with_their_card_and_without_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[tuple[str, str, bool, list[str]]] = []
-
-    def upload(folder: Path, options: hub.PushOptions, kind: str, **_: object) -> str:
-        files = sorted(file.name for file in folder.iterdir())
-        sent.append((options.repo_id, kind, options.private, files))
-        return options.repo_id
-
-    monkeypatch.setattr(hub, "check_access", lambda *_, **__: None)
+    upload = Mock(return_value="address")
+    monkeypatch.setattr(hub, "check_access", Mock())
     monkeypatch.setattr(hub, "upload", upload)
     made = {"model": "/home/alice/lm", "base_url": "http://10.0.0.1/v1", "prompt_tokens": 70}
     command = "hf-cap elicit --dataset /home/alice/desk.csv"
@@ -158,9 +153,11 @@ def test_scores_are_published_with_their_card_and_without_places(
     scores.to_dataset().to_parquet(str(tmp_path / "s" / "train.parquet"))
     there = ("--folder", tmp_path / "s", "--repo_id", "alice/elicited", "--license", "mit")
     launching.run("push", "scores", *there)
-    assert not sent
+    assert not upload.called
     launching.run("push", "scores", *there, "--push")
-    assert sent == [("alice/elicited", "dataset", True, ["README.md", "train.parquet"])]
+    _, options, kind = upload.call_args.args
+    assert (options.repo_id, kind, options.private) == ("alice/elicited", "dataset", True)
+    assert {file.name for file in (tmp_path / "s-hub").iterdir()} == {"README.md", "train.parquet"}
     staged = load_scores(tmp_path / "s-hub")
     assert staged.rows == scores.rows
     public = {"model": "lm", "prompt_tokens": 70, "command": "hf-cap elicit --dataset desk.csv"}

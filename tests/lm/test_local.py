@@ -6,6 +6,7 @@ import random
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -61,20 +62,14 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
 
 
 def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def attend(*arguments: Any, **options: Any) -> Any:
-        seen.append(arguments[1].shape[2])
-        return plain(*arguments, **options)
-
-    plain = attention._attend
+    attend = Mock(side_effect=attention._attend)
     monkeypatch.setattr(attention, "_attend", attend)
     model = llama()
     lm = opened(model, token_budget=100)
     assert lm.reach
-    seen.clear()
+    attend.reset_mock()
     lm.log_probs(QUERIES)
-    assert max(seen) == 100  # tokens of a run
+    assert max(call.args[1].shape[2] for call in attend.call_args_list) == 100  # tokens of a run
     assert model.config._attn_implementation == "sdpa"
     blocks = attention.pack_blocks(0, [(np.arange(1), np.ones((1, 1), bool))], torch.zeros(1))
     with pytest.raises(KeyboardInterrupt), attention.attending(model, blocks):
@@ -174,10 +169,7 @@ def test_errors_of_the_model_are_raised(
     lm = opened(llama())
     assert lm.reach
 
-    def broken(**kw: object) -> object:
-        raise raised
-
-    monkeypatch.setattr(lm.model, "forward", broken)
+    monkeypatch.setattr(lm.model, "forward", Mock(side_effect=raised))
     with pytest.raises(expected, match=words):
         lm.log_probs(ABC)
 

@@ -314,8 +314,7 @@ class Narrow(MockLanguageModel):
 def test_words_that_do_not_fit_get_no_score(caplog: pytest.LogCaptureFixture) -> None:
     text = "lost card " + "and so on " * 5
     full = len(" lost card and\nCategory: renew book")
-    with caplog.at_level(logging.WARNING):
-        made = added(prior(model=Narrow(full)), [text, "pay now"], [0, 1])
+    made = added(prior(model=Narrow(full)), [text, "pay now"], [0, 1])
     assert made["cap_cut"] == [len(text.split()) - 3, 0]
     assert len(made["prior_cap"][0]) == len(made["cap_std"][0]) == len(made["words"][0])
     assert made["prior_cap"][0][3:] == [0.0] * made["cap_cut"][0]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -188,14 +189,10 @@ def test_the_command_writes_a_model_that_is_smaller(tmp_path: Path) -> None:
 
 
 def test_the_importance_has_a_progress_bar_of_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, str]] = []
-
-    def shown(total: int, unit: str, what: str) -> Any:
-        seen.append((total, what))
-        return progress(total, unit, what)
-
+    shown = Mock(side_effect=progress)
     monkeypatch.setattr("hf_cap.training.pruning.progress", shown)
     pruning.prune_classifier(
         with_dead_parts(), word_tokenizer(), raw_rows(), PruneOptions(batches=1, alignment=1.0)
     )
-    assert seen == [(1, "Importance for the task"), (1, "Importance for the alignment")]
+    expected = [call(1, "batches", f"Importance for the {term}") for term in ("task", "alignment")]
+    assert shown.call_args_list == expected
