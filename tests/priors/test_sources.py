@@ -1,7 +1,6 @@
 """What holds for every source, sources of a user's own, and what their documentation shows."""
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,6 @@ from tests.tiny import byte_tokenizer, llama
 pytestmark = pytest.mark.filterwarnings("ignore:The set_.* function:PendingDeprecationWarning")
 
 DOCS = Path(__file__).parents[2] / "docs"
-MODULE = """
-from dataclasses import dataclass
-from hf_cap.priors.base import Source, SourceResult
-
-@dataclass(frozen=True, kw_only=True)
-class Early(Source):
-    name = "early"
-
-    def score_words(self, rows):
-        return SourceResult([[-float(start) for start, _ in row.spans] for row in rows])
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +118,6 @@ def test_a_registered_source_is_found_by_its_name() -> None:
     assert made["prior_starts"] == [[0.0, 2.0]]
     with pytest.raises(DataError, match=r"got one row: `dataset.map\(source, batched=True\)`"):
         Starts(labels=("x",))({"text": "a bc", "label": "x"})
-
-
-def test_a_class_of_ones_own_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine_for_test.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
-    assert source_class("mine_for_test:Early").name == "early"
 
 
 @pytest.mark.parametrize(
