@@ -269,15 +269,6 @@ def test_nine_tenths_sure_and_half_right_is_four_tenths_off(order: int) -> None:
     assert calibration.accuracy_at_coverage(probabilities, labels, [0.25]) == {0.25: pytest.approx(0.5)}
 
 
-def test_bins_hold_equally_many_texts() -> None:
-    confidence = np.r_[np.full(90, 0.99), np.full(10, 0.6)]
-    labels = np.r_[np.zeros(90, int), np.ones(10, int)]
-    probabilities = np.c_[confidence, 1 - confidence]
-    assert calibration.calibration_error(probabilities, labels, bins=10) == pytest.approx(
-        0.9 * 0.01 + 0.1 * 0.6
-    )
-
-
 @pytest.mark.parametrize("factor", [1.0, 3.0, 0.5])
 def test_the_temperature_undoes_a_factor(factor: float) -> None:
     logits, labels = simulated(40_000, seed=1)

@@ -171,16 +171,6 @@ def test_cosine_and_spearman() -> None:
         assert metrics.spearman(left.tolist(), right.tolist()) == pytest.approx(expected)
 
 
-def test_plausibility_on_paper() -> None:
-    # marked: words 1 and 3; the two best scores are words 1 and 2
-    found = metrics.plausibility([0.0, 0.9, 0.5, 0.4], [False, True, False, True])
-    assert found is not None
-    assert found["token_f1"] == pytest.approx(0.5)
-    assert found["iou"] == pytest.approx(1 / 3)
-    # precision-recall points (0, 1), (1/2, 1), (1/2, 1/2), (1, 2/3), joined by trapezoids
-    assert found["auprc"] == pytest.approx(0.5 + 0.5 * (1 / 2 + 2 / 3) / 2)
-
-
 def test_plausibility_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
@@ -215,14 +205,3 @@ def sufficiency(targets: list[int], scores: list[list[float]]) -> FloatArray:
 def test_lists_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         call()
-
-
-def test_robustness_on_paper() -> None:
-    found = metrics.robustness([[1, 1], [1, 0], [2, 2], [0, 0]], [1, 1, 2, 1], [1, 1, 0, 0])
-    assert found == {
-        "clean_accuracy": 0.5,
-        "robust_accuracy": 0.5,
-        "mean_attacked_accuracy": 0.625,
-        "attack_success": 0.5,
-    }
-    assert metrics.robustness([[0]], [1], [2])["attack_success"] is None

@@ -67,8 +67,12 @@ def test_words_are_those_stored_with_the_model() -> None:
 @pytest.mark.parametrize(
     ("name", "inputs", "expected"),
     [
-        ("plausibility", {"predictions": SCORES, "references": [[0, 1, 0, 1], [0] * 4]},
-         {"token_f1": 1.0, "auprc": 1.0, "iou": 1.0, "texts": 1}),
+        # marked: words 1 and 3 of the first text; the two best scores are words 1 and 2. Precision-recall
+        # points (0, 1), (1/2, 1), (1/2, 1/2), (1, 2/3), joined by trapezoids
+        ("plausibility", {"predictions": [[0.0, 0.9, 0.5, 0.4], [0.8] * 4],
+                          "references": [[0, 1, 0, 1], [0] * 4]},
+         {"token_f1": pytest.approx(0.5), "iou": pytest.approx(1 / 3), "texts": 1,
+          "auprc": pytest.approx(0.5 + 0.5 * (1 / 2 + 2 / 3) / 2)}),
         ("plausibility", {"predictions": SCORES, "references": [[0] * 4] * 2},
          {"token_f1": None, "auprc": None, "iou": None, "texts": 0}),
         ("alignment", {"predictions": [[3.0, 4.0], [1.0]], "references": [[4.0, 3.0], []]},
@@ -76,9 +80,13 @@ def test_words_are_those_stored_with_the_model() -> None:
         ("alignment", {"predictions": [[1.0]], "references": [[]]},
          {"cosine": None, "spearman": None, "texts": 0}),
         ("robust_accuracy",
-         {"predictions": [[1, 1], [0, 2]], "references": [1, 0], "clean_predictions": [1, 0]},
-         {"clean_accuracy": 1.0, "robust_accuracy": 0.5, "mean_attacked_accuracy": 0.75,
-          "attack_success": 0.5}),
+         {"predictions": [[1, 1], [1, 0], [2, 2], [0, 0]], "references": [1, 1, 2, 1],
+          "clean_predictions": [1, 1, 2, 0]},
+         {"clean_accuracy": 0.75, "robust_accuracy": 0.5, "mean_attacked_accuracy": 0.625,
+          "attack_success": pytest.approx(1 / 3)}),
+        ("robust_accuracy", {"predictions": [[0]], "references": [1], "clean_predictions": [2]},
+         {"clean_accuracy": 0.0, "robust_accuracy": 0.0, "mean_attacked_accuracy": 0.0,
+          "attack_success": None}),
     ],
 )  # fmt: skip
 def test_metrics_of_lists(
