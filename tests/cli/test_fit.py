@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -56,6 +57,8 @@ def fit(room: Path, table: Path, tmp_path: Path) -> Fit:
     def call(dataset: Any = table, **more: Any) -> FitResult:
         groups: Any = {**fixed, **more}
         groups |= {key: {**fixed[key], **more[key]} for key in fixed.keys() & more}
+        if groups["extract"].get("sources") == ():
+            del groups["cap"]
         named: Any = {"text_column": "message", "label_column": "topic"} if dataset == table else {}
         return hf_cap.fit(dataset, tmp_path / "run", **named, **groups)
 
@@ -294,22 +297,14 @@ def test_the_demo_is_fit_with_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert len(named) == 12
 
 
-def test_without_sources_every_word_counts_but_those_of_shortcuts(
-    room: Path, table: Path, tmp_path: Path
-) -> None:
-    def fit(**more: Any) -> FitResult:
-        extract = {"model": str(room / "llm"), "sources": ()}
-        train = {"model": str(room / "encoder"), "max_steps": 1, "use_cpu": True}
-        options: Any = {"text_column": "message", "label_column": "topic", "lm": {"store": "none"}}
-        options |= {"extract": extract, "train": train, **more}
-        return hf_cap.fit(table, tmp_path / "run", **options)
-
+def test_without_sources_every_word_counts_but_those_of_shortcuts(fit: Fit, tmp_path: Path) -> None:
+    bare = partial(fit, extract={"sources": ()}, train={"max_steps": 1})
     with pytest.raises(ConfigError, match="Without `sources`"):
-        fit()
+        bare()
     with pytest.raises(DataError, match="No shortcuts were found"):
-        fit(shortcuts=True)
+        bare(shortcuts=True)
     save_marks([Mark(kind="word", value="card", label="lost_card")], tmp_path / "run/shortcuts.yaml")
-    folder = fit(shortcuts=True, evaluate={"faithfulness": False}).output_dir
+    folder = bare(shortcuts=True, evaluate={"faithfulness": False}).output_dir
     for row in load_splits(folder / "prior")["train"]:
         lost = row["label"] == 0
         for word, score in zip(row["words"], row["prior"], strict=True):

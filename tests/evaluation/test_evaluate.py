@@ -21,7 +21,7 @@ from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.schema import AttributionSettings
 from hf_cap.sentence_encoder import label_config
 from hf_cap.training.collator import encode_dataset
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save, word_tokenizer
 
 NAMES = ["card", "loan", "fine"]
 TEXTS = [
@@ -237,9 +237,7 @@ def test_long_texts_are_cut_with_one_counting_warning(caplog: pytest.LogCaptureF
 
 def test_a_classifier_loads_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested = classifier()
-    tested.model.save_pretrained(tmp_path)
-    tested.tokenizer.save_pretrained(tmp_path)
-    loaded = load_classifier(str(tmp_path), None)
+    loaded = load_classifier(save(tested.model, tmp_path), None)
     np.testing.assert_allclose(loaded(MIXED), tested(MIXED), atol=1e-6)
     with torch.no_grad():
         logits = tested.model(**tested.tokenizer(MIXED[:1], return_tensors="pt")).logits

@@ -15,7 +15,7 @@ from hf_cap.evaluation import load_metric, metrics, write_metric_space
 from hf_cap.evaluation.classifier import Classifier
 from hf_cap.evaluation.modules import METRICS
 from hf_cap.schema import AttributionSettings
-from tests.tiny import roberta_classifier, word_tokenizer
+from tests.tiny import roberta_classifier, save, word_tokenizer
 
 TEXTS = ["i lost my card", "renew the loan please"]
 SCORES = [[0.0, 0.9, 0.1, 0.4], [0.8, 0.0, 0.3, -0.2]]
@@ -40,8 +40,7 @@ def test_metrics_that_run_a_model(
     name: str, changed: dict[str, Any], options: dict[str, Any], tmp_path: Path
 ) -> None:
     model, tokenizer = roberta_classifier(), word_tokenizer()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    folder = save(model, tmp_path / "model")
     inputs: dict[str, Any] = {"predictions": SCORES, "references": TARGETS, "texts": TEXTS}
     metric, scored = load_metric(name, **options), metrics.ScoredTexts(TEXTS, TARGETS, SCORES)
     for given in ({}, changed):
@@ -49,7 +48,7 @@ def test_metrics_that_run_a_model(
         found = metric.compute(**inputs, **parts, per_text=True, **given)
         expected = getattr(metrics, name)(Classifier(model, tokenizer), scored, **given)
         np.testing.assert_allclose(found["per_text"], expected, atol=1e-5)
-        again = metric.compute(**inputs, model=str(tmp_path / "model"), **given)
+        again = metric.compute(**inputs, model=folder, **given)
         assert again == {name: pytest.approx(np.nanmean(expected), abs=1e-5)}
         assert all(f"    {option}: " in metric.inputs_description for option in given)
 

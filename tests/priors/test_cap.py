@@ -285,9 +285,7 @@ def test_a_loaded_pipeline_is_used_inside_map(kind: str, tmp_path: Path) -> None
     if kind == "pipeline":
         given = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     elif kind == "folder":
-        model.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        given = str(tmp_path)
+        given = save(model, tmp_path)
     data = dataset()
     with using_runtime(LMRuntime(device="cpu", store="none")):
         made = data.map(CAPPrior.from_dataset(data, model=given, n=9), batched=True)
