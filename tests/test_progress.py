@@ -18,15 +18,13 @@ from tests.tiny import roberta_classifier, word_tokenizer
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> SimpleNamespace:
-    now = SimpleNamespace(seconds=0.0)
+    now = SimpleNamespace(seconds=0.0, log=caplog)
     monkeypatch.setattr("hf_cap.progress.time.monotonic", lambda: now.seconds)
     caplog.set_level(logging.INFO, "hf_cap.progress")
     return now
 
 
-def test_batches_are_estimated_with_the_scores_inside(
-    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batches_are_estimated_with_the_scores_inside(clock: SimpleNamespace) -> None:
     with progress(128, "texts", "cap") as work:
         for _ in range(4):
             with progress(2_558, "scores", "Language model") as inner:
@@ -34,37 +32,33 @@ def test_batches_are_estimated_with_the_scores_inside(
                 inner.update(2_558)
             work.update(32)
     # 90 s for a quarter of the texts
-    assert caplog.messages == ["cap: 128 texts, 10,232 scores, about 6 min"]
+    assert clock.log.messages == ["cap: 128 texts, 10,232 scores, about 6 min"]
 
 
-def test_the_start_is_no_part_of_the_rate(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_start_is_no_part_of_the_rate(clock: SimpleNamespace) -> None:
     with progress(1_000, "scores", "Language model") as work:
         clock.seconds += 600  # a model is loaded
         for _ in range(1_000):
             work.update()
             clock.seconds += 0.05
-    assert caplog.messages == ["Language model: 1,000 scores, about 50 s"]
+    assert clock.log.messages == ["Language model: 1,000 scores, about 50 s"]
 
 
-def test_an_estimate_of_very_long_work_does_not_wait_for_a_part_of_it(
-    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_estimate_of_very_long_work_does_not_wait_for_a_part_of_it(clock: SimpleNamespace) -> None:
     with progress(10_000, "texts", "cap") as work:
         for count in (4, 32):
             clock.seconds += 2.5 * count
             work.update(count)
-    assert caplog.messages == ["cap: 10,000 texts, about 6.9 h"]
+    assert clock.log.messages == ["cap: 10,000 texts, about 6.9 h"]
 
 
-def test_short_work_and_silent_work_say_nothing(
-    clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_short_work_and_silent_work_say_nothing(clock: SimpleNamespace) -> None:
     for total, shown in ((100, True), (10_000, False)):
         with progress(total, "steps", "Training", shown) as work:
             for _ in range(total):
                 clock.seconds += 0.1
                 work.update()
-    assert caplog.messages == []
+    assert clock.log.messages == []
 
 
 class Terminal(io.StringIO):

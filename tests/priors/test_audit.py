@@ -9,18 +9,8 @@ from sklearn.metrics import average_precision_score
 
 from hf_cap.cues import Mark
 from hf_cap.errors import ConfigError, DataError, PriorError
-from hf_cap.priors.audit import (
-    DEGENERATE,
-    audit_dataset,
-    average_precision,
-    class_keywords,
-    class_overlaps,
-    degenerate_cases,
-    mass_by_kind,
-    mean,
-    spearman,
-    top_agreement,
-)
+from hf_cap.priors import audit
+from hf_cap.priors.audit import audit_dataset
 from hf_cap.priors.base import AuditSettings
 from hf_cap.words import count_words, log_odds
 
@@ -58,12 +48,12 @@ def reference(names: list[str] = NAMES) -> Dataset:
 
 
 def test_an_audit_is_json_with_the_controls_beside_the_sources() -> None:
-    audit = audit_dataset(priors())
-    assert json.loads(json.dumps(audit))["rank_correlation"]["cap"]["cap"] == 1
-    assert audit["sources"] == list(audit["degenerate"]) == ["cap"]
-    assert list(audit["rank_correlation"]) == list(audit["mass"]) == ["cap", "random", "word_length"]
-    assert audit["log_odds"] is audit["rationales"] is None
-    table = audit["rank_correlation"]
+    made = audit_dataset(priors())
+    assert json.loads(json.dumps(made))["rank_correlation"]["cap"]["cap"] == 1
+    assert made["sources"] == list(made["degenerate"]) == ["cap"]
+    assert list(made["rank_correlation"]) == list(made["mass"]) == ["cap", "random", "word_length"]
+    assert made["log_odds"] is made["rationales"] is None
+    table = made["rank_correlation"]
     assert all(table[one][other] == table[other][one] for one in table for other in table)
 
 
@@ -90,22 +80,22 @@ def test_people_are_a_standard_where_they_marked_words() -> None:
 
 
 def test_the_fused_prior_is_audited_too_and_null_is_counted() -> None:
-    audit = audit_dataset(priors(prior=[None, *[scores for _, _, scores in ROWS[1:]]]))
-    assert audit["sources"] == ["cap", "prior"]
-    assert audit["degenerate"]["prior"]["missing"] == 0.25
-    assert audit["rank_correlation"]["cap"]["prior"] == pytest.approx(1)
+    made = audit_dataset(priors(prior=[None, *[scores for _, _, scores in ROWS[1:]]]))
+    assert made["sources"] == ["cap", "prior"]
+    assert made["degenerate"]["prior"]["missing"] == 0.25
+    assert made["rank_correlation"]["cap"]["prior"] == pytest.approx(1)
 
 
 def test_keywords_of_classes_and_their_mean_overlap_over_all_pairs() -> None:
-    audit = audit_dataset(priors(), settings=AuditSettings(keywords=2))
-    found = {name: [word for word, _ in words] for name, words in audit["keywords"]["cap"].items()}
+    made = audit_dataset(priors(), settings=AuditSettings(keywords=2))
+    found = {name: [word for word, _ in words] for name, words in made["keywords"]["cap"].items()}
     assert found == {"lost": ["lost", "gone"], "renew": ["renew", "extend"]}
-    assert audit["class_overlap"] == {"cap": 0.0}
-    assert audit["confused_classes"] == {"cap": []}
+    assert made["class_overlap"] == {"cap": 0.0}
+    assert made["confused_classes"] == {"cap": []}
     three = priors(prior_cap=[[1.0] * 4] * 4).cast_column("label", ClassLabel(names=[*NAMES, "pay"]))
-    audit = audit_dataset(three)
-    assert audit["class_overlap"]["cap"] == pytest.approx(2 / 12 / 3)  # `my` and `the`, 3 pairs
-    assert [pair["classes"] for pair in audit["confused_classes"]["cap"]] == [("lost", "renew")]
+    made = audit_dataset(three)
+    assert made["class_overlap"]["cap"] == pytest.approx(2 / 12 / 3)  # `my` and `the`, 3 pairs
+    assert [pair["classes"] for pair in made["confused_classes"]["cap"]] == [("lost", "renew")]
 
 
 def test_the_settings_say_how_many_pairs_and_words_count() -> None:
@@ -116,12 +106,12 @@ def test_the_settings_say_how_many_pairs_and_words_count() -> None:
             "prior_cap": [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0, 1.0]],
         }
     ).cast_column("label", ClassLabel(names=["owe", "wait", "settle"]))
-    audit = audit_dataset(data, settings=AuditSettings(pairs=1))
-    assert [pair["classes"] for pair in audit["confused_classes"]["cap"]] == [("wait", "settle")]
+    made = audit_dataset(data, settings=AuditSettings(pairs=1))
+    assert [pair["classes"] for pair in made["confused_classes"]["cap"]] == [("wait", "settle")]
     data = priors(prior_cap=[[4.0, 3.0, 2.0, 1.0]] * 4, prior=[[3.0, 4.0, 1.0, 2.0]] * 4)
     for k, agreement in ((1, 0), (2, 1)):
-        audit = audit_dataset(data, settings=AuditSettings(top_k=k))
-        assert audit["top_k_agreement"]["cap"]["prior"] == agreement
+        made = audit_dataset(data, settings=AuditSettings(top_k=k))
+        assert made["top_k_agreement"]["cap"]["prior"] == agreement
 
 
 def test_diagnostics_are_described_by_quantiles() -> None:
@@ -164,40 +154,40 @@ def test_words_of_the_reference_are_found_as_those_of_the_priors() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_measures_are_those_of_scipy_and_scikit_learn_with_ties(seed: int) -> None:
     first, second = np.random.default_rng(seed).integers(0, 4, (2, 9)).astype(float).tolist()
-    assert spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    assert audit.spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
     marked = [float(score > 1) for score in first]
     expected = average_precision_score(marked, second)
-    assert average_precision(second, marked) == pytest.approx(expected)
+    assert audit.average_precision(second, marked) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("other", [None, [1.0, 1.0], []])
 def test_what_cannot_be_measured_is_none(other: list[float] | None) -> None:
-    assert spearman([1.0, 2.0], other) is spearman(other, [1.0, 2.0]) is None
-    assert average_precision([1.0, 2.0], other) is None
-    assert average_precision(None, [0.0, 1.0]) is None
-    assert top_agreement([1.0, 2.0], other) is top_agreement(other, [1.0, 2.0]) is None
+    assert audit.spearman([1.0, 2.0], other) is audit.spearman(other, [1.0, 2.0]) is None
+    assert audit.average_precision([1.0, 2.0], other) is None
+    assert audit.average_precision(None, [0.0, 1.0]) is None
+    assert audit.top_agreement([1.0, 2.0], other) is audit.top_agreement(other, [1.0, 2.0]) is None
 
 
 def test_the_highest_words_that_two_priors_share() -> None:
     first, second = [5.0, 4.0, 1.0, 0.0], [4.0, 1.0, 5.0, 0.0]
-    assert [top_agreement(first, second, k) for k in (1, 2, 3, 4)] == [0, 0.5, 1, None]
+    assert [audit.top_agreement(first, second, k) for k in (1, 2, 3, 4)] == [0, 0.5, 1, None]
     # two of three tied words are taken at random on one side: the mean over the choices
     choices = [{0, 1}, {0, 2}, {1, 2}]
     expected = np.mean([len(choice & {1, 3}) / 2 for choice in choices])
-    found = top_agreement([1.0, 1.0, 1.0, 0.0], [0.0, 3.0, 0.0, 2.0], 2)
+    found = audit.top_agreement([1.0, 1.0, 1.0, 0.0], [0.0, 3.0, 0.0, 2.0], 2)
     assert found == pytest.approx(expected)
 
 
 def test_a_mean_leaves_out_what_could_not_be_measured() -> None:
     width = pytest.approx(1.96 / 3**0.5)
-    assert mean([1.0, None, 2.0, 3.0]) == {"value": 2.0, "half_width": width, "texts": 3}
-    assert mean([None]) == {"value": None, "half_width": None, "texts": 0}
-    assert mean([1.0])["half_width"] is None
+    assert audit.mean([1.0, None, 2.0, 3.0]) == {"value": 2.0, "half_width": width, "texts": 3}
+    assert audit.mean([None]) == {"value": None, "half_width": None, "texts": 0}
+    assert audit.mean([1.0])["half_width"] is None
 
 
 def test_mass_is_the_mean_share_of_absolute_scores_on_each_kind_of_word() -> None:
     words = [["The", "I'm,", "card", "?!"], ["2nd", "cards"], ["a"], ["b"]]
-    found = mass_by_kind(words, [[0.5, 0.5, -2.0, 1.0], [1.0, 9.0], None, [0.0]])
+    found = audit.mass_by_kind(words, [[0.5, 0.5, -2.0, 1.0], [1.0, 9.0], None, [0.0]])
     expected = {"stop word": 0.125, "number": 0.05, "punctuation": 0.125, "other": 0.7}
     assert found == pytest.approx(expected)
 
@@ -205,13 +195,13 @@ def test_mass_is_the_mean_share_of_absolute_scores_on_each_kind_of_word() -> Non
 def test_keywords_are_averaged_over_all_texts_of_the_class() -> None:
     words = [["Renew", "book"], ["renew", "rare"], ["lost", "book"]]
     priors = [[3.0, 4.0], [4.0, 3.0], [-1.0, 0.0]]
-    found: Any = class_keywords(words, ["x", "x", "y"], priors, ["x", "y"], 2)
+    found: Any = audit.class_keywords(words, ["x", "x", "y"], priors, ["x", "y"], 2)
     assert found == {"x": [("renew", pytest.approx(0.7)), ("book", pytest.approx(0.4))], "y": []}
 
 
 def test_overlap_of_classes_is_the_jaccard_index() -> None:
     keywords = {"x": "ab", "y": "bc", "z": "ba", "w": ""}
-    pairs = class_overlaps({name: [(word, 1.0) for word in kept] for name, kept in keywords.items()})
+    pairs = audit.class_overlaps({name: [(word, 1.0) for word in kept] for name, kept in keywords.items()})
     assert [tuple(pair.values()) for pair in pairs] == [
         (("x", "z"), 1.0, ["a", "b"]),
         (("x", "y"), 1 / 3, ["b"]),
@@ -222,8 +212,8 @@ def test_overlap_of_classes_is_the_jaccard_index() -> None:
 def test_degenerate_priors_are_counted() -> None:
     words = [["lost", "card"], ["my", "card"], ["a", "b"], ["a"], ["the", "card"]]
     priors = [[2.0, 1.0], [1.0, 1.0], None, [3.0], [0.0, -1.0]]
-    found = degenerate_cases(words, ["Lost_book"] * 5, priors)
-    assert found == dict.fromkeys(DEGENERATE, 0.2)
+    found = audit.degenerate_cases(words, ["Lost_book"] * 5, priors)
+    assert found == dict.fromkeys(audit.DEGENERATE, 0.2)
 
 
 def test_the_leak_is_what_lies_on_the_words_of_a_texts_own_shortcuts() -> None:
