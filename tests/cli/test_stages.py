@@ -26,6 +26,7 @@ from tests.launching import refused, run
 from tests.tiny import word_tokenizer
 
 Output = pytest.CaptureFixture[str]
+Damage = Callable[[Path], None]
 
 
 def columns(folder: Path, name: str) -> dict[str, Any]:
@@ -261,12 +262,7 @@ def empty(folder: Path) -> None:
     ],
 )
 def test_a_training_goes_on_from_the_newest_checkpoint_that_loads(
-    room: Path,
-    tmp_path: Path,
-    damage: Callable[[Path], None],
-    file: str,
-    message: str,
-    caplog: pytest.LogCaptureFixture,
+    room: Path, tmp_path: Path, damage: Damage, file: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     saves = ("--save_strategy", "steps", "--save_steps", 1)
