@@ -52,7 +52,7 @@ class EvaluationSettings:
         check=check_pattern,
     )
     records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
-    seed: int = option(0, "Seed of the random masks of the soft ")
+    seed: int = option(0, "Seed of the random masks of the soft metrics.")
 
     def __post_init__(self) -> None:
         check_settings(self)
