@@ -186,6 +186,12 @@ def label_names(dataset: Dataset, column: str = LABEL, *, at_least: int = 0) -> 
     return list(feature.names)
 
 
+def named_labels(dataset: Dataset) -> list[str]:
+    """The label name of each text; the errors are those of `label_names`."""
+    names = label_names(dataset)
+    return [names[label] for label in dataset[LABEL]]
+
+
 def label_ids(dataset: Dataset, label2id: Mapping[str, int]) -> dict[Any, int]:
     """What a label cell may hold, to the class index of a model: in training and evaluation alike.
 

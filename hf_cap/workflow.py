@@ -20,7 +20,15 @@ from hf_cap import utils
 from hf_cap.cards import EVALUATIONS
 from hf_cap.classifiers import load_tokenizer
 from hf_cap.cues import Mark, ShortcutSettings, change_cues, load_marks
-from hf_cap.data import label_names, load_splits, load_texts, save_splits, with_test_split, with_unlabelled
+from hf_cap.data import (
+    label_names,
+    load_splits,
+    load_texts,
+    named_labels,
+    save_splits,
+    with_test_split,
+    with_unlabelled,
+)
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.errors import CAPError, ConfigError, DataError, MissingExtra, as_config_errors
 from hf_cap.evaluation.evaluate import evaluate_classifier
@@ -334,9 +342,9 @@ class _Stages:
         on_train = replace(on_test, faithfulness=False, soft=False)
         train = load_splits(self.folder / "prior")["train"]
         sets = {"train": (train, on_train), "test": (test, on_test)}
-        labels = [label_names(test)[label] for label in test[LABEL]]
         pattern = self.options.get("word_pattern", WORD_PATTERN)
-        changed = change_cues(test[TEXT][:], labels, marks, pattern) if (marks := self.marks) else {}
+        texts, labels = test[TEXT][:], named_labels(test)
+        changed = change_cues(texts, labels, marks, pattern) if (marks := self.marks) else {}
         for name, texts in changed.items():
             how = replace(on_train, records=on_test.records and name == "shifted")
             sets[name] = (test.remove_columns(TEXT).add_column(TEXT, texts), how)

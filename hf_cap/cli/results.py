@@ -15,7 +15,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation.settings import AttackSettings, EvaluationSettings
 from hf_cap.lm.base import LMRuntime, LMSettings, using_runtime
 from hf_cap.report.load import ReportSettings
-from hf_cap.schema import CHANGED, LABEL, TEXT
+from hf_cap.schema import CHANGED, TEXT
 from hf_cap.training.options import PruneOptions
 
 ATTACK_FILE = "attack.json"
@@ -262,7 +262,7 @@ def judge(values: core.Values) -> core.Result:
     The first run writes a file for a person to fill in: 1 where the text still carries its label, else 0.
     The second calibrates a chat model's scores by it, and gives intervals that hold the uncertainty of both.
     """
-    from hf_cap.data import choose_split, label_names, load_splits
+    from hf_cap.data import choose_split, load_splits, named_labels
     from hf_cap.evaluation import judge as judging
     from hf_cap.evaluation.classifier import gold_labels, load_classifier
     from hf_cap.lm.open import open_language_model
@@ -273,8 +273,7 @@ def judge(values: core.Values) -> core.Result:
     data = choose_split(load_splits(given.dataset, splits=[given.split]), given.split)
     if CHANGED in data.column_names:
         data = data.filter(lambda row: row[CHANGED])
-    names, texts = label_names(data), data[TEXT][:]
-    labels = [names[label] for label in data[LABEL]]
+    texts, labels = data[TEXT][:], named_labels(data)
     if not Path(given.verdicts).exists():
         utils.check_writable(Path(given.verdicts).parent)
         count = judging.write_sheet(given.verdicts, texts, labels, given.sample, given.seed)

@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 
 from hf_cap import schema
 from hf_cap.cues import Mark, without_shortcuts
-from hf_cap.data import label_names
+from hf_cap.data import label_names, named_labels
 from hf_cap.errors import ConfigError, DataError
 from hf_cap.labels import label_phrase
 from hf_cap.priors.base import AuditSettings
@@ -70,7 +70,7 @@ def audit_dataset(
     """
     settings, priors = settings or AuditSettings(), _read_priors(dataset)
     words, names = list(dataset[schema.WORDS]), label_names(dataset)
-    gold, compared = [names[label] for label in dataset[schema.LABEL]], _with_controls(priors, words)
+    gold, compared = named_labels(dataset), _with_controls(priors, words)
     keywords = {s: class_keywords(words, gold, priors[s], names, settings.keywords) for s in priors}
     confused = {source: class_overlaps(found) for source, found in keywords.items()}
     pairs = max(1, math.comb(len(names), 2))
