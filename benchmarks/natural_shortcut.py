@@ -8,51 +8,34 @@ as they are, without the marked cues of their label, and with one of another lab
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from benchmarks.shortcuts import METHODS, train_classifier
-from benchmarks.study.rivals import RIVALS, Sample
+from benchmarks.shortcuts import (
+    METHODS,
+    chosen_labels,
+    learn_rival,
+    train_classifier,
+    with_marks,
+    without_zeros,
+)
+from benchmarks.study.train import Predict
 from hf_cap import load_splits
-from hf_cap.cues import Mark, change_cues, find_marked, load_marks, without_shortcuts
-from hf_cap.data import label_names
-from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
+from hf_cap.cues import Mark, change_cues, find_marked, load_marks
+from hf_cap.data import label_names, named_labels
 from hf_cap.evaluation import few_shot
-from hf_cap.labels import label_phrases
-from hf_cap.schema import LABEL, PRIOR, TEXT
-from hf_cap.words import keep_words, split_words, word_strings
+from hf_cap.schema import LABEL, TEXT
+from hf_cap.words import word_strings
 
 RIVAL, RIVAL_WITHOUT = "logistic_names", "logistic_names_marked"
 """Regression on frozen embeddings and the label names; of texts as they are, or without what is marked."""
 NAMES = ("none", "none_sequence", "drop_found", "drop_found_refit", RIVAL, RIVAL_WITHOUT)
 
 
-def labels_of(data: Dataset) -> list[str]:
-    """The label name of each text."""
-    names = label_names(data)
-    return [names[label] for label in data[LABEL]]
-
-
-def with_marks(data: Dataset, marks: list[Mark]) -> Dataset:
-    """The texts with a prior that is 0 at what carries a marked cue of their label, and 1 elsewhere."""
-    rows = zip(data[TEXT], labels_of(data), strict=True)
-    return data.add_column(
-        PRIOR, [without_shortcuts(word_strings(text), label, None, marks) for text, label in rows]
-    )
-
-
-def without_marked(data: Dataset) -> list[str]:
-    """The texts without the words whose prior is 0."""
-    rows = zip(data[TEXT], data[PRIOR], strict=True)
-    return [keep_words(text, split_words(text), [s > 0 for s in prior]) or text for text, prior in rows]
-
-
 def counts(data: Dataset, marks: list[Mark]) -> dict[str, list[int]]:
     """For each mark: texts of its label that have the cue, texts of its label, and others that have it."""
-    texts, labels, found = [word_strings(text) for text in data[TEXT]], labels_of(data), {}
+    texts, labels, found = [word_strings(text) for text in data[TEXT]], named_labels(data), {}
     for mark in marks:
         has = [bool(find_marked(words, [mark])) for words in texts]
         inside = sum(one for one, label in zip(has, labels, strict=True) if label == mark.label)
@@ -60,14 +43,11 @@ def counts(data: Dataset, marks: list[Mark]) -> dict[str, list[int]]:
     return found
 
 
-def learn(name: str, train: Dataset, epochs: int) -> Callable[[list[str]], Any]:
+def learn(name: str, train: Dataset, epochs: int) -> Predict:
     """Train a method of ours, or a rival; gives texts to labels."""
     if name in (RIVAL, RIVAL_WITHOUT):
-        phrases = label_phrases(label_names(train))
-        texts = train[TEXT][:] if name == RIVAL else without_marked(train)
-        return RIVALS[RIVAL](Sample(ENCODER, texts, train[LABEL][:], phrases, [], LANGUAGE_MODEL, 0))
-    classifier = train_classifier(train, METHODS[name], epochs)
-    return lambda texts: classifier.logits(texts).argmax(-1).numpy()
+        return learn_rival(RIVAL, train, without_zeros(train) if name == RIVAL_WITHOUT else None)
+    return chosen_labels(train_classifier(train, METHODS[name], epochs))
 
 
 def main() -> None:
@@ -87,14 +67,15 @@ def main() -> None:
     listed = load_marks(given.listed, names) if given.listed else marks
     for split, data in splits.items():
         print(json.dumps({"split": split, "marked": counts(data, marks)}), flush=True)
-    gold, sets = np.array(test[LABEL]), change_cues(test[TEXT][:], labels_of(test), marks)
-    touched = np.array([label in {mark.label for mark in marks} for label in labels_of(test)])
+    texts, labels, gold = test[TEXT][:], named_labels(test), np.array(test[LABEL])
+    sets = {"clean": texts, **change_cues(texts, labels, marks)}
+    touched = np.isin(labels, [mark.label for mark in marks])
     for draw in given.draws:
         some = few_shot(splits["train"], given.shots, draw=draw, allow_fewer=True)
         train = with_marks(some, listed)
         for name in given.methods:
             predict = learn(name, train, given.epochs)
-            right = {key: predict(texts) == gold for key, texts in {"clean": test[TEXT][:], **sets}.items()}
+            right = {key: predict(texts) == gold for key, texts in sets.items()}
             means = {key: round(float(one.mean()), 4) for key, one in right.items()}
             own = {key: round(float(one[touched].mean()), 4) for key, one in right.items()}
             print(json.dumps({"draw": draw, "method": name, **means, "of marked labels": own}), flush=True)

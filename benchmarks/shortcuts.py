@@ -32,10 +32,11 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.study.rivals import RIVALS, Sample
 from benchmarks.study.runs import quiet
+from benchmarks.study.train import Predict
 from hf_cap import CAPConfig, CAPTrainer, fuse_priors, load_splits
 from hf_cap.classifiers import TextClassifier
 from hf_cap.cues import Kind, Mark, without_shortcuts
-from hf_cap.data import label_names
+from hf_cap.data import label_names, named_labels
 from hf_cap.embedded import ENCODER, LANGUAGE_MODEL
 from hf_cap.evaluation import few_shot
 from hf_cap.evaluation.results import compare, summarize
@@ -240,7 +241,6 @@ def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method
         marks = [Mark(kind=kind, value=value, label=label) for label, value in values.items()]
     if method.prior == "found" or method.found:
         marks = [one.mark for one in find_shortcuts(train, setting.judges)]
-    names = label_names(train)
     scored = train
     if method.prior in ("cap", "channel", "lexicon", "word_length"):
         asked = {"model": setting.language_model, "chat": setting.chat, "demonstrations": 0}
@@ -250,33 +250,47 @@ def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method
     if method.prior == "best":
         splits = load_splits(setting.data, splits=["train"])
         source = source_class("keywords").from_dataset(splits["train"], statistic="log_odds")
-        clean = source({TEXT: train[TEXT][:], LABEL: [names[label] for label in train[LABEL]]})[
-            "prior_keywords"
-        ]
+        clean = source({TEXT: train[TEXT][:], LABEL: named_labels(train)})["prior_keywords"]
         given: Any = [[max(score, 0.0) for score in row] for row in clean]
     else:
-        given = scored[PRIOR][:] if PRIOR in scored.column_names else [None] * len(train)
+        given = scored[PRIOR][:] if PRIOR in scored.column_names else None
     if method.control:
         return with_control(scored, method.control, seed=setting.draw)  # type: ignore[arg-type]
-    rows = zip(train[TEXT], train[LABEL], given, strict=True)
-    prior = [
-        without_shortcuts(word_strings(text), names[label], scores, marks) for text, label, scores in rows
-    ]
-    return train.add_column(PRIOR, prior)
+    return with_marks(train, marks, given)
 
 
-def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str, str]) -> Any:
+def with_marks(
+    data: Dataset, marks: Sequence[Mark], scores: Sequence[Sequence[float]] | None = None
+) -> Dataset:
+    """The texts with a prior: 0 at what carries a marked cue of the label, else the score or 1."""
+    given: Sequence[Sequence[float] | None] = scores or [None] * len(data)
+    rows = zip(data[TEXT], named_labels(data), given, strict=True)
+    prior = [without_shortcuts(word_strings(text), label, one, marks) for text, label, one in rows]
+    return data.add_column(PRIOR, prior)
+
+
+def without_zeros(data: Dataset) -> list[str]:
+    """The texts without the words whose prior is 0."""
+    rows = zip(data[TEXT], data[PRIOR], strict=True)
+    return [keep_words(text, split_words(text), [one > 0 for one in prior]) or text for text, prior in rows]
+
+
+def learn_rival(
+    name: str, data: Dataset, texts: list[str] | None = None, language_model: str = LANGUAGE_MODEL
+) -> Predict:
+    """A rival that has learned from the texts of a training set, or from others in their place."""
+    phrases = label_phrases(label_names(data))
+    texts = data[TEXT][:] if texts is None else texts
+    return RIVALS[name](Sample(ENCODER, texts, data[LABEL][:], phrases, [], language_model, 0))
+
+
+def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str, str]) -> Predict:
     """Train a method of ours, or a rival; gives texts to labels."""
     if name in RIVALS or name in WITHOUT_FOUND:
-        texts, phrases = train[TEXT][:], label_phrases(label_names(train))
+        texts = None
         if name in WITHOUT_FOUND:
-            scores = with_prior(setting, train, cues, METHODS["drop_found"])[PRIOR]
-            texts = [
-                keep_words(text, split_words(text), [score > 0 for score in row]) or text
-                for text, row in zip(texts, scores, strict=True)
-            ]
-        sample = Sample(ENCODER, texts, train[LABEL][:], phrases, [], setting.language_model, 0)
-        return RIVALS[WITHOUT_FOUND.get(name, name)](sample)
+            texts = without_zeros(with_prior(setting, train, cues, METHODS["drop_found"]))
+        return learn_rival(WITHOUT_FOUND.get(name, name), train, texts, setting.language_model)
     method = METHODS[name]
     data = with_prior(setting, train, cues, method)
     epochs = _EPOCHS.get(setting.shots, 10)
@@ -285,7 +299,11 @@ def train_method(setting: Setting, name: str, train: Dataset, cues: Mapping[str,
         data = with_hard_texts(data, first.logits(data[TEXT][:]))
     if method.kept < 1:  # one epoch over as many copies, each with other words
         data, epochs = dropped_copies(data, method.kept, epochs), 1
-    classifier = train_classifier(data, method, epochs)
+    return chosen_labels(train_classifier(data, method, epochs))
+
+
+def chosen_labels(classifier: TextClassifier) -> Predict:
+    """The classifier as a function from texts to labels."""
     return lambda texts: classifier.logits(texts).argmax(-1).numpy()
 
 
