@@ -1,10 +1,13 @@
 """Programs of the tests, started as users start theirs: commands, and programs in several processes."""
 
+import atexit
 import io
 import os
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
+
+import torch
 
 from hf_cap.cli import main
 
@@ -44,3 +47,17 @@ def environment(*, gpu: bool = False, **variables: str) -> dict[str, str]:
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": ""}
     found = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return {**os.environ, **found, **hidden, **variables}
+
+
+def fail_with_group() -> None:
+    """Call this first: a program that ends while it is still in a group of gloo then fails.
+
+    Threads of that group abort the process now and then, as late as when all of its work is done.
+    """
+
+    def check() -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+            sys.stderr.write("still in a process group\n")
+            os._exit(1)
+
+    atexit.register(check)  # what is registered later runs earlier

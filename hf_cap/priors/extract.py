@@ -4,6 +4,7 @@ Nothing is asked of a language model twice because the score store has every ans
 by this run, by a killed one or by one beside it.
 """
 
+import atexit
 import tempfile
 import time
 import weakref
@@ -111,6 +112,8 @@ def extract_priors(
     _check_rows(chosen, sources)
     # without an accelerator the processes form a group only if told to use the CPU
     state = PartialState(cpu=not accelerator.is_available(), timeout=timedelta(days=30))
+    if state.backend == "gloo":  # its threads may abort a process that ends while they run
+        atexit.register(state.destroy_process_group)
     facts = {"date": datetime.now(UTC).date().isoformat(), "command": command, "dataset": dataset}
     before = _work(sources)
     made = _extract(chosen, sources, settings, state, facts)

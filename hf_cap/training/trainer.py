@@ -1,5 +1,6 @@
 """`CAPTrainer`: a `Trainer` that also aligns the classifier's word attributions with priors."""
 
+import atexit
 import json
 import math
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor, nn
@@ -76,6 +78,8 @@ class AlignedTrainer(Trainer):
         if isinstance(args, CAPConfig):  # the settings may have changed since it was made
             args.check_set_up()
         super().__init__(model, args, *rest, **kwargs)
+        if PartialState().backend == "gloo":  # its threads may abort a process that ends while they run
+            atexit.register(PartialState().destroy_process_group)
         if not isinstance(args, CAPConfig):
             return
         # Classifiers average over the batch and ignore `num_items_in_batch`, whatever their signature says;

@@ -213,8 +213,10 @@ from pathlib import Path
 from hf_cap.lm.local import LocalLanguageModel
 from hf_cap.priors.cap import CAPPrior
 from hf_cap.priors.extract import extract_priors
+from tests.launching import fail_with_group
 from tests.priors.test_extraction import QUIET, ROWS, splits
 
+fail_with_group()
 folder, output, log, pause = sys.argv[1:]
 
 def note(what, queries):
