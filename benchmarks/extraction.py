@@ -29,6 +29,7 @@ from captum.attr import KernelShap, LLMAttribution, TextTemplateInput
 from torch import nn
 
 from hf_cap.lm.base import LMRuntime, LMSettings, Query, Scored
+from hf_cap.lm.cpu import multiplying
 from hf_cap.lm.local import LocalLanguageModel, load_local
 from hf_cap.utils import write_json
 from hf_cap.words import keep_words, split_words
@@ -158,17 +159,17 @@ def measure_captum(
 
 
 def product_rates(model: nn.Module, rows: int = 1024) -> list[float]:
-    """Floating-point operations a second of the products of each layer's weights, float32."""
+    """Floating-point operations a second of the products of each layer's weights, by the faster library."""
     found = []
-    with torch.inference_mode():
+    with torch.inference_mode(), multiplying(model):
         for layer in model.get_submodule("model.layers").children():
-            weights = [m.weight for m in layer.modules() if isinstance(m, nn.Linear)]
-            inputs = [torch.randn(rows, weight.shape[1]) for weight in weights]
+            products = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+            inputs = [torch.randn(rows, product.in_features) for product in products]
             started = time.perf_counter()
-            for rows_in, weight in zip(inputs, weights, strict=True):
-                nn.functional.linear(rows_in, weight)
+            for rows_in, product in zip(inputs, products, strict=True):
+                product(rows_in)
             seconds = time.perf_counter() - started
-            found.append(sum(2 * rows * weight.numel() for weight in weights) / seconds)
+            found.append(sum(2 * rows * product.weight.numel() for product in products) / seconds)
     return found
 
 
@@ -184,6 +185,7 @@ def floor_seconds(model: LocalLanguageModel, prefix: str, tokens: int, rate: flo
 def measure_ours(model: LocalLanguageModel, asked: list[Query], n: int) -> tuple[list[Scored], Timing, int]:
     """Side (e): hf_cap, with its prefix still to be encoded; and the tokens it computed."""
     fresh = LocalLanguageModel(model.model, model.tokens.tokenizer)
+    _ = fresh.reach  # a check once a model, like loading it, which no side's time contains
     scores, timing = timed(lambda: fresh.log_probs(asked), len(asked), n)
     return scores, timing, fresh.statistics.tokens_computed
 

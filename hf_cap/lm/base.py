@@ -336,7 +336,7 @@ class LMRuntime:
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one.")
     token_budget: int | None = option(
-        None, "Tokens per forward pass, 768 on a CPU, 8192 on a GPU; halved when memory runs out.", above=0
+        None, "Tokens per forward pass, 1536 on a CPU, 8192 on a GPU; halved when memory runs out.", above=0
     )
     prefix_memory: float = option(
         2.0, "Gigabytes for caches of prompt prefixes; the least recently used goes first.", above=0

@@ -34,7 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 QUANTIZERS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 _SHORT_PREFIX = 64
 """Prefixes up to this many tokens are read with the trie: many short ones (a label each) then share runs."""
-_CPU_BUDGET, _ACCELERATOR_BUDGET = 768, 8192
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 1536, 8192
 """Tokens per forward pass. On a CPU longer ones gained no more where it was measured."""
 _BATCH = 16  # prompts replied to at a time; fixed, because a sampled reply depends on its batch
 DRAWS = 4  # replies within a constraint of which one is drawn

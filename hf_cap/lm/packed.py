@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from hf_cap.errors import ExtractError
-from hf_cap.lm.attention import BLOCK, attending, pack_blocks, takes_blocks
+from hf_cap.lm.cpu import BLOCK, attending, multiplying, pack_blocks, takes_blocks
 from hf_cap.utils import length_batches
 
 Integers = NDArray[np.int64]
@@ -152,7 +152,8 @@ class TokenScorer:
         trie = build_trie(rows)
         while True:
             try:
-                steps = self._read(prefix, trie)
+                with multiplying(self.model):
+                    steps = self._read(prefix, trie)
             except RuntimeError as error:
                 self._halve(error)
             else:
@@ -348,9 +349,9 @@ def _packing_fault(model: PreTrainedModel) -> str:
         Continuation((*common[: 1 + index % 3], *(draw.randrange(vocabulary) for _ in range(4))), 2)
         for index in range(6)
     ]
-    whole = TokenScorer(model, 1).whole([Continuation(prefix + r.ids, r.scored) for r in rows])
+    whole = TokenScorer(model, 1000).whole([Continuation(prefix + r.ids, r.scored) for r in rows])
     try:
-        packed = TokenScorer(model, 6).packed(prefix, rows)
+        packed = TokenScorer(model, 9).packed(prefix, rows)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # a cache or mask that the model's own code cannot take: whatever it raises means the same
         return f"cannot read a packed trie ({error})"

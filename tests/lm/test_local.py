@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from hf_cap.errors import ExtractError, ModelError
-from hf_cap.lm import attention
+from hf_cap.lm import cpu
 from hf_cap.lm.base import LMRuntime, LMSettings, LMStatistics, Query, Sampling, Scored
 from hf_cap.lm.cache import CachedLanguageModel
 from hf_cap.lm.local import LocalLanguageModel, load_local, weights_fingerprint
@@ -62,8 +62,8 @@ def test_packed_scores_equal_those_of_whole_prompts(name: str) -> None:
 
 
 def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = Mock(side_effect=attention._attend)
-    monkeypatch.setattr(attention, "_attend", attend)
+    attend = Mock(side_effect=cpu._attend)
+    monkeypatch.setattr(cpu, "_attend", attend)
     model = llama()
     lm = opened(model, token_budget=100)
     assert lm.reach
@@ -71,8 +71,8 @@ def test_a_model_attends_by_blocks_while_it_scores_packed_tokens(monkeypatch: py
     lm.log_probs(QUERIES)
     assert max(call.args[1].shape[2] for call in attend.call_args_list) == 100  # tokens of a run
     assert model.config._attn_implementation == "sdpa"
-    blocks = attention.pack_blocks(0, [(np.arange(1), np.ones((1, 1), bool))], torch.zeros(1))
-    with pytest.raises(KeyboardInterrupt), attention.attending(model, blocks):
+    blocks = cpu.pack_blocks(0, [(np.arange(1), np.ones((1, 1), bool))], torch.zeros(1))
+    with pytest.raises(KeyboardInterrupt), cpu.attending(model, blocks):
         raise KeyboardInterrupt
     assert model.config._attn_implementation == "sdpa"
 
@@ -84,9 +84,38 @@ def test_attention_that_is_not_plain_keeps_its_mask() -> None:
     causal, everything = [[(np.arange(4), one.astype(bool))] for one in (np.tri(4), np.ones((4, 4)))]
     cases = [(causal, mask, {}), (everything, mask, {"s": 2}), (everything, mask.clone(), {})]
     for parts, given, options in cases:
-        with attention.attending(llama(), attention.pack_blocks(0, parts, mask)):
-            out, _ = attention._attend(llama(), query, key, value, given, **options)
+        with cpu.attending(llama(), cpu.pack_blocks(0, parts, mask)):
+            out, _ = cpu._attend(llama(), query, key, value, given, **options)
         torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+def test_plain_linear_layers_multiply_by_onednn_while_tokens_are_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, sizes = llama(), set[int]()
+    hooked = model.model.layers[0].mlp.up_proj
+    hooked.forward = own = Mock(side_effect=hooked.forward)  # as a library hangs its hooks in
+
+    def multiply(layer: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        assert layer is not hooked
+        sizes.add(inputs.shape[:-1].numel())
+        return cpu_multiply(layer, inputs)
+
+    cpu_multiply = cpu._multiply
+    monkeypatch.setattr(cpu, "_multiply", multiply)
+    monkeypatch.setattr(cpu, "mkl_is_slow", lambda: False)
+    expected = opened(model, token_budget=150).log_probs(QUERIES)
+    assert not sizes
+    monkeypatch.setattr(cpu, "mkl_is_slow", lambda: True)
+    lm = opened(model, token_budget=150)
+    assert largest_difference(lm.log_probs(QUERIES), expected) < TOLERANCE
+    assert min(sizes) < 16 < max(sizes)  # few rows and many
+    assert own.called
+    assert hooked.forward is own
+    assert [layer for layer in model.modules() if "forward" in vars(layer)] == [hooked]
+    half = llama().bfloat16()
+    with cpu.multiplying(half):
+        assert not [layer for layer in half.modules() if "forward" in vars(layer)]
 
 
 def test_a_score_depends_neither_on_order_nor_on_company() -> None:
