@@ -20,7 +20,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from hf_cap.evaluation import few_shot
 from hf_cap.evaluation.results import compare, summarize
 from hf_cap.labels import label_phrases
 from hf_cap.priors import source_class
+from hf_cap.priors.classifier import ClassifierSource
 from hf_cap.priors.keywords import with_control
 from hf_cap.schema import LABEL, PRIOR, TEXT
 from hf_cap.shortcuts import Relevance, encoder_judge, find_shortcuts, language_model_judge
@@ -104,9 +105,10 @@ class Method:
     """How a classifier is trained.
 
     Attributes:
-        prior: Where the prior comes from: a source, `found` (1 everywhere but at the shortcuts that are
-            found), `known` (1 everywhere but at the planted cues), `best` (log-odds of the clean training
-            split, 0 at the planted cues), or `None`.
+        prior: Where the prior comes from: sources, joined by `+`, `found` (1 everywhere but at the shortcuts
+            that are found), `known` (1 everywhere but at the planted cues), `best` (log-odds of the clean
+            training split, 0 at the planted cues), or `None`.
+        fusion: How the scores of several sources become one.
         control: `shuffled` or `uniform` scores in place of the prior's.
         found: Whether the shortcuts that are found get 0 in the prior.
         kept: Probability that each word stays, whatever it is, drawn anew in each epoch.
@@ -116,6 +118,7 @@ class Method:
     """
 
     prior: str | None = None
+    fusion: Literal["mean", "max"] = "mean"
     control: str | None = None
     found: bool = False
     kept: float = 1.0
@@ -128,17 +131,22 @@ METHODS: dict[str, Method] = {
     "none_sequence": Method(training={"head": "sequence"}),
     "twice": Method(twice=True),
     "align_cap": Method("cap", training=_ALIGNED),
-    "align_uniform": Method("cap", "uniform", training=_ALIGNED),
+    "align_uniform": Method("cap", control="uniform", training=_ALIGNED),
     "align_word_length": Method("word_length", training=_ALIGNED),
     "align_cap_sequence": Method("cap", training={**_ALIGNED, "head": "sequence"}),
-    "align_shuffled_sequence": Method("cap", "shuffled", training={**_ALIGNED, "head": "sequence"}),
+    "align_shuffled_sequence": Method("cap", control="shuffled", training={**_ALIGNED, "head": "sequence"}),
     "align_best": Method("best", training=_ALIGNED),
     "align_best_sequence": Method("best", training={**_ALIGNED, "head": "sequence"}),
+    "both_best": Method("best", training={**_ALIGNED, **_DROPOUT}),
+    "both_best_sequence": Method("best", training={**_ALIGNED, **_DROPOUT, "head": "sequence"}),
+    "drop_best": Method("best", training=_DROPOUT),
+    "drop_best_sequence": Method("best", training={**_DROPOUT, "head": "sequence"}),
+    "drop_best_refit": Method("best", training={**_DROPOUT, "refit_head": True}),
     "align_best_half": Method("best", training={**_ALIGNED, **_HALF}),
     "align_best_half_sequence": Method("best", training={**_ALIGNED, **_HALF, "head": "sequence"}),
-    "align_shuffled": Method("cap", "shuffled", training=_ALIGNED),
+    "align_shuffled": Method("cap", control="shuffled", training=_ALIGNED),
     "drop_cap": Method("cap", training=_DROPOUT),
-    "drop_shuffled": Method("cap", "shuffled", training=_DROPOUT),
+    "drop_shuffled": Method("cap", control="shuffled", training=_DROPOUT),
     "drop_uniform": Method(kept=0.6),
     "drop_found": Method("found", training=_DROPOUT),
     "average": Method(training={"encoder_kept": 0.5}),
@@ -148,6 +156,20 @@ METHODS: dict[str, Method] = {
     "drop_found_sequence": Method("found", training={**_DROPOUT, "head": "sequence"}),
     "both_cap_found": Method("cap", found=True, training={**_ALIGNED, **_DROPOUT}),
 }
+
+LM_SOURCES = ("cap", "channel", "lexicon")
+"""Sources that ask a language model."""
+HYBRID = "cap+integrated_gradients+lime"
+for _name in (
+    *LM_SOURCES,
+    "cap+lexicon",
+    *"integrated_gradients lime occlusion shap keywords".split(),
+    HYBRID,
+):
+    METHODS.setdefault(f"align_{_name}", Method(_name, training=_ALIGNED))
+    METHODS.setdefault(f"drop_{_name}", Method(_name, training=_DROPOUT))
+METHODS[f"align_max_{HYBRID}"] = Method(HYBRID, fusion="max", training=_ALIGNED)
+METHODS[f"drop_max_{HYBRID}"] = Method(HYBRID, fusion="max", training=_DROPOUT)
 
 WITHOUT_FOUND = {"logistic_names_found": "logistic_names"}
 """Rivals that learn from the training texts without the words that the finder lists."""
@@ -242,11 +264,8 @@ def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method
     if method.prior == "found" or method.found:
         marks = [one.mark for one in find_shortcuts(train, setting.judges)]
     scored = train
-    if method.prior in ("cap", "channel", "lexicon", "word_length"):
-        asked = {"model": setting.language_model, "chat": setting.chat, "demonstrations": 0}
-        options = {} if method.prior == "word_length" else asked
-        source = source_class(method.prior).from_dataset(train, **options)
-        scored = fuse_priors(train.map(source, batched=True, batch_size=64), [method.prior])
+    if method.prior not in ("known", "best", "found"):
+        scored = fused(setting, train, method.prior.split("+"), method.fusion)
     if method.prior == "best":
         splits = load_splits(setting.data, splits=["train"])
         source = source_class("keywords").from_dataset(splits["train"], statistic="log_odds")
@@ -257,6 +276,23 @@ def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method
     if method.control:
         return with_control(scored, method.control, seed=setting.draw)  # type: ignore[arg-type]
     return with_marks(train, marks, given)
+
+
+def fused(setting: Setting, train: Dataset, sources: list[str], fusion: Literal["mean", "max"]) -> Dataset:
+    """The training texts with the prior of some sources; what one explains has learned from these texts."""
+    asked = {"model": setting.language_model, "chat": setting.chat, "demonstrations": 0}
+    scored = train
+    with TemporaryDirectory() as folder:
+        for name in sources:
+            cls = source_class(name)
+            options: dict[str, Any] = asked if name in LM_SOURCES else {}
+            if issubclass(cls, ClassifierSource):
+                if not any(Path(folder).iterdir()):
+                    trained(train, num_train_epochs=_EPOCHS.get(setting.shots, 10)).save_model(folder)
+                options = {"classifier": folder}
+            source = cls.from_dataset(train, **options)
+            scored = scored.map(source, batched=True, batch_size=64)
+    return fuse_priors(scored, sources, fusion)
 
 
 def with_marks(
