@@ -138,6 +138,11 @@ class PriorFusion:
         if self.shortcuts is not None:
             loaded = load_marks(self.shortcuts, self.labels)
             object.__setattr__(self, "marks", [*self.marks, *loaded])
+        if strange := {mark.label for mark in self.marks} - {*self.labels}:
+            raise DataError(
+                f"A shortcut is marked for the label {min(strange)!r}, which the data do not have; they have "
+                f"{sorted(self.labels)[:8]!r}."
+            )
         for source, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ConfigError(f"The weight of {source!r} must be at least 0, got {weight!r}.")

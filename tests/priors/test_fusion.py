@@ -44,6 +44,8 @@ def test_shortcuts_come_from_a_file_or_from_python(tmp_path: Path) -> None:
     expected = [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
     assert fuse_priors(data, marks=marks)["prior"][:] == expected
     assert fuse_priors(data, shortcuts=str(tmp_path / "marks.yaml"))["prior"][:] == expected
+    with pytest.raises(DataError, match="label 'go', which the data do not have"):
+        fuse_priors(data, marks=[*marks, Mark(kind="word", value="anna", label="go")])
 
 
 def test_every_choice_has_a_function() -> None:
