@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from benchmarks.figure import FIGURE, RESULTS, alternative_text, draw, percentages
 from benchmarks.gpu import MODES, SMALL, measure
-from benchmarks.shortcuts import dropped_copies, shows, with_hard_texts
+from benchmarks.shortcuts import METHODS, dropped_copies, shows, with_hard_texts
+from hf_cap.priors.base import SOURCES
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,12 @@ def test_the_figure_and_its_words_are_those_of_the_results() -> None:
     assert FIGURE.read_text(encoding="utf-8") == draw(summary), remake
     for page in ("README.md", "docs/index.md"):
         assert alternative_text(summary) in (ROOT / page).read_text(encoding="utf-8"), remake
+
+
+def test_methods_ask_sources_that_there_are() -> None:
+    named = {name for method in METHODS.values() if method.prior for name in method.prior.split("+")}
+    assert named - {"found", "known", "best"} < set(SOURCES)
+    assert METHODS["align_max_cap+integrated_gradients+lime"].fusion == "max"
 
 
 # --- The rivals of the study of shortcuts that need no prior.
