@@ -24,7 +24,9 @@ from hf_cap.utils import length_batches
 
 Integers = NDArray[np.int64]
 _logger = logging.getLogger(__name__)
-_LOGIT_ROWS = 256  # rows that are turned to float32 at a time, which doubles their memory
+_LOGIT_ROWS, _LOGIT_ROWS_ON_CPU = 256, 32
+"""Rows that are turned to float32 at a time, which doubles their memory; on a CPU so few that it stays small
+enough to be used again, not given back to the system and cleared, which costs twice the softmax."""
 _SMALLEST_BUDGET = 16
 _CPU_MESSAGES = ("can't allocate memory", "DefaultCPUAllocator")
 _ARGUMENTS = {"position_ids", "past_key_values", "attention_mask", "logits_to_keep"}
@@ -291,10 +293,11 @@ class TokenScorer:
 def gather_log_probs(logits: Tensor, rows: Integers, tokens: Integers) -> NDArray[np.float64]:
     """Log-softmax in float32 of `logits` `(rows, vocabulary)` at the pairs (row, token); rows ascend."""
     parts = []
-    for begin in range(0, len(logits), _LOGIT_ROWS):
+    size = _LOGIT_ROWS_ON_CPU if logits.device.type == "cpu" else _LOGIT_ROWS
+    for begin in range(0, len(logits), size):
         # log_softmax reads its rows once; logsumexp would make three copies of them
-        log_probs = logits[begin : begin + _LOGIT_ROWS].float().log_softmax(-1)
-        first, last = np.searchsorted(rows, (begin, begin + _LOGIT_ROWS))
+        log_probs = logits[begin : begin + size].float().log_softmax(-1)
+        first, last = np.searchsorted(rows, (begin, begin + size))
         row_index = torch.from_numpy(rows[first:last] - begin).to(logits.device)
         token_index = torch.from_numpy(tokens[first:last]).to(logits.device)
         parts.append(log_probs[row_index, token_index])
