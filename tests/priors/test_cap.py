@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from datasets.fingerprint import Hasher
 from transformers import pipeline
 
 from hf_cap.errors import DataError, ExtractError, ModelError
+from hf_cap.lm import cpu
 from hf_cap.lm.base import (
     LanguageModel,
     LMRuntime,
@@ -468,8 +470,14 @@ def test_nothing_is_checked_where_nothing_is_gained_or_open(
         assert choose_dtype(settings, data.select(range(rows)), OPTIONS) is settings
 
 
-def test_the_speeds_are_measured_once() -> None:
+def test_the_speeds_are_measured_once_with_the_products_of_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = Mock(side_effect=cpu._multiply)
+    monkeypatch.setattr(cpu, "_multiply", multiply)
+    monkeypatch.setattr(cpu, "mkl_is_slow", lambda: True)
+    cap.bfloat16_speedup.cache_clear()
     assert cap.bfloat16_speedup() == cap.bfloat16_speedup() > 0
+    assert {call.args[0].weight.dtype for call in multiply.call_args_list} == {torch.float32}
+    assert multiply.call_count == 15
 
 
 def test_sources_that_are_only_checked_ask_no_language_model(data: Dataset) -> None:
