@@ -138,7 +138,8 @@ class PriorFusion:
         if self.shortcuts is not None:
             loaded = load_marks(self.shortcuts, self.labels)
             object.__setattr__(self, "marks", [*self.marks, *loaded])
-        if strange := {mark.label for mark in self.marks} - {*self.labels}:
+        strange = {mark.label for mark in self.marks} - {*self.labels}
+        if self.labels and strange:  # the settings alone are checked before the data are read
             raise DataError(
                 f"A shortcut is marked for the label {min(strange)!r}, which the data do not have; they have "
                 f"{sorted(self.labels)[:8]!r}."
