@@ -160,12 +160,8 @@ METHODS: dict[str, Method] = {
 LM_SOURCES = ("cap", "channel", "lexicon")
 """Sources that ask a language model."""
 HYBRID = "cap+integrated_gradients+lime"
-for _name in (
-    *LM_SOURCES,
-    "cap+lexicon",
-    *"integrated_gradients lime occlusion shap keywords".split(),
-    HYBRID,
-):
+_OTHERS = ("integrated_gradients", "lime", "occlusion", "shap", "keywords", "cap+lexicon", HYBRID)
+for _name in (*LM_SOURCES, *_OTHERS):
     METHODS.setdefault(f"align_{_name}", Method(_name, training=_ALIGNED))
     METHODS.setdefault(f"drop_{_name}", Method(_name, training=_DROPOUT))
 METHODS[f"align_max_{HYBRID}"] = Method(HYBRID, fusion="max", training=_ALIGNED)
