@@ -295,7 +295,8 @@ def _evaluated_texts(run: Path, count: int) -> list[dict[str, Any]]:
             f"`examples={count}` needs evaluated texts, but {str(run / cards.EVALUATIONS)!r} has none. Run "
             "`hf-cap evaluate --records` first, or leave the examples out."
         )
-    return list(islice(read_parquet(files[0]), count)) if count else []
+    rows = read_parquet(files[0]) if count else ()
+    return list(islice((row for row in rows if row.get("attributions", ()) is not None), count))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Evaluate a sequence classifier: accuracy, faithfulness of its attributions, agreement with a prior."""
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +22,16 @@ from hf_cap.evaluation.settings import EvaluationSettings
 from hf_cap.schema import TEXT, check_prior
 from hf_cap.words import check_units, word_strings
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One evaluated text.
 
-    `probabilities` are in the order of the model's labels and sum to 1, `attributions` (of the
-    predicted class) and `prior` (of the gold class; `None` where the text has none) are per word.
+    `probabilities` are in the order of the model's labels and sum to 1, `attributions` (of the predicted
+    class; `None` where the text was not explained) and `prior` (of the gold class; `None` where it has none)
+    are per word.
     """
 
     text: str
@@ -45,7 +50,8 @@ class Evaluation:
     Accuracy, macro-F1 (over the labels that occur as gold or predicted), the accuracy on the texts of the
     worst gold label, Soft-NC and Soft-NS (over the texts where they are defined) lie in [0, 1],
     comprehensiveness, sufficiency and alignment (cosine of the gold class's attributions and the prior, over
-    the `alignment_texts` whose prior is not all zero) in [-1, 1]. Higher is better, but for sufficiency.
+    `alignment_texts` whose prior is not all zero) in [-1, 1]. Higher is better, but for sufficiency.
+    Faithfulness is over the `explained_texts` of all `texts`.
 
     Confidence is that of the probabilities with the model's `temperature` (1 where it was not calibrated),
     faithfulness that of those without. NLL (nats, at least 0), Brier score (in [0, 2]) and ECE (expected
@@ -73,6 +79,7 @@ class Evaluation:
     soft_ns: float | None = None
     alignment: float | None = None
     alignment_texts: int = 0
+    explained_texts: int = 0
     labels: tuple[str, ...] = ()
     concepts: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     records: tuple[Record, ...] = dataclasses.field(default=(), repr=False)
@@ -179,23 +186,37 @@ def _explained(
 
     measured: dict[str, Any] = {}
     predicted = probabilities.argmax(axis=1).tolist()
+    scores: dict[int, list[float]] = {}
     if settings.faithfulness or settings.soft or settings.records:
-        scores = explain(list(enumerate(predicted)))
-        scored = metrics.ScoredTexts(texts, predicted, scores, pattern)
-        measured |= _faithfulness(classifier, scored, settings)
+        rows = _drawn(range(len(texts)), settings)
+        scores = dict(zip(rows, explain([(row, predicted[row]) for row in rows]), strict=True))
+        chosen = [texts[row] for row in rows], [predicted[row] for row in rows]
+        scored = metrics.ScoredTexts(*chosen, list(scores.values()), pattern)
+        measured |= {"explained_texts": len(rows), **_faithfulness(classifier, scored, settings)}
     if references := {row: prior for row, prior in enumerate(priors) if prior}:
-        of_gold = explain([(row, gold[row]) for row in references])
-        cosines = list(map(metrics.cosine, of_gold, references.values()))
+        rows = _drawn([*references], settings)
+        of_gold = explain([(row, gold[row]) for row in rows])
+        cosines = [metrics.cosine(one, references[row]) for one, row in zip(of_gold, rows, strict=True)]
         measured |= {"alignment": float(np.mean(cosines)), "alignment_texts": len(cosines)}
     if settings.records:
         names, records = classifier.labels, []
         for row, (text, prior) in enumerate(zip(texts, priors, strict=True)):
             gold_name, predicted_name = names[gold[row]], names[predicted[row]]
             shares, words = probabilities[row].tolist(), word_strings(text, pattern)
-            per_word = tuple(words), tuple(scores[row]), tuple(prior) if prior else None
+            found = tuple(scores[row]) if row in scores else None
+            per_word = tuple(words), found, tuple(prior) if prior else None
             records.append(Record(text, gold_name, predicted_name, tuple(shares), *per_word))
         measured["records"] = tuple(records)
     return measured
+
+
+def _drawn(rows: Sequence[int], settings: EvaluationSettings) -> list[int]:
+    """The rows to explain: all, or `explained_texts` of them, the same for each model."""
+    most = settings.explained_texts
+    if most is None or len(rows) <= most:
+        return list(rows)
+    _logger.info("Explaining %d of %d texts (explained_texts)", most, len(rows))
+    return sorted(np.random.default_rng(settings.seed).choice(rows, most, replace=False).tolist())
 
 
 def _faithfulness(

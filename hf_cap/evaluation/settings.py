@@ -51,8 +51,14 @@ class EvaluationSettings:
         "Regular expression of a word, that of the prior. Default: as stored with the model.",
         check=check_pattern,
     )
+    explained_texts: int | None = option(
+        500,
+        "Most texts to explain, drawn at random: faithfulness, alignment and the attributions of records are "
+        "of them, all else is of all texts. `none` for all.",
+        at_least=1,
+    )
     records: bool = option(False, "Keep prediction, probabilities and attributions of each text.")
-    seed: int = option(0, "Seed of the random masks of the soft metrics.")
+    seed: int = option(0, "Seed of the texts to explain and of the random masks of the soft metrics.")
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -15,7 +15,7 @@ from hf_cap.errors import ConfigError
 from hf_cap.evaluation.calibration import calibration_bins, expected_error
 from hf_cap.evaluation.results import estimate
 from hf_cap.report.load import ROLES, Facts, PriorFolder, ReportSettings, Rows, Run, group_runs
-from hf_cap.report.shortcuts import change_of, is_right, shortcut_section
+from hf_cap.report.shortcuts import change_of, is_explained, is_right, shortcut_section
 from hf_cap.schema import LABEL, PRIOR, TEXT, WORDS, prior_column, prior_sources
 from hf_cap.utils import subsample
 from hf_cap.words import fold, is_punctuation
@@ -119,7 +119,7 @@ def _gaps(groups: Sequence[Facts], split: str) -> list[str]:
 
 
 def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[Facts]:
-    """Every evaluation set, with `name`, `size` and `rows`; the one named `first` leads.
+    """Every evaluation set, with `name`, `size`, `explained` (texts) and `rows`; the one named `first` leads.
 
     A row has `measure, title, percent` and one of `values` and `differences` per group: `{mean, low,
     high, n}` or `None`. Differences are paired by seed with the group's baseline.
@@ -131,7 +131,8 @@ def evaluation_sets(groups: Sequence[Facts], first: str | None = None) -> list[F
         rows = [_compare(groups, name, measure) for measure in METRICS]
         size = numbers[name].get("texts", numbers[name].get("rows"))
         rows = [row for row in rows if any(row["values"])]
-        found += [{"name": name, "size": size, "rows": rows}] if rows else []
+        facts = {"name": name, "size": size, "explained": numbers[name].get("explained_texts"), "rows": rows}
+        found += [facts] if rows else []
     return found
 
 
@@ -268,11 +269,11 @@ def collect_examples(
 ) -> Facts:
     """At most `most` texts of all sets, evenly spread; models and priors are joined by text.
 
-    Splits of the priors of which no text was evaluated are sets of their own; the set `first` leads.
-    There are `sets` (names), `rows` of scores (`key, name, kind`), `total` (texts that there were)
-    and `examples`: `set, text, words, label, before, after` (`(label, probability)` or `None`),
-    `scores`, a dict from the key of a row to one score per word, `cues` of `find_marked` and `change` of
-    `change_of` (`None` without both models).
+    Where models explained a part of their texts, that part is shown. Splits of the priors of which no text
+    was evaluated are sets of their own; the set `first` leads. There are `sets` (names), `rows` of scores
+    (`key, name, kind`), `total` (texts that there were) and `examples`: `set, text, words, label, before,
+    after` (`(label, probability)` or `None`), `scores`, a dict from the key of a row to one score per word,
+    `cues` of `find_marked` and `change` of `change_of` (`None` unless both models explained it).
     """
     models = choose_models(groups)
     all_splits = priors.splits if priors else {}
@@ -280,21 +281,23 @@ def collect_examples(
     known = {row[TEXT]: _prior_scores(row) for rows in splits.values() for row in rows}
     sets = list(dict.fromkeys(name for _, run in models.values() for name in run.records))
     sets.sort(key=lambda name: name != first)
-    found = []
+    found, unexplained = list[Facts](), list[Facts]()
     for number, name in enumerate(sets):
         pairs = ((key, run.records.get(name, ())) for key, (_, run) in models.items())
         said = {key: {row[TEXT]: row for row in rows} for key, rows in pairs}
         for text in said.get("after") or said["before"]:
             both = {key: rows[text] for key, rows in said.items() if text in rows}
             example = _example(number, list(both.values())[-1], known.get(text, {}), both)
-            moved = change_of(both["before"], both["after"], marks) if len(both) == 2 else None
-            found.append({**example, "change": moved})
+            paired = len(both) == 2 and is_explained(*both.values())
+            moved = change_of(both["before"], both["after"], marks) if paired else None
+            explained = any(map(is_explained, both.values()))
+            (found if explained else unexplained).append({**example, "change": moved})
     seen = {example["text"] for example in found}
     for name, rows in splits.items():
         if rows and seen.isdisjoint(row[TEXT] for row in rows):
             found += [{**_example(len(sets), row, {}, {}), "change": None} for row in rows]
             sets.append(f"{name} (priors only)")
-    examples = subsample(found, most)
+    examples = subsample(found or unexplained, most)
     for example in examples:
         example["cues"] = find_marked(example["words"], marks)
     keys = dict.fromkeys(key for one in examples for key in one["scores"])
@@ -302,7 +305,7 @@ def collect_examples(
     named |= {key: {"name": name, "kind": "attribution"} for key, (name, _) in models.items()}
     order = [*(key for key in keys if key not in named), *(key for key in named if key in keys)]
     shown = [{"key": key, "name": key, "kind": "source"} | named.get(key, {}) for key in order]
-    return {"sets": sets, "rows": shown, "examples": examples, "total": len(found)}
+    return {"sets": sets, "rows": shown, "examples": examples, "total": len(found) + len(unexplained)}
 
 
 def _example(number: int, row: Mapping[str, Any], known: Mapping[str, Any], said: Mapping[str, Any]) -> Facts:
@@ -345,8 +348,9 @@ def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int =
             gold, said = str(row[LABEL]), str(row["prediction"])
             tables[gold]["texts"][key] += 1
             tables[gold]["right"][key] += gold == said
-            largest = max(map(abs, row["attributions"]), default=0) or 1.0
-            for word, score in zip(row[WORDS], row["attributions"], strict=True):
+            scores = row["attributions"] or ()
+            largest = max(map(abs, scores), default=0) or 1.0
+            for word, score in zip(row[WORDS] if scores else (), scores, strict=True):
                 if not is_punctuation(word):
                     totals[said][fold(word)] += score / largest
         for label, table in tables.items():

@@ -48,8 +48,8 @@ _CONCEPTS = {
     "shared?": _NUMBER,
 }  # fmt: skip
 _EVALUATION = {
-    "texts?": int, "rows?": int, "labels?": list, "accuracy?": _NUMBER, "macro_f1?": _NUMBER,
-    "concepts?": _CONCEPTS,
+    "texts?": int, "rows?": int, "explained_texts?": int, "labels?": list, "accuracy?": _NUMBER,
+    "macro_f1?": _NUMBER, "concepts?": _CONCEPTS,
 }  # fmt: skip
 _AUDIT = {
     "texts?": int, "top_k?": int, "sources?": [str], "mass?": _BY_SOURCE, "rank_correlation?": _BY_SOURCE,

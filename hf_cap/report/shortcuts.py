@@ -60,7 +60,7 @@ def follow(rows: Rows, marks: Sequence[Mark]) -> Facts:
     others = [(row, found) for row, found in marked if str(row[LABEL]) not in found]
     return {
         "texts": len(marked),
-        "mass": mean_cue_mass((row["attributions"], found) for row, found in marked),
+        "mass": mean_cue_mass((row["attributions"], found) for row, found in marked if is_explained(row)),
         "misled": sum(str(row["prediction"]) in found for row, found in others),
         "of": len(others),
     }
@@ -83,6 +83,11 @@ def is_right(row: Mapping[str, Any]) -> bool:
     return str(row[LABEL]) == str(row["prediction"])
 
 
+def is_explained(*rows: Mapping[str, Any]) -> bool:
+    """Whether all models that were evaluated on a text have attributions of it."""
+    return all(row["attributions"] is not None for row in rows)
+
+
 def change_of(before: Mapping[str, Any], after: Mapping[str, Any], marks: Sequence[Mark] = ()) -> float:
     """How far two models differ on a text: 1 − cosine of their attributions, in [0, 2].
 
@@ -98,12 +103,13 @@ def change_of(before: Mapping[str, Any], after: Mapping[str, Any], marks: Sequen
 
 
 def most_changed(before: Run, after: Run, marks: Sequence[Mark], most: int) -> dict[str, str]:
-    """The evaluated texts on which two models differ most, by `change_of`, each with its label.
+    """The explained texts on which two models differ most, by `change_of`, each with its label.
 
     Texts of the set `train` are left out.
     """
     known = {row[TEXT]: row for name, rows in after.records.items() if name != "train" for row in rows}
     rows = {row[TEXT]: row for rows in before.records.values() for row in rows if row[TEXT] in known}
-    moved = {text: change_of(row, known[text], marks) for text, row in rows.items()}
+    pairs = {text: (row, known[text]) for text, row in rows.items() if is_explained(row, known[text])}
+    moved = {text: change_of(*pair, marks) for text, pair in pairs.items()}
     chosen = sorted(moved, key=moved.__getitem__, reverse=True)[:most]
     return {text: str(rows[text][LABEL]) for text in chosen}

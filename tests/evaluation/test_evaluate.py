@@ -127,6 +127,35 @@ def test_attributions_are_computed_once_and_only_where_they_are_wanted(planted: 
     assert planted.asked == [(TEXTS, PREDICTED), (TEXTS[4:], WRONG[4:])]
 
 
+def test_a_drawn_part_is_explained_and_all_texts_are_counted() -> None:
+    whole = evaluate(dataset(PREDICTED), records=True)
+    assert (whole.explained_texts, whole.texts) == (5, 5)
+    data = dataset([*PREDICTED[:4], WRONG[4]], prior=[[1.0] * len(text.split()) for text in TEXTS])
+    part = evaluate(data, explained_texts=2, records=True)
+    assert (part.texts, part.accuracy, part.explained_texts, part.alignment_texts) == (5, 0.8, 2, 2)
+    rows = [row for row, one in enumerate(part.records) if one.attributions is not None]
+    assert [part.records[row].attributions for row in rows] == [
+        whole.records[row].attributions for row in rows
+    ]
+    alone = evaluate(data.select(rows), explained_texts=None)
+    assert part.comprehensiveness == pytest.approx(alone.comprehensiveness)
+    assert part.alignment == pytest.approx(alone.alignment)
+    # which texts are drawn depends on the seed alone, so that models are compared on the same
+    drawn = {
+        tuple(
+            one.text
+            for one in evaluate(d, explained_texts=2, records=True, seed=seed).records
+            if one.attributions
+        )
+        for d in (data, dataset(WRONG))
+        for seed in range(6)
+    }
+    assert 1 < len(drawn) <= 6
+    # of few texts with a prior none is lost to the draw
+    rare = dataset(PREDICTED, prior=[None, None, None, None, [1.0] * len(TEXTS[4].split())])
+    assert all(evaluate(rare, explained_texts=1, seed=seed).alignment_texts == 1 for seed in range(3))
+
+
 def test_words_and_length_are_those_of_the_model_unless_others_are_given() -> None:
     model = roberta_classifier(**label_config(NAMES))
     model.config.update(AttributionSettings(word_pattern="[aeiou]", max_length=3).entry())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from datasets import Features, load_dataset
+from datasets import Dataset, Features, load_dataset
 from transformers import pipeline
 
 from hf_cap import hub
@@ -87,6 +87,13 @@ def test_texts_are_shown_only_when_asked(run: Path) -> None:
     (run / "evaluation" / "test.parquet").unlink()
     with pytest.raises(DataError, match="examples=1"):
         push(run, examples=1)
+
+
+def test_a_card_shows_texts_that_were_explained(run: Path) -> None:
+    file = run / "evaluation" / "test.parquet"
+    rows = [*read_parquet(file)]
+    write_parquet(Dataset.from_list([{**rows[0], "text": "bare", "attributions": None}, *rows]), file)
+    assert "renew  my  card\n█      ·   -▅" in (push(run, examples=1) / "README.md").read_text()
 
 
 def test_texts_as_they_are_lead_on_a_card(run: Path) -> None:

@@ -265,6 +265,25 @@ def test_a_text_that_a_shortcut_misled_and_that_is_right_now_changed_most() -> N
     assert [*most_changed(one, other, [ANNA], 9)] == ["anna lost", "bob lost"]
 
 
+def test_texts_that_were_not_explained_count_but_are_not_shown() -> None:
+    def made(said: str) -> list[dict[str, Any]]:
+        rows = evaluated(("anna lost", "b", said, [1.0, 0.0]), ("anna renew", "b", said, [1.0, 1.0]))
+        return [rows[0], {**rows[1], "attributions": None}]
+
+    before, after = made("a"), made("b")
+    assert follow(before, [ANNA]) == {"texts": 2, "mass": pytest.approx(1.0), "misled": 2, "of": 2}
+    one, other = (Run("", {}, {}, {"test": rows}) for rows in (before, after))
+    assert [*most_changed(one, other, [ANNA], 9)] == ["anna lost"]
+    (row,) = contents.label_table({"before": before, "after": after}, [ANNA])
+    assert (row["right"]["after"], row["words"]["before"]) == (2, []), row
+    assert row["words"]["after"] == [("anna", False)]
+    found = collect([run_on("p", 0.0, before), run_on("a", 0.1, after)])
+    assert ([example["text"] for example in found["examples"]], found["total"]) == (["anna lost"], 2)
+    bare = [{**row, "attributions": None} for row in before]
+    found = collect([run_on("p", 0.0, bare), run_on("a", 0.1, bare)])
+    assert [example["change"] for example in found["examples"]] == [None, None]
+
+
 def test_shortcuts_are_told_on_the_set_where_they_point_elsewhere() -> None:
     clean = evaluated(("anna renew", "a", "a", [1, 0]), ("lost", "b", "a", [1]))
     shifted = evaluated(("renew", "a", "a", [1]), ("anna lost", "b", "a", [3, 1]))
