@@ -241,11 +241,14 @@ def shows(planted: str, found: str) -> bool:
 
 
 def find(setting: Setting, train: Dataset, cues: Mapping[str, str]) -> dict[str, float]:
-    """How many of the listed shortcuts are planted cues, and how many of these are found."""
+    """How many of the listed shortcuts are planted cues (of all, and at the top), and how many are found."""
     listed = find_shortcuts(train, setting.judges)
-    right = [one for one in listed if shows(cues[one.label], one.cue.value)]
-    found = {one.label for one in right}
-    return {"listed": len(listed), "right": len(right), "found": len(found), "planted": len(cues)}
+    right = [shows(cues[one.label], one.cue.value) for one in listed]
+    found = {one.label for one, is_right in zip(listed, right, strict=True) if is_right}
+    top = sum(right[: len(cues)])
+    return {
+        "listed": len(listed), "right": sum(right), "top": top, "found": len(found), "planted": len(cues),
+    }  # fmt: skip
 
 
 def with_prior(setting: Setting, train: Dataset, cues: Mapping[str, str], method: Method) -> Dataset:

@@ -366,6 +366,21 @@ def test_settings_reach_the_encoding(tmp_path: Path) -> None:
     assert max(map(len, subject.train_dataset["input_ids"])) > 4
 
 
+def test_texts_of_like_length_share_a_batch_where_that_is_asked_for(tmp_path: Path) -> None:
+    def batches(strategy: str) -> list[Any]:
+        settings: Any = {"train_sampling_strategy": strategy, "per_device_train_batch_size": 4}
+        return list(trainer(tmp_path, rows=raw_rows(64), **settings).get_train_dataloader())
+
+    def size(strategy: str) -> tuple[int, int]:
+        found = batches(strategy)
+        read = sum(int(one["attention_mask"].sum()) for one in found)
+        return read, sum(one["input_ids"].numel() for one in found) - read
+
+    (read, padding), (as_much, less) = map(size, ("random", "group_by_length"))
+    assert read == as_much
+    assert less < padding / 2
+
+
 def test_random_points_and_the_carrying_ones_are_drawn_anew_on_each_step(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"attribution_method": "expected_gradients", "attribution_steps": 3}
     subject = trainer(tmp_path, attribution_backward_steps=1, **settings)
