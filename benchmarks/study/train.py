@@ -62,7 +62,8 @@ class Classifier:
 
     def evaluate(self, settings: StudySettings, data: Dataset, **changes: Any) -> Evaluation:
         """Measure on `data` with the settings of the study, some of them changed."""
-        options = EvaluationSettings(**{**settings.evaluation, **changes})
+        # the study draws the texts whose explanations are measured
+        options = EvaluationSettings(**{"explained_texts": None, **settings.evaluation, **changes})
         return evaluate_classifier(self.model, self.tokenizer, data, settings=options)
 
     def predictor(self, settings: StudySettings) -> Predict:

@@ -289,3 +289,12 @@ def test_rivals_learn_from_what_they_are_told() -> None:
     # SetFit takes minutes; two texts are too few to know what a language model always says
     for name in set(RIVALS) - {"setfit", "setfit_names", "language_model"}:
         assert rivals.RIVALS[name](told)(asked).tolist() == [0, 1], name
+
+
+def test_all_texts_that_a_study_draws_are_explained(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "evaluate_classifier", lambda *_, settings: settings)
+    subject = train.Classifier(None, None, [], 0.0, {})
+    made: Any = subject.evaluate(settings(room, tmp_path), Dataset.from_dict({}))
+    assert made.explained_texts is None
