@@ -187,7 +187,10 @@ def _explained(
     measured: dict[str, Any] = {}
     predicted = probabilities.argmax(axis=1).tolist()
     scores: dict[int, list[float]] = {}
-    if settings.faithfulness or settings.soft or settings.records:
+    of_predicted, most = settings.faithfulness or settings.soft or settings.records, settings.explained_texts
+    if most and most < len(texts) and (of_predicted or any(priors)):
+        _logger.info("Explaining at most %d of %d texts (explained_texts)", most, len(texts))
+    if of_predicted:
         rows = _drawn(range(len(texts)), settings)
         scores = dict(zip(rows, explain([(row, predicted[row]) for row in rows]), strict=True))
         chosen = [texts[row] for row in rows], [predicted[row] for row in rows]
@@ -215,7 +218,6 @@ def _drawn(rows: Sequence[int], settings: EvaluationSettings) -> list[int]:
     most = settings.explained_texts
     if most is None or len(rows) <= most:
         return list(rows)
-    _logger.info("Explaining %d of %d texts (explained_texts)", most, len(rows))
     return sorted(np.random.default_rng(settings.seed).choice(rows, most, replace=False).tolist())
 
 
