@@ -348,9 +348,10 @@ def label_table(compared: Mapping[str, Rows], marks: Sequence[Mark], most: int =
             gold, said = str(row[LABEL]), str(row["prediction"])
             tables[gold]["texts"][key] += 1
             tables[gold]["right"][key] += gold == said
-            scores = row["attributions"] or ()
-            largest = max(map(abs, scores), default=0) or 1.0
-            for word, score in zip(row[WORDS] if scores else (), scores, strict=True):
+            if not is_explained(row):
+                continue
+            largest = max(map(abs, row["attributions"]), default=0) or 1.0
+            for word, score in zip(row[WORDS], row["attributions"], strict=True):
                 if not is_punctuation(word):
                     totals[said][fold(word)] += score / largest
         for label, table in tables.items():

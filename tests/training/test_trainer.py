@@ -367,12 +367,9 @@ def test_settings_reach_the_encoding(tmp_path: Path) -> None:
 
 
 def test_texts_of_like_length_share_a_batch_where_that_is_asked_for(tmp_path: Path) -> None:
-    def batches(strategy: str) -> list[Any]:
-        settings: Any = {"train_sampling_strategy": strategy, "per_device_train_batch_size": 4}
-        return list(trainer(tmp_path, rows=raw_rows(64), **settings).get_train_dataloader())
-
     def size(strategy: str) -> tuple[int, int]:
-        found = batches(strategy)
+        settings: Any = {"train_sampling_strategy": strategy, "per_device_train_batch_size": 4}
+        found = list(trainer(tmp_path, rows=raw_rows(64), **settings).get_train_dataloader())
         read = sum(int(one["attention_mask"].sum()) for one in found)
         return read, sum(one["input_ids"].numel() for one in found) - read
 
